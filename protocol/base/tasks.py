@@ -1,0 +1,75 @@
+"""Owns background tasks: names them, reports what they raise, ends them in order; and `settle`, the detached write."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from protocol.base.logs import fields
+
+T = TypeVar("T")
+
+
+class TaskOwner:
+    """Every task has one of these. `close` cancels what still runs and waits for it; nothing is left behind."""
+
+    def __init__(self, name: str, log: logging.Logger) -> None:
+        self._name = name
+        self._log = log
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run `work` as a task that this owner ends. An exception that nobody awaits is logged, never lost."""
+        if self._closed:
+            work.close()
+            raise RuntimeError(f"cannot start {name}: the owner {self._name} is closed")
+        task = asyncio.get_running_loop().create_task(work, name=f"{self._name}.{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def close(self, within_s: float = 5.0) -> None:
+        """Cancel every task and wait until all have ended, at most `within_s` seconds; the rest is logged."""
+        self._closed = True
+        current = asyncio.current_task()
+        waiting = {task for task in self._tasks if task is not current}
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=within_s)
+            for task in late:
+                self._log.error("task does not end", extra=fields(task=task.get_name(), within_s=within_s))
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("task failed", exc_info=error, extra=fields(task=task.get_name()))
+
+
+async def settle(work: Coroutine[Any, Any, T], *, owner: TaskOwner, within_s: float, name: str) -> T:
+    """Finish `work` although the caller is, or gets, cancelled; at most `within_s` seconds.
+
+    The work runs as a task of `owner`, so a cancel of the caller does not reach it. A cancel that arrives meanwhile is
+    kept and raised after the work has ended. Raises TimeoutError when the work takes longer; it then goes on in the
+    background, and its outcome must be treated as unknown.
+    """
+    task = owner.start(work, name)
+    deadline = asyncio.get_running_loop().time() + within_s
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            break
+        try:
+            await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not task.done() and cancelled is None:
+        raise TimeoutError(f"{name} did not settle within {within_s} s")
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

@@ -1,0 +1,172 @@
+"""The error taxonomy: what went wrong in words a caller can act on.
+
+    BulkheadError
+     ├─ BadInput      400 bad_input, 413 too_large, 405 method_not_allowed
+     ├─ Denied        401 unauthorized, 403 forbidden
+     ├─ NotFound      404 workspace_unknown, session_unknown, run_unknown, route_unknown, …
+     ├─ Conflict      409 workspace_closing, client_retired, not_attached, busy, …
+     ├─ LimitReached  429, one code for each limit; 507 storage_full
+     ├─ Unavailable   503 worker_lost, worker_starting, worker_failed, server_exiting; 504 deadline
+     ├─ Upstream      502 provider_…
+     └─ Internal      500 internal
+
+Codes are for ever; texts may improve. A cancel is an outcome, never an error.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error as it crosses the wire."""
+
+    code: str
+    message: str
+    status: int
+    retryable: bool = False
+    retry_after_s: float | None = None
+    details: dict[str, str] = {}
+
+
+class BulkheadError(Exception):
+    """An expected failure. `status` is the HTTP status that fits; `retryable` promises that trying again is safe."""
+
+    default_code: ClassVar[str] = "internal"
+    default_status: ClassVar[int] = 500
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+        details: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.status = status or STATUS_BY_CODE.get(self.code, self.default_status)
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.retry_after_s = retry_after_s
+        self.details = dict(details or {})
+
+    def info(self) -> ErrorInfo:
+        """This error, ready for the wire."""
+        return ErrorInfo(
+            code=self.code,
+            message=self.message,
+            status=self.status,
+            retryable=self.retryable,
+            retry_after_s=self.retry_after_s,
+            details=self.details,
+        )
+
+
+class BadInput(BulkheadError):
+    """The caller sent something that cannot be meant; the message names the field and what would be right."""
+
+    default_code, default_status = "bad_input", 400
+
+
+class Denied(BulkheadError):
+    """The caller may not do this."""
+
+    default_code, default_status = "unauthorized", 401
+
+
+class NotFound(BulkheadError):
+    """The thing that the caller named does not exist."""
+
+    default_code, default_status = "not_found", 404
+
+
+class Conflict(BulkheadError):
+    """The request is right, but not in the present state."""
+
+    default_code, default_status = "conflict", 409
+
+
+class LimitReached(BulkheadError):
+    """A limit was reached; its name is the code."""
+
+    default_code, default_status = "limit_reached", 429
+
+
+class Unavailable(BulkheadError):
+    """Nobody can answer now; trying again is safe and may help."""
+
+    default_code, default_status, default_retryable = "unavailable", 503, True
+
+
+class Upstream(BulkheadError):
+    """A model provider failed, after our own retries."""
+
+    default_code, default_status = "provider_failed", 502
+
+
+class Internal(BulkheadError):
+    """A bug of ours. The story is in the log under the id in the message."""
+
+    default_code, default_status = "internal", 500
+
+
+CODES: dict[str, tuple[type[BulkheadError], int]] = {
+    "bad_input": (BadInput, 400),
+    "too_large": (BadInput, 413),
+    "method_not_allowed": (BadInput, 405),
+    "empty_prompt": (BadInput, 400),
+    "session_missing": (BadInput, 400),
+    "headers_too_large": (BadInput, 431),
+    "unauthorized": (Denied, 401),
+    "forbidden": (Denied, 403),
+    "not_found": (NotFound, 404),
+    "route_unknown": (NotFound, 404),
+    "workspace_unknown": (NotFound, 404),
+    "session_unknown": (NotFound, 404),
+    "run_unknown": (NotFound, 404),
+    "conflict": (Conflict, 409),
+    "workspace_closing": (Conflict, 409),
+    "workspace_moved": (Conflict, 409),
+    "client_retired": (Conflict, 409),
+    "not_attached": (Conflict, 409),
+    "not_idle": (Conflict, 409),
+    "busy": (Conflict, 409),
+    "run_id_reused": (Conflict, 409),
+    "limit_reached": (LimitReached, 429),
+    "queue_full": (LimitReached, 429),
+    "too_many_clients": (LimitReached, 503),
+    "too_many_workspaces": (LimitReached, 429),
+    "too_many_calls": (LimitReached, 429),
+    "storage_full": (LimitReached, 507),
+    "unavailable": (Unavailable, 503),
+    "worker_lost": (Unavailable, 503),
+    "worker_starting": (Unavailable, 503),
+    "worker_failed": (Unavailable, 503),
+    "server_exiting": (Unavailable, 503),
+    "storage_failed": (Unavailable, 503),
+    "storage_busy": (Unavailable, 503),
+    "deadline": (Unavailable, 504),
+    "provider_failed": (Upstream, 502),
+    "internal": (Internal, 500),
+}
+"""Every code with its class and its HTTP status."""
+
+STATUS_BY_CODE = {code: status for code, (_, status) in CODES.items()}
+
+
+def from_info(info: ErrorInfo) -> BulkheadError:
+    """The error that `info` describes, of the class that its code belongs to (Internal for a code we don't know)."""
+    cls, _ = CODES.get(info.code, (Internal, 500))
+    return cls(
+        info.message,
+        code=info.code,
+        status=info.status,
+        retryable=info.retryable,
+        retry_after_s=info.retry_after_s,
+        details=info.details,
+    )

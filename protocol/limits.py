@@ -1,0 +1,110 @@
+"""Every limit and deadline, with its unit in its name and its reason beside it.
+
+One frozen value is made at start and handed down; tests and operators replace single fields.
+"""
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """All bounds of one server. `_s` are seconds on the monotonic clock, `_bytes` bytes, `_max` counts."""
+
+    # --- requests -----------------------------------------------------------------------------------------------
+    body_max_bytes: int = 32 * 1024 * 1024  # a prompt with a few images; above it 413
+    header_max_bytes: int = 64 * 1024
+    header_deadline_s: float = 10.0  # slow headers hold a connection no longer than this
+    body_deadline_s: float = 60.0
+    idle_connection_s: float = 300.0  # clients keep idle connections 90 s; we must outlast them
+    call_deadline_s: float = 30.0  # a request to a worker, unless its operation says otherwise
+    control_grace_s: float = 0.2  # lets the answer to a shutdown request reach its client
+
+    # --- messages between supervisor and worker -----------------------------------------------------------------
+    message_max_bytes: int = 64 * 1024 * 1024  # libzmq drops a link silently above its own limit; we refuse first
+    calls_in_flight_max: int = 512  # of one worker
+    event_window: int = 2048  # numbered events a worker may have under way
+    event_batch_max: int = 512
+    event_batch_max_bytes: int = 1024 * 1024
+    bad_messages_max: int = 16  # then the peer is cut
+    replies_kept: int = 1024  # answers a worker remembers for repeated calls
+    replies_kept_bytes: int = 16 * 1024 * 1024
+
+    # --- the life of a worker -----------------------------------------------------------------------------------
+    zygote_ready_s: float = 60.0  # imports of the agent stack on a slow, cold disk
+    start_deadline_s: float = 20.0  # fork to ready, recovery included
+    heartbeat_interval_s: float = 0.5
+    heartbeat_lost_s: float = 5.0  # no beat from the worker's loop for so long: hung, killed, replaced
+    restart_intensity: int = 3  # so many deaths within the period and we stop (Erlang's rule)
+    restart_period_s: float = 60.0
+    restart_delay_s: float = 0.0  # the first replacement starts at once
+    restart_delay_s_max: float = 10.0
+    restart_healthy_s: float = 600.0  # healthy for so long clears the delay
+    wake_deadline_s: float = 20.0  # a request waits so long for a worker to be ready
+    kill_deadline_s: float = 2.0  # SIGKILL to reaped, tree included
+    poison_deaths_max: int = 2  # a run whose start killed its worker so often fails
+    tenure_s: float = 60.0  # an idle worker that hears no supervisor leaves
+    evict_idle_s: float = 900.0  # nobody here and nothing to do for so long: the worker may sleep
+
+    # --- shutdown, one budget a stage, the sum below systemd's stop timeout ---------------------------------------
+    drain_s: float = 5.0  # runs end after their cancel
+    flush_s: float = 5.0  # last writes, detached from the runs
+    exit_s: float = 2.0  # the last word to the process's end
+    settle_s: float = 5.0  # one detached write
+
+    # --- storage ------------------------------------------------------------------------------------------------
+    storage_busy_s: float = 5.0  # another process holds the write lock
+    storage_job_s: float = 15.0  # second deadline: outcome unknown, the worker ends itself
+    storage_backlog_max: int = 4096
+    events_kept: int = 20_000  # rows of the event log; older cursors get `reset`
+    lock_deadline_s: float = 1.0  # a second worker on a data directory refuses within this
+
+    # --- runs and messages --------------------------------------------------------------------------------------
+    queued_prompts_max: int = 256  # waiting prompts of one session
+    prompt_max_bytes: int = 16 * 1024 * 1024
+    picture_interval_s: float = 0.033  # a growing message is shown and stored at most so often
+    run_max_s: float = 24 * 3600.0
+    steps_max: int = 500  # model requests of one run
+    tools_parallel_max: int = 5
+    history_max_messages: int = 20_000
+
+    # --- models -------------------------------------------------------------------------------------------------
+    model_first_event_s: float = 120.0
+    model_progress_s: float = 120.0  # between two events of the model, not bytes
+    model_connect_s: float = 30.0
+    model_retries_max: int = 3
+    model_retry_delay_s: float = 5.0  # doubles
+    model_retry_delay_s_max: float = 60.0
+
+    # --- tools --------------------------------------------------------------------------------------------------
+    tool_max_s: float = 600.0
+    tool_term_grace_s: float = 0.5  # SIGTERM to SIGKILL
+    tool_pipe_grace_s: float = 0.3  # the shell is gone, a child still holds its pipe
+    tool_output_head_bytes: int = 15_000
+    tool_output_tail_bytes: int = 15_000
+    walk_entries_max: int = 1000
+    search_results_max: int = 100
+    search_deadline_s: float = 10.0
+    view_max_bytes: int = 200 * 1024
+    view_lines: int = 200
+    view_line_max_bytes: int = 2000
+
+    # --- clients ------------------------------------------------------------------------------------------------
+    create_grace_s: float = 30.0
+    detach_grace_s: float = 10.0
+    clients_max: int = 2048  # event streams of the server
+    stream_queue_max: int = 4096  # events waiting for one client
+    stream_queue_max_bytes: int = 16 * 1024 * 1024
+    stream_write_deadline_s: float = 30.0  # a client that takes nothing for so long is cut
+    stream_keepalive_s: float = 15.0
+    stream_retry_ms: int = 1000
+    stream_retry_jitter_ms: int = 1000
+    replay_kept: int = 4096  # numbered events of one workspace in the supervisor's memory
+    replay_kept_bytes: int = 8 * 1024 * 1024
+    workspaces_max: int = 10_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def limits_from_json(text: str | bytes) -> Limits:
+    """Read limits from a JSON object; fields left out keep their default. Raises msgspec.MsgspecError."""
+    return msgspec.json.decode(text, type=Limits)

@@ -1,0 +1,73 @@
+"""Prompts, runs and what is said of the agent (http-api 3.9, 4.3)."""
+
+from typing import Literal
+
+import msgspec
+
+from protocol.shapes.message import Attachment, Message
+from protocol.shapes.provider import Model, SelectedModel
+
+RunState = Literal["accepted", "queued", "active", "ended"]
+RunOutcome = Literal["", "completed", "failed", "cancelled", "interrupted"]
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST …/agent`. `run_id` is the idempotency key inside its workspace; the server makes one up without it."""
+
+    session_id: str = ""
+    run_id: str = ""
+    prompt: str = ""
+    attachments: list[Attachment] | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of the 202."""
+
+    run_id: str
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted prompt and what became of it. Times are Unix milliseconds, 0 for not yet."""
+
+    id: str
+    session_id: str
+    state: RunState
+    outcome: RunOutcome = ""
+    cause: str = ""  # why it did not complete
+    prompt: str = ""
+    message_id: str = ""  # the assistant row that tells the story
+    folded_into: str = ""
+    accepted_at_ms: int = 0
+    started_at_ms: int = 0
+    ended_at_ms: int = 0
+
+
+class RunComplete(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The one terminal event of a run."""
+
+    session_id: str = msgspec.field()
+    message_id: str = msgspec.field()
+    run_id: str = ""
+    text: str = ""
+    error: str = ""
+    cancelled: bool = False
+
+
+class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`agent_finished`, `error`, `retrying` and so on. `message` is left out or whole, never null."""
+
+    type: str = msgspec.field()
+    error: str = ""
+    run_id: str = ""
+    session_id: str = ""
+    session_title: str = ""
+    message: Message | msgspec.UnsetType = msgspec.UNSET
+
+
+class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET …/agent`. Ready means: a model is configured and prompts are taken."""
+
+    is_busy: bool
+    is_ready: bool
+    model: Model
+    model_cfg: SelectedModel

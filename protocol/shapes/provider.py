@@ -1,0 +1,57 @@
+"""Models and providers (http-api 3.3, 3.4)."""
+
+from typing import Any
+
+import msgspec
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a catalogue or a configuration says about one model. Costs are for a million tokens."""
+
+    id: str = msgspec.field(default_factory=str)
+    name: str = msgspec.field(default_factory=str)
+    cost_per_1m_in: float = msgspec.field(default_factory=float)
+    cost_per_1m_out: float = msgspec.field(default_factory=float)
+    cost_per_1m_in_cached: float = msgspec.field(default_factory=float)
+    cost_per_1m_out_cached: float = msgspec.field(default_factory=float)
+    context_window: int = msgspec.field(default_factory=int)
+    default_max_tokens: int = msgspec.field(default_factory=int)
+    can_reason: bool = msgspec.field(default_factory=bool)
+    supports_attachments: bool = msgspec.field(default_factory=bool)
+    reasoning_levels: list[str] = []
+    default_reasoning_effort: str = ""
+    options: dict[str, Any] = {}
+
+
+class SelectedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The model that a workspace uses for one purpose (`large`, `small`)."""
+
+    model: str = msgspec.field(default_factory=str)
+    provider: str = msgspec.field(default_factory=str)
+    reasoning_effort: str = ""
+    think: bool = False
+    max_tokens: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    provider_options: dict[str, Any] = {}
+
+
+class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One provider as the configuration has it."""
+
+    id: str = ""
+    name: str = ""
+    base_url: str = ""
+    type: str = ""
+    api_key: str = ""
+    disable: bool = False
+    system_prompt_prefix: str = ""
+    extra_headers: dict[str, str] = {}
+    extra_body: dict[str, Any] = {}
+    provider_options: dict[str, Any] = {}
+    flat_rate: bool = False
+    discover_models: bool | None = None
+    models: list[Model] = []

@@ -1,0 +1,71 @@
+"""Workspaces as API v1 sends them (http-api 3.1), and what the operators' routes say about workers."""
+
+import msgspec
+
+EMPTY_CONFIG = msgspec.Raw(b'{"providers":{},"options":{"tui":{}}}')
+"""The least that clients survive; sent for a workspace whose configuration was not read yet."""
+
+
+class WorkspaceWish(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /v1/workspaces`."""
+
+    path: str = ""
+    client_id: str = ""
+    yolo: bool = False
+    debug: bool = False
+    data_dir: str = ""
+    version: str = ""
+    env: list[str] | None = None
+    channels: list[str] | None = None
+
+
+class Workspace(msgspec.Struct, frozen=True, kw_only=True):
+    """One workspace. `config` is always an object with `providers` and `options.tui`, or the client crashes."""
+
+    id: str
+    path: str
+    yolo: bool = False
+    debug: bool = False
+    data_dir: str = ""
+    version: str = ""
+    config: msgspec.Raw = EMPTY_CONFIG
+    env: list[str] = []
+    channels: list[str] = []
+    skills: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of its workspace (`workspace.describe`); the supervisor passes `config` on unread."""
+
+    data_dir: str
+    config: msgspec.Raw
+    skills: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of `GET /v1/workers`. `state`: asleep starting ready degraded closing restarting failed."""
+
+    id: str
+    path: str
+    state: str
+    reason: str = ""
+    pid: int | None = None
+    generation: int = 0
+    started_at: float | None = None  # Unix seconds
+    restarts: int = 0
+    rss_bytes: int = 0
+    uss_bytes: int | None = None  # asked for with ?memory=full
+    cpu_s: float = 0.0
+    open_runs: int = 0
+    clients: int = 0
+    last_event_id: str = ""
+
+
+class WorkspaceState(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of our own event `workspace_state` (P12)."""
+
+    workspace_id: str
+    state: str
+    reason: str = ""
+    pid: int | None = None
+    generation: int = 0
