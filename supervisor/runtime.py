@@ -1,0 +1,179 @@
+"""The runtime directory: modes, owner, lock, epoch, token file, and where everything in it lies.
+
+The lock (`supervisor.lock`, flock) is held for the life of the process and released last. Everything else in the
+directory may only be changed, and stale sockets only be removed, while it is held.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from protocol.ids import Epoch, RandomSource, new_token
+from protocol.version import BULKHEAD_VERSION
+
+TOKEN_LENGTH_MIN = 16
+
+
+class RuntimeRefused(Exception):
+    """The directory cannot be used as it is; the text says why and what would be right. Exit code 2."""
+
+
+class RuntimeTaken(Exception):
+    """Another supervisor owns the directory; the text names it. Exit code 3."""
+
+
+class RuntimeDir:
+    """One runtime directory, locked from `lock` to `unlock`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock_fd: int | None = None
+
+    @property
+    def router_socket(self) -> Path:
+        """Where workers connect."""
+        return self.path / "router.sock"
+
+    @property
+    def workers(self) -> Path:
+        """Records and logs of workers."""
+        return self.path / "workers"
+
+    @property
+    def token_file(self) -> Path:
+        """The token for TCP, unless another file was named."""
+        return self.path / "token"
+
+    @property
+    def is_locked(self) -> bool:
+        """Do we own the directory?"""
+        return self._lock_fd is not None
+
+    def prepare(self) -> None:
+        """Make the directory, or check the one that is there. Raises RuntimeRefused."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
+            make_private(self.workers)
+        except OSError as error:
+            raise RuntimeRefused(f"cannot use {self.path} as runtime directory: {error.strerror}") from error
+
+    def lock(self) -> None:
+        """Take the lock or say who has it. Raises RuntimeTaken."""
+        path = self.path / "supervisor.lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = _owner_of(os.pread(fd, 65536, 0))
+            os.close(fd)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise RuntimeTaken(
+                f"cannot start: {owner} owns {self.path}; stop it with `bulkhead stop`, or choose another --runtime-dir"
+            ) from None
+        self._lock_fd = fd
+        self.announce([])
+
+    def announce(self, listeners: list[str]) -> None:
+        """Write into the lock file who holds it and where it listens."""
+        assert self._lock_fd is not None
+        owner = {"pid": os.getpid(), "start_ticks": own_start_ticks(), "version": BULKHEAD_VERSION}
+        data = json.dumps({**owner, "listeners": listeners}).encode()
+        os.pwrite(self._lock_fd, data, 0)
+        os.ftruncate(self._lock_fd, len(data))
+
+    def next_epoch(self) -> Epoch:
+        """Count this supervisor: one more than the last of this directory, on disk before it is used."""
+        assert self.is_locked
+        path = self.path / "epoch"
+        try:
+            last = int(path.read_text())
+        except (FileNotFoundError, ValueError):
+            last = 0  # a lost file starts again; workers of an older supervisor then refuse us and are replaced
+        write_private(path, f"{last + 1}\n".encode())
+        return Epoch(last + 1)
+
+    def unlock(self) -> None:
+        """Give the directory free; the last thing a supervisor does. The file stays: removing it would race."""
+        if self._lock_fd is not None:
+            os.ftruncate(self._lock_fd, 0)
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+
+def make_private(path: Path) -> None:
+    """A directory of our own with mode 0700, made or checked. Raises RuntimeRefused, OSError."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise RuntimeRefused(f"cannot use {path}: it is not a directory; remove it or choose another place")
+    if found.st_uid != os.getuid():
+        raise RuntimeRefused(
+            f"cannot use {path}: it belongs to user {found.st_uid} and we are {os.getuid()}; choose another place"
+        )
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        path.chmod(0o700)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace `path` by a file of mode 0600 holding `data`, in one step."""
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_or_make_token(path: Path, source: RandomSource) -> str:
+    """The token in `path`; a new one is written there when the file is missing. Raises RuntimeRefused."""
+    try:
+        found = path.stat()
+        token = path.read_text().strip()
+    except FileNotFoundError:
+        token = new_token(source)
+        try:
+            write_private(path, token.encode() + b"\n")
+        except OSError as error:
+            raise RuntimeRefused(f"cannot write the token file {path}: {error.strerror}") from error
+        return token
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuntimeRefused(f"cannot read the token file {path}: {error}") from error
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise RuntimeRefused(
+            f"cannot trust the token file {path}: others may read it; `chmod 600 {path}` makes it right"
+        )
+    if len(token) < TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token:
+        raise RuntimeRefused(
+            f"cannot use the token in {path}: it must be one word of at least {TOKEN_LENGTH_MIN} ASCII characters; "
+            "remove the file to have one made"
+        )
+    return token
+
+
+def own_start_ticks() -> int:
+    """When this process began, in clock ticks since boot; with the pid, who we are. 0 where the kernel doesn't say."""
+    try:
+        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _owner_of(data: bytes) -> str:
+    try:
+        owner = json.loads(data)
+        return f"the supervisor with pid {owner['pid']} (version {owner['version']})"
+    except (ValueError, KeyError, TypeError):
+        return "another supervisor that is just starting or leaving"
