@@ -1,0 +1,35 @@
+"""What the turn asks of the store: the rows of one run's conversation, written in the order of these calls."""
+
+from typing import Protocol
+
+from protocol.shapes.agent import AgentEvent
+from protocol.shapes.message import Message, ToolResultData
+from worker.agent.usage import Usage
+
+
+class Transcript(Protocol):
+    """The rows of one run. Storage errors are raised and end the turn (W-28)."""
+
+    async def create_assistant(self, *, model: str, provider: str) -> Message:
+        """Store an empty assistant row and return it."""
+        ...
+
+    async def update(self, message: Message) -> None:
+        """Show this state of a row; written at once when `needs_store` says so, else within the picture interval."""
+        ...
+
+    async def create_tool(self, result: ToolResultData) -> Message:
+        """Store one tool row. When the caller is cancelled meanwhile, the row is either stored or never will be."""
+        ...
+
+    async def fold_queued(self) -> list[Message]:
+        """Store user rows for the waiting prompts that join this turn, and return them (1.7)."""
+        ...
+
+    async def account(self, usage: Usage) -> None:
+        """Add what one attempt used to the session."""
+        ...
+
+    async def agent_event(self, event: AgentEvent) -> None:
+        """Tell clients something that is not a message. The run and session ids are filled in when left out."""
+        ...
