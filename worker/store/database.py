@@ -1,0 +1,446 @@
+"""The one database thread of a worker.
+
+One thread owns one connection for the worker's life. Callers hand it jobs, plain functions of a transaction; all
+write jobs that wait are committed together (one fsync for all), each in a savepoint of its own, so that a bad job
+does not spoil the batch. A job may be run a second time, in a new transaction, when its first batch could not be
+committed: it must do nothing but read and write through what it is given.
+
+Events emitted in a transaction get their numbers in it and are published after its commit, in commit order, before
+any caller learns of the commit. Errors: a full disk and a busy file are answers; any other storage error is fatal:
+the worker ends itself and starts again from the file.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import StaticPool
+
+from protocol.base.clock import Clock
+from protocol.base.failpoints import failpoint_blocking
+from protocol.base.logs import fields
+from protocol.errors import Unavailable
+from protocol.events import Event
+from protocol.ids import RandomSource, RunId, SessionId
+from protocol.limits import Limits
+from protocol.shapes.envelope import Change, envelope
+from worker.store import events as event_rows
+from worker.store.faults import Fault, storage_fault
+from worker.store.migrations import SchemaNewer, migrate
+from worker.store.reserve import Reserve
+
+T = TypeVar("T")
+
+_PRUNE_EVERY = 256
+_PROBE_S = 1.0
+_PRAGMAS = (
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "journal_size_limit=16777216",
+    "temp_store=MEMORY",
+    "cache_size=-2000",
+)
+
+
+class StorageUnusable(Exception):
+    """The file cannot be opened; it is left as it is, never replaced by an empty one (D04, EXIT_STORAGE)."""
+
+
+class Transaction:
+    """What a write job works with: the connection, and the events that tell of what it changes."""
+
+    def __init__(self, connection: Connection, last_number: int | None = None) -> None:
+        self.connection = connection
+        self._last_number = last_number
+        self.events: list[Event] = []
+
+    @property
+    def last_number(self) -> int:
+        """The number of the newest event, those of this transaction included."""
+        if self._last_number is None:
+            self._last_number = event_rows.last_number(self.connection)
+        return self._last_number
+
+    def emit(
+        self,
+        kind: str,
+        change: Change,
+        payload: msgspec.Struct,
+        *,
+        session_id: str = "",
+        run_id: str = "",
+        key: str = "",
+    ) -> None:
+        """Store an event under the next number; it is published after the commit."""
+        event = Event(
+            kind=kind,
+            data=envelope(kind, change, payload),
+            number=self.last_number + 1,
+            key=key,
+            session_id=SessionId(session_id),
+            run_id=RunId(run_id),
+        )
+        event_rows.append(self.connection, event)
+        self._last_number = event.number
+        self.events.append(event)
+
+    def mark(self) -> tuple[int | None, int]:
+        """Where this transaction stands, for `back_to`."""
+        return self._last_number, len(self.events)
+
+    def back_to(self, mark: tuple[int | None, int]) -> None:
+        """Forget the events emitted since `mark`; their rows are undone by the savepoint."""
+        self._last_number, count = mark
+        del self.events[count:]
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[T]):
+    work: Callable[[Any], T]
+    future: "asyncio.Future[T]"
+    is_write: bool = True
+    is_ending: bool = False
+    then: Callable[[T], None] | None = None
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Database:
+    """The workspace's file. Made by `open`; every other method is for the loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+        random: RandomSource,
+        on_commit: Callable[[list[Event]], None],
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.path = path
+        self.log_id = ""
+        self.last_number = 0
+        self.degraded = ""
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self._random = random
+        self._on_commit = on_commit
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._waiting = 0
+        self._closed = False
+        self._broken = False
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        # Everything below belongs to the thread.
+        self._raw: sqlite3.Connection
+        self._connection: Connection
+        self._inode = (0, 0)
+        self._reserve = Reserve(path.parent / "reserve")
+        self._probed_at = 0.0
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+        random: RandomSource,
+        on_commit: Callable[[list[Event]], None],
+        on_fatal: Callable[[BaseException], None],
+    ) -> "Database":
+        """Open or make the file and bring it to our schema. Raises SchemaNewer, StorageUnusable."""
+        database = cls(path, limits=limits, clock=clock, log=log, random=random, on_commit=on_commit, on_fatal=on_fatal)
+        threading.Thread(target=database._serve, name="database", daemon=True).start()
+        await database._opened
+        return database
+
+    async def write(
+        self, job: Callable[[Transaction], T], *, then: Callable[[T], None] | None = None, is_ending: bool = False
+    ) -> T:
+        """Run `job` in a transaction and commit it; returns when it is on disk.
+
+        `then` is called on the loop right after the commit, before its events are published. An ending may use the
+        reserve when the disk is full. Raises LimitReached `storage_full`, Unavailable `storage_busy` (nothing was
+        stored) or `storage_failed` (the outcome is unknown), and what `job` raises. A cancelled caller leaves the
+        outcome unknown as well.
+        """
+        return await self._submit(_Job(job, self._loop.create_future(), True, is_ending, then))
+
+    async def read(self, job: Callable[[Connection], T]) -> T:
+        """Run `job`, which only reads. Raises as `write`."""
+        return await self._submit(_Job(job, self._loop.create_future(), is_write=False))
+
+    async def close(self, within_s: float) -> bool:
+        """Finish what waits and close the file; False when that took longer than `within_s` seconds."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        try:
+            async with asyncio.timeout(within_s):
+                await asyncio.shield(self._ended)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _submit(self, job: _Job[T]) -> T:
+        if self._closed or self._broken:
+            raise Unavailable("cannot use the storage: it is closed", code="storage_failed")
+        if self._waiting >= self._limits.storage_backlog_max:
+            message = f"cannot store this now: {self._waiting} writes wait already; try again"
+            raise Unavailable(message, code="storage_busy", retry_after_s=1.0)
+        self._waiting += 1
+        self._queue.put(job)
+        try:
+            async with asyncio.timeout(self._limits.storage_job_s):
+                return await job.future
+        except TimeoutError as error:
+            self._break(error)
+            message = f"cannot tell whether this was stored: no answer within {self._limits.storage_job_s} s"
+            raise Unavailable(message, code="storage_failed") from error
+
+    def _break(self, error: BaseException) -> None:
+        if not self._broken:
+            self._broken = True
+            self._log.error("storage failed", extra=fields(path=self.path, error=error))
+            self._on_fatal(error)
+
+    def _deliver(self, jobs: list[_Job[Any]], events: list[Event], degraded: str) -> None:
+        """On the loop, after a batch: hooks first, then the events, then the callers."""
+        self._waiting -= len(jobs)
+        self.degraded = degraded
+        for job in jobs:
+            if job.then is not None and job.error is None:
+                job.then(job.result)
+        if events:
+            self.last_number = events[-1].number
+            self._on_commit(events)
+        for job in jobs:
+            if job.future.done():
+                continue  # the caller was cancelled
+            if job.error is None:
+                job.future.set_result(job.result)
+            else:
+                job.future.set_exception(job.error)
+
+    # --- the thread -------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        try:
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            reason = f"cannot open the database {self.path}: {error}; the file is left as it is"
+            self._tell(_fail, self._opened, StorageUnusable(reason))
+            return
+        except (SchemaNewer, StorageUnusable) as error:
+            self._tell(_fail, self._opened, error)
+            return
+        self._tell(_done, self._opened)
+        while (jobs := self._take()) is not None:
+            try:
+                events = self._perform(jobs)
+            except BaseException as error:  # the outer border of this thread
+                for job in jobs:
+                    job.error = Unavailable(f"cannot tell whether this was stored: {error}", code="storage_failed")
+                self._tell(self._deliver, jobs, [], "storage failed")
+                self._tell(self._break, error)
+                break
+            self._tell(self._deliver, jobs, events, self._trouble())
+        try:
+            self._connection.close()
+            self._raw.close()
+        except sqlite3.Error as error:
+            self._log.warning("database did not close", extra=fields(error=error))
+        self._tell(_done, self._ended)
+
+    def _open(self) -> None:
+        self._raw = sqlite3.connect(
+            self.path, timeout=self._limits.storage_busy_s, isolation_level=None, cached_statements=256
+        )
+        mode = self._raw.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise StorageUnusable(f"cannot use the database {self.path}: it does not take WAL mode but {mode!r}")
+        for pragma in _PRAGMAS:
+            self._raw.execute(f"PRAGMA {pragma}")
+        migrate(self._raw, self._random)
+        try:
+            self._reserve.restore(self._raw)
+        except (sqlite3.Error, OSError) as error:
+            self._log.warning("no space for the reserve", extra=fields(error=error))
+        engine = create_engine(
+            "sqlite+pysqlite://",
+            creator=lambda: self._raw,
+            poolclass=StaticPool,
+            isolation_level="AUTOCOMMIT",  # we begin and commit ourselves, IMMEDIATE and with savepoints
+            skip_autocommit_rollback=True,
+        )
+        self._connection = engine.connect()
+        self.log_id = event_rows.log_id(self._connection)
+        self.last_number = event_rows.last_number(self._connection)
+        os.chmod(self.path, 0o600)
+        status = os.stat(self.path)
+        self._inode = (status.st_dev, status.st_ino)
+
+    def _take(self) -> list[_Job[Any]] | None:
+        """All jobs that wait, at least one; None at the end. While degraded, probes for space in between."""
+        while True:
+            try:
+                first = self._queue.get(timeout=None if self._reserve.is_whole else _PROBE_S)
+                break
+            except queue.Empty:
+                self._probe()
+                self._tell(self._deliver, [], [], self._trouble())
+        if first is None:
+            return None
+        jobs = [first]
+        while len(jobs) < 256:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._queue.put(None)  # the end comes after this batch
+                break
+            jobs.append(job)
+        return jobs
+
+    def _perform(self, jobs: list[_Job[Any]]) -> list[Event]:
+        """Run a batch: its writes in one commit, then its reads. Raises only what is fatal."""
+        events: list[Event] = []
+        writes = [job for job in jobs if job.is_write]
+        if writes:
+            fault = self._commit(writes, events)
+            if fault is not None and fault.is_full and len(writes) > 1:
+                for job in writes:  # the big one must not take the small ones with it
+                    self._commit_alone(job, events)
+            elif fault is not None and fault.is_full:
+                self._commit_alone(writes[0], events)
+            elif fault is not None:
+                for job in writes:
+                    job.error = fault.error
+        for job in jobs:
+            if not job.is_write:
+                self._read(job)
+        if any(event.kind == "run_complete" for event in events):
+            failpoint_blocking("terminal.after_commit")
+        if not self._reserve.is_whole:
+            self._probe()
+        return events
+
+    def _commit_alone(self, job: _Job[Any], events: list[Event]) -> None:
+        fault = self._commit([job], events)
+        if fault is None:
+            return
+        if fault.is_full and job.is_ending:
+            self._reserve.take_file()
+            for rows in range(1, 9):
+                fault = self._commit([job], events, reserve_rows=rows)
+                if fault is None:
+                    return
+                if not fault.is_full:
+                    break
+        if fault.is_full:
+            self._reserve.doubt()  # so the state is told, and probed until there is room again
+            self._probed_at = self._clock.now()
+        job.error = fault.error
+
+    def _commit(self, jobs: list[_Job[Any]], events: list[Event], reserve_rows: int = 0) -> Fault | None:
+        """One transaction for all `jobs`. Returns why nothing at all was stored, or None."""
+        transaction = Transaction(self._connection)
+        try:
+            self._raw.execute("BEGIN IMMEDIATE")
+            for _ in range(reserve_rows):
+                self._reserve.take_row(self._raw)
+            for job in jobs:
+                self._run(job, transaction)
+            if transaction.events and transaction.last_number % _PRUNE_EVERY < len(transaction.events):
+                event_rows.prune(self._connection, transaction.last_number - self._limits.events_kept)
+            self._raw.execute("COMMIT")
+        except Exception as error:
+            fault = storage_fault(error)
+            if self._raw.in_transaction:
+                self._raw.execute("ROLLBACK")
+            if fault is None or fault.is_fatal:
+                raise
+            return fault
+        events += transaction.events
+        return None
+
+    def _run(self, job: _Job[Any], transaction: Transaction) -> None:
+        mark = transaction.mark()
+        self._raw.execute("SAVEPOINT job")
+        try:
+            job.result = job.work(transaction)
+            job.error = None
+        except Exception as error:
+            if storage_fault(error) is not None:
+                raise
+            job.error = error
+            self._raw.execute("ROLLBACK TO job")
+            transaction.back_to(mark)
+        self._raw.execute("RELEASE job")
+
+    def _read(self, job: _Job[Any]) -> None:
+        try:
+            job.result = job.work(self._connection)
+        except Exception as error:
+            fault = storage_fault(error)
+            if fault is not None and fault.is_fatal:
+                raise
+            job.error = error if fault is None else fault.error
+
+    def _probe(self) -> None:
+        """Try to make the reserve whole again, at most once a second."""
+        if self._clock.now() - self._probed_at < _PROBE_S:
+            return
+        self._probed_at = self._clock.now()
+        try:
+            self._reserve.restore(self._raw)
+        except (sqlite3.Error, OSError) as error:
+            fault = storage_fault(error)
+            if isinstance(error, sqlite3.Error) and (fault is None or fault.is_fatal):
+                raise
+
+    def _trouble(self) -> str:
+        if self.is_moved():
+            return "storage moved"
+        return "" if self._reserve.is_whole else "storage full"
+
+    def is_moved(self) -> bool:
+        """Was the file unlinked or replaced while it is open? SQLite itself does not notice (D05)."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return True
+        return (status.st_dev, status.st_ino) != self._inode
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+
+def _done(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: "asyncio.Future[None]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

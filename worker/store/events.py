@@ -1,0 +1,73 @@
+"""The event log: numbers without a hole, replay from a number, pruning of the oldest."""
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
+
+from protocol.events import Event
+from protocol.ids import RunId, SessionId
+from worker.store.schema import EVENTS, META
+
+_APPEND = insert(EVENTS).values(
+    number=bindparam("number"),
+    kind=bindparam("kind"),
+    key=bindparam("key"),
+    session_id=bindparam("session_id"),
+    run_id=bindparam("run_id"),
+    data=bindparam("data"),
+)
+_LAST = select(func.max(EVENTS.c.number))
+_FIRST = select(func.min(EVENTS.c.number))
+_SINCE = select(EVENTS).where(EVENTS.c.number > bindparam("after")).order_by(EVENTS.c.number).limit(bindparam("count"))
+_PRUNE = delete(EVENTS).where(EVENTS.c.number <= bindparam("number"))
+_LOG_ID = select(META.c.value).where(META.c.key == "log_id")
+
+
+def append(connection: Connection, event: Event) -> None:
+    """Store `event` under its number."""
+    connection.execute(
+        _APPEND,
+        {
+            "number": event.number,
+            "kind": event.kind,
+            "key": event.key,
+            "session_id": event.session_id,
+            "run_id": event.run_id,
+            "data": event.data,
+        },
+    )
+
+
+def last_number(connection: Connection) -> int:
+    """The number of the newest event, 0 for none."""
+    return connection.execute(_LAST).scalar() or 0
+
+
+def since(connection: Connection, after: int, count: int) -> list[Event] | None:
+    """At most `count` events after number `after`, oldest first; None when they are not all kept, or never were."""
+    newest = last_number(connection)
+    oldest = connection.execute(_FIRST).scalar() or 1
+    if after > newest or after < oldest - 1:
+        return None
+    rows = connection.execute(_SINCE, {"after": after, "count": count})
+    return [
+        Event(
+            kind=row.kind,
+            data=row.data,
+            number=row.number,
+            key=row.key,
+            session_id=SessionId(row.session_id),
+            run_id=RunId(row.run_id),
+        )
+        for row in rows
+    ]
+
+
+def prune(connection: Connection, through: int) -> None:
+    """Forget the events up to number `through`; their readers get a `reset`."""
+    if through > 0:
+        connection.execute(_PRUNE, {"number": through})
+
+
+def log_id(connection: Connection) -> str:
+    """The random id that the log got when the file was made."""
+    value: str = connection.execute(_LOG_ID).scalar_one()
+    return value

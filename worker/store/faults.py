@@ -1,0 +1,49 @@
+"""What an error of the storage means for the one who asked, and whether the worker may live on."""
+
+import sqlite3
+from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError
+
+from protocol.errors import BulkheadError, LimitReached, Unavailable
+
+_FULL = 13
+_BUSY = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
+# A mistake of a statement or a broken rule of a table: the fault of the job, the file is sound.
+_OF_THE_JOB = (0, 1, 18, 19, 20, 21, 25)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`error` goes to the caller. `is_fatal`: what is in memory can no longer be trusted, start again from the file."""
+
+    error: BulkheadError
+    is_full: bool = False
+    is_fatal: bool = False
+
+
+def storage_fault(error: BaseException) -> Fault | None:
+    """The storage's part in `error`; None when the job itself is to blame."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, OSError):
+        return Fault(_failed(original), is_fatal=True)
+    if not isinstance(original, sqlite3.Error):
+        return None
+    code = (getattr(original, "sqlite_errorcode", 0) or 0) & 0xFF
+    if code == _FULL:
+        message = "cannot store this: the disk is full; free some space and try again"
+        return Fault(LimitReached(message, code="storage_full"), is_full=True)
+    if code in _BUSY:
+        message = "cannot store this now: another process holds the database; try again"
+        return Fault(Unavailable(message, code="storage_busy", retry_after_s=1.0))
+    if code in _OF_THE_JOB:
+        return None
+    return Fault(_failed(original), is_fatal=True)
+
+
+def _failed(error: BaseException) -> BulkheadError:
+    return Unavailable(
+        f"cannot tell whether this was stored: the storage failed ({error}); try again with the same run id",
+        code="storage_failed",
+        retry_after_s=1.0,
+    )

@@ -1,0 +1,77 @@
+"""The lock of a data directory: at most one worker owns it (P10).
+
+An flock, taken after the fork, closed on exec, so that no child of a tool inherits it (D09). The file is never
+unlinked: a second file of that name would be a second lock.
+"""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+
+LOCK_NAME = "bulkhead.lock"
+_POLL_S = 0.02
+
+
+class Locked(Exception):
+    """Another process owns the data directory; the message names it."""
+
+
+class DataLock:
+    """Holds the lock for the life of the process, or until `release`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, data_dir: Path, *, generation: int, within_s: float) -> "DataLock":
+        """Take the lock; blocks at most `within_s` seconds for an owner that is just dying. Raises Locked."""
+        path = data_dir / LOCK_NAME
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() + _POLL_S > deadline:
+                    owner = _owner(descriptor)
+                    os.close(descriptor)
+                    raise Locked(
+                        f"cannot use data directory {data_dir}: {owner} owns it; "
+                        "end that process or use another directory"
+                    ) from None
+                time.sleep(_POLL_S)  # an flock has no waiting with a bound; the loop does not run yet
+            except OSError as error:
+                os.close(descriptor)
+                raise Locked(
+                    f"cannot lock data directory {data_dir}: {error}; it needs a file system with locks"
+                ) from error
+        info = {"pid": os.getpid(), "start_ticks": own_start_ticks(), "generation": generation}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(info).encode() + b"\n", 0)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Give the directory free. The file stays."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def own_start_ticks() -> int:
+    """When this process started, in kernel ticks; 0 where /proc does not say."""
+    try:
+        stat = Path("/proc/self/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        info = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {info['pid']} (generation {info['generation']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

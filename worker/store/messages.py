@@ -1,0 +1,117 @@
+"""The statements of the messages table. The order of a conversation is `seq`, never the clock (W-23)."""
+
+import msgspec
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from protocol.shapes.message import Message, Part
+from worker.store import sessions
+from worker.store.schema import MESSAGES
+
+_C = MESSAGES.c
+_INSERT = insert(MESSAGES)
+_UPDATE = (
+    update(MESSAGES)
+    .where(_C.id == bindparam("mid"))
+    .values(
+        parts=bindparam("new_parts"),
+        model=bindparam("new_model"),
+        provider=bindparam("new_provider"),
+        updated_at=bindparam("now"),
+    )
+)
+_GET = select(MESSAGES).where(_C.id == bindparam("mid"))
+_OF_SESSION = select(MESSAGES).where(_C.session_id == bindparam("sid")).order_by(_C.seq)
+_FROM = (
+    select(MESSAGES)
+    .where(
+        _C.session_id == bindparam("sid"),
+        _C.seq >= select(_C.seq).where(_C.id == bindparam("mid")).scalar_subquery(),
+    )
+    .order_by(_C.seq)
+)
+_OF_RUN = select(MESSAGES).where(_C.session_id == bindparam("sid"), _C.run_id == bindparam("rid")).order_by(_C.seq)
+_USER_OF_SESSION = select(MESSAGES).where(_C.session_id == bindparam("sid"), _C.role == "user").order_by(_C.seq.desc())
+_USER = select(MESSAGES).where(_C.role == "user").order_by(_C.seq.desc()).limit(bindparam("count"))
+
+_parts = msgspec.json.Decoder(list[Part])
+
+
+def create(connection: Connection, message: Message, *, run_id: str) -> None:
+    """Store a new row at the end of its conversation and count it in its session."""
+    connection.execute(
+        _INSERT,
+        {
+            "id": message.id,
+            "session_id": message.session_id,
+            "run_id": run_id,
+            "role": message.role,
+            "parts": msgspec.json.encode(message.parts),
+            "model": message.model,
+            "provider": message.provider,
+            "is_summary_message": message.is_summary_message,
+            "created_at": message.created_at,
+            "updated_at": message.updated_at,
+        },
+    )
+    sessions.count_message(connection, message.session_id, message.updated_at)
+
+
+def change(connection: Connection, message: Message) -> None:
+    """Store what the message has become; a row that was deleted meanwhile stays deleted."""
+    connection.execute(
+        _UPDATE,
+        {
+            "mid": message.id,
+            "new_parts": msgspec.json.encode(message.parts),
+            "new_model": message.model,
+            "new_provider": message.provider,
+            "now": message.updated_at,
+        },
+    )
+
+
+def get(connection: Connection, message_id: str) -> Message | None:
+    """The message, or None."""
+    row = connection.execute(_GET, {"mid": message_id}).one_or_none()
+    return None if row is None else _message(row)
+
+
+def of_session(connection: Connection, session_id: str) -> list[Message]:
+    """The whole conversation, oldest first; empty for an unknown session."""
+    return [_message(row) for row in connection.execute(_OF_SESSION, {"sid": session_id})]
+
+
+def history(connection: Connection, session_id: str, summary_message_id: str) -> list[Message]:
+    """What the model is told: the conversation from its summary on, oldest first."""
+    if not summary_message_id:
+        return of_session(connection, session_id)
+    return [_message(row) for row in connection.execute(_FROM, {"sid": session_id, "mid": summary_message_id})]
+
+
+def of_run(connection: Connection, session_id: str, run_id: str) -> list[Message]:
+    """The rows that one run wrote, oldest first."""
+    return [_message(row) for row in connection.execute(_OF_RUN, {"sid": session_id, "rid": run_id})]
+
+
+def user_of_session(connection: Connection, session_id: str) -> list[Message]:
+    """What the user said in a session, newest first."""
+    return [_message(row) for row in connection.execute(_USER_OF_SESSION, {"sid": session_id})]
+
+
+def user_of_workspace(connection: Connection, count: int) -> list[Message]:
+    """What the user said in any session, newest first, at most `count` rows."""
+    return [_message(row) for row in connection.execute(_USER, {"count": count})]
+
+
+def _message(row: Row[tuple[object, ...]]) -> Message:
+    return Message(
+        id=row.id,
+        session_id=row.session_id,
+        role=row.role,
+        parts=_parts.decode(row.parts),
+        model=row.model,
+        provider=row.provider,
+        is_summary_message=bool(row.is_summary_message),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,51 @@
+"""Brings a workspace's file to the schema of this code: ordered steps by `PRAGMA user_version`, in one transaction."""
+
+import sqlite3
+from collections.abc import Callable
+
+from protocol.ids import RandomSource
+from worker.store.reserve import RESERVE_ROW_BYTES, RESERVE_ROWS
+from worker.store.schema import DDL, SCHEMA_VERSION
+
+
+class SchemaNewer(Exception):
+    """The file was written by newer code. It is left untouched (EXIT_SCHEMA)."""
+
+
+def _create(connection: sqlite3.Connection, random: RandomSource) -> None:
+    for statement in DDL:
+        connection.execute(statement)
+    # The random id of the event log is made with the file, so that a replaced file is noticed by its readers.
+    log_id = f"{random.getrandbits(64):016x}"
+    connection.execute("INSERT INTO meta (key, value) VALUES ('log_id', ?)", (log_id,))
+    connection.executemany(
+        "INSERT INTO reserve (id, space) VALUES (?, zeroblob(?))",
+        [(number, RESERVE_ROW_BYTES) for number in range(RESERVE_ROWS)],
+    )
+
+
+STEPS: tuple[Callable[[sqlite3.Connection, RandomSource], None], ...] = (_create,)
+"""Step n leads from version n to n + 1."""
+
+
+def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
+    """Run the steps that are missing; returns how many. Raises SchemaNewer, or sqlite3.Error with nothing changed."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise SchemaNewer(
+            f"cannot open the database: its schema has version {version}, this code knows {SCHEMA_VERSION}; "
+            "use the newer Bulkhead that wrote it"
+        )
+    if version == SCHEMA_VERSION:
+        return 0
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in STEPS[version:]:
+            step(connection, random)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return SCHEMA_VERSION - version

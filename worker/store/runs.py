@@ -1,0 +1,172 @@
+"""The statements of the runs table: every accepted prompt and what became of it."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from protocol.shapes.agent import Run, RunOutcome, RunState
+from protocol.shapes.message import Attachment
+from worker.store.schema import RUNS
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun:
+    """One row. `keyed`: the client chose the id, so the prompt is never folded. `deaths`: how often its worker may
+    have died of it, counted when it is about to start (W17). Times are Unix milliseconds, 0 for not yet."""
+
+    id: str
+    session_id: str
+    accept_seq: int
+    prompt: str
+    attachments: list[Attachment] = field(default_factory=list)
+    keyed: bool = False
+    kind: str = "prompt"
+    state: RunState = "accepted"
+    outcome: RunOutcome = ""
+    cause: str = ""
+    message_id: str = ""
+    folded_into: str = ""
+    deaths: int = 0
+    accepted_at_ms: int = 0
+    started_at_ms: int = 0
+    ended_at_ms: int = 0
+
+    def shape(self) -> Run:
+        """This run as the API shows it."""
+        return Run(
+            id=self.id,
+            session_id=self.session_id,
+            state=self.state,
+            outcome=self.outcome,
+            cause=self.cause,
+            prompt=self.prompt,
+            message_id=self.message_id,
+            folded_into=self.folded_into,
+            accepted_at_ms=self.accepted_at_ms,
+            started_at_ms=self.started_at_ms,
+            ended_at_ms=self.ended_at_ms,
+        )
+
+
+_C = RUNS.c
+_INSERT = insert(RUNS)
+_GET = select(RUNS).where(_C.id == bindparam("rid"))
+_LIST = select(RUNS).order_by(_C.accept_seq.desc()).limit(bindparam("count"))
+_LIST_SESSION = _LIST.where(_C.session_id == bindparam("sid"))
+_OPEN = select(RUNS).where(_C.state != "ended").order_by(_C.accept_seq)
+_LAST = select(func.max(_C.accept_seq))
+_OPEN_ONE = update(RUNS).where(_C.id == bindparam("rid"), _C.state != "ended")
+_COUNT_DEATH = _OPEN_ONE.values(deaths=_C.deaths + 1)
+_ACTIVE = _OPEN_ONE.values(state="active", started_at_ms=bindparam("now_ms"), folded_into=bindparam("host"))
+_STORY = _OPEN_ONE.values(message_id=bindparam("mid"))
+_END = _OPEN_ONE.values(
+    state="ended",
+    outcome=bindparam("new_outcome"),
+    cause=bindparam("new_cause"),
+    message_id=bindparam("mid"),
+    folded_into=bindparam("host"),
+    ended_at_ms=bindparam("now_ms"),
+)
+
+
+def accept(connection: Connection, run: StoredRun) -> None:
+    """Store a new run. Raises IntegrityError when its id is taken."""
+    connection.execute(
+        _INSERT,
+        {
+            "id": run.id,
+            "session_id": run.session_id,
+            "accept_seq": run.accept_seq,
+            "state": run.state,
+            "prompt": run.prompt,
+            "attachments": msgspec.json.encode(run.attachments),
+            "keyed": run.keyed,
+            "kind": run.kind,
+            "deaths": run.deaths,
+            "accepted_at_ms": run.accepted_at_ms,
+        },
+    )
+
+
+def get(connection: Connection, run_id: str) -> StoredRun | None:
+    """The run, or None."""
+    row = connection.execute(_GET, {"rid": run_id}).one_or_none()
+    return None if row is None else _run(row)
+
+
+def newest(connection: Connection, count: int, session_id: str = "") -> list[StoredRun]:
+    """The runs accepted last, newest first; of one session if it is given."""
+    if session_id:
+        rows = connection.execute(_LIST_SESSION, {"count": count, "sid": session_id})
+    else:
+        rows = connection.execute(_LIST, {"count": count})
+    return [_run(row) for row in rows]
+
+
+def open_runs(connection: Connection) -> list[StoredRun]:
+    """Every run that has not ended, in the order of acceptance."""
+    return [_run(row) for row in connection.execute(_OPEN)]
+
+
+def last_accept_seq(connection: Connection) -> int:
+    """The highest accept sequence ever given out, 0 for none."""
+    return connection.execute(_LAST).scalar() or 0
+
+
+def count_death(connection: Connection, run_id: str) -> None:
+    """The run is about to start: should its worker die of it, this is remembered."""
+    connection.execute(_COUNT_DEATH, {"rid": run_id})
+
+
+def start(connection: Connection, run_id: str, now_ms: int, folded_into: str = "") -> bool:
+    """From here on the run is never executed again; False when it has ended already."""
+    return connection.execute(_ACTIVE, {"rid": run_id, "now_ms": now_ms, "host": folded_into}).rowcount > 0
+
+
+def tell_story(connection: Connection, run_id: str, message_id: str) -> None:
+    """`message_id` is now the run's last assistant row."""
+    connection.execute(_STORY, {"rid": run_id, "mid": message_id})
+
+
+def end(
+    connection: Connection,
+    run_id: str,
+    *,
+    outcome: RunOutcome,
+    cause: str,
+    message_id: str,
+    now_ms: int,
+    folded_into: str = "",
+) -> bool:
+    """End the run; False when it has ended already, and then nothing is changed (P2)."""
+    values = {
+        "rid": run_id,
+        "new_outcome": outcome,
+        "new_cause": cause,
+        "mid": message_id,
+        "host": folded_into,
+        "now_ms": now_ms,
+    }
+    return connection.execute(_END, values).rowcount > 0
+
+
+def _run(row: Row[tuple[object, ...]]) -> StoredRun:
+    return StoredRun(
+        id=row.id,
+        session_id=row.session_id,
+        accept_seq=row.accept_seq,
+        prompt=row.prompt,
+        attachments=msgspec.json.decode(row.attachments, type=list[Attachment]),
+        keyed=bool(row.keyed),
+        kind=row.kind,
+        state=row.state,
+        outcome=row.outcome,
+        cause=row.cause,
+        message_id=row.message_id,
+        folded_into=row.folded_into,
+        deaths=row.deaths,
+        accepted_at_ms=row.accepted_at_ms,
+        started_at_ms=row.started_at_ms,
+        ended_at_ms=row.ended_at_ms,
+    )
