@@ -221,9 +221,7 @@ def text_of(message: Message) -> str:
     return "\n".join(part.data.text for part in message.parts if isinstance(part, TextPart))
 
 
-def close_message(
-    message: Message, reason: FinishReason, now: int, *, title: str = "", details: str = ""
-) -> Message:
+def close_message(message: Message, reason: FinishReason, now: int, *, title: str = "", details: str = "") -> Message:
     """End a row that did not end by itself: reasoning closed, open calls made whole, finish part set (2.4)."""
     parts: list[Part] = []
     for part in message.parts:

@@ -118,7 +118,9 @@ class Turn:
         return Leftover(draft.snapshot(), results, usage)
 
     async def _ask(self) -> tuple[MessageDraft, FinishReason]:
-        self._take_in(await self._transcript.fold_queued())  # they stay in the turn, so every later step sees them (W-08)
+        self._take_in(
+            await self._transcript.fold_queued()
+        )  # they stay in the turn, so every later step sees them (W-08)
         request = ModelRequest(
             system=self._system_prompt,
             messages=repair(self._messages, self._model.provider_id),

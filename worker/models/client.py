@@ -120,7 +120,6 @@ class ModelClient(Protocol):
         """Is this model paid for without counting tokens?"""
         ...
 
-
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Ask once. Raises ModelFailure. Closing the generator, or cancelling its reader, closes the connection."""
         ...

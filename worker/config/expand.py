@@ -1,0 +1,183 @@
+"""Shell-style expansion of configuration values: `$VAR`, `${VAR}`, `:-`, `:+`, `:?`, `$(command)`, quotes, escapes.
+
+There is no splitting and no globbing. Errors quote the template, never a value, since values are secrets (L01).
+"""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from protocol.errors import BadInput
+
+Run = Callable[[str], str]
+"""Runs a command and returns its output. Raises CommandFailed."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SPECIAL = frozenset("$`\\'\"")
+OUTPUT_MAX_BYTES = 64 * 1024
+COMMAND_S = 10.0
+QUOTED_LENGTH_MAX = 200
+
+
+class CommandFailed(Exception):
+    """A command of a template did not succeed; the text says how, without its output."""
+
+
+def expand(template: str, env: Mapping[str, str], run: Run) -> str:
+    """The value of `template`; an unset variable is empty. Raises BadInput."""
+    if not _SPECIAL.intersection(template):
+        return template
+    try:
+        return _Expansion(template, env, run).whole()
+    except _Bad as error:
+        raise BadInput(f"cannot expand {template[:QUOTED_LENGTH_MAX]!r}: {error}") from None
+
+
+def shell_runner(cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S) -> Run:
+    """A `Run` that uses `sh -c`. It blocks for at most `within_s` seconds, so it never belongs on a loop."""
+
+    def run(command: str) -> str:
+        with tempfile.TemporaryFile() as output:
+            try:
+                child = subprocess.Popen(
+                    ["sh", "-c", command],
+                    cwd=cwd,
+                    env=dict(env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise CommandFailed(f"the command could not be started ({error.strerror})") from None
+            try:
+                code = child.wait(within_s)
+            except subprocess.TimeoutExpired:
+                raise CommandFailed(f"the command took longer than {within_s:g} s") from None
+            finally:
+                if child.returncode is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+            if code != 0:
+                raise CommandFailed(f"the command ended with status {code}")
+            output.seek(0)
+            data = output.read(OUTPUT_MAX_BYTES + 1)
+            if len(data) > OUTPUT_MAX_BYTES:
+                raise CommandFailed(f"the command wrote more than {OUTPUT_MAX_BYTES} bytes")
+            return data.decode(errors="replace").rstrip("\n")
+
+    return run
+
+
+class _Bad(Exception):
+    """What is wrong with the template."""
+
+
+class _Expansion:
+    def __init__(self, text: str, env: Mapping[str, str], run: Run) -> None:
+        self._text = text
+        self._is_quiet = False  # stepping over an alternative that is not taken: nothing runs, nothing is missing
+        self._at = 0
+        self._env = env
+        self._run = run
+
+    def whole(self) -> str:
+        return self._until("")
+
+    def _until(self, end: str) -> str:
+        """Expand up to the unquoted character `end` and step over it; "" means the end of the text."""
+        parts: list[str] = []
+        while self._at < len(self._text):
+            char = self._text[self._at]
+            self._at += 1
+            if char == end:
+                return "".join(parts)
+            match char:
+                case "\\":
+                    parts.append(self._text[self._at : self._at + 1])
+                    self._at += 1
+                case "'" if end != '"':
+                    parts.append(self._upto("'"))
+                case '"' if end != '"':
+                    parts.append(self._until('"'))
+                case "`":
+                    parts.append(self._command(self._upto("`")))
+                case "$":
+                    parts.append(self._dollar())
+                case _:
+                    parts.append(char)
+        if end:
+            raise _Bad(f"there is no closing {end}")
+        return "".join(parts)
+
+    def _upto(self, end: str) -> str:
+        stop = self._text.find(end, self._at)
+        if stop < 0:
+            raise _Bad(f"there is no closing {end}")
+        inner = self._text[self._at : stop]
+        self._at = stop + 1
+        return inner
+
+    def _dollar(self) -> str:
+        if self._text.startswith("(", self._at):
+            return self._command(self._parentheses())
+        if self._text.startswith("{", self._at):
+            self._at += 1
+            return self._braces()
+        name = _NAME.match(self._text, self._at)
+        if name is None:
+            raise _Bad("a $ stands alone; write \\$ for the character itself")
+        self._at = name.end()
+        return self._env.get(name[0], "")
+
+    def _braces(self) -> str:
+        name = _NAME.match(self._text, self._at)
+        if name is None:
+            raise _Bad("there is no variable's name behind ${")
+        self._at = name.end()
+        value = self._env.get(name[0], "")
+        if self._text.startswith("}", self._at):
+            self._at += 1
+            return value
+        operator = self._text[self._at : self._at + 2]
+        self._at += 2
+        if operator not in (":-", ":+", ":?"):
+            raise _Bad(f"only :-, :+ and :? are known behind ${{{name[0]}")
+        other = self._skip_word() if (operator == ":+") != bool(value) else self._until("}")
+        match operator:
+            case ":-":
+                return value or other
+            case ":+":
+                return other if value else ""
+            case _:
+                if value or self._is_quiet:
+                    return value
+                raise _Bad(f"{name[0]} is not set" + (f": {other}" if other else ""))
+
+    def _skip_word(self) -> str:
+        was_quiet, self._is_quiet = self._is_quiet, True
+        try:
+            return self._until("}")
+        finally:
+            self._is_quiet = was_quiet
+
+    def _parentheses(self) -> str:
+        depth, start = 0, self._at + 1
+        for place in range(self._at, len(self._text)):
+            depth += {"(": 1, ")": -1}.get(self._text[place], 0)
+            if depth == 0:
+                self._at = place + 1
+                return self._text[start:place]
+        raise _Bad("there is no closing )")
+
+    def _command(self, command: str) -> str:
+        if self._is_quiet:
+            return ""
+        try:
+            return self._run(command)
+        except CommandFailed as error:
+            raise _Bad(str(error)) from None

@@ -1,0 +1,158 @@
+"""The configuration of one workspace: layers read, merged, expanded and resolved into one frozen value.
+
+`load_config` reads files and may run commands of `$(…)` templates, so it is called before the loop starts or in a
+thread, never on the loop.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from protocol.errors import BadInput
+from protocol.shapes.provider import ProviderConfig, SelectedModel
+from worker.config.expand import Run, shell_runner
+from worker.config.files import Object, read_layers
+from worker.config.resolve import resolve
+
+MASK = "***"
+_SECRET_NAME = re.compile(r"key|token|secret|auth|password|cookie", re.IGNORECASE)
+_WIRE_OBJECTS = ("mcp", "lsp", "tools", "hooks", "env", "recent_models")
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options that the worker itself obeys; the others only pass through to clients."""
+
+    context_paths: list[str] = []
+    disabled_tools: list[str] = []
+    data_directory: str = ""
+    disable_auto_summarize: bool = False
+    disable_default_providers: bool = False
+    debug: bool = False
+
+
+class Permissions(msgspec.Struct, frozen=True, kw_only=True):
+    allowed_tools: list[str] = []
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of the merged files that the worker reads; unknown ones pass."""
+
+    models: dict[str, SelectedModel] = {}
+    providers: dict[str, ProviderConfig] = {}
+    options: Options = msgspec.field(default_factory=Options)
+    permissions: Permissions = msgspec.field(default_factory=Permissions)
+    env: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that was configured, ready for use. `providers` hold real keys: only `wire` may leave the process."""
+
+    providers: dict[str, ProviderConfig]
+    models: dict[str, SelectedModel]
+    allowed_tools: tuple[str, ...]
+    options: Options
+    env: dict[str, str]
+    hint: str
+    """For people: why the scripted model answers. Empty when a real one does."""
+    warnings: tuple[str, ...]
+    files: tuple[Path, ...]
+    secrets: tuple[str, ...] = field(repr=False)
+    """Texts that no log, event or error may show; for `Redactor.register`."""
+    data_dir: Path = Path()
+    raw: Object = field(repr=False, default_factory=dict)
+
+    def wire(self) -> bytes:
+        """The `Config` of the HTTP API: `providers` and `options.tui` are objects, secrets are masked."""
+        options = self.raw.get("options")
+        shown = dict(options) if isinstance(options, dict) else {}
+        tui = shown.get("tui")
+        shown["tui"] = tui if isinstance(tui, dict) else {}
+        shown["data_directory"] = str(self.data_dir)
+        wire: Object = {
+            "models": self.models,
+            "providers": {name: _masked_provider(provider) for name, provider in self.providers.items()},
+            "options": shown,
+            "permissions": {"allowed_tools": list(self.allowed_tools)},
+        }
+        for key in _WIRE_OBJECTS:
+            value = self.raw.get(key)
+            if isinstance(value, dict):
+                wire[key] = _masked_tree(value, is_secret=key == "env")
+        return msgspec.json.encode(wire)
+
+
+def load_config(
+    workspace: Path,
+    data_dir: Path,
+    env: Mapping[str, str],
+    *,
+    default_model: str = "",
+    run: Run | None = None,
+) -> Config:
+    """Read the configuration of `workspace`. Blocks; see the top of the file.
+
+    `default_model` (`provider/model`) wins over the files. Raises BadInput: what is wrong in which file.
+    """
+    layers = read_layers(workspace, data_dir, env)
+    try:
+        known = msgspec.convert(layers.merged, _File, strict=False)
+    except msgspec.ValidationError as error:
+        names = ", ".join(str(path) for path in layers.files)
+        raise BadInput(f"cannot use the configuration of {names}: {error}") from None
+    resolved = resolve(
+        known.providers,
+        known.models,
+        use_known=not known.options.disable_default_providers,
+        default_model=default_model,
+        env=env,
+        run=run or shell_runner(workspace, env),
+    )
+    return Config(
+        providers=resolved.providers,
+        models=resolved.models,
+        allowed_tools=tuple(known.permissions.allowed_tools),
+        options=known.options,
+        env=known.env,
+        hint=resolved.hint,
+        warnings=layers.warnings + resolved.warnings,
+        files=layers.files,
+        secrets=resolved.secrets,
+        data_dir=data_dir,
+        raw=layers.merged,
+    )
+
+
+def _masked_provider(provider: ProviderConfig) -> ProviderConfig:
+    return replace(
+        provider,
+        api_key=MASK if provider.api_key else "",
+        extra_headers=dict.fromkeys(provider.extra_headers, MASK),
+        extra_body=_masked_tree(provider.extra_body),
+        provider_options=_masked_tree(provider.provider_options),
+    )
+
+
+def _masked_tree(tree: Object, *, is_secret: bool = False) -> Object:
+    """The same shape, with every text masked that stands under a name of a secret, in `env` or in `headers`."""
+    return {key: _masked(value, is_secret or _is_secret(key)) for key, value in tree.items()}
+
+
+def _is_secret(key: str) -> bool:
+    return key in ("env", "headers") or _SECRET_NAME.search(key) is not None
+
+
+def _masked(value: object, is_secret: bool) -> object:
+    match value:
+        case dict():
+            return _masked_tree(value, is_secret=is_secret)
+        case list():
+            return [_masked(item, is_secret) for item in value]
+        case str() if is_secret and value:
+            return MASK
+        case _:
+            return value
