@@ -86,6 +86,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     view_max_bytes: int = 200 * 1024
     view_lines: int = 200
     view_line_max_bytes: int = 2000
+    edit_max_bytes: int = 16 * 1024 * 1024  # a larger file is neither edited nor overwritten
+    image_max_bytes: int = 200 * 1024
+    tool_metadata_max_bytes: int = 64 * 1024  # file contents beside a result, for clients that draw a diff
+    tool_threads: int = 4  # for tools that walk and read files
 
     # --- clients ------------------------------------------------------------------------------------------------
     create_grace_s: float = 30.0

@@ -1,0 +1,54 @@
+"""The environment that a tool's child gets: the workspace's, without our own secrets and without a terminal. ◇"""
+
+import re
+from collections.abc import Mapping
+
+from protocol.spec import MARKER
+
+FORCED = {
+    "BULKHEAD": "1",
+    "AGENT": "bulkhead",
+    "AI_AGENT": "bulkhead",
+    "TERM": "xterm-256color",
+    # Editors and pagers would wait for a person (T06): the one fails at once, the other prints.
+    "EDITOR": "false",
+    "VISUAL": "false",
+    "GIT_EDITOR": "false",
+    "JJ_EDITOR": "false",
+    "PAGER": "cat",
+    "GIT_PAGER": "cat",
+    "JJ_PAGER": "cat",
+    "GIT_TERMINAL_PROMPT": "0",
+}
+
+REMOVED = frozenset(
+    {
+        "BASH_ENV", "ENV", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC",
+        "WATCHDOG_PID", "INVOCATION_ID", "TMUX", "TMUX_PANE", "STY", "ZELLIJ", "ZELLIJ_SESSION_NAME",
+        "ZELLIJ_PANE_ID", "KITTY_WINDOW_ID", "WEZTERM_PANE",
+    }
+)  # fmt: skip
+"""What belongs to the service manager or to a terminal, and what makes a shell run other files first."""
+
+SECRET = re.compile(
+    r"(?:^|_)(?:API_?KEYS?|ACCESS_?KEY(?:_ID)?|PRIVATE_?KEY|TOKENS?|SECRETS?|PASSW(?:OR)?D|CREDENTIALS?)(?:$|_)"
+)
+"""Names that hold a key or a token by the look of them (T08). A tool that needs one reads it from its own file."""
+
+
+def tool_environment(env: Mapping[str, str], workspace_id: str) -> dict[str, str]:
+    """The whole environment of a child, apart from its own marker.
+
+    `PYTHON*` is left out, so that a tool's Python is the project's; `BULKHEAD_*` too, but for the marker by which what
+    a worker left behind is found.
+    """
+    kept = {name: value for name, value in env.items() if _may_pass(name)}
+    if workspace_id:
+        kept[MARKER] = workspace_id
+    return {**kept, **FORCED}
+
+
+def _may_pass(name: str) -> bool:
+    if name in REMOVED or name.startswith(("PYTHON", "BULKHEAD")):
+        return False
+    return SECRET.search(name.upper()) is None

@@ -1,0 +1,170 @@
+"""The tools `ls` and `glob`: what is in a directory, and files whose path fits a pattern."""
+
+import heapq
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from worker.tools.ignore import DEFAULT_LINES, Ignore, parse
+from worker.tools.paths import Place, locate_inside
+from worker.tools.patterns import expand_braces, matches, split
+from worker.tools.threads import Stop
+from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.tools.walk import Entry, walk
+
+GLOB_DROPPED = frozenset({"coverage", "logs", "generated", "bower_components", "jspm_packages"})
+"""Directories that ls shows, but whose files are hardly ever meant by a pattern."""
+
+
+class LsArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments of `ls`."""
+
+    path: Annotated[str, Meta(description="The directory to list; the workspace when left out")] = "."
+    ignore: Annotated[list[str], Meta(description="Glob patterns of names to leave out")] = []
+    depth: Annotated[int, Meta(ge=0, description="How many levels down; 0 means all")] = 0
+
+
+class GlobArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments of `glob`."""
+
+    pattern: Annotated[str, Meta(description="The pattern, such as **/*.py or src/{a,b}/*.ts")]
+    path: Annotated[str, Meta(description="The directory to search; the workspace when left out")] = "."
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a walk found; `truncated` when there is more, because of a bound or of time."""
+
+    entries: list[Entry]
+    truncated: bool
+
+
+class Ls:
+    """Lists a directory of the workspace as a tree."""
+
+    def __init__(self) -> None:
+        self.spec = ToolSpec("ls", description_of("ls"), schema_of(LsArgs), parallel=False, effect="read")
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        """See `ls.md`."""
+        wanted = read_args(LsArgs, args)
+        given = _expanded(wanted.path or ".", context)
+        limits = context.limits
+
+        def list_directory(stop: Stop) -> tuple[Place, Found]:
+            place = directory_inside(context.workspace, given, verb="list")
+            rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(wanted.ignore)))))
+            walked = walk(place.path, lambda: stop.is_asked, depth_max=wanted.depth, rules=rules)
+            entries = list(itertools.islice(walked, limits.walk_entries_max + 1))
+            truncated = len(entries) > limits.walk_entries_max or stop.is_asked
+            return place, Found(entries[: limits.walk_entries_max], truncated)
+
+        place, found = await context.children.threads.run(list_directory, within_s=limits.search_deadline_s)
+        note = f"(There is more: only the first {len(found.entries)} entries)\n" if found.truncated else ""
+        if wanted.depth:
+            note = f"(Only {wanted.depth} levels are listed)\n"
+        return ToolResult(
+            note + _tree(place.path, found.entries),
+            metadata={"number_of_files": len(found.entries), "truncated": found.truncated},
+        )
+
+
+class Glob:
+    """Finds files of the workspace by pattern, newest first."""
+
+    def __init__(self) -> None:
+        self.spec = ToolSpec("glob", description_of("glob"), schema_of(GlobArgs), parallel=False, effect="read")
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        """See `glob.md`."""
+        wanted = read_args(GlobArgs, args)
+        limits = context.limits
+        if not wanted.pattern:
+            raise ToolError("cannot search: the pattern is empty; give one such as **/*.py")
+
+        def find(stop: Stop) -> tuple[Place, list[str], bool]:
+            place = directory_inside(context.workspace, wanted.path or ".", verb="search")
+            pattern = _relative_pattern(wanted.pattern, place)
+            return place, *_newest(place.path, pattern, limits.search_results_max, stop)
+
+        place, paths, truncated = await context.children.threads.run(find, within_s=limits.search_deadline_s)
+        text = "\n".join(str(place.path / path) for path in paths) or "No files found"
+        if truncated:
+            text += "\n\n(There are more: use a narrower pattern or path)"
+        return ToolResult(text, metadata={"number_of_files": len(paths), "truncated": truncated})
+
+
+def directory_inside(workspace: Path, given: str, *, verb: str) -> Place:
+    """The directory that a search starts from. Raises ToolError."""
+    place = locate_inside(workspace, given, verb=verb)
+    if not place.path.exists():
+        raise ToolError(f"cannot {verb} {given}: it does not exist")
+    if not place.path.is_dir():
+        raise ToolError(f"cannot {verb} {given}: it is not a directory")
+    return place
+
+
+def _expanded(path: str, context: ToolContext) -> str:
+    """`~` means the home directory, as the environment of the workspace has it."""
+    home = context.env.get("HOME", "")
+    return home + path[1:] if home and (path == "~" or path.startswith("~/")) else path
+
+
+def _tree(root: Path, entries: list[Entry]) -> str:
+    """The entries as an indented tree; parents stand before their children in any order of walking."""
+    below: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        below.setdefault(entry.names[:-1], []).append(entry)
+    lines = [f"- {root}/"]
+    waiting = list(reversed(below.get((), [])))
+    while waiting:
+        entry = waiting.pop()
+        end = "/" if entry.is_directory else "@" if entry.is_link else ""
+        lines.append(f"{'  ' * len(entry.names)}- {entry.names[-1]}{end}")
+        waiting += reversed(below.get(entry.names, []))
+    return "\n".join(lines)
+
+
+def _relative_pattern(pattern: str, place: Place) -> str:
+    """The pattern as seen from `place`. Raises ToolError when it leads out (W-42)."""
+    if pattern.startswith("/"):
+        prefix = f"{place.path}/"
+        if not pattern.startswith(prefix):
+            raise ToolError(f"cannot search for {pattern}: it is not below {place.path}; use a relative pattern")
+        pattern = pattern[len(prefix) :]
+    if ".." in pattern.split("/"):
+        raise ToolError(f"cannot search for {pattern}: it must not contain '..'; use path for the directory")
+    return pattern
+
+
+def _newest(root: Path, pattern: str, most: int, stop: Stop) -> tuple[list[str], bool]:
+    """The newest files that fit, and whether there are more. Memory is bounded by `most`."""
+    # Without a slash a pattern means names at any depth, as in a `.gitignore`.
+    shapes = [split(each) if "/" in each else ("**", *split(each)) for each in expand_braces(pattern)]
+    wants_hidden = any(part.startswith(".") for shape in shapes for part in shape)
+    newest: list[tuple[float, str]] = []
+    fitting = 0
+    for entry in walk(root, lambda: stop.is_asked):
+        if entry.is_directory or not GLOB_DROPPED.isdisjoint(entry.names):
+            continue
+        if not wants_hidden and any(name.startswith(".") for name in entry.names):
+            continue
+        if not any(matches(shape, entry.names) for shape in shapes):
+            continue
+        fitting += 1
+        heapq.heappush(newest, (_modified(root, entry), entry.relative))
+        if len(newest) > most:
+            heapq.heappop(newest)
+    return [path for _, path in sorted(newest, reverse=True)], fitting > most or stop.is_asked
+
+
+def _modified(root: Path, entry: Entry) -> float:
+    try:
+        return os.lstat(root.joinpath(*entry.names)).st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,38 @@
+"""Which tools a session has."""
+
+from collections.abc import Collection, Iterable
+
+from worker.tools.bash import Bash
+from worker.tools.edit import Edit
+from worker.tools.grep import Grep
+from worker.tools.search import Glob, Ls
+from worker.tools.tool import Tool, ToolSpec
+from worker.tools.view import View
+from worker.tools.write import Write
+
+
+class Toolbox:
+    """Tools by name."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self._tools = {tool.spec.name: tool for tool in sorted(tools, key=lambda tool: tool.spec.name)}
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the model is told, sorted by name."""
+        return tuple(tool.spec for tool in self._tools.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, sorted."""
+        return tuple(self._tools)
+
+    def get(self, name: str) -> Tool | None:
+        """The tool of that name, None when there is none."""
+        return self._tools.get(name)
+
+
+def build_toolbox(disabled: Collection[str] = ()) -> Toolbox:
+    """All tools but the disabled ones (`options.disabled_tools`)."""
+    tools: list[Tool] = [Bash(), Edit(), Glob(), Grep(), Ls(), View(), Write()]
+    return Toolbox(tool for tool in tools if tool.spec.name not in disabled)
