@@ -1,0 +1,52 @@
+"""Before ready: ends what a crash left open, lines up what had not begun. One transaction.
+
+A run that was active is never executed again (P3): it ends `interrupted`, its partial answer is kept, its open tool
+calls are answered. A run that was about to start when its worker died, too often, is not tried again (W17).
+"""
+
+from dataclasses import dataclass, field
+
+from protocol.ids import RunId
+from protocol.limits import Limits
+from worker.runs.ending import CRASHED_REPEATEDLY, INTERRUPTED, Scribe
+from worker.store import runs
+from worker.store.database import Database, Transaction
+from worker.store.runs import StoredRun
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What recovery did. `waiting` are to be lined up, in this order."""
+
+    interrupted: list[RunId] = field(default_factory=list)
+    failed: list[RunId] = field(default_factory=list)
+    waiting: list[StoredRun] = field(default_factory=list)
+    last_accept_seq: int = 0
+
+
+async def recover(database: Database, scribe: Scribe, limits: Limits) -> Recovered:
+    """Bring the file into a state in which no run is active. Raises what the database raises."""
+
+    def job(transaction: Transaction) -> Recovered:
+        result = Recovered(last_accept_seq=runs.last_accept_seq(transaction.connection))
+        open_runs = runs.open_runs(transaction.connection)
+        folded: dict[str, list[str]] = {}
+        for run in open_runs:
+            if run.folded_into:
+                folded.setdefault(run.folded_into, []).append(run.id)
+        for run in open_runs:
+            if run.state == "active" and not run.folded_into:
+                scribe.close(transaction, run, INTERRUPTED, folded=folded.get(run.id, ()))
+                result.interrupted.extend(RunId(run_id) for run_id in (run.id, *folded.pop(run.id, ())))
+            elif run.state == "active":
+                pass  # ends with its host
+            elif run.deaths >= limits.poison_deaths_max:
+                scribe.close(transaction, run, CRASHED_REPEATEDLY)
+                result.failed.append(RunId(run.id))
+            else:
+                result.waiting.append(run)
+        return result
+
+    if await database.read(runs.last_accept_seq) == 0:
+        return Recovered()  # a fresh file
+    return await database.write(job, is_ending=True)

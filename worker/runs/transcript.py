@@ -1,0 +1,263 @@
+"""The rows of one run while it works: forced writes with a number, pictures in between (agent-behaviour.md 4.3).
+
+A growing message is shown at once and then at most every `picture_interval_s`; each picture is stored as well, at
+the same pace, without an event of its own. What must not be lost (a new tool call, the end of reasoning, a finish) is
+written before `update` returns, with a numbered event. The finish that ends the whole turn is kept back: it is
+written by the run's end, in the same transaction as the terminal event.
+
+Order: the database takes jobs in the order of their submission, so a buffered write can never overtake a later forced
+one; and no picture is shown once a forced write of the same message was submitted.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from protocol.base.clock import Clock
+from protocol.base.tasks import TaskOwner
+from protocol.events import Event
+from protocol.ids import RandomSource, RunId, SessionId, new_uuid
+from protocol.limits import Limits
+from protocol.shapes.agent import AgentEvent
+from protocol.shapes.envelope import envelope
+from protocol.shapes.message import Message, ToolResultData
+from worker.agent.stream import finish_of, needs_store
+from worker.agent.usage import Usage
+from worker.runs import rows
+from worker.store import messages, runs, sessions
+from worker.store.database import Database, Transaction
+from worker.store.runs import StoredRun
+
+
+class StoredTranscript:
+    """Implements the agent's `Transcript` for one run."""
+
+    def __init__(
+        self,
+        run: StoredRun,
+        *,
+        database: Database,
+        show: Callable[[Event], None],
+        fold: Callable[[], list[StoredRun]],
+        owner: TaskOwner,
+        limits: Limits,
+        clock: Clock,
+        random: RandomSource,
+        log: logging.Logger,
+    ) -> None:
+        """`show` sends a picture; `fold` takes the prompts out of the queue that join this turn now."""
+        self._run = run
+        self._database = database
+        self._show = show
+        self._fold = fold
+        self._owner = owner
+        self._limits = limits
+        self._clock = clock
+        self._random = random
+        self._log = log
+        self._stored: Message | None = None  # the newest state that was submitted to the store
+        self._pending: Message | None = None  # newer than that
+        self._shown_at = -1e9
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self.held: Message | None = None
+        """The row that ends the turn, finished but not stored yet."""
+
+    async def create_assistant(self, *, model: str, provider: str) -> Message:
+        """Store an empty assistant row and return it; it tells the run's story from now on."""
+        await self._release_held()
+        row = rows.assistant_row(
+            row_id=new_uuid(self._random),
+            session_id=self._run.session_id,
+            model=model,
+            provider=provider,
+            now=self._now(),
+        )
+
+        def job(transaction: Transaction) -> None:
+            self._create(transaction, row, self._run.id)
+            runs.tell_story(transaction.connection, self._run.id, row.id)
+
+        await self._database.write(job)
+        self._stored, self._pending, self._shown_at = row, None, -1e9
+        return row
+
+    async def update(self, message: Message) -> None:
+        """Show and store this state of the row as the rules of 4.3 want it. Raises storage errors, late ones too."""
+        self._raise_failure()
+        finish = finish_of(message)
+        message = replace(message, updated_at=self._now())
+        if finish is not None and finish.reason != "tool_use":
+            self._quieten()
+            self.held = message
+        elif needs_store(self._stored, message):
+            self._quieten()
+            self._stored = message
+            await self._database.write(lambda transaction: self._change(transaction, message))
+        else:
+            self._pending = message
+            self._arm()
+
+    async def create_tool(self, result: ToolResultData) -> Message:
+        """Store one tool row. A cancelled caller does not stop the write: the row will be there."""
+        await self._release_held()
+        row = rows.tool_row(
+            row_id=new_uuid(self._random), session_id=self._run.session_id, result=result, now=self._now()
+        )
+        await self._database.write(lambda transaction: self._create(transaction, row, self._run.id))
+        return row
+
+    async def fold_queued(self) -> list[Message]:
+        """Store user rows for the prompts that join this turn now, and return them."""
+        folded = self._fold()
+        if not folded:
+            return []
+        now = self._now()
+        written = [
+            rows.user_row(
+                row_id=new_uuid(self._random),
+                session_id=run.session_id,
+                prompt=run.prompt,
+                attachments=run.attachments,
+                now=now,
+            )
+            for run in folded
+        ]
+
+        def job(transaction: Transaction) -> None:
+            for run, row in zip(folded, written, strict=True):
+                runs.start(transaction.connection, run.id, self._now_ms(), self._run.id)
+                self._create(transaction, row, run.id)
+
+        await self._database.write(job)
+        return written
+
+    async def account(self, usage: Usage) -> None:
+        """Add what one attempt used to the session, and tell clients."""
+        session_id = self._run.session_id
+
+        def job(transaction: Transaction) -> None:
+            account(transaction, session_id, usage, self._now())
+
+        await self._database.write(job)
+
+    async def agent_event(self, event: AgentEvent) -> None:
+        """Tell clients something that is not a message."""
+        event = replace(event, run_id=event.run_id or self._run.id, session_id=event.session_id or self._run.session_id)
+
+        def job(transaction: Transaction) -> None:
+            transaction.emit(
+                "agent_event", "created", event, session_id=event.session_id, run_id=event.run_id, key=event.type
+            )
+
+        await self._database.write(job)
+
+    async def flush(self) -> None:
+        """Store what waits to be stored: before somebody reads the conversation, and at the end of the process."""
+        message = self._pending
+        if message is not None:
+            self._pending = None
+            self._stored = message
+            await self._database.write(lambda transaction: messages.change(transaction.connection, message))
+
+    def close(self) -> None:
+        """The run is about to end: nothing is shown or stored from here any more."""
+        self._quieten()
+        self._failure = None
+
+    # --- pictures ---------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """See that the pending state gets out: now, when the interval is over, or after the write under way (W-24)."""
+        if self._timer is not None or self._writing is not None or self._pending is None:
+            return
+        wait_s = self._shown_at + self._limits.picture_interval_s - self._clock.now()
+        if wait_s <= 0:
+            self._picture()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._picture()
+
+    def _picture(self) -> None:
+        message = self._pending
+        if message is None:
+            return
+        self._pending = None
+        self._stored = message
+        self._shown_at = self._clock.now()
+        self._show(
+            Event(
+                kind="message",
+                data=envelope("message", "updated", message),
+                key=message.id,
+                session_id=SessionId(message.session_id),
+                run_id=RunId(self._run.id),
+            )
+        )
+        self._writing = self._owner.start(self._store(message), f"picture-{message.id}")
+
+    async def _store(self, message: Message) -> None:
+        try:
+            await self._database.write(lambda transaction: messages.change(transaction.connection, message))
+        except Exception as error:  # told to the turn at its next update, so that it ends visibly (W-28)
+            self._failure = error
+        finally:
+            self._writing = None
+        self._arm()
+
+    def _quieten(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._pending = None
+
+    # --- helpers ----------------------------------------------------------------------------------------------------
+
+    async def _release_held(self) -> None:
+        """The turn goes on after all: the row it had finished becomes an ordinary one."""
+        self._raise_failure()
+        message, self.held = self.held, None
+        if message is not None:
+            await self._database.write(lambda transaction: self._change(transaction, message))
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _create(self, transaction: Transaction, row: Message, run_id: str) -> None:
+        messages.create(transaction.connection, row, run_id=run_id)
+        transaction.emit("message", "created", row, session_id=row.session_id, run_id=run_id, key=row.id)
+
+    def _change(self, transaction: Transaction, message: Message) -> None:
+        messages.change(transaction.connection, message)
+        transaction.emit(
+            "message", "updated", message, session_id=message.session_id, run_id=self._run.id, key=message.id
+        )
+
+    def _now(self) -> int:
+        return int(self._clock.wall())
+
+    def _now_ms(self) -> int:
+        return int(self._clock.wall() * 1000)
+
+
+def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -> None:
+    """Write a usage to the session and tell clients of the new figures."""
+    sessions.account(
+        transaction.connection,
+        session_id,
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        cost=usage.cost,
+        now=now,
+    )
+    session = sessions.get(transaction.connection, session_id)
+    if session is not None:
+        transaction.emit("session", "updated", session, session_id=session_id)
