@@ -32,6 +32,12 @@ class TaskOwner:
         task.add_done_callback(self._done)
         return task
 
+    async def join(self, within_s: float) -> bool:
+        """Wait until every task has ended by itself; False when some still run after `within_s` seconds."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=within_s)
+        return not self._tasks
+
     async def close(self, within_s: float = 5.0) -> None:
         """Cancel every task and wait until all have ended, at most `within_s` seconds; the rest is logged."""
         self._closed = True

@@ -1,0 +1,261 @@
+"""Listeners and the exchange of requests and answers over Tornado's HTTP/1.1 connection.
+
+Access is checked and limits are enforced as soon as the headers are there, before a body is read. Accepting pauses
+when the process runs out of descriptors.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import IOStream
+
+from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
+from protocol.errors import BadInput, BulkheadError
+from protocol.ids import RandomSource
+from protocol.limits import Limits
+from protocol.operations import OPERATIONS
+from supervisor.http.access import Access
+from supervisor.http.base import Request, Response, error_response, unexpected
+from supervisor.http.routes import Route, RouteTable
+
+REFUSED_LINGER_S = 1.0
+"""So long a refused body is read and thrown away, so that its sender gets to see the answer."""
+
+READ_BUFFER_BYTES = 4 * 1024 * 1024
+ACCEPT_AT_ONCE = 64
+ACCEPT_PAUSE_S = 0.2
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+Answerer = Callable[[Request], Awaitable[Response | None]]
+
+
+class Door(HTTPServerConnectionDelegate):
+    """One listener: accepts, and has each request answered by `answer`."""
+
+    def __init__(
+        self,
+        *,
+        listening: socket.socket,
+        access: Access,
+        answer: Answerer,
+        table: RouteTable,
+        limits: Limits,
+        random: RandomSource,
+        log: logging.Logger,
+        tasks: TaskOwner,
+    ) -> None:
+        self.access = access
+        self.answer = answer
+        self.table = table
+        self.limits = limits
+        self.random = random
+        self.log = log
+        self.tasks = tasks
+        self._listening = listening
+        self._http = HTTPServer(
+            self,
+            idle_connection_timeout=limits.idle_connection_s,
+            body_timeout=limits.body_deadline_s,
+            max_header_size=limits.header_max_bytes * 4,  # above the limit 431, above this the connection is closed
+            max_body_size=1 << 62,  # the exchange itself counts
+        )
+        self._resume: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Accept from now on."""
+        self._listening.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listening, self._accept)
+
+    def close(self) -> None:
+        """Accept no more, and close the listening socket."""
+        if self._resume is not None:
+            self._resume.cancel()
+        if self._listening.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+
+    async def close_connections(self) -> None:
+        """Close what is still connected."""
+        await self._http.close_all_connections()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                connection, address = self._listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    self._pause(error)
+                    return
+                continue  # the peer was gone before we looked
+            if not self.access.admits(connection):
+                self.log.warning("connection of another user refused", extra=fields(address=address))
+                connection.close()
+                continue
+            self._http.handle_stream(IOStream(connection, max_buffer_size=READ_BUFFER_BYTES), address)
+
+    def _pause(self, error: OSError) -> None:
+        """Out of descriptors: wait, because asking again at once would only spin (H02)."""
+        self.log.error("accepting pauses", extra=fields(error=error.strerror, pause_s=ACCEPT_PAUSE_S))
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listening)
+        self._resume = loop.call_later(ACCEPT_PAUSE_S, self.open)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Tornado: a request begins."""
+        assert isinstance(request_conn, HTTP1Connection)
+        return Exchange(self, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        """Tornado: a connection is gone; its exchange was told."""
+
+
+class Exchange(HTTPMessageDelegate):
+    """One request and its answer."""
+
+    def __init__(self, door: Door, connection: HTTP1Connection) -> None:
+        self._door = door
+        self._connection = connection
+        self._line = RequestStartLine("", "", "")
+        self._headers = HTTPHeaders()
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._is_refused = False
+        self._is_over = False
+        self._task: asyncio.Task[None] | None = None
+        self._is_bound = False
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
+        """Look at what can be judged without the body."""
+        self._line, self._headers = start_line, headers
+        self._connection.set_close_callback(self.on_connection_close)
+        limits = self._door.limits
+        try:
+            self._door.access.check(start_line.method, headers)
+            size = len(start_line.path) + sum(len(name) + len(value) + 4 for name, value in headers.get_all())
+            if size > limits.header_max_bytes:
+                raise BadInput(
+                    f"cannot take headers of {size} bytes: the limit is {limits.header_max_bytes}",
+                    code="headers_too_large",
+                )
+            length = headers.get("Content-Length", "")
+            if length.isdecimal() and int(length) > limits.body_max_bytes:
+                raise _too_large(limits)
+        except BulkheadError as error:
+            self._refuse(error)
+        return None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Collect the body, up to the limit."""
+        if self._is_refused:
+            return None
+        self._size += len(chunk)
+        if self._size > self._door.limits.body_max_bytes:
+            self._chunks.clear()
+            self._refuse(_too_large(self._door.limits))
+        else:
+            self._chunks.append(chunk)
+        return None
+
+    def finish(self) -> None:
+        """The request is complete."""
+        if self._is_refused:
+            self._end()
+            return
+        self._task = self._door.tasks.start(self._serve(), "request")
+
+    def on_connection_close(self) -> None:
+        """The client is gone. Only what is bound to its caller ends with it."""
+        self._is_over = True
+        if self._task is not None and self._is_bound:
+            self._task.cancel()
+
+    # --- answering --------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        door = self._door
+        try:
+            request = self._request()
+            response = await door.answer(request)
+        except BulkheadError as error:
+            response = error_response(error)
+        except Exception as error:
+            response = error_response(
+                unexpected(error, door.log, door.random, f"{self._line.method} {self._line.path[:200]}")
+            )
+        if response is not None and not self._is_over:
+            self._write(response)
+            self._end()
+
+    def _request(self) -> Request:
+        target = self._line.path
+        if not target.startswith("/"):  # absolute form, as through a proxy
+            parts = urlsplit(target)
+            target = f"{parts.path}?{parts.query}"
+        path, _, query = target.partition("?")
+        match = self._door.table.match("GET" if self._line.method == "HEAD" else self._line.method, path)
+        self._is_bound = is_bound(match.route)
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        return Request(
+            route=match.route,
+            params=match.params,
+            query=query,
+            headers=self._headers,
+            body=body,
+            version=self._line.version,
+            detach=self._connection.detach,
+        )
+
+    def _refuse(self, error: BulkheadError) -> None:
+        """Answer before the body is there, then read a little more of it, then close."""
+        self._is_refused = True
+        response = error_response(error)
+        has_body = self._headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self._headers
+        if has_body:
+            response.headers["Connection"] = "close"
+            asyncio.get_running_loop().call_later(REFUSED_LINGER_S, self._end)
+        self._write(response)
+
+    def _write(self, response: Response) -> None:
+        headers = HTTPHeaders({"Content-Length": str(len(response.body)), **response.headers})
+        if response.body:
+            headers.setdefault("Content-Type", "application/json")
+        line = ResponseStartLine("HTTP/1.1", response.status, _REASONS.get(response.status, "Unknown"))
+        body = None if self._line.method == "HEAD" else response.body
+        self._connection.write_headers(line, headers, body)
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._connection.finish()
+
+
+def is_bound(route: Route) -> bool:
+    """Does this request end when its caller goes away?"""
+    return bool(route.operation) and OPERATIONS[route.operation].is_bound
+
+
+def _too_large(limits: Limits) -> BadInput:
+    return BadInput(f"cannot take this body: the limit is {limits.body_max_bytes} bytes", code="too_large")

@@ -1,0 +1,158 @@
+"""The event stream: headers at once, replay then live, ids for clients that ask, quiet keep-alive, clean end.
+
+A stream without ids is for the Crush client, which never notices a chunked body that is cut off (http-api 4.5). Its
+body therefore ends with the connection: even a killed server is then a clean end, and the client comes back. Streams
+with ids are chunked where the client speaks HTTP/1.1, so that it can tell an end from a cut.
+"""
+
+import asyncio
+import logging
+import socket
+from email.utils import formatdate
+
+from tornado.iostream import IOStream, StreamClosedError
+
+from protocol.base.clock import Clock
+from protocol.base.logs import fields
+from protocol.errors import LimitReached
+from protocol.events import parse_event_id
+from protocol.ids import ClientId, RandomSource, new_uuid
+from protocol.limits import Limits
+from supervisor.admission import Admission
+from supervisor.events.hub import Stream
+from supervisor.http.base import Request
+from supervisor.workspaces.registry import Registry
+
+SEND_BUFFER_BYTES = 64 * 1024
+WRITE_AT_ONCE_BYTES = 256 * 1024
+"""The write deadline counts for pieces of this size, so that a slow client that does take something is kept."""
+
+KEEP_ALIVE = b"\n"
+"""An empty line: the one thing that every client ignores in silence."""
+
+IDLE_READ_BYTES = 64 * 1024
+"""What a client may send on an open stream; it has nothing to say."""
+
+
+class EventStreams:
+    """The handler of the events row."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        admission: Admission,
+        limits: Limits,
+        clock: Clock,
+        random: RandomSource,
+        log: logging.Logger,
+    ) -> None:
+        self._registry = registry
+        self._admission = admission
+        self._limits = limits
+        self._clock = clock
+        self._random = random
+        self._log = log
+        self._open = 0
+
+    async def __call__(self, request: Request) -> None:
+        """Stream the events of a workspace until either side ends it."""
+        client_id = request.client_id() if "client_id" in request.query else ClientId(new_uuid(self._random))
+        await self._registry.wait_open()
+        workspace = self._registry.find(request.params["id"])
+        self._admission.check()
+        if self._open >= self._limits.clients_max:
+            raise LimitReached(
+                f"cannot open more than {self._limits.clients_max} event streams; close some",
+                code="too_many_clients",
+                retry_after_s=5.0,
+            )
+        last_id = request.headers.get("Last-Event-ID", "")
+        cursor = parse_event_id(last_id)
+        wants_ids = bool(last_id) or request.query.get("ids") in ("1", "true")
+        self._open += 1
+        try:
+            # Subscribed and attached before the first byte goes out: from the headers on, no event is missed.
+            with workspace.attached(
+                client_id, cursor=cursor, cursor_is_bad=bool(last_id) and cursor is None, wants_ids=wants_ids
+            ) as events:
+                workspace.wake()
+                output = _Output(
+                    request.detach(),
+                    is_chunked=wants_ids and request.version == "HTTP/1.1",
+                    limits=self._limits,
+                )
+                await self._stream(events, output, wants_ids, workspace.registration.id)
+        finally:
+            self._open -= 1
+
+    async def _stream(self, events: Stream, output: "_Output", wants_ids: bool, workspace_id: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        output.when_closed(task)
+        try:
+            await output.open()
+            while (chunk := await events.next_chunk(self._limits.stream_keepalive_s)) is not None:
+                await output.write(chunk or KEEP_ALIVE)
+            if wants_ids:
+                await output.write(b"retry: %d\n\n" % self._retry_ms())
+            await output.end()
+        except StreamClosedError:
+            pass
+        except TimeoutError:
+            self._log.warning("slow client cut", extra=fields(workspace=workspace_id))
+        finally:
+            output.close()
+
+    def _retry_ms(self) -> int:
+        return self._limits.stream_retry_ms + self._random.getrandbits(32) % (self._limits.stream_retry_jitter_ms + 1)
+
+
+class _Output:
+    """The connection of one stream, taken over from the HTTP machinery."""
+
+    def __init__(self, stream: IOStream, *, is_chunked: bool, limits: Limits) -> None:
+        self._stream = stream
+        self._is_chunked = is_chunked
+        self._deadline_s = limits.stream_write_deadline_s
+        stream.max_write_buffer_size = WRITE_AT_ONCE_BYTES * 2
+        stream.max_buffer_size = IDLE_READ_BYTES
+        stream.set_nodelay(True)
+        # A small kernel buffer, so that we and not the kernel decide what waits for a slow client.
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    def when_closed(self, task: "asyncio.Task[None]") -> None:
+        """End this task when the client goes away."""
+
+        def cancel() -> None:
+            task.cancel()
+
+        self._stream.set_close_callback(cancel)
+
+    async def open(self) -> None:
+        lines = [
+            "HTTP/1.1 200 OK",
+            "Content-Type: text/event-stream",
+            "Cache-Control: no-cache",
+            f"Date: {formatdate(usegmt=True)}",
+            "Transfer-Encoding: chunked" if self._is_chunked else "Connection: close",
+        ]
+        await self._send("\r\n".join([*lines, "", ""]).encode())
+
+    async def write(self, data: bytes) -> None:
+        """Raises StreamClosedError, and TimeoutError when the client takes nothing for too long."""
+        for begin in range(0, len(data), WRITE_AT_ONCE_BYTES):
+            piece = data[begin : begin + WRITE_AT_ONCE_BYTES] if len(data) > WRITE_AT_ONCE_BYTES else data
+            await self._send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+
+    async def end(self) -> None:
+        if self._is_chunked:
+            await self._send(b"0\r\n\r\n")
+
+    def close(self) -> None:
+        self._stream.set_close_callback(None)
+        self._stream.close()
+
+    async def _send(self, data: bytes) -> None:
+        async with asyncio.timeout(self._deadline_s):
+            await self._stream.write(data)

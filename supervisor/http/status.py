@@ -1,0 +1,57 @@
+"""What operators see: workers, their state and reason, what they use, what they do."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from protocol.shapes.workspace import WorkerStatus
+from supervisor.http.base import Request, Response, json_response
+from supervisor.workspaces.registry import Registry
+from supervisor.workspaces.roster import Registration, Roster
+
+
+class Usage(Protocol):
+    """What one process uses."""
+
+    rss_bytes: int
+    uss_bytes: int | None
+    cpu_s: float
+
+
+Measure = Callable[[int, bool], Usage | None]
+"""Measures a process by pid; with True also its private memory, which takes longer. None: it is gone. May block."""
+
+
+class StatusHandlers:
+    """The handlers of the operators' rows."""
+
+    def __init__(self, *, registry: Registry, roster: Roster, measure: Measure) -> None:
+        self._registry = registry
+        self._roster = roster
+        self._measure = measure
+
+    async def workers(self, request: Request) -> Response:
+        """One row for each registered workspace."""
+        await self._registry.wait_open()
+        is_full = request.query.get("memory") == "full"
+        rows = [self._row(registration) for registration in self._registry.registrations()]
+        pids = [row.pid for row in rows if row.pid]
+        measured = await self._roster.in_thread(lambda: self._measure_all(pids, is_full))
+        return json_response([_with_usage(row, measured.get(row.pid or 0)) for row in rows])
+
+    def _row(self, registration: Registration) -> WorkerStatus:
+        workspace = self._registry.touched_one(registration.id)
+        if workspace is None:
+            return WorkerStatus(id=registration.id, path=registration.identity.path, state="asleep")
+        return workspace.status()
+
+    def _measure_all(self, pids: list[int], is_full: bool) -> dict[int, Usage]:
+        found = {pid: self._measure(pid, is_full) for pid in pids}
+        return {pid: usage for pid, usage in found.items() if usage is not None}
+
+
+def _with_usage(row: WorkerStatus, usage: Usage | None) -> WorkerStatus:
+    if usage is None:
+        return row
+    return msgspec.structs.replace(row, rss_bytes=usage.rss_bytes, uss_bytes=usage.uss_bytes, cpu_s=usage.cpu_s)

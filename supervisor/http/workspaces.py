@@ -1,0 +1,143 @@
+"""Create, list, release, retire, current session, and what operators do to a worker by hand."""
+
+import asyncio
+import logging
+
+import msgspec
+
+from protocol.base.logs import fields
+from protocol.errors import BadInput, BulkheadError
+from protocol.ids import SessionId, WorkspaceId
+from protocol.shapes.workspace import EMPTY_CONFIG, Description, WorkspaceWish
+from protocol.shapes.workspace import Workspace as WorkspaceShape
+from protocol.version import BULKHEAD_VERSION
+from supervisor.admission import Admission
+from supervisor.http.base import Request, Response, json_response
+from supervisor.workspaces.registry import Registry
+from supervisor.workspaces.roster import Registration
+from supervisor.workspaces.workspace import Workspace
+
+LIST_DESCRIBE_S = 1.0
+"""A list waits so long for the workers that are awake; who does not answer is shown with an empty configuration."""
+
+
+class _CurrentSession(msgspec.Struct, frozen=True):
+    session_id: str = ""
+
+
+class WorkspaceHandlers:
+    """The handlers of the workspace rows."""
+
+    def __init__(self, *, registry: Registry, admission: Admission, log: logging.Logger) -> None:
+        self._registry = registry
+        self._admission = admission
+        self._log = log
+
+    async def list(self, request: Request) -> Response:
+        """Every registered workspace; sleeping ones are not woken for it."""
+        await self._registry.wait_open()
+        described = await self._describe_awake()
+        shapes = [
+            _shape(registration, self._registry.touched_one(registration.id), described.get(registration.id))
+            for registration in self._registry.registrations()
+        ]
+        return json_response(shapes)
+
+    async def create(self, request: Request) -> Response:
+        """Find or make a workspace, wait until its worker is ready, answer with its configuration."""
+        wish = request.json(WorkspaceWish)
+        if not wish.path:
+            raise BadInput("cannot create a workspace: `path` must name its directory")
+        client_id = request.client_id(given=wish.client_id)
+        self._admission.create_began()
+        try:
+            await self._registry.wait_open()
+            workspace = await self._registry.create(wish, client_id)
+            if wish.version not in ("", BULKHEAD_VERSION):
+                self._log.debug("client of another version", extra=fields(version=wish.version[:40]))
+            return json_response(_shape(workspace.registration, workspace, await workspace.describe()))
+        finally:
+            self._admission.create_ended()
+
+    async def get(self, request: Request) -> Response:
+        """One workspace with its configuration; wakes it."""
+        workspace = await self._find(request)
+        return json_response(_shape(workspace.registration, workspace, await workspace.describe()))
+
+    async def release(self, request: Request) -> Response:
+        """The client's claim ends; the registration and the runs stay. An unknown workspace is fine."""
+        client_id = request.client_id()
+        await self._registry.wait_open()
+        workspace = self._registry.touched_one(WorkspaceId(request.params["id"]))
+        if workspace is not None:
+            workspace.release(client_id)
+        return Response()
+
+    async def retire(self, request: Request) -> Response:
+        """The client leaves all workspaces for good."""
+        client_id = request.client_id(given=request.params["client_id"])
+        await self._registry.wait_open()
+        self._registry.retire(client_id)
+        return Response()
+
+    async def set_current_session(self, request: Request) -> Response:
+        """Which session the client looks at."""
+        client_id = request.client_id()
+        session_id = SessionId(request.json(_CurrentSession).session_id)
+        workspace = await self._find(request)
+        workspace.view(client_id, session_id)
+        return Response()
+
+    async def restart(self, request: Request) -> Response:
+        """Replace the worker; also the way out of `failed`."""
+        self._admission.check()
+        workspace = await self._find(request)
+        await workspace.restart("restarted by hand")
+        return Response()
+
+    async def evict(self, request: Request) -> Response:
+        """Let the worker sleep now, if nothing is lost by it."""
+        workspace = await self._find(request)
+        await workspace.evict()
+        return Response()
+
+    async def unregister(self, request: Request) -> Response:
+        """Forget the workspace; its files stay."""
+        self._admission.check()
+        workspace = await self._find(request)
+        await self._registry.remove(workspace.registration.id)
+        return Response()
+
+    async def _find(self, request: Request) -> Workspace:
+        await self._registry.wait_open()
+        return self._registry.find(request.params["id"])
+
+    async def _describe_awake(self) -> dict[str, Description]:
+        awake = [w for w in self._registry.touched() if w.driver.status().state in ("ready", "degraded")]
+        described: dict[str, Description] = {}
+
+        async def describe(workspace: Workspace) -> None:
+            try:
+                async with asyncio.timeout(LIST_DESCRIBE_S):
+                    described[workspace.registration.id] = await workspace.describe()
+            except (TimeoutError, BulkheadError):
+                pass  # shown with what we know without it
+
+        await asyncio.gather(*(describe(workspace) for workspace in awake))
+        return described
+
+
+def _shape(registration: Registration, workspace: Workspace | None, description: Description | None) -> WorkspaceShape:
+    env = workspace.env if workspace is not None else None
+    return WorkspaceShape(
+        id=registration.id,
+        path=registration.asked_path,
+        yolo=registration.skip_permissions,
+        debug=registration.debug,
+        data_dir=registration.data_dir,
+        version=BULKHEAD_VERSION,
+        config=description.config if description is not None else EMPTY_CONFIG,
+        env=list(env or ()),
+        channels=list(registration.channels),
+        skills=description.skills if description is not None else msgspec.Raw(b"[]"),
+    )

@@ -1,0 +1,334 @@
+"""One workspace as the supervisor sees it: its leases, its worker, its stream hub.
+
+It wakes the worker when a request needs one, hands events on, and lets the worker sleep when nothing is to be done.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from protocol.base.clock import Clock
+from protocol.base.failpoints import failpoint
+from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
+from protocol.errors import BulkheadError, Conflict, Unavailable
+from protocol.events import Event, EventId
+from protocol.ids import ClientId, SessionId
+from protocol.limits import Limits
+from protocol.messages import Answer
+from protocol.operations import OPERATIONS
+from protocol.shapes.workspace import Description, WorkerStatus, WorkspaceState
+from supervisor.events.hub import Hub, Stream
+from supervisor.routing.link import Link
+from supervisor.workers.driver import DriverStatus, WorkerDriver
+from supervisor.workspaces.eviction import Eviction, Facts
+from supervisor.workspaces.identity import check
+from supervisor.workspaces.leases import Arm, Effect, LastGone, Leases
+from supervisor.workspaces.roster import Registration
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator
+
+_events_decoder = msgspec.msgpack.Decoder(list[Event])
+_description_decoder = msgspec.json.Decoder(Description)
+
+SLEEPING = frozenset({"asleep", "failed"})
+"""States in which a request has to look at the directory first, because a new process would start in it."""
+
+
+class InThread(Protocol):
+    """Does something that may block on a thread."""
+
+    def __call__(self, work: Callable[[], None]) -> "Awaitable[None]": ...
+
+
+class Workspace:
+    """Created when first asked for; lives as long as its registration. All state changes happen on the loop."""
+
+    def __init__(
+        self,
+        *,
+        registration: Registration,
+        make_driver: "Callable[[Workspace], WorkerDriver]",
+        in_thread: InThread,
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+        cancel_on_last_detach: bool = False,
+    ) -> None:
+        self.registration = registration
+        self.env: tuple[str, ...] | None = None  # of the first creator; not known any more after our restart
+        self._in_thread = in_thread
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self._cancel_on_last_detach = cancel_on_last_detach
+        self._tasks = TaskOwner(f"workspace.{registration.id}", log)
+        self._leases = Leases(create_grace_s=limits.create_grace_s, detach_grace_s=limits.detach_grace_s)
+        self._timer: asyncio.TimerHandle | None = None
+        self._eviction = Eviction(idle_s=limits.evict_idle_s)
+        self._calls = 0
+        self._evicting = False
+        self._streams = 0
+        self.hub = Hub(workspace_id=registration.id, limits=limits, clock=clock, log=log, fetch=self._fetch)
+        self.driver = make_driver(self)
+
+    # --- asking the worker ------------------------------------------------------------------------------------------
+
+    async def call(
+        self, operation: str, *, args: dict[str, str] | None = None, body: bytes = b"", wakes: bool = True
+    ) -> Answer:
+        """Let the worker do an operation, waking it first if it sleeps.
+
+        Raises what the operation raises; Unavailable when no worker gets ready in time or it dies meanwhile; Conflict
+        when the directory is gone. An operation that is safe to repeat goes to the next worker once when the first one
+        died under it; anything else is answered with `worker_lost`, and the client may repeat it with its key.
+        """
+        row = OPERATIONS[operation]
+        within_s = row.within_s or self._limits.call_deadline_s
+        deadline = self._clock.now() + within_s + self._limits.wake_deadline_s
+        may_repeat = True
+        with self._counted():
+            while True:
+                link = await self.ready(wakes=wakes)
+                try:
+                    return await link.call(operation, args=args, body=body, within_s=within_s)
+                except Unavailable as error:
+                    if error.code != "worker_lost":
+                        raise
+                    if not (row.is_safe and may_repeat and self._clock.now() < deadline):
+                        raise _with_retry(error) from error
+                    may_repeat = False
+                except Conflict as error:
+                    # The worker was on its way to sleep or being replaced, and refused before storing anything.
+                    if error.code != "workspace_closing" or not may_repeat:
+                        raise
+                    may_repeat = False
+
+    async def ready(self, *, wakes: bool = True) -> Link:
+        """The link to a worker that answers, within the wake deadline. Raises Unavailable, Conflict."""
+        status = self.driver.status()
+        if status.state in SLEEPING:
+            if not wakes:
+                raise Unavailable("cannot ask this workspace: its worker sleeps", code="worker_starting")
+            await self._in_thread(lambda: check(self.registration.identity))
+        try:
+            return await self.driver.ready(self._limits.wake_deadline_s)
+        except Unavailable as error:
+            raise _with_retry(error) from error
+
+    async def describe(self) -> Description:
+        """What the worker says of its workspace; wakes it."""
+        answer = await self.call("workspace.describe")
+        return _description_decoder.decode(answer.body)
+
+    async def restart(self, reason: str) -> None:
+        """Replace the worker through the shutdown protocol; also the way out of `failed`."""
+        await self._in_thread(lambda: check(self.registration.identity))
+        await self.driver.restart(reason)
+
+    async def evict(self) -> None:
+        """Let the worker sleep now. Raises Conflict (busy) when something would be lost."""
+        if self.driver.status().state == "asleep":
+            return
+        if not self._eviction.may_sleep(self._facts()):
+            raise Conflict("cannot evict: somebody is attached, or a run, a question or a child is open", code="busy")
+        await self._sleep("evicted by hand")
+
+    async def close(self, reason: str) -> None:
+        """End the worker through the shutdown protocol, then every stream, cleanly."""
+        try:
+            await self.driver.close(reason)
+        finally:
+            await self._leave()
+
+    async def detach_all(self) -> None:
+        """Forget the worker without ending it, and end every stream cleanly: another supervisor takes over."""
+        self.hub.close()
+        await self.driver.stop(leave_worker=True)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.hub.close()
+        await self._tasks.close()
+
+    # --- clients ----------------------------------------------------------------------------------------------------
+
+    def claim(self, client_id: ClientId) -> None:
+        """The client created this workspace, or found it by creating."""
+        self._perform(self._leases.create(client_id, self._clock.now()))
+
+    def release(self, client_id: ClientId) -> None:
+        """The client gives its claim back."""
+        self._perform(self._leases.release(client_id))
+
+    def retire(self, client_id: ClientId) -> None:
+        """The client leaves the server."""
+        self._perform(self._leases.retire(client_id))
+
+    def view(self, client_id: ClientId, session_id: SessionId) -> None:
+        """The client looks at this session. Raises Conflict (not_attached)."""
+        self._leases.view(client_id, session_id)
+
+    @contextmanager
+    def attached(
+        self, client_id: ClientId, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool
+    ) -> "Iterator[Stream]":
+        """A stream of this workspace's events: subscribed first, then attached; both end with the block."""
+        stream = self.hub.open_stream(cursor=cursor, cursor_is_bad=cursor_is_bad, wants_ids=wants_ids)
+        self._streams += 1
+        number = self._streams
+        self._perform(self._leases.attach(client_id, number))
+        try:
+            yield stream
+        finally:
+            stream.close()
+            self._perform(self._leases.detach(client_id, number, self._clock.now()))
+
+    def wake(self) -> None:
+        """Start the worker if it sleeps, without waiting; a missing directory shows as `failed`."""
+        self.driver.want()
+
+    @property
+    def is_used(self) -> bool:
+        """Does anybody have a claim, or is anything at work?"""
+        facts = self._facts()
+        if facts.claims or facts.streams or facts.calls:
+            return True
+        return self.driver.status().state not in SLEEPING and not self._eviction.may_sleep(facts)
+
+    # --- what the driver tells (DriverSink) -------------------------------------------------------------------------
+
+    def state_changed(self, status: DriverStatus) -> None:
+        """The worker's state as clients see it changed (P12)."""
+        if status.state == "starting":
+            self._eviction.started()
+        self.hub.state_changed(
+            WorkspaceState(
+                workspace_id=self.registration.id,
+                state=status.state,
+                reason=status.reason,
+                pid=status.pid,
+                generation=status.generation,
+            )
+        )
+
+    def log_opened(self, log_id: str, last_number: int, link: Link) -> None:
+        """The worker said which event log it has and how far that goes."""
+        self.hub.log_opened(log_id, last_number)
+
+    def events(self, batch: list[Event], link: Link) -> None:
+        """Events arrived; what was taken may be followed by as many."""
+        taken = self.hub.take(batch)
+        if taken:
+            link.grant(taken)
+
+    # --- sleep ------------------------------------------------------------------------------------------------------
+
+    def observe(self) -> None:
+        """Look whether the worker may sleep; called every now and then."""
+        if self._evicting or self.driver.status().state not in ("ready", "degraded"):
+            return
+        if self._eviction.observed(self._facts(), self._clock.now()):
+            self._evicting = True
+            self._tasks.start(self._evict(), "evict")
+
+    async def _evict(self) -> None:
+        try:
+            await failpoint("evict.decided")
+            if self._eviction.may_sleep(self._facts()):  # a request may have come while a test held us
+                await self._sleep("idle")
+        finally:
+            self._evicting = False
+
+    async def _sleep(self, reason: str) -> None:
+        last_word = await self.driver.close(reason)
+        self._log.info("worker sleeps", extra=fields(workspace=self.registration.id, reason=reason, word=last_word))
+
+    # --- status -----------------------------------------------------------------------------------------------------
+
+    def status(self) -> WorkerStatus:
+        """One row for operators; memory and processor are added by whoever measures them."""
+        status = self.driver.status()
+        beat = status.heartbeat
+        return WorkerStatus(
+            id=self.registration.id,
+            path=self.registration.identity.path,
+            state=status.state,
+            reason=status.reason,
+            pid=status.pid,
+            generation=status.generation,
+            started_at=status.started_wall,
+            restarts=status.restarts,
+            open_runs=beat.open_runs if beat else 0,
+            clients=self._leases.attached_clients,
+            last_event_id=self.hub.last_event_id,
+        )
+
+    def _facts(self) -> Facts:
+        beat = self.driver.status().heartbeat
+        return Facts(
+            claims=len(self._leases),
+            streams=self.hub.streams,
+            calls=self._calls,
+            beat=beat.sequence if beat else None,
+            open_runs=beat.open_runs if beat else 0,
+            open_questions=beat.open_questions if beat else 0,
+            children=beat.children if beat else 0,
+        )
+
+    @contextmanager
+    def _counted(self) -> "Iterator[None]":
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            beat = self.driver.status().heartbeat
+            self._eviction.called(beat.sequence if beat else None)
+
+    async def _fetch(self, after_number: int, count: int) -> list[Event]:
+        answer = await self.call("events.since", args={"number": str(after_number), "count": str(count)})
+        return _events_decoder.decode(answer.body)
+
+    # --- leases -----------------------------------------------------------------------------------------------------
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Arm(at):
+                    self._arm(at)
+                case LastGone():
+                    self._last_gone()
+
+    def _arm(self, at: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            delay_s = max(0.0, at - self._clock.now())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._elapsed)
+
+    def _elapsed(self) -> None:
+        self._timer = None
+        self._perform(self._leases.elapsed(self._clock.now()))
+
+    def _last_gone(self) -> None:
+        """Nobody is here any more. Runs go on (decisions.md); only a setting asks for the reference's behaviour."""
+        self._log.debug("last client left", extra=fields(workspace=self.registration.id))
+        if self._cancel_on_last_detach and self.driver.status().state != "asleep":
+            self._tasks.start(self._sleep("last client left"), "last_gone")
+
+
+def _with_retry(error: BulkheadError) -> BulkheadError:
+    """The same error with a `Retry-After` that fits: a replacement is there within about a second."""
+    if error.retry_after_s is None and error.code in ("worker_lost", "worker_starting"):
+        error.retry_after_s = 1.0
+    return error
