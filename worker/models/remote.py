@@ -179,6 +179,7 @@ class RemoteModel:
     def _delta(self, kind: str, text: object) -> ModelEvent | None:
         if not isinstance(text, str) or not text:
             return None
+        text = _whole(text)
         return TextDelta(text) if kind == "text" else ThinkingDelta(text) if kind == "thinking" else None
 
     def _ends(self, response: "ModelResponse", ids: dict[int, str]) -> list[ModelEvent]:
@@ -192,7 +193,7 @@ class RemoteModel:
         for index, call_id in ids.items():
             part: Any = response.parts[index]
             text = part.args if isinstance(part.args, str) else json.dumps(part.args) if part.args else ""
-            ends.append(ToolCallEnd(call_id, text))
+            ends.append(ToolCallEnd(call_id, _whole(text)))
         usage = response.usage
         cached = usage.cache_read_tokens + usage.cache_write_tokens
         tokens = Tokens(
@@ -227,6 +228,11 @@ class RemoteModel:
 
     def _failure(self, category: Category, message: str, in_stream: bool) -> ModelFailure:
         return failure(category, message, in_stream=in_stream, secrets=self._secrets)
+
+
+def _whole(text: str) -> str:
+    """`text` without halves of characters, which JSON escapes can smuggle in and no file can hold."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _category(error: Exception, status: int, has_begun: bool) -> Category:
