@@ -1,0 +1,220 @@
+"""The real server in a fresh directory, started by pytest-xprocess; and the zygote that all servers of a run share.
+
+Warming up a zygote costs seconds of CPU. One is started for the whole test session; each server finds it under the
+name that its own zygote would have, and is told to start none. Tests of the zygote itself ask for a private one.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xprocess import ProcessStarter, XProcess
+
+from tests.support.processes import HOUSE_MARKER, Process
+
+START_S = 15.0
+STOP_S = 20.0
+WARM_S = 60.0
+
+
+class ServerDied(AssertionError):
+    """The server did not become ready; the text ends with its log."""
+
+
+class SharedZygote:
+    """A warmed zygote in a directory of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.socket_path = root / "zygote.sock"
+        self.log_path = root / "zygote.log"
+        with self.log_path.open("wb") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(self.socket_path)],
+                cwd="/",
+                env={"PATH": os.environ["PATH"], "HOME": str(root)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_ready(self) -> None:
+        """Returns when it greets. Raises ServerDied."""
+        deadline = time.monotonic() + WARM_S
+        while time.monotonic() < deadline and self.popen.poll() is None:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+                probe.settimeout(max(0.1, deadline - time.monotonic()))
+                try:
+                    probe.connect(str(self.socket_path))
+                    if probe.recv(65536):
+                        return
+                except OSError:
+                    time.sleep(0.05)  # nothing announces that the socket is there
+        raise ServerDied(f"the zygote is not ready (exit code {self.popen.poll()})\n{self.log_path.read_text()}")
+
+    def close(self) -> None:
+        """End it; its last workers were ended by their tests."""
+        self.popen.terminate()
+        try:
+            self.popen.wait(5)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait(5)
+
+
+class Server:
+    """One runtime directory and the server that owns it, over restarts. The starts block: call them off the loop."""
+
+    def __init__(
+        self,
+        xprocess: XProcess,
+        root: Path,
+        *,
+        limits: Mapping[str, object],
+        env: Mapping[str, str],
+        zygote: SharedZygote | None,
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self.name = root.name
+        self.root = root
+        self.runtime_dir = root / "r" / "bulkhead"
+        self.socket_path = root / "r" / "bulkhead.sock"
+        self.process: Process | None = None
+        self.exit_codes: list[int] = []
+        self._xprocess = xprocess
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._arguments = arguments
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root / "h"),
+            "XDG_RUNTIME_DIR": str(root / "r"),
+            "XDG_STATE_HOME": str(root / "s"),
+            "XDG_CONFIG_HOME": str(root / "c"),
+            "PYTHONUNBUFFERED": "1",
+            HOUSE_MARKER: root.name,
+            "BULKHEAD_LIMITS": json.dumps(dict(limits)),
+        } | dict(env)
+        for name in ("h", "r", "s", "c"):
+            (root / name).mkdir(mode=0o700)
+        if zygote is not None:
+            self.runtime_dir.mkdir(mode=0o700)
+            (self.runtime_dir / "zygote.sock").symlink_to(zygote.socket_path)
+            self._arguments += ("--no-zygote",)
+
+    @property
+    def pid(self) -> int:
+        """Of the server that runs, or ran last."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """All that the servers of this directory have written."""
+        path = Path(str(self._xprocess.getinfo(self.name).logpath))
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def start(self) -> None:
+        """Start and wait for READY. Raises ServerDied with the log."""
+        assert self._popen is None, "the server runs already"
+        server = self
+
+        class Starter(ProcessStarter):  # type: ignore[misc]
+            pattern = "READY"
+            timeout = START_S
+            max_read_lines = 1000
+            terminate_on_interrupt = True
+            args = server.command()
+            env = server._env
+
+            def get_lines(self, log_file: Any) -> Any:
+                for line in super().get_lines(log_file):
+                    if not line and server._has_ended():
+                        raise ServerDied(f"the server ended before it was ready\n{server.log}")
+                    yield line
+
+        try:
+            self._xprocess.ensure(self.name, Starter)
+        except (TimeoutError, RuntimeError) as error:
+            raise ServerDied(f"the server is not ready: {error}\n{self.log}") from error
+        finally:
+            self._popen = self._xprocess.resources[-1].popen
+            if self._popen is not None and self._popen.poll() is None:
+                self.process = Process(self._popen.pid)
+
+    def command(self) -> list[str]:
+        """The command line, `python -P` so that no folder of the user shadows ours."""
+        return [sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "debug", *self._arguments]
+
+    def run_another(self, *arguments: str, within_s: float = START_S) -> subprocess.CompletedProcess[str]:
+        """A second server on the same directories, which is expected to refuse. Blocks until it ends."""
+        env = {key: value for key, value in self._env.items() if key != "NOTIFY_SOCKET"}
+        words = [*self.command(), *arguments]
+        return subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, timeout=within_s, check=False)
+
+    async def restart(self) -> None:
+        """Start again after the last one ended."""
+        await asyncio.to_thread(self.start)
+
+    async def ended(self, within_s: float = STOP_S) -> int:
+        """Its exit code, negative for a signal, once it has ended."""
+        assert self.process is not None
+        assert self._popen is not None
+        await self.process.gone(within_s)
+        code = self._popen.wait(1)
+        self._popen = None
+        self.process.close()
+        self.exit_codes.append(code)
+        return code
+
+    async def kill9(self) -> None:
+        """SIGKILL to the supervisor alone; returns when it is gone."""
+        self.send(signal.SIGKILL)
+        assert await self.ended() == -signal.SIGKILL
+
+    async def stop(self) -> int:
+        """SIGTERM, the whole protocol; the exit code."""
+        self.send(signal.SIGTERM)
+        return await self.ended()
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the supervisor."""
+        assert self.process is not None
+        self.process.send(number)
+
+    @property
+    def is_running(self) -> bool:
+        """Was it started and not yet waited for?"""
+        return self._popen is not None
+
+    def close(self) -> None:
+        """Kill what still runs and give xprocess's files back."""
+        if self._popen is not None:
+            self._popen.kill()
+            self._popen.wait(5)
+            self._popen = None
+            if self.process is not None:
+                self.process.close()
+        self._xprocess.config.__dict__.get("_extlogfiles", {}).pop(self.name, None)
+        for resource in self._xprocess.resources:
+            for handle in resource.fhandles:
+                handle.close()
+        self._xprocess.resources.clear()
+
+    def _has_ended(self) -> bool:
+        popen = self._xprocess.resources[-1].popen
+        return popen is not None and popen.poll() is not None
+
+
+def skip_unless_linux() -> None:
+    """Process tests need pidfds and /proc."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux: pidfd and /proc")
