@@ -1,0 +1,123 @@
+"""The claims of clients, row by row of http-api 5.2."""
+
+import pytest
+
+from protocol.errors import Conflict
+from protocol.ids import ClientId, SessionId
+from supervisor.workspaces.leases import Arm, Claim, LastGone, Leases
+
+A, B = ClientId("a"), ClientId("b")
+
+
+def leases() -> Leases:
+    return Leases(create_grace_s=30, detach_grace_s=10)
+
+
+def test_create_holds_for_the_create_grace() -> None:
+    claims = leases()
+    assert claims.create(A, now=0) == [Arm(30)]
+    assert claims.elapsed(now=29.9) == [Arm(30)]
+    assert claims.elapsed(now=30) == [Arm(None), LastGone()]
+    assert len(claims) == 0
+
+
+def test_stream_ends_the_hold_and_its_end_starts_the_detach_grace() -> None:
+    claims = leases()
+    claims.create(A, now=0)
+    assert claims.attach(A, stream=1) == [Arm(None)]
+    assert claims.state_of(A) is Claim.ATTACHED
+    assert claims.detach(A, stream=1, now=100) == [Arm(110)]
+    assert claims.state_of(A) is Claim.HELD
+    assert claims.attach(A, stream=2) == [Arm(None)]
+    claims.detach(A, stream=2, now=200)
+    assert claims.elapsed(now=210) == [Arm(None), LastGone()]
+
+
+def test_stream_of_a_client_that_never_created_is_a_claim() -> None:
+    claims = leases()
+    assert claims.attach(A, stream=1) == [Arm(None)]
+    assert claims.attached_clients == 1
+
+
+def test_last_of_several_streams_counts() -> None:
+    claims = leases()
+    claims.attach(A, stream=1)
+    claims.attach(A, stream=2)
+    assert claims.detach(A, stream=1, now=5) == [Arm(None)]
+    assert claims.detach(A, stream=2, now=6) == [Arm(16)]
+
+
+def test_release_without_a_stream_ends_the_claim_at_once() -> None:
+    claims = leases()
+    claims.create(A, now=0)
+    assert claims.release(A) == [Arm(None), LastGone()]
+    assert claims.release(A) == []
+
+
+def test_release_with_streams_skips_the_detach_grace() -> None:
+    claims = leases()
+    claims.attach(A, stream=1)
+    claims.attach(A, stream=2)
+    assert claims.release(A) == [Arm(None)]
+    assert claims.state_of(A) is Claim.RELEASED
+    assert claims.detach(A, stream=1, now=5) == [Arm(None)]
+    assert claims.detach(A, stream=2, now=6) == [Arm(None), LastGone()]
+
+
+def test_create_clears_an_earlier_release() -> None:
+    claims = leases()
+    claims.attach(A, stream=1)
+    claims.release(A)
+    claims.create(A, now=50)
+    assert claims.state_of(A) is Claim.ATTACHED
+    assert claims.detach(A, stream=1, now=60) == [Arm(70)]
+
+
+def test_create_while_held_is_a_fresh_hold_and_keeps_the_session() -> None:
+    claims = leases()
+    claims.attach(A, stream=1)
+    claims.view(A, SessionId("s"))
+    claims.detach(A, stream=1, now=0)
+    assert claims.create(A, now=5) == [Arm(35)]
+    claims.attach(A, stream=2)
+    assert claims.viewers(SessionId("s")) == 1
+
+
+def test_retire_ends_the_claim_under_open_streams() -> None:
+    claims = leases()
+    claims.attach(A, stream=1)
+    claims.attach(B, stream=2)
+    assert claims.retire(A) == [Arm(None)]
+    assert claims.retire(B) == [Arm(None), LastGone()]
+    assert claims.detach(A, stream=1, now=9) == []
+
+
+def test_stream_that_outlived_its_claim_does_not_count_for_the_next_one() -> None:
+    claims = leases()
+    claims.attach(A, stream=1)
+    claims.retire(A)
+    claims.attach(A, stream=2)
+    assert claims.detach(A, stream=1, now=9) == []
+    assert claims.state_of(A) is Claim.ATTACHED
+
+
+def test_last_gone_is_said_once_for_the_last_of_several() -> None:
+    claims = leases()
+    claims.create(A, now=0)
+    claims.create(B, now=1)
+    assert claims.elapsed(now=30) == [Arm(31)]
+    assert claims.elapsed(now=31) == [Arm(None), LastGone()]
+    assert claims.elapsed(now=32) == [Arm(None)]
+
+
+def test_current_session_needs_a_stream() -> None:
+    claims = leases()
+    claims.create(A, now=0)
+    with pytest.raises(Conflict) as refused:
+        claims.view(A, SessionId("s"))
+    assert refused.value.code == "not_attached"
+    claims.attach(A, stream=1)
+    claims.view(A, SessionId("s"))
+    assert claims.viewers(SessionId("s")) == 1
+    claims.detach(A, stream=1, now=0)
+    assert claims.viewers(SessionId("s")) == 0  # kept, but not counted

@@ -1,0 +1,94 @@
+"""The runtime directory: private, owned once, counted."""
+
+import json
+import os
+import random
+import stat
+from pathlib import Path
+
+import pytest
+
+from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, read_or_make_token
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_X04_modes_under_an_open_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        runtime = RuntimeDir(tmp_path / "run" / "bulkhead")
+        runtime.prepare()
+        runtime.lock()
+        runtime.next_epoch()
+        read_or_make_token(runtime.token_file, random.Random(1))
+    finally:
+        os.umask(before)
+    assert mode(runtime.path) == mode(runtime.workers) == 0o700
+    assert {mode(path) for path in runtime.path.iterdir() if path.is_file()} == {0o600}
+    runtime.unlock()
+
+
+def test_directory_of_ours_that_is_too_open_is_closed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    RuntimeDir(tmp_path).prepare()
+    assert mode(tmp_path) == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_X04_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(RuntimeRefused, match="12345"):
+        RuntimeDir(tmp_path).prepare()
+
+
+def test_link_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(RuntimeRefused, match="not a directory"):
+        RuntimeDir(tmp_path / "link").prepare()
+
+
+def test_S06_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
+    first, second = RuntimeDir(tmp_path), RuntimeDir(tmp_path)
+    first.prepare()
+    first.lock()
+    first.announce(["unix:///a"])
+    owner = json.loads((tmp_path / "supervisor.lock").read_text())
+    assert owner["pid"] == os.getpid()
+    assert owner["start_ticks"] > 0
+    assert owner["listeners"] == ["unix:///a"]
+    with pytest.raises(RuntimeTaken, match=f"pid {os.getpid()}.*bulkhead stop"):
+        second.lock()
+    first.unlock()
+    second.lock()
+    second.unlock()
+
+
+def test_epoch_counts_supervisors_and_survives_them(tmp_path: Path) -> None:
+    epochs = []
+    for _ in range(3):
+        runtime = RuntimeDir(tmp_path)
+        runtime.prepare()
+        runtime.lock()
+        epochs.append(runtime.next_epoch())
+        runtime.unlock()
+    assert epochs == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_token_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    token = read_or_make_token(path, random.Random(1))
+    assert len(token) == 64
+    assert read_or_make_token(path, random.Random(2)) == token
+
+
+@pytest.mark.parametrize(("text", "bits", "hint"), [("a" * 40, 0o644, "chmod 600"), ("short", 0o600, "16 ASCII")])
+def test_token_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, bits: int, hint: str) -> None:
+    path = tmp_path / "token"
+    path.write_text(text)
+    path.chmod(bits)
+    with pytest.raises(RuntimeRefused, match=hint):
+        read_or_make_token(path, random.Random(1))
