@@ -50,7 +50,8 @@ def shell_runner(cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S)
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,
+                    # A group, not a session: in our session it is not taken for a daemon that a tool left behind.
+                    process_group=0,
                 )
             except OSError as error:
                 raise CommandFailed(f"the command could not be started ({error.strerror})") from None

@@ -39,8 +39,8 @@ SECRET = re.compile(
 def tool_environment(env: Mapping[str, str], workspace_id: str) -> dict[str, str]:
     """The whole environment of a child, apart from its own marker.
 
-    `PYTHON*` is left out, so that a tool's Python is the project's; `BULKHEAD_*` too, but for the marker by which what
-    a worker left behind is found.
+    `PYTHON*` is left out, so that a tool's Python is the project's; `BULKHEAD_*` too, but for the markers by which what
+    a worker or a test left behind is found.
     """
     kept = {name: value for name, value in env.items() if _may_pass(name)}
     if workspace_id:
@@ -49,6 +49,8 @@ def tool_environment(env: Mapping[str, str], workspace_id: str) -> dict[str, str
 
 
 def _may_pass(name: str) -> bool:
-    if name in REMOVED or name.startswith(("PYTHON", "BULKHEAD")):
+    if name in REMOVED or name.startswith("PYTHON"):
         return False
+    if name.startswith("BULKHEAD"):
+        return name.startswith("BULKHEAD_TEST_")
     return SECRET.search(name.upper()) is None

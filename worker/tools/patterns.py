@@ -11,17 +11,17 @@ ALTERNATIVES_MAX = 64
 
 def expand_braces(pattern: str) -> list[str]:
     """`a.{b,c}` as `a.b` and `a.c`; nested braces too. Past 64 alternatives the rest is left out."""
-    done: list[str] = []
+    done: dict[str, None] = {}  # in order and without doubles
     waiting = [pattern]
     while waiting and len(done) < ALTERNATIVES_MAX:
         current = waiting.pop()
         parts = _innermost(current)
         if parts is None:
-            done.append(current)
+            done[current] = None
         else:
             before, inner, after = parts
             waiting += [before + choice + after for choice in inner.split(",")][:ALTERNATIVES_MAX]
-    return done
+    return list(done)
 
 
 def _innermost(pattern: str) -> tuple[str, str, str] | None:

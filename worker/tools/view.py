@@ -88,7 +88,7 @@ def _view(context: ToolContext, wanted: ViewArgs, stop: Stop) -> Viewed:
         raise ToolError(f"cannot view {wanted.file_path}: it does not exist{_suggestions(place)}") from None
     except OSError as error:
         raise ToolError(f"cannot view {wanted.file_path}: {error.strerror}") from error
-    with open(fd, "rb") as file:
+    with open(fd, "rb", buffering=FRAGMENT_BYTES) as file:
         if place.path.suffix.lower() in IMAGE_SUFFIXES:
             image = file.read(limits.image_max_bytes + 1)
             return Viewed(place, None, image, _image_type(image, place, limits), None)
@@ -110,7 +110,7 @@ def _section(file: BinaryIO, place: Place, wanted: ViewArgs, limits: Limits, sto
     for number in itertools.count():
         if stop.is_asked:
             raise ToolError(f"cannot view {place.shown}: reading up to line {number} took too long")
-        line = _read_line(file, limits.view_line_max_bytes)
+        line = _read_line(file, limits.view_line_max_bytes, stop)
         if line is None:
             return Section(lines, has_more=False)
         if number < wanted.offset:
@@ -130,14 +130,14 @@ def _section(file: BinaryIO, place: Place, wanted: ViewArgs, limits: Limits, sto
     return Section(lines, has_more=True)
 
 
-def _read_line(file: BinaryIO, max_bytes: int) -> bytes | None:
+def _read_line(file: BinaryIO, max_bytes: int, stop: Stop) -> bytes | None:
     """The next line without its end, cut at a character when longer than `max_bytes`; None at the end of the file."""
     first = file.readline(FRAGMENT_BYTES)
     if not first:
         return None
     rest = 0
     fragment = first
-    while not fragment.endswith(b"\n") and (fragment := file.readline(FRAGMENT_BYTES)):
+    while not fragment.endswith(b"\n") and not stop.is_asked and (fragment := file.readline(FRAGMENT_BYTES)):
         rest += len(fragment)
     line = first.removesuffix(b"\n").removesuffix(b"\r")
     if rest == 0 and len(line) <= max_bytes:

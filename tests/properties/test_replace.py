@@ -1,0 +1,77 @@
+"""Replacing: exactly the place that was meant, only when it is the only one, and nothing else changes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.tools.replace import NoMatch, SeveralMatches, replace_text
+
+small = st.text("ab\n", max_size=12)
+needle = st.text("ab\n", min_size=1, max_size=4)
+line_ends = st.lists(st.sampled_from(["\n", "\r\n"]), min_size=12, max_size=12)
+
+
+def _starts(text, part):
+    """Every place where `part` begins, overlaps included."""
+    return [at for at in range(len(text)) if text.startswith(part, at)]
+
+
+def _with_ends(text, ends):
+    pieces = text.split("\n")
+    return pieces[0] + "".join(end + piece for end, piece in zip(ends, pieces[1:], strict=False))
+
+
+@given(small, needle, small)
+def test_one_place_is_changed_only_when_it_is_the_only_one(text, old, new):
+    places = _starts(text, old)
+    if not places:
+        with pytest.raises(NoMatch):
+            replace_text(text, old, new, replace_all=False)
+    elif len(places) > 1:
+        with pytest.raises(SeveralMatches):
+            replace_text(text, old, new, replace_all=False)
+    else:
+        replaced = replace_text(text, old, new, replace_all=False)
+        assert replaced.text == text[: places[0]] + new + text[places[0] + len(old) :]
+        assert replaced.count == 1
+
+
+@given(small, needle, small)
+def test_all_places_are_changed_like_text_replace_does(text, old, new):
+    if old in text:
+        replaced = replace_text(text, old, new, replace_all=True)
+        assert replaced.text == text.replace(old, new)
+        assert replaced.count == text.count(old)
+
+
+@given(small, needle, small, st.booleans())
+def test_a_file_with_crlf_keeps_it(text, old, new, replace_all):
+    """The same as with LF, every line end being CRLF before and after."""
+    if "\n" not in text:
+        return
+    crlf = text.replace("\n", "\r\n")
+    try:
+        expected = replace_text(text, old, new, replace_all=replace_all)
+    except (NoMatch, SeveralMatches) as error:
+        with pytest.raises(type(error)):
+            replace_text(crlf, old, new, replace_all=replace_all)
+    else:
+        assert replace_text(crlf, old, new, replace_all=replace_all).text == expected.text.replace("\n", "\r\n")
+
+
+@given(small, line_ends, needle, small)
+def test_mixed_line_ends_outside_the_place_stay(text, ends, old, new):
+    mixed = _with_ends(text, ends)
+    places = _starts(text, old)
+    if len(places) == 1:
+        replaced = replace_text(mixed, old, new, replace_all=False).text
+        before = _with_ends(text[: places[0]], ends)
+        after_index = text[: places[0] + len(old)].count("\n")
+        after = _with_ends(text[places[0] + len(old) :], ends[after_index:])
+        assert replaced.startswith(before)
+        assert replaced.endswith(after)
+        assert replaced.replace("\r\n", "\n") == text[: places[0]] + new + text[places[0] + len(old) :]
+
+
+def test_an_old_text_with_crlf_is_found_too():
+    assert replace_text("a\r\nb\r\n", "a\r\nb", "x\ny", replace_all=False).text == "x\r\ny\r\n"

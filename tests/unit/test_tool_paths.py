@@ -1,0 +1,132 @@
+"""Inside or outside, and all the ways to make it look otherwise (W-41, W-42, X07)."""
+
+import os
+
+import pytest
+
+from tests.support.loop import run
+from tests.support.tools import bench
+from worker.tools.paths import locate, locate_inside, open_inside
+from worker.tools.tool import ToolError
+
+
+@pytest.fixture
+def ground(tmp_path):
+    """A workspace `proj` with a sibling `proj-secret` and links between them."""
+    workspace, sibling = tmp_path / "proj", tmp_path / "proj-secret"
+    (workspace / "sub").mkdir(parents=True)
+    sibling.mkdir()
+    (workspace / "in.txt").write_text("inside")
+    (sibling / "out.txt").write_text("outside")
+    (workspace / "link-out").symlink_to(sibling / "out.txt")
+    (workspace / "dir-out").symlink_to(sibling)
+    (workspace / "link-in").symlink_to("in.txt")
+    (workspace / "dangling").symlink_to(sibling / "new.txt")
+    (workspace / "loop").symlink_to("loop")
+    (workspace / "..strange").write_text("a name that begins with dots")
+    (sibling / "link-back").symlink_to(workspace / "in.txt")
+    return workspace
+
+
+@pytest.mark.parametrize(
+    ("given", "is_inside"),
+    [
+        ("in.txt", True),
+        ("./sub/../in.txt", True),
+        ("..strange", True),
+        ("link-in", True),
+        ("not/there/yet", True),
+        (".", True),
+        ("", True),
+        ("../proj-secret/link-back", True),
+        ("..", False),
+        ("../proj-secret/out.txt", False),
+        ("sub/../../proj-secret/out.txt", False),
+        ("link-out", False),
+        ("dir-out/out.txt", False),
+        ("dir-out/new/deeper", False),
+        ("dangling", False),
+        ("/etc/passwd", False),
+    ],
+)
+def test_inside_is_decided_where_the_path_leads(ground, given, is_inside):
+    assert locate(ground, given).inside is is_inside
+
+
+def test_absolute_paths_inside_and_the_sibling_with_the_same_prefix(ground):
+    assert locate(ground, str(ground / "in.txt")).inside
+    assert not locate(ground, f"{ground}-secret/out.txt").inside
+
+
+def test_a_workspace_that_is_itself_reached_by_a_link(ground, tmp_path):
+    (tmp_path / "alias").symlink_to(ground)
+    assert locate(tmp_path / "alias", "in.txt").inside
+    assert locate(tmp_path / "alias", str(ground / "in.txt")).inside
+
+
+@pytest.mark.parametrize(
+    ("tool", "args"),
+    [
+        ("view", {"file_path": "link-out"}),
+        ("view", {"file_path": "../proj-secret/out.txt"}),
+        ("write", {"file_path": "dangling", "content": "x"}),
+        ("write", {"file_path": "dir-out/new.txt", "content": "x"}),
+        ("edit", {"file_path": "dir-out/e.txt", "old_string": "", "new_string": "x"}),
+        ("edit", {"file_path": "link-out", "old_string": "outside", "new_string": "x"}),
+        ("ls", {"path": "dir-out"}),
+        ("ls", {"path": "~/.."}),
+        ("glob", {"pattern": "*", "path": ".."}),
+        ("glob", {"pattern": "../*"}),
+        ("glob", {"pattern": "/etc/*"}),
+        ("grep", {"pattern": "outside", "path": "dir-out"}),
+        ("grep", {"pattern": "outside", "path": "link-out"}),
+        ("bash", {"command": "true", "description": "d", "working_dir": ".."}),
+    ],
+)
+def test_no_tool_takes_a_path_that_leads_out(ground, tool, args):
+    async def main():
+        async with bench(ground) as place:
+            result = await place.call(tool, **args)
+            assert result.is_error
+            assert "cannot" in result.content
+
+    run(main())
+    assert sorted(path.name for path in (ground.parent / "proj-secret").iterdir()) == ["link-back", "out.txt"]
+    assert (ground.parent / "proj-secret" / "out.txt").read_text() == "outside"
+
+
+def test_searches_do_not_follow_links_out(ground):
+    async def main():
+        async with bench(ground) as place:
+            assert "out.txt" not in (await place.call("glob", pattern="**/*")).content
+            assert "No matches" in (await place.call("grep", pattern="^outside$")).content
+            listing = (await place.call("ls")).content
+            assert "dir-out@" in listing
+            assert "out.txt" not in listing
+
+    run(main())
+
+
+def test_a_loop_of_links_is_an_error_result(ground):
+    async def main():
+        async with bench(ground) as place:
+            assert (await place.call("view", file_path="loop")).is_error
+
+    run(main())
+
+
+def test_what_is_no_file_is_not_opened(ground):
+    os.mkfifo(ground / "pipe")  # opening it would wait for a writer
+    with pytest.raises(ToolError, match="regular"):
+        open_inside(locate_inside(ground, "pipe", verb="view"))
+    with pytest.raises(ToolError, match="directory"):
+        open_inside(locate_inside(ground, "sub", verb="view"))
+
+
+def test_a_directory_exchanged_for_a_link_after_the_check_is_noticed(ground):
+    (ground / "sub" / "out.txt").write_text("inside")
+    place = locate_inside(ground, "sub/out.txt", verb="view")
+    (ground / "sub").rename(ground / "old")
+    (ground / "sub").symlink_to(ground.parent / "proj-secret")
+    with pytest.raises(ToolError, match="moved"):
+        open_inside(place)
