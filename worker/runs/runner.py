@@ -6,7 +6,7 @@ line of the turn or in the middle of a tool, is one fact here, and what must be 
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,7 +35,7 @@ class TurnLike(Protocol):
     def leftover(self, why: str) -> Leftover: ...
 
 
-TurnMaker = Callable[[StoredRun, StoredTranscript], TurnLike]
+TurnMaker = Callable[[StoredRun, StoredTranscript], Awaitable[TurnLike]]
 """Builds a turn from the configuration of this moment; the turn keeps it to its end (W-27). May raise BulkheadError."""
 
 
@@ -158,8 +158,8 @@ class Runner:
     async def _execute(self, history: list[Message]) -> TurnResult | Exception:
         """The turn itself. Its failure is a result, because for the run it is one; a cancel passes."""
         try:
-            self._turn_like = self._tools.make_turn(self._run, self.transcript)
             async with asyncio.timeout(self._tools.limits.run_max_s):
+                self._turn_like = await self._tools.make_turn(self._run, self.transcript)
                 return await self._turn_like.run(history)
         except Exception as error:
             return error

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
+from protocol.errors import BulkheadError
 from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId, new_uuid
 from protocol.limits import Limits
@@ -200,11 +201,17 @@ class StoredTranscript:
                 run_id=RunId(self._run.id),
             )
         )
-        self._writing = self._owner.start(self._store(message), f"picture-{message.id}")
-
-    async def _store(self, message: Message) -> None:
+        # Put in line here and not in the task: a forced write that follows must not be overtaken by it.
         try:
-            await self._database.write(lambda transaction: messages.change(transaction.connection, message))
+            posted = self._database.post(lambda transaction: messages.change(transaction.connection, message))
+        except BulkheadError as error:
+            self._failure = error
+            return
+        self._writing = self._owner.start(self._stored_later(posted), f"picture-{message.id}")
+
+    async def _stored_later(self, posted: "asyncio.Future[None]") -> None:
+        try:
+            await self._database.finish(posted)
         except Exception as error:  # told to the turn at its next update, so that it ends visibly (W-28)
             self._failure = error
         finally:

@@ -180,11 +180,11 @@ class Database:
         stored) or `storage_failed` (the outcome is unknown), and what `job` raises. A cancelled caller leaves the
         outcome unknown as well.
         """
-        return await self._submit(_Job(job, self._loop.create_future(), True, is_ending, then))
+        return await self.finish(self._put(_Job(job, self._loop.create_future(), True, is_ending, then)))
 
     async def read(self, job: Callable[[Connection], T]) -> T:
         """Run `job`, which only reads. Raises as `write`."""
-        return await self._submit(_Job(job, self._loop.create_future(), is_write=False))
+        return await self.finish(self._put(_Job(job, self._loop.create_future(), is_write=False)))
 
     async def close(self, within_s: float) -> bool:
         """Finish what waits and close the file; False when that took longer than `within_s` seconds."""
@@ -198,7 +198,21 @@ class Database:
             return False
         return True
 
-    async def _submit(self, job: _Job[T]) -> T:
+    def post(self, job: Callable[[Transaction], T]) -> "asyncio.Future[T]":
+        """Put `job` in line at once, in the order of these calls and of `write`; `finish` waits for it."""
+        return self._put(_Job(job, self._loop.create_future()))
+
+    async def finish(self, posted: "asyncio.Future[T]") -> T:
+        """Wait for a posted job. Raises as `write`."""
+        try:
+            async with asyncio.timeout(self._limits.storage_job_s):
+                return await posted
+        except TimeoutError as error:
+            self._break(error)
+            message = f"cannot tell whether this was stored: no answer within {self._limits.storage_job_s} s"
+            raise Unavailable(message, code="storage_failed") from error
+
+    def _put(self, job: _Job[T]) -> "asyncio.Future[T]":
         if self._closed or self._broken:
             raise Unavailable("cannot use the storage: it is closed", code="storage_failed")
         if self._waiting >= self._limits.storage_backlog_max:
@@ -206,13 +220,7 @@ class Database:
             raise Unavailable(message, code="storage_busy", retry_after_s=1.0)
         self._waiting += 1
         self._queue.put(job)
-        try:
-            async with asyncio.timeout(self._limits.storage_job_s):
-                return await job.future
-        except TimeoutError as error:
-            self._break(error)
-            message = f"cannot tell whether this was stored: no answer within {self._limits.storage_job_s} s"
-            raise Unavailable(message, code="storage_failed") from error
+        return job.future
 
     def _break(self, error: BaseException) -> None:
         if not self._broken:

@@ -1,0 +1,147 @@
+"""What turns are built from: configuration, models, tools, rules.
+
+A reload replaces the whole outfit; a turn that runs keeps the one it was built with (W-27), so nothing that an
+operator or a client does to the configuration reaches into a running turn.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from protocol.base.clock import Clock
+from protocol.limits import Limits
+from protocol.shapes.message import ToolCallData
+from protocol.spec import WorkerSpec
+from worker.agent.instructions import compose, gather
+from worker.agent.turn import Turn
+from worker.config.load import Config, load_config
+from worker.models.build import Models
+from worker.permissions.rules import Rules
+from worker.runs.ending import Author
+from worker.runs.transcript import StoredTranscript
+from worker.store.runs import StoredRun
+from worker.tools.child import Children
+from worker.tools.tool import FileLedger, ToolContext
+from worker.tools.toolbox import Toolbox, build_toolbox
+
+_GATHER_S = 10.0
+
+
+@dataclass(frozen=True)
+class Outfit:
+    """One configuration and what was made from it. Never changed, only replaced."""
+
+    config: Config
+    models: Models
+    toolbox: Toolbox
+
+
+class Equipment:
+    """The outfit of this moment, and how to get a newer one."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        *,
+        config: Config,
+        children: Children,
+        files: FileLedger,
+        limits: Limits,
+        clock: Clock,
+        random: random.Random,
+        log: logging.Logger,
+        register_secret: Callable[[str], None],
+    ) -> None:
+        """`config` is what `read_config` gave. `register_secret` keeps a text out of every log line."""
+        self._spec = spec
+        self._children = children
+        self._files = files
+        self._limits = limits
+        self._clock = clock
+        self._random = random
+        self._log = log
+        self._register_secret = register_secret
+        self._retired: list[Models] = []
+        self.skip_permissions = spec.skip_permissions
+        self.outfit = self._fit(config)
+
+    async def reload(self) -> bool:
+        """Read the configuration again, in a thread; says whether it is another one. Raises BadInput."""
+        config = await asyncio.to_thread(read_config, self._spec)
+        if config == self.outfit.config:
+            return False
+        self._retired.append(self.outfit.models)  # running turns may still use it, so it is closed at the end
+        self.outfit = self._fit(config)
+        return True
+
+    def author(self) -> Author:
+        """Which model a row is attributed to that no model wrote."""
+        selected = self.outfit.config.models.get("large")
+        return Author(selected.model, selected.provider) if selected is not None else Author()
+
+    async def make_turn(self, run: StoredRun, transcript: StoredTranscript) -> Turn:
+        """A turn with the outfit of this moment. Raises BadInput for a model that cannot be used."""
+        outfit = self.outfit
+        workspace = Path(self._spec.path)
+        env = {**self._spec.env, **outfit.config.env}
+        today = date.fromtimestamp(self._clock.wall())
+        rules = Rules(skip=self.skip_permissions, allowed=frozenset(outfit.config.allowed_tools))
+        where = await self._children.threads.run(
+            lambda _stop: gather(workspace, today=today, extra=outfit.config.options.context_paths),
+            within_s=_GATHER_S,
+        )
+
+        def tool_context(call: ToolCallData, message_id: str) -> ToolContext:
+            return ToolContext(
+                workspace=workspace,
+                session_id=run.session_id,
+                run_id=run.id,
+                message_id=message_id,
+                tool_call_id=call.id,
+                env=env,
+                limits=self._limits,
+                clock=self._clock,
+                children=self._children,
+                files=self._files,
+                rules=rules,
+            )
+
+        return Turn(
+            model=outfit.models.large(),
+            toolbox=outfit.toolbox,
+            tool_context=tool_context,
+            transcript=transcript,
+            system_prompt=compose(where),
+            limits=self._limits,
+            clock=self._clock,
+            log=self._log,
+        )
+
+    async def close(self) -> None:
+        """Close the connections to providers."""
+        for models in (*self._retired, self.outfit.models):
+            await models.close()
+
+    def _fit(self, config: Config) -> Outfit:
+        for secret in config.secrets:
+            self._register_secret(secret)
+        for warning in config.warnings:
+            self._log.warning(warning)
+        models = Models(
+            config,
+            {**self._spec.env, **config.env},
+            self._limits,
+            self._random,
+            self._log,
+            clock=self._clock,
+        )
+        return Outfit(config, models, build_toolbox(config.options.disabled_tools))
+
+
+def read_config(spec: WorkerSpec) -> Config:
+    """The configuration of a worker's workspace. Blocks. Raises BadInput."""
+    return load_config(Path(spec.path), Path(spec.data_dir), spec.env, default_model=spec.default_model)
