@@ -13,12 +13,13 @@ from datetime import date
 from pathlib import Path
 
 from protocol.base.clock import Clock
+from protocol.errors import BadInput
 from protocol.limits import Limits
 from protocol.shapes.message import ToolCallData
 from protocol.spec import WorkerSpec
 from worker.agent.instructions import compose, gather
 from worker.agent.turn import Turn
-from worker.config.load import Config, load_config
+from worker.config.load import Config, Options, load_config
 from worker.models.build import Models
 from worker.permissions.rules import Rules
 from worker.runs.ending import Author
@@ -47,7 +48,7 @@ class Equipment:
         self,
         spec: WorkerSpec,
         *,
-        config: Config,
+        config: Config | BadInput,
         children: Children,
         files: FileLedger,
         limits: Limits,
@@ -56,7 +57,9 @@ class Equipment:
         log: logging.Logger,
         register_secret: Callable[[str], None],
     ) -> None:
-        """`config` is what `read_config` gave. `register_secret` keeps a text out of every log line."""
+        """`config` is what `read_config` gave or raised: a workspace whose configuration cannot be read is still
+        there for its history, and says why no prompt can run. `register_secret` keeps a text out of every log line.
+        """
         self._spec = spec
         self._children = children
         self._files = files
@@ -67,11 +70,16 @@ class Equipment:
         self._register_secret = register_secret
         self._retired: list[Models] = []
         self.skip_permissions = spec.skip_permissions
+        self.problem: BadInput | None = None
+        if isinstance(config, BadInput):
+            self.problem, config = config, _nothing(Path(spec.data_dir))
+            log.error(self.problem.message)
         self.outfit = self._fit(config)
 
     async def reload(self) -> bool:
         """Read the configuration again, in a thread; says whether it is another one. Raises BadInput."""
         config = await asyncio.to_thread(read_config, self._spec)
+        self.problem = None
         if config == self.outfit.config:
             return False
         self._retired.append(self.outfit.models)  # running turns may still use it, so it is closed at the end
@@ -85,6 +93,8 @@ class Equipment:
 
     async def make_turn(self, run: StoredRun, transcript: StoredTranscript) -> Turn:
         """A turn with the outfit of this moment. Raises BadInput for a model that cannot be used."""
+        if self.problem is not None:
+            raise self.problem
         outfit = self.outfit
         workspace = Path(self._spec.path)
         env = {**self._spec.env, **outfit.config.env}
@@ -140,6 +150,22 @@ class Equipment:
             clock=self._clock,
         )
         return Outfit(config, models, build_toolbox(config.options.disabled_tools))
+
+
+def _nothing(data_dir: Path) -> Config:
+    """The configuration of a workspace whose own cannot be read."""
+    return Config(
+        providers={},
+        models={},
+        allowed_tools=(),
+        options=Options(),
+        env={},
+        hint="",
+        warnings=(),
+        files=(),
+        secrets=(),
+        data_dir=data_dir,
+    )
 
 
 def read_config(spec: WorkerSpec) -> Config:

@@ -1,0 +1,69 @@
+"""A worker from the moment its process is set up: checks, directory, lock, loop; returns the exit code.
+
+`worker/birth.py` has set environment, directory, standard files and title before, whether a zygote forked us or not.
+"""
+
+import asyncio
+import logging
+import os
+import random
+from pathlib import Path
+
+from protocol.base.clock import SystemClock
+from protocol.base.logs import fields, set_up_logs
+from protocol.errors import BadInput
+from protocol.spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_STORAGE, WorkerSpec
+from worker.app import Worker
+from worker.config.load import Config
+from worker.runs.equipment import read_config
+from worker.store.lock import DataLock, Locked
+
+LOG_NAME = "bulkhead.worker"
+
+
+def run_worker(spec: WorkerSpec) -> int:
+    """Live as the worker that `spec` describes; returns when it has ended, with one of the codes of protocol.spec."""
+    redactor = set_up_logs(spec.log_level)
+    redactor.register(spec.token)
+    log = logging.getLogger(LOG_NAME)
+    told = fields(workspace=spec.workspace_id, generation=spec.generation)
+    if not os.path.isdir(spec.path) or not os.access(spec.path, os.R_OK | os.X_OK):
+        log.error(f"cannot work in {spec.path}: it is no directory that can be read", extra=told)
+        return EXIT_DIRECTORY
+    data_dir = Path(spec.data_dir)
+    try:
+        _make(data_dir)
+        lock = DataLock.take(data_dir, generation=spec.generation, within_s=spec.limits.lock_deadline_s / 2)
+    except Locked as error:
+        log.error(str(error), extra=told)
+        return EXIT_LOCKED
+    except OSError as error:
+        log.error(f"cannot use data directory {data_dir}: {error}", extra=told)
+        return EXIT_STORAGE
+    try:
+        config: Config | BadInput
+        try:
+            config = read_config(spec)  # before the loop, because it reads files and may run commands
+        except BadInput as error:
+            config = error
+        worker = Worker(
+            spec,
+            config=config,
+            clock=SystemClock(),
+            # A source of this process's own: the one it was forked with is that of its brothers.
+            random=random.Random(os.urandom(32)),
+            log=log,
+            register_secret=redactor.register,
+        )
+        with asyncio.Runner() as runner:
+            return runner.run(worker.run())
+    finally:
+        lock.release()
+
+
+def _make(data_dir: Path) -> None:
+    """The data directory, for us alone, and invisible to the workspace's version control."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ignore = data_dir / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")

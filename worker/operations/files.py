@@ -1,0 +1,92 @@
+"""What a session has read: the tracker behind "read before you change"."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from protocol.base.clock import Clock
+from protocol.errors import BadInput
+from protocol.limits import Limits
+from worker.operations.reading import read
+from worker.operations.table import Handler, Request, Response
+from worker.store import files
+from worker.store.database import Database, Transaction
+
+NEVER = b'"0001-01-01T00:00:00Z"'
+
+
+class FileRead(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST …/filetracker/read`."""
+
+    session_id: str = ""
+    path: str = ""
+
+
+class FileOperations:
+    """The handlers of `filetracker.…`."""
+
+    def __init__(self, database: Database, *, workspace: Path, limits: Limits, clock: Clock) -> None:
+        self._database = database
+        self._workspace = workspace
+        self._limits = limits
+        self._clock = clock
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {
+            "filetracker.list": self.list,
+            "filetracker.read": self.read,
+            "filetracker.last_read": self.last_read,
+        }
+
+    async def list(self, request: Request) -> Response:
+        """Absolute paths, most recently read first."""
+        session_id = request.args.get("sid", "")
+        found = await self._database.read(lambda connection: files.paths(connection, session_id))
+        return Response(msgspec.json.encode(found))
+
+    async def read(self, request: Request) -> Response:
+        """The client shows this file to the session: remember its present content."""
+        wish = read(request.body, FileRead)
+        if not wish.session_id or not wish.path or "\x00" in wish.path:
+            raise BadInput("cannot note a read: send session_id and path")
+        path = self._resolved(wish.path)
+        # In a thread, because a file may lie on a slow disk.
+        digest = await asyncio.to_thread(_digest, path, self._limits.edit_max_bytes)
+        now_ms = int(self._clock.wall() * 1000)
+
+        def job(transaction: Transaction) -> None:
+            files.record(transaction.connection, wish.session_id, str(path), digest, now_ms)
+
+        await self._database.write(job)
+        return Response()
+
+    async def last_read(self, request: Request) -> Response:
+        """When the session last read a file, as a date; the zero date for never."""
+        session_id = request.args.get("session_id", "")
+        path = str(self._resolved(request.args.get("path", "")))
+        found = await self._database.read(lambda connection: files.last(connection, session_id, path))
+        if found is None:
+            return Response(NEVER)
+        stamp = datetime.fromtimestamp(found[1] / 1000, UTC).isoformat(timespec="milliseconds")
+        return Response(msgspec.json.encode(stamp.replace("+00:00", "Z")))
+
+    def _resolved(self, path: str) -> Path:
+        """Relative paths are meant from the workspace (W-37); links are followed, as the tools do."""
+        try:
+            return (self._workspace / path).resolve()
+        except (OSError, ValueError, RuntimeError):
+            raise BadInput(f"cannot use path {path[:200]!r}") from None
+
+
+def _digest(path: Path, max_bytes: int) -> str:
+    """The SHA-256 of a file, "" when it cannot be read or is larger than what may be edited."""
+    try:
+        if not path.is_file() or path.stat().st_size > max_bytes:
+            return ""
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

@@ -1,0 +1,169 @@
+"""Sessions and their messages."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from protocol.base.clock import Clock
+from protocol.errors import BadInput, Conflict, NotFound
+from protocol.ids import RandomSource, new_uuid
+from protocol.limits import Limits
+from protocol.shapes.message import Message
+from protocol.shapes.session import Session, SessionWish
+from worker.operations.reading import read
+from worker.operations.table import Handler, Request, Response
+from worker.runs.dispatcher import Dispatcher
+from worker.store import messages, sessions
+from worker.store.database import Database, Transaction
+
+USER_MESSAGES_MAX = 1000
+TITLE_MAX = 500
+
+
+class SessionOperations:
+    """The handlers of `session.…` and `workspace.user_messages`."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, database: Database, *, limits: Limits, clock: Clock, random: RandomSource
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._database = database
+        self._limits = limits
+        self._clock = clock
+        self._random = random
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {
+            "session.list": self.list,
+            "session.create": self.create,
+            "session.get": self.get,
+            "session.put": self.put,
+            "session.delete": self.delete,
+            "session.history": self.history,
+            "session.messages": self.messages,
+            "session.user_messages": self.user_messages,
+            "workspace.user_messages": self.all_user_messages,
+        }
+
+    async def list(self, request: Request) -> Response:
+        """The top-level sessions, changed last first."""
+        found = await self._database.read(sessions.top_level)
+        return Response(msgspec.json.encode([self._shown(session) for session in found]))
+
+    async def create(self, request: Request) -> Response:
+        """A new session; only its title is the client's."""
+        wish = read(request.body, SessionWish)
+        now = int(self._clock.wall())
+        title = (wish.title or "")[:TITLE_MAX]
+        session = Session(id=new_uuid(self._random), title=title, created_at=now, updated_at=now)
+
+        def job(transaction: Transaction) -> None:
+            sessions.create(transaction.connection, session)
+            transaction.emit("session", "created", session, session_id=session.id)
+
+        await self._database.write(job)
+        return Response(msgspec.json.encode(session))
+
+    async def get(self, request: Request) -> Response:
+        """One session, a child too."""
+        session_id = request.args.get("sid", "")
+        found = await self._database.read(lambda connection: sessions.get(connection, session_id))
+        if found is None:
+            raise _unknown(session_id)
+        return Response(msgspec.json.encode(self._shown(found)))
+
+    async def put(self, request: Request) -> Response:
+        """Change title, cost or todos; what the body leaves out stays as it is."""
+        wish = read(request.body, SessionWish)
+        session_id = wish.id or request.args.get("sid", "")
+        if wish.cost is not None and not wish.cost >= 0:
+            raise BadInput("cannot set cost to a negative number")
+        title = wish.title[:TITLE_MAX] if wish.title is not None else None
+        now = int(self._clock.wall())
+
+        def job(transaction: Transaction) -> Session:
+            connection = transaction.connection
+            sessions.put(connection, session_id, title=title, cost=wish.cost, todos=wish.todos, now=now)
+            session = sessions.get(connection, session_id)
+            if session is None:
+                raise _unknown(session_id)
+            transaction.emit("session", "updated", session, session_id=session_id)
+            return session
+
+        return Response(msgspec.json.encode(self._shown(await self._database.write(job))))
+
+    async def delete(self, request: Request) -> Response:
+        """End what runs in it, then delete it with its children and messages (W-53)."""
+        session_id = request.args.get("sid", "")
+        family = await self._database.read(
+            lambda connection: (
+                sessions.family(connection, session_id) if sessions.exists(connection, session_id) else []
+            )
+        )
+        if not family:
+            raise _unknown(session_id)
+        for member in family:
+            await self._dispatcher.cancel(member)
+        try:
+            async with asyncio.timeout(self._limits.drain_s):
+                for member in family:
+                    await self._dispatcher.session_idle(member)
+        except TimeoutError:
+            raise Conflict(
+                f"cannot delete session {session_id!r}: its run does not end; try again", code="busy", retryable=True
+            ) from None
+
+        def job(transaction: Transaction) -> None:
+            # Read again: a child may have been born meanwhile.
+            for member in sessions.family(transaction.connection, session_id):
+                self._remove(transaction, member)
+
+        await self._database.write(job)
+        return Response()
+
+    def _remove(self, transaction: Transaction, session_id: str) -> None:
+        session = sessions.get(transaction.connection, session_id)
+        if session is None:
+            return
+        # One event a message, without its content; of a longer session only the session itself is told, because the
+        # log would keep little else.
+        if session.message_count <= self._limits.event_batch_max:
+            for message in messages.of_session(transaction.connection, session_id):
+                gone = replace(message, parts=[])
+                transaction.emit("message", "deleted", gone, session_id=session_id, key=message.id)
+        sessions.remove(transaction.connection, session_id)
+        transaction.emit("session", "deleted", session, session_id=session_id)
+
+    async def history(self, request: Request) -> Response:
+        """The file versions of a session; none are kept yet."""
+        return Response(b"[]")
+
+    async def messages(self, request: Request) -> Response:
+        """The conversation, oldest first; what is only shown so far is stored first."""
+        session_id = request.args.get("sid", "")
+        await self._dispatcher.flush()
+        return _encoded(await self._database.read(lambda connection: messages.of_session(connection, session_id)))
+
+    async def user_messages(self, request: Request) -> Response:
+        """What the user said in this session, newest first."""
+        session_id = request.args.get("sid", "")
+        return _encoded(await self._database.read(lambda connection: messages.user_of_session(connection, session_id)))
+
+    async def all_user_messages(self, request: Request) -> Response:
+        """What the user said in any session, newest first."""
+        return _encoded(
+            await self._database.read(lambda connection: messages.user_of_workspace(connection, USER_MESSAGES_MAX))
+        )
+
+    def _shown(self, session: Session) -> Session:
+        return replace(session, is_busy=self._dispatcher.is_session_busy(session.id))
+
+
+def _encoded(found: "list[Message]") -> Response:
+    return Response(msgspec.json.encode(found))
+
+
+def _unknown(session_id: str) -> NotFound:
+    return NotFound(f"cannot find session {session_id[:200]!r}", code="session_unknown")
