@@ -55,6 +55,9 @@ EVENT_KINDS = frozenset(
 OWN_EVENT_KINDS = frozenset({"workspace_state", "reset"})
 """Our own additions, sent only on streams that asked for ids: the Crush client would log a warning for each."""
 
+MARK_KIND = "log_mark"
+"""Not an event but a remark inside the supervisor: the log goes at least as far as this number (Z08)."""
+
 _EVENT_ID = re.compile(r"([A-Za-z0-9]{1,64})\.([0-9]{1,18})\Z")
 
 

@@ -1,0 +1,136 @@
+"""Calls in flight to one worker: ids, deadlines, safe repetition, what fails when the worker dies.
+
+A call lives from `opened` until it is answered, expired, abandoned or failed. Halfway to its deadline it is sent once
+more under the same id: if the answer was lost the worker repeats it, if the call was lost the worker starts it now
+(Z08). A call that is opened twice under one id is one call with two waiters (Z07).
+"""
+
+from dataclasses import dataclass
+
+from protocol.errors import LimitReached
+from protocol.operations import Operation
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One call under way. `body` is kept because the call may be sent again."""
+
+    call_id: str
+    operation: Operation
+    args: dict[str, str]
+    body: bytes
+    deadline: float
+    again_at: float  # when it is sent once more, or its deadline if it already was
+    waiters: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this call to the worker (again)."""
+
+    flight: Flight
+
+
+@dataclass(frozen=True, slots=True)
+class SendCancel:
+    """Tell the worker that nobody waits for this call."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Every waiter of this call gets `deadline`."""
+
+    flight: Flight
+
+
+Effect = Send | SendCancel | Expire
+
+
+class Calls:
+    """The calls of one link, bounded by count and by the bytes of their bodies."""
+
+    def __init__(self, *, count_max: int, bytes_max: int) -> None:
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._flights: dict[str, Flight] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """The size of all bodies kept for a repetition."""
+        return self._bytes
+
+    def get(self, call_id: str) -> Flight | None:
+        """The call with this id, if it is under way."""
+        return self._flights.get(call_id)
+
+    def opened(
+        self, call_id: str, operation: Operation, args: dict[str, str], body: bytes, *, within_s: float, now: float
+    ) -> list[Effect]:
+        """Somebody asks. Raises LimitReached `too_many_calls`; the same id again joins the call under way."""
+        if (flight := self._flights.get(call_id)) is not None:
+            flight.waiters += 1
+            return []
+        if len(self._flights) >= self._count_max or (self._flights and self._bytes + len(body) > self._bytes_max):
+            raise LimitReached(
+                f"cannot ask the worker: {len(self._flights)} calls wait for it already; try again later",
+                code="too_many_calls",
+                retryable=True,
+                retry_after_s=1.0,
+            )
+        flight = Flight(call_id, operation, args, body, deadline=now + within_s, again_at=now + within_s / 2)
+        self._flights[call_id] = flight
+        self._bytes += len(body)
+        return [Send(flight)]
+
+    def answered(self, call_id: str) -> Flight | None:
+        """An answer came. None when nobody waits for it any more: it came twice, or too late."""
+        return self._remove(call_id)
+
+    def due(self, call_id: str, now: float) -> list[Effect]:
+        """The time `again_at` of this call is there."""
+        flight = self._flights.get(call_id)
+        if flight is None or now < flight.again_at:
+            return []  # the timer lost the race against the answer
+        if flight.again_at < flight.deadline:
+            flight.again_at = flight.deadline
+            return [Send(flight)]
+        self._remove(call_id)
+        return [Expire(flight), *self._cancel(flight)]
+
+    def abandoned(self, call_id: str) -> list[Effect]:
+        """One waiter went away."""
+        flight = self._flights.get(call_id)
+        if flight is None:
+            return []
+        flight.waiters -= 1
+        if flight.waiters > 0:
+            return []
+        self._remove(call_id)
+        return self._cancel(flight)
+
+    def reconnected(self) -> list[Effect]:
+        """The worker said hello once more: what it may have missed is sent again, in order."""
+        return [Send(flight) for flight in self._flights.values()]
+
+    def lost(self) -> list[Flight]:
+        """The worker is gone. Every call that was under way; none is left."""
+        flights = list(self._flights.values())
+        self._flights.clear()
+        self._bytes = 0
+        return flights
+
+    def _remove(self, call_id: str) -> Flight | None:
+        flight = self._flights.pop(call_id, None)
+        if flight is not None:
+            self._bytes -= len(flight.body)
+        return flight
+
+    @staticmethod
+    def _cancel(flight: Flight) -> list[Effect]:
+        return [SendCancel(flight.call_id)] if flight.operation.is_bound else []

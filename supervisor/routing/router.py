@@ -1,0 +1,335 @@
+"""The ROUTER socket: one reader, one writer, peer credentials; hands messages to links.
+
+The raw socket hangs on the loop by its descriptor. That descriptor is edge-triggered: it tells that something
+changed, once. So after every send and every round of receiving, EVENTS is asked again.
+
+Whoever connects is a stranger until a hello with the right token, generation, uid and pid was accepted; after that
+only frames from that very process count (Z10, X05). What nobody can read is dropped and counted, and a peer that
+sends too much of it is not listened to any more (Z04).
+"""
+
+import asyncio
+import hmac
+import logging
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from protocol.base.clock import Clock
+from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
+from protocol.codec import VersionUnknown, WireError, decode_to_supervisor, encode
+from protocol.errors import BulkheadError, Conflict, Denied, Unavailable
+from protocol.ids import Epoch, Generation, WorkspaceId
+from protocol.limits import Limits
+from protocol.messages import Hello, Refusal, ToWorker
+from protocol.operations import OPERATIONS, Operation
+from protocol.version import WIRE_VERSION, is_speakable
+from supervisor.routing.link import Link, LinkSink
+
+_ROUND = 64
+"""Messages received before other work of the loop gets its turn."""
+_HIGH_WATER = 1024
+"""Messages under way in each direction, above all calls that may be in flight; it bounds memory, no more."""
+_PEERS_NOTED = 1024
+"""Peers whose bad messages are remembered."""
+_LOOK_S = 1.0
+"""So often the socket file is looked for."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was dropped, and why."""
+
+    bad_messages: int = 0
+    refused_hellos: int = 0
+    strangers: int = 0  # frames of peers without an accepted hello
+    cut_peers: int = 0
+    undelivered: int = 0
+    rebinds: int = 0
+
+
+class Router:
+    """All workers of one supervisor. The caller holds the runtime lock: binding steals a live path (Z02)."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+        epoch: Epoch,
+        operations: Mapping[str, Operation] = OPERATIONS,
+    ) -> None:
+        self.counters = Counters()
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self._epoch = epoch
+        self._operations = operations
+        self._links: dict[bytes, Link] = {}
+        self._bad: OrderedDict[bytes, int] = OrderedDict()
+        self._cut: OrderedDict[bytes, None] = OrderedDict()
+        self._tasks = TaskOwner("router", log)
+        self._path = Path()
+        self._inode = (0, 0)
+        self._loop: asyncio.AbstractEventLoop
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._fd = -1
+        self._check_scheduled = False
+
+    @property
+    def endpoint(self) -> str:
+        """Where workers connect to."""
+        return f"ipc://{self._path}"
+
+    async def start(self, path: Path) -> None:
+        """Bind `path`; a stale socket of a dead supervisor is removed, any other file is not. Raises OSError."""
+        _remove_stale_socket(path)
+        self._loop = asyncio.get_running_loop()
+        self._path = path
+        self._context = zmq.Context()
+        socket = self._context.socket(zmq.ROUTER)
+        # Later options would be ignored by connections that exist already.
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # without it a full or unknown peer means silent loss (Z09)
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a worker that connects again takes its name back
+        socket.setsockopt(zmq.MAXMSGSIZE, self._limits.message_max_bytes)
+        socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
+        socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
+        self._socket = socket
+        try:
+            socket.bind(self.endpoint)
+        except zmq.ZMQError as error:
+            socket.close()
+            self._context.term()
+            self._socket = None
+            raise OSError(error.errno, f"cannot bind {path}: {error}") from error
+        self._inode = _inode(path)
+        self._fd = socket.getsockopt(zmq.FD)  # type: ignore[assignment]
+        self._loop.add_reader(self._fd, self._readable)
+        self._tasks.start(self._look_after_file(), "socket_file")
+        self._schedule_check()
+
+    async def close(self) -> None:
+        """Fail every link, close the socket and remove its file."""
+        await self._tasks.close()
+        for link in list(self._links.values()):
+            self.forget(link)
+        socket, self._socket = self._socket, None
+        if socket is None or self._context is None:
+            return
+        self._loop.remove_reader(self._fd)
+        socket.close(linger=0)
+        self._context.term()  # with LINGER 0 and no open socket this returns at once
+        if _inode(self._path) == self._inode:
+            self._path.unlink(missing_ok=True)
+
+    def expect(self, *, workspace_id: WorkspaceId, generation: Generation, token: str, sink: LinkSink) -> Link:
+        """A worker with this token will say hello. Replaces, and fails, an older link of that workspace."""
+        for older in [link for link in self._links.values() if link.workspace_id == workspace_id]:
+            self.forget(older)
+        link = Link(
+            workspace_id=workspace_id,
+            generation=generation,
+            token=token,
+            sink=sink,
+            epoch=self._epoch,
+            limits=self._limits,
+            clock=self._clock,
+            log=self._log,
+            send=self._send_to,
+            operations=self._operations,
+        )
+        self._links[link.identity] = link
+        self._bad.pop(link.identity, None)
+        self._cut.pop(link.identity, None)
+        return link
+
+    def forget(self, link: Link) -> None:
+        """Hear and send nothing over this link any more; its calls fail with `worker_lost`."""
+        if self._links.get(link.identity) is link:
+            del self._links[link.identity]
+        link.fail(Unavailable("cannot ask the worker: it is gone", code="worker_lost", retry_after_s=1.0))
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def _send_to(self, link: Link, message: ToWorker) -> bool:
+        if self._links.get(link.identity) is not link or not link.peer:
+            return False
+        return self._send(link.identity, message)
+
+    def _send(self, identity: bytes, message: ToWorker) -> bool:
+        """Hand `message` to the socket; False when the peer is not there or does not read. Raises TooLarge."""
+        frame = encode(message, max_bytes=self._limits.message_max_bytes)
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send_multipart((identity, frame), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            self.counters.undelivered += 1
+            return False
+        finally:
+            self._schedule_check()
+        return True
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def _schedule_check(self) -> None:
+        """A send may have swallowed the edge of the descriptor: look again, once in this round of the loop."""
+        if not self._check_scheduled:
+            self._check_scheduled = True
+            self._loop.call_soon(self._check)
+
+    def _check(self) -> None:
+        self._check_scheduled = False
+        self._readable()
+
+    def _readable(self) -> None:
+        for _ in range(_ROUND):
+            if self._socket is None:
+                return
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                self._received(frames)
+            except BaseException:
+                self._schedule_check()  # the loop reports the error; what waits must still be read
+                raise
+        self._schedule_check()
+
+    def _received(self, frames: "list[zmq.Frame]") -> None:
+        identity = frames[0].bytes
+        if identity in self._cut:
+            return
+        if len(frames) != 2:
+            self._bad_message(identity, f"{len(frames)} frames instead of 2")
+            return
+        try:
+            message = decode_to_supervisor(frames[1].buffer)
+        except VersionUnknown as error:
+            self._refuse(identity, Conflict(str(error), code="conflict"))
+            return
+        except WireError as error:
+            self._bad_message(identity, str(error))
+            return
+        peer = _peer_address(frames[1])
+        link = self._links.get(identity)
+        if isinstance(message, Hello):
+            try:
+                self._greet(identity, link, message, peer)
+            except BulkheadError as error:
+                self._refuse(identity, error)
+        elif link is None or not link.peer or link.peer != peer:
+            self.counters.strangers += 1
+        else:
+            link.receive(message)
+
+    def _greet(self, identity: bytes, link: Link | None, hello: Hello, peer: str) -> None:
+        """Accept a hello, or raise why not. The texts tell a stranger nothing that it does not know."""
+        if not is_speakable(hello.wire_version):
+            version = hello.wire_version
+            raise Conflict(f"cannot talk to this worker: it speaks wire version {version}, not {WIRE_VERSION}")
+        if link is None or hello.workspace_id != link.workspace_id or hello.generation != link.generation:
+            raise Conflict("cannot accept this worker: nobody waits for it in this generation")
+        if not hmac.compare_digest(hello.token.encode(), link.token.encode()):
+            raise Denied("cannot accept this worker: its token is wrong")
+        uid, pid = _credentials(peer)
+        if uid is not None and uid != os.getuid():
+            raise Denied(f"cannot accept this worker: it belongs to uid {uid}")
+        if pid is not None and pid != hello.pid:
+            raise Denied(f"cannot accept this worker: process {pid} says it is process {hello.pid}")
+        self._log.debug("hello", extra=fields(workspace=link.workspace_id, generation=link.generation, pid=hello.pid))
+        link.accepted(hello, peer)
+
+    def _refuse(self, identity: bytes, error: BulkheadError) -> None:
+        self.counters.refused_hellos += 1
+        self._log.warning("hello refused", extra=fields(peer=_shown(identity), reason=error.message))
+        self._send(identity, Refusal(error=error.info()))
+
+    def _bad_message(self, identity: bytes, reason: str) -> None:
+        self.counters.bad_messages += 1
+        count = self._bad.pop(identity, 0) + 1
+        if count < self._limits.bad_messages_max:
+            self._bad[identity] = count
+            if len(self._bad) > _PEERS_NOTED:
+                self._bad.popitem(last=False)
+            self._log.debug("bad message dropped", extra=fields(peer=_shown(identity), reason=reason, count=count))
+            return
+        self.counters.cut_peers += 1
+        self._cut[identity] = None
+        if len(self._cut) > _PEERS_NOTED:
+            self._cut.popitem(last=False)
+        self._log.warning("peer cut", extra=fields(peer=_shown(identity), reason=reason, bad_messages=count))
+        if (link := self._links.get(identity)) is not None:
+            self.forget(link)
+
+    # --- the socket file --------------------------------------------------------------------------------------------
+
+    async def _look_after_file(self) -> None:
+        """Bind again when somebody removed or replaced our file; connections that exist go on (Z01)."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if _inode(self._path) == self._inode or self._socket is None:
+                continue
+            self._log.error("socket file vanished, binding again", extra=fields(path=self._path))
+            # No unbind: it would end the connections that came in through the old file. The old listener stays
+            # behind, without a name, until we close.
+            try:
+                self._socket.bind(self.endpoint)
+            except zmq.ZMQError as error:
+                self._log.error("cannot bind", extra=fields(path=self._path, reason=error))
+                continue
+            self.counters.rebinds += 1
+            self._inode = _inode(self._path)
+            self._schedule_check()
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Remove what a dead supervisor left. The runtime lock, held by the caller, makes sure that it is dead."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(f"cannot bind {path}: there is a file that is no socket; remove it")
+    path.unlink()
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
+
+
+def _peer_address(frame: "zmq.Frame") -> str:
+    """`localhost:uid:gid:pid` on Linux; "unknown" where the system does not tell."""
+    try:
+        return str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        return "unknown"
+
+
+def _credentials(peer: str) -> tuple[int | None, int | None]:
+    """The uid and pid in a peer address; None for what it does not say."""
+    parts = peer.split(":")
+    if len(parts) != 4 or not (parts[1].isdigit() and parts[3].isdigit()):
+        return None, None
+    return int(parts[1]), int(parts[3])
+
+
+def _shown(identity: bytes) -> str:
+    """A peer's name for the log, whatever bytes it chose."""
+    return identity[:80].decode("ascii", "backslashreplace")
