@@ -3,6 +3,7 @@
 Each directive is a line of the newest prompt: `/say TEXT`, `/tokens N [RATE_PER_S]`, `/think TEXT`,
 `/tool NAME {json}`, `/fail STATUS [TIMES]`, `/hang`, `/cut`, `/finish REASON`. Neighbouring `/tool` lines are the
 calls of one step; what follows them is the next step. Other lines are ignored when there is a directive at all.
+`/stamp N [RATE_PER_S]` is `/tokens` with each token being the monotonic time of its birth, for measuring delays.
 
 Reading the script is pure; time passes only in the sleeper that the model is given.
 """
@@ -50,6 +51,7 @@ class Say:
 class Emit:
     count: int
     rate: float  # tokens a second, 0 for full speed
+    stamped: bool = False  # each token tells when it was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Finish:
 Action = Say | Emit | Think | CallTool | Fail | Hang | Cut | Finish
 Step = tuple[Action, ...]
 
-_DIRECTIVE = re.compile(r"\s*/(say|tokens|think|tool|fail|hang|cut|finish)(?:[ \t]+(.*?))?[ \t\r]*\Z", re.DOTALL)
+_DIRECTIVE = re.compile(r"\s*/(say|tokens|stamp|think|tool|fail|hang|cut|finish)(?:[ \t]+(.*?))?[ \t\r]*\Z", re.DOTALL)
 _REASONS = frozenset(get_args(FinishReason))
 
 
@@ -126,8 +128,8 @@ def _action(line: str) -> Action | None:
             return Cut()
         case "tool", [name, *_]:
             return CallTool(name, rest[len(name) :].strip() or "{}")
-        case "tokens", [count, *rate] if _is_number(count) and len(rate) <= 1 and all(map(_is_number, rate)):
-            return Emit(min(int(float(count)), TOKENS_MAX), float(rate[0]) if rate else 0.0)
+        case "tokens" | "stamp", [count, *rate] if _is_number(count) and len(rate) <= 1 and all(map(_is_number, rate)):
+            return Emit(min(int(float(count)), TOKENS_MAX), float(rate[0]) if rate else 0.0, word == "stamp")
         case "fail", [status, *times] if status.isdecimal() and len(times) <= 1 and all(map(str.isdecimal, times)):
             return Fail(int(status), int(times[0]) if times else 0)
         case "finish", [reason] if reason in _REASONS:
@@ -178,7 +180,7 @@ class ScriptModel:
                     written += len(said.split())
                     yield TextDelta(("\n" if texts else "") + said)
                     texts += 1
-                case Emit(count, rate):
+                case Emit(count, rate, stamped):
                     if texts:
                         yield TextDelta("\n")
                     start = self._clock.now()
@@ -187,7 +189,8 @@ class ScriptModel:
                             await self._sleep(max(0.0, start + index / rate - self._clock.now()))
                         elif index % BREATH_TOKENS == BREATH_TOKENS - 1:
                             await self._sleep(0)
-                        yield TextDelta(f" t{index + 1}" if index else "t1")
+                        token = f"{self._clock.now():.6f}" if stamped else f"t{index + 1}"
+                        yield TextDelta(f" {token}" if index else token)
                     written += count
                     texts += 1
                 case Think(thought):
