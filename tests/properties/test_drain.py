@@ -1,0 +1,35 @@
+"""Random facts against the drain: it always comes to its end, in order, once, and never asks for a stage twice."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.runs.drain import AwaitRuns, CancelAll, Drain, Effect, Flush, Leave, Phase, Refuse
+
+ORDER = [Refuse, CancelAll, AwaitRuns, Flush, Leave]
+NEXT = {Phase.CLOSING: "cancelled", Phase.DRAINING: "drained", Phase.FLUSHING: "flushed"}
+
+
+@given(
+    late=st.lists(st.booleans(), min_size=4, max_size=4),
+    again=st.lists(st.booleans(), min_size=4, max_size=4),
+    budgets=st.tuples(st.floats(0, 100), st.floats(0, 100)),
+)
+def test_every_shutdown_ends_in_order(late: list[bool], again: list[bool], budgets: tuple[float, float]) -> None:
+    drain = Drain()
+    drain_s, flush_s = budgets
+    now = 1000.0
+    effects: list[Effect] = drain.shutdown("x", drain_s=drain_s, flush_s=flush_s, now=now)
+    for is_late, is_again in zip(late, again, strict=True):
+        if is_again:
+            assert drain.shutdown("y", drain_s=0, flush_s=0, now=now) == []
+        if drain.state is Phase.CLOSED:
+            break
+        now += 1
+        effects += drain.overdue(now) if is_late else getattr(drain, NEXT[drain.state])(now)
+    kinds = [ORDER.index(type(effect)) for effect in effects]
+    assert kinds == sorted(set(kinds))
+    if drain.state is Phase.CLOSED:
+        assert type(effects[-1]) is Leave
+        assert effects[-1] == Leave(not any(late[: len(effects) - 2]))
+    deadlines = [effect.deadline for effect in effects if isinstance(effect, AwaitRuns | Flush)]
+    assert all(deadline <= now + drain_s + flush_s for deadline in deadlines)
