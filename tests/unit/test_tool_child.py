@@ -245,7 +245,10 @@ def test_T06_input_is_empty_and_there_is_no_terminal(tmp_path):
     run(main())
 
 
-def test_T08_only_three_descriptors_and_no_secret(tmp_path):
+def test_T08_only_three_descriptors_and_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("BULKHEAD_WORKSPACE_ID", "w1")  # as in a worker
+    monkeypatch.setenv("BULKHEAD_OTHER", "canary")
+
     async def main():
         kept_open = os.open("/dev/null", os.O_RDONLY)
         os.set_inheritable(kept_open, True)
@@ -257,7 +260,6 @@ def test_T08_only_three_descriptors_and_no_secret(tmp_path):
             "GITHUB_TOKEN": "canary-token",
             "BULKHEAD_TOKEN": "canary-token",
             "NOTIFY_SOCKET": "canary-socket",
-            "BULKHEAD_WORKSPACE_ID": "w1",
             "HARMLESS": "yes",
             "KEYBOARD": "also harmless",
         }

@@ -11,7 +11,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from protocol.spec import MARKER
 from worker.tools.environment import tool_environment
 from worker.tools.output import OutputBuffer
 from worker.tools.search import directory_inside
@@ -57,7 +56,7 @@ class Bash:
                 f"an end of its own, such as `timeout 60 ...` (a command may take {context.limits.tool_max_s:.0f} s)"
             )
         limits, threads = context.limits, context.children.threads
-        env = tool_environment(context.env, context.env.get(MARKER) or os.environ.get(MARKER, ""))
+        env = tool_environment(context.env)
         directory, shell, report = await threads.run(
             lambda _stop: _prepare(context, wanted, env), within_s=limits.search_deadline_s
         )

@@ -19,6 +19,7 @@ from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner, settle
 from protocol.limits import Limits
+from worker.tools.environment import markers
 from worker.tools.output import OutputBuffer
 from worker.tools.threads import Threads
 from worker.tools.tree import Process, Tree, find_tree, read_process, send
@@ -216,7 +217,7 @@ class Children:
         head_bytes: int | None = None,
         tail_bytes: int | None = None,
     ) -> Child:
-        """Start `argv` with no input, descriptors 0, 1, 2 only, and exactly `env` and the marker. Raises OSError.
+        """Start `argv` with no input, descriptors 0, 1, 2 only, and exactly `env` and the markers. Raises OSError.
 
         The caller awaits `Child.end` in a `finally`. The byte counts bound what is kept of each output stream.
         """
@@ -224,7 +225,7 @@ class Children:
         head = self.limits.tool_output_head_bytes if head_bytes is None else head_bytes
         tail = self.limits.tool_output_tail_bytes if tail_bytes is None else tail_bytes
         # A vfork and an exec take a millisecond; the loop starts children itself, so that it knows all of them.
-        process = _spawn(argv, {**env, MARKER: marker}, cwd)
+        process = _spawn(argv, {**env, **markers(os.environ), MARKER: marker}, cwd)
         pipes: list[Pipe] = []
         try:
             identity = read_process(process.pid)

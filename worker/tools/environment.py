@@ -36,21 +36,20 @@ SECRET = re.compile(
 """Names that hold a key or a token by the look of them (T08). A tool that needs one reads it from its own file."""
 
 
-def tool_environment(env: Mapping[str, str], workspace_id: str) -> dict[str, str]:
-    """The whole environment of a child, apart from its own marker.
+def tool_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command, apart from the markers.
 
-    `PYTHON*` is left out, so that a tool's Python is the project's; `BULKHEAD_*` too, but for the markers by which what
-    a worker or a test left behind is found.
+    `PYTHON*` is left out, so that a tool's Python is the project's; so is all that is ours.
     """
-    kept = {name: value for name, value in env.items() if _may_pass(name)}
-    if workspace_id:
-        kept[MARKER] = workspace_id
-    return {**kept, **FORCED}
+    return {**{name: value for name, value in env.items() if _may_pass(name)}, **FORCED}
+
+
+def markers(env: Mapping[str, str]) -> dict[str, str]:
+    """What every child of a worker inherits, so that what a worker or a test left behind is found."""
+    return {name: value for name, value in env.items() if name == MARKER or name.startswith("BULKHEAD_TEST_")}
 
 
 def _may_pass(name: str) -> bool:
-    if name in REMOVED or name.startswith("PYTHON"):
+    if name in REMOVED or name.startswith(("PYTHON", "BULKHEAD")):
         return False
-    if name.startswith("BULKHEAD"):
-        return name.startswith("BULKHEAD_TEST_")
     return SECRET.search(name.upper()) is None
