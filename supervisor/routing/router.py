@@ -85,6 +85,11 @@ class Router:
         self._check_scheduled = False
 
     @property
+    def epoch(self) -> Epoch:
+        """The number of this supervisor among those of its runtime directory."""
+        return self._epoch
+
+    @property
     def endpoint(self) -> str:
         """Where workers connect to."""
         return f"ipc://{self._path}"

@@ -1,0 +1,205 @@
+"""The launcher of this machine: zygote, pidfd and containment behind the interface of `launcher.py`."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from protocol.base.clock import Clock
+from protocol.base.logs import fields
+from protocol.errors import Unavailable
+from protocol.ids import WorkspaceId
+from protocol.limits import Limits
+from protocol.spec import MARKER, WorkerSpec, spec_to_bytes
+from supervisor.launch import containment, process
+from supervisor.launch.adoption import Verdict, judge
+from supervisor.launch.launcher import ExitReport, Handle, Record
+from supervisor.launch.process import Process
+from supervisor.launch.zygote import ZygoteLink
+
+_EXIT_REPORT_S = 0.5
+"""The zygote tells of an exit within this, or nobody will."""
+_TAIL_BYTES = 4096
+
+
+class LocalLauncher:
+    """Starts workers by fork of the zygote; by a plain, slower start where that fails."""
+
+    def __init__(
+        self,
+        *,
+        runtime_dir: Path,
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+        spawn_zygote: bool,
+        zygote_socket: Path | None = None,
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self._logs = runtime_dir / "workers"
+        self._zygote = ZygoteLink(
+            socket_path=zygote_socket or runtime_dir / "zygote.sock",
+            log_path=runtime_dir / "zygote.log",
+            may_spawn=spawn_zygote,
+            limits=limits,
+            clock=clock,
+            log=log,
+        )
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="launch")
+
+    async def start_zygote(self) -> None:
+        """Begin to warm up a zygote, or to join the one that is there; does not wait for it."""
+        self._zygote.join()
+
+    async def start(self, spec: WorkerSpec) -> "LocalHandle":
+        """A process that becomes this worker. Raises Unavailable (worker_failed)."""
+        descriptor = os.memfd_create("worker-spec")
+        try:
+            os.write(descriptor, spec_to_bytes(spec))
+            try:
+                await self._zygote.ready()
+                pid, ticks = await self._zygote.fork(descriptor)
+                child = None
+            except Unavailable as error:
+                self._log.warning("plain start of a worker", extra=fields(workspace=spec.workspace_id, reason=error))
+                child = self._spawn(spec, descriptor)
+                pid, ticks = child.pid, process.start_ticks(child.pid) or 0
+        finally:
+            os.close(descriptor)
+        held = Process.open(pid, ticks)
+        return LocalHandle(self, spec.workspace_id, pid, ticks, held, child)
+
+    async def adopt(self, record: Record) -> Handle | None:
+        """The living process that `record` tells of, or None."""
+        ticks = process.start_ticks(record.pid) if record.pid else None
+        if judge(record, boot_id=process.boot_id(), start_ticks=ticks) is not Verdict.ADOPT:
+            return None
+        held = Process.open(record.pid, record.start_ticks)
+        if held is None:
+            return None
+        return LocalHandle(self, record.workspace_id, record.pid, record.start_ticks, held, None)
+
+    async def sweep(self, workspace_id: WorkspaceId, keep_pid: int) -> int:
+        """End everything that carries the workspace's marker, but `keep_pid`, the zygote and ourselves."""
+        keep = {keep_pid, os.getpid(), self._zygote.pid or 0}
+        loop = asyncio.get_running_loop()
+
+        def work() -> int:
+            return containment.sweep(workspace_id, keep=keep, within_s=self._limits.kill_deadline_s)
+
+        count = await loop.run_in_executor(self._threads, work)
+        if count:
+            self._log.info("leftovers ended", extra=fields(workspace=workspace_id, processes=count))
+        return count
+
+    async def close(self, *, end_zygote: bool) -> None:
+        """Let go of everything; with `end_zygote` the zygote that this runtime directory started ends too."""
+        await self._zygote.close(end_zygote=end_zygote)
+        self._threads.shutdown(wait=False)
+
+    async def report(
+        self, workspace_id: WorkspaceId, pid: int, ticks: int, child: "subprocess.Popen[bytes] | None"
+    ) -> ExitReport:
+        """How the process ended; it has."""
+        status: int | None = None
+        max_rss_bytes = 0
+        if child is not None:
+            code = child.wait()  # it has ended: this only reads its status
+            tail = await self._tail(workspace_id)
+            return ExitReport(code if code >= 0 else None, -code if code < 0 else None, self._clock.wall(), 0, tail)
+        told = await self._zygote.exit_of(pid, ticks, _EXIT_REPORT_S)
+        if told is not None:
+            status, max_rss_bytes = told.status, told.max_rss_bytes
+        tail = await self._tail(workspace_id)
+        if status is None:
+            return ExitReport(at_wall=self._clock.wall(), tail=tail)
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        code_or_none = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        return ExitReport(code_or_none, number, self._clock.wall(), max_rss_bytes, tail)
+
+    def _spawn(self, spec: WorkerSpec, descriptor: int) -> "subprocess.Popen[bytes]":
+        environment = {key: value for key, value in spec.env.items() if not key.startswith("PYTHON")}
+        environment[MARKER] = spec.workspace_id
+        command = [sys.executable, "-P", "-m", "worker", "--spec-fd", str(descriptor)]
+        try:
+            log = os.open(spec.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                return subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    cwd="/",
+                    pass_fds=(descriptor,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(log)
+        except OSError as error:
+            raise Unavailable(f"cannot start a worker: {error}", code="worker_failed", retry_after_s=1.0) from error
+
+    async def _tail(self, workspace_id: WorkspaceId) -> str:
+        """The last lines of the worker's output."""
+        path = self._logs / f"{workspace_id}.log"
+
+        def read() -> str:
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+                return file.read().decode(errors="replace")
+            return ""
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+
+
+class LocalHandle:
+    """A worker process on this machine."""
+
+    def __init__(
+        self,
+        launcher: LocalLauncher,
+        workspace_id: WorkspaceId,
+        pid: int,
+        ticks: int,
+        held: Process | None,
+        child: "subprocess.Popen[bytes] | None",
+    ) -> None:
+        self.pid = pid
+        self.start_ticks = ticks
+        self._launcher = launcher
+        self._workspace_id = workspace_id
+        self._held = held  # None: it was gone before we could look
+        self._child = child
+
+    async def exited(self) -> ExitReport:
+        """Wait for the end, read its status, sweep what is left."""
+        if self._held is not None:
+            await self._held.ended()
+            self._held.close()
+        report = await self._launcher.report(self._workspace_id, self.pid, self.start_ticks, self._child)
+        await self._launcher.sweep(self._workspace_id, keep_pid=0)
+        return report
+
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        if self._held is not None:
+            self._held.send(signal.SIGKILL)
+
+    def dump(self) -> None:
+        """Let it write its stacks to its log; a process whose Python is stuck in C still does."""
+        if self._held is not None:
+            self._held.send(signal.SIGUSR1)
+
+    def forget(self) -> None:
+        """Stop watching; the process lives on, and its parent is the zygote."""
+        if self._held is not None:
+            self._held.close()
+        if self._child is not None:
+            self._child.returncode = 0  # no warning about a child that outlives us

@@ -1,0 +1,267 @@
+"""Our end of the zygote's socket: fork requests, exit reports, and a new zygote when it died."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from protocol.base.clock import Clock
+from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
+from protocol.errors import Unavailable
+from protocol.limits import Limits
+from protocol.spec import MARKER
+from protocol.zygote import (
+    PACKET_MAX_BYTES,
+    Child,
+    Exited,
+    Forget,
+    Fork,
+    Forked,
+    Quit,
+    ToZygote,
+    ZygoteHello,
+    decode_from_zygote,
+    encode_packet,
+)
+
+_POLL_S = 0.01
+_TITLE_ROOM = "." * 160
+_PLACEHOLDER = "-" * 40
+"""Room in the zygote's environment for the marker of a forked worker (worker/birth.py knows the same)."""
+
+
+class ZygoteLink:
+    """One supervisor's conversation with the zygote of its runtime directory."""
+
+    def __init__(
+        self, *, socket_path: Path, log_path: Path, may_spawn: bool, limits: Limits, clock: Clock, log: logging.Logger
+    ) -> None:
+        self._socket_path = socket_path
+        self._log_path = log_path
+        self._may_spawn = may_spawn
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self._tasks = TaskOwner("zygote", log)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._hello: asyncio.Future[ZygoteHello] | None = None
+        self._joining: asyncio.Task[None] | None = None
+        self._forks: dict[str, asyncio.Future[Forked]] = {}
+        self._exits: dict[tuple[int, int], Child] = {}
+        self._exit_waiters: dict[tuple[int, int], asyncio.Future[Child]] = {}
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The zygote's pid, once it has said hello."""
+        if self._hello is not None and self._hello.done() and not self._hello.cancelled():
+            return self._hello.result().pid
+        return None
+
+    def join(self) -> None:
+        """Begin to connect, starting a zygote if there is none; does not wait."""
+        if not self._closed and (self._joining is None or self._joining.done()):
+            self._joining = self._tasks.start(self._join(), "join")
+
+    async def ready(self) -> None:
+        """Wait until the zygote forks on request. Raises Unavailable when it does not come up in time."""
+        if self._hello is None or self._hello.cancelled():
+            self.join()
+        try:
+            async with asyncio.timeout(self._limits.zygote_ready_s):
+                if self._joining is not None:
+                    await asyncio.shield(self._joining)
+                if self._hello is None:
+                    raise Unavailable("cannot reach the zygote", code="worker_failed")
+                await asyncio.shield(self._hello)
+        except TimeoutError as error:
+            message = f"cannot fork a worker: no zygote within {self._limits.zygote_ready_s} s"
+            raise Unavailable(message, code="worker_failed") from error
+        except asyncio.CancelledError:
+            if self._hello is not None and self._hello.cancelled():
+                raise Unavailable("cannot fork a worker: the zygote died", code="worker_failed") from None
+            raise
+
+    async def fork(self, spec_descriptor: int) -> tuple[int, int]:
+        """A forked process, its pid and start ticks. Raises Unavailable."""
+        request_id = secrets.token_hex(8)
+        answer: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
+        self._forks[request_id] = answer
+        try:
+            self._send(Fork(request_id=request_id), spec_descriptor)
+            async with asyncio.timeout(self._limits.start_deadline_s):
+                forked = await answer
+        except TimeoutError as error:
+            self._lost("it does not answer")  # stopped or hung: the next request gets another one (S15)
+            raise Unavailable("cannot fork a worker: the zygote does not answer", code="worker_failed") from error
+        finally:
+            self._forks.pop(request_id, None)
+        if forked.error:
+            raise Unavailable(forked.error, code="worker_failed")
+        return forked.pid, forked.start_ticks
+
+    async def exit_of(self, pid: int, start_ticks: int, within_s: float) -> Child | None:
+        """The exit that the zygote saw of its child, None when nobody told within `within_s` seconds."""
+        key = (pid, start_ticks)
+        if key not in self._exits:
+            waiter = self._exit_waiters.setdefault(key, asyncio.get_running_loop().create_future())
+            try:
+                async with asyncio.timeout(within_s):
+                    await asyncio.shield(waiter)
+            except (TimeoutError, asyncio.CancelledError) as error:
+                self._exit_waiters.pop(key, None)
+                if isinstance(error, asyncio.CancelledError) and not waiter.cancelled():
+                    raise
+                return None
+        child = self._exits.pop(key, None)
+        with contextlib.suppress(Unavailable):
+            self._send(Forget(pid=pid, start_ticks=start_ticks))
+        return child
+
+    async def close(self, *, end_zygote: bool) -> None:
+        """Disconnect; with `end_zygote` the one that we, or a supervisor before us, started ends as well."""
+        self._closed = True
+        if end_zygote and self._may_spawn:
+            with contextlib.suppress(Unavailable):
+                self._send(Quit())
+            if self._process is not None and self._hello is not None and not self._hello.done():
+                self._process.terminate()  # still importing: nobody would read our packet for seconds
+        await self._tasks.close()
+        self._drop()
+        if end_zygote and self._process is not None:
+            deadline = self._clock.now() + self._limits.kill_deadline_s / 2
+            while self._process.poll() is None and self._clock.now() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_S)
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+        elif self._process is not None:
+            self._process.returncode = 0  # it lives on without us; no warning about that
+
+    # --- joining ----------------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limits.zygote_ready_s
+        while loop.time() < deadline:
+            connection = self._connect()
+            if connection is not None:
+                self._connection = connection
+                self._hello = loop.create_future()
+                loop.add_reader(connection, self._readable, connection)
+                return
+            if self._may_spawn and (self._process is None or self._process.poll() is not None):
+                self._spawn()
+            await asyncio.sleep(_POLL_S)  # nothing tells that a socket file appears
+        self._log.error("no zygote", extra=fields(socket=self._socket_path))
+
+    def _connect(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            connection.connect(str(self._socket_path))
+        except OSError:
+            connection.close()
+            return None
+        return connection
+
+    def _spawn(self) -> None:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "NOTIFY_"))}
+        environment.update({MARKER: _PLACEHOLDER, "SPT_NOENV": "1"})
+        command = [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(self._socket_path)]
+        command += ["--title-room", _TITLE_ROOM]
+        log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd="/",
+                start_new_session=True,  # a ctrl-C for the supervisor is not for it
+            )
+        finally:
+            os.close(log)
+        self._log.info("zygote started", extra=fields(pid=self._process.pid))
+
+    # --- talking ----------------------------------------------------------------------------------------------------
+
+    def _send(self, packet: ToZygote, descriptor: int | None = None) -> None:
+        if self._connection is None:
+            raise Unavailable("cannot reach the zygote", code="worker_failed")
+        try:
+            if descriptor is None:
+                self._connection.send(encode_packet(packet))
+            else:
+                socket.send_fds(self._connection, [encode_packet(packet)], [descriptor])
+        except OSError as error:
+            self._lost(str(error))
+            raise Unavailable(f"cannot reach the zygote: {error}", code="worker_failed") from error
+
+    def _readable(self, connection: socket.socket) -> None:
+        while connection is self._connection:
+            try:
+                data = connection.recv(PACKET_MAX_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._lost(str(error))
+                return
+            if not data:
+                self._lost("it closed the connection")
+                return
+            try:
+                packet = decode_from_zygote(data)
+            except msgspec.MsgspecError as error:
+                self._log.error("packet of the zygote not understood", extra=fields(error=error))
+                continue
+            match packet:
+                case ZygoteHello():
+                    for child in packet.children:
+                        if child.status is not None:
+                            self._exited(child)
+                    if self._hello is not None and not self._hello.done():
+                        self._hello.set_result(packet)
+                case Forked():
+                    waiting = self._forks.get(packet.request_id)
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(packet)
+                case Exited():
+                    self._exited(packet.child)
+
+    def _exited(self, child: Child) -> None:
+        key = (child.pid, child.start_ticks)
+        self._exits[key] = child
+        waiter = self._exit_waiters.pop(key, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(child)
+
+    def _lost(self, why: str) -> None:
+        """The zygote is gone. Its workers live on; the next fork finds or starts another one."""
+        if self._connection is None:
+            return
+        self._log.warning("zygote lost", extra=fields(reason=why))
+        self._drop()
+        if not self._closed:
+            self.join()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            asyncio.get_running_loop().remove_reader(self._connection)
+            self._connection.close()
+            self._connection = None
+        if self._hello is not None and not self._hello.done():
+            self._hello.cancel()
+        self._hello = None
+        for waiting in self._forks.values():
+            if not waiting.done():
+                waiting.set_result(Forked(request_id="", error="cannot fork a worker: the zygote died"))

@@ -1,0 +1,33 @@
+"""A worker without a zygote: `python -P -m worker --spec-fd N`. Slower to start, the same from then on."""
+
+import argparse
+import os
+import sys
+
+import msgspec
+
+from protocol.spec import EXIT_USAGE, spec_from_bytes
+from worker.birth import become_worker
+
+
+def main() -> int:
+    """Read the spec from the inherited descriptor and become that worker; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description="One Bulkhead worker; started by bulkhead.")
+    parser.add_argument("--spec-fd", type=int, required=True, help="descriptor of a file that holds the WorkerSpec")
+    descriptor: int = parser.parse_args().spec_fd
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(0)
+            spec = spec_from_bytes(file.read())
+    except (OSError, msgspec.MsgspecError) as error:
+        print(f"cannot read the worker's spec: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return become_worker(spec)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: it would wait for a database thread that hangs in a system call.
+    os._exit(code)

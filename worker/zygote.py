@@ -1,0 +1,327 @@
+"""The pre-imported process: forks workers on request and reports their exits to any supervisor that connects.
+
+One thread, no event loop, no lock, no socket but its own. It binds its socket at once, so supervisors may connect
+while it still imports; the hello tells them that it is ready. It is the parent, and by PR_SET_CHILD_SUBREAPER the
+foster parent, of everything that workers leave behind, so it alone can read exit codes.
+
+SIGTERM: every worker gets SIGTERM and drains by itself; the zygote waits for them, kills what overruns, exits 0.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from types import FrameType
+
+import msgspec
+
+from protocol.limits import DEFAULT_LIMITS, Limits, limits_from_json
+from protocol.spec import EXIT_USAGE, spec_from_bytes
+from protocol.version import BULKHEAD_VERSION
+from protocol.zygote import (
+    PACKET_MAX_BYTES,
+    Child,
+    Exited,
+    Forget,
+    Fork,
+    Forked,
+    FromZygote,
+    Quit,
+    ZygoteHello,
+    decode_to_zygote,
+    encode_packet,
+)
+from worker.birth import become_subreaper, become_worker
+from worker.preload import preload
+
+ALONE_S = 120.0
+"""Without a connection and without children for so long, nobody needs this zygote (unless told to stay)."""
+CHILDREN_NOTED = 1024
+"""Exits that nobody has acknowledged are kept up to this number, oldest forgotten first."""
+
+
+@dataclass(slots=True)
+class _Known:
+    start_ticks: int
+    status: int | None = None
+    max_rss_bytes: int = 0
+
+
+class Zygote:
+    """The parent of workers."""
+
+    def __init__(self, listener: socket.socket, *, stay: bool, limits: Limits) -> None:
+        self._listener = listener
+        self._stay = stay
+        self._limits = limits
+        self._connections: set[socket.socket] = set()
+        self._children: dict[int, _Known] = {}
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._ending_at: float | None = None  # SIGTERM came; when patience ends
+        self._quit = False
+        self._alone_since = time.monotonic()
+
+    def serve(self) -> int:
+        """Until nobody needs us; returns the exit code."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _note)
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C in a terminal is the supervisor's to handle
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        while not self._is_over():
+            for key, _ in self._selector.select(timeout=1.0):
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj == self._wake_read:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_read, 4096)
+                elif isinstance(key.fileobj, socket.socket):
+                    self._read(key.fileobj)
+            self._reap()
+            self._press()
+        return 0
+
+    def _is_over(self) -> bool:
+        living = self._living()
+        if self._ending_at is not None or self._quit:
+            return not living
+        if living or self._connections or self._stay:
+            self._alone_since = time.monotonic()
+        return time.monotonic() - self._alone_since > ALONE_S
+
+    def _living(self) -> list[int]:
+        return [pid for pid, known in self._children.items() if known.status is None]
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        if self._ending_at is not None:
+            return
+        limits = self._limits
+        self._ending_at = time.monotonic() + limits.drain_s + limits.flush_s + limits.exit_s
+        for pid in self._living():
+            _kill(pid, signal.SIGTERM)
+
+    def _press(self) -> None:
+        """After the budget of an orderly end: SIGKILL."""
+        if self._ending_at is not None and time.monotonic() > self._ending_at:
+            for pid in self._living():
+                _kill(pid, signal.SIGKILL)
+
+    # --- supervisors ------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # it left again, or we are out of descriptors; the next one may succeed
+        connection.setblocking(False)
+        self._connections.add(connection)
+        self._selector.register(connection, selectors.EVENT_READ)
+        self._reap()
+        children = [self._child(pid) for pid in self._children]
+        self._send(connection, ZygoteHello(pid=os.getpid(), code_version=BULKHEAD_VERSION, children=children))
+
+    def _read(self, connection: socket.socket) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(connection, PACKET_MAX_BYTES, 4)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        try:
+            if not data:
+                self._drop(connection)
+                return
+            match decode_to_zygote(data):
+                case Fork(request_id=request_id):
+                    self._send(connection, self._fork(request_id, descriptors))
+                case Forget(pid=pid, start_ticks=start_ticks):
+                    known = self._children.get(pid)
+                    if known is not None and known.start_ticks == start_ticks and known.status is not None:
+                        del self._children[pid]
+                case Quit():
+                    self._quit = True
+        except msgspec.MsgspecError as error:
+            print(f"dropped a packet that is none of ours: {error}", file=sys.stderr, flush=True)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _send(self, connection: socket.socket, packet: FromZygote) -> None:
+        try:
+            connection.send(encode_packet(packet))
+        except BlockingIOError:
+            # A supervisor that reads nothing gets no more; it learns all of it when it connects again.
+            self._drop(connection)
+        except OSError:
+            self._drop(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._selector.unregister(connection)
+            connection.close()
+
+    # --- children ---------------------------------------------------------------------------------------------------
+
+    def _fork(self, request_id: str, descriptors: list[int]) -> Forked:
+        if self._ending_at is not None:
+            return Forked(request_id=request_id, error="cannot fork: the zygote is ending")
+        if len(descriptors) != 1:
+            return Forked(request_id=request_id, error="cannot fork: the request carries no spec")
+        try:
+            pid = os.fork()
+        except OSError as error:
+            return Forked(request_id=request_id, error=f"cannot fork: {error}")
+        if pid == 0:
+            self._be_child(descriptors[0])
+        start_ticks = _start_ticks(pid)
+        self._children[pid] = _Known(start_ticks)
+        self._forget_oldest()
+        return Forked(request_id=request_id, pid=pid, start_ticks=start_ticks)
+
+    def _be_child(self, spec_descriptor: int) -> None:
+        """Never returns: this process is a worker from here on."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()
+            self._selector.close()
+            for connection in self._connections:
+                connection.close()
+            self._listener.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            with os.fdopen(spec_descriptor, "rb") as file:
+                file.seek(0)
+                spec = spec_from_bytes(file.read())
+            code = become_worker(spec)
+        except msgspec.MsgspecError as error:
+            print(f"cannot read the worker's spec: {error}", file=sys.stderr)
+            code = EXIT_USAGE
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            known = self._children.get(pid)
+            if known is None:
+                continue  # an orphan of a dead worker: it only had to be reaped
+            known.status = status
+            known.max_rss_bytes = usage.ru_maxrss * 1024
+            exited = Exited(child=self._child(pid))
+            for connection in list(self._connections):
+                self._send(connection, exited)
+
+    def _child(self, pid: int) -> Child:
+        known = self._children[pid]
+        return Child(pid=pid, start_ticks=known.start_ticks, status=known.status, max_rss_bytes=known.max_rss_bytes)
+
+    def _forget_oldest(self) -> None:
+        if len(self._children) <= CHILDREN_NOTED:
+            return
+        for pid, known in list(self._children.items()):
+            if known.status is not None:
+                del self._children[pid]
+                return
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    """The wake-up descriptor does the work; a handler must exist for it to be written."""
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    # No race with a reused pid: only we reap our children, and this one was not reaped.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _start_ticks(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
+
+
+def bind(path: str) -> socket.socket:
+    """Listen on `path`, replacing a socket that nobody listens on. Raises OSError (EADDRINUSE) when somebody does."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        else:
+            raise OSError(errno.EADDRINUSE, f"cannot listen on {path}: another zygote does")
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(mask)
+    listener.listen(16)
+    listener.setblocking(False)
+    return listener
+
+
+def notify_ready() -> None:
+    """Tell a service manager, if there is one, that forks are served from now on."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect("\0" + address[1:] if address.startswith("@") else address)
+        sender.send(b"READY=1\nSTATUS=forking workers on request")
+
+
+def main() -> int:
+    """Run a zygote; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker.zygote", description="Parent of Bulkhead's workers.")
+    parser.add_argument("--socket", required=True, help="where supervisors connect")
+    parser.add_argument("--stay", action="store_true", help="do not leave when nobody is connected (a service unit)")
+    parser.add_argument("--title-room", default="", help="room for the process titles of workers; not read")
+    options = parser.parse_args()
+    try:
+        limits = limits_from_json(os.environ.get("BULKHEAD_LIMITS") or b"{}")
+    except msgspec.MsgspecError:
+        limits = DEFAULT_LIMITS  # the supervisor says what is wrong with them
+    become_subreaper()
+    with contextlib.suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else soft, hard))
+    try:
+        listener = bind(options.socket)
+    except OSError as error:
+        print(f"{error}", file=sys.stderr)
+        return EXIT_USAGE
+    preload()
+    notify_ready()
+    print("zygote ready", flush=True)
+    return Zygote(listener, stay=options.stay, limits=limits).serve()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("SPT_NOENV", "1")  # titles must not overwrite what /proc shows of the environment
+    sys.exit(main())
