@@ -1,245 +1,268 @@
-"""The inside of a worker without a process: real database, dispatcher and turns, and a model that the test leads."""
+"""Everything a story needs: server, scripted model, failpoints, clients, the bystander; and the checks after it.
+
+A test asks for the fixture `house` and finds all of it running; when its story is told, the house is judged: the
+bystander noticed nothing, the server ends in order, nothing is left alive, and the history is legal.
+"""
 
 import asyncio
-import logging
-import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from xprocess import XProcess
 
-from protocol.base.clock import SystemClock
-from protocol.events import Event
-from protocol.limits import DEFAULT_LIMITS, Limits
-from protocol.shapes.agent import Prompt
-from protocol.shapes.message import FinishReason, Message, TextPart
-from protocol.shapes.provider import Model
-from protocol.shapes.session import Session
-from tests.support.store import Heard, open_database
-from worker.agent.turn import Turn
-from worker.models.client import Finished, ModelEvent, ModelRequest, TextDelta, Tokens, ToolCallEnd, ToolCallStart
-from worker.permissions.rules import Rules
-from worker.runs.dispatcher import Dispatcher
-from worker.runs.drain import Drain
-from worker.runs.ending import Author, Ending, Scribe
-from worker.runs.lane import Counter
-from worker.runs.recovery import Recovered, recover
-from worker.store import messages, runs, sessions
-from worker.store.database import Database, Transaction
-from worker.store.files import StoredFileLedger
-from worker.store.runs import StoredRun
-from worker.tools.child import Children
-from worker.tools.tool import ToolContext
-from worker.tools.toolbox import Toolbox
+from tests.support.bystander import Bystander
+from tests.support.client import Client
+from tests.support.eventually import eventually
+from tests.support.failpoints import Failpoints
+from tests.support.history import Diary, Stored, read_stored
+from tests.support.judge import judge
+from tests.support.notify import Notify
+from tests.support.processes import HOUSE_MARKER, Process, marked, mentioning, title
+from tests.support.provider import API_KEY, Provider
+from tests.support.server import Server, SharedZygote
+from tests.support.watcher import Watcher
 
-LOG = logging.getLogger("bulkhead.test")
+LEFTOVER_S = 3.0
 
 
-class LedModel:
-    """A model whose stream the test leads: each request is announced, then plays what the test sends."""
+class Room:
+    """One workspace with one session and one watcher: where a story happens."""
 
-    model = Model(id="led", name="Led", context_window=100_000)
-    provider_id = "test"
-    is_flat_rate = True
+    def __init__(self, house: "House", workspace: dict[str, Any], session: str, watcher: Watcher) -> None:
+        self._house = house
+        self.id: str = workspace["id"]
+        self.path = Path(workspace["path"])
+        self.data_dir = Path(workspace["data_dir"])
+        self.session = session
+        self.watcher = watcher
+        self.client = watcher.client
 
-    def __init__(self) -> None:
-        self.requests: asyncio.Queue[ModelRequest] = asyncio.Queue()
-        self.script: asyncio.Queue[ModelEvent | Exception] = asyncio.Queue()
-        self.closed = 0
-        self.running = 0
-        self.running_max = 0
+    async def prompt(self, prompt: str, run_id: str | None = None) -> str:
+        """Send a prompt that has to be accepted; the run id."""
+        return await self.client.prompt(self.id, self.session, prompt, run_id)
 
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        self.running += 1
-        self.running_max = max(self.running_max, self.running)
-        self.requests.put_nowait(request)
-        try:
-            while True:
-                event = await self.script.get()
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            self.running -= 1
-            self.closed += 1
+    async def ended(self, run_id: str, within_s: float = 10.0) -> dict[str, Any]:
+        """The `run_complete` of a run."""
+        return await self.watcher.ended(run_id, within_s)
 
-    def say(self, text: str) -> None:
-        """Stream some text and go on waiting."""
-        self.script.put_nowait(TextDelta(text))
+    async def messages(self) -> list[dict[str, Any]]:
+        """The session's messages, oldest first."""
+        return await self.client.messages(self.id, self.session)
 
-    def call(self, call_id: str, name: str, text: str = "{}") -> None:
-        """Stream a whole tool call."""
-        self.script.put_nowait(ToolCallStart(call_id, name))
-        self.script.put_nowait(ToolCallEnd(call_id, text))
+    async def last_assistant(self) -> dict[str, Any]:
+        """The newest message of the assistant."""
+        return [message for message in await self.messages() if message["role"] == "assistant"][-1]
 
-    def finish(self, reason: FinishReason = "end_turn") -> None:
-        """End the request."""
-        self.script.put_nowait(Finished(reason, Tokens(input=3, output=2)))
+    async def worker(self) -> Process:
+        """The process of this workspace now; closed with the house."""
+        return self._house.hold(await self._house.worker_pid(self.id))
 
-    def answer(self, text: str) -> None:
-        """A whole answer."""
-        self.say(text)
-        self.finish()
-
-    async def asked(self) -> ModelRequest:
-        """The next request, once it is there."""
-        return await self.requests.get()
-
-
-@dataclass
-class House:
-    """One workspace's inside."""
-
-    database: Database
-    dispatcher: Dispatcher
-    drain: Drain
-    model: LedModel
-    heard: Heard
-    recovered: Recovered
-    shown: list[Event] = field(default_factory=list)
-
-    async def session(self, name: str = "s1", title: str = "named") -> str:
-        """Make a session."""
-        session = Session(id=name, title=title, created_at=1, updated_at=1)
-        await self.database.write(lambda transaction: sessions.create(transaction.connection, session))
-        return name
-
-    async def submit(self, prompt: str, run_id: str = "", session_id: str = "s1") -> str:
-        """Send a prompt; its run id."""
-        return await self.dispatcher.submit(Prompt(session_id=session_id, run_id=run_id, prompt=prompt))
-
-    async def run(self, run_id: str) -> StoredRun:
-        """The row of a run."""
-        found = await self.database.read(lambda connection: runs.get(connection, run_id))
-        assert found is not None
+    async def run(self, run_id: str) -> dict[str, Any]:
+        """A run as the API shows it."""
+        found: dict[str, Any] = (await self.client.get(f"/v1/workspaces/{self.id}/runs/{run_id}")).expect(200).json()
         return found
 
-    async def ended(self, run_id: str) -> StoredRun:
-        """The row of a run, once it has ended."""
-        while (run := await self.run(run_id)).state != "ended":  # noqa: ASYNC110
-            await asyncio.sleep(0)  # each read is a round trip to the database thread, so this does not spin
-        return run
-
-    async def rows(self, session_id: str = "s1") -> list[Message]:
-        """The conversation."""
-        return await self.database.read(lambda connection: messages.of_session(connection, session_id))
-
-    async def outline(self, session_id: str = "s1") -> list[str]:
-        """The conversation in short: `user hello`, `assistant end_turn hi`, `tool …`."""
-        return [outline(row) for row in await self.rows(session_id)]
-
-    def completes(self) -> list[dict[str, Any]]:
-        """The payloads of all terminal events heard so far."""
-        return [payload(event) for event in self.heard.events if event.kind == "run_complete"]
-
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        """The payloads of all numbered events of a kind."""
-        return [payload(event) for event in self.heard.events if event.kind == kind]
+    async def works(self) -> None:
+        """Healthy: a prompt is answered."""
+        run_id = await self.prompt("/say still here" if self._house.is_scripted(self.path) else "are you there?")
+        if not self._house.is_scripted(self.path):
+            await (await self._house.provider.next_call()).reply("still here")
+        end = await self.ended(run_id)
+        assert end.get("text") == "still here", end
+        assert "error" not in end, end
 
 
-async def until(check: Callable[[], bool]) -> None:
-    """Give the loop to others until `check` holds; bounded by the deadline of the test."""
-    while not check():  # noqa: ASYNC110
-        await asyncio.sleep(0)
+class House:
+    """Use as `async with` inside the test's loop; the fixture `house` does."""
 
-
-def payload(event: Event) -> dict[str, Any]:
-    """The innermost object of an event."""
-    decoded: dict[str, Any] = msgspec.json.decode(event.data)["payload"]["payload"]
-    return decoded
-
-
-def outline(row: Message) -> str:
-    """A row in short."""
-    words = [row.role]
-    for part in msgspec.to_builtins(row.parts):
-        data = part["data"]
-        match part["type"]:
-            case "text":
-                words.append(data["text"])
-            case "tool_call":
-                words.append(f"call:{data['id']}:{data['input']}")
-            case "tool_result":
-                words.append(f"{'error' if data['is_error'] else 'result'}:{data['tool_call_id']}")
-            case "finish" if row.role == "assistant":
-                words.append(f"[{data['reason']}]")
-    return " ".join(words)
-
-
-def texts(request: ModelRequest) -> list[str]:
-    """What a request tells the model, as texts."""
-    return [part.data.text for row in request.messages for part in row.parts if isinstance(part, TextPart)]
-
-
-@asynccontextmanager
-async def open_house(
-    path: Path,
-    *,
-    limits: Limits = DEFAULT_LIMITS,
-    toolbox: Toolbox | None = None,
-    before: Callable[[Transaction], None] | None = None,
-) -> AsyncGenerator[House, None]:
-    """A house on the directory `path`. `before` writes to the file before recovery looks at it."""
-    heard = Heard()
-    shown: list[Event] = []
-    clock, source = SystemClock(), random.Random(7)
-    database = await open_database(path / "workspace.db", heard, limits)
-    if before is not None:
-        await database.write(before)
-    scribe = Scribe(clock, source, lambda: Author("led", "test"))
-    recovered = await recover(database, scribe, limits)
-    children = Children(limits=limits, clock=clock, log=LOG, random=source)
-    files = StoredFileLedger(database, clock)
-    model = LedModel()
-    drain = Drain()
-
-    async def make_turn(run: StoredRun, transcript: Any) -> Turn:
-        def context(call: Any, message_id: str) -> ToolContext:
-            return ToolContext(
-                workspace=path,
-                session_id=run.session_id,
-                run_id=run.id,
-                message_id=message_id,
-                tool_call_id=call.id,
-                env={"PATH": "/usr/bin:/bin"},
-                limits=limits,
-                clock=clock,
-                children=children,
-                files=files,
-                rules=Rules(skip=True),
-            )
-
-        return Turn(
-            model=model,
-            toolbox=toolbox or Toolbox([]),
-            tool_context=context,
-            transcript=transcript,
-            system_prompt="test",
-            limits=limits,
-            clock=clock,
-            log=LOG,
+    def __init__(
+        self,
+        xprocess: XProcess,
+        root: Path,
+        *,
+        zygote: SharedZygote | None,
+        limits: Mapping[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
+        arguments: tuple[str, ...] = (),
+        start: bool = True,
+        bystander: bool = True,
+    ) -> None:
+        self.root = root
+        self.diary = Diary()
+        self.provider = Provider()
+        self.failpoints = Failpoints(root / "f")
+        self.notify = Notify(root / "n")
+        self.expects_exit = 0  # of the last stop, at the end
+        self.open_runs_are_fine = False  # the test leaves accepted runs unfinished on purpose
+        extra = {"BULKHEAD_FAILPOINTS": str(self.failpoints.path), "NOTIFY_SOCKET": str(self.notify.path)}
+        self.server = Server(
+            xprocess, root, limits=limits or {}, env=extra | dict(env or {}), zygote=zygote, arguments=arguments
         )
+        self.bystander = Bystander(self.new_client(), self.worker_pid, root / "by")
+        self._starts = start
+        self._has_bystander = bystander
+        self._watchers: list[Watcher] = []
+        self._held: list[Process] = []
+        self._scripted: set[Path] = set()
 
-    dispatcher = Dispatcher(
-        database=database,
-        ending=Ending(database=database, scribe=scribe, log=LOG, on_stuck=heard.fatal.append),
-        make_turn=make_turn,
-        show=shown.append,
-        drain=drain,
-        counter=Counter(recovered.last_accept_seq),
-        limits=limits,
-        clock=clock,
-        random=source,
-        log=LOG,
-    )
-    try:
-        yield House(database, dispatcher, drain, model, heard, recovered, shown)
-    finally:
-        await dispatcher.close(5)
-        await children.close()
-        await database.close(5)
+    # --- making things --------------------------------------------------------------------------------------------
+
+    def new_client(self) -> Client:
+        """One more program that uses the API."""
+        return Client(self.server.socket_path, self.diary)
+
+    async def watch(self, workspace: str, *, name: str, client: Client | None = None, ids: bool = True) -> Watcher:
+        """One more event stream, closed with the house."""
+        watcher = Watcher(client or self.new_client(), workspace, name=name, ids=ids)
+        await watcher.open()
+        self._watchers.append(watcher)
+        return watcher
+
+    def directory(self, name: str, model: str) -> Path:
+        """A fresh workspace directory. `model` is `script` (no network), `openai` or `anthropic` (the provider)."""
+        path = self.root / name
+        path.mkdir()
+        if model == "script":
+            self._scripted.add(path)
+        else:
+            (path / "bulkhead.json").write_text(json.dumps(self.provider.config(model)))
+        return path
+
+    def is_scripted(self, path: Path) -> bool:
+        """Does the built-in scripted model answer there?"""
+        return path in self._scripted
+
+    async def room(self, name: str = "w", *, model: str = "script", **wish: object) -> Room:
+        """A workspace, a session, an open stream."""
+        client = self.new_client()
+        workspace = await client.create(self.directory(name, model), **wish)
+        session = await client.create_session(workspace["id"])
+        watcher = await self.watch(workspace["id"], name=name, client=client)
+        return Room(self, workspace, session, watcher)
+
+    def hold(self, pid: int) -> Process:
+        """A process by pidfd, given back with the house."""
+        process = Process(pid)
+        self._held.append(process)
+        return process
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    async def worker(self, workspace: str) -> dict[str, Any]:
+        """The row of `GET /v1/workers`."""
+        rows = (await self.new_client().get("/v1/workers")).expect(200).json()
+        return next(dict(row) for row in rows if row["id"] == workspace)
+
+    async def worker_pid(self, workspace: str) -> int:
+        """The pid of a workspace's worker, which must be there."""
+        row = await self.worker(workspace)
+        assert row["pid"], row
+        return int(row["pid"])
+
+    def stored(self, room: Room) -> Stored:
+        """What the file of a room holds now."""
+        return read_stored(room.id, room.data_dir)
+
+    def leftovers(self) -> list[tuple[int, str]]:
+        """Processes that carry this house's marker or name one of its directories, the server itself excepted."""
+        pids = {*marked(HOUSE_MARKER, self.root.name), *mentioning(str(self.root))}
+        if self.server.is_running:
+            pids.discard(self.server.pid)
+        return [(pid, title(pid)) for pid in sorted(pids)]
+
+    # --- beginning and end ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> "House":
+        await self.provider.__aenter__()
+        await self.failpoints.__aenter__()
+        if self._starts:
+            try:
+                await self.start()
+            except BaseException:
+                await self._close()
+                raise
+        return self
+
+    async def start(self) -> None:
+        """Start the server, and the bystander with it."""
+        await self.server.restart()
+        if self._has_bystander and not self.bystander.workspace:
+            await self.bystander.start()
+
+    async def __aexit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        try:
+            if failed is None:
+                await self._judge()
+        finally:
+            await self._close()
+
+    async def _judge(self) -> None:
+        self.failpoints.disarm()
+        if self.server.is_running:
+            if self._has_bystander:
+                await self.bystander.check()
+            for watcher in self._watchers:
+                await watcher.close()
+            await self.bystander.close()
+            code = await self.server.stop()
+            assert code == self.expects_exit, f"the server ended with {code}"
+        await eventually(
+            lambda: not self.leftovers(), within_s=LEFTOVER_S, what="nothing left alive", state=self.leftovers
+        )
+        for watcher in self._watchers:
+            await watcher.close()
+        files = [read_stored(workspace, path) for workspace, path in self.diary.workspaces.items()]
+        findings = judge(self.diary, files)
+        if not self.open_runs_are_fine:
+            open_runs = [(file, run) for file in files for run in file.runs if run.state != "ended"]
+            findings += [f"{file.workspace}: run {run.id} is still {run.state}" for file, run in open_runs]
+        findings += [f"a provider would refuse: {text}" for text in self.provider.violations]
+        for path in self._logs():
+            if API_KEY in path.read_text(errors="replace"):
+                findings.append(f"the model's key stands in {path}")
+        if API_KEY in self.server.log:
+            findings.append("the model's key stands in the server's log")
+        assert findings == [], "\n".join(findings)
+
+    async def _close(self) -> None:
+        for watcher in self._watchers:
+            watcher.resumes = False
+            try:
+                await watcher.close()
+            except AssertionError:
+                pass  # a story that failed already; its own error matters
+        await self.bystander.close()
+        await self.failpoints.__aexit__()
+        await self.provider.__aexit__()
+        self.server.close()
+        self.notify.close()
+        for pid, _ in self.leftovers():
+            try:
+                process = Process(pid)
+            except ProcessLookupError:
+                continue
+            await process.kill()
+            process.close()
+        for process in self._held:
+            process.close()
+
+    def _logs(self) -> list[Path]:
+        return sorted((self.server.runtime_dir / "workers").glob("*.log"))
+
+    def story(self) -> str:
+        """The logs, for a failed test."""
+        parts = [f"--- server\n{self.server.log[-12000:]}"]
+        parts += [f"--- {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in self._logs()]
+        return "\n".join(parts)
+
+    def remove(self) -> None:
+        """Remove the directory; after the story was printed if one was asked for."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+async def together(*works: Any) -> list[Any]:
+    """Run several requests at once; their results in order."""
+    return list(await asyncio.gather(*works))

@@ -17,7 +17,7 @@ from protocol.shapes.message import (
     ToolResultData,
 )
 from protocol.shapes.session import Session
-from tests.support.house import open_house, outline
+from tests.support.inside import open_house, outline
 from tests.support.loop import run
 from worker.runs import rows
 from worker.store import messages, runs, sessions

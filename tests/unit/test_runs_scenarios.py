@@ -10,7 +10,7 @@ from protocol.errors import BadInput, Conflict, LimitReached, NotFound
 from protocol.limits import Limits
 from protocol.shapes.agent import Prompt
 from protocol.shapes.message import Attachment
-from tests.support.house import House, open_house, outline, payload, texts, until
+from tests.support.inside import House, open_house, outline, payload, texts, until
 from tests.support.loop import run
 from worker.models.client import ThinkingDelta, ToolCallStart
 from worker.models.failures import failure
