@@ -1,0 +1,106 @@
+"""Flags, environment and file become one checked configuration; what is wrong is said with what would be right."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from supervisor.config import ConfigError, TcpAddress, UnixAddress, parse_address, read_config
+
+
+def test_defaults_follow_xdg() -> None:
+    config = read_config([], {"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/7"})
+    assert config.runtime_dir == Path("/run/user/7/bulkhead")
+    assert config.state_dir == Path("/home/u/.local/state/bulkhead")
+    assert config.listeners == (UnixAddress(Path("/run/user/7/bulkhead.sock")),)
+    assert config.has_default_listener
+
+
+def test_service_managers_directories_win_over_xdg() -> None:
+    env = {"RUNTIME_DIRECTORY": "/run/b:/run/other", "STATE_DIRECTORY": "/var/lib/b", "XDG_STATE_HOME": "/x"}
+    config = read_config([], {"HOME": "/h", **env})
+    assert config.runtime_dir == Path("/run/b")
+    assert config.state_dir == Path("/var/lib/b")
+    assert config.listeners == (UnixAddress(Path("/run/b/bulkhead.sock")),)
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "bulkhead.json"
+    server = {"host": "unix:///a.sock", "idle_exit": 5, "log_level": "debug", "limits": {"drain_s": 1.5}}
+    file.write_text(json.dumps({"server": server, "providers": {}}))
+    config = read_config(["--config", str(file), "--host", "tcp://127.0.0.1:0", "--idle-exit", "7"], {})
+    assert config.listeners == (TcpAddress("127.0.0.1", 0),)
+    assert not config.has_default_listener
+    assert config.idle_exit_s == 7
+    assert config.log_level == "debug"
+    assert config.limits.drain_s == 1.5
+    assert config.limits.flush_s == 5.0
+
+
+def test_file_in_the_configuration_directory_is_read(tmp_path: Path) -> None:
+    (tmp_path / "bulkhead.json").write_text('{"server": {"on_last_detach": "cancel"}}')
+    assert read_config([], {"CONFIGURATION_DIRECTORY": str(tmp_path)}).on_last_detach == "cancel"
+
+
+def test_limits_from_the_environment_win_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "bulkhead.json").write_text('{"server": {"limits": {"drain_s": 1, "flush_s": 2}}}')
+    env = {"CONFIGURATION_DIRECTORY": str(tmp_path), "BULKHEAD_LIMITS": '{"drain_s": 9}'}
+    limits = read_config([], env).limits
+    assert (limits.drain_s, limits.flush_s) == (9, 2)
+
+
+def test_workers_do_not_inherit_what_is_ours() -> None:
+    env = {"HOME": "/h", "PYTHONPATH": "/x", "NOTIFY_SOCKET": "/n", "LISTEN_FDS": "1", "BULKHEAD_TOKEN": "t", "A": "b"}
+    assert read_config([], env).worker_env == {"HOME": "/h", "A": "b"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "hint"),
+    [
+        (["--host", "localhost:80"], {}, "unix:///PATH or tcp://ADDR:PORT"),
+        (["--host", "unix://relative"], {}, "absolute"),
+        (["--host", "tcp://127.0.0.1"], {}, "tcp://127.0.0.1:8600"),
+        (["--host", "tcp://127.0.0.1:99999"], {}, "tcp://127.0.0.1:8600"),
+        (["--host", "tcp://0.0.0.0:80"], {}, "--token-file"),
+        (["--host", "tcp://0.0.0.0:80", "--no-auth", "--token-file", "t"], {}, "loopback only"),
+        (["--idle-exit", "-1"], {}, "number from 0"),
+        (["--idle-exit", "soon"], {}, "--help"),
+        (["--log-level", "loud"], {}, "debug, info"),
+        (["--unknown"], {}, "--help"),
+        (["--config", "/nowhere/b.json"], {}, "existing"),
+        ([], {"BULKHEAD_LIMITS": '{"drain_seconds": 1}'}, "drain_seconds"),
+        ([], {"BULKHEAD_LIMITS": '{"drain_s": "long"}'}, "drain_s"),
+        ([], {"BULKHEAD_LIMITS": "5"}, "JSON object"),
+    ],
+)
+def test_errors_say_what_would_be_right(arguments: list[str], env: dict[str, str], hint: str) -> None:
+    with pytest.raises(ConfigError, match=hint.replace("(", r"\(")):
+        read_config(arguments, {"HOME": "/h", **env})
+
+
+def test_unknown_word_in_the_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    file.write_text('{"server": {"hots": "unix:///a"}}')
+    with pytest.raises(ConfigError, match=r"hots.*host, state_dir"):
+        read_config(["--config", str(file)], {})
+
+
+def test_Z03_paths_too_long_for_the_kernel_are_refused() -> None:
+    assert parse_address("unix:///" + "a" * 106)
+    with pytest.raises(ConfigError, match="shorter"):
+        parse_address("unix:///" + "a" * 107)
+    with pytest.raises(ConfigError, match="shorter"):
+        read_config(["--runtime-dir", "/" + "r" * 100], {})
+
+
+def test_default_listener_moves_when_its_path_would_be_too_long() -> None:
+    config = read_config(["--runtime-dir", "/r"], {"XDG_RUNTIME_DIR": "/" + "x" * 100})
+    assert config.listeners == (UnixAddress(Path("/r/bulkhead.sock")),)
+
+
+def test_tcp_addresses() -> None:
+    assert parse_address("tcp://[::1]:80/ignored") == TcpAddress("::1", 80)
+    assert TcpAddress("::1", 80).is_loopback
+    assert TcpAddress("localhost", 80).is_loopback
+    assert not TcpAddress("example.org", 80).is_loopback
+    assert str(TcpAddress("::1", 80)) == "tcp://[::1]:80"
