@@ -1,0 +1,86 @@
+"""A server of our own for those who have none: started at the usual place, gone by itself when nobody needs it.
+
+It takes the default socket, so that other commands find it too. Of several that are started at once the runtime
+directory's lock lets one live; the others end with exit code 3, and that is no failure.
+"""
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from protocol.errors import Unavailable
+from supervisor.client.address import Address, default_runtime_dir
+from supervisor.client.api import Api
+
+IDLE_EXIT_S = 60
+START_S = 20.0
+POLL_S = 0.02
+EXIT_TAKEN = 3
+TAIL_CHARS = 1500
+
+
+def command(*arguments: str) -> list[str]:
+    """The server's command line. `-P`: no folder of the user named like a package of ours gets in the way."""
+    return [sys.executable, "-P", "-m", "supervisor", "serve", *arguments]
+
+
+def spawn(arguments: Sequence[str], log_path: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a server that outlives us, its output in `log_path`."""
+    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            command(*arguments),
+            cwd="/",
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+
+
+async def wait_healthy(api: Api, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
+    """Returns when a server answers at the address of `api`. Raises Unavailable with the end of the log."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_S
+    while not await api.is_healthy():
+        code = process.poll()
+        if code is not None and code != EXIT_TAKEN:
+            raise Unavailable(f"the server did not start (exit code {code}):\n{_tail(log_path)}")
+        if loop.time() > deadline:
+            raise Unavailable(f"the server does not answer within {START_S:g} s:\n{_tail(log_path)}")
+        await asyncio.sleep(POLL_S)
+
+
+async def start_private(address: Address, api: Api, env: Mapping[str, str]) -> None:
+    """Start a server at the default address and wait until it answers. Raises Unavailable."""
+    log_path = _private_directory(default_runtime_dir(env)) / "server.log"
+    process = spawn([f"--host={address}", f"--idle-exit={IDLE_EXIT_S}"], log_path, env)
+    await wait_healthy(api, process, log_path)
+
+
+def _private_directory(path: Path) -> Path:
+    """The server checks this directory itself; here it only must be safe to write a log into. Raises Unavailable."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise Unavailable(f"cannot start a server: {path} cannot be made: {error.strerror}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise Unavailable(
+            f"cannot start a server: {path} is not a directory of yours; set XDG_RUNTIME_DIR to one that is"
+        )
+    return path
+
+
+def _tail(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")[-TAIL_CHARS:].strip() or "(it wrote nothing)"
+    except OSError:
+        return f"(no log at {path})"

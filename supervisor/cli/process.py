@@ -1,0 +1,113 @@
+"""A process of this machine, known by pid and start time: is it still that one, end it, wait for its end."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from supervisor.client.address import UnixAddress
+
+LOCK_MAX_BYTES = 65536
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """What the lock file of a runtime directory says about the server that holds it."""
+
+    pid: int
+    start_ticks: int
+    listeners: tuple[str, ...] = ()
+
+
+class Target:
+    """A process held by a pidfd, so that its pid cannot become another's while we look at it."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises ProcessLookupError when there is no such process."""
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
+
+    def __enter__(self) -> "Target":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def send(self, number: signal.Signals) -> None:
+        """Raises ProcessLookupError, PermissionError."""
+        signal.pidfd_send_signal(self._fd, number)
+
+    async def gone(self, within_s: float) -> bool:
+        """Has it ended within so many seconds? The kernel tells by the pidfd."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(self._fd, ended.set)
+        try:
+            async with asyncio.timeout(within_s):
+                await ended.wait()
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self._fd)
+        return True
+
+
+def read_owner(runtime_dir: Path) -> Owner | None:
+    """Who holds the runtime directory, as its lock file says; None when it says nobody. The process may be gone."""
+    try:
+        with (runtime_dir / "supervisor.lock").open("rb") as file:
+            said = json.loads(file.read(LOCK_MAX_BYTES))
+        return Owner(int(said["pid"]), int(said["start_ticks"]), tuple(map(str, said.get("listeners", ()))))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def start_ticks(pid: int) -> int:
+    """When a process began, in clock ticks since boot; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def listener_pid(address: UnixAddress) -> int | None:
+    """Which process listens at a Unix socket, as the kernel says; None when nobody does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(address.path))
+            pid: int = _CREDENTIALS.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        except OSError:
+            return None
+    return pid or None
+
+
+def is_server(pid: int) -> bool:
+    """Does its command line say that this is a server of ours?"""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    return "serve" in words and ("supervisor" in words or any(Path(word).name == "bulkhead" for word in words[:2]))
+
+
+def unit_of(pid: int) -> tuple[str, bool] | None:
+    """The systemd unit that a process belongs to, and whether a user's manager runs it; None outside of ours."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        path = line.rpartition(":")[2]
+        for word in reversed(path.split("/")):
+            if word.startswith("bulkhead") and word.endswith(".service"):
+                return word, "/user@" in path
+    return None
