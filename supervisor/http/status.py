@@ -14,9 +14,14 @@ from supervisor.workspaces.roster import Registration, Roster
 class Usage(Protocol):
     """What one process uses."""
 
-    rss_bytes: int
-    uss_bytes: int | None
-    cpu_s: float
+    @property
+    def rss_bytes(self) -> int: ...
+
+    @property
+    def uss_bytes(self) -> int | None: ...
+
+    @property
+    def cpu_s(self) -> float: ...
 
 
 Measure = Callable[[int, bool], Usage | None]
