@@ -52,7 +52,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
 class Config:
     """Everything that was configured, ready for use. `providers` hold real keys: only `wire` may leave the process."""
 
-    providers: dict[str, ProviderConfig]
+    providers: dict[str, ProviderConfig] = field(repr=False)
     models: dict[str, SelectedModel]
     allowed_tools: tuple[str, ...]
     options: Options

@@ -177,5 +177,7 @@ def _openai(provider: ProviderConfig, model_id: str, http: "httpx2.AsyncClient")
         case "openrouter":
             return OpenRouterModel(model_id, provider=OpenRouterProvider(openai_client=client), profile=profile)
         case _:
+            # Most compatible servers know the older name of this field only.
+            profile["openai_chat_supports_max_completion_tokens"] = False
             compatible = OpenAICompatibleProvider(provider.id, openai_client=client)
             return OpenAIChatModel(model_id, provider=compatible, profile=profile)

@@ -54,7 +54,7 @@ _ANTHROPIC_ANSWER = (
 )
 
 
-class _WarmTool:
+class WarmTool:
     """A tool as a model sees it."""
 
     name = "view"
@@ -128,4 +128,4 @@ def _request() -> ModelRequest:
             parts=[ToolResultPart(ToolResultData(tool_call_id="c1", name="view", content="text"))],
         ),
     ]
-    return ModelRequest(system="warm", messages=rows, tools=[_WarmTool()], max_tokens=16)
+    return ModelRequest(system="warm", messages=rows, tools=[WarmTool()], max_tokens=16)

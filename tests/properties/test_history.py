@@ -1,0 +1,163 @@
+"""Any stored conversation, however broken, becomes one that providers take."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.shapes.message import (
+    BinaryData,
+    BinaryPart,
+    FinishData,
+    FinishPart,
+    Message,
+    ReasoningBlock,
+    ReasoningData,
+    ReasoningPart,
+    ShellCommandData,
+    ShellCommandPart,
+    TextData,
+    TextPart,
+    ToolCallData,
+    ToolCallPart,
+    ToolResultData,
+    ToolResultPart,
+)
+from tests.support.loop import run
+from tests.support.provider import check_anthropic, check_openai
+from tests.unit.agent_house import LIMITS, LOG, seeded
+from worker.agent.history import repair
+from worker.agent.stream import calls_of, results_of
+from worker.models.client import ModelRequest
+
+ids = st.sampled_from(["c1", "c2", "c3", "c4"])
+texts = st.sampled_from(["", " ", "hello", "more words"])
+inputs = st.sampled_from(["", "{}", '{"a": 1}'])
+calls = st.builds(
+    lambda call_id, text, finished: ToolCallPart(ToolCallData(id=call_id, name="ls", input=text, finished=finished)),
+    ids,
+    inputs,
+    st.booleans(),
+)
+results = st.builds(
+    lambda call_id, text, bad: ToolResultPart(
+        ToolResultData(tool_call_id=call_id, name="ls", content=text, is_error=bad, data="!", mime_type="image/png")
+    ),
+    ids,
+    texts,
+    st.booleans(),
+)
+blocks = st.builds(
+    ReasoningBlock,
+    thinking=texts,
+    signature=st.sampled_from(["", "sig"]),
+    provider=st.sampled_from(["loop", "other", ""]),
+    before_text=st.booleans(),
+)
+reasonings = st.builds(
+    lambda found: ReasoningPart(ReasoningData(thinking="t", blocks=found)), st.lists(blocks, max_size=2)
+)
+plain = st.builds(lambda text: TextPart(TextData(text=text)), texts)
+finishes = st.just(FinishPart(FinishData(reason="end_turn", time=1)))
+files = st.sampled_from(
+    [
+        BinaryPart(BinaryData(path="a.txt", mime_type="text/plain", data=b"x\xff")),
+        BinaryPart(BinaryData(path="a.png", mime_type="image/png", data=b"png")),
+        ShellCommandPart(ShellCommandData(command="ls", output="\x1b[31mred\x1b[0m", exit_code=1)),
+    ]
+)
+
+
+def rows(role: Any, parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Message]:
+    return st.builds(lambda found: Message(id="m", session_id="s", role=role, parts=found), st.lists(parts, max_size=4))
+
+
+messages = st.lists(
+    st.one_of(
+        rows("user", st.one_of(plain, files, finishes)),
+        rows("assistant", st.one_of(plain, calls, reasonings, finishes)),
+        rows("tool", st.one_of(results, finishes)),
+    ),
+    max_size=8,
+)
+
+
+@given(messages)
+def test_every_call_has_its_result_directly_behind_it_and_nothing_else_has(found: list[Message]):
+    repaired = repair(found, "loop")
+    waiting: list[str] = []
+    for message in repaired:
+        answers = [result.tool_call_id for result in results_of(message)]
+        assert answers == waiting, "the results of a step stand right behind it, in order, each once"
+        waiting = [call.id for call in calls_of(message)]
+        assert len(set(waiting)) == len(waiting)
+        assert all(call.finished and call.input for call in calls_of(message))
+        assert (message.role == "tool") == bool(answers)
+        assert message.parts, "nothing empty is sent"
+        for part in message.parts:
+            assert not isinstance(part, FinishPart)
+            if isinstance(part, ReasoningPart):
+                assert all(block.provider == "loop" and block.signature for block in part.data.blocks)
+    assert waiting == []
+
+
+@given(messages)
+def test_a_repaired_history_stays_as_it_is(found: list[Message]):
+    once = repair(found, "loop")
+    assert [message.parts for message in repair(once, "loop")] == [message.parts for message in once]
+
+
+@given(messages)
+def test_what_was_stored_is_not_lost(found: list[Message]):
+    def said(rows: list[Message]) -> list[str]:
+        return [
+            part.data.text
+            for row in rows
+            if row.role in ("user", "assistant")
+            for part in row.parts
+            if isinstance(part, TextPart) and part.data.text.strip()
+        ]
+
+    assert said(repair(found, "loop")) == said(found)
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_providers_take_every_repaired_history(dialect: str):
+    import httpx2
+    from pydantic_ai.models import override_allow_model_requests
+
+    from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+    from worker.config.load import Config, Options
+    from worker.models import warm
+    from worker.models.build import Models
+
+    kind = "anthropic" if dialect == "anthropic" else "openai-compat"
+    body = warm._ANTHROPIC_ANSWER if dialect == "anthropic" else warm._OPENAI_ANSWER
+    check = check_anthropic if dialect == "anthropic" else check_openai
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        check(json.loads(request.content))
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+
+    provider = ProviderConfig(id="loop", type=kind, base_url="http://x/v1", api_key="k", models=[Model(id="m")])
+    config = Config(
+        {"loop": provider}, {"large": SelectedModel(model="m", provider="loop")}, (), Options(), {}, "", (), (), ()
+    )
+    first = Message(id="u0", session_id="s", role="user", parts=[TextPart(TextData(text="begin"))])
+    last = Message(id="u1", session_id="s", role="user", parts=[TextPart(TextData(text="go"))])
+
+    async def ask(found: list[Message]) -> None:
+        models = Models(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(answer))
+        async for _ in models.large().stream(ModelRequest("system", repair([first, *found, last], "loop"))):
+            pass
+        await models.close()
+
+    @settings(max_examples=60, deadline=None)
+    @given(messages)
+    def takes(found: list[Message]) -> None:
+        run(ask(found))
+
+    with override_allow_model_requests(True):
+        takes()
