@@ -33,6 +33,8 @@ from protocol.zygote import (
 )
 
 _POLL_S = 0.01
+_RETRY_S_MAX = 60.0
+_EXITS_KEPT = 1024
 _TITLE_ROOM = "." * 160
 _PLACEHOLDER = "-" * 40
 """Room in the zygote's environment for the marker of a forked worker (worker/birth.py knows the same)."""
@@ -59,37 +61,36 @@ class ZygoteLink:
         self._exits: dict[tuple[int, int], Child] = {}
         self._exit_waiters: dict[tuple[int, int], asyncio.Future[Child]] = {}
         self._closed = False
+        self._failures = 0  # zygotes in a row that died before they were warm
+        self._not_before = 0.0
 
     @property
     def pid(self) -> int | None:
         """The zygote's pid, once it has said hello."""
-        if self._hello is not None and self._hello.done() and not self._hello.cancelled():
+        if self._hello is not None and self._hello.done():
             return self._hello.result().pid
         return None
 
     def join(self) -> None:
         """Begin to connect, starting a zygote if there is none; does not wait."""
-        if not self._closed and (self._joining is None or self._joining.done()):
+        if not self._closed and self._connection is None and (self._joining is None or self._joining.done()):
             self._joining = self._tasks.start(self._join(), "join")
 
     async def ready(self) -> None:
-        """Wait until the zygote forks on request. Raises Unavailable when it does not come up in time."""
-        if self._hello is None or self._hello.cancelled():
-            self.join()
+        """Wait until the zygote forks on request. Raises Unavailable when it is not to be had now."""
+        if self._connection is None and self._clock.now() < self._not_before:
+            raise Unavailable("cannot fork a worker: the zygote keeps dying", code="worker_failed")
+        self.join()
         try:
             async with asyncio.timeout(self._limits.zygote_ready_s):
                 if self._joining is not None:
                     await asyncio.shield(self._joining)
                 if self._hello is None:
-                    raise Unavailable("cannot reach the zygote", code="worker_failed")
+                    raise Unavailable("cannot fork a worker: there is no zygote", code="worker_failed")
                 await asyncio.shield(self._hello)
         except TimeoutError as error:
             message = f"cannot fork a worker: no zygote within {self._limits.zygote_ready_s} s"
             raise Unavailable(message, code="worker_failed") from error
-        except asyncio.CancelledError:
-            if self._hello is not None and self._hello.cancelled():
-                raise Unavailable("cannot fork a worker: the zygote died", code="worker_failed") from None
-            raise
 
     async def fork(self, spec_descriptor: int) -> tuple[int, int]:
         """A forked process, its pid and start ticks. Raises Unavailable."""
@@ -151,6 +152,7 @@ class ZygoteLink:
 
     async def _join(self) -> None:
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._not_before - self._clock.now()))
         deadline = loop.time() + self._limits.zygote_ready_s
         while loop.time() < deadline:
             connection = self._connect()
@@ -241,6 +243,8 @@ class ZygoteLink:
     def _exited(self, child: Child) -> None:
         key = (child.pid, child.start_ticks)
         self._exits[key] = child
+        if len(self._exits) > _EXITS_KEPT:  # of children that were never ours
+            del self._exits[next(iter(self._exits))]
         waiter = self._exit_waiters.pop(key, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(child)
@@ -249,7 +253,11 @@ class ZygoteLink:
         """The zygote is gone. Its workers live on; the next fork finds or starts another one."""
         if self._connection is None:
             return
-        self._log.warning("zygote lost", extra=fields(reason=why))
+        is_warm = self._hello is not None and self._hello.done()
+        self._failures = 0 if is_warm else self._failures + 1
+        # One that dies before it is warm will do so again: no spin (S16), plain starts meanwhile.
+        self._not_before = self._clock.now() + (0.0 if is_warm else min(_RETRY_S_MAX, 0.5 * 2**self._failures))
+        self._log.warning("zygote lost", extra=fields(reason=why, log=self._log_path))
         self._drop()
         if not self._closed:
             self.join()
@@ -260,7 +268,8 @@ class ZygoteLink:
             self._connection.close()
             self._connection = None
         if self._hello is not None and not self._hello.done():
-            self._hello.cancel()
+            self._hello.set_exception(Unavailable("cannot fork a worker: the zygote died", code="worker_failed"))
+            self._hello.exception()  # noted, whether anybody waits or not
         self._hello = None
         for waiting in self._forks.values():
             if not waiting.done():
