@@ -1,0 +1,207 @@
+"""What the bare things cost on this machine, now: no figure of ours can be below them."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.client import Client
+from benchmarks.table import median_ms, percentile_ms, shown
+
+ROUNDS = 200
+CHILD_READY_S = 20.0
+
+TORNADO = """
+import sys, tornado.web, tornado.httpserver, tornado.netutil, asyncio
+class Handler(tornado.web.RequestHandler):
+    def post(self): self.set_status(202); self.write(b'{"run_id":"x"}')
+async def main():
+    server = tornado.httpserver.HTTPServer(tornado.web.Application([("/.*", Handler)]))
+    server.add_socket(tornado.netutil.bind_unix_socket(sys.argv[1]))
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+ECHO = """
+import sys, zmq, zmq.asyncio, asyncio
+async def main():
+    socket = zmq.asyncio.Context().socket(zmq.DEALER)
+    socket.connect("ipc://" + sys.argv[1])
+    await socket.send(b"hello")
+    while True:
+        await socket.send_multipart(await socket.recv_multipart())
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Medians in milliseconds, unless the name says otherwise."""
+
+    interpreter_ms: float
+    imports_ms: float
+    fork_ms: float
+    zmq_ms: float
+    tornado_ms: float
+    commit_ms: float
+    script_200_ms: float
+    timer_p95_ms: float
+
+    def of(self, **named: str) -> str:
+        """The named floors as text: `of(fork="bare fork")`."""
+        return ", ".join(f"{text} {shown(getattr(self, name + '_ms'))} ms" for name, text in named.items())
+
+
+async def measure() -> Floors:
+    """All floors, one after the other."""
+    with tempfile.TemporaryDirectory(prefix="bulkhead-floor-") as name:
+        directory = Path(name)
+        return Floors(
+            interpreter_ms=median_ms([_run("pass") for _ in range(7)]),
+            imports_ms=median_ms([_run("import asyncio, tornado.web, zmq, msgspec, sqlalchemy") for _ in range(5)]),
+            fork_ms=median_ms([_fork() for _ in range(ROUNDS)]),
+            zmq_ms=await _zmq(directory / "zmq"),
+            tornado_ms=await _tornado(directory / "http"),
+            commit_ms=median_ms(list(_commits(directory / "db"))),
+            script_200_ms=await _script(),
+            timer_p95_ms=await _timer(),
+        )
+
+
+def _run(code: str) -> float:
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+    return time.perf_counter() - begun
+
+
+def _fork() -> float:
+    begun = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return time.perf_counter() - begun
+
+
+@contextmanager
+def _child(code: str, argument: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    child = subprocess.Popen([sys.executable, "-P", "-c", code, str(argument)], stdout=subprocess.PIPE)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+
+
+async def _zmq(path: Path) -> float:
+    """A ROUTER here, a DEALER in another process, one message there and back."""
+    import zmq
+    import zmq.asyncio
+
+    context = zmq.asyncio.Context()
+    router = context.socket(zmq.ROUTER)
+    router.bind(f"ipc://{path}")
+    took = []
+    try:
+        with _child(ECHO, path):
+            async with asyncio.timeout(CHILD_READY_S):
+                name, _ = await router.recv_multipart()
+                for _ in range(ROUNDS):
+                    begun = time.perf_counter()
+                    await router.send_multipart([name, b"x" * 200])
+                    await router.recv_multipart()
+                    took.append(time.perf_counter() - begun)
+    finally:
+        router.close(linger=0)
+        context.term()
+    return median_ms(took)
+
+
+async def _tornado(path: Path) -> float:
+    """A POST to a handler that does nothing, on a kept connection."""
+    took = []
+    with _child(TORNADO, path) as child:
+        assert child.stdout is not None
+        await asyncio.to_thread(child.stdout.readline)
+        client = Client(path)
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            await client.request("POST", "/v1/x", {"prompt": "x" * 100})
+            took.append(time.perf_counter() - begun)
+        client.close()
+    return median_ms(took)
+
+
+def _commits(path: Path) -> Iterator[float]:
+    """One row, durably."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("pragma journal_mode=wal")
+    connection.execute("pragma synchronous=full")
+    connection.execute("create table t (x)")
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        connection.execute("begin immediate")
+        connection.execute("insert into t values (?)", ("x" * 200,))
+        connection.execute("commit")
+        yield time.perf_counter() - begun
+    connection.close()
+
+
+async def _script() -> float:
+    """The scripted model's 200 tokens read directly, with no service around it."""
+    from protocol.base.clock import SystemClock
+    from protocol.limits import DEFAULT_LIMITS
+    from protocol.shapes.message import Message, TextData, TextPart
+    from worker.models.client import ModelRequest
+    from worker.models.script import ScriptModel
+
+    model = ScriptModel(sleep=asyncio.sleep, clock=SystemClock(), limits=DEFAULT_LIMITS)
+    prompt = Message(id="m", session_id="s", role="user", parts=[TextPart(TextData(text="/tokens 200"))])
+    took = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        async for _ in model.stream(ModelRequest(system="", messages=[prompt], tools=[], max_tokens=0)):
+            pass
+        took.append(time.perf_counter() - begun)
+    return median_ms(took)
+
+
+async def _timer() -> float:
+    """How late a loop that does nothing else wakes up: 20 timers 50 times a second."""
+    late: list[float] = []
+
+    async def tick() -> None:
+        begin = time.monotonic() + random.random() / 50
+        for number in range(50):
+            due = begin + number / 50
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            late.append(max(0.0, time.monotonic() - due))
+
+    await asyncio.gather(*(tick() for _ in range(20)))
+    return percentile_ms(late, 95)
+
+
+def socket_pair_mb_per_s() -> float:
+    """How fast bytes go through a Unix socket inside one process, in MB a second."""
+    left, right = socket.socketpair()
+    block, total = b"x" * 65536, 0
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < 0.2:
+        left.sendall(block)
+        total += len(right.recv(65536, socket.MSG_WAITALL))
+    left.close()
+    right.close()
+    return total / (time.perf_counter() - begun) / 1e6

@@ -1,0 +1,99 @@
+"""The real server in a fresh directory, as a user would start it."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from benchmarks.client import Client
+
+START_S = 30.0
+STOP_S = 30.0
+
+
+class Server:
+    """A server that runs. `started` is when its process was begun, on the monotonic clock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.socket_path = root / "r" / "bulkhead.sock"
+        for name in ("h", "r", "s", "c", "w"):
+            (root / name).mkdir(mode=0o700)
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root / "h"),
+            "XDG_RUNTIME_DIR": str(root / "r"),
+            "XDG_STATE_HOME": str(root / "s"),
+            "XDG_CONFIG_HOME": str(root / "c"),
+        }
+        self.log_path = root / "log"
+        with self.log_path.open("wb") as log:
+            self.started = time.monotonic()
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "warning"],
+                cwd="/",
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def client(self) -> Client:
+        """A new client of this server."""
+        return Client(self.socket_path)
+
+    async def healthy(self) -> float:
+        """Seconds from the start of the process to the first healthy answer."""
+        deadline = self.started + START_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}\n{self.log_path.read_text()}")
+            try:
+                client = self.client()
+                status, _ = await client.request("GET", "/v1/health")
+                client.close()
+                if status == 200:
+                    return time.monotonic() - self.started
+            except OSError:
+                pass
+            await asyncio.sleep(0.002)  # nothing announces the socket to a stranger
+        raise RuntimeError(f"the server is not healthy after {START_S} s\n{self.log_path.read_text()}")
+
+    def make_directory(self, name: str) -> Path:
+        """A directory for a workspace."""
+        path = self.root / "w" / name
+        path.mkdir()
+        return path
+
+    async def stop(self) -> float:
+        """SIGTERM; seconds until the process has ended."""
+        begun = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(self.process.wait, STOP_S)
+        return time.monotonic() - begun
+
+
+@asynccontextmanager
+async def server() -> AsyncIterator[Server]:
+    """A fresh server that answers; stopped and removed at the end."""
+    root = Path(tempfile.mkdtemp(prefix="bulkhead-bench-"))
+    made = Server(root)
+    try:
+        await made.healthy()
+        yield made
+    finally:
+        if made.process.poll() is None:
+            try:
+                await made.stop()
+            except subprocess.TimeoutExpired:
+                made.process.kill()
+                made.process.wait()
+        shutil.rmtree(root, ignore_errors=True)
