@@ -1,0 +1,338 @@
+"""Takes one workspace's events in and gives them to every stream.
+
+Numbered events are taken strictly in their order. A hole (an event was lost on the way, or the worker committed
+some while nobody was connected) is filled by asking the worker; what came after it waits, bounded: what does not
+fit is asked for as well.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from protocol.base.clock import Clock
+from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
+from protocol.errors import BulkheadError
+from protocol.events import MARK_KIND, Event, EventId
+from protocol.limits import Limits
+from protocol.shapes.envelope import envelope
+from protocol.shapes.workspace import WorkspaceState
+from supervisor.events.replay import ReplayLog
+from supervisor.events.stream import ClientStream, base_text
+
+Fetch = Callable[[int, int], Awaitable[list[Event]]]
+
+_ALIVE = frozenset({"ready", "degraded", "closing"})
+_FETCH_ATTEMPTS = 5
+_FETCH_PAUSE_S = 0.2
+"""Doubles with every attempt."""
+_PAGE_PAUSE_S = 1.0
+"""Between two questions for one client, when there is no worker; doubles up to the maximum."""
+_PAGE_PAUSE_S_MAX = 30.0
+
+
+class Hub:
+    """The events of one workspace. Everything but `Stream.next_chunk` is a plain method on the loop."""
+
+    def __init__(
+        self,
+        *,
+        workspace_id: str,
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+        fetch: Fetch,
+        random: Random | None = None,
+    ) -> None:
+        """`fetch(after, count)` asks the worker; it raises BulkheadError, code `reset` when the events are gone."""
+        self.workspace_id = workspace_id
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self.fetch = fetch
+        self._random = random or Random(workspace_id)
+        self.tasks = TaskOwner(f"hub.{workspace_id}", log)
+        self._replay = ReplayLog(
+            kept=limits.replay_kept,
+            kept_bytes=limits.replay_kept_bytes,
+            behind_max=limits.stream_queue_max,
+            behind_max_bytes=limits.stream_queue_max_bytes,
+        )
+        self.known_to = 0  # the highest number that the worker spoke of
+        self._early: list[Event] = []  # numbered events behind a hole
+        self._filling = False
+        self._streams: set[Stream] = set()
+        self._waiters: set[asyncio.Future[bool]] = set()
+        self._state_text = b""
+        self._closed = False
+
+    @property
+    def last_event_id(self) -> str:
+        """The id of the newest event, "" while the log is not known."""
+        return f"{self._replay.log_id}.{self._replay.last}" if self._replay.log_id else ""
+
+    @property
+    def log_id(self) -> str:
+        """Which event log this is, "" while not known."""
+        return self._replay.log_id
+
+    @property
+    def streams(self) -> int:
+        """How many clients listen."""
+        return len(self._streams)
+
+    # --- what comes in ----------------------------------------------------------------------------------------------
+
+    def log_opened(self, log_id: str, last_number: int) -> None:
+        """The worker (again) has this log, and it goes up to `last_number`."""
+        if self._closed or not log_id:
+            return
+        self._early.clear()
+        replay = self._replay
+        if not replay.log_id:
+            replay.opened(log_id, last_number)
+            self.known_to = last_number
+            replay.remarked(base_text(replay))
+        elif replay.log_id != log_id or last_number < replay.last:
+            # Another file, or one that lost its end (D06): its numbers mean something else now.
+            self.known_to = last_number
+            self._start_over(log_id, last_number, "the event log was replaced")
+        else:
+            self.known_to = last_number
+            self._fill_hole()
+        self._changed()
+
+    def take(self, events: list[Event]) -> int:
+        """Events of the worker, in its order. Returns how many of them count for its credit."""
+        numbered = 0
+        for event in events:
+            if event.number == 0:
+                if self._replay.log_id and not self._closed:
+                    self._replay.pictured(event)
+            elif event.kind == MARK_KIND:
+                self.known_to = max(self.known_to, event.number)
+            else:
+                numbered += 1
+                self._take_numbered(event)
+        self._fill_hole()
+        self._changed()
+        return numbered
+
+    def state_changed(self, state: WorkspaceState) -> None:
+        """Tell clients that asked for ids how the worker is (P12)."""
+        self._state_text = b"data: " + envelope("workspace_state", "updated", state) + b"\n\n"
+        if state.state not in _ALIVE:
+            self._replay.pictures_voided()
+        if not self._closed:
+            self._replay.remarked(self._state_text)
+            self._changed()
+
+    def _take_numbered(self, event: Event) -> None:
+        replay = self._replay
+        if not replay.log_id or self._closed or event.number <= replay.last:
+            return  # nobody could be told where it belongs; or it was filled in meanwhile
+        self.known_to = max(self.known_to, event.number)
+        if event.number == replay.last + 1:
+            replay.added(event)
+            self._take_early()
+        elif not self._streams:
+            replay.skipped_to(event.number - 1)  # who comes later and needs them asks the worker
+            replay.added(event)
+        elif len(self._early) < self._limits.event_window:
+            self._early.append(event)
+
+    def _take_early(self) -> None:
+        while self._early and self._early[0].number <= self._replay.last + 1:
+            event = self._early.pop(0)
+            if event.number == self._replay.last + 1:
+                self._replay.added(event)
+
+    # --- holes ------------------------------------------------------------------------------------------------------
+
+    def _fill_hole(self) -> None:
+        if self.known_to <= self._replay.last or self._filling or self._closed or not self._replay.log_id:
+            return
+        if not self._streams:
+            self._replay.skipped_to(self.known_to)
+            self._early.clear()
+            return
+        self._filling = True
+        self.tasks.start(self._fill(), "fill")
+
+    async def _fill(self) -> None:
+        attempt = 0
+        try:
+            while (after := self._replay.last) < self.known_to and not self._closed:
+                log_id = self._replay.log_id
+                self._log.info(
+                    "fetching events", extra=fields(workspace=self.workspace_id, after=after, known_to=self.known_to)
+                )
+                reason = "the worker does not tell them"
+                try:
+                    page = await self.fetch(after, min(self._limits.event_batch_max, self.known_to - after))
+                except BulkheadError as error:
+                    page, reason = [], error.message
+                    if error.code == "reset":
+                        attempt = _FETCH_ATTEMPTS
+                if self._replay.log_id != log_id:
+                    continue
+                for event in page:
+                    self._take_numbered(event)
+                if self._replay.last > after:
+                    attempt = 0
+                    self._changed()
+                    continue
+                attempt += 1
+                if attempt >= _FETCH_ATTEMPTS:
+                    self._give_up(reason)
+                    return
+                await asyncio.sleep(_FETCH_PAUSE_S * 2**attempt)
+        finally:
+            self._filling = False
+
+    def _give_up(self, reason: str) -> None:
+        self._log.warning(
+            "events lost to clients", extra=fields(workspace=self.workspace_id, after=self._replay.last, reason=reason)
+        )
+        early, self._early = self._early, []
+        last = early[0].number - 1 if early else self.known_to
+        self._start_over(self._replay.log_id, last, "events are not kept any more")
+        for event in early:
+            self._take_numbered(event)
+        self._changed()
+
+    def _start_over(self, log_id: str, last: int, reason: str) -> None:
+        self._replay.opened(log_id, last)
+        for stream in self._streams:
+            stream.client.reset(reason)
+
+    # --- streams ----------------------------------------------------------------------------------------------------
+
+    def open_stream(self, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool) -> "Stream":
+        """Subscribe a client from this moment on, or from the event after `cursor`."""
+        preamble = b""
+        if wants_ids:
+            retry_ms = self._limits.stream_retry_ms + self._random.randrange(self._limits.stream_retry_jitter_ms + 1)
+            preamble = b"retry: %d\n\n" % retry_ms + self._state_text
+        client = ClientStream(
+            self._replay,
+            cursor=cursor,
+            cursor_is_bad=cursor_is_bad,
+            wants_ids=wants_ids,
+            known_to=self.known_to,
+            preamble=preamble,
+        )
+        if self._closed:
+            client.end()
+        stream = Stream(self, client)
+        self._streams.add(stream)
+        return stream
+
+    def close(self) -> None:
+        """End every stream cleanly, after what is already there. The hub takes nothing more."""
+        self._closed = True
+        for stream in self._streams:
+            stream.client.end()
+        self.wake()
+
+    async def page(self, after: int) -> list[Event] | BulkheadError:
+        """Ask the worker for a client that is behind; an error is an answer here."""
+        try:
+            return await self.fetch(after, self._limits.event_batch_max)
+        except BulkheadError as error:
+            return error
+
+    def forget(self, stream: "Stream") -> None:
+        """This stream is closed."""
+        self._streams.discard(stream)
+        self.wake()
+
+    async def changed(self, within_s: float) -> bool:
+        """Wait until something changed; False after `within_s` seconds."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(within_s, _answer, waiter, False)
+        self._waiters.add(waiter)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
+
+    def _changed(self) -> None:
+        if self._replay.is_over:
+            positions = [stream.client.position for stream in self._streams if stream.client.is_reading]
+            self._replay.trim(min(positions, default=self._replay.end))
+        self.wake()
+
+    def wake(self) -> None:
+        """Let every waiting stream look again."""
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            _answer(waiter, True)
+
+
+class Stream:
+    """One client's stream. Made by `Hub.open_stream`; its reader calls `next_chunk` again and again."""
+
+    def __init__(self, hub: Hub, client: ClientStream) -> None:
+        self.client = client
+        self._hub = hub
+        self._page: asyncio.Task[list[Event] | BulkheadError] | None = None
+        self._page_of: EventId | None = None
+        self._attempt = 0
+        self._again_at = 0.0
+
+    async def next_chunk(self, within_s: float) -> bytes | None:
+        """Everything that waits, as SSE text; b"" when nothing came within `within_s`; None: over, end cleanly."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while True:
+            if text := self.client.take():
+                return text
+            if self.client.is_over:
+                return None
+            now = loop.time()
+            if now >= deadline:
+                return b""
+            wait_s = deadline - now
+            if (cursor := self.client.wants_page) is not None:
+                if self._page is not None and self._page.done():
+                    self._turn(self._page.result(), now)
+                    continue
+                if self._page is None and now >= self._again_at:
+                    self._ask(cursor)
+                elif self._page is None:
+                    wait_s = min(wait_s, self._again_at - now)
+            await self._hub.changed(wait_s)
+
+    def close(self) -> None:
+        """The client is gone; a waiting `next_chunk` returns None."""
+        self.client.close()
+        if self._page is not None:
+            self._page.cancel()
+        self._hub.forget(self)
+
+    def _ask(self, cursor: EventId) -> None:
+        self._page_of = cursor
+        self._page = self._hub.tasks.start(self._hub.page(cursor.number), "page")
+        self._page.add_done_callback(lambda _: self._hub.wake())
+
+    def _turn(self, page: list[Event] | BulkheadError, now: float) -> None:
+        cursor, self._page, self._page_of = self._page_of, None, None
+        assert cursor is not None
+        if isinstance(page, BulkheadError) and page.code != "reset":
+            # No worker now. The state of the workspace is on this stream; the client may wait here as well as there.
+            self.client.look(self._hub.known_to)
+            self._again_at = now + min(_PAGE_PAUSE_S * 2**self._attempt, _PAGE_PAUSE_S_MAX)
+            self._attempt = min(self._attempt + 1, 16)
+            return
+        self._attempt = 0
+        if isinstance(page, BulkheadError) or not self.client.paged(cursor, page, self._hub.known_to):
+            self.client.reset("events are not kept any more")
+
+
+def _answer(waiter: "asyncio.Future[bool]", value: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(value)

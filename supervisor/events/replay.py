@@ -1,0 +1,245 @@
+"""The recent past of one workspace, kept once for all its clients.
+
+Theory of operation. Everything a client may be sent lies in one log in memory, under positions that only grow:
+numbered events, and our own remarks (`workspace_state`, `reset`) that only clients with ids see. A client is a
+position in this log (stream.py), not a queue of its own; a slow client costs nothing but how far it is behind, and
+what several clients need at once is joined once. Pictures lie beside the log: the newest of each key, void as soon
+as a numbered event of that key arrives; they are always newer than every numbered event of their key.
+
+The log also answers "what came after this number" for clients that come back: from memory, by asking the worker, or
+not at all (reset).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocol.events import EVENT_KINDS, Event, EventId
+
+_COMPACT_AT = 1024
+PICTURES_MAX = 1024
+"""Growing messages of one workspace; above it the oldest picture is dropped, its stored event still comes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One event as it goes to clients: encoded once. `head` is the line with the id, for those who asked for it."""
+
+    number: int
+    head: bytes
+    line: bytes
+    is_plain: bool  # are clients without ids told?
+
+    @property
+    def size(self) -> int:
+        """What keeping it costs, in bytes."""
+        return len(self.head) + len(self.line)
+
+
+def encode_event(event: Event, log_id: str) -> Item:
+    """The SSE text of `event`."""
+    data = event.data
+    if b"\n" in data or b"\r" in data:
+        # The worker promises one line. JSON may hold line ends only between its tokens, where a blank is as good.
+        data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+    head = b"id: %b.%d\n" % (log_id.encode(), event.number) if event.number else b""
+    return Item(event.number, head, b"data: " + data + b"\n\n", event.kind in EVENT_KINDS)
+
+
+def join(items: Sequence[Item], wants_ids: bool) -> bytes:
+    """The text of `items` for one kind of client."""
+    if not wants_ids:
+        return b"".join([item.line for item in items if item.is_plain])
+    return b"".join([part for item in items for part in (item.head, item.line)])
+
+
+@dataclass(frozen=True, slots=True)
+class FromMemory:
+    """Everything after the cursor is here, from this position on."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskWorker:
+    """The events after this number are older than our memory."""
+
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """This cursor cannot be served, and why."""
+
+    reason: str
+
+
+Found = FromMemory | AskWorker | Reset
+
+
+class ReplayLog:
+    """The log in memory: positions `start <= p < end`, and the newest pictures. `last` is the newest number."""
+
+    def __init__(self, *, kept: int, kept_bytes: int, behind_max: int, behind_max_bytes: int) -> None:
+        self.log_id = ""
+        self.last = 0
+        self.start = 0
+        self.version = 0  # counts pictures
+        self._kept = kept
+        self._kept_bytes = kept_bytes
+        self._behind_max = max(kept, behind_max)
+        self._behind_max_bytes = max(kept_bytes, behind_max_bytes)
+        self._items: list[Item] = []
+        self._forgotten = 0  # leading items that are void; removed in lots
+        self._texts: dict[tuple[int, bool, bool], tuple[bytes, int]] = {}  # joined since the last change
+        self._bytes = 0
+        self._pictures: dict[str, tuple[int, Item]] = {}  # oldest first
+
+    @property
+    def end(self) -> int:
+        """The position that the next item gets."""
+        return self.start + len(self._items) - self._forgotten
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the log's items cost now."""
+        return self._bytes
+
+    @property
+    def is_over(self) -> bool:
+        """Is more kept than need be, so that `trim` is worth calling?"""
+        return self.end - self.start > self._kept or self._bytes > self._kept_bytes
+
+    def opened(self, log_id: str, last: int) -> None:
+        """From here on it is this log, of which nothing is in memory; positions go on.
+
+        What was remarked before the first log was known stays.
+        """
+        if self.log_id:
+            self.start = self.end
+            self._items.clear()
+            self._forgotten = 0
+            self._texts.clear()
+            self._bytes = 0
+            self._pictures.clear()
+        self.log_id = log_id
+        self.last = last
+
+    def skipped_to(self, last: int) -> None:
+        """Events up to `last` exist and nobody here needs them: older cursors ask the worker."""
+        self.opened(self.log_id, last)
+
+    def added(self, event: Event) -> None:
+        """The next numbered event (`last + 1`)."""
+        assert event.number == self.last + 1, (event.number, self.last)
+        self.last = event.number
+        if event.key:
+            self._pictures.pop(event.key, None)
+        self._keep(encode_event(event, self.log_id))
+
+    def remarked(self, text: bytes) -> None:
+        """Something without a number that clients with ids are told in this place; never replayed."""
+        self._keep(Item(0, b"", text, False))
+
+    def pictured(self, event: Event) -> None:
+        """A picture; it replaces the one of the same key."""
+        self._pictures.pop(event.key, None)
+        if len(self._pictures) >= PICTURES_MAX:
+            del self._pictures[next(iter(self._pictures))]
+        self.version += 1
+        self._texts.clear()
+        self._pictures[event.key] = (self.version, encode_event(event, self.log_id))
+
+    def pictures_voided(self) -> None:
+        """The worker is gone: what was growing does not grow any more."""
+        self._texts.clear()
+        self._pictures.clear()
+
+    def trim(self, passed: int) -> None:
+        """Forget what is too much: first what every client has passed, then also what slow clients still need.
+
+        The newest item does not count against slow clients: one large event must not cut them all.
+        """
+        while self.start < passed and self.is_over:
+            self._forget()
+        while (count := self.end - self.start) > 1 and (
+            count > self._behind_max or self._bytes - self._items[-1].size > self._behind_max_bytes
+        ):
+            self._forget()
+
+    def find(self, cursor: EventId, known_to: int) -> Found:
+        """Where the events after `cursor` are; `known_to` is the highest number that the worker spoke of."""
+        if cursor.log_id != self.log_id:
+            return Reset("this id is of another event log")
+        if cursor.number > max(self.last, known_to):
+            return Reset("this id is beyond the newest event")
+        if cursor.number >= self.last:
+            return FromMemory(self.end)
+        if cursor.number < self.last - self.numbered:
+            return AskWorker(cursor.number)
+        # Numbers have no hole: the cursor's successor is this many numbered items from the end.
+        position, left = self.end, self.last - cursor.number
+        while left:
+            position -= 1
+            if self._items[position - self.start + self._forgotten].number:
+                left -= 1
+        return FromMemory(position)
+
+    @property
+    def numbered(self) -> int:
+        """How many numbered events are in memory; they are the newest ones, without a hole."""
+        for index in range(self._forgotten, len(self._items)):
+            if number := self._items[index].number:
+                return self.last - number + 1
+        return 0
+
+    def items(self, position: int, bytes_max: int) -> list[Item]:
+        """The items from `position` on, at least one if there is any, then up to `bytes_max` bytes."""
+        first = position - self.start + self._forgotten
+        size = 0
+        for index in range(first, len(self._items)):
+            size += self._items[index].size
+            if size > bytes_max and index > first:
+                return self._items[first:index]
+        return self._items[first:]
+
+    def text(self, position: int, bytes_max: int, *, wants_ids: bool) -> tuple[bytes, int]:
+        """The text of `items`, and the position behind it. Clients at one position share one text."""
+        key = (position, wants_ids, False)
+        if (found := self._texts.get(key)) is None:
+            items = self.items(position, bytes_max)
+            found = self._texts[key] = (join(items, wants_ids), position + len(items))
+        return found
+
+    def pictures_text(self, after_version: int, *, wants_ids: bool) -> bytes:
+        """The text of the pictures newer than `after_version`."""
+        key = (after_version, wants_ids, True)
+        if (found := self._texts.get(key)) is None:
+            found = self._texts[key] = (join(self.pictures(after_version), wants_ids), self.version)
+        return found[0]
+
+    def pictures(self, after_version: int) -> list[Item]:
+        """The pictures newer than `after_version`, oldest first."""
+        newer: list[Item] = []
+        for version, item in reversed(self._pictures.values()):
+            if version <= after_version:
+                break
+            newer.append(item)
+        newer.reverse()
+        return newer
+
+    def _keep(self, item: Item) -> None:
+        self._texts.clear()
+        self._items.append(item)
+        self._bytes += item.size
+
+    def _forget(self) -> None:
+        self._bytes -= self._items[self._forgotten].size
+        self._items[self._forgotten] = _FORGOTTEN
+        self._forgotten += 1
+        self.start += 1
+        if self._forgotten > _COMPACT_AT:
+            del self._items[: self._forgotten]
+            self._forgotten = 0
+
+
+_FORGOTTEN = Item(0, b"", b"", False)

@@ -1,0 +1,221 @@
+"""One client's way through the log: where it stands, what it gets next, when it is cut.
+
+A client is behind while what it missed is older than our memory and comes from the worker, page by page, as fast as
+the client takes it. Then, in one step, it goes over to the log in memory: from there on it sees every later event
+once. Who falls out of that memory again is too slow and is cut; a client with ids comes back with its last id.
+"""
+
+from enum import Enum
+
+from protocol.base.machine import Machine
+from protocol.events import Event, EventId
+from supervisor.events.replay import AskWorker, FromMemory, ReplayLog, Reset, encode_event, join
+
+CHUNK_MAX_BYTES = 256 * 1024
+"""A client gets so much in one write, or one event if that is larger."""
+
+
+class State(Enum):
+    """Where a client stands."""
+
+    BEHIND = "behind"  # it needs pages from the worker
+    LIVE = "live"
+    ENDING = "ending"  # it gets what is there, then a clean end
+    OVER = "over"
+
+
+class ClientStream(Machine[State]):
+    """What one client gets, in order. `wants_ids` clients may have a cursor and see our own remarks."""
+
+    table = {
+        State.BEHIND: {
+            "found": (State.LIVE,),
+            "older": (State.BEHIND,),
+            "reset": (State.LIVE,),
+            "ended": (State.OVER,),
+            "closed": (State.OVER,),
+        },
+        State.LIVE: {
+            "older": (State.BEHIND,),
+            "reset": (State.LIVE, State.ENDING),
+            "overtaken": (State.OVER,),
+            "ended": (State.ENDING,),
+            "closed": (State.OVER,),
+        },
+        State.ENDING: {
+            "reset": (State.OVER,),
+            "overtaken": (State.OVER,),
+            "drained": (State.OVER,),
+            "closed": (State.OVER,),
+        },
+        State.OVER: {},
+    }
+
+    def __init__(
+        self,
+        log: ReplayLog,
+        *,
+        cursor: EventId | None,
+        cursor_is_bad: bool,
+        wants_ids: bool,
+        known_to: int,
+        preamble: bytes = b"",
+    ) -> None:
+        super().__init__(State.LIVE)
+        self.wants_ids = wants_ids
+        self.position = log.end
+        self._log = log
+        self._version = log.version
+        self._cursor: EventId | None = None  # while behind: the last event that the client has
+        self._skip_through = 0  # the client has these already, from before our time
+        self._remarks_from = log.end
+        self._texts = [preamble] if preamble else []
+        if not wants_ids:
+            return
+        if cursor_is_bad:
+            self._reset("this id is none of ours")
+        elif cursor is not None:
+            self._version = 0  # a client that missed something gets the pictures of now
+            self._locate(cursor, known_to)
+        elif log.log_id:
+            self._texts.append(base_text(log))
+
+    @property
+    def is_over(self) -> bool:
+        """Will nothing come any more?"""
+        return self.state is State.OVER
+
+    @property
+    def is_reading(self) -> bool:
+        """Does the client still need what is in memory from its position on?"""
+        return self.state is State.LIVE or self.state is State.ENDING
+
+    @property
+    def wants_page(self) -> EventId | None:
+        """The cursor after which the worker must be asked for events, while the client is behind."""
+        return self._cursor if self.state is State.BEHIND and not self._texts else None
+
+    def take(self) -> bytes:
+        """The next piece of text, b"" when there is nothing now. It counts as delivered."""
+        if self._texts:
+            text = b"".join(self._texts)
+            self._texts.clear()
+            return text
+        if self.state is State.BEHIND or self.state is State.OVER:
+            return b""
+        if self.position < self._log.start:
+            self._move("overtaken", State.OVER)
+            return b""
+        text = b""
+        while not text and self.position < self._log.end:
+            text = self._take_items()
+        if self.position == self._log.end and self._version < self._log.version:
+            text += self._log.pictures_text(self._version, wants_ids=self.wants_ids)
+            self._version = self._log.version
+        if not text and self.state is State.ENDING:
+            self._move("drained", State.OVER)
+        return text
+
+    def paged(self, cursor: EventId, events: list[Event], known_to: int) -> bool:
+        """The worker told what comes after `cursor`. False when that leads nowhere: the client must be reset."""
+        if self.state is not State.BEHIND or cursor != self._cursor:
+            return True  # the log was replaced, or the client left, while the worker looked
+        if cursor.log_id == self._log.log_id:
+            number = cursor.number
+            items = []
+            for event in events:
+                if event.number == number + 1:
+                    items.append(encode_event(event, cursor.log_id))
+                    number += 1
+            if items:
+                self._texts.append(join(items, True))
+            elif number < self._log.last - self._log.numbered:
+                return False
+            cursor = EventId(cursor.log_id, number)
+        elif not self._log.log_id:
+            return False  # it answered before it said which log it has: no worker of ours
+        self._cursor = cursor
+        self.look(known_to)
+        return True
+
+    def look(self, known_to: int) -> None:
+        """While behind: has the log in memory become able to serve us?"""
+        if self.state is State.BEHIND and self._cursor is not None and self._log.log_id:
+            self._locate(self._cursor, known_to)
+
+    def reset(self, reason: str) -> None:
+        """What the client knows cannot be continued: tell it, or end it if it would not understand."""
+        if self.state is State.OVER:
+            return
+        if self.state is State.ENDING:
+            self._move("reset", State.OVER)
+        elif self.wants_ids:
+            self._reset(reason)
+        else:
+            # It would wait for ever for what it missed. What was already there is gone with the log.
+            self.position = self._log.end
+            self._move("reset", State.ENDING)
+
+    def end(self) -> None:
+        """End cleanly, after what is there; a client that is behind ends at once and comes back with its id."""
+        if self.state is State.BEHIND:
+            self._move("ended", State.OVER)
+        elif self.state is State.LIVE:
+            self._move("ended", State.ENDING)
+
+    def close(self) -> None:
+        """The client is gone."""
+        if self.state is not State.OVER:
+            self._move("closed", State.OVER)
+
+    def _take_items(self) -> bytes:
+        if self._skip_through or self.position < self._remarks_from:
+            # Only in its first moments a client differs from the others at its position.
+            items = self._log.items(self.position, CHUNK_MAX_BYTES)
+            wanted = [
+                item
+                for position, item in enumerate(items, self.position)
+                if (item.number > self._skip_through if item.number else position >= self._remarks_from)
+            ]
+            if items[-1].number > self._skip_through:
+                self._skip_through = 0
+            self.position += len(items)
+            return join(wanted, self.wants_ids)
+        text, self.position = self._log.text(self.position, CHUNK_MAX_BYTES, wants_ids=self.wants_ids)
+        return text
+
+    def _locate(self, cursor: EventId, known_to: int) -> None:
+        found = self._log.find(cursor, known_to) if self._log.log_id else AskWorker(cursor.number)
+        match found:
+            case FromMemory(position):
+                self.position = position
+                self._skip_through = cursor.number
+                self._cursor = None
+                if self.state is State.BEHIND:
+                    self._move("found", State.LIVE)
+            case AskWorker():
+                self._cursor = cursor
+                self._move("older", State.BEHIND)
+            case Reset(reason):
+                self._reset(reason)
+
+    def _reset(self, reason: str) -> None:
+        self._move("reset", State.LIVE)
+        self._cursor = None
+        self._skip_through = 0
+        self.position = self._log.end
+        self._texts.append(reset_text(self._log, reason))
+
+
+def base_text(log: ReplayLog) -> bytes:
+    """Tells a client without a cursor where it starts, so that it can resume before its first event (C05)."""
+    return b"id: %b.%d\n\n" % (log.log_id.encode(), log.last)
+
+
+def reset_text(log: ReplayLog, reason: str) -> bytes:
+    """The `reset` event: load everything anew, and go on from this cursor."""
+    cursor = f"{log.log_id}.{log.last}" if log.log_id else ""
+    head = f"id: {cursor}\n" if cursor else ""
+    # Both texts are ours and hold nothing that JSON would have to escape.
+    payload = f'{{"reason":"{reason}","cursor":"{cursor}"}}'
+    return f'{head}data: {{"type":"reset","payload":{{"type":"updated","payload":{payload}}}}}\n\n'.encode()
