@@ -1,0 +1,156 @@
+"""Sends committed events in order and the newest picture of each message, as credit and socket allow.
+
+Everything that happens in one round of the loop goes in one batch; the first event after a silence goes at once.
+Pictures that follow each other closely wait a few milliseconds for company.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from protocol.base.clock import Clock
+from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
+from protocol.errors import BulkheadError
+from protocol.events import Event
+from protocol.limits import Limits
+from worker.events.window import Window
+
+PICTURE_PAUSE_S = 0.01
+"""Two batches that hold only pictures are at least so far apart."""
+_FETCH_PAUSE_S = 0.5
+
+
+class Publisher:
+    """The events of this worker on their way out. All methods are for the loop; none blocks."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+        send: Callable[[list[Event]], bool],
+        fetch: Callable[[int, int], Awaitable[list[Event]]],
+    ) -> None:
+        """`send` takes a batch or says False (then `writable` is called later). `fetch(after, count)` reads the store;
+        it raises BulkheadError, code `reset` when the events are not kept any more."""
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self._send = send
+        self._fetch = fetch
+        self._window = Window(count_max=limits.event_window, bytes_max=8 * limits.event_batch_max_bytes)
+        self._tasks = TaskOwner("publisher", log)
+        self._timer: asyncio.Handle | None = None
+        self._timer_is_late = False
+        self._sent_at = 0.0
+        self._fetching = False
+        self._changed = asyncio.Event()
+
+    @property
+    def last_number(self) -> int:
+        """The newest number that was committed, or told by `connected`."""
+        return self._window.last
+
+    # --- what the store and the runs say ----------------------------------------------------------------------------
+
+    def committed(self, events: list[Event]) -> None:
+        """Numbered events, in commit order, after their commit."""
+        self._window.committed(events)
+        self._schedule(0.0)
+
+    def picture(self, event: Event) -> None:
+        """The newest picture of its key; it replaces an older one that was not sent yet."""
+        self._window.pictured(event)
+        self._schedule(max(0.0, self._sent_at + PICTURE_PAUSE_S - self._clock.now()))
+
+    async def drain(self, within_s: float) -> bool:
+        """Wait until everything was handed to the socket; False after `within_s` seconds or without a supervisor."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not self._window.is_drained:
+                    if not self._window.is_connected:
+                        return False
+                    self._changed.clear()
+                    self._schedule(0.0)
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Send nothing any more."""
+        self._window.disconnected()
+        self._changed.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._tasks.close()
+
+    # --- what the link says (worker.link.EventSource) -----------------------------------------------------------------
+
+    def connected(self, last_number: int, credit: int) -> None:
+        """A supervisor was told that the log goes up to `last_number`; what follows is sent."""
+        self._window.connected(last_number, credit)
+        self._schedule(0.0)
+
+    def credit(self, more: int) -> None:
+        """The supervisor has room for `more` numbered events."""
+        self._window.credited(more)
+        self._schedule(0.0)
+
+    def disconnected(self) -> None:
+        """The connection is gone."""
+        self._window.disconnected()
+        self._changed.set()
+
+    def writable(self) -> None:
+        """The socket takes messages again."""
+        self._schedule(0.0)
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def _schedule(self, delay_s: float) -> None:
+        if self._timer is not None:
+            if not self._timer_is_late or delay_s > 0:
+                return
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer_is_late = delay_s > 0
+        self._timer = loop.call_later(delay_s, self._flush) if delay_s > 0 else loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        limits = self._limits
+        while batch := self._window.next_batch(limits.event_batch_max, limits.event_batch_max_bytes):
+            if not self._send(batch):
+                break
+            self._window.went(batch)
+            self._sent_at = self._clock.now()
+        if self._window.hole() is not None and not self._fetching:
+            self._fetching = True
+            self._tasks.start(self._fill(), "fill")
+        self._changed.set()
+
+    async def _fill(self) -> None:
+        try:
+            hole = self._window.hole()
+            if hole is None:
+                return
+            try:
+                filled = self._window.filled(await self._fetch(*hole))
+            except BulkheadError as error:
+                if error.code != "reset":
+                    self._log.warning("cannot read events", extra=fields(after=hole[0], reason=error.message))
+                    await asyncio.sleep(_FETCH_PAUSE_S)
+                    return
+                filled = False
+            if not filled and self._window.hole() == hole:
+                self._window.skipped()
+        finally:
+            self._fetching = False
+            self._schedule_unless_closed()
+
+    def _schedule_unless_closed(self) -> None:
+        if self._window.is_connected:
+            self._schedule(0.0)

@@ -1,0 +1,142 @@
+"""How many more events may go, and which is next: numbered events in order, then the newest picture of each key.
+
+Numbered events wait here until the supervisor has room for them (credit). What does not fit is not lost: it is in
+the store, and `hole` says from where it is to be read again. Pictures go only when no numbered event waits; so a
+picture never overtakes a row that it builds on, and never follows the later row of its own key, which voids it.
+"""
+
+from collections import deque
+
+from protocol.events import Event
+
+PICTURES_MAX = 256
+"""Growing messages that wait; above it the oldest picture is dropped, its stored event still comes."""
+
+
+class Window:
+    """The sending side of one event log. Not connected, it only remembers how far the log goes."""
+
+    def __init__(self, *, count_max: int, bytes_max: int) -> None:
+        self.is_connected = False
+        self.last = 0  # the newest committed number
+        self.sent = 0  # everything up to here was sent over this connection, or before it
+        self._credit = 0
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._waiting: deque[Event] = deque()  # without a hole, from `sent` + 1
+        self._bytes = 0
+        self._pictures: dict[str, Event] = {}
+
+    @property
+    def credit(self) -> int:
+        """How many numbered events may still go."""
+        return self._credit
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The size of the numbered events that wait here."""
+        return self._bytes
+
+    @property
+    def is_drained(self) -> bool:
+        """Was everything sent that there is?"""
+        return self.sent >= self.last and not self._pictures
+
+    @property
+    def _tail(self) -> int:
+        return self._waiting[-1].number if self._waiting else self.sent
+
+    def connected(self, after: int, credit: int) -> None:
+        """A supervisor has everything up to `after` or will ask for it; it has room for `credit` events."""
+        self.is_connected = True
+        self.last = max(self.last, after)
+        self.sent = after
+        self._credit = credit
+        self._clear()
+
+    def disconnected(self) -> None:
+        """Nobody listens. What waits is in the store."""
+        self.is_connected = False
+        self._credit = 0
+        self._clear()
+
+    def credited(self, more: int) -> None:
+        """The supervisor has room for `more` events."""
+        if self.is_connected:
+            self._credit += more
+
+    def committed(self, events: list[Event]) -> None:
+        """These were stored, in this order."""
+        for event in events:
+            self.last = max(self.last, event.number)
+            if event.key:
+                self._pictures.pop(event.key, None)
+            self._keep(event)
+
+    def pictured(self, picture: Event) -> None:
+        """A picture of something still growing."""
+        self._pictures.pop(picture.key, None)
+        if len(self._pictures) >= PICTURES_MAX:
+            del self._pictures[next(iter(self._pictures))]
+        self._pictures[picture.key] = picture
+
+    def hole(self) -> tuple[int, int] | None:
+        """What must be read from the store before anything else can go: after which number, how many."""
+        if not self.is_connected or self._waiting or self.sent >= self.last:
+            return None
+        return self.sent, min(self.last - self.sent, self._count_max)
+
+    def filled(self, events: list[Event]) -> bool:
+        """The store told what is in the hole. False when it had nothing of use there."""
+        before = self._tail
+        for event in events:
+            self._keep(event)
+        return self._tail > before
+
+    def skipped(self) -> None:
+        """The store does not have the hole any more; the supervisor finds out by the numbers."""
+        self._clear()
+        self.sent = self.last
+
+    def next_batch(self, count_max: int, bytes_max: int) -> list[Event]:
+        """What may go now, in order; nothing changes until `went` is called. At least one event, if any may go."""
+        batch: list[Event] = []
+        size = 0
+        if not self.is_connected:
+            return batch
+        for event in self._waiting:
+            if len(batch) >= min(count_max, self._credit) or (batch and size + len(event.data) > bytes_max):
+                return batch
+            batch.append(event)
+            size += len(event.data)
+        if self._tail < self.last:
+            return batch  # a hole: pictures come after it
+        for event in self._pictures.values():
+            if len(batch) >= count_max or (batch and size + len(event.data) > bytes_max):
+                break
+            batch.append(event)
+            size += len(event.data)
+        return batch
+
+    def went(self, batch: list[Event]) -> None:
+        """This batch, the last one that `next_batch` gave, was sent."""
+        for event in batch:
+            if event.number:
+                self._waiting.popleft()
+                self._bytes -= len(event.data)
+                self._credit -= 1
+                self.sent = event.number
+            elif self._pictures.get(event.key) is event:
+                del self._pictures[event.key]
+
+    def _keep(self, event: Event) -> None:
+        if not self.is_connected or event.number != self._tail + 1:
+            return
+        if self._waiting and (len(self._waiting) >= self._count_max or self._bytes + len(event.data) > self._bytes_max):
+            return
+        self._waiting.append(event)
+        self._bytes += len(event.data)
+
+    def _clear(self) -> None:
+        self._waiting.clear()
+        self._bytes = 0
