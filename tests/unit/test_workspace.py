@@ -1,0 +1,290 @@
+"""One workspace: who may ask its worker, what happens when that dies, when it sleeps, and when claims end."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from protocol.base.clock import SystemClock
+from protocol.errors import BadInput, BulkheadError, Conflict, Unavailable
+from protocol.ids import ClientId, SessionId, WorkspaceId
+from protocol.limits import Limits
+from protocol.messages import Answer, Heartbeat
+from supervisor.routing.link import Link
+from supervisor.workers.driver import DriverStatus, WorkerDriver
+from supervisor.workspaces.identity import resolve
+from supervisor.workspaces.roster import Registration
+from supervisor.workspaces.workspace import Workspace
+from tests.support.loop import run
+
+A = ClientId("a")
+LOST = Unavailable("gone", code="worker_lost")
+
+
+class PaperDriver:
+    """Stands in for the driver and its link: a worker that answers what the test says."""
+
+    def __init__(self) -> None:
+        self.state = "ready"
+        self.beat = 10
+        self.open_runs = 0
+        self.answers: list[Answer | BulkheadError] = []
+        self.asked: list[str] = []
+        self.closed: list[str] = []
+        self.before_answer: Callable[[], Awaitable[None]] | None = None
+
+    def status(self) -> DriverStatus:
+        beat = Heartbeat(sequence=self.beat, loop_lag_s=0, open_runs=self.open_runs)
+        return DriverStatus(self.state, "", 1, 1, 0.0, 0, beat if self.state == "ready" else None)
+
+    def want(self) -> None:
+        self.state = "ready"
+
+    async def ready(self, within_s: float) -> Link:
+        self.want()
+        return cast(Link, self)
+
+    async def call(self, operation: str, *, args: Any, body: bytes, within_s: float) -> Answer:
+        self.asked.append(operation)
+        if self.before_answer is not None:
+            await self.before_answer()
+        answer = self.answers.pop(0)
+        if isinstance(answer, BulkheadError):
+            raise answer
+        return answer
+
+    async def close(self, reason: str) -> None:
+        self.closed.append(reason)
+        self.state = "asleep"
+
+    async def stop(self, *, leave_worker: bool) -> None:
+        self.closed.append("left")
+
+
+def workspace_at(path: Path, *, cancel_on_last_detach: bool = False, **limits: Any) -> tuple[Workspace, PaperDriver]:
+    driver = PaperDriver()
+
+    async def in_thread(work: Callable[[], None]) -> None:
+        work()
+
+    workspace = Workspace(
+        registration=Registration(
+            id=WorkspaceId("w"), identity=resolve(str(path), ()), asked_path=str(path), data_dir=str(path / "d")
+        ),
+        make_driver=lambda _: cast(WorkerDriver, driver),
+        in_thread=in_thread,
+        limits=Limits(**limits),
+        clock=SystemClock(),
+        log=logging.getLogger("bulkhead.test"),
+        cancel_on_last_detach=cancel_on_last_detach,
+    )
+    return workspace, driver
+
+
+def test_answer_goes_through_unread(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        driver.answers = [Answer(call_id="1", status=202, body=b"not even json")]
+        answer = await workspace.call("prompt.submit", body=b"\xff")
+        assert (answer.status, answer.body) == (202, b"not even json")
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_W01_prompt_is_not_repeated_behind_the_clients_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        driver.answers = [LOST, Answer(call_id="2")]
+        with pytest.raises(Unavailable) as lost:
+            await workspace.call("prompt.submit")
+        assert (lost.value.code, lost.value.retry_after_s) == ("worker_lost", 1.0)
+        assert driver.asked == ["prompt.submit"]
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_safe_operation_goes_to_the_next_worker_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        driver.answers = [LOST, Answer(call_id="2", body=b"[]"), LOST, LOST]
+        assert (await workspace.call("session.list")).body == b"[]"
+        with pytest.raises(Unavailable):
+            await workspace.call("session.list")
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_W19_prompt_that_meets_a_worker_on_its_way_to_sleep_is_accepted_by_the_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        driver.answers = [Conflict("closing", code="workspace_closing"), Answer(call_id="2", status=202)]
+        assert (await workspace.call("prompt.submit")).status == 202
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_errors_of_an_operation_reach_the_caller(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        driver.answers = [BadInput("empty", code="empty_prompt")]
+        with pytest.raises(BadInput):
+            await workspace.call("prompt.submit")
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_H05_sleeping_workspace_without_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path / "p")
+        driver.state = "asleep"
+        (tmp_path / "p").rmdir()
+        with pytest.raises(Conflict, match="missing"):
+            await workspace.call("session.list")
+        assert driver.state == "asleep"
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_nothing_is_woken_on_the_way_out(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        driver.state = "asleep"
+        with pytest.raises(Unavailable):
+            await workspace.call("session.list", wakes=False)
+        assert driver.state == "asleep"
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_P11_sleeps_only_after_a_beat_later_than_the_last_call(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path, evict_idle_s=0.0)
+        driver.answers = [Answer(call_id="1", status=202)]
+        await workspace.call("prompt.submit")
+        workspace.observe()
+        driver.beat = 11
+        workspace.observe()
+        await asyncio.sleep(0)
+        assert driver.closed == []
+        driver.beat, driver.open_runs = 12, 1
+        workspace.observe()
+        await asyncio.sleep(0)
+        assert driver.closed == []
+        driver.beat, driver.open_runs = 13, 0
+        workspace.observe()
+        workspace.observe()
+        await asyncio.sleep(0)
+        assert driver.closed == ["idle"]
+        assert not workspace.is_used
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_P11_call_under_way_keeps_the_worker(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path, evict_idle_s=0.0)
+        driver.answers = [Answer(call_id="1")]
+
+        async def look() -> None:
+            workspace.observe()
+            assert workspace.is_used
+            with pytest.raises(Conflict) as refused:
+                await workspace.evict()
+            assert refused.value.code == "busy"
+
+        driver.before_answer = look
+        await workspace.call("session.list")
+        assert driver.closed == []
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_evict_by_hand(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        await workspace.evict()
+        await workspace.evict()
+        assert driver.closed == ["evicted by hand"]
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_stream_is_a_claim_from_open_to_close(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path, evict_idle_s=0.0, detach_grace_s=0.0)
+        with workspace.attached(A, cursor=None, cursor_is_bad=False, wants_ids=False):
+            workspace.view(A, SessionId("s"))
+            assert workspace.status().clients == 1
+            workspace.observe()
+            await asyncio.sleep(0)
+            assert driver.closed == []
+        with pytest.raises(Conflict):
+            workspace.view(A, SessionId("s"))
+        await asyncio.sleep(0.001)  # the detach grace of no length
+        assert not workspace.is_used
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_holds_run_out_by_themselves(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, _ = workspace_at(tmp_path, create_grace_s=0.02)
+        workspace.claim(A)
+        assert workspace.is_used
+        async with asyncio.timeout(5):
+            while workspace.is_used:  # noqa: ASYNC110 - a timer inside, nothing to await
+                await asyncio.sleep(0.005)
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_last_client_leaving_changes_nothing_by_default(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        workspace.claim(A)
+        workspace.release(A)
+        await asyncio.sleep(0)
+        assert driver.closed == []
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_last_client_leaving_ends_the_work_where_that_is_asked_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path, cancel_on_last_detach=True)
+        workspace.claim(A)
+        workspace.retire(A)
+        await asyncio.sleep(0)
+        assert driver.closed == ["last client left"]
+        await workspace.close("end")
+
+    run(main())
+
+
+def test_detach_leaves_the_worker_and_ends_the_streams(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        with workspace.attached(A, cursor=None, cursor_is_bad=False, wants_ids=False) as stream:
+            await workspace.detach_all()
+            assert await stream.next_chunk(1.0) is None
+        assert driver.closed == ["left"]
+
+    run(main())
