@@ -208,7 +208,7 @@ class _OneShot:
                         note(f"{told.type}: {told.error}".rstrip(": "))
                 case "workspace_state":
                     state = event.read(WorkspaceState)
-                    if state.state != "ready":
+                    if state.state in ("degraded", "restarting", "failed", "closing"):
                         note(f"workspace {state.state}{f': {state.reason}' if state.reason else ''}", "yellow")
                 case "reset" | "resumed":
                     if (ended := await self._ended_meanwhile()) is not None:

@@ -1,0 +1,56 @@
+# Everything sets itself up: `make demo` and `make test` work on a fresh clone with Python 3.11 or later and its venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# No folder of the current directory gets in front of the installed packages.
+export PYTHONSAFEPATH := 1
+
+.PHONY: help demo test check bench machines format clean
+
+help:
+	@echo "make demo     see it work: two workspaces, one of them killed; no key, no network"
+	@echo "make test     lint, format check, types, import rules, tests: what CI runs"
+	@echo "make check    the same without the tests"
+	@echo "make bench    measure, each figure beside its floor"
+	@echo "make machines draw docs/machines.md from the tables again"
+	@echo "make format   put the code into its format"
+	@echo "make clean    remove $(VENV) and what the tools left"
+
+demo: $(STAMP)
+	@$(BIN)/bulkhead demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP)
+	env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks
+
+machines: $(STAMP)
+	env -u PYTHONSAFEPATH $(BIN)/python -m tests.house.machines > docs/machines.md
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Installed again only when what is installed changes. The package itself is linked, not copied.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv is needed (on Debian: apt install python3-venv)"; exit 1; }
+	@echo "setting up $(VENV) (once; a minute or two)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[dev]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find protocol supervisor worker tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
