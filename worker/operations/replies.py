@@ -20,9 +20,9 @@ class Known(Enum):
 class Replies:
     """The calls of this worker that were answered lately, and those that run."""
 
-    def __init__(self, *, kept: int, kept_bytes: int) -> None:
-        self._kept = kept
-        self._kept_bytes = kept_bytes
+    def __init__(self, *, count_max: int, bytes_max: int) -> None:
+        self._count_max = count_max
+        self._bytes_max = bytes_max
         self._running: set[str] = set()
         self._answers: OrderedDict[str, Answer] = OrderedDict()
         self._bytes = 0
@@ -55,7 +55,7 @@ class Replies:
         self._running.discard(answer.call_id)
         self._answers[answer.call_id] = answer
         self._bytes += len(answer.body)
-        while len(self._answers) > 1 and (len(self._answers) > self._kept or self._bytes > self._kept_bytes):
+        while len(self._answers) > 1 and (len(self._answers) > self._count_max or self._bytes > self._bytes_max):
             _, oldest = self._answers.popitem(last=False)
             self._bytes -= len(oldest.body)
 
