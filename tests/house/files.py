@@ -1,0 +1,101 @@
+"""Which files there are, which of them are pure, and what they import."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = ("protocol", "supervisor", "worker")
+
+PURE = (
+    "protocol/base/machine.py",
+    "protocol/codec.py",
+    "protocol/errors.py",
+    "protocol/events.py",
+    "protocol/ids.py",
+    "protocol/limits.py",
+    "protocol/messages.py",
+    "protocol/operations.py",
+    "protocol/shapes/agent.py",
+    "protocol/shapes/envelope.py",
+    "protocol/shapes/message.py",
+    "protocol/shapes/provider.py",
+    "protocol/shapes/session.py",
+    "protocol/shapes/workspace.py",
+    "protocol/spec.py",
+    "protocol/version.py",
+    "supervisor/admission.py",
+    "supervisor/cli/answer.py",
+    "supervisor/client/sse.py",
+    "supervisor/events/replay.py",
+    "supervisor/events/stream.py",
+    "supervisor/http/routes.py",
+    "supervisor/launch/adoption.py",
+    "supervisor/launch/launcher.py",
+    "supervisor/routing/calls.py",
+    "supervisor/workers/heartbeat.py",
+    "supervisor/workers/lifecycle.py",
+    "supervisor/workers/restart.py",
+    "supervisor/workspaces/eviction.py",
+    "supervisor/workspaces/leases.py",
+    "worker/agent/history.py",
+    "worker/agent/loops.py",
+    "worker/agent/stream.py",
+    "worker/agent/usage.py",
+    "worker/events/window.py",
+    "worker/models/client.py",
+    "worker/models/failures.py",
+    "worker/models/retry.py",
+    "worker/models/script.py",
+    "worker/operations/replies.py",
+    "worker/permissions/rules.py",
+    "worker/runs/drain.py",
+    "worker/runs/lane.py",
+    "worker/runs/rows.py",
+    "worker/tenure.py",
+    "worker/tools/output.py",
+)
+"""The files that think: no clock, no I/O, no waiting (architecture.md 3, the files with a ◇)."""
+
+IMPURE_MODULES = frozenset(
+    {
+        *("asyncio", "multiprocessing", "subprocess", "threading", "signal", "select", "socket", "ssl"),
+        *("os", "io", "sys", "fcntl", "shutil", "tempfile", "psutil", "time", "random"),
+        *("sqlalchemy", "sqlite3", "tornado", "zmq", "urllib.request", "http"),
+    }
+)
+
+
+@cache
+def sources() -> tuple[Path, ...]:
+    """Every Python file of the three packages."""
+    return tuple(sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """A file, parsed."""
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def name_of(path: Path) -> str:
+    """A file as people call it: from the root of the repository, with slashes."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, in full, wherever in the file it does so."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=str(module), names=names):
+                found.add(module)
+                found |= {f"{module}.{alias.name}" for alias in names if _is_module(f"{module}.{alias.name}")}
+    return found
+
+
+def _is_module(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return dotted.partition(".")[0] in PACKAGES and (path.with_suffix(".py").exists() or path.is_dir())

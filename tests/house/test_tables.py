@@ -1,0 +1,61 @@
+"""The tables of the house are complete and agree with one another."""
+
+import inspect
+
+import pytest
+
+from protocol import errors
+from protocol.errors import CODES, BulkheadError, from_info
+from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
+from protocol.limits import DEFAULT_LIMITS
+from protocol.operations import OPERATIONS
+from supervisor.http.routes import ROUTES
+
+INNER_OPERATIONS = {"workspace.describe", "events.since"}
+"""Asked by the supervisor for itself."""
+
+
+def test_every_route_has_exactly_one_answerer() -> None:
+    for route in ROUTES:
+        assert bool(route.operation) != bool(route.handler), route
+
+
+def test_routes_and_operations_fit() -> None:
+    routed = {route.operation for route in ROUTES if route.operation}
+    assert routed <= set(OPERATIONS), "a route names an operation that no worker offers"
+    assert set(OPERATIONS) - routed == INNER_OPERATIONS, "an operation that nobody can ask for"
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_an_error_comes_back_as_what_it_was(code: str) -> None:
+    cls, status = CODES[code]
+    error = cls("cannot do it", code=code)
+    assert error.status == status
+    back = from_info(error.info())
+    assert type(back) is cls
+    assert (back.code, back.message, back.status, back.retryable) == (code, "cannot do it", status, error.retryable)
+
+
+def test_every_class_of_error_has_a_code() -> None:
+    classes = {
+        value
+        for _, value in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(value, BulkheadError) and value is not BulkheadError
+    }
+    assert {cls for cls, _ in CODES.values()} == classes
+
+
+def test_own_events_are_not_those_of_the_api() -> None:
+    assert not EVENT_KINDS & OWN_EVENT_KINDS
+
+
+def test_limits_name_their_unit() -> None:
+    units = ("_s", "_max", "_bytes", "_ms", "_kept", "_lines", "_threads")
+    unclear = []
+    for name in DEFAULT_LIMITS.__struct_fields__:
+        base = name.removesuffix("_max")
+        if not any(unit in f"{name}_" for unit in (f"{u}_" for u in units)) and not base.endswith(units):
+            unclear.append(name)
+    assert set(unclear) <= {"event_window", "restart_intensity", "run_max_s"}, unclear
+    for name in DEFAULT_LIMITS.__struct_fields__:
+        assert getattr(DEFAULT_LIMITS, name) >= 0, name
