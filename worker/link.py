@@ -156,6 +156,7 @@ class WorkerLink:
         self._loop.add_reader(self._fds[1], self._watch)
         socket.connect(self._spec.endpoint)
         self._tasks.start(self._beat(), "heartbeat")
+        self._watch()  # a socket that nobody has read from yet does not signal
         self._schedule_check()
 
     async def ready(self, message: Ready) -> None:
@@ -434,11 +435,13 @@ class WorkerLink:
         while True:
             due = self._clock.now() + interval_s
             await asyncio.sleep(interval_s)
+            # A lost edge would leave us deaf for ever; looking costs next to nothing.
+            self._watch()
+            self._readable()
             if not self.is_welcome:
                 continue
             self._on_supervisor_heard()
             if self._is_blocked or self._outbox:
-                self._readable()  # a lost edge would block us for ever
                 continue
             sequence += 1
             vitals = self._vitals()

@@ -285,6 +285,7 @@ class Router:
         """Bind again when somebody removed or replaced our file; connections that exist go on (Z01)."""
         while True:
             await asyncio.sleep(_LOOK_S)
+            self._schedule_check()  # a lost edge would leave us deaf for ever; looking costs next to nothing
             if _inode(self._path) == self._inode or self._socket is None:
                 continue
             self._log.error("socket file vanished, binding again", extra=fields(path=self._path))
