@@ -20,8 +20,8 @@ from tests.support.failpoints import Failpoints
 from tests.support.history import Diary, Stored, read_stored
 from tests.support.judge import judge
 from tests.support.notify import Notify
-from tests.support.processes import HOUSE_MARKER, Process, marked, mentioning, title
-from tests.support.provider import API_KEY, Provider
+from tests.support.processes import HOUSE_MARKER, WORKSPACE_MARKER, Pipe, Process, marked, mentioning, title
+from tests.support.provider import API_KEY, Exchange, Provider
 from tests.support.server import Server, SharedZygote
 from tests.support.watcher import Watcher
 
@@ -65,6 +65,20 @@ class Room:
         found: dict[str, Any] = (await self.client.get(f"/v1/workspaces/{self.id}/runs/{run_id}")).expect(200).json()
         return found
 
+    async def streaming(self, text: str = "one two") -> tuple[str, Exchange]:
+        """M3: a run that has streamed `text` and waits for the model's next token, which the test holds."""
+        run_id = await self.prompt("tell me a story")
+        call = await self._house.provider.next_call()
+        await call.tokens(text)
+        await self.watcher.text(self.session, text)
+        return run_id, call
+
+    async def tool_running(self, command: str, pipe: Pipe) -> tuple[str, list[Process]]:
+        """M4: a run whose bash runs `command`, which writes the pids of its children into `pipe`. Wants `yolo`."""
+        run_id = await self.prompt("/tool bash " + json.dumps({"description": "a child", "command": command}))
+        pids = (await pipe.line()).split()
+        return run_id, [self._house.hold(int(pid)) for pid in pids]
+
     async def works(self) -> None:
         """Healthy: a prompt is answered."""
         run_id = await self.prompt("/say still here" if self._house.is_scripted(self.path) else "are you there?")
@@ -106,6 +120,7 @@ class House:
         self._has_bystander = bystander
         self._watchers: list[Watcher] = []
         self._held: list[Process] = []
+        self._pipes: list[Pipe] = []
         self._scripted: set[Path] = set()
 
     # --- making things --------------------------------------------------------------------------------------------
@@ -130,6 +145,12 @@ class House:
         else:
             (path / "bulkhead.json").write_text(json.dumps(self.provider.config(model)))
         return path
+
+    def pipe(self) -> Pipe:
+        """A named pipe that children write to and the test reads; closed with the house."""
+        pipe = Pipe(self.root / f"p{len(self._pipes)}")
+        self._pipes.append(pipe)
+        return pipe
 
     def is_scripted(self, path: Path) -> bool:
         """Does the built-in scripted model answer there?"""
@@ -169,6 +190,8 @@ class House:
     def leftovers(self) -> list[tuple[int, str]]:
         """Processes that carry this house's marker or name one of its directories, the server itself excepted."""
         pids = {*marked(HOUSE_MARKER, self.root.name), *mentioning(str(self.root))}
+        for workspace in self.diary.workspaces:
+            pids.update(marked(WORKSPACE_MARKER, workspace))
         if self.server.is_running:
             pids.discard(self.server.pid)
         return [(pid, title(pid)) for pid in sorted(pids)]
@@ -246,8 +269,8 @@ class House:
                 continue
             await process.kill()
             process.close()
-        for process in self._held:
-            process.close()
+        for held in [*self._held, *self._pipes]:
+            held.close()
 
     def _logs(self) -> list[Path]:
         return sorted((self.server.runtime_dir / "workers").glob("*.log"))

@@ -78,6 +78,40 @@ class Process:
             self._fd = -1
 
 
+class Pipe:
+    """A named pipe: a child says by a line that it has come so far, and the test waits for that fact."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # read-write: never at its end
+        self._data = b""
+
+    async def line(self, within_s: float = 10.0) -> str:
+        """The next line that a child wrote."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        loop.add_reader(self._fd, changed.set)
+        try:
+            async with asyncio.timeout(within_s):
+                while b"\n" not in self._data:
+                    await changed.wait()
+                    changed.clear()
+                    self._data += os.read(self._fd, 65536)
+        except TimeoutError:
+            raise AssertionError(f"nothing was written into {self.path} within {within_s} s") from None
+        finally:
+            loop.remove_reader(self._fd)
+        line, _, self._data = self._data.partition(b"\n")
+        return line.decode()
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
 def start_ticks(pid: int) -> int:
     """When this process began, in clock ticks since boot; 0 when it is gone."""
     fields = _stat(pid)

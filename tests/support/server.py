@@ -26,6 +26,16 @@ STOP_S = 20.0
 WARM_S = 60.0
 
 
+ZYGOTE_ENV = {"BULKHEAD_WORKSPACE_ID": "-" * 40, "SPT_NOENV": "1"}
+"""What whoever starts a zygote gives it: room for the marker of its workers, which they overwrite in place."""
+
+
+def zygote_command(socket_path: Path) -> list[str]:
+    """The command line of a zygote that stays, as a service manager starts it."""
+    command = [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(socket_path), "--stay"]
+    return [*command, "--title-room", "." * 160]
+
+
 class ServerDied(AssertionError):
     """The server did not become ready; the text ends with its log."""
 
@@ -38,9 +48,9 @@ class SharedZygote:
         self.log_path = root / "zygote.log"
         with self.log_path.open("wb") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(self.socket_path)],
+                zygote_command(self.socket_path),
                 cwd="/",
-                env={"PATH": os.environ["PATH"], "HOME": str(root)},
+                env={"PATH": os.environ["PATH"], "HOME": str(root)} | ZYGOTE_ENV,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,97 @@
+"""Shutdown is a protocol: refuse, cancel, drain, flush, leave; what was streamed is kept and said to be canceled."""
+
+import asyncio
+import json
+import signal
+
+from tests.support.client import finish_of
+from tests.support.house import House
+from tests.support.judge import judge
+
+
+async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house: House) -> None:
+    room = await house.room(model="openai")
+    run, call = await room.streaming("half an answer")
+    assert await house.server.stop() == 0
+    await call.left()
+    assert room.watcher.ends == ["clean"] or await room.watcher.over() == "clean"
+    file = house.stored(room)
+    [row] = file.runs
+    assert (row.id, row.state, row.outcome) == (run, "ended", "cancelled")
+    role, parts = file.messages[row.message_id]
+    kinds = {part["type"]: part["data"] for part in json.loads(parts)}
+    assert role == "assistant"
+    assert kinds["text"]["text"] == "half an answer"
+    assert kinds["finish"]["reason"] == "canceled"
+
+
+async def test_the_end_of_a_run_that_shutdown_cancelled_is_still_told(house: House) -> None:
+    room = await house.room(model="openai")
+    run, _ = await room.streaming()
+    house.server.send(signal.SIGTERM)
+    end = await room.ended(run)
+    assert end["cancelled"] is True
+    assert await room.watcher.over() == "clean"
+    assert await house.server.ended() == 0
+
+
+async def test_a_server_that_leaves_takes_no_prompt(house: House) -> None:
+    room = await house.room(model="openai")
+    run, _ = await room.streaming()
+    house.failpoints.arm("close.c", workspace=room.id)
+    house.server.send(signal.SIGTERM)
+    hit = await house.failpoints.reached("close.c")
+    refused = await room.client.submit(room.id, room.session, "one more")
+    assert refused.status == 503, refused
+    assert "retry-after" in refused.headers
+    created = await room.client.post("/v1/workspaces", {"path": str(room.path), "client_id": room.client.client_id})
+    assert created.expect(503).code == "server_exiting"
+    hit.release()
+    assert await house.server.ended() == 0
+    assert [row.id for row in house.stored(room).runs] == [run]
+
+
+async def test_a_worker_on_its_way_out_refuses_a_prompt_with_409(house: House) -> None:
+    room = await house.room(model="openai")
+    run, _ = await room.streaming()
+    worker = await room.worker()
+    house.failpoints.arm("close.a", workspace=room.id)
+    worker.send(signal.SIGTERM)  # a worker drains on SIGTERM as it does when it is asked
+    hit = await house.failpoints.reached("close.a")
+    refused = await room.client.submit(room.id, room.session, "one more")
+    assert refused.expect(409).code == "workspace_closing"
+    hit.release()
+    assert (await room.ended(run))["cancelled"] is True
+    await worker.gone()
+    await room.works()
+    assert len(house.stored(room).runs) == 2, "the refused prompt was stored"
+
+
+async def test_a_prompt_during_a_restart_is_run_by_the_successor(house: House) -> None:
+    room = await house.room(model="openai")
+    run, _ = await room.streaming()
+    worker = await room.worker()
+    house.failpoints.arm("close.c", workspace=room.id)
+    restarted = asyncio.ensure_future(room.client.post(f"/v1/workspaces/{room.id}/restart", within_s=20))
+    hit = await house.failpoints.reached("close.c")
+    prompted = asyncio.ensure_future(room.prompt("one more"))
+    hit.release()
+    (await restarted).expect(200)
+    await (await house.provider.next_call()).reply("done")
+    assert (await room.ended(await prompted))["text"] == "done"
+    assert (await room.ended(run))["cancelled"] is True
+    assert (await room.worker()).pid != worker.pid
+
+
+async def test_after_a_stop_the_next_start_serves_what_was_stored(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt("/say remember me")
+    await room.ended(run)
+    assert await house.server.stop() == 0
+    assert judge(house.diary, [house.stored(room)]) == []
+    house.bystander.may_reconnect = True
+    await house.server.restart()
+    again = await room.client.create(room.path)
+    assert again["id"] == room.id, "a workspace keeps its id"
+    assert (await room.run(run))["outcome"] == "completed"
+    assert finish_of(await room.last_assistant()) is not None

@@ -1,0 +1,83 @@
+"""The event stream: complete for whoever asks for ids, quiet for whoever does not, resumable, and never silent about a
+hole (P6, http-api 4)."""
+
+import pytest
+
+from tests.support.house import House
+
+
+async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(house: House) -> None:
+    room = await house.room()
+    plain = await house.watch(room.id, name="plain", ids=False)
+    run = await room.prompt("/tokens 20 200")
+    await plain.ended(run)
+    assert {event.kind for event in plain.seen} <= {"message", "session", "agent_event", "run_complete"}
+    created = [e.payload["id"] for e in plain.seen if e.kind == "message" and e.change == "created"]
+    for event in plain.seen:
+        if event.kind == "message" and event.change == "updated":
+            assert event.payload["id"] in created, "an update of a message that was never announced"
+
+
+async def test_text_grows_and_the_end_comes_last(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt("/tokens 40 200")
+    end = await room.ended(run)
+    lengths = [
+        len(part["data"]["text"])
+        for e in room.watcher.seen
+        if e.kind == "message" and e.payload["id"] == end["message_id"]
+        for part in e.payload["parts"]
+        if part["type"] == "text"
+    ]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 2, f"no picture of the growing message came: {lengths}"
+    after = room.watcher.seen[[e.kind for e in room.watcher.seen].index("run_complete") + 1 :]
+    assert [e for e in after if e.kind == "message"] == []
+
+
+async def test_a_stream_resumes_after_the_last_id(house: House) -> None:
+    room = await house.room()
+    first = await room.prompt("/say one")
+    await room.ended(first)
+    numbered = [event for event in room.watcher.seen if event.number]
+    second = await room.prompt("/say two")
+    await room.ended(second)
+    for cut in (1, len(numbered) // 2, len(numbered)):
+        late = await house.watch(room.id, name=f"after {cut}")
+        await late.close()
+        late.seen.clear()
+        late.stream.after = numbered[cut - 1].number
+        await late.open(f"{numbered[cut - 1].log}.{numbered[cut - 1].number}")
+        await late.ended(second)
+        wanted = [event.number for event in room.watcher.seen if event.number > numbered[cut - 1].number]
+        got = [event.number for event in late.seen if event.number]
+        assert got[: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize("cursor", ["future", "other log", "negative", "text"])
+async def test_a_cursor_that_cannot_be_served_gets_a_reset(house: House, cursor: str) -> None:
+    room = await house.room()
+    run = await room.prompt("/say one")
+    await room.ended(run)
+    log = next(event.log for event in room.watcher.seen if event.number)
+    text = {"future": f"{log}.99999", "other log": "0123abcd.1", "negative": f"{log}.-1", "text": "yesterday"}[cursor]
+    late = await house.watch(room.id, name="reset")
+    await late.close()
+    late.seen.clear()
+    await late.open(text)
+    reset = await late.wait(lambda e: e.is_reset, what="reset")
+    assert reset.payload["cursor"] == f"{reset.log}.{reset.number}"
+    second = await room.prompt("/say two")
+    await late.ended(second)
+
+
+async def test_the_state_of_the_workspace_is_on_the_stream(house: House) -> None:
+    room = await house.room()
+    worker = await room.worker()
+    await worker.kill()
+    lost = await room.watcher.state("restarting", within_s=2.0)
+    assert "signal 9" in lost["reason"]
+    back = await room.watcher.state("ready", skip=len(room.watcher.seen))
+    assert back["pid"] != worker.pid
+    assert (await house.worker(room.id))["restarts"] == 1
+    await room.works()

@@ -1,0 +1,137 @@
+"""A prompt belongs to its workspace, not to the connection that brought it (the HTTP tests of the seeds)."""
+
+import asyncio
+import json
+
+from tests.support.client import Client, finish_of, head, texts
+from tests.support.eventually import eventually
+from tests.support.house import House
+
+
+async def test_a_prompt_is_answered_by_its_workspace(house: House) -> None:
+    room = await house.room(model="openai")
+    run = await room.prompt("how are you?")
+    call = await house.provider.next_call()
+    assert "how are you?" in call.prompt
+    await call.reply("fine, ", "thank you")
+    end = await room.ended(run)
+    assert end == {
+        "session_id": room.session,
+        "run_id": run,
+        "message_id": (await room.last_assistant())["id"],
+        "text": "fine, thank you",
+    }
+    user, answer = await room.messages()
+    assert (user["role"], texts(user)) == ("user", "how are you?")
+    assert (finish_of(answer) or {})["reason"] == "end_turn"
+    assert (await room.run(run))["outcome"] == "completed"
+    assert (await room.client.session(room.id, room.session))["prompt_tokens"] == 11
+
+
+async def test_the_same_prompt_goes_to_an_anthropic_model(house: House) -> None:
+    room = await house.room(model="anthropic")
+    run = await room.prompt("how are you?")
+    call = await house.provider.next_call()
+    assert call.dialect == "anthropic"
+    await call.reply("fine, ", "thank you")
+    assert (await room.ended(run))["text"] == "fine, thank you"
+
+
+async def test_a_prompt_is_accepted_while_its_run_blocks(house: House) -> None:
+    room = await house.room(model="openai")
+    run = await room.prompt("take your time")  # answered although the model has said nothing
+    call = await house.provider.next_call()
+    assert (await room.client.agent(room.id))["is_busy"] is True
+    assert (await room.client.session(room.id, room.session))["is_busy"] is True
+    other = await room.client.create_session(room.id, "another")
+    second = await room.client.prompt(room.id, other, "me too")
+    await (await house.provider.next_call()).reply("second")
+    assert (await room.ended(second))["text"] == "second"
+    assert (await room.run(run))["state"] == "active"
+    await call.reply("first")
+    assert (await room.ended(run))["text"] == "first"
+    assert (await room.client.agent(room.id))["is_busy"] is False
+
+
+async def test_the_prompting_client_disconnects_and_the_run_goes_on(house: House) -> None:
+    room = await house.room(model="openai")
+    client = house.new_client()
+    house.diary.asked(room.id, room.session, "r-left")
+    await _send_and_leave(client, room.id, {"session_id": room.session, "run_id": "r-left", "prompt": "go on"})
+    call = await house.provider.next_call()
+    await call.tokens("nobody ")
+    await room.watcher.text(room.session, "nobody")
+    await call.reply("waits")
+    assert (await room.ended("r-left"))["text"] == "nobody waits"
+
+
+async def test_the_last_client_leaves_and_the_run_goes_on(house: House) -> None:
+    room = await house.room(model="openai")
+    run = await room.prompt("go on")
+    call = await house.provider.next_call()
+    await room.watcher.close()
+    (await room.client.request("DELETE", f"/v1/clients/{room.client.client_id}")).expect(200)
+    await call.reply("alone")
+    state = await eventually(
+        lambda: _state(house, room.id, run), what="end of the run", state=lambda: house.provider.exchanges
+    )
+    assert state == "completed"
+
+
+async def test_a_failing_run_reports_by_event_and_not_by_status(house: House) -> None:
+    room = await house.room(model="openai")
+    run = await room.prompt("fail, please")
+    await (await house.provider.next_call()).refuse(401, message="no such key")
+    end = await room.ended(run)
+    assert end.get("error"), end
+    assert "cancelled" not in end
+    told = await room.watcher.wait(
+        lambda e: e.kind == "agent_event" and e.payload.get("type") == "error", what="error event"
+    )
+    assert told.payload["run_id"] == run
+    finish = finish_of(await room.last_assistant())
+    assert finish is not None
+    assert finish["reason"] == "error"
+    await room.works()
+
+
+async def test_prompts_of_a_busy_session_run_one_after_the_other(house: House) -> None:
+    room = await house.room(model="openai")
+    first, second, third = [await room.prompt(f"number {n}") for n in (1, 2, 3)]
+    call = await house.provider.next_call()
+    queued = (await room.client.get(f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/prompts/list")).json()
+    assert queued == ["number 2", "number 3"]
+    for run, exchange in ((first, call), (second, None), (third, None)):
+        exchange = exchange or await house.provider.next_call()
+        await exchange.reply(f"answer to {exchange.prompt}")
+        end = await room.ended(run)
+        assert end["text"] == f"answer to {exchange.prompt}"
+    ends = [e.payload["run_id"] for e in room.watcher.seen if e.kind == "run_complete"]
+    assert ends == [first, second, third]
+
+
+async def test_what_cannot_be_run_is_refused_and_not_stored(house: House) -> None:
+    room = await house.room()
+    agent = f"/v1/workspaces/{room.id}/agent"
+    body = {"session_id": room.session, "run_id": "r-bad", "prompt": "hi"}
+    assert (await room.client.post(agent, body | {"session_id": "nobody"})).expect(404).code == "session_unknown"
+    assert (await room.client.post(agent, body | {"prompt": ""})).expect(400).code == "empty_prompt"
+    assert (await room.client.post(agent, body | {"session_id": ""})).expect(400).code == "session_missing"
+    unknown = await room.client.post("/v1/workspaces/00000000-0000-4000-8000-000000000000/agent", body)
+    assert unknown.expect(404).code == "workspace_unknown"
+    assert house.stored(room).runs == []
+    await room.works()
+
+
+async def _send_and_leave(client: Client, workspace: str, body: dict[str, str]) -> None:
+    """Send a prompt and close the connection before the answer could come."""
+    data = json.dumps(body).encode()
+    _, writer = await asyncio.open_unix_connection(client.socket_path)
+    writer.write(head("POST", f"/v1/workspaces/{workspace}/agent", {"Content-Length": str(len(data))}) + data)
+    await writer.drain()
+    writer.close()
+
+
+async def _state(house: House, workspace: str, run: str) -> str:
+    found = (await house.new_client().get(f"/v1/workspaces/{workspace}/runs/{run}")).expect(200).json()
+    return str(found["outcome"])
