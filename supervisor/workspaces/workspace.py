@@ -157,6 +157,7 @@ class Workspace:
             self._timer.cancel()
             self._timer = None
         self.hub.close()
+        await self.hub.tasks.close()
         await self._tasks.close()
 
     # --- clients ----------------------------------------------------------------------------------------------------

@@ -195,6 +195,8 @@ class Watcher:
 
     def _line(self, line: bytes) -> None:
         if not line:
+            if self._pending_id:  # a block with an id alone is a cursor, not an event
+                self._last_id, self._pending_id = self._pending_id, ""
             return
         name, _, value = line.partition(b": ")
         if name == b"data":
