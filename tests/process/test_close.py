@@ -63,6 +63,7 @@ async def test_a_worker_on_its_way_out_refuses_a_prompt_with_409(house: House) -
     hit.release()
     assert (await room.ended(run))["cancelled"] is True
     await worker.gone()
+    await room.watcher.state("asleep")
     await room.works()
     assert len(house.stored(room).runs) == 2, "the refused prompt was stored"
 
@@ -89,7 +90,7 @@ async def test_after_a_stop_the_next_start_serves_what_was_stored(house: House) 
     await room.ended(run)
     assert await house.server.stop() == 0
     assert judge(house.diary, [house.stored(room)]) == []
-    house.bystander.may_reconnect = True
+    house.bystander.was_ended = True
     await house.server.restart()
     again = await room.client.create(room.path)
     assert again["id"] == room.id, "a workspace keeps its id"

@@ -12,10 +12,13 @@ RATE_PER_S = 20
 
 
 class Bystander:
-    """Streams from `start` to `check`. With `may_reconnect` its stream may be cut and resumed by id (S rows)."""
+    """Streams from `start` to `check`. With `may_reconnect` its stream may be cut and resumed by id (S rows).
+
+    With `was_ended` only its end is checked."""
 
     def __init__(self, client: Client, worker_pid: Callable[[str], Awaitable[int]], path: Path) -> None:
         self.may_reconnect = False
+        self.was_ended = False  # the story ends the whole service, and this run with it
         self.workspace = ""
         self.process: Process | None = None
         self._client = client
@@ -40,6 +43,9 @@ class Bystander:
         """Healthy after: the same process, the same connection, still streaming, and its run ends when it is told."""
         assert self._watcher is not None
         assert self.process is not None
+        if self.was_ended:
+            assert (await self._watcher.ended(self._run)).get("cancelled") is True
+            return
         assert self.process.is_alive, "the bystander's worker died"
         pid = await self._worker_pid(self.workspace)
         assert pid == self.process.pid, f"the bystander's worker was replaced: {self.process.pid} -> {pid}"

@@ -18,6 +18,11 @@ class Seen:
     data: bytes = field(default=b"", repr=False)
 
     @property
+    def is_base(self) -> bool:
+        """No event, but the number after which the stream is complete."""
+        return self.kind == "base"
+
+    @property
     def is_reset(self) -> bool:
         """Does the stream go on from another place after this?"""
         return self.kind == "reset"

@@ -79,6 +79,11 @@ class Room:
         pids = (await pipe.line()).split()
         return run_id, [self._house.hold(int(pid)) for pid in pids]
 
+    async def works_unwatched(self) -> None:
+        """The same without a stream: open one first, for the story's own has ended."""
+        self.watcher = await self._house.watch(self.id, name="after", client=self.client)
+        await self.works()
+
     async def works(self) -> None:
         """Healthy: a prompt is answered."""
         run_id = await self.prompt("/say still here" if self._house.is_scripted(self.path) else "are you there?")

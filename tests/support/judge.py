@@ -140,6 +140,11 @@ def stream_is_gapless(stream: Stream) -> list[Finding]:
         if event.is_reset:
             last = (event.log, event.number)
             continue
+        if event.is_base:
+            if last is not None and last != (event.log, event.number):
+                findings.append(f"{stream.name}: the base {event.log}.{event.number} comes after {last[0]}.{last[1]}")
+            last = (event.log, event.number)
+            continue
         if last is not None and (event.log != last[0] or event.number != last[1] + 1):
             findings.append(f"{stream.name}: {event.log}.{event.number} ({event.kind}) follows {last[0]}.{last[1]}")
         last = (event.log, event.number)
@@ -157,7 +162,7 @@ def stream_equals_log(stream: Stream, file: Stored) -> list[Finding]:
     rows = {event.number: event for event in file.events}
     findings = []
     for event in stream.seen:
-        if event.number and not event.is_reset and event.log == file.log:
+        if event.number and not event.is_reset and not event.is_base and event.log == file.log:
             row = rows.get(event.number)
             if row is None:
                 if rows and event.number > max(rows):

@@ -213,6 +213,13 @@ class Watcher:
     _pending_id = ""
     _is_chunked = False
 
+    def _block_ended(self) -> None:
+        """An id without data moves the cursor and shows nothing: from here on, it says, nothing is missing."""
+        if self._pending_id:
+            self._last_id, self._pending_id = self._pending_id, ""
+            log, _, number = self._last_id.partition(".")
+            self.seen.append(Seen("base", "", {}, log, int(number)))
+
     def _event(self, data: bytes) -> None:
         value = strict.event(data)
         if not self.ids and value["type"] in strict.OWN_KINDS:

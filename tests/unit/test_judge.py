@@ -153,6 +153,10 @@ def client_saw_something_else(diary: Diary, stored: Stored) -> None:
     diary.streams[0].seen[0] = Seen("message", "created", {}, "L", 1, b"other")
 
 
+def client_is_moved_on(diary: Diary, stored: Stored) -> None:
+    diary.streams[0].seen.append(Seen("base", "", {}, "L", 3))
+
+
 def log_changed_without_a_reset(diary: Diary, stored: Stored) -> None:
     diary.streams[0].seen.append(Seen("session", "updated", {}, "M", 3, b"s"))
 
@@ -181,6 +185,7 @@ VIOLATIONS = {
     client_sees_two_ends: "saw 2 ends",
     client_saw_what_is_not_stored: "which the file does not hold",
     client_saw_something_else: "differs from the file",
+    client_is_moved_on: "base L.3 comes after L.2",
     log_changed_without_a_reset: "M.3 (session) follows L.2",
 }
 
