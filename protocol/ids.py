@@ -1,5 +1,6 @@
 """Id types, the pattern that ids from outside must match, and making new ones from a given random source."""
 
+import hashlib
 import re
 from typing import NewType, Protocol
 
@@ -51,3 +52,8 @@ def new_uuid(source: RandomSource) -> str:
 def new_token(source: RandomSource) -> str:
     """256 random bits in hex; `source` must be unpredictable (`random.SystemRandom`)."""
     return f"{source.getrandbits(256):064x}"
+
+
+def link_identity(workspace_id: WorkspaceId, generation: Generation, token: str) -> bytes:
+    """The name of a worker's connection. Nobody without its token can make it up, or take it over (Z10)."""
+    return f"{workspace_id}.{generation}.{hashlib.sha256(token.encode()).hexdigest()[:32]}".encode()

@@ -25,7 +25,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.codec import TooLarge, WireError, decode_to_worker, encode
 from protocol.errors import BadInput, Conflict
 from protocol.events import Event
-from protocol.ids import Epoch
+from protocol.ids import Epoch, link_identity
 from protocol.limits import Limits
 from protocol.messages import (
     Answer,
@@ -142,7 +142,8 @@ class WorkerLink:
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
         socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.IDENTITY, f"{self._spec.workspace_id}.{self._spec.generation}".encode())
+        identity = link_identity(self._spec.workspace_id, self._spec.generation, self._spec.token)
+        socket.setsockopt(zmq.IDENTITY, identity)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing queues for a supervisor that is not there
         socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)

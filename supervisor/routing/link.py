@@ -16,7 +16,7 @@ from protocol.base.logs import fields
 from protocol.codec import TooLarge
 from protocol.errors import BadInput, BulkheadError, Unavailable, from_info
 from protocol.events import MARK_KIND, Event
-from protocol.ids import Epoch, Generation, WorkspaceId
+from protocol.ids import Epoch, Generation, WorkspaceId, link_identity
 from protocol.limits import Limits
 from protocol.messages import (
     Answer,
@@ -81,7 +81,7 @@ class Link:
         self.workspace_id = workspace_id
         self.generation = generation
         self.token = token
-        self.identity = f"{workspace_id}.{generation}".encode()
+        self.identity = link_identity(workspace_id, generation, token)
         self.peer = ""  # the address that the accepted hello came from; frames of any other are a stranger's
         self.late_answers = 0
         self._sink = sink

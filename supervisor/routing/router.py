@@ -104,7 +104,9 @@ class Router:
         # Later options would be ignored by connections that exist already.
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # without it a full or unknown peer means silent loss (Z09)
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a worker that connects again takes its name back
+        # A worker that connects again takes its name back. Names hold a secret (link_identity): libzmq leaves the one
+        # whose name was taken connected but deaf.
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         socket.setsockopt(zmq.MAXMSGSIZE, self._limits.message_max_bytes)
         socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
         socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
@@ -232,7 +234,7 @@ class Router:
         link = self._links.get(identity)
         if isinstance(message, Hello):
             try:
-                self._greet(identity, link, message, peer)
+                self._greet(identity, message, peer)
             except BulkheadError as error:
                 self._refuse(identity, error)
         elif link is None or not link.peer or link.peer != peer:
@@ -240,15 +242,19 @@ class Router:
         else:
             link.receive(message)
 
-    def _greet(self, identity: bytes, link: Link | None, hello: Hello, peer: str) -> None:
+    def _greet(self, identity: bytes, hello: Hello, peer: str) -> None:
         """Accept a hello, or raise why not. The texts tell a stranger nothing that it does not know."""
         if not is_speakable(hello.wire_version):
             version = hello.wire_version
             raise Conflict(f"cannot talk to this worker: it speaks wire version {version}, not {WIRE_VERSION}")
-        if link is None or hello.workspace_id != link.workspace_id or hello.generation != link.generation:
+        expected = (hello.workspace_id, hello.generation)
+        link = next((it for it in self._links.values() if (it.workspace_id, it.generation) == expected), None)
+        if link is None:
             raise Conflict("cannot accept this worker: nobody waits for it in this generation")
         if not hmac.compare_digest(hello.token.encode(), link.token.encode()):
             raise Denied("cannot accept this worker: its token is wrong")
+        if identity != link.identity:
+            raise Denied("cannot accept this worker: its connection has another name than its hello")
         uid, pid = _credentials(peer)
         if uid is not None and uid != os.getuid():
             raise Denied(f"cannot accept this worker: it belongs to uid {uid}")
