@@ -1,6 +1,6 @@
 """Builds the object graph once, starts and stops it in order; the only place where parts are chosen.
 
-Start: lock, epoch, router, listeners (health is answered from here on), roster, adoption, READY. Requests that need
+Start: lock, epoch, listeners (health is answered from here on), roster, adoption, router, READY. Requests that need
 a workspace wait until adoption is done. End: admission closed, every worker through its shutdown protocol, streams
 ended, listeners closed, zygote, router, and the lock last.
 """
@@ -112,7 +112,6 @@ class App:
             loop.add_signal_handler(number, self._leave, Leave.SHUT_DOWN, number.name)
         loop.add_signal_handler(signal.SIGHUP, self._leave, Leave.DETACH, "SIGHUP")
         self._build()
-        await self._router.start(self._runtime.router_socket)
         starting: asyncio.Task[None] | None = None
         try:
             self._front.open()
@@ -256,7 +255,8 @@ class App:
 
     async def _start(self) -> None:
         await self._registry.load()
-        await self._launcher.start_zygote()
+        if not self._leaving.done():
+            await self._launcher.start_zygote()
         records = await self._roster.in_thread(self._records.read_all)
         gate = asyncio.Semaphore(ADOPT_AT_ONCE)
 
@@ -265,6 +265,8 @@ class App:
                 await self._adopt(record)
 
         await asyncio.gather(*(adopt(record) for record in records))
+        # Only now: a worker that connects again finds that somebody waits for it.
+        await self._router.start(self._runtime.router_socket)
         self._registry.open()
         if self._leaving.done():
             return
