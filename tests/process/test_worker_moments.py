@@ -123,6 +123,7 @@ def test_W09_killed_in_each_stage_of_the_close(tmp_path: Path, point: str) -> No
                 await ready(worker)
                 session_id = await worker.session()
                 await worker.submit(session_id, "/hang", "key")
+                await worker.until(lambda: any(b'"assistant"' in event.data for event in worker.ear.numbered))
                 failpoints.arm(point)
                 worker.link.tell(Shutdown(epoch=Epoch(1), reason="test", drain_s=5, flush_s=5))
                 (await failpoints.reached(point)).release("kill")
@@ -148,8 +149,9 @@ def test_W17_a_poisonous_prompt_is_given_up_and_the_others_are_served(tmp_path: 
                 await ready(worker)
                 session_id = await worker.session()
                 failpoints.arm("run.before_start", "kill", times=2)
-                await worker.submit(session_id, "/say poison", "poison")
+                asking = asyncio.ensure_future(worker.submit(session_id, "/say poison", "poison"))
                 await worker.exit_code()
+                asking.cancel()
             async with stage.worker(env=env) as worker:
                 assert await worker.exit_code() == -signal.SIGKILL
             async with stage.worker(env=env) as worker:
