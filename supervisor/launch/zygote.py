@@ -177,7 +177,8 @@ class ZygoteLink:
 
     def _spawn(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "NOTIFY_"))}
-        environment.update({MARKER: _PLACEHOLDER, "SPT_NOENV": "1"})
+        # One malloc arena: each thread of a worker would otherwise touch one of its own.
+        environment.update({MARKER: _PLACEHOLDER, "SPT_NOENV": "1", "MALLOC_ARENA_MAX": "1"})
         command = [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(self._socket_path)]
         command += ["--title-room", _TITLE_ROOM]
         log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
