@@ -35,6 +35,7 @@ from protocol.spec import WorkerSpec
 from protocol.version import WIRE_VERSION
 from supervisor.routing.link import Link
 from supervisor.routing.router import Router
+from tests.support.eventually import eventually
 from tests.support.loop import run
 from worker.link import Vitals, WorkerLink
 from worker.operations.replies import Replies
@@ -264,7 +265,7 @@ def test_an_error_is_raised_as_the_same_class(tmp_path: Path) -> None:
 def test_a_wrong_token_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path, token="guess") as it:
-            await _eventually(lambda: it.router.counters.refused_hellos == 1)
+            await eventually(lambda: it.router.counters.refused_hellos == 1)
             assert not it.link.is_open
             assert not it.worker.link.is_welcome
             assert it.ears.heard == []
@@ -275,7 +276,7 @@ def test_a_wrong_token_is_refused(tmp_path: Path) -> None:
 def test_an_older_generation_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path, generation=0) as it:
-            await _eventually(lambda: it.router.counters.refused_hellos == 1)
+            await eventually(lambda: it.router.counters.refused_hellos == 1)
             assert not it.link.is_open
 
     run(main())
@@ -288,7 +289,7 @@ def test_a_worker_that_is_expected_only_later_gets_in(tmp_path: Path) -> None:
         worker = FakeWorker(router.endpoint)
         await worker.link.start()
         await worker.link.ready(Ready(log_id="log", last_number=7, open_runs=0))
-        await _eventually(lambda: router.counters.refused_hellos == 1)
+        await eventually(lambda: router.counters.refused_hellos == 1)
         ears = Ears()
         link = router.expect(workspace_id=WORKSPACE, generation=Generation(1), token="secret", sink=ears)
         await ears.until_type(Ready)
@@ -324,7 +325,7 @@ def test_a_cancelled_caller_ends_a_bound_operation_only(tmp_path: Path) -> None:
             await it.worker.began.wait()
             call.cancel()
             it.worker.release.set()
-            await _eventually(lambda: it.link.late_answers == 1)
+            await eventually(lambda: it.link.late_answers == 1)
             assert it.link.calls_in_flight == 0
 
     run(main())
@@ -482,7 +483,7 @@ def test_S06_commands_of_a_former_supervisor_are_rejected(tmp_path: Path) -> Non
                 await it.link.call("echo")
             it.link.tell(Shutdown(epoch=Epoch(1), reason="old", drain_s=1, flush_s=1))
             it.link.tell(Shutdown(epoch=Epoch(2), reason="new", drain_s=1, flush_s=1))
-            await _eventually(lambda: bool(it.worker.shutdowns))
+            await eventually(lambda: bool(it.worker.shutdowns))
             assert [message.reason for message in it.worker.shutdowns] == ["new"]
             assert it.worker.ran == []
             assert it.worker.link.stale_commands == 2
@@ -543,7 +544,7 @@ def test_Z04_garbage_is_dropped_and_counted_and_its_sender_cut(tmp_path: Path) -
                     for frame in GARBAGE:
                         socket.send(frame)
                 socket.send_multipart([b"a", b"b", b"c"])
-                await _eventually(lambda: it.router.counters.cut_peers == 1)
+                await eventually(lambda: it.router.counters.cut_peers == 1)
             assert it.router.counters.bad_messages == FAST.bad_messages_max
             assert (await it.link.call("echo", body=b"alive")).body == b"alive"
 
@@ -557,7 +558,7 @@ def test_Z10_frames_under_a_workers_name_from_another_process_do_not_count(tmp_p
             it.link.peer = "localhost:0:0:1"  # as if the accepted hello had come from there
             count = len(it.ears.heard)
             it.worker.link.send_events([Event(kind="message", data=b"{}", number=8)])
-            await _eventually(lambda: it.router.counters.strangers > 0)
+            await eventually(lambda: it.router.counters.strangers > 0)
             assert len(it.ears.heard) == count
 
     run(main())
@@ -584,11 +585,11 @@ def test_X05_a_stranger_without_token_or_with_another_pid_is_refused(tmp_path: P
             for number, message in enumerate((hello, true_but_elsewhere, odd_version), 1):
                 async with stranger(it.router, b"w1.1") as socket:
                     socket.send(encode(message, max_bytes=10_000))
-                    await _eventually(lambda number=number: it.router.counters.refused_hellos >= number)  # type: ignore[misc]
+                    await eventually(lambda number=number: it.router.counters.refused_hellos >= number)  # type: ignore[misc]
             async with stranger(it.router, b"w1.1") as socket:
                 socket.send(encode(Answer(call_id="1.1.1"), max_bytes=10_000))
                 socket.send(b"\x63" + encode(hello, max_bytes=10_000)[1:])  # a version that nobody speaks
-                await _eventually(lambda: it.router.counters.refused_hellos >= 4)
+                await eventually(lambda: it.router.counters.refused_hellos >= 4)
 
     run(main())
 
@@ -599,7 +600,7 @@ def test_Z10_a_stranger_under_a_workers_public_name_disturbs_nobody(tmp_path: Pa
             await it.ears.until_type(Ready)
             async with stranger(it.router, b"w1.1") as socket:
                 socket.send(encode(EventBatch(events=[]), max_bytes=1000))
-                await _eventually(lambda: it.router.counters.strangers == 1)
+                await eventually(lambda: it.router.counters.strangers == 1)
                 assert (await it.link.call("echo", body=b"still")).body == b"still"
             assert it.ears.count(Hello) == 1
 
@@ -627,13 +628,13 @@ def test_Z01_a_removed_socket_file_is_bound_again_and_links_go_on(tmp_path: Path
             await it.ears.until_type(Ready)
             (tmp_path / "router.sock").unlink()
             assert (await it.link.call("echo", body=b"old")).body == b"old"
-            await _eventually(lambda: it.router.counters.rebinds == 1)
+            await eventually(lambda: it.router.counters.rebinds == 1)
             assert it.worker.source.heard == [("connected", 7, FAST.event_window)]
             ears = Ears()
             it.router.expect(workspace_id=WorkspaceId("w2"), generation=Generation(1), token="t2", sink=ears)
             async with stranger(it.router, b"w2.1") as socket:
                 socket.send(b"\x63\x01")
-                await _eventually(lambda: it.router.counters.refused_hellos == 1)
+                await eventually(lambda: it.router.counters.refused_hellos == 1)
 
     run(main())
 
@@ -652,9 +653,3 @@ def test_Z02_only_a_stale_socket_is_removed_at_start(tmp_path: Path) -> None:
         assert not path.exists()
 
     run(main())
-
-
-async def _eventually(check: Callable[[], bool]) -> None:
-    """Poll where no event tells; bounded by `run`."""
-    while not check():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
