@@ -109,22 +109,27 @@ class WorkerDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._changed: asyncio.Event = asyncio.Event()
         self._published = ("", "")
+        self._is_over = False  # closed for good, or let go
 
     # --- what the supervisor wants --------------------------------------------------------------------------------
 
     def want(self) -> None:
         """Start the worker if it sleeps. Does not wait."""
+        if self._is_over:
+            return
         self._perform(self._lifecycle.want(self._clock.now()))
 
     async def ready(self, within_s: float) -> Link:
         """The link to a worker that answers calls, waking one if need be.
 
         Raises Unavailable: `worker_failed` with the reason when no more are started, `worker_starting` when none got
-        ready within `within_s` seconds.
+        ready within `within_s` seconds, `server_exiting` once it was closed for good.
         """
         try:
             async with asyncio.timeout(within_s):
                 while True:
+                    if self._is_over:
+                        raise Unavailable("cannot start a worker: the server or this workspace is going away", code="server_exiting")
                     link = self._link
                     if self._lifecycle.state is State.READY and link is not None and link.is_open:
                         return link
@@ -137,8 +142,13 @@ class WorkerDriver:
             message = f"cannot use this workspace yet: its worker is not ready after {within_s:g} s"
             raise Unavailable(message, code="worker_starting", retry_after_s=1.0) from error
 
-    async def close(self, reason: str) -> LastWord | None:
-        """End the worker by the shutdown protocol, by force after its budgets; returns its last word if it had one."""
+    async def close(self, reason: str, *, for_good: bool = False) -> LastWord | None:
+        """End the worker by the shutdown protocol, by force after its budgets; returns its last word if it had one.
+
+        With `for_good` no other is started: who waits for one, or asks later, is refused.
+        """
+        self._is_over = self._is_over or for_good
+        self._wake_waiters()
         self._perform(self._lifecycle.unwant(reason, self._clock.now()))
         limits = self._limits
         budget_s = limits.drain_s + limits.flush_s + limits.exit_s + 2 * limits.kill_deadline_s
@@ -171,6 +181,8 @@ class WorkerDriver:
 
     async def stop(self, *, leave_worker: bool) -> None:
         """The supervisor exits: stop driving. The worker lives on with `leave_worker`, else it is killed."""
+        self._is_over = True
+        self._wake_waiters()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -320,9 +332,12 @@ class WorkerDriver:
     def _publish(self) -> None:
         status = self.status()
         self._published = (status.state, status.reason)
+        self._wake_waiters()
+        self._sink.state_changed(status)
+
+    def _wake_waiters(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-        self._sink.state_changed(status)
 
     async def _change(self) -> None:
         await self._changed.wait()

@@ -142,7 +142,7 @@ class Workspace:
     async def close(self, reason: str) -> None:
         """End the worker through the shutdown protocol, then every stream, cleanly."""
         try:
-            await self.driver.close(reason)
+            await self.driver.close(reason, for_good=True)
         finally:
             await self._leave()
 

@@ -10,6 +10,7 @@ import pytest
 from tests.support.client import texts
 from tests.support.eventually import eventually
 from tests.support.house import House
+from tests.support.processes import parent_of
 
 
 async def test_S01_killed_while_three_workspaces_stream(house: House) -> None:
@@ -157,7 +158,7 @@ async def test_S11_the_record_of_a_reused_pid(house: House) -> None:
 async def test_S15_the_zygote_dies(house: House) -> None:
     room = await house.room()
     worker = await room.worker()
-    [zygote] = [house.hold(pid) for pid, title in house.leftovers() if "worker.zygote" in title]
+    [zygote] = [house.hold(pid) for pid, _ in house.leftovers() if parent_of(pid) == house.server.pid]
     await zygote.kill()
     await room.works()
     assert (await room.worker()).identity == worker.identity, "the zygote's end touched a worker"

@@ -226,7 +226,7 @@ async def test_W15_exits_with_0_outside_the_close_protocol(house: House) -> None
     await call.tokens("silently")
     await worker.gone()
     assert (await room.watcher.state("restarting"))["reason"] == "exit 0"
-    await check_interrupted(room, run, await room.ended(run), "gone ")
+    await check_interrupted(room, run, await room.ended(run), "gone silently")  # stored, though nobody saw it
     await room.works()
 
 
