@@ -40,8 +40,7 @@ class BashArgs(msgspec.Struct, frozen=True, kw_only=True):
 class Bash:
     """Runs commands. A non-zero exit is a result like any other."""
 
-    def __init__(self) -> None:
-        self.spec = ToolSpec("bash", description_of("bash"), schema_of(BashArgs), parallel=False, effect="execute")
+    spec = ToolSpec("bash", description_of("bash"), schema_of(BashArgs), parallel=False, effect="execute")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `bash.md`."""

@@ -26,8 +26,7 @@ class EditArgs(msgspec.Struct, frozen=True, kw_only=True):
 class Edit:
     """Changes one file inside the workspace, in one step."""
 
-    def __init__(self) -> None:
-        self.spec = ToolSpec("edit", description_of("edit"), schema_of(EditArgs), parallel=False, effect="write")
+    spec = ToolSpec("edit", description_of("edit"), schema_of(EditArgs), parallel=False, effect="write")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `edit.md`."""

@@ -48,8 +48,7 @@ class Match:
 class Grep:
     """Searches the contents of the workspace's files."""
 
-    def __init__(self) -> None:
-        self.spec = ToolSpec("grep", description_of("grep"), schema_of(GrepArgs), parallel=False, effect="read")
+    spec = ToolSpec("grep", description_of("grep"), schema_of(GrepArgs), parallel=False, effect="read")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `grep.md`."""

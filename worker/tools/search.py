@@ -47,8 +47,7 @@ class Found:
 class Ls:
     """Lists a directory of the workspace as a tree."""
 
-    def __init__(self) -> None:
-        self.spec = ToolSpec("ls", description_of("ls"), schema_of(LsArgs), parallel=False, effect="read")
+    spec = ToolSpec("ls", description_of("ls"), schema_of(LsArgs), parallel=False, effect="read")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `ls.md`."""
@@ -77,8 +76,7 @@ class Ls:
 class Glob:
     """Finds files of the workspace by pattern, newest first."""
 
-    def __init__(self) -> None:
-        self.spec = ToolSpec("glob", description_of("glob"), schema_of(GlobArgs), parallel=False, effect="read")
+    spec = ToolSpec("glob", description_of("glob"), schema_of(GlobArgs), parallel=False, effect="read")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `glob.md`."""

@@ -115,5 +115,5 @@ def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def description_of(name: str) -> str:
-    """The text beside the code that tells the model what a tool is for. Read once, when the tool is made."""
+    """The text beside the code that tells the model what a tool is for. Read at import, before the fork."""
     return (Path(__file__).parent / f"{name}.md").read_text(encoding="utf-8").strip()

@@ -54,8 +54,7 @@ class Viewed:
 class View:
     """Reads inside the workspace; remembers what the session has seen, so that it may edit it."""
 
-    def __init__(self) -> None:
-        self.spec = ToolSpec("view", description_of("view"), schema_of(ViewArgs), parallel=False, effect="read")
+    spec = ToolSpec("view", description_of("view"), schema_of(ViewArgs), parallel=False, effect="read")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `view.md`."""

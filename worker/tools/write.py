@@ -21,8 +21,7 @@ class WriteArgs(msgspec.Struct, frozen=True, kw_only=True):
 class Write:
     """Writes inside the workspace, in one step; never over something that the session has not seen."""
 
-    def __init__(self) -> None:
-        self.spec = ToolSpec("write", description_of("write"), schema_of(WriteArgs), parallel=False, effect="write")
+    spec = ToolSpec("write", description_of("write"), schema_of(WriteArgs), parallel=False, effect="write")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `write.md`."""
