@@ -25,8 +25,10 @@ async def measure(floors: Floors) -> list[Figure]:
         warm = await client.prompt(workspace, session, "/say begin")
         cursor = (await first.end_of(warm)).id
         streams = [await client.events(workspace) for _ in range(CLIENTS)]
-        counters = [asyncio.create_task(_count_until(events, b"the very end")) for events in streams]
-        script = "\n".join(["/tool ls {}\n/say next"] * STEPS + ["/say the very end"])
+        counters = [asyncio.create_task(_count_until(events, b'"run_complete"')) for events in streams]
+        # Each call another one: the same call again and again would be taken for a model that goes in circles.
+        calls = (f'/tool glob {{"pattern": "{number}"}}\n/say next' for number in range(STEPS))
+        script = "\n".join([*calls, "/say end"])
         cpu = _cpu_s(house)
         begun = time.monotonic()
         run = await client.prompt(workspace, session, script)
