@@ -92,6 +92,7 @@ class ReplayLog:
         self._forgotten = 0  # leading items that are void; removed in lots
         self._texts: dict[tuple[int, bool, bool], tuple[bytes, int]] = {}  # joined since the last change
         self._bytes = 0
+        self._charged = 0  # the same, with a bound for each item
         self._pictures: dict[str, tuple[int, Item]] = {}  # oldest first
 
     @property
@@ -119,7 +120,7 @@ class ReplayLog:
             self._items.clear()
             self._forgotten = 0
             self._texts.clear()
-            self._bytes = 0
+            self._bytes = self._charged = 0
             self._pictures.clear()
         self.log_id = log_id
         self.last = last
@@ -157,13 +158,12 @@ class ReplayLog:
     def trim(self, passed: int) -> None:
         """Forget what is too much: first what every client has passed, then also what slow clients still need.
 
-        The newest item does not count against slow clients: one large event must not cut them all.
+        A single event counts against slow clients for a quarter of the limit at most: one that is larger than all
+        the rest must not cut everybody.
         """
         while self.start < passed and self.is_over:
             self._forget()
-        while (count := self.end - self.start) > 1 and (
-            count > self._behind_max or self._bytes - self._items[-1].size > self._behind_max_bytes
-        ):
+        while self.end - self.start > self._behind_max or self._charged > self._behind_max_bytes:
             self._forget()
 
     def find(self, cursor: EventId, known_to: int) -> Found:
@@ -231,9 +231,12 @@ class ReplayLog:
         self._texts.clear()
         self._items.append(item)
         self._bytes += item.size
+        self._charged += min(item.size, self._behind_max_bytes // 4)
 
     def _forget(self) -> None:
-        self._bytes -= self._items[self._forgotten].size
+        size = self._items[self._forgotten].size
+        self._bytes -= size
+        self._charged -= min(size, self._behind_max_bytes // 4)
         self._items[self._forgotten] = _FORGOTTEN
         self._forgotten += 1
         self.start += 1

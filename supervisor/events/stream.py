@@ -37,7 +37,7 @@ class ClientStream(Machine[State]):
         },
         State.LIVE: {
             "older": (State.BEHIND,),
-            "reset": (State.LIVE, State.ENDING),
+            "reset": (State.LIVE, State.OVER),
             "overtaken": (State.OVER,),
             "ended": (State.ENDING,),
             "closed": (State.OVER,),
@@ -147,14 +147,11 @@ class ClientStream(Machine[State]):
         """What the client knows cannot be continued: tell it, or end it if it would not understand."""
         if self.state is State.OVER:
             return
-        if self.state is State.ENDING:
-            self._move("reset", State.OVER)
-        elif self.wants_ids:
+        if self.wants_ids and self.state is not State.ENDING:
             self._reset(reason)
         else:
-            # It would wait for ever for what it missed. What was already there is gone with the log.
-            self.position = self._log.end
-            self._move("reset", State.ENDING)
+            # It would wait for ever for what it missed; a clean end makes it come back and load anew.
+            self._move("reset", State.OVER)
 
     def end(self) -> None:
         """End cleanly, after what is there; a client that is behind ends at once and comes back with its id."""

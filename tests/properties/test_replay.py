@@ -1,0 +1,150 @@
+"""Clients of one log under random facts, against a model that keeps everything."""
+
+import re
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from protocol.events import Event, EventId
+from supervisor.events.replay import ReplayLog
+from supervisor.events.stream import ClientStream, State
+
+KEYS = ["m1", "m2", ""]
+_NUMBER = re.compile(rb'data: \{"n":(\d+)\}')
+_PICTURE = re.compile(rb'data: \{"p":"(\w+)","v":(\d+)\}')
+_RESET = re.compile(rb'"type":"reset".*"cursor":"(\w+)\.(\d+)"')
+
+
+class ModelClient:
+    """What a client must see: the numbers after `has`, each once; newer pictures only."""
+
+    def __init__(self, stream: ClientStream, has: int, log_id: str) -> None:
+        self.stream = stream
+        self.has = has
+        self.log_id = log_id
+        self.pictures: dict[str, int] = {}
+
+
+class ClientsUnderFacts(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = ReplayLog(kept=6, kept_bytes=600, behind_max=10, behind_max_bytes=1000)
+        self.generation = 0
+        self.stored: list[Event] = []  # the worker's file
+        self.keys: dict[int, str] = {}
+        self.version = 0
+        self.open: list[ModelClient] = []
+        self.log.opened("log0", 0)
+
+    @property
+    def log_id(self) -> str:
+        return f"log{self.generation}"
+
+    @rule(key=st.sampled_from(KEYS), size=st.sampled_from([0, 0, 0, 300]))
+    def commit(self, key: str, size: int) -> None:
+        number = len(self.stored) + 1
+        event = Event(kind="message", data=b'{"n":%d}' % number + b" " * size, number=number, key=key)
+        self.stored.append(event)
+        self.keys[number] = key
+        self.log.added(event)
+        self.trim()
+
+    def trim(self) -> None:
+        positions = [it.stream.position for it in self.open if it.stream.is_reading]
+        self.log.trim(min(positions, default=self.log.end))
+
+    @rule(key=st.sampled_from(KEYS[:2]))
+    def show(self, key: str) -> None:
+        self.version += 1
+        self.log.pictured(Event(kind="message", data=b'{"p":"%b","v":%d}' % (key.encode(), self.version), key=key))
+
+    @rule()
+    def remark(self) -> None:
+        self.log.remarked(b'data: {"type":"workspace_state"}\n\n')
+        self.trim()
+
+    @rule(back=st.integers(-2, 12), same=st.booleans(), wants_ids=st.booleans(), has_cursor=st.booleans())
+    @precondition(lambda self: len(self.open) < 6)
+    def arrive(self, back: int, same: bool, wants_ids: bool, has_cursor: bool) -> None:
+        last = len(self.stored)
+        cursor = None
+        if wants_ids and has_cursor:
+            cursor = EventId(self.log_id if same else "elsewhere", max(0, last - back))
+        stream = ClientStream(
+            self.log, cursor=cursor, cursor_is_bad=False, wants_ids=wants_ids, known_to=last, preamble=b""
+        )
+        can_serve = cursor is not None and cursor.log_id == self.log_id and cursor.number <= last
+        assert cursor is None or can_serve or stream.state is State.LIVE
+        has = cursor.number if cursor is not None and can_serve else last
+        self.open.append(ModelClient(stream, has, self.log_id))
+
+    @rule(index=st.integers(0, 5), times=st.integers(1, 3))
+    @precondition(lambda self: self.open)
+    def read(self, index: int, times: int) -> None:
+        client = self.open[index % len(self.open)]
+        for _ in range(times):
+            self.see(client, client.stream.take())
+
+    @rule(index=st.integers(0, 5), count=st.integers(1, 4))
+    @precondition(lambda self: self.open)
+    def page(self, index: int, count: int) -> None:
+        client = self.open[index % len(self.open)]
+        if (cursor := client.stream.wants_page) is None:
+            return
+        assert cursor == EventId(self.log_id, client.has)
+        page = self.stored[cursor.number :][:count]
+        assert client.stream.paged(cursor, page, len(self.stored))
+
+    @rule(lost=st.integers(0, 3))
+    def replace_log(self, lost: int) -> None:
+        self.generation += 1
+        del self.stored[len(self.stored) - min(lost, len(self.stored)) :]
+        self.log.opened(self.log_id, len(self.stored))
+        for client in self.open:
+            client.stream.reset("replaced")
+            if not client.stream.wants_ids:
+                assert client.stream.is_over
+
+    @rule(index=st.integers(0, 5))
+    @precondition(lambda self: self.open)
+    def leave(self, index: int) -> None:
+        self.open.pop(index % len(self.open)).stream.close()
+
+    def see(self, client: ModelClient, text: bytes) -> None:
+        for block in text.split(b"\n\n")[:-1]:
+            if (found := _RESET.search(block)) is not None:
+                assert found[1].decode() == block.split(b".")[0].removeprefix(b"id: ").decode()
+                client.has, client.log_id = int(found[2]), found[1].decode()
+                client.pictures.clear()
+            elif (found := _NUMBER.search(block)) is not None:
+                number = int(found[1])
+                assert number == client.has + 1, "a gap, a duplicate or another order"
+                assert block.startswith(b"id: ") == client.stream.wants_ids
+                client.has = number
+            elif (found := _PICTURE.search(block)) is not None:
+                key, version = found[1].decode(), int(found[2])
+                assert version > client.pictures.get(key, 0), "an older picture, or the same again"
+                client.pictures[key] = version
+            else:
+                assert client.stream.wants_ids
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        assert self.log.end - self.log.start <= 10
+        assert self.log.kept_bytes <= 1000 + 4 * 400
+
+    def teardown(self) -> None:
+        """In the end everybody who is not cut has seen everything."""
+        for client in self.open:
+            for _ in range(200):
+                self.see(client, client.stream.take())
+                if (cursor := client.stream.wants_page) is not None:
+                    client.stream.paged(cursor, self.stored[cursor.number :][:3], len(self.stored))
+            if not client.stream.is_over:
+                assert client.has == len(self.stored)
+                assert client.log_id == self.log_id
+
+
+ClientsUnderFacts.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestClients = ClientsUnderFacts.TestCase
