@@ -336,7 +336,7 @@ class App:
     async def _end(self, how: Leave) -> None:
         self._admission.stopped()
         limits = self._limits
-        budget_s = limits.drain_s + limits.flush_s + limits.exit_s + limits.kill_deadline_s + 1.0
+        budget_s = limits.drain_s + limits.flush_s + limits.exit_s + 2 * limits.kill_deadline_s + 1.0
         extending = self._tasks.start(self._extend(), "extend")
         ends = [
             workspace.close("server shuts down") if how is Leave.SHUT_DOWN else workspace.detach_all()

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,35 +15,25 @@ from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
-from protocol.errors import BulkheadError, Conflict, Unavailable
+from protocol.errors import Conflict
 from protocol.events import Event, EventId
 from protocol.ids import ClientId, SessionId
 from protocol.limits import Limits
 from protocol.messages import Answer
-from protocol.operations import OPERATIONS
 from protocol.shapes.workspace import Description, WorkerStatus, WorkspaceState
 from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
 from supervisor.workers.driver import DriverStatus, WorkerDriver
+from supervisor.workspaces.caller import AWAKE, SLEEPING, Caller, InThread
 from supervisor.workspaces.eviction import Eviction, Facts
-from supervisor.workspaces.identity import check
 from supervisor.workspaces.leases import Arm, Effect, LastGone, Leases
 from supervisor.workspaces.roster import Registration
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Iterator
 
 _events_decoder = msgspec.msgpack.Decoder(list[Event])
 _description_decoder = msgspec.json.Decoder(Description)
-
-SLEEPING = frozenset({"asleep", "failed"})
-"""States in which a request has to look at the directory first, because a new process would start in it."""
-
-
-class InThread(Protocol):
-    """Does something that may block on a thread."""
-
-    def __call__(self, work: Callable[[], None]) -> "Awaitable[None]": ...
 
 
 class Workspace:
@@ -62,7 +52,6 @@ class Workspace:
     ) -> None:
         self.registration = registration
         self.env: tuple[str, ...] | None = None  # of the first creator; not known any more after our restart
-        self._in_thread = in_thread
         self._limits = limits
         self._clock = clock
         self._log = log
@@ -71,55 +60,27 @@ class Workspace:
         self._leases = Leases(create_grace_s=limits.create_grace_s, detach_grace_s=limits.detach_grace_s)
         self._timer: asyncio.TimerHandle | None = None
         self._eviction = Eviction(idle_s=limits.evict_idle_s)
-        self._calls = 0
         self._evicting = False
         self._streams = 0
         self.hub = Hub(workspace_id=registration.id, limits=limits, clock=clock, log=log, fetch=self._fetch)
         self.driver = make_driver(self)
+        self._caller = Caller(
+            identity=registration.identity,
+            driver=self.driver,
+            in_thread=in_thread,
+            limits=limits,
+            clock=clock,
+            log=log,
+            ended=self._call_ended,
+        )
 
     # --- asking the worker ------------------------------------------------------------------------------------------
 
     async def call(
         self, operation: str, *, args: dict[str, str] | None = None, body: bytes = b"", wakes: bool = True
     ) -> Answer:
-        """Let the worker do an operation, waking it first if it sleeps.
-
-        Raises what the operation raises; Unavailable when no worker gets ready in time or it dies meanwhile; Conflict
-        when the directory is gone. An operation that is safe to repeat goes to the next worker once when the first one
-        died under it; anything else is answered with `worker_lost`, and the client may repeat it with its key.
-        """
-        row = OPERATIONS[operation]
-        within_s = row.within_s or self._limits.call_deadline_s
-        deadline = self._clock.now() + within_s + self._limits.wake_deadline_s
-        may_repeat = True
-        with self._counted():
-            while True:
-                link = await self.ready(wakes=wakes)
-                try:
-                    return await link.call(operation, args=args, body=body, within_s=within_s)
-                except Unavailable as error:
-                    if error.code != "worker_lost":
-                        raise
-                    if not (row.is_safe and may_repeat and self._clock.now() < deadline):
-                        raise _with_retry(error) from error
-                    may_repeat = False
-                except Conflict as error:
-                    # The worker was on its way to sleep or being replaced, and refused before storing anything.
-                    if error.code != "workspace_closing" or not may_repeat:
-                        raise
-                    may_repeat = False
-
-    async def ready(self, *, wakes: bool = True) -> Link:
-        """The link to a worker that answers, within the wake deadline. Raises Unavailable, Conflict."""
-        status = self.driver.status()
-        if status.state in SLEEPING:
-            if not wakes:
-                raise Unavailable("cannot ask this workspace: its worker sleeps", code="worker_starting")
-            await self._in_thread(lambda: check(self.registration.identity))
-        try:
-            return await self.driver.ready(self._limits.wake_deadline_s)
-        except Unavailable as error:
-            raise _with_retry(error) from error
+        """Let the worker do an operation, waking it first if it sleeps. Raises what `Caller.call` raises."""
+        return await self._caller.call(operation, args=args, body=body, wakes=wakes)
 
     async def describe(self) -> Description:
         """What the worker says of its workspace; wakes it."""
@@ -128,7 +89,8 @@ class Workspace:
 
     async def restart(self, reason: str) -> None:
         """Replace the worker through the shutdown protocol; also the way out of `failed`."""
-        await self._in_thread(lambda: check(self.registration.identity))
+        self._caller.check_open()
+        await self._caller.check_directory()
         await self.driver.restart(reason)
 
     async def evict(self) -> None:
@@ -140,7 +102,8 @@ class Workspace:
         await self._sleep("evicted by hand")
 
     async def close(self, reason: str) -> None:
-        """End the worker through the shutdown protocol, then every stream, cleanly."""
+        """End the worker through the shutdown protocol, then every stream, cleanly. Nothing brings it back."""
+        self._caller.end()
         try:
             await self.driver.close(reason, for_good=True)
         finally:
@@ -148,6 +111,7 @@ class Workspace:
 
     async def detach_all(self) -> None:
         """Forget the worker without ending it, and end every stream cleanly: another supervisor takes over."""
+        self._caller.end()
         self.hub.close()
         await self.driver.stop(leave_worker=True)
         await self._leave()
@@ -158,6 +122,7 @@ class Workspace:
             self._timer = None
         self.hub.close()
         await self.hub.tasks.close()
+        await self._caller.close()
         await self._tasks.close()
 
     # --- clients ----------------------------------------------------------------------------------------------------
@@ -195,7 +160,8 @@ class Workspace:
 
     def wake(self) -> None:
         """Start the worker if it sleeps, without waiting; a missing directory shows as `failed`."""
-        self.driver.want()
+        if not self._caller.is_ending:
+            self.driver.want()
 
     @property
     def is_used(self) -> bool:
@@ -235,7 +201,7 @@ class Workspace:
 
     def observe(self) -> None:
         """Look whether the worker may sleep; called every now and then."""
-        if self._evicting or self.driver.status().state not in ("ready", "degraded"):
+        if self._evicting or self.driver.status().state not in AWAKE:
             return
         if self._eviction.observed(self._facts(), self._clock.now()):
             self._evicting = True
@@ -278,22 +244,16 @@ class Workspace:
         return Facts(
             claims=len(self._leases),
             streams=self.hub.streams,
-            calls=self._calls,
+            calls=self._caller.in_flight,
             beat=beat.sequence if beat else None,
             open_runs=beat.open_runs if beat else 0,
             open_questions=beat.open_questions if beat else 0,
             children=beat.children if beat else 0,
         )
 
-    @contextmanager
-    def _counted(self) -> "Iterator[None]":
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            beat = self.driver.status().heartbeat
-            self._eviction.called(beat.sequence if beat else None)
+    def _call_ended(self) -> None:
+        beat = self.driver.status().heartbeat
+        self._eviction.called(beat.sequence if beat else None)
 
     async def _fetch(self, after_number: int, count: int) -> list[Event]:
         answer = await self.call("events.since", args={"number": str(after_number), "count": str(count)})
@@ -326,10 +286,3 @@ class Workspace:
         self._log.debug("last client left", extra=fields(workspace=self.registration.id))
         if self._cancel_on_last_detach and self.driver.status().state != "asleep":
             self._tasks.start(self._sleep("last client left"), "last_gone")
-
-
-def _with_retry(error: BulkheadError) -> BulkheadError:
-    """The same error with a `Retry-After` that fits: a replacement is there within about a second."""
-    if error.retry_after_s is None and error.code in ("worker_lost", "worker_starting"):
-        error.retry_after_s = 1.0
-    return error

@@ -1,5 +1,6 @@
 """A workspace whose worker is a small stand-in: it answers what the test says and does nothing by itself."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ class PaperDriver:
 
     def __init__(self) -> None:
         self.state = "ready"
+        self.is_slow = False
         self.beat = 10
         self.open_runs = 0
         self.answers: list[Answer | BulkheadError] = []
@@ -37,6 +39,8 @@ class PaperDriver:
         self.state = "ready"
 
     async def ready(self, within_s: float) -> Link:
+        if self.is_slow:
+            await asyncio.sleep(within_s)
         self.want()
         return cast(Link, self)
 

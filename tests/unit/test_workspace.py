@@ -219,3 +219,37 @@ def test_detach_leaves_the_worker_and_ends_the_streams(tmp_path: Path) -> None:
         assert driver.closed == ["left"]
 
     run(main())
+
+
+def test_S07_waiting_request_does_not_bring_a_closing_worker_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        driver.state = "starting"
+        driver.is_slow = True
+        waiting = asyncio.ensure_future(workspace.call("session.list"))
+        await asyncio.sleep(0)
+        await workspace.close("server shuts down")
+        with pytest.raises(Unavailable) as refused:
+            await waiting
+        assert refused.value.code == "server_exiting"
+        with pytest.raises(Unavailable):
+            await workspace.call("session.list")
+        workspace.wake()
+        assert driver.state == "asleep"
+
+    run(main())
+
+
+def test_caller_that_gives_up_waiting_is_not_told_a_lie(tmp_path: Path) -> None:
+    async def main() -> None:
+        workspace, driver = workspace_at(tmp_path)
+        driver.state = "starting"
+        driver.is_slow = True
+        waiting = asyncio.ensure_future(workspace.call("session.list"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await workspace.close("end")
+
+    run(main())
