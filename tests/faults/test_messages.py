@@ -1,0 +1,220 @@
+"""Fault matrix 6: what arrives on a socket may be anything; it is dropped or answered, and the process lives."""
+
+import asyncio
+import random
+import socket
+import tempfile
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+import zmq.asyncio
+
+from protocol.codec import decode_to_worker, encode
+from protocol.ids import Epoch, Generation, WorkspaceId
+from protocol.limits import Limits
+from protocol.messages import Answer, Call, Hello, Refusal
+from protocol.version import WIRE_VERSION
+from tests.support.eventually import eventually
+from tests.support.house import House
+from tests.support.raw_supervisor import RawSupervisor
+from tests.support.server import SharedZygote
+
+VERSION = bytes([WIRE_VERSION])
+GARBAGE = (
+    b"",
+    b"\x00",
+    VERSION,
+    b"\xff" * 64,
+    VERSION + b"\xc1\xc1\xc1",
+    VERSION + b"not msgpack",
+    VERSION + msgspec.msgpack.encode({"op": "no such message"}),
+    VERSION + msgspec.msgpack.encode({"op": "call", "call_id": 7}),
+    VERSION + msgspec.msgpack.encode(["op", "call"]),
+    VERSION + b"\x81\xa2op\xa4\xff\xfe\xfd\xfc",  # a tag that is no UTF-8
+    VERSION + b"\x91" * 5000,  # nested deeper than anybody would
+    encode(Call(call_id="cut", epoch=Epoch(5), operation="session.list", within_s=1.0), max_bytes=10_000)[:-3],
+)
+
+
+@pytest.fixture
+def raw(short_root: Path, shared_zygote: SharedZygote) -> RawSupervisor:
+    root = Path(tempfile.mkdtemp(dir=short_root))
+    return RawSupervisor(root, shared_zygote.socket_path, limits=Limits())
+
+
+# --- to the supervisor --------------------------------------------------------------------------------------------
+
+
+async def test_Z04_garbage_to_the_supervisor(house: House) -> None:
+    room = await house.room()
+    router = house.server.runtime_dir / "router.sock"
+    await asyncio.to_thread(talk_nonsense, router)
+    context = zmq.asyncio.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    try:
+        dealer.connect(f"ipc://{router}")
+        for _ in range(2):
+            for frame in GARBAGE:
+                await dealer.send(frame)
+        await dealer.send_multipart([b"three", b"frames", b"here"])
+        await eventually(lambda: "peer cut" in house.server.log, what="the peer is cut", state=lambda: house.server.log)
+    finally:
+        dealer.close()
+        context.term()
+    await room.works()
+
+
+@pytest.mark.house(zygote="own")
+async def test_Z04_garbage_to_the_zygote(house: House) -> None:
+    room = await house.room()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+        stranger.connect(str(house.server.runtime_dir / "zygote.sock"))
+        for frame in GARBAGE[1:]:
+            stranger.send(frame)
+        await room.works()
+        second = await house.room("second")  # forked by the zygote that heard it all
+        await second.works()
+    assert "zygote lost" not in house.server.log
+    assert "plain start" not in house.server.log
+
+
+async def test_Z06_a_hello_that_is_not_understood_is_refused_in_words(house: House) -> None:
+    room = await house.room()
+    context = zmq.asyncio.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    hello = Hello(
+        wire_version=WIRE_VERSION,
+        code_version="0",
+        workspace_id=WorkspaceId(room.id),
+        generation=Generation(1),
+        token="guessed",
+        pid=1,
+        start_ticks=1,
+        boot_id="",
+        epoch=Epoch(0),
+        ready=True,
+    )
+    frame = encode(hello, max_bytes=10_000)
+    try:
+        dealer.connect(f"ipc://{house.server.runtime_dir / 'router.sock'}")
+        for sent, word in (
+            (b"\x63" + frame[1:], "version 99"),
+            (encode(msgspec.structs.replace(hello, wire_version=99), max_bytes=10_000), "version 99"),
+            (frame, "token"),
+            (encode(msgspec.structs.replace(hello, generation=Generation(77)), max_bytes=10_000), "generation"),
+        ):
+            await dealer.send(sent)
+            refusal = decode_to_worker(await asyncio.wait_for(dealer.recv(), 5.0))
+            assert isinstance(refusal, Refusal)
+            assert word in refusal.error.message
+    finally:
+        dealer.close()
+        context.term()
+    assert (await house.worker(room.id))["restarts"] == 0
+    await room.works()
+
+
+@pytest.mark.house(limits={"message_max_bytes": 400_000, "event_batch_max_bytes": 200_000})
+async def test_Z05_a_message_above_the_limit_is_refused_before_it_is_sent(house: House) -> None:
+    room = await house.room()
+    worker = await room.worker()
+    refused = await room.client.submit(room.id, room.session, "/say " + "x" * 500_000, "r-large")
+    assert refused.code == "too_large"
+    assert refused.status == 413
+    for number in range(4):
+        await room.ended(await room.prompt("/say short\n" + "y" * 150_000 + str(number)))
+    listed = await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}/messages")
+    assert listed.code == "too_large"
+    await room.works()
+    assert (await room.worker()).identity == worker.identity
+    assert room.watcher.ends == []
+
+
+# --- to a worker --------------------------------------------------------------------------------------------------
+
+
+async def test_Z04_garbage_to_a_worker(raw: RawSupervisor) -> None:
+    source = random.Random(4)
+    for frame in GARBAGE:
+        await raw.send_frames(frame)
+    for _ in range(200):
+        await raw.send_frames(VERSION + source.randbytes(source.randrange(1, 200)))
+    await raw.send_frames(b"two", b"frames")
+    assert await raw.ask("session.list") == []
+
+
+async def test_Z06_what_a_worker_does_not_know(raw: RawSupervisor) -> None:
+    unknown = await raw.answer(raw.call("session.explode"))
+    assert unknown.error is not None
+    assert unknown.error.status == 404 or unknown.error.code == "bad_input", unknown
+    missing = await raw.answer(raw.call("session.get"))
+    assert missing.error is not None
+    assert 400 <= missing.error.status < 500, missing
+    call = raw.call("session.list")
+    fields = msgspec.msgpack.decode(encode(call, max_bytes=10_000)[1:])
+    fields["colour"] = {"of": ["a", "later", "version"]}
+    await raw.send_frames(VERSION + msgspec.msgpack.encode(fields))
+    assert (await raw.answer_to(call.call_id)).body == b"[]"
+
+
+async def test_Z07_a_command_that_comes_twice_has_one_effect_and_one_answer(raw: RawSupervisor) -> None:
+    session = (await raw.ask("session.create", {"title": "s"}))["id"]
+    prompt = raw.call("prompt.submit", {"session_id": session, "prompt": "/say once"}, call_id="same")
+    first = await raw.answer(prompt)
+    second = await raw.answer(prompt)
+    assert first == second
+    made = raw.call("session.create", {"title": "t"}, call_id="made")
+    await raw.send(made)
+    await raw.send(made)  # while the first is under way: its answer is the answer to both
+    assert await raw.answer_to("made") == await raw.answer(made)
+    assert len(await raw.ask("run.list")) == 1
+    assert len(await raw.ask("session.list")) == 2
+
+
+async def test_Z07_a_cancel_before_its_prompt_does_not_touch_it(raw: RawSupervisor) -> None:
+    session = (await raw.ask("session.create", {"title": "s"}))["id"]
+    cancel = raw.call("prompt.cancel", sid=session)
+    prompt = raw.call("prompt.submit", {"session_id": session, "run_id": "r1", "prompt": "/say untouched"})
+    await raw.send(cancel)
+    await raw.send(prompt)
+    assert (await raw.answer_to(prompt.call_id)).status == 202
+    named = raw.call("prompt.cancel", sid=session, run="r2")
+    late = raw.call("prompt.submit", {"session_id": session, "run_id": "r2", "prompt": "/say me too"})
+    await raw.send(named)
+    await raw.send(late)
+    assert (await raw.answer_to(late.call_id)).status == 202
+    for run in ("r1", "r2"):
+        found = await eventually(lambda run=run: finished(raw, run), what=f"end of {run}")
+        assert found["outcome"] == "completed", found
+
+
+async def test_Z07_a_command_of_an_older_supervisor_is_not_obeyed(raw: RawSupervisor) -> None:
+    stale = msgspec.structs.replace(raw.call("session.create", {"title": "s"}), epoch=Epoch(4))
+    await raw.send(stale)
+    assert await raw.ask("session.list") == []
+    assert [m for m in raw.heard if isinstance(m, Answer) and m.call_id == stale.call_id and m.error is None] == []
+
+
+async def finished(raw: RawSupervisor, run: str) -> dict[str, object] | None:
+    found: dict[str, object] = await raw.ask("run.get", run=run)
+    return found if found["state"] == "ended" else None
+
+
+def talk_nonsense(path: Path) -> None:
+    """Bytes that are no ZMTP at all, on several connections."""
+    for data in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff" * 10_000,
+        b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f" + b"\x00" * 54,
+    ):
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.settimeout(5.0)
+            stranger.connect(str(path))
+            try:
+                stranger.sendall(data)
+            except OSError:
+                pass  # it was cut already, which is right
