@@ -112,6 +112,7 @@ class _OneShot:
         self._session_id = ""
         self._is_submitted = False
         self._asked_to_stop = 0
+        self._last_state = ""
 
     async def run(self, session_id: str | None, *, is_continued: bool, yolo: bool) -> int:
         """The exit code."""
@@ -207,12 +208,17 @@ class _OneShot:
                     if told.type not in ("agent_finished", "error"):
                         note(f"{told.type}: {told.error}".rstrip(": "))
                 case "workspace_state":
-                    state = event.read(WorkspaceState)
-                    if state.state in ("degraded", "restarting", "failed", "closing"):
-                        note(f"workspace {state.state}{f': {state.reason}' if state.reason else ''}", "yellow")
+                    self._workspace(event.read(WorkspaceState))
                 case "reset" | "resumed":
                     if (ended := await self._ended_meanwhile()) is not None:
                         return ended
+
+    def _workspace(self, state: WorkspaceState) -> None:
+        """Tell of what keeps the answer waiting, once."""
+        words = f"workspace {state.state}" + (f": {state.reason}" if state.reason else "")
+        if state.state in ("degraded", "restarting", "failed", "closing") and words != self._last_state:
+            note(words, "yellow")
+        self._last_state = words
 
     async def _message(self, message: Message, view: AnswerView) -> None:
         if view.may_begin(message) and (await self._state()).state in ("active", "ended"):

@@ -52,6 +52,7 @@ class Teller:
 
     def __init__(self) -> None:
         self._told: dict[str, int] = {}
+        self._state = ""
 
     def tell(self, event: StreamEvent) -> list[str]:
         """The lines for one event; none for a message that only grew."""
@@ -72,7 +73,9 @@ class Teller:
             case "workspace_state":
                 state = event.read(WorkspaceState)
                 text = f"workspace {state.state}" + (f" (pid {state.pid})" if state.pid else "")
-                return [paint(f"{text}: {state.reason}" if state.reason else text, "yellow", sys.stdout)]
+                text += f": {state.reason}" if state.reason else ""
+                is_news, self._state = text != self._state, text
+                return [paint(text, "yellow", sys.stdout)] if is_news else []
             case "agent_event":
                 told = event.read(AgentEvent)
                 return [f"agent {told.type}" + (f": {one_line(told.error, WIDTH)}" if told.error else "")]
