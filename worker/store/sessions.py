@@ -1,7 +1,7 @@
 """The statements of the sessions table. Changes are column by column, so that none overwrites another (W-33)."""
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, literal_column, select, update
 
 from protocol.shapes.session import Session, Todo
 from worker.store.schema import READ_FILES, SESSIONS
@@ -13,7 +13,12 @@ _C = SESSIONS.c
 _INSERT = insert(SESSIONS)
 _GET = select(SESSIONS).where(_C.id == bindparam("sid"))
 _EXISTS = select(_C.id).where(_C.id == bindparam("sid"))
-_TOP = select(SESSIONS).where(_C.parent_session_id == "").order_by(_C.updated_at.desc(), SESSIONS.c.created_at.desc())
+_TOP = (
+    select(SESSIONS)
+    .where(_C.parent_session_id == "")
+    # Times are whole seconds: of two in the same one the younger comes first.
+    .order_by(_C.updated_at.desc(), _C.created_at.desc(), literal_column("rowid").desc())
+)
 _CHILDREN = select(_C.id).where(_C.parent_session_id == bindparam("sid"))
 _MINE = update(SESSIONS).where(_C.id == bindparam("sid"))
 _PUT = _MINE.values(
