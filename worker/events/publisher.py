@@ -44,7 +44,7 @@ class Publisher:
         self._tasks = TaskOwner("publisher", log)
         self._timer: asyncio.Handle | None = None
         self._timer_is_late = False
-        self._sent_at = 0.0
+        self._sent_at = 0.0  # of a batch that held only pictures
         self._fetching = False
         self._changed = asyncio.Event()
 
@@ -126,7 +126,8 @@ class Publisher:
             if not self._send(batch):
                 break
             self._window.went(batch)
-            self._sent_at = self._clock.now()
+            if all(event.is_picture for event in batch):
+                self._sent_at = self._clock.now()  # so the first picture of an answer goes at once
         if self._window.hole() is not None and not self._fetching:
             self._fetching = True
             self._tasks.start(self._fill(), "fill")
