@@ -103,6 +103,7 @@ class App:
         self._inherited = inherited_sockets(os.environ)
         self._admission = Admission(idle_exit_s=config.idle_exit_s)
         self._tasks = TaskOwner("app", log)
+        self._start_failed: Exception | None = None
 
     async def run(self) -> int:
         """Start, serve, end. Raises what makes a start impossible."""
@@ -116,11 +117,11 @@ class App:
         try:
             self._front.open()
             self._runtime.announce(self._front.names)
-            starting = self._tasks.start(self._start(), "start")
+            starting = self._tasks.start(self._start_or_note(), "start")
             first: set[asyncio.Future[Any]] = {starting, self._leaving}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
+            if self._start_failed is not None:
+                raise self._start_failed
             how = await self._leaving
         except BaseException:
             await self._end(Leave.DETACH)
@@ -253,6 +254,12 @@ class App:
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
+    async def _start_or_note(self) -> None:
+        try:
+            await self._start()
+        except (RosterFailed, OSError) as error:
+            self._start_failed = error  # `run` raises it, and `serve` says it in one line
+
     async def _start(self) -> None:
         await self._registry.load()
         if not self._leaving.done():
@@ -350,7 +357,8 @@ class App:
         extending.cancel()
         await self._tasks.close()
         self._notifier.close()
-        self._log.info("left", extra=fields(how=how.value))
+        if self._leaving.done():
+            self._log.info("left", extra=fields(how=how.value))
 
     async def _within(self, seconds: float, what: str, *works: Awaitable[Any]) -> None:
         """Wait for all of them, but not for ever; one that fails does not keep the others from ending."""

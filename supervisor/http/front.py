@@ -57,13 +57,12 @@ class Front:
         wanted = [partial(inherited_listener, found) for found in self._inherited]
         if not (self._inherited and self._config.has_default_listener):
             wanted += [partial(open_listener, address) for address in self._config.listeners]
-        failed = ListenFailed("cannot listen anywhere: no listener is configured; name one with --host")
+        failed: list[ListenFailed] = []
         for opener in wanted:
             try:
                 listener = opener()
             except ListenFailed as error:
-                self._log.error(str(error))
-                failed = error
+                failed.append(error)
                 continue
             self._listeners.append(listener)
             self._doors.append(
@@ -79,7 +78,9 @@ class Front:
                 )
             )
         if not self._doors:
-            raise failed
+            raise ListenFailed("; ".join(map(str, failed)) or "cannot listen anywhere: name a listener with --host")
+        for error in failed:
+            self._log.error(str(error))
         for door in self._doors:
             door.open()
 

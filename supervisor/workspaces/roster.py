@@ -119,7 +119,8 @@ class Roster:
                 rows = self._connection.exec_driver_sql("select * from registrations").mappings().all()
             return [_from_row(dict(row)) for row in rows]
         except (SQLAlchemyError, OSError) as error:
-            raise RosterFailed(f"cannot open {self._path}: {error}; move the file away to start afresh") from error
+            reason = getattr(error, "orig", None) or error
+            raise RosterFailed(f"cannot open {self._path}: {reason}; move the file away to start afresh") from error
 
     def _write(self, statement: str, values: dict[str, Any]) -> None:
         from sqlalchemy.exc import SQLAlchemyError
