@@ -54,10 +54,14 @@ class RunComplete(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`agent_finished`, `error`, `retrying` and so on. `message` is left out or whole, never null."""
+    """`agent_finished`, `error`, `retrying` and so on. `message` is left out or whole, never null.
+
+    A client that waits for a run takes any `error` text for the end of it: what goes on speaks through `progress`.
+    """
 
     type: str = msgspec.field()
     error: str = ""
+    progress: str = ""
     run_id: str = ""
     session_id: str = ""
     session_title: str = ""

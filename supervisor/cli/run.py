@@ -206,7 +206,7 @@ class _OneShot:
                     return complete
                 case "agent_event" if (told := event.read(AgentEvent)).run_id == self._run_id:
                     if told.type not in ("agent_finished", "error"):
-                        note(f"{told.type}: {told.error}".rstrip(": "))
+                        note(f"{told.type}: {told.progress}".rstrip(": "))
                 case "workspace_state":
                     self._workspace(event.read(WorkspaceState))
                 case "reset" | "resumed":

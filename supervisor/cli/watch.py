@@ -78,7 +78,8 @@ class Teller:
                 return [paint(text, "yellow", sys.stdout)] if is_news else []
             case "agent_event":
                 told = event.read(AgentEvent)
-                return [f"agent {told.type}" + (f": {one_line(told.error, WIDTH)}" if told.error else "")]
+                text = told.error or told.progress
+                return [f"agent {told.type}" + (f": {one_line(text, WIDTH)}" if text else "")]
             case "reset":
                 return [paint(f"events were missed: {event.read(Reset).reason}", "yellow", sys.stdout)]
             case "resumed":

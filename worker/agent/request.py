@@ -151,7 +151,7 @@ class StepRequest:
         draft.reset()
         await self._transcript.update(draft.snapshot())
         text = f"{error.title}: {error.message} (attempt {attempts}, next in {delay_s:g} s)"
-        await self._transcript.agent_event(AgentEvent(type="retrying", error=text))
+        await self._transcript.agent_event(AgentEvent(type="retrying", progress=text))
 
     async def _account(self, ended: Ended) -> None:
         usage = self._usage(ended)
