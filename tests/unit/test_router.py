@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from protocol.base.clock import SystemClock
+from protocol.base.failpoints import ENVIRONMENT
 from protocol.codec import encode
 from protocol.errors import BulkheadError, Conflict, NotFound, Unavailable
 from protocol.events import MARK_KIND, Event
@@ -36,6 +37,7 @@ from protocol.version import WIRE_VERSION
 from supervisor.routing.link import Link
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually
+from tests.support.failpoints import Failpoints
 from tests.support.loop import run
 from worker.link import Vitals, WorkerLink
 from worker.operations.replies import Replies
@@ -347,22 +349,15 @@ def test_Z07_a_repeated_call_id_has_one_effect_and_the_same_answer(tmp_path: Pat
     run(main())
 
 
-def test_Z08_a_lost_answer_is_asked_for_again(tmp_path: Path) -> None:
+def test_Z08_a_lost_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with house(tmp_path) as it:
+        monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "failpoints"))
+        async with Failpoints(tmp_path / "failpoints") as failpoints, house(tmp_path) as it:
             await it.ears.until_type(Ready)
-            told = it.worker.link._answer
-            lost: list[Answer] = []
-
-            def lossy(answer: Answer) -> None:
-                if lost:
-                    told(answer)
-                lost.append(answer)
-
-            it.worker.link._answer = lossy  # type: ignore[method-assign]
-            answer = await it.link.call("echo", body=b"x", within_s=1.0)
+            failpoints.arm("answer.before_send", "raise")
+            answer = await it.link.call("echo", body=b"x", within_s=2.0)
             assert answer.body == b"x"
-            assert len(lost) == 2
+            await failpoints.reached("answer.before_send")
             assert len(it.worker.ran) == 1
 
     run(main())
