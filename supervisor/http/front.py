@@ -79,8 +79,8 @@ class Front:
             )
         if not self._doors:
             raise ListenFailed("; ".join(map(str, failed)) or "cannot listen anywhere: name a listener with --host")
-        for error in failed:
-            self._log.error(str(error))
+        for refusal in failed:
+            self._log.error(str(refusal))
         for door in self._doors:
             door.open()
 
