@@ -24,6 +24,7 @@ class Watcher:
         self.ends: list[str] = []  # how each connection ended: `clean` or `cut`
         self.resumes = False  # connect again when the stream ends
         self.retry_ms = 0
+        self.on_event: Callable[[Seen], object] | None = None  # called in the moment an event arrives
         self._last_id = ""
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -228,4 +229,7 @@ class Watcher:
         if self._pending_id:
             self._last_id, self._pending_id = self._pending_id, ""
         inner = value["payload"]
-        self.seen.append(Seen(value["type"], inner["type"], inner["payload"], log, int(number or 0), data))
+        seen = Seen(value["type"], inner["type"], inner["payload"], log, int(number or 0), data)
+        self.seen.append(seen)
+        if self.on_event is not None:
+            self.on_event(seen)

@@ -1,0 +1,136 @@
+"""Fault matrix 7: the disk is full, or the data directory belongs to somebody else."""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from protocol.ids import Generation, WorkspaceId
+from protocol.limits import Limits
+from protocol.spec import EXIT_LOCKED, WorkerSpec
+from tests.support.house import House
+from tests.support.raw_supervisor import connect_zygote, exit_status, fork
+from tests.support.server import SharedZygote
+
+DISK_BYTES = 4 * 1024 * 1024
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator["SmallDisk"]:
+    """A file system of 4 MiB. Needs the privilege to mount."""
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "tmpfs", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the privilege to mount a small file system: {mounted.stderr.strip()}")
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+class SmallDisk:
+    """Fill it and make room again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filler = path / "filler"
+
+    def fill(self) -> None:
+        """Leave no block free."""
+        with self._filler.open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+            except OSError:
+                pass  # full, as was wished
+
+    def free(self) -> None:
+        """Room again."""
+        self._filler.unlink()
+
+
+@pytest.fixture
+def disk(short_root: Path) -> Iterator[SmallDisk]:
+    root = Path(tempfile.mkdtemp(dir=short_root))
+    with small_disk(root / "d") as made:
+        yield made
+
+
+# `disk` first: it is unmounted after the house is closed.
+async def test_D01_disk_full_when_a_prompt_comes(disk: SmallDisk, house: House) -> None:
+    room = await house.room(data_dir=str(disk.path / "data"))
+    await room.works()
+    disk.fill()
+    refused = await room.client.submit(room.id, room.session, "/say one\n" + "x" * 1_000_000, "r-full")
+    assert refused.status == 507, refused.body
+    assert refused.code == "storage_full"
+    assert "r-full" not in {run.id for run in house.stored(room).runs}, "half of it was stored"
+    assert len(await room.messages()) == 2, "reading does not go on"
+    degraded = await room.watcher.state("degraded")
+    assert "full" in degraded["reason"]
+    replay = await house.watch(room.id, name="replay")
+    await replay.close()
+    replay.seen.clear()
+    await replay.open(f"{house.stored(room).log}.0")
+    await replay.wait(lambda e: e.kind == "run_complete", what="replayed end")
+    disk.free()
+    await room.watcher.state("ready", skip=len(room.watcher.seen))
+    await room.works()
+
+
+async def test_D01_disk_full_while_streaming(disk: SmallDisk, house: House) -> None:
+    room = await house.room(model="openai", data_dir=str(disk.path / "data"))
+    run, call = await room.streaming("stored before ")
+    worker = await room.worker()
+    disk.fill()
+    await call.tokens("x" * 1_500_000)
+    await room.watcher.state("degraded")
+    await call.finish()
+    end = await room.ended(run)
+    assert "torage" in end["error"], end
+    row = await room.run(run)
+    assert (row["outcome"], row["cause"]) == ("failed", "storage"), row
+    await call.left()
+    assert (await room.worker()).identity == worker.identity, "the worker died of a full disk"
+    assert len(await room.messages()) == 2
+    disk.free()
+    await room.watcher.state("ready", skip=len(room.watcher.seen))
+    await room.works()
+
+
+async def test_D08_a_second_worker_on_a_data_directory(house: House, shared_zygote: SharedZygote) -> None:
+    room = await house.room()
+    worker = await room.worker()
+    log = house.root / "second.log"
+    spec = WorkerSpec(
+        workspace_id=WorkspaceId("second-" + room.id),
+        generation=Generation(9),
+        path=str(room.path),
+        data_dir=str(room.data_dir),
+        endpoint=f"ipc://{house.root / 'nobody'}",
+        token="x" * 32,
+        log_path=str(log),
+        env={"PATH": os.environ["PATH"], "HOME": str(house.root)},
+        limits=Limits(),
+    )
+    zygote = await connect_zygote(shared_zygote.socket_path)
+    try:
+        began = time.monotonic()
+        second = await fork(zygote, spec)
+        assert await exit_status(zygote, second) == EXIT_LOCKED
+        assert time.monotonic() - began < 3.0, "it must refuse within a second"
+    finally:
+        zygote.close()
+    assert f"process {worker.pid}" in log.read_text(), "it does not name the owner"
+    assert worker.is_alive
+    await room.works()
