@@ -129,7 +129,8 @@ class WorkerDriver:
             async with asyncio.timeout(within_s):
                 while True:
                     if self._is_over:
-                        raise Unavailable("cannot start a worker: the server or this workspace is going away", code="server_exiting")
+                        message = "cannot start a worker: the server or this workspace is going away"
+                        raise Unavailable(message, code="server_exiting")
                     link = self._link
                     if self._lifecycle.state is State.READY and link is not None and link.is_open:
                         return link
