@@ -28,9 +28,9 @@ WIDTH = 160
 def attach(
     after: str, cwd: Path | None, workspace: str | None, as_json: bool, host: str | None, token_file: Path | None
 ) -> None:
-    """Show what happens in a workspace, live, until ctrl-C.
+    """Show what happens in a workspace, live.
 
-    The stream resumes by itself when the server restarts, without a hole.
+    Ctrl-C leaves; runs go on. The stream resumes by itself when the server restarts, without a hole.
     """
 
     async def work() -> None:

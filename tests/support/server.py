@@ -127,6 +127,11 @@ class Server:
         return self.process.pid
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What a command of this house runs in: the same directories, but nobody to notify."""
+        return {key: value for key, value in self._env.items() if key != "NOTIFY_SOCKET"}
+
+    @property
     def log(self) -> str:
         """All that the servers of this directory have written."""
         path = Path(str(self._xprocess.getinfo(self.name).logpath))
@@ -166,7 +171,7 @@ class Server:
 
     def run_another(self, *arguments: str, within_s: float = START_S) -> subprocess.CompletedProcess[str]:
         """A second server on the same directories, which is expected to refuse. Blocks until it ends."""
-        env = {key: value for key, value in self._env.items() if key != "NOTIFY_SOCKET"}
+        env = self.environment
         words = [*self.command(), *arguments]
         return subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, timeout=within_s, check=False)
 

@@ -1,0 +1,298 @@
+"""The command line against the real server: what it prints, how it ends, and what it does to runs."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command, command
+from tests.support.eventually import eventually
+from tests.support.house import House
+
+
+def tokens(count: int) -> str:
+    return " ".join(f"t{number}" for number in range(1, count + 1))
+
+
+async def test_run_prints_the_answer_as_it_comes(house: House) -> None:
+    path = house.directory("w", "script")
+    running = await Command.start(house.server, "run", "/tokens 60 30", cwd=path)
+    await running.printed("t1 t2")
+    assert "t60" not in running.out
+    done = (await running.finished()).expect(0)
+    assert done.out == tokens(60) + "\n"
+    assert "scripted model" in done.err
+
+
+async def test_run_ends_with_1_when_the_run_fails(house: House) -> None:
+    failed = (await command(house.server, "run", "/say a bit\n/fail 400", cwd=house.directory("w", "script"))).expect(1)
+    assert failed.out == "a bit\n"
+    assert "400" in failed.err
+
+
+async def test_run_shows_tools_and_thoughts_beside_the_answer(house: House) -> None:
+    path = house.directory("w", "script")
+    (path / "found.txt").write_text("here")
+    done = (await command(house.server, "run", "/think hm\n/tool ls {}\n/say found", cwd=path)).expect(0)
+    assert done.out == "found\n"
+    assert "· hm" in done.err
+    assert "→ ls {}" in done.err
+    assert "✓ ls:" in done.err
+    assert "found.txt" in done.err
+
+
+async def test_ctrl_c_cancels_this_run_and_only_this(house: House) -> None:
+    path = house.directory("w", "script")
+    running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
+    other = await Command.start(house.server, "run", "/tokens 60 20", cwd=path)
+    await running.printed("t3")
+    await other.printed("t3")
+    running.interrupt()
+    cancelled = (await running.finished()).expect(130)
+    assert "cancelled" in cancelled.err
+    assert cancelled.out.startswith("t1 t2 t3")
+    assert (await other.finished()).expect(0).out == tokens(60) + "\n"
+    runs = (await command(house.server, "runs", "--json", cwd=path)).expect(0).lines()
+    assert sorted(run["outcome"] for run in runs) == ["cancelled", "completed"]
+
+
+async def test_a_second_ctrl_c_leaves_at_once(house: House) -> None:
+    path = house.directory("w", "script")
+    workspace = (await house.new_client().create(path))["id"]
+    running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
+    await running.printed("t3")
+    house.failpoints.arm("flush.mid", workspace=workspace)
+    running.interrupt()
+    hit = await house.failpoints.reached("flush.mid")  # the cancel has come, and the run cannot end
+    running.interrupt()
+    (await running.finished()).expect(130)
+    hit.release()
+    await eventually(lambda: _no_open_run(house, path), what="the run has ended")
+    await enter_into_diary(house, workspace)
+
+
+async def enter_into_diary(house: House, workspace: str) -> None:
+    """The prompts of a command are nobody's in the house's diary; from here on they are judged like the others."""
+    for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
+        house.diary.asked(workspace, run["session_id"], run["id"])
+        house.diary.accepted(workspace, run["session_id"], run["id"])
+
+
+async def _no_open_run(house: House, path: Path) -> bool:
+    runs = (await command(house.server, "runs", "--json", cwd=path)).expect(0).lines()
+    return all(run["state"] == "ended" for run in runs)
+
+
+async def test_run_tells_of_a_worker_that_died(house: House) -> None:
+    path = house.directory("w", "script")
+    workspace = (await house.new_client().create(path))["id"]
+    running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
+    await running.printed("t3")
+    os.kill(await house.worker_pid(workspace), signal.SIGKILL)
+    lost = (await running.finished()).expect(1)
+    assert lost.out.startswith("t1 t2 t3")
+    assert "signal 9" in lost.err
+    assert "nterrupted" in lost.err
+    await enter_into_diary(house, workspace)
+
+
+async def test_run_outlives_its_supervisor(house: House) -> None:
+    house.bystander.may_reconnect = True
+    path = house.directory("w", "script")
+    running = await Command.start(house.server, "run", "/tokens 100 20", cwd=path)
+    await running.printed("t3")
+    await house.server.kill9()
+    await house.server.restart()
+    assert (await running.finished()).expect(0).out == tokens(100) + "\n"
+
+
+async def test_run_goes_on_in_a_session(house: House) -> None:
+    path = house.directory("w", "script")
+    first = (await command(house.server, "run", "--json", "/say one", cwd=path)).expect(0).lines()
+    assert first[0]["type"] == "run_accepted"
+    assert first[-1]["type"] == "run_complete"
+    session = first[0]["payload"]["payload"]["session_id"]
+    assert {line["type"] for line in first} >= {"message", "session", "run_complete"}
+    assert (await command(house.server, "run", "--continue", "/say two", cwd=path)).expect(0).out == "two\n"
+    words = ("run", "--session", session, "/say three")
+    assert (await command(house.server, *words, cwd=path)).expect(0).out == "three\n"
+    told = (await command(house.server, "messages", session, "--json", cwd=path)).expect(0).lines()
+    assert [message["role"] for message in told] == ["user", "assistant"] * 3
+    [only] = (await command(house.server, "sessions", "--json", cwd=path)).expect(0).lines()
+    assert only["id"] == session
+    missing = (await command(house.server, "run", "--session", "nope", "hello", cwd=path)).expect(1)
+    assert "nope" in missing.err
+
+
+async def test_run_in_a_busy_session_prints_its_own_answer_only(house: House) -> None:
+    path = house.directory("w", "script")
+    running = await Command.start(house.server, "run", "/tokens 40 20", cwd=path)
+    await running.printed("t3")
+    later = (await command(house.server, "run", "--continue", "/say mine", cwd=path)).expect(0)
+    assert later.out == "mine\n"
+    assert (await running.finished()).expect(0).out == tokens(40) + "\n"
+
+
+async def test_run_takes_its_prompt_from_a_pipe(house: House) -> None:
+    path = house.directory("w", "script")
+    assert (await command(house.server, "run", cwd=path, given=b"/say piped\n")).expect(0).out == "piped\n"
+    both = await command(house.server, "run", "/say first", "-", cwd=path, given=b"/say second\n")
+    assert both.expect(0).out == "first\nsecond\n"
+    assert "prompt is empty" in (await command(house.server, "run", cwd=path, given=b" \n")).expect(2).err
+
+
+async def test_yolo_lasts_as_long_as_its_run(house: House) -> None:
+    path = house.directory("w", "script")
+    prompt = '/tool write {"file_path": "made.txt", "content": "x"}\n/say ok'
+    denied = (await command(house.server, "run", prompt, cwd=path)).expect(0)
+    assert "✗ write" in denied.err
+    allowed = (await command(house.server, "run", "--yolo", prompt, cwd=path)).expect(0)
+    assert "✓ write" in allowed.err
+    assert (path / "made.txt").read_text() == "x"
+    again = (await command(house.server, "run", prompt, cwd=path)).expect(0)
+    assert "✗ write" in again.err
+
+
+async def test_a_reader_that_leaves_makes_no_noise(house: House) -> None:
+    path = house.directory("w", "script")
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -P -m supervisor.cli.main run '/tokens 60 30' | head -c 5",
+        cwd=path,
+        env=house.server.environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert out == b"t1 t2"
+    assert b"Traceback" not in err
+    assert b"Broken" not in err
+    assert b"the run goes on" in err
+    await eventually(lambda: _no_open_run(house, path), what="the run has ended")
+
+
+async def test_ps_cancel_restart_and_attach(house: House) -> None:
+    room = await house.room()
+    watching = await Command.start(house.server, "attach", cwd=room.path)
+    await watching.printed("workspace ready")
+    nothing = (await command(house.server, "cancel", cwd=room.path)).expect(1)
+    assert "nothing to cancel" in nothing.err
+
+    run = await room.prompt("/tokens 1000 20")
+    await room.watcher.text(room.session, "t1")
+    table = (await command(house.server, "ps")).expect(0).out
+    row = next(line for line in table.splitlines() if str(room.path) in line)
+    assert row.startswith(room.id[:8])
+    assert "ready" in row
+    (await command(house.server, "cancel", cwd=room.path)).expect(0)
+    assert (await room.ended(run))["cancelled"] is True
+
+    before = await house.worker_pid(room.id)
+    assert "ready" in (await command(house.server, "restart", "--workspace", room.id[:8])).expect(0).err
+    assert await house.worker_pid(room.id) != before
+    await watching.printed("cancelled")
+    await watching.printed("workspace closing")
+    watching.interrupt()
+    told = (await watching.finished()).expect(130).out
+    assert "user: /tokens 1000 20" in told
+    workers = (await command(house.server, "ps", "--json", "--memory")).expect(0).lines()
+    assert next(worker for worker in workers if worker["id"] == room.id)["uss_bytes"] > 0
+
+
+async def test_cancel_wants_to_know_which(house: House) -> None:
+    room = await house.room()
+    runs = [await room.prompt("/tokens 1000 20"), await room.prompt("/tokens 1000 20")]
+    unclear = (await command(house.server, "cancel", cwd=room.path)).expect(1)
+    assert all(run in unclear.err for run in runs)
+    (await command(house.server, "cancel", runs[1], cwd=room.path)).expect(0)
+    assert (await room.ended(runs[1]))["cancelled"] is True
+    (await command(house.server, "cancel", "--all", cwd=room.path)).expect(0)
+    assert (await room.ended(runs[0]))["cancelled"] is True
+
+
+@pytest.mark.house(start=False)
+async def test_errors_say_what_to_do(house: House) -> None:
+    refused = (await command(house.server, "ps")).expect(1)
+    assert "no server at unix://" in refused.err
+    assert "bulkhead serve" in refused.err
+    assert refused.err.count("\n") == 1
+    address = (await command(house.server, "ps", "--host", "localhost")).expect(1)
+    assert "unix:///PATH or tcp://HOST:PORT" in address.err
+    named = (await command(house.server, "run", "hello", env={"BULKHEAD_HOST": "tcp://127.0.0.1:1"})).expect(1)
+    assert "no server at tcp://127.0.0.1:1" in named.err
+    assert "no such directory" in (await command(house.server, "run", "-C", "/nope", "hi")).expect(1).err
+    assert "usage" in (await command(house.server, "run", "--nope")).expect(2).err.lower()
+    assert "nothing to stop" in (await command(house.server, "stop")).expect(0).err
+
+
+async def test_a_directory_that_is_no_workspace_is_not_made_one(house: House) -> None:
+    path = house.directory("w", "script")
+    unknown = (await command(house.server, "sessions", cwd=path)).expect(1)
+    assert "no workspace yet" in unknown.err
+    assert not (path / ".bulkhead").exists()
+
+
+async def test_stop_ends_the_server_in_order(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt("/tokens 1000 20")
+    await room.watcher.text(room.session, "t1")
+    house.bystander.was_ended = True
+    said = (await command(house.server, "stop")).expect(0).err
+    assert f"pid {house.server.pid}" in said
+    assert "stopped after" in said
+    assert await house.server.ended() == 0
+    assert {row.id: row.outcome for row in house.stored(room).runs}[run] == "cancelled"
+    assert "nothing to stop" in (await command(house.server, "stop")).expect(0).err
+
+
+@pytest.mark.house(start=False, zygote="own")
+async def test_run_starts_a_server_when_there_is_none(house: House) -> None:
+    path = house.directory("w", "script")
+    first, second = await asyncio.gather(
+        command(house.server, "run", "/say one", cwd=path), command(house.server, "run", "/say two", cwd=path)
+    )
+    assert (first.expect(0).out, second.expect(0).out) == ("one\n", "two\n")
+    assert "starting one" in first.err + second.err
+    [worker] = (await command(house.server, "ps", "--json")).expect(0).lines()
+    assert worker["path"] == str(path)
+    (await command(house.server, "stop")).expect(0)
+
+
+async def test_doctor_looks_at_this_host(house: House) -> None:
+    found = (await command(house.server, "doctor", "--json")).expect(0).lines()
+    by_name = {line["what"]: line for line in found}
+    assert by_name["server"]["status"] == "ok"
+    assert by_name["packages"]["status"] == "ok"
+    assert {"kernel", "pidfd", "landlock", "cgroup v2", "sqlite", "open files", "model"} <= set(by_name)
+    assert all(line["meaning"] for line in found)
+
+
+async def test_the_demo_proves_what_it_says(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "supervisor.cli.main", "demo"),
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    text = out.decode()
+    assert process.returncode == 0, text
+    assert "kill -9" in text
+    assert text.count("✓") == 5
+    assert "\x1b[" not in text
+    assert [pid for pid in _named("bulkhead-demo-") if pid != os.getpid()] == []
+
+
+def _named(text: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if text.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
