@@ -71,9 +71,10 @@ async def _choose(api: Api, workspace_id: str, run_id: str | None, session_id: s
 @workspace_options
 @server_options
 def restart(cwd: Path | None, workspace: str | None, host: str | None, token_file: Path | None) -> None:
-    """Replace the worker of a workspace; also the way out of `failed`.
+    """Replace the worker of a workspace.
 
-    Open runs of that workspace are cancelled in order first. Other workspaces are not touched.
+    Also the way out of `failed`. Open runs of that workspace are cancelled in order first; other workspaces are not
+    touched.
     """
 
     async def work() -> None:

@@ -38,17 +38,17 @@ _STATE_COLOURS = {"ready": "green", "failed": "red", "asleep": "dim"}
 @click.command(
     epilog="\b\nExamples:\n  bulkhead ps\n  bulkhead ps --json | jq -r 'select(.state == \"failed\") | .path'"
 )
-@click.option("--memory", "with_memory", is_flag=True, help="Also measure private memory (slower).")
 @json_option
 @server_options
-def ps(with_memory: bool, as_json: bool, host: str | None, token_file: Path | None) -> None:
+def ps(as_json: bool, host: str | None, token_file: Path | None) -> None:
     """List workspaces and their workers.
 
-    States: asleep, starting, ready, degraded, closing, restarting, failed. RUNS are those that have not ended.
+    States: asleep, starting, ready, degraded, closing, restarting, failed. MEMORY is what a worker has for itself:
+    pages that it shares with the others are not counted. RUNS are those that have not ended.
     """
 
     async def work() -> None:
-        workers = await find_door(host, token_file).api().workers(with_memory=with_memory)
+        workers = await find_door(host, token_file).api().workers(with_memory=True)
         if as_json:
             for worker in workers:
                 print_json(worker)
@@ -56,17 +56,15 @@ def ps(with_memory: bool, as_json: bool, host: str | None, token_file: Path | No
         if not workers:
             note("no workspaces yet: `bulkhead run` in a directory makes it one")
             return
-        head = ["ID", "STATE", "PID", "MEMORY", *(["PRIVATE"] if with_memory else []), "RUNS", "CLIENTS", "UP", "PATH"]
+        head = ["ID", "STATE", "PID", "MEMORY", "RUNS", "CLIENTS", "UP", "PATH"]
         rows = []
         for worker in sorted(workers, key=lambda worker: worker.path):
-            private = [size(worker.uss_bytes or 0)] if with_memory else []
             rows.append(
                 [
                     worker.id[:8],
                     worker.state,
                     str(worker.pid or "-"),
-                    size(worker.rss_bytes),
-                    *private,
+                    size(worker.rss_bytes if worker.uss_bytes is None else worker.uss_bytes),
                     str(worker.open_runs),
                     str(worker.clients),
                     since(worker.started_at if worker.pid else None),
@@ -83,7 +81,10 @@ def ps(with_memory: bool, as_json: bool, host: str | None, token_file: Path | No
 @workspace_options
 @server_options
 def sessions(cwd: Path | None, workspace: str | None, as_json: bool, host: str | None, token_file: Path | None) -> None:
-    """List the sessions of a workspace, the newest first."""
+    """List the sessions of a workspace.
+
+    The newest first.
+    """
 
     async def work() -> None:
         api = find_door(host, token_file).api()
@@ -126,7 +127,10 @@ def messages(
     host: str | None,
     token_file: Path | None,
 ) -> None:
-    """Print a conversation: of SESSION, or of the newest one."""
+    """Print a conversation.
+
+    That of SESSION, or of the newest one.
+    """
 
     async def work() -> None:
         api = find_door(host, token_file).api()
@@ -162,7 +166,10 @@ def runs(
     host: str | None,
     token_file: Path | None,
 ) -> None:
-    """List the runs of a workspace, the newest first: every accepted prompt and what became of it."""
+    """List the runs of a workspace.
+
+    Every accepted prompt and what became of it, the newest first.
+    """
 
     async def work() -> None:
         api = find_door(host, token_file).api()

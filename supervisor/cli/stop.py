@@ -34,7 +34,10 @@ WITHIN_S = 30.0
     help="Wait so many seconds.",
 )
 def stop(runtime_dir: Path | None, host: str | None, within_s: float) -> None:
-    """Stop the server of this user: runs are cancelled, all is written down, workers leave."""
+    """Stop the server: runs are cancelled, all is written down.
+
+    It is the server of this user, at its default place unless another is named.
+    """
 
     async def work() -> int:
         pid = await asyncio.to_thread(_find, runtime_dir, host)

@@ -109,6 +109,6 @@ def test_time_comes_from_the_clock() -> None:
 
 
 def test_no_machine_path_and_no_stray_word() -> None:
-    stray = re.compile(r"/work/|/home/\w+/|TO" + r"DO|FIX" + r"ME|XX" + "X")
+    stray = re.compile(r"/work/|/home/(?!you/)\w+/|TO" + r"DO|FIX" + r"ME|XX" + "X")
     for path in [*sources(), ROOT / "README.md", ROOT / "Makefile", *(ROOT / "docs").glob("*.md")]:
         assert not (found := stray.search(path.read_text())), f"{name_of(path)}: {found}"
