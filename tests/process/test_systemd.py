@@ -1,0 +1,113 @@
+"""Our unit files on a private systemd: start, prompt, crash of the supervisor, restart, stop (Y04, S01, S07)."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Client, ConnectionLost
+from tests.support.eventually import eventually
+from tests.support.history import Diary, read_stored
+from tests.support.judge import judge
+from tests.support.manager import Manager, outer_process
+from tests.support.processes import Identity
+from tests.support.watcher import Watcher
+
+
+@pytest.fixture
+def manager(short_root: Path) -> Manager:
+    return Manager(Path(tempfile.mkdtemp(dir=short_root)))
+
+
+async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) -> None:
+    path = Path(tempfile.mkdtemp(dir=short_root))
+    (path / "w").mkdir()
+    await manager.systemctl("start", "bulkhead.target")
+    await eventually(lambda: is_active(manager, "bulkhead.service"), within_s=15.0, what="an active service")
+    diary = Diary()
+    client = Client(manager.run / "bulkhead.sock", diary)
+    workspace = await client.create(path / "w")
+    session = await client.create_session(workspace["id"])
+    watcher = Watcher(client, workspace["id"], name="client")
+    watcher.resumes = True
+    async with watcher:
+        run = await client.prompt(workspace["id"], session, "/tokens 1000000 20")
+        await watcher.text(session, "t1")
+        worker = outer_process(manager, await inner_pid(client, workspace["id"]))
+        supervisor = await manager.show("bulkhead.service", "MainPID")
+        try:
+            assert "bulkhead-workers.service" in cgroup_of(worker.pid), "the worker is in the supervisor's kill set"
+
+            await manager.kill_main("bulkhead.service")
+            await changed(manager, supervisor)
+            assert await manager.show("bulkhead.service", "NRestarts") == "1"
+            assert await now_working(manager, client, workspace["id"]) == worker.identity
+
+            supervisor = await manager.show("bulkhead.service", "MainPID")
+            await manager.systemctl("restart", "bulkhead.service")
+            await changed(manager, supervisor)
+            assert await now_working(manager, client, workspace["id"]) == worker.identity
+            skip = len(watcher.seen)
+            await watcher.wait(lambda e: e.kind == "message", what="token after the restart", skip=skip)
+
+            zygote = await manager.show("bulkhead-workers.service", "MainPID")
+            await manager.kill_main("bulkhead-workers.service")
+            await eventually(
+                lambda: new_main(manager, "bulkhead-workers.service", zygote), within_s=15.0, what="a new zygote"
+            )
+            assert worker.is_alive, "the end of the zygote took its workers along (S15)"
+
+            watcher.resumes = False
+            await manager.systemctl("stop", "bulkhead.target")
+            await worker.gone(within_s=15.0)
+            await eventually(lambda: manager.processes() == [], what="nothing alive", state=manager.processes)
+            for unit in ("bulkhead.service", "bulkhead-workers.service", "bulkhead.socket"):
+                await eventually(lambda unit=unit: is_over(manager, unit), what=f"{unit} is inactive, in order")
+        finally:
+            worker.close()
+    stored = read_stored(workspace["id"], path / "w" / ".bulkhead")
+    assert [(row.id, row.outcome) for row in stored.runs] == [(run, "cancelled")]
+    assert judge(diary, [stored]) == []
+
+
+async def now_working(manager: Manager, client: Client, workspace: str) -> Identity:
+    """Who serves this workspace."""
+    process = outer_process(manager, await inner_pid(client, workspace))
+    process.close()
+    return process.identity
+
+
+async def is_active(manager: Manager, unit: str) -> bool:
+    return await manager.show(unit, "ActiveState") == "active"
+
+
+async def is_over(manager: Manager, unit: str) -> bool:
+    found = [await manager.show(unit, name) for name in ("ActiveState", "Result")]
+    return found == ["inactive", "success"]
+
+
+async def new_main(manager: Manager, unit: str, old: str) -> bool:
+    return await is_active(manager, unit) and await manager.show(unit, "MainPID") not in ("0", old)
+
+
+async def changed(manager: Manager, old: str) -> None:
+    """The supervisor's unit has another main process, and that is ready."""
+    await eventually(lambda: new_main(manager, "bulkhead.service", old), within_s=15.0, what="a new supervisor")
+
+
+async def inner_pid(client: Client, workspace: str) -> int:
+    """The worker's pid as the service knows it, once it is ready."""
+
+    async def look() -> int:
+        try:
+            rows = (await client.get("/v1/workers")).expect(200).json()
+        except ConnectionLost:
+            return 0
+        row = next(row for row in rows if row["id"] == workspace)
+        return int(row["pid"] or 0) if row["state"] == "ready" else 0
+
+    return await eventually(look, what="a ready worker")
+
+
+def cgroup_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cgroup").read_text()
