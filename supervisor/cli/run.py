@@ -30,7 +30,7 @@ from supervisor.cli.connect import (
     server_options,
 )
 from supervisor.cli.private import start_private
-from supervisor.cli.screen import note
+from supervisor.cli.screen import note, tame
 from supervisor.client.events import RESUMED, EventStream, StreamEvent
 
 CANCEL_S = 30.0
@@ -227,7 +227,7 @@ class _OneShot:
             return
         for shown in view.take(message):
             if isinstance(shown, Text):
-                self._print(shown.text)
+                self._print(tame(shown.text, sys.stdout))
             else:
                 note(shown.text)
 
@@ -254,7 +254,7 @@ class _OneShot:
         if not self._as_json:
             for shown in view.finish(complete):
                 if isinstance(shown, Text):
-                    self._print(shown.text)
+                    self._print(tame(shown.text, sys.stdout))
                 else:
                     note(shown.text)
         if complete.cancelled:

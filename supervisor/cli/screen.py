@@ -1,6 +1,7 @@
 """What people read: colours where they are wanted, tables, sizes and times in words."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import IO, Any
 
 from protocol.shapes.agent import Run
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CODES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35"}
 
 
@@ -23,10 +25,16 @@ def paint(text: str, colour: str, stream: IO[Any]) -> str:
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if has_colour(stream) and text else text
 
 
+def tame(text: str, stream: IO[Any]) -> str:
+    """`text` without control characters, for a terminal: what a model says must not move its cursor or write its
+    clipboard. A file or a pipe gets every byte."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
+
+
 def note(text: str, colour: str = "dim") -> None:
     """One line for the person at the terminal, on standard error so that standard output stays the answer."""
     try:
-        print(paint(text, colour, sys.stderr), file=sys.stderr, flush=True)
+        print(paint(tame(text, sys.stderr), colour, sys.stderr), file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass  # nobody reads it
 

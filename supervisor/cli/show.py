@@ -29,7 +29,7 @@ from supervisor.cli.connect import (
     server_options,
     workspace_options,
 )
-from supervisor.cli.screen import has_colour, note, one_line, outcome, paint, since, size, table
+from supervisor.cli.screen import has_colour, note, one_line, outcome, paint, since, size, table, tame
 
 Options = dict[str, Any]
 _STATE_COLOURS = {"ready": "green", "failed": "red", "asleep": "dim"}
@@ -233,12 +233,14 @@ def _dim(text: str) -> str:
 
 
 _PARTS: dict[type[Part], Callable[[Any], str]] = {
-    TextPart: lambda part: part.data.text,
+    TextPart: lambda part: tame(part.data.text, sys.stdout),
     ReasoningPart: lambda part: _dim(f"(thinking) {one_line(part.data.thinking, 200)}"),
-    ImageURLPart: lambda part: _dim(f"(image {part.data.url})"),
-    BinaryPart: lambda part: _dim(f"(file {part.data.path}, {part.data.mime_type}, {size(len(part.data.data))})"),
+    ImageURLPart: lambda part: _dim(f"(image {one_line(part.data.url, 200)})"),
+    BinaryPart: lambda part: _dim(
+        f"(file {one_line(part.data.path, 200)}, {one_line(part.data.mime_type, 60)}, {size(len(part.data.data))})"
+    ),
     ToolCallPart: lambda part: _dim(f"→ {part.data.name} {one_line(part.data.input, 200)}"),
     ToolResultPart: lambda part: _dim(f"{'✗' if part.data.is_error else '✓'} {one_line(part.data.content, 200)}"),
     FinishPart: _finish,
-    ShellCommandPart: lambda part: f"$ {part.data.command}\n{part.data.output}",
+    ShellCommandPart: lambda part: tame(f"$ {part.data.command}\n{part.data.output}", sys.stdout),
 }

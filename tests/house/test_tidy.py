@@ -19,6 +19,7 @@ OWN_TIME = {
     "protocol/base/logs.py",  # a stamp for people
     "supervisor/cli/screen.py",  # the same
     "supervisor/launch/containment.py",  # blocks, on a thread of its own
+    "worker/preload.py",  # blocks, in the zygote
     "worker/store/lock.py",  # blocks, before there is a loop
     "worker/zygote.py",  # never has a loop
 }

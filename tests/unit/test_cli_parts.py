@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from supervisor import config as server_config
 from supervisor.cli.main import COMMANDS, LazyGroup, cli
 from supervisor.cli.process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
-from supervisor.cli.screen import ago, has_colour, one_line, paint, size, table
+from supervisor.cli.screen import ago, has_colour, one_line, paint, size, table, tame
 from supervisor.cli.serve import FLAGS, SWITCHES, arguments
 from supervisor.client.address import UnixAddress
 
@@ -104,6 +104,20 @@ def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("NO_COLOR")
     with open(os.devnull, "w") as nowhere:
         assert not has_colour(nowhere)
+
+
+def test_a_model_does_not_command_the_terminal(tmp_path: Path) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    nasty = "a\x1b]52;c;eA==\x07\tb\r\n\x9b2J"
+    shown = tame(nasty, Terminal())  # type: ignore[arg-type]
+    assert not {"\x1b", "\x07", "\r", "\x9b"} & set(shown)
+    assert "\t" in shown
+    assert "\n" in shown
+    with (tmp_path / "out").open("w") as file:
+        assert tame(nasty, file) == nasty
 
 
 def test_words_for_sizes_and_times() -> None:
