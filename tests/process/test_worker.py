@@ -10,6 +10,7 @@ import pytest
 from protocol.errors import BadInput, Conflict, NotFound
 from protocol.limits import Limits
 from protocol.spec import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA, EXIT_STORAGE
+from supervisor.launch.containment import sweep
 from tests.support.loop import run
 from tests.support.one_worker import Process, open_stage
 
@@ -198,6 +199,8 @@ def test_W05_killed_while_a_tool_runs(tmp_path: Path) -> None:
                 await worker.until(lambda: any(beat.children for beat in worker.ear.beats))
                 worker.process.kill()
                 await worker.exit_code()
+            # What the worker leaves is the launcher's to end, and there is none on this stage.
+            assert sweep("w1", keep=(), within_s=5.0) >= 1
             async with stage.worker() as worker:
                 await ready(worker)
                 assert worker.ear.readies[0].interrupted == [run_id]
