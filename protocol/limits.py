@@ -61,6 +61,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     queued_prompts_max: int = 256  # waiting prompts of one session
     prompt_max_bytes: int = 16 * 1024 * 1024
     picture_interval_s: float = 0.033  # a growing message is shown and stored at most so often
+    picture_bytes_per_s: int = 4_000_000  # a long message is shown less often, or its cost would grow with its square
     run_max_s: float = 24 * 3600.0
     steps_max: int = 500  # model requests of one run
     tools_parallel_max: int = 5

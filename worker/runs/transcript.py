@@ -1,7 +1,7 @@
 """The rows of one run while it works: forced writes with a number, pictures in between (agent-behaviour.md 4.3).
 
-A growing message is shown at once and then at most every `picture_interval_s`; each picture is stored as well, at
-the same pace, without an event of its own. What must not be lost (a new tool call, the end of reasoning, a finish) is
+A growing message is shown at once and then at most every `picture_interval_s`, a very long one less often; each
+picture is stored as well, at the same pace, without an event of its own. What must not be lost (a new tool call, the end of reasoning, a finish) is
 written before `update` returns, with a numbered event. The finish that ends the whole turn is kept back: it is
 written by the run's end, in the same transaction as the terminal event.
 
@@ -61,6 +61,7 @@ class StoredTranscript:
         self._stored: Message | None = None  # the newest state that was submitted to the store
         self._pending: Message | None = None  # newer than that
         self._shown_at = -1e9
+        self._pace_s = limits.picture_interval_s
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -175,7 +176,7 @@ class StoredTranscript:
         """See that the pending state gets out: now, when the interval is over, or after the write under way (W-24)."""
         if self._timer is not None or self._writing is not None or self._pending is None:
             return
-        wait_s = self._shown_at + self._limits.picture_interval_s - self._clock.now()
+        wait_s = self._shown_at + self._pace_s - self._clock.now()
         if wait_s <= 0:
             self._picture()
         else:
@@ -191,11 +192,13 @@ class StoredTranscript:
             return
         self._pending = None
         self._stored = message
+        data = envelope("message", "updated", message)
         self._shown_at = self._clock.now()
+        self._pace_s = picture_pace_s(len(data), self._limits)
         self._show(
             Event(
                 kind="message",
-                data=envelope("message", "updated", message),
+                data=data,
                 key=message.id,
                 session_id=SessionId(message.session_id),
                 run_id=RunId(self._run.id),
@@ -253,6 +256,11 @@ class StoredTranscript:
 
     def _now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
+
+
+def picture_pace_s(size_bytes: int, limits: Limits) -> float:
+    """How long to wait after a picture of this size: each is the whole message, so long ones must come less often."""
+    return max(limits.picture_interval_s, size_bytes / limits.picture_bytes_per_s)
 
 
 def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -> None:
