@@ -15,4 +15,4 @@ def test_an_ordinary_message_is_shown_at_the_ordinary_pace() -> None:
 
 @given(st.integers(0, 64_000_000))
 def test_a_growing_message_costs_a_bounded_number_of_bytes_a_second(size_bytes: int) -> None:
-    assert size_bytes / picture_pace_s(size_bytes, LIMITS) <= LIMITS.picture_bytes_per_s
+    assert size_bytes / picture_pace_s(size_bytes, LIMITS) <= LIMITS.picture_bytes_per_s * 1.001  # floats
