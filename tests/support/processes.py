@@ -164,14 +164,21 @@ def mentioning(text: str) -> list[int]:
 
 def descendants(pid: int) -> list[int]:
     """Every living process below `pid`."""
-    by_parent: dict[int, list[int]] = {}
-    for other in all_pids():
-        by_parent.setdefault(parent_of(other), []).append(other)
     found, waiting = [], [pid]
     while waiting:
-        children = by_parent.get(waiting.pop(), [])
+        children = _children(waiting.pop())
         found += children
         waiting += children
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    except OSError:
+        pass  # it is gone, and has no children
     return found
 
 
