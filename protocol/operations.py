@@ -52,9 +52,44 @@ _ROWS = (
     # permissions
     Operation("permissions.get_skip", is_safe=True),
     Operation("permissions.set_skip", is_safe=True),
-    # configuration
+    Operation("permissions.grant", is_safe=True),
+    Operation("questions.answer", is_safe=True),
+    Operation("questions.cancel", is_safe=True),
+    # configuration: a change made twice is the same change
     Operation("config.get", is_safe=True),
     Operation("config.providers", is_safe=True),
+    Operation("config.set", is_safe=True),
+    Operation("config.remove", is_safe=True),
+    Operation("config.model", is_safe=True),
+    Operation("config.compact", is_safe=True),
+    Operation("config.provider_key", is_safe=True),
+    Operation("config.import_copilot", is_safe=True),
+    Operation("config.refresh_oauth", is_safe=True),
+    # project
+    Operation("project.needs_init", is_safe=True),
+    Operation("project.init", is_safe=True),
+    Operation("project.init_prompt", is_safe=True),
+    # a command of the user; args sid, env (JSON list of KEY=VALUE)
+    Operation("shell.run", is_safe=False, within_s=660.0, is_bound=True),
+    # language servers, skills, MCP servers
+    Operation("lsp.list", is_safe=True),
+    Operation("lsp.diagnostics", is_safe=True),  # args lsp
+    Operation("lsp.start", is_safe=True),
+    Operation("lsp.stop", is_safe=True),
+    Operation("skill.list", is_safe=True),
+    Operation("skill.read", is_safe=True),
+    Operation("mcp.states", is_safe=True),
+    Operation("mcp.prompts", is_safe=True),
+    Operation("mcp.get_prompt", is_safe=True),
+    Operation("mcp.read_resource", is_safe=True),
+    Operation("mcp.refresh_tools", is_safe=True),
+    Operation("mcp.refresh_prompts", is_safe=True),
+    Operation("mcp.refresh_resources", is_safe=True),
+    Operation("mcp.pending_auth", is_safe=True),
+    Operation("mcp.auth_url", is_safe=True),  # args name
+    Operation("mcp.auth", is_safe=False, is_bound=True),
+    Operation("mcp.docker_enable", is_safe=True),
+    Operation("mcp.docker_disable", is_safe=True),
 )
 
 OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}

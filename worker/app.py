@@ -30,9 +30,12 @@ from worker.operations.agent import AgentOperations
 from worker.operations.config import ConfigOperations
 from worker.operations.files import FileOperations
 from worker.operations.permissions import PermissionOperations
+from worker.operations.project import ProjectOperations
 from worker.operations.prompts import PromptOperations
 from worker.operations.replies import Replies
+from worker.operations.services import ServiceOperations
 from worker.operations.sessions import SessionOperations
+from worker.operations.shell import ShellOperations
 from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
 from worker.runs.dispatcher import Dispatcher
@@ -160,8 +163,20 @@ class Worker:
             WorkspaceOperations(database, equipment, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, equipment),
             PermissionOperations(equipment),
-            ConfigOperations(equipment),
+            ConfigOperations(equipment, database, workspace_id=spec.workspace_id),
             FileOperations(database, workspace=Path(spec.path), limits=limits, clock=clock),
+            ProjectOperations(equipment, workspace=Path(spec.path), data_dir=Path(spec.data_dir)),
+            ServiceOperations(),
+            ShellOperations(
+                equipment,
+                database,
+                children,
+                workspace=Path(spec.path),
+                env=spec.env,
+                limits=limits,
+                clock=clock,
+                random=self._random,
+            ),
         ):
             handlers.update(operations.handlers())
         tenure = Tenure(tenure_s=limits.tenure_s, now=clock.now())

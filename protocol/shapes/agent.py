@@ -68,6 +68,12 @@ class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: Message | msgspec.UnsetType = msgspec.UNSET
 
 
+class AgentWish(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST …/agent/init`; the whole body may be left out."""
+
+    interactive: bool = False
+
+
 class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):
     """`GET …/agent`. Ready means: a model is configured and prompts are taken."""
 

@@ -47,6 +47,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     base_url: str = ""
     type: str = ""
     api_key: str = ""
+    oauth: dict[str, Any] | None = None  # there: somebody is logged in
     disable: bool = False
     system_prompt_prefix: str = ""
     extra_headers: dict[str, str] = {}

@@ -1,13 +1,24 @@
-"""The one handler for every row that is answered by a worker: words and body in, status and body out, both unread."""
+"""The one handler for every row that is answered by a worker: words and body in, status and body out, both unread.
+
+One exception: only the supervisor knows how many clients look at a session, so it writes that into sessions that
+somebody looks at.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
 
 from protocol.errors import NotFound
-from protocol.ids import is_id
+from protocol.ids import SessionId, is_id
 from protocol.operations import OPERATIONS
+from protocol.shapes.session import Session
 from supervisor.admission import Admission
 from supervisor.http.base import Request, Response
 from supervisor.workspaces.registry import Registry
 
 _UNKNOWN = {"sid": "session_unknown", "run": "run_unknown"}
+_ONE_SESSION = frozenset({"session.get", "session.put"})
+_MANY_SESSIONS = "session.list"
 
 
 class Forward:
@@ -31,7 +42,26 @@ class Forward:
         for word, name in request.route.query.items():
             if word in request.query:
                 args[name] = request.query[word]
+        if request.route.sends_env and workspace.env:
+            args["env"] = msgspec.json.encode(workspace.env).decode()
         answer = await workspace.call(
             operation.name, args=args, body=request.body, wakes=not self._admission.is_exiting
         )
-        return Response(answer.status, answer.body)
+        return Response(answer.status, _with_viewers(operation.name, answer.body, workspace.viewed()))
+
+
+def _with_viewers(operation: str, body: bytes, viewed: Mapping[SessionId, int]) -> bytes:
+    """The sessions in `body` with `attached_clients`."""
+    if not viewed:
+        return body  # the zero that the worker wrote is right
+    if operation in _ONE_SESSION:
+        return msgspec.json.encode(_counted(msgspec.json.decode(body, type=Session), viewed))
+    if operation == _MANY_SESSIONS:
+        found = msgspec.json.decode(body, type=list[Session])
+        return msgspec.json.encode([_counted(session, viewed) for session in found])
+    return body
+
+
+def _counted(session: Session, viewed: Mapping[SessionId, int]) -> Session:
+    count = viewed.get(SessionId(session.id), 0)
+    return msgspec.structs.replace(session, attached_clients=count) if count else session

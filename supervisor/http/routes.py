@@ -22,6 +22,7 @@ class Route:
     handler: str = ""
     query: Mapping[str, str] = field(default_factory=dict)  # query word -> argument of the operation
     is_use: bool = True  # does this request mean that somebody needs the server (--idle-exit)?
+    sends_env: bool = False  # does the operation get the environment of the workspace's first client, as `env`?
 
 
 def _to(operation: str, method: str, below: str, **query: str) -> Route:
@@ -78,9 +79,43 @@ ROUTES: tuple[Route, ...] = (
     _to("agent.default_small_model", "GET", "/agent/default-small-model", provider_id="provider_id"),
     _to("run.list", "GET", "/runs", session_id="session_id", limit="limit"),
     _to("run.get", "GET", "/runs/{run}"),
-    # permissions
+    Route("POST", "/v1/workspaces/{id}/agent/sessions/{sid}/shell", operation="shell.run", sends_env=True),
+    # permissions and questions
     _to("permissions.get_skip", "GET", "/permissions/skip"),
     _to("permissions.set_skip", "POST", "/permissions/skip"),
+    _to("permissions.grant", "POST", "/permissions/grant"),
+    _to("questions.answer", "POST", "/questions/answer"),
+    _to("questions.cancel", "POST", "/questions/cancel"),
+    # configuration and project
+    _to("config.set", "POST", "/config/set"),
+    _to("config.remove", "POST", "/config/remove"),
+    _to("config.model", "POST", "/config/model"),
+    _to("config.compact", "POST", "/config/compact"),
+    _to("config.provider_key", "POST", "/config/provider-key"),
+    _to("config.import_copilot", "POST", "/config/import-copilot"),
+    _to("config.refresh_oauth", "POST", "/config/refresh-oauth"),
+    _to("project.needs_init", "GET", "/project/needs-init"),
+    _to("project.init", "POST", "/project/init"),
+    _to("project.init_prompt", "GET", "/project/init-prompt"),
+    # language servers, skills, MCP servers
+    _to("lsp.list", "GET", "/lsps"),
+    _to("lsp.diagnostics", "GET", "/lsps/{lsp}/diagnostics"),
+    _to("lsp.start", "POST", "/lsps/start"),
+    _to("lsp.stop", "POST", "/lsps/stop"),
+    _to("skill.list", "GET", "/skills"),
+    _to("skill.read", "POST", "/skills/read"),
+    _to("mcp.states", "GET", "/mcp/states"),
+    _to("mcp.prompts", "GET", "/mcp/prompts"),
+    _to("mcp.get_prompt", "POST", "/mcp/get-prompt"),
+    _to("mcp.read_resource", "POST", "/mcp/read-resource"),
+    _to("mcp.refresh_tools", "POST", "/mcp/refresh-tools"),
+    _to("mcp.refresh_prompts", "POST", "/mcp/refresh-prompts"),
+    _to("mcp.refresh_resources", "POST", "/mcp/refresh-resources"),
+    _to("mcp.pending_auth", "GET", "/mcp/pending-auth"),
+    _to("mcp.auth_url", "GET", "/mcp/auth-url", name="name"),
+    _to("mcp.auth", "POST", "/mcp/auth"),
+    _to("mcp.docker_enable", "POST", "/mcp/docker/enable"),
+    _to("mcp.docker_disable", "POST", "/mcp/docker/disable"),
 )
 
 

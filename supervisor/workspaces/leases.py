@@ -5,6 +5,7 @@ it is released while no stream is open, when the last stream closes after a rele
 the last claim ends, `LastGone` says so once: the workspace may then sleep when it has nothing to do.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -195,6 +196,10 @@ class Leases:
     def viewers(self, session_id: SessionId) -> int:
         """How many attached clients look at this session."""
         return sum(1 for lease in self._leases.values() if lease.streams and lease.viewed == session_id)
+
+    def viewed(self) -> dict[SessionId, int]:
+        """The sessions that attached clients look at, and how many look at each."""
+        return dict(Counter(lease.viewed for lease in self._leases.values() if lease.streams and lease.viewed))
 
     def _ended(self, client_id: ClientId, lease: Lease) -> list[Effect]:
         if lease.state is Claim.GONE:

@@ -143,6 +143,10 @@ class Workspace:
         """The client looks at this session. Raises Conflict (not_attached)."""
         self._leases.view(client_id, session_id)
 
+    def viewed(self) -> dict[SessionId, int]:
+        """The sessions that somebody looks at, and how many clients look at each."""
+        return self._leases.viewed()
+
     @contextmanager
     def attached(
         self, client_id: ClientId, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool

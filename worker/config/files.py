@@ -1,7 +1,8 @@
 """Which configuration files count, from the lowest priority to the highest, and reading and merging them.
 
-In every directory `crush.json` < `.crush.json` < `bulkhead.json` < `.bulkhead.json`. Everything here blocks: it is
-called before the loop starts or in a thread.
+In every directory `crush.json` < `.crush.json` < `bulkhead.json` < `.bulkhead.json`. Two files are the program's own
+(`edit.py` writes them): the state file of the user, below what a project says, and the one in the data directory,
+above all. Everything here blocks: it is called before the loop starts or in a thread.
 """
 
 import json
@@ -28,12 +29,21 @@ class Layers:
     warnings: tuple[str, ...]
 
 
-def read_layers(workspace: Path, data_dir: Path, env: Mapping[str, str]) -> Layers:
-    """Read and merge every file that exists. Raises BadInput naming file, line and column of what is not JSON."""
+def read_layers(
+    workspace: Path, data_dir: Path, env: Mapping[str, str], unwritten: Mapping[Path, Object] | None = None
+) -> Layers:
+    """Read and merge every file that exists. Raises BadInput naming file, line and column of what is not JSON.
+
+    `unwritten` are contents that count instead of those of the files: how a change would turn out.
+    """
     merged: Object = {}
     files: list[Path] = []
     warnings: list[str] = []
     for path, must_be_ours in _candidates(workspace, data_dir, env):
+        if unwritten is not None and path in unwritten:
+            merged = merge(merged, unwritten[path])
+            files.append(path)
+            continue
         try:
             status = path.stat()
         except OSError:
@@ -54,14 +64,23 @@ def _candidates(workspace: Path, data_dir: Path, env: Mapping[str, str]) -> list
     home = Path(env.get("HOME") or "/nonexistent")
     config = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
     data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share")
+    state = state_file(env)
     found = [SYSTEM_DIR / "crush" / "crush.json", SYSTEM_DIR / "bulkhead" / "bulkhead.json"]
     found += [Path(env.get("CRUSH_GLOBAL_CONFIG") or config / "crush") / "crush.json"]
     found += [Path(env.get("CONFIGURATION_DIRECTORY") or config / "bulkhead") / "bulkhead.json"]
-    found += [Path(env.get("CRUSH_GLOBAL_DATA") or data / "crush") / "crush.json"]
+    found += [Path(env.get("CRUSH_GLOBAL_DATA") or data / "crush") / "crush.json", *([state] if state else [])]
     candidates = [(path, False) for path in found]
     for directory in project_dirs(workspace):
         candidates += [(directory / name, True) for name in PROJECT_FILES]
     return candidates + [(data_dir / name, False) for name in ("crush.json", "bulkhead.json")]
+
+
+def state_file(env: Mapping[str, str]) -> Path | None:
+    """Where the program keeps what its user chose for all workspaces; None when the user has no such place."""
+    if data := env.get("XDG_DATA_HOME"):
+        return Path(data) / "bulkhead" / "bulkhead.json"
+    home = env.get("HOME")
+    return Path(home) / ".local" / "share" / "bulkhead" / "bulkhead.json" if home else None
 
 
 def project_dirs(workspace: Path) -> list[Path]:

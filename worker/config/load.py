@@ -93,12 +93,16 @@ def load_config(
     *,
     default_model: str = "",
     run: Run | None = None,
+    chosen: Mapping[str, SelectedModel] | None = None,
+    unwritten: Mapping[Path, Object] | None = None,
 ) -> Config:
     """Read the configuration of `workspace`. Blocks; see the top of the file.
 
-    `default_model` (`provider/model`) wins over the files. Raises BadInput: what is wrong in which file.
+    `default_model` (`provider/model`) wins over the files, `chosen` over both: what somebody picked while this worker
+    lives. `unwritten` stands for files as in `read_layers`. Raises BadInput: what is wrong in which file.
     """
-    layers = read_layers(workspace, data_dir, env)
+    layers = read_layers(workspace, data_dir, env, unwritten)
+    chosen = chosen or {}
     try:
         known = msgspec.convert(layers.merged, _File, strict=False)
     except msgspec.ValidationError as error:
@@ -106,9 +110,9 @@ def load_config(
         raise BadInput(f"cannot use the configuration of {names}: {error}") from None
     resolved = resolve(
         known.providers,
-        known.models,
+        {**known.models, **chosen},
         use_known=not known.options.disable_default_providers,
-        default_model=default_model,
+        default_model="" if "large" in chosen else default_model,
         env=env,
         run=run or shell_runner(workspace, env),
     )
@@ -134,6 +138,7 @@ def _masked_provider(provider: ProviderConfig) -> ProviderConfig:
         extra_headers=dict.fromkeys(provider.extra_headers, MASK),
         extra_body=_masked_tree(provider.extra_body),
         provider_options=_masked_tree(provider.provider_options),
+        oauth=_masked_tree(provider.oauth) if provider.oauth is not None else None,
     )
 
 

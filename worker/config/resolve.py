@@ -94,8 +94,13 @@ class _Resolver:
             return None
         headers = {name: expand(value, self._env, self._run) for name, value in provider.extra_headers.items()}
         headers = {name: value for name, value in headers.items() if value}
-        self.secrets += [value for value in (api_key, *headers.values()) if value]
+        self.secrets += [value for value in (api_key, *headers.values(), *_tokens(provider)) if value]
         return replace(provider, api_key=api_key, base_url=base_url.rstrip("/"), extra_headers=headers)
+
+
+def _tokens(provider: ProviderConfig) -> list[str]:
+    login = provider.oauth or {}
+    return [value for value in (login.get("access_token"), login.get("refresh_token")) if isinstance(value, str)]
 
 
 def resolve(

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import msgspec
 
 from protocol.errors import NotFound
-from protocol.shapes.agent import AgentInfo
+from protocol.shapes.agent import AgentInfo, AgentWish
 from protocol.shapes.provider import Model, SelectedModel
 from protocol.shapes.session import Session
+from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.equipment import Equipment
@@ -26,7 +27,7 @@ class AgentOperations:
     def handlers(self) -> Mapping[str, Handler]:
         return {
             "agent.info": self.info,
-            "agent.init": self.reload,
+            "agent.init": self.init,
             "agent.update": self.reload,
             "agent.session": self.session,
             "agent.default_small_model": self.default_small_model,
@@ -42,6 +43,11 @@ class AgentOperations:
         choice = self._equipment.outfit.models.choice("large")
         info = AgentInfo(is_busy=self._dispatcher.is_busy, is_ready=True, model=choice.model, model_cfg=choice.selected)
         return Response(msgspec.json.encode(info))
+
+    async def init(self, request: Request) -> Response:
+        """The same as an update: a turn asks nobody yet, so `interactive` makes no difference."""
+        read(request.body, AgentWish, is_optional=True)
+        return await self.reload(request)
 
     async def reload(self, request: Request) -> Response:
         """Read the configuration again, for the turns to come; a running turn keeps its own."""

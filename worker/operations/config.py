@@ -1,23 +1,61 @@
-"""The configuration as clients may see it."""
+"""The configuration as clients may see it, and their changes to it.
 
-from collections.abc import Mapping
+Every change goes into a file, is used from the next turn on, and is told to all clients of the workspace.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 
-from protocol.shapes.provider import ProviderConfig
+from protocol.errors import BadInput
+from protocol.shapes.config import (
+    WORKSPACE,
+    ChooseModel,
+    ConfigChanged,
+    CopilotImport,
+    OAuthToken,
+    RefreshLogin,
+    RemoveKey,
+    SetCompact,
+    SetKey,
+    SetProviderKey,
+)
+from protocol.shapes.provider import ProviderConfig, SelectedModel
+from worker.config.edit import names_of, remember_model, remove_key, set_key
+from worker.config.files import Object
+from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.equipment import Equipment
+from worker.store.database import Database, Transaction
+
+_TEMPLATE_SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\$`'\""})
+_DOCKER: Object = {"type": "stdio", "command": "docker", "args": ["mcp", "gateway", "run"]}
 
 
 class ConfigOperations:
-    """The handlers of `config.…`."""
+    """The handlers of `config.…` and `mcp.docker_…`."""
 
-    def __init__(self, equipment: Equipment) -> None:
+    def __init__(self, equipment: Equipment, database: Database, *, workspace_id: str) -> None:
         self._equipment = equipment
+        self._database = database
+        self._workspace_id = workspace_id
 
     def handlers(self) -> Mapping[str, Handler]:
-        return {"config.get": self.get, "config.providers": self.providers}
+        return {
+            "config.get": self.get,
+            "config.providers": self.providers,
+            "config.set": self.set,
+            "config.remove": self.remove,
+            "config.model": self.model,
+            "config.compact": self.compact,
+            "config.provider_key": self.provider_key,
+            "config.import_copilot": self.import_copilot,
+            "config.refresh_oauth": self.refresh_oauth,
+            "mcp.docker_enable": self.docker_enable,
+            "mcp.docker_disable": self.docker_disable,
+        }
 
     async def get(self, request: Request) -> Response:
         """The merged configuration, secrets masked."""
@@ -27,6 +65,102 @@ class ConfigOperations:
         """The providers with their models, without keys and headers."""
         config = self._equipment.outfit.config
         return Response(msgspec.json.encode([_catalogue(provider) for provider in config.providers.values()]))
+
+    async def set(self, request: Request) -> Response:
+        """Put any JSON at a dotted path."""
+        wish = read(request.body, SetKey)
+        names, value = names_of(wish.key), msgspec.json.decode(wish.value)
+        return await self._edit(wish.scope, lambda tree: set_key(tree, names, value), choose=_unchosen(names))
+
+    async def remove(self, request: Request) -> Response:
+        """Take away what is at a dotted path, if anything is."""
+        wish = read(request.body, RemoveKey)
+        names = names_of(wish.key)
+        return await self._edit(wish.scope, lambda tree: remove_key(tree, names), choose=_unchosen(names))
+
+    async def model(self, request: Request) -> Response:
+        """Choose a model, for now and later; it becomes the first of the recent ones."""
+        wish = read(request.body, ChooseModel)
+        providers = self._equipment.outfit.config.providers
+        if not wish.model.model or wish.model.provider not in providers:
+            raise BadInput(
+                f"cannot choose {wish.model.provider[:100]!r}/{wish.model.model[:100]!r}: name a model of one of these "
+                "providers: " + ", ".join(providers)
+            )
+        chosen: Object = msgspec.to_builtins(wish.model)
+
+        def change(tree: Object) -> None:
+            set_key(tree, ["models", wish.model_type], chosen)
+            remember_model(tree, wish.model_type, chosen)
+
+        return await self._edit(wish.scope, change, choose={wish.model_type: wish.model})
+
+    async def compact(self, request: Request) -> Response:
+        """Switch the compact view of terminals."""
+        wish = read(request.body, SetCompact)
+        return await self._edit(
+            wish.scope, lambda tree: set_key(tree, ["options", "tui", "compact_mode"], wish.enabled)
+        )
+
+    async def provider_key(self, request: Request) -> Response:
+        """Store a key, or a login with its token as the key."""
+        wish = read(request.body, SetProviderKey)
+        above = ["providers", wish.provider_id]
+        if wish.kind == "string":
+            key = msgspec.json.decode(wish.api_key, type=str)
+            return await self._edit(wish.scope, lambda tree: set_key(tree, [*above, "api_key"], key))
+        token = msgspec.json.decode(wish.api_key, type=OAuthToken)
+        if not token.access_token:
+            raise BadInput("cannot store this login: field `api_key.access_token` is empty")
+        login: Object = msgspec.to_builtins(token)
+        # A key in a file is a template; a token is meant as it is.
+        literal = token.access_token.translate(_TEMPLATE_SIGNS)
+
+        def change(tree: Object) -> None:
+            set_key(tree, [*above, "api_key"], literal)
+            set_key(tree, [*above, "oauth"], login)
+
+        return await self._edit(wish.scope, change)
+
+    async def import_copilot(self, request: Request) -> Response:
+        """There is no login of another program that we take over."""
+        return Response(msgspec.json.encode(CopilotImport()))
+
+    async def refresh_oauth(self, request: Request) -> Response:
+        """Raises BadInput: logins are stored, and renewed by logging in again."""
+        wish = read(request.body, RefreshLogin)
+        provider = self._equipment.outfit.config.providers.get(wish.provider_id)
+        name = repr(wish.provider_id[:100])
+        if provider is None or provider.oauth is None:
+            raise BadInput(f"cannot refresh the login of provider {name}: it has no OAuth login; log in first")
+        raise BadInput(f"cannot refresh the login of provider {name}: this server does not renew tokens; log in again")
+
+    async def docker_enable(self, request: Request) -> Response:
+        """Add Docker's MCP gateway to this workspace's configuration."""
+        return await self._edit(WORKSPACE, lambda tree: set_key(tree, ["mcp", "docker"], dict(_DOCKER)))
+
+    async def docker_disable(self, request: Request) -> Response:
+        """Take it away again."""
+        return await self._edit(WORKSPACE, partial(remove_key, names=["mcp", "docker"]))
+
+    async def _edit(
+        self, scope: int, change: Callable[[Object], None], *, choose: Mapping[str, SelectedModel | None] | None = None
+    ) -> Response:
+        await self._equipment.edit(scope, change, choose=choose)
+        payload = ConfigChanged(workspace_id=self._workspace_id)
+
+        def job(transaction: Transaction) -> None:
+            transaction.emit("config_changed", "updated", payload)
+
+        await self._database.write(job)
+        return Response()
+
+
+def _unchosen(names: list[str]) -> dict[str, SelectedModel | None]:
+    """Which models a change at this path decides: what was picked before counts no more."""
+    if names[0] != "models":
+        return {}
+    return dict.fromkeys(names[1:2] or ["large", "small"])
 
 
 def _catalogue(provider: ProviderConfig) -> dict[str, object]:

@@ -7,7 +7,7 @@ operator or a client does to the configuration reaches into a running turn.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,9 +16,12 @@ from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
 from protocol.shapes.message import ToolCallData
+from protocol.shapes.provider import SelectedModel
 from protocol.spec import WorkerSpec
 from worker.agent.instructions import compose, gather
 from worker.agent.turn import Turn
+from worker.config.edit import edit_file, file_of
+from worker.config.files import Object
 from worker.config.load import Config, Options, load_config
 from worker.models.build import Models
 from worker.permissions.rules import Rules
@@ -69,6 +72,8 @@ class Equipment:
         self._log = log
         self._register_secret = register_secret
         self._retired: list[Models] = []
+        self._chosen: dict[str, SelectedModel] = {}
+        self._reading = asyncio.Lock()  # so that what was read later is never replaced by what was read earlier
         self.skip_permissions = spec.skip_permissions
         self.problem: BadInput | None = None
         if isinstance(config, BadInput):
@@ -78,7 +83,30 @@ class Equipment:
 
     async def reload(self) -> bool:
         """Read the configuration again, in a thread; says whether it is another one. Raises BadInput."""
-        config = await asyncio.to_thread(read_config, self._spec)
+        async with self._reading:
+            return self._take(await asyncio.to_thread(read_config, self._spec, chosen=self._chosen))
+
+    async def edit(
+        self, scope: int, change: Callable[[Object], None], *, choose: Mapping[str, SelectedModel | None] | None = None
+    ) -> None:
+        """Change the file of a scope and use what comes of it, in a thread; the file stays as it was if that fails.
+
+        `choose` are models that count from now on although a project's file says otherwise; None leaves it to the
+        files again. Raises as `edit_file`.
+        """
+        path = file_of(scope, Path(self._spec.data_dir), self._spec.env)
+        async with self._reading:
+            wanted = {**self._chosen, **(choose or {})}
+            chosen = {kind: model for kind, model in wanted.items() if model is not None}
+
+            def attempt(tree: Object) -> Config:
+                return read_config(self._spec, chosen=chosen, unwritten={path: tree})
+
+            config = await asyncio.to_thread(edit_file, path, change, attempt, self._clock)
+            self._chosen = chosen
+            self._take(config)
+
+    def _take(self, config: Config) -> bool:
         self.problem = None
         if config == self.outfit.config:
             return False
@@ -168,6 +196,18 @@ def _nothing(data_dir: Path) -> Config:
     )
 
 
-def read_config(spec: WorkerSpec) -> Config:
+def read_config(
+    spec: WorkerSpec,
+    *,
+    chosen: Mapping[str, SelectedModel] | None = None,
+    unwritten: Mapping[Path, Object] | None = None,
+) -> Config:
     """The configuration of a worker's workspace. Blocks. Raises BadInput."""
-    return load_config(Path(spec.path), Path(spec.data_dir), spec.env, default_model=spec.default_model)
+    return load_config(
+        Path(spec.path),
+        Path(spec.data_dir),
+        spec.env,
+        default_model=spec.default_model,
+        chosen=chosen,
+        unwritten=unwritten,
+    )

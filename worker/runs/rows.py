@@ -9,6 +9,8 @@ from protocol.shapes.message import (
     FinishReason,
     Message,
     Part,
+    ShellCommandData,
+    ShellCommandPart,
     TextData,
     TextPart,
     ToolResultData,
@@ -26,6 +28,13 @@ def user_row(*, row_id: str, session_id: str, prompt: str, attachments: list[Att
         data = BinaryData(path=attachment.file_path, mime_type=attachment.mime_type, data=attachment.content)
         parts.append(BinaryPart(data))
     parts.append(_STOP)
+    return Message(id=row_id, session_id=session_id, role="user", parts=parts, created_at=now, updated_at=now)
+
+
+def shell_row(*, row_id: str, session_id: str, command: str, output: str, exit_code: int, now: int) -> Message:
+    """A command that the user ran, and what it printed."""
+    data = ShellCommandData(command=command, output=output, exit_code=exit_code)
+    parts: list[Part] = [ShellCommandPart(data), _STOP]
     return Message(id=row_id, session_id=session_id, role="user", parts=parts, created_at=now, updated_at=now)
 
 

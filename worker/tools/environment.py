@@ -44,6 +44,11 @@ def tool_environment(env: Mapping[str, str]) -> dict[str, str]:
     return {**{name: value for name, value in env.items() if _may_pass(name)}, **FORCED}
 
 
+def user_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a command that the user runs: his own, without what is ours or the service manager's."""
+    return {name: value for name, value in env.items() if name not in REMOVED and not name.startswith("BULKHEAD")}
+
+
 def markers(env: Mapping[str, str]) -> dict[str, str]:
     """What every child of a worker inherits, so that what a worker or a test left behind is found."""
     return {name: value for name, value in env.items() if name == MARKER or name.startswith("BULKHEAD_TEST_")}
