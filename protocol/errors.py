@@ -121,6 +121,7 @@ CODES: dict[str, tuple[type[BulkheadError], int]] = {
     "method_not_allowed": (BadInput, 405),
     "empty_prompt": (BadInput, 400),
     "session_missing": (BadInput, 400),
+    "agent_not_ready": (BadInput, 400),
     "headers_too_large": (BadInput, 431),
     "unauthorized": (Denied, 401),
     "forbidden": (Denied, 403),

@@ -158,7 +158,7 @@ class Worker:
         )
         handlers: dict[str, Handler] = {}
         for operations in (
-            PromptOperations(dispatcher, database),
+            PromptOperations(dispatcher, database, equipment),
             SessionOperations(dispatcher, database, limits=limits, clock=clock, random=self._random),
             WorkspaceOperations(database, equipment, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, equipment),

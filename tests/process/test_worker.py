@@ -338,8 +338,10 @@ def test_a_broken_configuration_leaves_the_history_readable_and_says_what_is_wro
                 await ready(worker)
                 session_id = await worker.session()
                 assert (await worker.ask("agent.info"))["is_ready"] is False
-                run_id = await worker.submit(session_id, "hello")
-                assert "bulkhead.json" in (await worker.ended(run_id))["error"]
+                with pytest.raises(BadInput) as refused:
+                    await worker.submit(session_id, "hello")
+                assert refused.value.code == "agent_not_ready"
+                assert "bulkhead.json" in refused.value.message
                 await worker.until(lambda: any(beat.degraded == "configuration" for beat in worker.ear.beats))
                 config.write_text("{}")
                 await worker.ask("agent.update")

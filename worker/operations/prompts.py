@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from protocol.errors import NotFound
+from protocol.errors import BadInput, NotFound
 from protocol.shapes.agent import Accepted, Prompt
 from worker.operations.reading import number, read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
+from worker.runs.equipment import Equipment
 from worker.store import runs
 from worker.store.database import Database
 
@@ -19,9 +20,10 @@ RUNS_SHOWN_MAX = 1000
 class PromptOperations:
     """The handlers of `prompt.…` and `run.…`."""
 
-    def __init__(self, dispatcher: Dispatcher, database: Database) -> None:
+    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: Equipment) -> None:
         self._dispatcher = dispatcher
         self._database = database
+        self._equipment = equipment
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
@@ -35,9 +37,17 @@ class PromptOperations:
         }
 
     async def submit(self, request: Request) -> Response:
-        """Accept a prompt; 202 once it is on disk."""
-        run_id = await self._dispatcher.submit(read(request.body, Prompt))
+        """Accept a prompt; 202 once it is on disk. BadInput `agent_not_ready` while no turn could be built."""
+        wish = read(request.body, Prompt)
+        if self._equipment.problem is not None and not await self._is_known(wish.run_id):
+            raise BadInput(f"cannot accept a prompt: {self._equipment.problem.message}", code="agent_not_ready")
+        run_id = await self._dispatcher.submit(wish)
         return Response(msgspec.json.encode(Accepted(run_id=run_id)), status=202)
+
+    async def _is_known(self, run_id: str) -> bool:
+        """Was it accepted before? Then asking again gets the same answer, whatever happened since."""
+        found = await self._database.read(lambda connection: runs.get(connection, run_id)) if run_id else None
+        return found is not None
 
     async def cancel(self, request: Request) -> Response:
         """Cancel all that was accepted so far, or one run. 200 also when there is nothing to cancel."""

@@ -1,0 +1,159 @@
+"""Changes to configuration files: what is kept, what is refused, who may write at the same time."""
+
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from protocol.base.clock import SystemClock
+from protocol.errors import BadInput, Unavailable
+from worker.config import edit
+from worker.config.edit import edit_file, file_of, names_of, remember_model, remove_key, set_key
+from worker.config.files import Object
+
+
+def put(path: Path, key: str, value: object) -> Object:
+    return edit_file(path, lambda tree: set_key(tree, names_of(key), value), dict, SystemClock())
+
+
+def test_a_fresh_file_is_private_and_readable(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "bulkhead.json"
+    put(path, "options.tui.compact_mode", True)
+    assert path.read_text() == '{\n  "options": {\n    "tui": {\n      "compact_mode": true\n    }\n  }\n}\n'
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert sorted(os.listdir(path.parent)) == ["bulkhead.json", "bulkhead.json.lock"]
+
+
+def test_what_we_do_not_know_stays_and_keeps_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "bulkhead.json"
+    path.write_text('{"zeta": [1, 2.5], "own": {"b": "ü", "a": null}, "options": {"debug": true}}')
+    path.chmod(0o644)
+    put(path, "options.notifications", "bell")
+    assert list(json.loads(path.read_text())) == ["zeta", "own", "options"]
+    assert json.loads(path.read_text())["own"] == {"b": "ü", "a": None}
+    assert '"ü"' in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_into_another_directory_stays_a_link(tmp_path: Path) -> None:
+    real = tmp_path / "dotfiles" / "b.json"
+    real.parent.mkdir()
+    real.write_text("{}")
+    link = tmp_path / "bulkhead.json"
+    link.symlink_to(real)
+    put(link, "a", 1)
+    assert link.is_symlink()
+    assert json.loads(real.read_text()) == {"a": 1}
+
+
+def test_what_the_attempt_refuses_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "bulkhead.json"
+    path.write_text('{"a": 1}')
+
+    def refuse(tree: Object) -> None:
+        assert tree == {"a": 2}
+        raise BadInput("cannot use it")
+
+    with pytest.raises(BadInput):
+        edit_file(path, lambda tree: set_key(tree, ["a"], 2), refuse, SystemClock())
+    assert path.read_text() == '{"a": 1}'
+
+
+@pytest.mark.parametrize("content", ["{broken", "[1]", "\xff"])
+def test_a_file_that_holds_no_object_is_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "bulkhead.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(BadInput) as refused:
+        put(path, "a", 1)
+    assert str(path) in refused.value.message
+    assert path.read_bytes() == content.encode("latin-1")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bulkhead.json"
+    path.write_text('{"a": 1}')
+
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(edit.os, "fsync", fail)
+    with pytest.raises(Unavailable) as refused:
+        put(path, "a", 2)
+    assert refused.value.code == "storage_failed"
+    assert path.read_text() == '{"a": 1}'
+    assert sorted(os.listdir(tmp_path)) == ["bulkhead.json", "bulkhead.json.lock"]
+
+
+def test_a_lock_held_by_another_is_waited_for_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edit, "LOCK_S", 0.1)
+    path = tmp_path / "bulkhead.json"
+    with (tmp_path / "bulkhead.json.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable) as refused:
+            put(path, "a", 1)
+    assert refused.value.code == "storage_busy"
+    assert not path.exists()
+    put(path, "a", 1)
+
+
+def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bulkhead.json"
+    writers = [threading.Thread(target=put, args=(path, f"k{n}", n)) for n in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert json.loads(path.read_text()) == {f"k{n}": n for n in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [("a", ["a"]), ("a.b.c", ["a", "b", "c"]), (r"a\.b.c", ["a.b", "c"]), (r"a\\.b", ["a\\", "b"])],
+)
+def test_dotted_paths(key: str, names: list[str]) -> None:
+    assert names_of(key) == names
+
+
+@pytest.mark.parametrize("key", ["", ".", "a.", ".a", "a..b"])
+def test_paths_with_empty_names(key: str) -> None:
+    with pytest.raises(BadInput):
+        names_of(key)
+
+
+def test_set_makes_objects_but_goes_through_nothing_else() -> None:
+    tree: Object = {"a": None, "l": [1], "s": "x"}
+    set_key(tree, ["a", "b"], 1)
+    assert tree["a"] == {"b": 1}
+    for name in ("l", "s"):
+        with pytest.raises(BadInput) as refused:
+            set_key(tree, [name, "b"], 1)
+        assert f"{name} is not an object" in refused.value.message
+
+
+def test_remove_takes_one_key_and_minds_nothing() -> None:
+    tree: Object = {"a": {"b": 1, "c": 2}, "s": "x"}
+    for names in (["a", "b"], ["a", "b"], ["s", "t"], ["none", "x"]):
+        remove_key(tree, names)
+    assert tree == {"a": {"c": 2}, "s": "x"}
+
+
+def test_recent_models_are_five_newest_first_each_once() -> None:
+    tree: Object = {}
+    for name in ("a", "b", "c", "d", "e", "f", "c"):
+        remember_model(tree, "large", {"model": name, "provider": "p"})
+    recent = tree["recent_models"]
+    assert isinstance(recent, dict)
+    assert [model["model"] for model in recent["large"]] == ["c", "f", "e", "d", "b"]
+
+
+def test_where_the_scopes_are(tmp_path: Path) -> None:
+    data_dir = tmp_path / "d"
+    assert file_of(1, data_dir, {}) == data_dir / "bulkhead.json"
+    assert file_of(0, data_dir, {"HOME": "/h"}) == Path("/h/.local/share/bulkhead/bulkhead.json")
+    assert file_of(7, data_dir, {"HOME": "/h", "XDG_DATA_HOME": "/x"}) == Path("/x/bulkhead/bulkhead.json")
+    with pytest.raises(BadInput):
+        file_of(0, data_dir, {})
