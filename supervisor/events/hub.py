@@ -329,6 +329,10 @@ class Stream:
             self._attempt = min(self._attempt + 1, 16)
             return
         self._attempt = 0
+        if not isinstance(page, BulkheadError) and page and cursor.log_id == self._hub.log_id:
+            # An answer may overtake the batch with the same events: what it told of is known, or the client, which is
+            # further than the hub then, would be reset.
+            self._hub.known_to = max(self._hub.known_to, page[-1].number)
         if isinstance(page, BulkheadError) or not self.client.paged(cursor, page, self._hub.known_to):
             self.client.reset("events are not kept any more")
 

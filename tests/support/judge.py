@@ -153,8 +153,16 @@ def stream_is_gapless(stream: Stream) -> list[Finding]:
 
 def terminal_seen_once(stream: Stream) -> list[Finding]:
     """No client sees the end of one run twice."""
-    ends = Counter(event.payload.get("run_id", "") for event in stream.seen if event.kind == "run_complete")
-    return [f"{stream.name}: saw {count} ends of run {run}" for run, count in ends.items() if run and count > 1]
+    ends: dict[str, list[int]] = {}
+    for event in stream.seen:
+        if event.kind == "run_complete" and event.payload.get("run_id"):
+            ends.setdefault(event.payload["run_id"], []).append(event.number)
+    story = [(event.kind, event.number) for event in stream.seen if event.number]
+    return [
+        f"{stream.name}: saw {len(numbers)} ends of run {run}, as {numbers} in {story}"
+        for run, numbers in ends.items()
+        if len(numbers) > 1
+    ]
 
 
 def stream_equals_log(stream: Stream, file: Stored) -> list[Finding]:

@@ -524,3 +524,22 @@ def test_a_client_from_before_a_restart_may_be_ahead_of_what_we_took() -> None:
         assert client.numbers == [9, 10, 11]
 
     story(main)
+
+
+def test_a_page_that_overtakes_the_live_events_does_not_reset_its_client() -> None:
+    async def main() -> None:
+        store = Store([event(number) for number in range(1, 13)], gate=asyncio.Event())
+        hub = new_hub(store)
+        client = open_client(hub, "log.9")
+        await client.read()
+        hub.log_opened("log", 10)  # 11 and 12 were committed after that hello; their batch is still under way
+        assert store.gate is not None
+        store.gate.set()
+        await client.read(lambda it: it.numbers[-1:] == [12])
+        await client.read()
+        hub.take([event(11), event(12), event(13)])
+        await client.read(lambda it: it.numbers[-1:] == [13])
+        assert client.numbers == [10, 11, 12, 13]
+        assert client.resets == []
+
+    story(main)
