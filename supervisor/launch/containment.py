@@ -17,19 +17,23 @@ _PAUSE_S = 0.005
 
 
 def marked(workspace_id: str) -> list[int]:
-    """The living processes whose environment carries this workspace's marker."""
+    """The living processes whose environment carries this workspace's marker.
+
+    Looked for until a look shows nothing new: one that forks and leaves while we read would hide its child.
+    """
     needle = f"{MARKER}={workspace_id}\0".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                environment = file.read()
-        except OSError:
-            continue  # gone, or somebody else's
-        if needle in environment and _is_alive(int(name)):
-            found.append(int(name))
+    found: list[int] = []
+    seen: set[str] = set()
+    while new := [name for name in os.listdir("/proc") if name.isdigit() and name not in seen]:
+        seen.update(new)
+        for name in new:
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    environment = file.read()
+            except OSError:
+                continue  # gone, or somebody else's
+            if needle in environment and _is_alive(int(name)):
+                found.append(int(name))
     return found
 
 

@@ -6,11 +6,14 @@ one that cleared its environment as well becomes a child of ours, because the wo
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+EXEC_S = 0.002
+"""How long to look away from a process that has no environment; most have it by then."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,23 @@ def send(process: Process, signum: signal.Signals) -> int | None:
 
 
 def _processes() -> Iterator[Process]:
-    for name in os.listdir(PROC):
-        if name.isdecimal() and (process := read_process(int(name))) is not None:
-            yield process
+    """All processes. Looked for until a look shows nothing new: one that forks and leaves while we read would hide
+    its child, which is on no earlier list."""
+    seen: set[str] = set()
+    while new := [name for name in os.listdir(PROC) if name.isdecimal() and name not in seen]:
+        seen.update(new)
+        for name in new:
+            if (process := read_process(int(name))) is not None:
+                yield process
 
 
 def _carries(pid: int, needle: bytes) -> bool:
     try:
-        return needle in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        path = PROC / str(pid) / "environ"
+        environment = path.read_bytes()
+        if not environment:  # for a moment so, in the middle of an exec
+            time.sleep(EXEC_S)
+            environment = path.read_bytes()
+        return needle in environment.split(b"\0")
     except OSError:  # gone, or another user's
         return False
