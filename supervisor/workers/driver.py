@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from protocol.base.clock import Clock
-from protocol.base.failpoints import failpoint
+from protocol.base.failpoints import FailpointRaised, failpoint
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Unavailable
@@ -27,6 +27,7 @@ from supervisor.launch.records import RecordStore
 from supervisor.routing.link import Link
 from supervisor.routing.router import Router
 from supervisor.workers.deaths import Death, Deaths
+from supervisor.workers.ears import Ears
 from supervisor.workers.heartbeat import HeartbeatWatch, Pulse
 from supervisor.workers.lifecycle import (
     Effect,
@@ -100,6 +101,7 @@ class WorkerDriver:
         self._lifecycle = WorkerLifecycle(limits)
         self._tasks = TaskOwner(f"worker.{workspace_id}", log)
         self._generation = Generation(0)
+        self._watch = HeartbeatWatch(limits, clock.now())
         self._handle: Handle | None = None
         self._link: Link | None = None
         self._last_word: LastWord | None = None
@@ -109,7 +111,8 @@ class WorkerDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._changed: asyncio.Event = asyncio.Event()
         self._published = ("", "")
-        self._is_over = False  # closed for good, or let go
+        self._is_over = False  # no other worker will be started
+        self._is_let_go = False  # nothing is decided here any more
 
     # --- what the supervisor wants --------------------------------------------------------------------------------
 
@@ -129,8 +132,7 @@ class WorkerDriver:
             async with asyncio.timeout(within_s):
                 while True:
                     if self._is_over:
-                        message = "cannot start a worker: the server or this workspace is going away"
-                        raise Unavailable(message, code="server_exiting")
+                        raise self._leaving()
                     link = self._link
                     if self._lifecycle.state is State.READY and link is not None and link.is_open:
                         return link
@@ -160,7 +162,9 @@ class WorkerDriver:
         return self._last_word
 
     async def restart(self, reason: str) -> None:
-        """Replace the worker, also a `failed` one; returns when the new one is ready. Raises Unavailable."""
+        """Replace the worker, also a `failed` one; returns when the new one is ready. Raises as `ready` does."""
+        if self._is_over:
+            raise self._leaving()
         self._log.info("restart asked for", extra=self._fields(reason=reason))
         generation = self._generation
         self._perform(self._lifecycle.restart(self._clock.now()))
@@ -178,11 +182,11 @@ class WorkerDriver:
         self._started_at = self._clock.now()
         self._expect(record.token)
         self._perform(self._lifecycle.adopt(self._clock.now()))
-        self._watch(handle)
+        self._attend(handle)
 
     async def stop(self, *, leave_worker: bool) -> None:
         """The supervisor exits: stop driving. The worker lives on with `leave_worker`, else it is killed."""
-        self._is_over = True
+        self._is_over = self._is_let_go = True
         self._wake_waiters()
         if self._timer is not None:
             self._timer.cancel()
@@ -212,7 +216,9 @@ class WorkerDriver:
                 word = "closing"
             case State.BACKOFF:
                 word = "restarting"
-            case State.KILLING | State.FAILED:
+            case State.KILLING:
+                word = "failed" if self._lifecycle.wanted else "closing"
+            case State.FAILED:
                 word = "failed"
             case _ as never:
                 assert_never(never)
@@ -247,7 +253,28 @@ class WorkerDriver:
                     assert_never(effect)
 
     async def _spawn(self) -> None:
-        await failpoint("wake.before_spawn")
+        handle: Handle | None = None
+        reason = "the start itself failed, the log tells why"
+        try:
+            await failpoint("wake.before_spawn")
+            handle = await self._launch()
+        except (BulkheadError, OSError, FailpointRaised) as error:
+            reason = str(error)
+        finally:
+            # Also after what nobody expected, which the task's owner logs: the lifecycle must not wait for ever.
+            if handle is None and not self._is_let_go:
+                self._log.error("worker not started", extra=self._fields(reason=reason))
+                self._perform(self._lifecycle.not_started(reason, self._clock.now()))
+        if handle is None:
+            return
+        self._attend(handle)
+        self._log.info("worker started", extra=self._fields(pid=handle.pid))
+        self._perform(self._lifecycle.born(self._clock.now()))
+        if self._lifecycle.state is State.KILLING:
+            handle.kill()  # nobody wants it any more; it was not there when that was decided
+
+    async def _launch(self) -> Handle:
+        """The next generation's process. Raises BulkheadError, OSError."""
         self._generation = Generation(self._generation + 1)
         token = new_token(self._random)
         self._last_word = None
@@ -255,18 +282,14 @@ class WorkerDriver:
         self._started_wall = self._clock.wall()
         self._started_at = self._clock.now()
         self._expect(token)
+        self._write_record(token, pid=0, start_ticks=0)
+        handle = await self._launcher.start(self._make_spec(self._generation, token))
         try:
-            self._write_record(token, pid=0, start_ticks=0)
-            handle = await self._launcher.start(self._make_spec(self._generation, token))
             self._write_record(token, pid=handle.pid, start_ticks=handle.start_ticks)
-        except (BulkheadError, OSError) as error:
-            self._log.error("worker not started", extra=self._fields(reason=error))
-            self._perform(self._lifecycle.not_started(str(error), self._clock.now()))
-            return
-        self._watch(handle)
-        self._log.info("worker started", extra=self._fields(pid=handle.pid))
-        if self._lifecycle.state is State.KILLING:
-            handle.kill()  # nobody wants it any more; it was not there when that was decided
+        except OSError as error:
+            # It lives and works; a next supervisor will not know its pid, and end it by its marker.
+            self._log.error("record not written", extra=self._fields(pid=handle.pid, reason=error))
+        return handle
 
     def _write_record(self, token: str, *, pid: int, start_ticks: int) -> None:
         self._records.write(
@@ -285,7 +308,8 @@ class WorkerDriver:
     def _expect(self, token: str) -> None:
         if self._link is not None:
             self._router.forget(self._link)
-        ears = _Ears(self, self._generation)
+        generation = self._generation
+        ears = Ears(self, lambda: self._generation == generation)
         self._link = self._router.expect(
             workspace_id=self._workspace_id, generation=self._generation, token=token, sink=ears
         )
@@ -345,23 +369,23 @@ class WorkerDriver:
 
     # --- the process ----------------------------------------------------------------------------------------------
 
-    def _watch(self, handle: Handle) -> None:
+    def _attend(self, handle: Handle) -> None:
         self._handle = handle
+        self._watch = HeartbeatWatch(self._limits, self._clock.now())
         self._tasks.start(self._await_exit(handle), "exit")
-        self._tasks.start(self._listen(handle), "heartbeat")
+        self._tasks.start(self._listen(handle, self._watch), "heartbeat")
 
     async def _await_exit(self, handle: Handle) -> None:
         report = await handle.exited()
         if self._handle is handle:
             self._handle = None
         self._note(handle, report)
-        self._records.remove(self._workspace_id)
+        # The record goes second: it is not worth an end that nobody hears of. A successor writes its own later.
         self._perform(self._lifecycle.exited(report.cause, self._clock.now()))
+        self._records.remove(self._workspace_id)
 
-    async def _listen(self, handle: Handle) -> None:
+    async def _listen(self, handle: Handle, watch: HeartbeatWatch) -> None:
         """Watch the heartbeat for as long as the process lives."""
-        watch = HeartbeatWatch(self._limits, self._clock.now())
-        self._watching = watch
         while self._handle is handle:
             await asyncio.sleep(self._limits.heartbeat_interval_s)
             pulse = watch.look(self._clock.now())
@@ -396,12 +420,14 @@ class WorkerDriver:
 
     def heard_hello(self, message: Hello) -> None:
         """A new connection of the worker; one that was adopted is ready already."""
+        self._watch.beat(self._clock.now())  # before anybody may hold the silence against it
         if message.ready:
             self._heard_log(message.log_id, message.last_number)
             self._perform(self._lifecycle.became_ready(self._clock.now()))
 
     def heard_ready(self, message: Ready) -> None:
         """Recovery is done."""
+        self._watch.beat(self._clock.now())
         if message.interrupted or message.requeued:
             self._log.info(
                 "worker recovered",
@@ -413,7 +439,7 @@ class WorkerDriver:
     def heard_heartbeat(self, message: Heartbeat) -> None:
         """The worker's loop beats."""
         self._last_beat = message
-        self._watching.beat(self._clock.now())
+        self._watch.beat(self._clock.now())
         status = self.status()
         if (status.state, status.reason) != self._published:
             self._publish()  # degraded, or well again
@@ -436,41 +462,9 @@ class WorkerDriver:
         if self._link is not None:
             self._sink.log_opened(log_id, last_number, self._link)
 
+    def _leaving(self) -> Unavailable:
+        message = "cannot start a worker: the server or this workspace is going away"
+        return Unavailable(message, code="server_exiting")
+
     def _fields(self, **more: object) -> dict[str, object]:
         return fields(workspace=self._workspace_id, generation=self._generation, **more)
-
-
-class _Ears:
-    """The link's sink for one generation: what an older process says is not heard any more."""
-
-    def __init__(self, driver: WorkerDriver, generation: Generation) -> None:
-        self._driver = driver
-        self._generation = generation
-
-    @property
-    def _is_current(self) -> bool:
-        return self._driver.status().generation == self._generation
-
-    def hello(self, message: Hello) -> None:
-        if self._is_current:
-            self._driver.heard_hello(message)
-
-    def ready(self, message: Ready) -> None:
-        if self._is_current:
-            self._driver.heard_ready(message)
-
-    def heartbeat(self, message: Heartbeat) -> None:
-        if self._is_current:
-            self._driver.heard_heartbeat(message)
-
-    def events(self, batch: list[Event]) -> None:
-        if self._is_current:
-            self._driver.heard_events(batch)
-
-    def closing(self, message: Closing) -> None:
-        if self._is_current:
-            self._driver.heard_closing(message)
-
-    def last_word(self, message: LastWord) -> None:
-        if self._is_current:
-            self._driver.heard_last_word(message)

@@ -156,6 +156,12 @@ class WorkerLifecycle(Machine[State]):
         effects: list[Effect] = [WakeAt(now + self._limits.start_deadline_s), Publish()]
         return self._move("adopted", State.STARTING, effects)
 
+    def born(self, now: float) -> list[Effect]:
+        """The process exists; its start deadline runs from here, not from when somebody first wanted it."""
+        if self.state is not State.STARTING:
+            return []  # given up while the launcher was at work, or ready already
+        return [WakeAt(now + self._limits.start_deadline_s)]
+
     def became_ready(self, now: float) -> list[Effect]:
         """Recovery is done, calls are answered."""
         if self.state is not State.STARTING:
@@ -193,8 +199,8 @@ class WorkerLifecycle(Machine[State]):
 
     def not_started(self, reason: str, now: float) -> list[Effect]:
         """The launcher could not make a process."""
-        if self.state is State.KILLING:
-            return self._gone("exited", reason, now)
+        if self.state is not State.STARTING:
+            return self._gone("exited", reason, now)  # given up meanwhile: the same as a process that is gone
         return self._gone("not_started", reason, now)
 
     def exited(self, cause: str, now: float) -> list[Effect]:
@@ -208,8 +214,10 @@ class WorkerLifecycle(Machine[State]):
     def _start(self, fact: str, now: float) -> list[Effect]:
         self._is_asked_for = False
         self._said_last_word = False
-        effects: list[Effect] = [Spawn(), WakeAt(now + self._limits.start_deadline_s), Publish()]
-        return self._move(fact, State.STARTING, effects)
+        # A launcher may first have to warm up a zygote; `born` sets the deadline of the process itself.
+        limits = self._limits
+        overdue = now + limits.zygote_ready_s + limits.start_deadline_s
+        return self._move(fact, State.STARTING, [Spawn(), WakeAt(overdue), Publish()])
 
     def _close(self, fact: str, reason: str, now: float) -> list[Effect]:
         limits = self._limits

@@ -64,6 +64,11 @@ class LifecycleFacts(RuleBasedStateMachine):
 
     @precondition(lambda self: self.has_process)
     @rule()
+    def born(self) -> None:
+        self.perform(self.life.born(self.now))
+
+    @precondition(lambda self: self.has_process)
+    @rule()
     def ready(self) -> None:
         self.perform(self.life.became_ready(self.now))
 
@@ -82,7 +87,7 @@ class LifecycleFacts(RuleBasedStateMachine):
         self.has_process = False
         self.perform(self.life.exited(cause, self.now))
 
-    @precondition(lambda self: self.has_process and self.life.state in (State.STARTING, State.KILLING))
+    @precondition(lambda self: self.has_process)
     @rule()
     def cannot_start(self) -> None:
         self.has_process = False

@@ -27,8 +27,26 @@ def ready(now: float = 0.0) -> WorkerLifecycle:
 
 def test_the_first_wish_starts_a_process_and_the_second_does_not() -> None:
     life = WorkerLifecycle(LIMITS)
-    assert life.want(10.0) == [Spawn(), WakeAt(10.0 + LIMITS.start_deadline_s), Publish()]
+    launch_s = LIMITS.zygote_ready_s + LIMITS.start_deadline_s
+    assert life.want(10.0) == [Spawn(), WakeAt(10.0 + launch_s), Publish()]
     assert life.want(11.0) == []
+
+
+def test_W16_the_start_deadline_runs_from_the_birth_of_the_process() -> None:
+    life = WorkerLifecycle(LIMITS)
+    life.want(0.0)
+    assert life.born(50.0) == [WakeAt(50.0 + LIMITS.start_deadline_s)]  # the zygote took its time, the worker may too
+    life.became_ready(51.0)
+    assert life.born(52.0) == []  # it was ready before we heard of its birth
+
+
+def test_a_start_that_fails_after_it_was_given_up_ends_the_killing() -> None:
+    life = WorkerLifecycle(LIMITS)
+    life.want(0.0)
+    life.unwant("server shuts down", 1.0)
+    assert life.state is State.KILLING
+    life.not_started("no memory", 2.0)
+    assert life.state is State.ASLEEP
 
 
 def test_W04_a_death_is_followed_at_once_by_a_replacement() -> None:
