@@ -30,6 +30,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     # --- the life of a worker -----------------------------------------------------------------------------------
     zygote_ready_s: float = 60.0  # imports of the agent stack on a slow, cold disk
+    fork_deadline_s: float = 5.0  # a warm zygote forks within milliseconds; later it hangs and is replaced
     start_deadline_s: float = 20.0  # fork to ready, recovery included
     heartbeat_interval_s: float = 0.5
     heartbeat_lost_s: float = 5.0  # no beat from the worker's loop for so long: hung, killed, replaced

@@ -1,7 +1,8 @@
 """The conversation between a supervisor and the zygote, on a SEQPACKET socket: one JSON packet a message.
 
 Any number of supervisors may connect, one after the other or at once. To each new connection the zygote first says
-`ZygoteHello` with the children it has, alive or dead and not yet forgotten, so that a new supervisor misses no exit.
+`ZygoteHello` with the children it has, first those that died and are not yet forgotten, so that a new supervisor
+misses no exit.
 """
 
 import msgspec
@@ -36,7 +37,7 @@ class Forget(Packet, frozen=True, kw_only=True, tag="forget"):
 
 
 class Quit(Packet, frozen=True, kw_only=True, tag="quit"):
-    """End the zygote when it has no living child; refused silently otherwise."""
+    """End the zygote as soon as no child lives; a Fork that comes before takes this back."""
 
 
 class ZygoteHello(Packet, frozen=True, kw_only=True, tag="hello"):

@@ -15,6 +15,7 @@ import resource
 import selectors
 import signal
 import socket
+import stat
 import sys
 import time
 import traceback
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 import msgspec
+import setproctitle
 
 from protocol.limits import DEFAULT_LIMITS, Limits, limits_from_json
 from protocol.spec import EXIT_USAGE, spec_from_bytes
@@ -44,8 +46,12 @@ from worker.preload import preload
 
 ALONE_S = 120.0
 """Without a connection and without children for so long, nobody needs this zygote (unless told to stay)."""
-CHILDREN_NOTED = 1024
+EXITS_KEPT = 256
 """Exits that nobody has acknowledged are kept up to this number, oldest forgotten first."""
+CHILDREN_TOLD = 512
+"""A hello names so many children at most, the dead first: then it surely fits into one packet."""
+_HELD_BACK = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that the zygote handles and a worker must not see with the zygote's handlers."""
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ class Zygote:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._ending_at: float | None = None  # SIGTERM came; when patience ends
-        self._quit = False
+        self._quit = False  # end as soon as no child lives, unless somebody wants one before
         self._alone_since = time.monotonic()
 
     def serve(self) -> int:
@@ -130,12 +136,13 @@ class Zygote:
         self._connections.add(connection)
         self._selector.register(connection, selectors.EVENT_READ)
         self._reap()
-        children = [self._child(pid) for pid in self._children]
+        dead_first = sorted(self._children, key=lambda pid: self._children[pid].status is None)
+        children = [self._child(pid) for pid in dead_first[:CHILDREN_TOLD]]
         self._send(connection, ZygoteHello(pid=os.getpid(), code_version=BULKHEAD_VERSION, children=children))
 
     def _read(self, connection: socket.socket) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(connection, PACKET_MAX_BYTES, 4)
+            data, descriptors = _receive(connection)
         except BlockingIOError:
             return
         except OSError:
@@ -166,7 +173,7 @@ class Zygote:
             # A supervisor that reads nothing gets no more; it learns all of it when it connects again.
             self._drop(connection)
         except OSError:
-            self._drop(connection)
+            pass  # it has left; what it said before (a Quit) is still to be read, and then its end
 
     def _drop(self, connection: socket.socket) -> None:
         if connection in self._connections:
@@ -181,15 +188,20 @@ class Zygote:
             return Forked(request_id=request_id, error="cannot fork: the zygote is ending")
         if len(descriptors) != 1:
             return Forked(request_id=request_id, error="cannot fork: the request carries no spec")
+        self._quit = False  # somebody needs us again
+        # Held back until both sides know who they are: a SIGTERM in between would be handled by the child as if it
+        # were the zygote, or miss a child that is not in the list yet.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
         try:
             pid = os.fork()
+            if pid == 0:
+                self._be_child(descriptors[0])
+            start_ticks = _start_ticks(pid)
+            self._children[pid] = _Known(start_ticks)
         except OSError as error:
             return Forked(request_id=request_id, error=f"cannot fork: {error}")
-        if pid == 0:
-            self._be_child(descriptors[0])
-        start_ticks = _start_ticks(pid)
-        self._children[pid] = _Known(start_ticks)
-        self._forget_oldest()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         return Forked(request_id=request_id, pid=pid, start_ticks=start_ticks)
 
     def _be_child(self, spec_descriptor: int) -> None:
@@ -197,8 +209,9 @@ class Zygote:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in _HELD_BACK:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
             os.setsid()
             self._selector.close()
             for connection in self._connections:
@@ -230,10 +243,11 @@ class Zygote:
             if pid == 0:
                 return
             known = self._children.get(pid)
-            if known is None:
-                continue  # an orphan of a dead worker: it only had to be reaped
+            if known is None or known.status is not None:
+                continue  # an orphan of a dead worker, perhaps with a dead worker's pid: it only had to be reaped
             known.status = status
             known.max_rss_bytes = usage.ru_maxrss * 1024
+            self._forget_oldest()
             exited = Exited(child=self._child(pid))
             for connection in list(self._connections):
                 self._send(connection, exited)
@@ -243,16 +257,23 @@ class Zygote:
         return Child(pid=pid, start_ticks=known.start_ticks, status=known.status, max_rss_bytes=known.max_rss_bytes)
 
     def _forget_oldest(self) -> None:
-        if len(self._children) <= CHILDREN_NOTED:
-            return
-        for pid, known in list(self._children.items()):
-            if known.status is not None:
-                del self._children[pid]
-                return
+        dead = [pid for pid, known in self._children.items() if known.status is not None]
+        for pid in dead[:-EXITS_KEPT]:
+            del self._children[pid]
 
 
 def _note(number: int, frame: FrameType | None) -> None:
     """The wake-up descriptor does the work; a handler must exist for it to be written."""
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """One packet and its descriptors. Raises OSError."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(connection, PACKET_MAX_BYTES, 4)
+    except ConnectionResetError:
+        # The peer closed with something unread; the kernel says so first, and what it had sent before comes after.
+        data, descriptors, _, _ = socket.recv_fds(connection, PACKET_MAX_BYTES, 4)
+    return data, descriptors
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
@@ -273,6 +294,8 @@ def bind(path: str) -> socket.socket:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
+            if not stat.S_ISSOCK(os.stat(path).st_mode):
+                raise OSError(errno.EEXIST, f"cannot listen on {path}: it is no socket; remove it") from None
             os.unlink(path)
         else:
             raise OSError(errno.EADDRINUSE, f"cannot listen on {path}: another zygote does")
@@ -316,6 +339,7 @@ def main() -> int:
     except OSError as error:
         print(f"{error}", file=sys.stderr)
         return EXIT_USAGE
+    setproctitle.setproctitle(f"bulkhead zygote {options.socket}")
     preload()
     notify_ready()
     print("zygote ready", flush=True)

@@ -94,7 +94,11 @@ class LocalLauncher:
         def work() -> int:
             return containment.sweep(workspace_id, keep=keep, within_s=self._limits.kill_deadline_s)
 
-        count = await loop.run_in_executor(self._threads, work)
+        try:
+            count = await loop.run_in_executor(self._threads, work)
+        except OSError as error:  # out of descriptors: /proc cannot be listed (H02)
+            self._log.error("leftovers not looked for", extra=fields(workspace=workspace_id, reason=error))
+            return 0
         if count:
             self._log.info("leftovers ended", extra=fields(workspace=workspace_id, processes=count))
         return count

@@ -1,11 +1,17 @@
-"""Our end of the zygote's socket: fork requests, exit reports, and a new zygote when it died."""
+"""Our end of the zygote's socket: fork requests, exit reports, and a new zygote when it died or hangs.
+
+A zygote that cannot be had costs time only: `ready` says so at once, the launcher starts workers the plain way, and
+the next zygote is tried after a delay that grows.
+"""
 
 import asyncio
 import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +41,7 @@ from protocol.zygote import (
 _POLL_S = 0.01
 _RETRY_S_MAX = 60.0
 _EXITS_KEPT = 1024
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _TITLE_ROOM = "." * 160
 _PLACEHOLDER = "-" * 40
 """Room in the zygote's environment for the marker of a forked worker (worker/birth.py knows the same)."""
@@ -61,15 +68,18 @@ class ZygoteLink:
         self._exits: dict[tuple[int, int], Child] = {}
         self._exit_waiters: dict[tuple[int, int], asyncio.Future[Child]] = {}
         self._closed = False
-        self._failures = 0  # zygotes in a row that died before they were warm
-        self._not_before = 0.0
+        self._failures = 0  # zygotes in a row that did not do
+        self._not_before = 0.0  # when the next may be tried
+        self._hung_pid: int | None = None  # did not answer; trusted again when it says hello
 
     @property
     def pid(self) -> int | None:
         """The zygote's pid, once it has said hello."""
-        if self._hello is not None and self._hello.done():
-            return self._hello.result().pid
-        return None
+        return self._hello.result().pid if self._is_warm and self._hello is not None else None
+
+    @property
+    def _is_warm(self) -> bool:
+        return self._hello is not None and self._hello.done()
 
     def join(self) -> None:
         """Begin to connect, starting a zygote if there is none; does not wait."""
@@ -78,8 +88,9 @@ class ZygoteLink:
 
     async def ready(self) -> None:
         """Wait until the zygote forks on request. Raises Unavailable when it is not to be had now."""
-        if self._connection is None and self._clock.now() < self._not_before:
-            raise Unavailable("cannot fork a worker: the zygote keeps dying", code="worker_failed")
+        is_hung = self._connection is not None and _peer_pid(self._connection) == self._hung_pid
+        if not self._is_warm and (is_hung or self._clock.now() < self._not_before):
+            raise Unavailable("cannot fork a worker: the last zygote died or hung", code="worker_failed")
         self.join()
         try:
             async with asyncio.timeout(self._limits.zygote_ready_s):
@@ -89,6 +100,7 @@ class ZygoteLink:
                     raise Unavailable("cannot fork a worker: there is no zygote", code="worker_failed")
                 await asyncio.shield(self._hello)
         except TimeoutError as error:
+            self._end_hung()
             message = f"cannot fork a worker: no zygote within {self._limits.zygote_ready_s} s"
             raise Unavailable(message, code="worker_failed") from error
 
@@ -99,10 +111,10 @@ class ZygoteLink:
         self._forks[request_id] = answer
         try:
             self._send(Fork(request_id=request_id), spec_descriptor)
-            async with asyncio.timeout(self._limits.start_deadline_s):
+            async with asyncio.timeout(self._limits.fork_deadline_s):
                 forked = await answer
         except TimeoutError as error:
-            self._lost("it does not answer")  # stopped or hung: the next request gets another one (S15)
+            self._end_hung()  # the next request gets another one (S15)
             raise Unavailable("cannot fork a worker: the zygote does not answer", code="worker_failed") from error
         finally:
             self._forks.pop(request_id, None)
@@ -134,7 +146,7 @@ class ZygoteLink:
         if end_zygote and self._may_spawn:
             with contextlib.suppress(Unavailable):
                 self._send(Quit())
-            if self._process is not None and self._hello is not None and not self._hello.done():
+            if self._process is not None and not self._is_warm:
                 self._process.terminate()  # still importing: nobody would read our packet for seconds
         await self._tasks.close()
         self._drop()
@@ -153,18 +165,31 @@ class ZygoteLink:
     async def _join(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._not_before - self._clock.now()))
-        deadline = loop.time() + self._limits.zygote_ready_s
+        # One that we start is watched while it starts; of another's we only see that nobody listens.
+        patience_s = self._limits.zygote_ready_s if self._may_spawn else self._limits.fork_deadline_s
+        deadline = loop.time() + patience_s
+        is_ours = False
         while loop.time() < deadline:
             connection = self._connect()
-            if connection is not None:
+            if connection is not None and self._may_spawn and _peer_pid(connection) == self._hung_pid:
+                connection.close()  # we killed it, and it is not gone yet
+            elif connection is not None:
                 self._connection = connection
                 self._hello = loop.create_future()
                 loop.add_reader(connection, self._readable, connection)
                 return
             if self._may_spawn and (self._process is None or self._process.poll() is not None):
-                self._spawn()
+                if is_ours:  # it died before it could even listen, and so would the next one
+                    self._failed("it ended before it listened")
+                    return
+                try:
+                    self._spawn()
+                except OSError as error:
+                    self._failed(str(error))
+                    return
+                is_ours = True
             await asyncio.sleep(_POLL_S)  # nothing tells that a socket file appears
-        self._log.error("no zygote", extra=fields(socket=self._socket_path))
+        self._failed(f"nobody listens on {self._socket_path}")
 
     def _connect(self) -> socket.socket | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -177,8 +202,7 @@ class ZygoteLink:
 
     def _spawn(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "NOTIFY_"))}
-        # One malloc arena: each thread of a worker would otherwise touch one of its own.
-        environment.update({MARKER: _PLACEHOLDER, "SPT_NOENV": "1", "MALLOC_ARENA_MAX": "1"})
+        environment.update({MARKER: _PLACEHOLDER, "SPT_NOENV": "1"})
         command = [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(self._socket_path)]
         command += ["--title-room", _TITLE_ROOM]
         log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -234,7 +258,9 @@ class ZygoteLink:
                             self._exited(child)
                     if self._hello is not None and not self._hello.done():
                         self._hello.set_result(packet)
+                    self._hung_pid = None
                 case Forked():
+                    self._failures = 0
                     waiting = self._forks.get(packet.request_id)
                     if waiting is not None and not waiting.done():
                         waiting.set_result(packet)
@@ -254,14 +280,28 @@ class ZygoteLink:
         """The zygote is gone. Its workers live on; the next fork finds or starts another one."""
         if self._connection is None:
             return
-        is_warm = self._hello is not None and self._hello.done()
-        self._failures = 0 if is_warm else self._failures + 1
-        # One that dies before it is warm will do so again: no spin (S16), plain starts meanwhile.
-        self._not_before = self._clock.now() + (0.0 if is_warm else min(_RETRY_S_MAX, 0.5 * 2**self._failures))
-        self._log.warning("zygote lost", extra=fields(reason=why, log=self._log_path))
+        self._failed(why)
         self._drop()
         if not self._closed:
             self.join()
+
+    def _failed(self, why: str) -> None:
+        """The next one is tried at once; if that forks nothing either, ever later: no spin (S16)."""
+        delay_s = min(_RETRY_S_MAX, 0.5 * 2**self._failures) if self._failures else 0.0
+        self._failures += 1
+        self._not_before = self._clock.now() + delay_s
+        told = fields(reason=why, log=self._log_path, failures=self._failures, again_in_s=delay_s)
+        self._log.warning("zygote lost", extra=told)
+
+    def _end_hung(self) -> None:
+        """It is stopped or stuck. Ours is killed, for it would keep the socket's name; another's is left alone."""
+        pid = 0 if self._connection is None else _peer_pid(self._connection)
+        if pid and self._may_spawn:
+            # Alive, or our connection would have ended: the pid cannot mean anybody else by now.
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        self._hung_pid = pid or None
+        self._lost("it does not answer")
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -275,3 +315,9 @@ class ZygoteLink:
         for waiting in self._forks.values():
             if not waiting.done():
                 waiting.set_result(Forked(request_id="", error="cannot fork a worker: the zygote died"))
+
+
+def _peer_pid(connection: socket.socket) -> int:
+    """The process that listens at the other end, by the kernel's word; 0 for one that we cannot see."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[0])
