@@ -44,7 +44,7 @@ async def test_T02_the_shell_exits_and_a_child_keeps_its_pipe(house: House) -> N
 async def test_T03_a_daemon_ends_with_its_run(house: House) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
-    daemon = f"setsid sh -c '(sleep 1000 > /dev/null 2>&1 & echo $! > {pipe.path}) &' > /dev/null 2>&1; echo started"
+    daemon = f"setsid sh -c '(sleep 1000 > /dev/null 2>&1 & echo $! > {pipe.path})' > /dev/null 2>&1; echo started"
     run, children = await room.tool_running(daemon, pipe)
     await room.ended(run)
     for child in children:  # often none: the daemon was found in the moment of its birth
