@@ -49,7 +49,8 @@ _ROWS = (
     Operation("agent.update", is_safe=True),
     Operation("agent.session", is_safe=True),
     Operation("agent.default_small_model", is_safe=True),
-    # permissions
+    Operation("agent.summarize", is_safe=False, within_s=3600.0, is_bound=True),  # args sid; answers when it is done
+    # permissions and questions
     Operation("permissions.get_skip", is_safe=True),
     Operation("permissions.set_skip", is_safe=True),
     Operation("permissions.grant", is_safe=True),

@@ -36,6 +36,7 @@ from worker.operations.replies import Replies
 from worker.operations.services import ServiceOperations
 from worker.operations.sessions import SessionOperations
 from worker.operations.shell import ShellOperations
+from worker.operations.summary import SummaryOperations
 from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
 from worker.runs.dispatcher import Dispatcher
@@ -162,6 +163,7 @@ class Worker:
             SessionOperations(dispatcher, database, limits=limits, clock=clock, random=self._random),
             WorkspaceOperations(database, equipment, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, equipment),
+            SummaryOperations(dispatcher, database, equipment),
             PermissionOperations(equipment),
             ConfigOperations(equipment, database, workspace_id=spec.workspace_id),
             FileOperations(database, workspace=Path(spec.path), limits=limits, clock=clock),

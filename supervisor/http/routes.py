@@ -76,6 +76,7 @@ ROUTES: tuple[Route, ...] = (
     _to("prompt.count", "GET", "/agent/sessions/{sid}/prompts/queued"),
     _to("prompt.list", "GET", "/agent/sessions/{sid}/prompts/list"),
     _to("prompt.clear", "POST", "/agent/sessions/{sid}/prompts/clear"),
+    _to("agent.summarize", "POST", "/agent/sessions/{sid}/summarize"),
     _to("agent.default_small_model", "GET", "/agent/default-small-model", provider_id="provider_id"),
     _to("run.list", "GET", "/runs", session_id="session_id", limit="limit"),
     _to("run.get", "GET", "/runs/{run}"),

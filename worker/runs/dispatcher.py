@@ -24,7 +24,7 @@ from worker.runs.ending import CANCELLED, CLOSED, Ending, Remains, Verdict
 from worker.runs.lane import CancelActive, Counter, Drop, Effect, End, Fold, Lane, Start, Ticket
 from worker.runs.runner import Runner, Tools, TurnMaker
 from worker.runs.transcript import StoredTranscript
-from worker.store import runs, sessions
+from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.runs import StoredRun
 
@@ -178,6 +178,50 @@ class Dispatcher:
         runs.accept(transaction.connection, run)
         return True
 
+    async def summarize(self, session_id: str) -> StoredRun | None:
+        """Summarise a session in a run of its own and wait for its end; None when nothing was said in it.
+
+        A caller that is cancelled cancels the run. Raises NotFound `session_unknown`, Conflict (`busy`,
+        `workspace_closing`), LimitReached `storage_full`, Unavailable.
+        """
+        run_id = RunId(new_uuid(self._random))
+        exists, has_any = await self._database.read(
+            lambda connection: (sessions.exists(connection, session_id), messages.has_any(connection, session_id))
+        )
+        if not exists:
+            raise NotFound(f"cannot find session {session_id!r}", code="session_unknown")
+        if not has_any:
+            return None
+        if not self._drain.is_open:
+            raise Conflict("cannot summarise: the workspace is closing", code="workspace_closing")
+        # From here to the place in the lane nothing waits, so nobody comes between.
+        lane = self._lane(SessionId(session_id))
+        if not lane.is_empty:
+            raise Conflict("cannot summarise: the session is busy; wait for its run or cancel it", code="busy")
+        ticket = lane.accept(run_id)
+        run = StoredRun(
+            id=run_id,
+            session_id=session_id,
+            accept_seq=ticket.sequence,
+            prompt="",
+            keyed=True,
+            kind=runs.SUMMARY,
+            deaths=1,
+            accepted_at_ms=int(self._clock.wall() * 1000),
+        )
+        try:
+            work = self._accept(lane, ticket, run)
+            within_s = 2 * self._limits.storage_job_s
+            await settle(work, owner=self._owner, within_s=within_s, name=f"accept-{run_id}")
+            while run_id in self._runs:
+                await self._change()
+        except asyncio.CancelledError:
+            current = self._lanes.get(lane.session_id)  # another one when this run was the last of the old
+            if current is not None:
+                self._perform(current, current.cancel_run(run_id))
+            raise
+        return await self._database.read(lambda connection: runs.get(connection, run_id))
+
     def resume(self, waiting: list[StoredRun]) -> None:
         """Line up the runs that an earlier worker accepted and did not start, in their old order."""
         for run in waiting:
@@ -269,7 +313,7 @@ class Dispatcher:
             run,
             database=self._database,
             show=self._show,
-            fold=lambda: self._fold(lane),
+            fold=lambda: self._fold(lane) if run.kind != runs.SUMMARY else [],
             owner=self._owner,
             limits=self._limits,
             clock=self._clock,

@@ -120,7 +120,9 @@ class Scribe:
 
     def complete(self, transaction: Transaction, run: StoredRun, last: Message, folded: Sequence[str]) -> None:
         """The turn is done; `last` is its finished row, not stored yet. Folded runs end with it."""
-        if sessions.exists(transaction.connection, run.session_id):
+        if run.kind == runs.SUMMARY:
+            self._summarized(transaction, run, last)
+        elif sessions.exists(transaction.connection, run.session_id):
             self._change(transaction, run, last)
             session = sessions.get(transaction.connection, run.session_id)
             title = session.title if session is not None else ""
@@ -142,6 +144,9 @@ class Scribe:
         Nothing that is finished is written again (W-04). A run without a user row gets one, so that the history shows
         what was asked.
         """
+        if run.kind == runs.SUMMARY:
+            self._close_summary(transaction, run, verdict, remains)
+            return
         connection = transaction.connection
         message_id = text = ""
         if sessions.exists(connection, run.session_id):
@@ -157,6 +162,35 @@ class Scribe:
             event = AgentEvent(type="error", error=verdict.error, run_id=run.id, session_id=run.session_id)
             transaction.emit("agent_event", "created", event, session_id=run.session_id, run_id=run.id, key=event.type)
         self._end(transaction, run, verdict.outcome, verdict.cause, message_id, text, verdict.error, folded)
+
+    def _summarized(self, transaction: Transaction, run: StoredRun, last: Message) -> None:
+        """The conversation begins with this row from now on; nobody is told that the agent finished, for it did not."""
+        session_id = run.session_id
+        if sessions.exists(transaction.connection, session_id):
+            self._change(transaction, run, last)
+            sessions.summarized(transaction.connection, session_id, last.id, self._now())
+            self._tell_session(transaction, run)
+
+    def _close_summary(self, transaction: Transaction, run: StoredRun, verdict: Verdict, remains: Remains) -> None:
+        """A half summary is worth nothing: its row goes, or says why there is none when the model failed."""
+        connection = transaction.connection
+        message_id = ""
+        told = messages.of_run(connection, run.session_id, run.id)
+        if verdict.outcome == "failed" and told:
+            message_id = self._close_rows(transaction, run, verdict, remains, told).id
+        else:
+            for row in told:
+                messages.remove(connection, row, self._now())
+                gone = replace(row, parts=[])
+                transaction.emit("message", "deleted", gone, session_id=run.session_id, run_id=run.id, key=row.id)
+        if remains.usage is not None and sessions.exists(connection, run.session_id):
+            account(transaction, run.session_id, remains.usage, self._now())
+        self._end(transaction, run, verdict.outcome, verdict.cause, message_id, "", verdict.error, ())
+
+    def _tell_session(self, transaction: Transaction, run: StoredRun) -> None:
+        session = sessions.get(transaction.connection, run.session_id)
+        if session is not None:
+            transaction.emit("session", "updated", session, session_id=run.session_id, run_id=run.id)
 
     def drop(self, transaction: Transaction, run: StoredRun, verdict: Verdict = CANCELLED) -> None:
         """The run never had a turn and writes no messages."""

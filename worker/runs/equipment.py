@@ -19,6 +19,7 @@ from protocol.shapes.message import ToolCallData
 from protocol.shapes.provider import SelectedModel
 from protocol.spec import WorkerSpec
 from worker.agent.instructions import compose, gather
+from worker.agent.summary import SummaryTurn
 from worker.agent.turn import Turn
 from worker.config.edit import edit_file, file_of
 from worker.config.files import Object
@@ -27,7 +28,7 @@ from worker.models.build import Models
 from worker.permissions.rules import Rules
 from worker.runs.ending import Author
 from worker.runs.transcript import StoredTranscript
-from worker.store.runs import StoredRun
+from worker.store.runs import SUMMARY, StoredRun
 from worker.tools.child import Children
 from worker.tools.tool import FileLedger, ToolContext
 from worker.tools.toolbox import Toolbox, build_toolbox
@@ -119,11 +120,19 @@ class Equipment:
         selected = self.outfit.config.models.get("large")
         return Author(selected.model, selected.provider) if selected is not None else Author()
 
-    async def make_turn(self, run: StoredRun, transcript: StoredTranscript) -> Turn:
+    async def make_turn(self, run: StoredRun, transcript: StoredTranscript) -> Turn | SummaryTurn:
         """A turn with the outfit of this moment. Raises BadInput for a model that cannot be used."""
         if self.problem is not None:
             raise self.problem
         outfit = self.outfit
+        if run.kind == SUMMARY:
+            return SummaryTurn(
+                model=outfit.models.large(),
+                transcript=transcript,
+                limits=self._limits,
+                clock=self._clock,
+                log=self._log,
+            )
         workspace = Path(self._spec.path)
         env = {**self._spec.env, **outfit.config.env}
         today = date.fromtimestamp(self._clock.wall())

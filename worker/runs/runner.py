@@ -18,6 +18,7 @@ from protocol.errors import BulkheadError
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from protocol.shapes.message import Message
+from worker.agent.summary import as_told, summary_request
 from worker.agent.turn import Leftover, TurnResult
 from worker.models.client import ModelFailure
 from worker.runs import rows
@@ -143,7 +144,10 @@ class Runner:
             session = sessions.get(connection, run.session_id)
             if session is None:
                 return None
-            told = messages.history(connection, run.session_id, session.summary_message_id)
+            told = as_told(messages.history(connection, run.session_id, session.summary_message_id))
+            told = told[-tools.limits.history_max_messages :]
+            if run.kind == runs.SUMMARY:
+                return [*told, summary_request(run.session_id, session.todos)]
             messages.create(connection, row, run_id=run.id)
             transaction.emit("message", "created", row, session_id=run.session_id, run_id=run.id, key=row.id)
             title = rows.title_from(run.prompt)
@@ -151,7 +155,7 @@ class Runner:
                 named = sessions.get(connection, run.session_id)
                 assert named is not None
                 transaction.emit("session", "updated", named, session_id=run.session_id)
-            return [*told[-tools.limits.history_max_messages :], row]
+            return [*told, row]
 
         return await tools.database.write(job)
 

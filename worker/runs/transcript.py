@@ -1,9 +1,9 @@
 """The rows of one run while it works: forced writes with a number, pictures in between (agent-behaviour.md 4.3).
 
 A growing message is shown at once and then at most every `picture_interval_s`, a very long one less often; each
-picture is stored as well, at the same pace, without an event of its own. What must not be lost (a new tool call, the end of reasoning, a finish) is
-written before `update` returns, with a numbered event. The finish that ends the whole turn is kept back: it is
-written by the run's end, in the same transaction as the terminal event.
+picture is stored as well, at the same pace, without an event of its own. What must not be lost (a new tool call, the
+end of reasoning, a finish) is written before `update` returns, with a numbered event. The finish that ends the whole
+turn is kept back: it is written by the run's end, in the same transaction as the terminal event.
 
 Order: the database takes jobs in the order of their submission, so a buffered write can never overtake a later forced
 one; and no picture is shown once a forced write of the same message was submitted.
@@ -78,6 +78,8 @@ class StoredTranscript:
             provider=provider,
             now=self._now(),
         )
+        if self._run.kind == runs.SUMMARY:
+            row = replace(row, is_summary_message=True)
 
         def job(transaction: Transaction) -> None:
             self._create(transaction, row, self._run.id)

@@ -1,7 +1,7 @@
 """The statements of the messages table. The order of a conversation is `seq`, never the clock (W-23)."""
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from protocol.shapes.message import Message, Part
 from worker.store import sessions
@@ -19,6 +19,8 @@ _UPDATE = (
         updated_at=bindparam("now"),
     )
 )
+_DELETE = delete(MESSAGES).where(_C.id == bindparam("mid"))
+_ANY = select(_C.id).where(_C.session_id == bindparam("sid")).limit(1)
 _GET = select(MESSAGES).where(_C.id == bindparam("mid"))
 _OF_SESSION = select(MESSAGES).where(_C.session_id == bindparam("sid")).order_by(_C.seq)
 _FROM = (
@@ -68,6 +70,17 @@ def change(connection: Connection, message: Message) -> None:
             "now": message.updated_at,
         },
     )
+
+
+def remove(connection: Connection, message: Message, now: int) -> None:
+    """Delete a row and count it no more."""
+    connection.execute(_DELETE, {"mid": message.id})
+    sessions.count_message_less(connection, message.session_id, now)
+
+
+def has_any(connection: Connection, session_id: str) -> bool:
+    """Was anything said in this session?"""
+    return connection.execute(_ANY, {"sid": session_id}).first() is not None
 
 
 def get(connection: Connection, message_id: str) -> Message | None:

@@ -9,6 +9,9 @@ from protocol.shapes.agent import Run, RunOutcome, RunState
 from protocol.shapes.message import Attachment
 from worker.store.schema import RUNS
 
+SUMMARY = "summary"
+"""The kind of a run that summarises its session; it has no prompt and no user row."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:

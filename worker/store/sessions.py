@@ -34,7 +34,9 @@ _ACCOUNT = _MINE.values(
     cost=_C.cost + bindparam("more_cost"),
     updated_at=bindparam("now"),
 )
+_SUMMARIZED = _MINE.values(summary_message_id=bindparam("mid"), prompt_tokens=0, updated_at=bindparam("now"))
 _COUNT = _MINE.values(message_count=_C.message_count + 1, updated_at=bindparam("now"))
+_COUNT_LESS = _MINE.values(message_count=_C.message_count - 1, updated_at=bindparam("now"))
 _DELETE = delete(SESSIONS).where(_C.id == bindparam("sid"))
 _DELETE_READS = delete(READ_FILES).where(READ_FILES.c.session_id == bindparam("sid"))
 
@@ -114,6 +116,16 @@ def account(
 def count_message(connection: Connection, session_id: str, now: int) -> None:
     """One message more."""
     connection.execute(_COUNT, {"sid": session_id, "now": now})
+
+
+def count_message_less(connection: Connection, session_id: str, now: int) -> None:
+    """One message less."""
+    connection.execute(_COUNT_LESS, {"sid": session_id, "now": now})
+
+
+def summarized(connection: Connection, session_id: str, message_id: str, now: int) -> None:
+    """What the model is told begins with this message from now on."""
+    connection.execute(_SUMMARIZED, {"sid": session_id, "mid": message_id, "now": now})
 
 
 def remove(connection: Connection, session_id: str) -> None:
