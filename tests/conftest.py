@@ -37,7 +37,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = pyfuncitem._fixtureinfo.argnames
-    values = {name: pyfuncitem.funcargs[name] for name in names}
+    values: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in names}
 
     async def story() -> None:
         async with contextlib.AsyncExitStack() as stack:

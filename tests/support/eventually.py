@@ -3,21 +3,19 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 POLL_S = 0.01
 
 
 async def eventually(
-    check: Callable[[], T | Awaitable[T]],
+    check: Callable[[], Any],
     *,
     within_s: float = 5.0,
     what: str = "",
     state: Callable[[], object] | None = None,
-) -> T:
-    """The first true value that `check` gives, asked every 10 ms. AssertionError with the whole `state` after
+) -> Any:
+    """The first true value that `check` (plain or async) gives, asked every 10 ms. AssertionError with the whole `state` after
     `within_s` seconds. For facts without an event only; where there is one, wait for it."""
     deadline = time.monotonic() + within_s
     while True:

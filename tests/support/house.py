@@ -285,8 +285,10 @@ class House:
                 continue
             await process.kill()
             process.close()
-        for held in [*self._held, *self._pipes]:
-            held.close()
+        for process in self._held:
+            process.close()
+        for pipe in self._pipes:
+            pipe.close()
 
     def _logs(self) -> list[Path]:
         return sorted((self.server.runtime_dir / "workers").glob("*.log"))

@@ -42,7 +42,18 @@ class Manager:
         skip_unless_possible()
         self._write_units()
         names = ("--pid", "--mount", "--cgroup", "--uts", "--ipc")
-        command = ["unshare", "--fork", *names, "--kill-child", "--mount-proc", "sh", "-c", BOOT, "boot", self._units]
+        command = [
+            "unshare",
+            "--fork",
+            *names,
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            BOOT,
+            "boot",
+            str(self._units),
+        ]
         with self._log_path.open("wb") as log:
             self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         popen = self._popen

@@ -54,11 +54,11 @@ class Process:
     async def gone(self, within_s: float = 5.0) -> None:
         """Returns when the process has ended: its pidfd is readable."""
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        loop.add_reader(self._fd, lambda: ended.done() or ended.set_result(None))
+        ended = asyncio.Event()
+        loop.add_reader(self._fd, ended.set)
         try:
             async with asyncio.timeout(within_s):
-                await ended
+                await ended.wait()
         except TimeoutError:
             raise AssertionError(
                 f"process {self.pid} does not end within {within_s} s; it is in state {self.state!r}: {title(self.pid)}"
