@@ -175,6 +175,7 @@ class Worker:
                 children,
                 workspace=Path(spec.path),
                 env=spec.env,
+                is_open=lambda: self._drain.is_open,
                 limits=limits,
                 clock=clock,
                 random=self._random,

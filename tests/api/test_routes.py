@@ -324,7 +324,7 @@ async def test_a_project_is_offered_its_context_file_once(house: House) -> None:
 
 
 async def test_a_shell_command_is_answered_stored_and_told(house: House) -> None:
-    room = await house.room(env=["MINE=yes", "BULKHEAD_X=no", "strange"])
+    room = await house.room(env=["MINE=yes", "BULKHEAD_X=no", "strange", "=x", "NUL=\0"])
     command = 'echo "$MINE$BULKHEAD_X $FORCE_COLOR $COLUMNS"; pwd; echo wrong >&2; exit 3'
     path = f"/agent/sessions/{room.session}/shell"
     result = (await ask(room, "POST", path, {"command": command, "term_width": 70})).expect(200).json()
@@ -337,6 +337,10 @@ async def test_a_shell_command_is_answered_stored_and_told(house: House) -> None
     unknown = (await ask(room, "POST", "/agent/sessions/none/shell", {"command": "echo hi"})).expect(200).json()
     assert unknown == {"output": "hi", "exit_code": 0}
     assert len((await ask(room, "GET", "/messages/user")).json()) == 1
+    long = {"command": f"echo {'x' * 200_000}"}
+    assert (await ask(room, "POST", path, long)).expect(413).code == "too_large"
+    slow = (await ask(room, "POST", path, {"command": "kill -9 $$"})).expect(200).json()
+    assert slow["exit_code"] == 137
     await room.works()
 
 

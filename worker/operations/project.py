@@ -55,7 +55,7 @@ class ProjectOperations:
         try:
             needed = await asyncio.to_thread(needs_init, self._workspace, self._data_dir)
         except OSError as error:
-            raise Unavailable(f"cannot look at the workspace: {error.strerror}", status=500, retryable=False) from None
+            raise Unavailable(f"cannot look at the workspace: {error.strerror}", retryable=False) from None
         return Response(msgspec.json.encode(NeedsInit(needs_init=needed)))
 
     async def init(self, request: Request) -> Response:
@@ -63,7 +63,7 @@ class ProjectOperations:
         try:
             await asyncio.to_thread((self._data_dir / MARK).touch, 0o600)
         except OSError as error:
-            raise Unavailable(f"cannot mark the project: {error.strerror}", status=500, retryable=False) from None
+            raise Unavailable(f"cannot mark the project: {error.strerror}", retryable=False) from None
         return Response()
 
     async def init_prompt(self, request: Request) -> Response:

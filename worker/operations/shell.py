@@ -3,15 +3,16 @@
 It ends when its caller leaves, with everything that it started.
 """
 
+import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from protocol.base.clock import Clock
-from protocol.errors import BadInput, Unavailable
+from protocol.errors import BadInput, Conflict, Unavailable
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from protocol.shapes.services import ShellResult, ShellWish
@@ -40,16 +41,18 @@ class ShellOperations:
         *,
         workspace: Path,
         env: Mapping[str, str],
+        is_open: Callable[[], bool],
         limits: Limits,
         clock: Clock,
         random: RandomSource,
     ) -> None:
-        """`env` is the worker's own environment."""
+        """`env` is the worker's own environment; `is_open` says whether this worker still begins anything."""
         self._equipment = equipment
         self._database = database
         self._children = children
         self._workspace = workspace
         self._env = env
+        self._is_open = is_open
         self._limits = limits
         self._clock = clock
         self._random = random
@@ -62,6 +65,8 @@ class ShellOperations:
         wish = read(request.body, ShellWish)
         if not wish.command.strip() or "\0" in wish.command:
             raise BadInput("cannot run: `command` must be a text that is not empty and has no NUL characters")
+        if not self._is_open():
+            raise Conflict("cannot run: the workspace is closing", code="workspace_closing")
         result = await self._executed(wish, self._environment(request.args.get("env", ""), wish.term_width))
         await self._remember(request.args.get("sid", ""), wish.command, result)
         return Response(msgspec.json.encode(result))
@@ -71,7 +76,7 @@ class ShellOperations:
         env = {**self._env, **self._equipment.outfit.config.env}
         for pair in msgspec.json.decode(sent, type=list[str]) if sent else ():
             name, is_pair, value = pair.partition("=")
-            if is_pair and name and "\0" not in pair:
+            if is_pair:
                 env[name] = value
         env = {**user_environment(env), **COLOURS}
         if 0 < width <= WIDTH_MAX:
@@ -90,9 +95,9 @@ class ShellOperations:
             finally:
                 await child.end()
         except OSError as error:
-            raise Unavailable(
-                f"cannot run: the shell does not start: {error.strerror}", status=500, retryable=False
-            ) from None
+            if error.errno == errno.E2BIG:
+                raise BadInput("cannot run: the command is too long; write it into a file", code="too_large") from None
+            raise Unavailable(f"cannot run: the shell does not start: {error.strerror}", retryable=False) from None
         parts = [child.stdout.text().rstrip("\n"), child.stderr.text().rstrip("\n")]
         if code is None:
             parts.append(f"ended because it took longer than {limits.tool_max_s:g} s")

@@ -46,12 +46,21 @@ def tool_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def user_environment(env: Mapping[str, str]) -> dict[str, str]:
     """The environment of a command that the user runs: his own, without what is ours or the service manager's."""
-    return {name: value for name, value in env.items() if name not in REMOVED and not name.startswith("BULKHEAD")}
+    return {
+        name: value
+        for name, value in env.items()
+        if name not in REMOVED and not name.startswith("BULKHEAD") and _is_possible(name, value)
+    }
 
 
 def markers(env: Mapping[str, str]) -> dict[str, str]:
     """What every child of a worker inherits, so that what a worker or a test left behind is found."""
     return {name: value for name, value in env.items() if name == MARKER or name.startswith("BULKHEAD_TEST_")}
+
+
+def _is_possible(name: str, value: str) -> bool:
+    """Could the kernel take it? A configuration may say anything."""
+    return bool(name) and "=" not in name and "\0" not in name + value
 
 
 def _may_pass(name: str) -> bool:
