@@ -222,6 +222,7 @@ async def test_changes_are_written_used_and_told(house: House) -> None:
     for path in (state_file, own_file):
         assert path.stat().st_mode & 0o777 == 0o600
     config = await read_config(room)
+    assert config["recent_models"] == {"large": [MODEL]}
     assert config["options"]["notifications"] == "bell"
     assert config["options"]["tui"]["compact_mode"] is True
     assert config["models"]["large"] == MODEL

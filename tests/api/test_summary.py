@@ -131,3 +131,13 @@ async def test_a_worker_that_dies_takes_the_half_summary_with_it(house: House) -
     runs = (await room.client.get(f"/v1/workspaces/{room.id}/runs")).expect(200).json()
     assert [run["outcome"] for run in runs] == ["interrupted", "completed"]
     await room.works()
+
+
+async def test_a_summary_that_had_not_begun_is_done_by_the_next_worker(house: House) -> None:
+    room = await told(house)
+    house.failpoints.arm("run.before_start", "kill", workspace=room.id)
+    assert (await summarize(room)).expect(503).code == "worker_lost"
+    await (await house.provider.next_call()).reply("the word is apple")
+    await room.watcher.wait(lambda e: e.kind == "session" and bool(e.payload["summary_message_id"]), what="the summary")
+    assert [texts(message) for message in await room.messages()][-1] == "the word is apple"
+    await room.works()

@@ -14,13 +14,14 @@ from msgspec.structs import replace
 
 from protocol.errors import BadInput
 from protocol.shapes.provider import ProviderConfig, SelectedModel
+from worker.config.edit import RECENT_MAX
 from worker.config.expand import Run, shell_runner
 from worker.config.files import Object, read_layers
 from worker.config.resolve import resolve
 
 MASK = "***"
 _SECRET_NAME = re.compile(r"key|token|secret|auth|password|cookie", re.IGNORECASE)
-_WIRE_OBJECTS = ("mcp", "lsp", "tools", "hooks", "env", "recent_models")
+_WIRE_OBJECTS = ("mcp", "lsp", "tools", "hooks", "env")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +84,9 @@ class Config:
             value = self.raw.get(key)
             if isinstance(value, dict):
                 wire[key] = _masked_tree(value, is_secret=key == "env")
+        recent = self.raw.get("recent_models")
+        if isinstance(recent, dict):
+            wire["recent_models"] = {kind: _recent(found) for kind, found in recent.items() if isinstance(found, list)}
         return msgspec.json.encode(wire)
 
 
@@ -129,6 +133,15 @@ def load_config(
         data_dir=data_dir,
         raw=layers.merged,
     )
+
+
+def _recent(models: list[object]) -> list[object]:
+    """The lists of several files come joined: each model once, and no more than one file may hold."""
+    found: list[object] = []
+    for model in models:
+        if model not in found:
+            found.append(model)
+    return found[:RECENT_MAX]
 
 
 def _masked_provider(provider: ProviderConfig) -> ProviderConfig:
