@@ -14,27 +14,41 @@ from collections.abc import Collection
 from protocol.spec import MARKER
 
 _PAUSE_S = 0.005
+_LOOKS_MAX = 16
+_EXEC_LOOKS = 8
+_EXEC_S = 0.001
+"""Between two looks at processes that show no environment: in the middle of an exec, or threads of the kernel."""
 
 
 def marked(workspace_id: str) -> list[int]:
     """The living processes whose environment carries this workspace's marker.
 
-    Looked for until a look shows nothing new: one that forks and leaves while we read would hide its child.
+    Looked for until a look shows nothing new: one that forks and leaves while we read would hide its child. On a
+    machine where something new appears all the time this ends after a few looks; `sweep` looks again.
     """
     needle = f"{MARKER}={workspace_id}\0".encode()
     found: list[int] = []
+    blank: list[int] = []
     seen: set[str] = set()
-    while new := [name for name in os.listdir("/proc") if name.isdigit() and name not in seen]:
+    for _ in range(_LOOKS_MAX):
+        new = [name for name in os.listdir("/proc") if name.isdigit() and name not in seen]
+        if not new:
+            break
         seen.update(new)
-        for name in new:
-            try:
-                with open(f"/proc/{name}/environ", "rb") as file:
-                    environment = file.read()
-            except OSError:
-                continue  # gone, or somebody else's
-            if needle in environment and _is_alive(int(name)):
-                found.append(int(name))
-    return found
+        for pid in map(int, new):
+            match _carries(pid, needle):
+                case True:
+                    found.append(pid)
+                case None:
+                    blank.append(pid)
+    for _ in range(_EXEC_LOOKS):
+        if not blank:
+            break
+        time.sleep(_EXEC_S)
+        again = {pid: _carries(pid, needle) for pid in blank}
+        found += [pid for pid, carries in again.items() if carries]
+        blank = [pid for pid, carries in again.items() if carries is None]
+    return [pid for pid in found if _is_alive(pid)]
 
 
 def sweep(workspace_id: str, *, keep: Collection[int], within_s: float) -> int:
@@ -53,6 +67,16 @@ def sweep(workspace_id: str, *, keep: Collection[int], within_s: float) -> int:
         if not left or time.monotonic() > deadline:
             return len(ended)
         time.sleep(_PAUSE_S)  # on a thread; lets the kernel take them away before the next look
+
+
+def _carries(pid: int, needle: bytes) -> bool | None:
+    """Does this process carry the marker? None when it shows no environment at all: a moment of every exec."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read()
+    except OSError:
+        return False  # gone, or somebody else's
+    return needle in environment if environment else None
 
 
 def _is_alive(pid: int) -> bool:

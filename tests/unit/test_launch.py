@@ -100,15 +100,31 @@ def test_P08_a_sweep_finds_what_carries_the_marker_and_nothing_else() -> None:
     def start(workspace_id: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, env={MARKER: workspace_id}, start_new_session=True)
 
-    with start("sweep-a") as ours, start("sweep-a") as kept, start("sweep-ab") as neighbour:
+    mine = f"sweep{os.getpid()}"  # nobody else's on this machine
+    with start(mine) as ours, start(mine) as kept, start(mine + "b") as neighbour:
         try:
-            assert containment.sweep("sweep-a", keep={kept.pid}, within_s=5.0) == 1
+            assert containment.sweep(mine, keep={kept.pid}, within_s=5.0) == 1
             assert ours.wait() == -signal.SIGKILL
-            assert containment.marked("sweep-a") == [kept.pid]
-            assert containment.marked("sweep-ab") == [neighbour.pid]
+            assert containment.marked(mine) == [kept.pid]
+            assert containment.marked(mine + "b") == [neighbour.pid]
         finally:
             kept.kill()
             neighbour.kill()
+
+
+def test_P08_a_process_in_the_middle_of_an_exec_is_found_too() -> None:
+    """Its environment is empty for a moment; one look in fourteen at a process that only execs saw that."""
+    workspace_id = f"exec{os.getpid()}"
+    again = 'exec sh -c "$0" "$0"'
+    with subprocess.Popen(
+        ["sh", "-c", again, again], env={MARKER: workspace_id, "PATH": os.environ["PATH"]}
+    ) as restless:
+        try:
+            assert all(containment.marked(workspace_id) == [restless.pid] for _ in range(200))
+            assert containment.sweep(workspace_id, keep=(), within_s=5.0) == 1
+            assert restless.wait() == -signal.SIGKILL
+        finally:
+            restless.kill()
 
 
 def test_vitals_measure_a_process_and_tell_when_it_is_gone() -> None:
