@@ -15,8 +15,11 @@ async def eventually(
     what: str = "",
     state: Callable[[], object] | None = None,
 ) -> Any:
-    """The first true value that `check` (plain or async) gives, asked every 10 ms. AssertionError with the whole `state` after
-    `within_s` seconds. For facts without an event only; where there is one, wait for it."""
+    """The first true value that `check`, plain or async, gives, asked every 10 ms.
+
+    AssertionError with the whole `state` after `within_s` seconds. For facts without an event only; where there is
+    one, wait for it.
+    """
     deadline = time.monotonic() + within_s
     while True:
         value = check()
