@@ -31,8 +31,8 @@ ZYGOTE_ENV = {"BULKHEAD_WORKSPACE_ID": "-" * 40, "SPT_NOENV": "1"}
 
 
 def zygote_command(socket_path: Path) -> list[str]:
-    """The command line of a zygote that stays, as a service manager starts it."""
-    command = [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(socket_path), "--stay"]
+    """The command line of a zygote; it leaves by itself when nobody is connected for long."""
+    command = [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(socket_path)]
     return [*command, "--title-room", "." * 160]
 
 
@@ -41,11 +41,12 @@ class ServerDied(AssertionError):
 
 
 class SharedZygote:
-    """A warmed zygote in a directory of its own."""
+    """A warmed zygote in a directory of its own. We stay connected: should the tests be killed, it leaves, too."""
 
     def __init__(self, root: Path) -> None:
         self.socket_path = root / "zygote.sock"
         self.log_path = root / "zygote.log"
+        self._connection: socket.socket | None = None
         with self.log_path.open("wb") as log:
             self.popen = subprocess.Popen(
                 zygote_command(self.socket_path),
@@ -61,18 +62,23 @@ class SharedZygote:
         """Returns when it greets. Raises ServerDied."""
         deadline = time.monotonic() + WARM_S
         while time.monotonic() < deadline and self.popen.poll() is None:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-                probe.settimeout(max(0.1, deadline - time.monotonic()))
-                try:
-                    probe.connect(str(self.socket_path))
-                    if probe.recv(65536):
-                        return
-                except OSError:
-                    time.sleep(0.05)  # nothing announces that the socket is there
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+            connection.settimeout(max(0.1, deadline - time.monotonic()))
+            try:
+                connection.connect(str(self.socket_path))
+                if connection.recv(65536):
+                    connection.shutdown(socket.SHUT_RD)  # what it tells of its children is not for us
+                    self._connection = connection
+                    return
+            except OSError:
+                time.sleep(0.05)  # nothing announces that the socket is there
+            connection.close()
         raise ServerDied(f"the zygote is not ready (exit code {self.popen.poll()})\n{self.log_path.read_text()}")
 
     def close(self) -> None:
         """End it; its last workers were ended by their tests."""
+        if self._connection is not None:
+            self._connection.close()
         self.popen.terminate()
         try:
             self.popen.wait(5)
