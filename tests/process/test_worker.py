@@ -200,7 +200,7 @@ def test_W05_killed_while_a_tool_runs(tmp_path: Path) -> None:
                 worker.process.kill()
                 await worker.exit_code()
             # What the worker leaves is the launcher's to end, and there is none on this stage.
-            assert sweep("w1", keep=(), within_s=5.0) >= 1
+            assert sweep(stage.workspace_id, keep=(), within_s=5.0) >= 1
             async with stage.worker() as worker:
                 await ready(worker)
                 assert worker.ear.readies[0].interrupted == [run_id]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
@@ -16,7 +17,7 @@ import msgspec
 
 from protocol.base.clock import SystemClock
 from protocol.events import Event
-from protocol.ids import Epoch, Generation, WorkspaceId
+from protocol.ids import Epoch, Generation, WorkspaceId, new_uuid
 from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.messages import Answer, Closing, Heartbeat, Hello, LastWord, Ready, Shutdown
 from protocol.spec import WorkerSpec, spec_to_bytes
@@ -139,6 +140,7 @@ class Stage:
         self.path = path
         self.limits = limits
         self.generation = 0
+        self.workspace_id = WorkspaceId(new_uuid(random.SystemRandom()))  # sweeps go by it, over the whole machine
 
     @asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncGenerator[Process, None]:
@@ -146,7 +148,7 @@ class Stage:
         self.generation += 1
         env = {"PATH": os.environ["PATH"], "HOME": str(self.path), **changes.pop("env", {})}
         spec = WorkerSpec(
-            workspace_id=WorkspaceId("w1"),
+            workspace_id=self.workspace_id,
             generation=Generation(self.generation),
             path=str(self.path / "project"),
             data_dir=str(self.path / "project" / ".bulkhead"),
