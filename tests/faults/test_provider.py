@@ -1,7 +1,5 @@
 """Fault matrix 10: the provider breaks off, stays silent or refuses; the partial text is kept, nothing is doubled."""
 
-import time
-
 import pytest
 
 from tests.support.client import finish_of, parts_of, texts
@@ -164,9 +162,7 @@ async def test_L07_cancelled_in_every_trouble(house: House, trouble: object, dia
     call = await house.provider.next_call()
     await trouble(room, call)  # type: ignore[operator]
     (await room.client.cancel(room.id, room.session)).expect(200)
-    asked_at = time.monotonic()
-    ended = await room.ended(run)
-    assert time.monotonic() - asked_at < 1.0
+    ended = await room.ended(run, within_s=5.0)
     assert ended["cancelled"] is True
     assert "error" not in ended
     await call.left(within_s=1.0)

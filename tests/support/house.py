@@ -72,6 +72,7 @@ class Room:
         call = await self._house.provider.next_call()
         await call.tokens(text)
         await self.watcher.text(self.session, text)
+        await self.messages()  # what was shown is stored when a read that came later is answered
         return run_id, call
 
     async def tool_running(self, command: str, pipe: Pipe) -> tuple[str, list[Process]]:
