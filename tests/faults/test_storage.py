@@ -1,5 +1,6 @@
 """Fault matrix 7: the disk is full, or the data directory belongs to somebody else."""
 
+import asyncio
 import os
 import subprocess
 import tempfile
