@@ -71,6 +71,8 @@ class _House:
 class Worker:
     """One worker process. `run` is its whole life."""
 
+    link_class = WorkerLink
+
     def __init__(
         self,
         spec: WorkerSpec,
@@ -195,7 +197,7 @@ class Worker:
 
         table = OperationTable(handlers, limits=limits, clock=clock, log=self._log)
         replies = Replies(count_max=limits.replies_kept, bytes_max=limits.replies_kept_bytes)
-        link = WorkerLink(
+        link = self.link_class(
             spec=spec,
             limits=limits,
             clock=clock,

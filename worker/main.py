@@ -21,7 +21,7 @@ from worker.store.lock import DataLock, Locked
 LOG_NAME = "bulkhead.worker"
 
 
-def run_worker(spec: WorkerSpec) -> int:
+def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
     """Live as the worker that `spec` describes; returns when it has ended, with one of the codes of protocol.spec."""
     redactor = set_up_logs(spec.log_level)
     redactor.register(spec.token)
@@ -46,7 +46,7 @@ def run_worker(spec: WorkerSpec) -> int:
             config = read_config(spec)  # before the loop, because it reads files and may run commands
         except BadInput as error:
             config = error
-        worker = Worker(
+        worker = make(
             spec,
             config=config,
             clock=SystemClock(),

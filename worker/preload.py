@@ -1,20 +1,12 @@
 """What the zygote imports and warms, and the proof that it left no thread, socket or loop behind."""
 
-import asyncio
 import contextlib
 import ctypes
 import faulthandler
 import gc
 import importlib
-import logging
 import os
-import random
-import tempfile
 import time
-from pathlib import Path
-
-from protocol.base.clock import SystemClock
-from protocol.limits import DEFAULT_LIMITS
 
 MODULES = (
     "asyncio",
@@ -46,13 +38,17 @@ def preload() -> None:
     before = open_descriptors()
     for name in MODULES:
         importlib.import_module(name)
+    from worker.heap import fill_holes
     from worker.models.warm import warm_up
+    from worker.rehearsal import rehearse
     from worker.store.warm import warm_up_store
 
     warm_up()
     warm_up_store()
-    _warm_birth()
+    faulthandler.enable()
+    rehearse()
     check_clean(before)
+    fill_holes()
     # Frozen objects are not looked at by the collector, so their pages stay shared with every fork.
     gc.freeze()
     gc.enable()
@@ -62,31 +58,6 @@ def _use_one_arena() -> None:
     """One malloc arena: each thread of a worker would otherwise touch one of its own."""
     with contextlib.suppress(OSError, AttributeError):  # a C library without this setting
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
-def _warm_birth() -> None:
-    """Do once what every worker does at its birth: what is built on the way is then shared instead of private."""
-    from worker.config.load import load_config
-    from worker.store.database import Database
-
-    faulthandler.enable()
-    log = logging.getLogger("bulkhead.preload")
-
-    async def open_and_close(folder: Path) -> None:
-        load_config(folder, folder / "data", {})
-        database = await Database.open(
-            folder / "warm.db",
-            limits=DEFAULT_LIMITS,
-            clock=SystemClock(),
-            log=log,
-            random=random.Random(),
-            on_commit=lambda events: None,
-            on_fatal=lambda error: None,
-        )
-        await database.close(DEFAULT_LIMITS.storage_job_s)
-
-    with tempfile.TemporaryDirectory(prefix="bulkhead-warm-") as folder:
-        asyncio.run(open_and_close(Path(folder)))
 
 
 def open_descriptors() -> set[int]:
