@@ -1,46 +1,28 @@
 """Packs what a forked worker will write into few pages of memory.
 
-A fork shares every page until one side writes to it. Years of imports leave small holes all over the heap, and the
-allocator fills those first: a worker would touch a page of its own for nearly each of its first objects. So the holes
-are filled here, once, with bytes that nobody frees; after that new objects lie side by side in new pages.
+A fork shares every page until one side writes to it. The imports leave small holes all over the heap of the C library,
+and malloc fills those first: SQLite's many small pieces would each make a page of the worker's own. So the holes are
+filled here, once, with memory that nobody frees; after that new pieces lie side by side in new pages.
 """
 
-import gc
-import sys
-from collections.abc import Callable
-from functools import partial
-from itertools import repeat
+import contextlib
+import ctypes
 
-_STEP_BYTES = 16
-_SMALL_MAX_BYTES = 512
-"""The interpreter's own allocator serves up to this size, in steps; each size has pools of its own."""
-_POOL_BITS = 14
-_EMPTY_BYTES = sys.getsizeof(b"")
-_ROUNDS_MAX = 200
-
-_plugs: list[object] = []
+_SIZES_BYTES = (65536, 32768, 16384, 8192, 4096, 2048, *range(1536, 15, -16))
+"""From large to small, so that a large hole is filled with few pieces."""
+_PER_SIZE_MAX = 20_000
+_LARGE_BYTES = 120_000
+"""No hole is so large, so it comes from the end of the heap; still below what malloc maps for itself."""
 
 
 def fill_holes() -> None:
-    """Call it right before gc.freeze, when nothing is made or dropped any more."""
-    gc.collect()  # empties also the interpreter's lists of objects to use again, which lie all over the heap
-    for size in range(_STEP_BYTES, _SMALL_MAX_BYTES + 1, _STEP_BYTES):
-        _fill(_maker(size), (1 << _POOL_BITS) // size)
-
-
-def _maker(size: int) -> Callable[[], object]:
-    """Makes objects of `size` bytes that refer to nothing."""
-    if size == _STEP_BYTES:
-        return object
-    if size < _EMPTY_BYTES + 2:  # there are only so many bytes objects of length 0 and 1
-        return partial(float, "1")
-    return partial(bytes, size - _EMPTY_BYTES)
-
-
-def _fill(make: Callable[[], object], per_pool: int) -> None:
-    """Make objects until as many as go into one pool came from two at most: those were new ones."""
-    for _ in range(_ROUNDS_MAX):
-        made = [make() for _ in repeat(None, per_pool)]
-        _plugs.append(made)
-        if len({id(plug) >> _POOL_BITS for plug in made}) <= 2:
-            return
+    """Call it right before the first fork: every later free makes a hole again."""
+    with contextlib.suppress(OSError, AttributeError):  # no C library of the usual kind: then the holes stay
+        malloc = ctypes.CDLL(None).malloc
+        malloc.restype = ctypes.c_void_p
+        malloc.argtypes = (ctypes.c_size_t,)
+        end = malloc(_LARGE_BYTES)
+        for size in _SIZES_BYTES:
+            for _ in range(_PER_SIZE_MAX):
+                if (malloc(size) or end) >= end:
+                    break  # no hole takes this size any more

@@ -61,7 +61,9 @@ def set_up_logs(level: str, stream: TextIO | None = None) -> Redactor:
     handler.setFormatter(LineFormatter(redactor))
     root = logging.getLogger("bulkhead")
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    wanted = logging.getLevelName(level.upper())
+    if root.level != wanted:  # setting it visits every logger of the process
+        root.setLevel(wanted)
     root.propagate = False
     logging.raiseExceptions = False  # a full or closed log sink never stops the service (H07)
     return redactor
