@@ -282,8 +282,8 @@ class Database:
             except BaseException as error:  # the outer border of this thread
                 for job in jobs:
                     job.error = Unavailable(f"cannot tell whether this was stored: {error}", code="storage_failed")
+                self._tell(self._break, error)  # first: whoever is told of the failure finds the worker leaving
                 self._tell(self._deliver, jobs, [], "storage failed")
-                self._tell(self._break, error)
                 break
             self._tell(self._deliver, jobs, events, self._trouble())
         try:
