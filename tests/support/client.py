@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support import strict
+from tests.support import answers, strict
 from tests.support.history import Diary
 
 REQUEST_S = 15.0
@@ -145,7 +145,10 @@ class Client:
             writer.write(data)
             await writer.drain()
             status, found = await read_head(reader)
-            return Response(status, found, await _read_body(reader, found))
+            answer = await _read_body(reader, found)
+            if method != "HEAD":
+                answers.check(method, path, status, found, answer)
+            return Response(status, found, answer)
         finally:
             writer.close()
 

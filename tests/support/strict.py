@@ -1,193 +1,166 @@
-"""The strict decoder: does this JSON have the shape that the statically typed client can decode (http-api 0.1, 3)?
+"""The shapes of http-api 3 and 4, as the statically typed client needs them.
 
 Independent of the shapes in `protocol`, on purpose. Integers are integer literals, what must be present is present,
 nothing is null that would crash, Base64 is padded, a key differs from a known one by more than its case.
 """
 
-import base64
-import binascii
-import json
-from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Any
 
-Check = Callable[[Any, str], None]
+from tests.support.decode import (
+    Check as Check,
+)
+from tests.support.decode import (
+    ShapeError as ShapeError,
+)
+from tests.support.decode import (
+    an_object,
+    any_of,
+    anything,
+    boolean,
+    date_time,
+    expect,
+    filled,
+    integer,
+    integers,
+    json_text,
+    map_of,
+    number,
+    one_of,
+    or_null,
+    padded_base64,
+    shape,
+    string,
+    strings,
+)
+from tests.support.decode import (
+    list_of as list_of,
+)
+from tests.support.decode import (
+    parse as parse,
+)
 
+TEXTS = list_of(string)
+TEXT_MAP = map_of(string)
 
-class ShapeError(AssertionError):
-    """The client could not decode this; the text says where and why."""
+# --- models and configuration (3.2 to 3.4) ------------------------------------------------------------------------
 
-
-def parse(text: bytes | str, where: str = "body") -> Any:
-    """JSON without NaN, without a key twice, without anything after it."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ShapeError(f"{where}: {error}: {text[:200]!r}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"a key stands twice among {[key for key, _ in pairs]}")
-    return found
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
-
-
-def _expect(is_right: bool, where: str, wanted: str, value: Any) -> None:
-    if not is_right:
-        raise ShapeError(f"{where}: {wanted} is wanted, not {str(value)[:120]!r} ({type(value).__name__})")
-
-
-def string(value: Any, where: str) -> None:
-    _expect(isinstance(value, str), where, "a string", value)
-
-
-def filled(value: Any, where: str) -> None:
-    _expect(isinstance(value, str) and value != "", where, "a string that is not empty", value)
-
-
-def integer(value: Any, where: str) -> None:
-    _expect(type(value) is int, where, "an integer literal", value)
-
-
-def number(value: Any, where: str) -> None:
-    _expect(type(value) in (int, float), where, "a number", value)
-
-
-def boolean(value: Any, where: str) -> None:
-    _expect(type(value) is bool, where, "a boolean", value)
-
-
-def padded_base64(value: Any, where: str) -> None:
-    string(value, where)
-    try:
-        base64.b64decode(value, validate=True)
-    except binascii.Error as error:
-        raise ShapeError(f"{where}: padded standard Base64 is wanted: {error}") from error
-
-
-def json_text(value: Any, where: str) -> None:
-    """A string that holds JSON, or nothing (3.6: tool input and metadata)."""
-    string(value, where)
-    if value:
-        parse(value, where)
-
-
-def date_time(value: Any, where: str) -> None:
-    filled(value, where)
-    try:
-        has_zone = datetime.fromisoformat(value).tzinfo is not None
-    except ValueError as error:
-        raise ShapeError(f"{where}: RFC 3339 is wanted: {error}") from error
-    _expect(has_zone, where, "a date-time with a zone", value)
-
-
-def anything(value: Any, where: str) -> None:
-    return
-
-
-def one_of(*allowed: str) -> Check:
-    def check(value: Any, where: str) -> None:
-        _expect(value in allowed, where, f"one of {allowed}", value)
-
-    return check
-
-
-def or_null(inner: Check) -> Check:
-    def check(value: Any, where: str) -> None:
-        if value is not None:
-            inner(value, where)
-
-    return check
-
-
-def list_of(inner: Check) -> Check:
-    def check(value: Any, where: str) -> None:
-        _expect(isinstance(value, list), where, "a list", value)
-        for index, item in enumerate(value):
-            inner(item, f"{where}[{index}]")
-
-    return check
-
-
-def map_of(inner: Check) -> Check:
-    def check(value: Any, where: str) -> None:
-        _expect(isinstance(value, dict), where, "an object", value)
-        for key, item in value.items():
-            inner(item, f"{where}.{key}")
-
-    return check
-
-
-def shape(required: dict[str, Check], optional: dict[str, Check] | None = None) -> Check:
-    """An object: all of `required`, any of `optional`, and other keys unless they differ from ours by case only."""
-    known = required | (optional or {})
-    lower = {key.lower(): key for key in known}
-
-    def check(value: Any, where: str) -> None:
-        _expect(isinstance(value, dict), where, "an object", value)
-        for key in required:
-            if key not in value:
-                raise ShapeError(f"{where}: the key {key!r} is missing; there are {sorted(value)}")
-        for key, item in value.items():
-            if key in known:
-                known[key](item, f"{where}.{key}")
-            elif key.lower() in lower:
-                raise ShapeError(f"{where}: {key!r} would be read as {lower[key.lower()]!r}")
-
-    return check
-
-
-def _strings(*names: str) -> dict[str, Check]:
-    return dict.fromkeys(names, string)
-
-
-def _integers(names: Iterable[str]) -> dict[str, Check]:
-    return dict.fromkeys(names, integer)
-
-
+_SAMPLING: dict[str, Check] = {
+    **dict.fromkeys(("temperature", "top_p", "frequency_penalty", "presence_penalty"), or_null(number)),
+    "top_k": or_null(integer),
+    "provider_options": an_object,
+}
 SELECTED_MODEL = shape(
-    {"model": string, "provider": string},
-    {"reasoning_effort": string, "think": boolean, "max_tokens": integer, "temperature": or_null(number)},
+    strings("model", "provider"),
+    {"reasoning_effort": string, "think": boolean, "max_tokens": integer} | _SAMPLING,
 )
 MODEL = shape(
-    _strings("id", "name")
+    strings("id", "name")
     | dict.fromkeys(("cost_per_1m_in", "cost_per_1m_out", "cost_per_1m_in_cached", "cost_per_1m_out_cached"), number)
-    | _integers(("context_window", "default_max_tokens"))
+    | integers(("context_window", "default_max_tokens"))
     | {"can_reason": boolean, "supports_attachments": boolean},
-    {"reasoning_levels": list_of(string), "default_reasoning_effort": string},
+    {"reasoning_levels": TEXTS, "default_reasoning_effort": string, "options": shape({}, _SAMPLING)},
+)
+OAUTH_TOKEN = shape(
+    {"access_token": string} | integers(("expires_in", "expires_at")),
+    {
+        "refresh_token": string,
+        "client": shape({}, strings("client_id", "client_secret", "auth_url", "token_url") | {"auth_style": integer}),
+    },
 )
 PROVIDER = shape(
     {},
-    _strings("id", "name", "base_url", "type", "api_key") | {"disable": boolean, "models": list_of(MODEL)},
+    strings("id", "name", "base_url", "type", "api_key", "system_prompt_prefix", "aws_auth_refresh")
+    | {"oauth": OAUTH_TOKEN, "disable": boolean, "flat_rate": boolean, "discover_models": or_null(boolean)}
+    | {"extra_headers": TEXT_MAP, "extra_body": an_object, "provider_options": an_object, "models": list_of(MODEL)},
 )
+CATALOGUE_PROVIDER = shape(
+    strings("name", "id"),
+    strings("api_key", "api_endpoint", "type", "default_large_model_id", "default_small_model_id")
+    | {"models": list_of(MODEL), "default_headers": TEXT_MAP},
+)
+TUI = shape(
+    {},
+    {
+        "compact_mode": boolean,
+        "diff_mode": one_of("unified", "split"),
+        "completions": shape({}, integers(("max_depth", "max_items"))),
+        "transparent": or_null(boolean),
+        "scrollbar": one_of("default", "always", "never"),
+    },
+)
+OPTIONS = shape(
+    {"tui": TUI},
+    dict.fromkeys(("context_paths", "global_context_paths", "skills_paths", "disabled_tools", "disabled_skills"), TEXTS)
+    | dict.fromkeys(("debug", "debug_lsp", "disable_auto_summarize", "disable_provider_auto_update"), boolean)
+    | dict.fromkeys(("disable_default_providers", "disable_metrics"), boolean)
+    | dict.fromkeys(("auto_lsp", "progress"), or_null(boolean))
+    | {"data_directory": filled, "initialize_as": string}
+    | {"notifications": one_of("auto", "native", "osc", "bell", "disabled")}
+    | {"attribution": shape({}, {"trailer_style": string, "co_authored_by": boolean, "generated_with": boolean})},
+)
+MCP_CONFIG = shape(
+    {},
+    strings("type", "command", "url", "oauth_client_id", "oauth_client_secret")
+    | {"args": TEXTS, "disabled_tools": TEXTS, "enabled_tools": TEXTS, "env": TEXT_MAP, "headers": TEXT_MAP}
+    | {"disabled": boolean, "oauth": boolean, "oauth_token": OAUTH_TOKEN}
+    | integers(("timeout", "oauth_callback_port")),
+)
+LSP_CONFIG = shape(
+    {},
+    {"disabled": boolean, "command": string, "args": TEXTS, "env": TEXT_MAP, "filetypes": TEXTS}
+    | {"root_markers": TEXTS, "init_options": an_object, "options": an_object, "timeout": integer},
+)
+_HOOK = shape({"command": string}, {"name": string, "matcher": string, "timeout": integer})
 CONFIG = shape(
-    {"providers": map_of(PROVIDER), "options": shape({"tui": shape({})}, {"data_directory": filled})},
-    {"models": map_of(SELECTED_MODEL), "mcp": map_of(shape({})), "lsp": map_of(shape({}))},
+    {"providers": map_of(PROVIDER), "options": OPTIONS},
+    {
+        "$schema": string,
+        "models": map_of(SELECTED_MODEL),
+        "recent_models": map_of(list_of(SELECTED_MODEL)),
+        "mcp": map_of(MCP_CONFIG),
+        "lsp": map_of(LSP_CONFIG),
+        "permissions": shape({}, {"allowed_tools": TEXTS}),
+        "tools": shape(
+            {},
+            {"ls": shape({}, integers(("max_depth", "max_items")))}
+            | dict.fromkeys(("grep", "glob"), shape({}, {"timeout": integer})),
+        ),
+        "hooks": map_of(list_of(_HOOK)),
+        "env": TEXT_MAP,
+    },
+)
+
+# --- workspaces, sessions, files (3.1, 3.5, 3.7, 3.12) --------------------------------------------------------------
+
+SKILL_STATE = shape(strings("name", "path") | {"state": any_of(0, 1)}, {"error": string})
+SKILL_INFO = shape(
+    strings("name", "description", "label")
+    | {"id": filled, "user_invocable": boolean}
+    | {"source": one_of("system", "user", "project")}
 )
 WORKSPACE = shape(
     {"id": filled, "path": filled, "config": CONFIG},
-    _strings("data_dir", "version")
-    | {"yolo": boolean, "debug": boolean, "env": list_of(string), "channels": list_of(string)},
+    strings("data_dir", "version")
+    | {"yolo": boolean, "debug": boolean, "env": TEXTS, "channels": TEXTS, "skills": list_of(SKILL_STATE)},
 )
+_TODO = shape({"content": string, "status": one_of("pending", "in_progress", "completed")}, {"active_form": string})
 SESSION = shape(
     {"id": filled, "title": string, "is_busy": boolean, "cost": number, "summary_message_id": string}
-    | _integers(("message_count", "prompt_tokens", "completion_tokens", "created_at", "updated_at"))
+    | integers(("message_count", "prompt_tokens", "completion_tokens", "created_at", "updated_at"))
     | {"parent_session_id": string, "attached_clients": integer},
-    {
-        "todos": list_of(
-            shape({"content": string, "status": one_of("pending", "in_progress", "completed")}, {"active_form": string})
-        )
-    },
+    {"todos": list_of(_TODO)},
 )
+FILE = shape(
+    {"id": filled, "session_id": filled, "path": string, "content": string}
+    | integers(("version", "created_at", "updated_at"))
+)
+
+# --- messages (3.6) -----------------------------------------------------------------------------------------------
+
 _FINISH_REASONS = ("end_turn", "max_tokens", "tool_use", "canceled", "error", "content_filter", "unknown", "stop")
 _PARTS: dict[str, Check] = {
     "text": shape({"text": string}),
-    "reasoning": shape({"thinking": string, "signature": string}, _integers(("started_at", "finished_at"))),
+    "reasoning": shape({"thinking": string, "signature": string}, integers(("started_at", "finished_at"))),
     "image_url": shape({"url": string}, {"detail": string}),
     "binary": shape({"Path": string, "MIMEType": string, "Data": or_null(padded_base64)}),
     "tool_call": shape({"id": filled, "name": string, "input": string}, {"type": string, "finished": boolean}),
@@ -195,7 +168,7 @@ _PARTS: dict[str, Check] = {
         {"tool_call_id": filled, "name": string, "content": string, "metadata": json_text, "is_error": boolean},
         {"data": padded_base64, "mime_type": string},
     ),
-    "finish": shape({"reason": one_of(*_FINISH_REASONS), "time": integer}, _strings("message", "details")),
+    "finish": shape({"reason": one_of(*_FINISH_REASONS), "time": integer}, strings("message", "details")),
     "shell_command": shape({"command": string, "output": string, "exit_code": integer}),
 }
 
@@ -209,50 +182,112 @@ def _message_parts(value: Any, where: str) -> None:
     list_of(_part)(value, where)
     for kind in ("text", "reasoning", "finish"):
         count = sum(part["type"] == kind for part in value)
-        _expect(count <= 1, where, f"at most one {kind} part", count)
+        expect(count <= 1, where, f"at most one {kind} part", count)
 
 
 MESSAGE = shape(
-    {
-        "id": filled,
-        "session_id": filled,
-        "role": one_of("user", "assistant", "tool", "system"),
-        "parts": _message_parts,
-        "model": string,
-        "provider": string,
-        "created_at": integer,
-        "updated_at": integer,
-    },
+    {"id": filled, "session_id": filled, "role": one_of("user", "assistant", "tool", "system")}
+    | {"parts": _message_parts, "model": string, "provider": string}
+    | integers(("created_at", "updated_at")),
     {"is_summary_message": boolean},
 )
+
+# --- the agent, permissions, questions (3.9, 3.10, 4.3) -------------------------------------------------------------
+
 RUN_COMPLETE = shape(
     {"session_id": filled, "message_id": string},
-    _strings("run_id", "text", "error") | {"cancelled": boolean},
+    strings("run_id", "text", "error") | {"cancelled": boolean},
 )
 AGENT_EVENT = shape(
     {"type": filled},
-    _strings("error", "run_id", "session_id", "session_title", "progress") | {"message": MESSAGE, "done": boolean},
+    strings("error", "run_id", "session_id", "session_title", "progress", "aws_sso_command", "aws_sso_url")
+    | {"message": MESSAGE, "done": boolean},
 )
 AGENT_INFO = shape({"is_busy": boolean, "is_ready": boolean, "model": MODEL, "model_cfg": SELECTED_MODEL})
 ERROR = shape({"message": filled, "code": filled})
-PERMISSION_REQUEST = shape(
+_FILE_CHANGE = shape({"file_path": string}, strings("old_content", "new_content"))
+_PARAMS: dict[str, Check] = {
+    "bash": shape(
+        strings("description", "command", "working_dir"),
+        {"run_in_background": boolean, "auto_background_after": integer},
+    ),
+    "download": shape(strings("url", "file_path"), {"timeout": integer}),
+    **dict.fromkeys(("edit", "write", "multiedit"), _FILE_CHANGE),
+    "fetch": shape(strings("url", "format"), {"timeout": integer}),
+    "agentic_fetch": shape({"prompt": string}, {"url": string}),
+    "view": shape({"file_path": string}, integers(("offset", "limit"))),
+    "ls": shape({"path": string}, {"ignore": or_null(TEXTS), "depth": integer}),
+}
+_PERMISSION_REQUEST = shape(
     dict.fromkeys(("id", "session_id", "tool_call_id", "tool_name"), filled)
-    | _strings("description", "action", "path")
-    | {"params": or_null(map_of(anything))},
+    | strings("description", "action", "path")
+    | {"params": or_null(an_object)},
 )
 
+
+def PERMISSION_REQUEST(value: Any, where: str) -> None:
+    """`params` are decoded by the tool's name."""
+    _PERMISSION_REQUEST(value, where)
+    if value["params"] is not None and value["tool_name"] in _PARAMS:
+        _PARAMS[value["tool_name"]](value["params"], f"{where}.params({value['tool_name']})")
+
+
+PERMISSION_NOTIFICATION = shape({"tool_call_id": filled, "granted": boolean, "denied": boolean})
+_CHOICE = shape(strings("id", "label"), {"description": string})
+_QUESTION = shape(
+    {"id": filled, "type": one_of("yes_no", "single_choice", "multi_choice", "free_text"), "question": filled},
+    {"label": string, "description": string, "choices": list_of(_CHOICE)},
+)
+QUESTION_REQUEST = shape(
+    {"id": filled, "session_id": filled, "tool_call_id": filled, "questions": list_of(_QUESTION)},
+    strings("confirm_title", "confirm_description"),
+)
+
+# --- language servers, MCP servers (3.11) ---------------------------------------------------------------------------
+
+_MCP_STATE = one_of("disabled", "starting", "connected", "error", "needs auth")
+_LSP_STATE = any_of(*range(6))
+_COUNTS = integers(("tool_count", "prompt_count", "resource_count"))
+LSP_INFO = shape(
+    {"name": string, "state": _LSP_STATE}, {"error": string, "diagnostic_count": integer, "connected_at": date_time}
+)
+LSP_EVENT = shape(
+    {"type": one_of("state_changed", "diagnostics_changed"), "name": string, "state": _LSP_STATE},
+    {"error": string, "diagnostic_count": integer},
+)
+MCP_INFO = shape({"name": string, "state": _MCP_STATE}, _COUNTS | {"error": string, "connected_at": date_time})
+MCP_EVENT = shape(
+    {"name": string, "state": _MCP_STATE}
+    | {"type": one_of("state_changed", *(f"{what}_list_changed" for what in ("tools", "prompts", "resources")))},
+    _COUNTS | {"error": string},
+)
+_ARGUMENT = shape(strings("id", "title"), {"description": string, "required": boolean})
+MCP_PROMPT = shape(
+    strings("id", "prompt_id", "client_id"), {"title": string, "description": string, "arguments": list_of(_ARGUMENT)}
+)
+DIAGNOSTIC = shape({}, {"severity": any_of(1, 2, 3, 4)})
+
+# --- the event stream (4.3) -----------------------------------------------------------------------------------------
+
+_EACH = ("created", "updated", "deleted")
 PAYLOADS: dict[str, tuple[tuple[str, ...], Check]] = {
-    "message": (("created", "updated", "deleted"), MESSAGE),
-    "session": (("created", "updated", "deleted"), SESSION),
-    "file": (("created", "deleted"), shape({"id": filled, "path": string, "version": integer})),
+    "message": (_EACH, MESSAGE),
+    "session": (_EACH, SESSION),
+    "file": (("created", "deleted"), FILE),
     "permission_request": (("created",), PERMISSION_REQUEST),
-    "permission_notification": (
-        ("created",),
-        shape({"tool_call_id": filled, "granted": boolean, "denied": boolean}),
-    ),
+    "permission_notification": (("created",), PERMISSION_NOTIFICATION),
+    "question_batch_request": (("created",), QUESTION_REQUEST),
+    "question_batch_notification": (("created",), shape({"batch_id": filled})),
     "agent_event": (("created",), AGENT_EVENT),
     "run_complete": (("updated",), RUN_COMPLETE),
+    "lsp_event": (("updated",), LSP_EVENT),
+    "mcp_event": (("updated",), MCP_EVENT),
+    "skills_event": (("updated",), shape({"states": or_null(list_of(SKILL_STATE))})),
     "config_changed": (("updated",), shape({"workspace_id": filled})),
+    "update_available": (
+        ("updated",),
+        shape({"current_version": string, "latest_version": string, "is_development": boolean}),
+    ),
     # Ours, only on streams that asked for ids.
     "workspace_state": (
         ("updated",),
@@ -266,7 +301,7 @@ OWN_KINDS = frozenset({"workspace_state", "reset"})
 def event(line: bytes) -> dict[str, Any]:
     """One `data:` line of the stream, decoded. Raises ShapeError where the client would lose or crash on it."""
     value = parse(line, "event")
-    shape({"type": filled, "payload": shape({"type": filled, "payload": map_of(anything)})})(value, "event")
+    shape({"type": filled, "payload": shape({"type": filled, "payload": an_object})})(value, "event")
     if list(value) != ["type", "payload"] or next(iter(value["payload"])) != "type":
         raise ShapeError(f"event: `type` must come first: {line[:120]!r}")
     kind, change, payload = value["type"], value["payload"]["type"], value["payload"]["payload"]
@@ -276,4 +311,6 @@ def event(line: bytes) -> dict[str, Any]:
     if change not in changes:
         raise ShapeError(f"event {kind}: the inner type is one of {changes}, not {change!r}")
     check(payload, f"event {kind}")
+    if kind == "session":
+        expect(payload["attached_clients"] == 0 and not payload["is_busy"], "event session", "no computed field", value)
     return dict(value)

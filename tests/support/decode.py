@@ -1,0 +1,172 @@
+"""Checks from which shapes are built: what the client's statically typed decoder takes, and what it does not (0.1).
+
+A check gets a value and where it stood, and raises ShapeError. It is stricter than the decoder where the decoder is
+lenient without a reason for us to need it: null, a key twice, a key that differs by its case.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+Check = Callable[[Any, str], None]
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+class ShapeError(AssertionError):
+    """The client could not decode this; the text says where and why."""
+
+
+def parse(text: bytes | str, where: str = "body") -> Any:
+    """JSON without NaN, without a key twice, without anything after it."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ShapeError(f"{where}: {error}: {text[:200]!r}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a key stands twice among {[key for key, _ in pairs]}")
+    return found
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def expect(is_right: bool, where: str, wanted: str, value: Any) -> None:
+    if not is_right:
+        raise ShapeError(f"{where}: {wanted} is wanted, not {str(value)[:120]!r} ({type(value).__name__})")
+
+
+def string(value: Any, where: str) -> None:
+    expect(isinstance(value, str), where, "a string", value)
+
+
+def filled(value: Any, where: str) -> None:
+    expect(isinstance(value, str) and value != "", where, "a string that is not empty", value)
+
+
+def integer(value: Any, where: str) -> None:
+    expect(type(value) is int and -(2**63) <= value < 2**63, where, "an integer literal of 64 bits", value)
+
+
+def number(value: Any, where: str) -> None:
+    expect(type(value) in (int, float), where, "a number", value)
+
+
+def boolean(value: Any, where: str) -> None:
+    expect(type(value) is bool, where, "a boolean", value)
+
+
+def padded_base64(value: Any, where: str) -> None:
+    string(value, where)
+    try:
+        base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise ShapeError(f"{where}: padded standard Base64 is wanted: {error}") from error
+
+
+def json_text(value: Any, where: str) -> None:
+    """A string that holds JSON, or nothing (3.6: tool input and metadata)."""
+    string(value, where)
+    if value:
+        parse(value, where)
+
+
+def date_time(value: Any, where: str) -> None:
+    filled(value, where)
+    expect(_RFC_3339.fullmatch(value) is not None, where, "a date-time of RFC 3339 with a zone", value)
+    try:
+        datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ShapeError(f"{where}: RFC 3339 is wanted: {error}") from error
+
+
+def anything(value: Any, where: str) -> None:
+    return
+
+
+def an_object(value: Any, where: str) -> None:
+    expect(isinstance(value, dict), where, "an object", value)
+
+
+def nothing(value: Any, where: str) -> None:
+    expect(value is None, where, "no body", value)
+
+
+def one_of(*allowed: str) -> Check:
+    """A string of these."""
+
+    def check(value: Any, where: str) -> None:
+        expect(value in allowed, where, f"one of {allowed}", value)
+
+    return check
+
+
+def any_of(*allowed: int) -> Check:
+    """An integer of these."""
+
+    def check(value: Any, where: str) -> None:
+        integer(value, where)
+        expect(value in allowed, where, f"one of {allowed}", value)
+
+    return check
+
+
+def or_null(inner: Check) -> Check:
+    def check(value: Any, where: str) -> None:
+        if value is not None:
+            inner(value, where)
+
+    return check
+
+
+def list_of(inner: Check) -> Check:
+    def check(value: Any, where: str) -> None:
+        expect(isinstance(value, list), where, "a list", value)
+        for index, item in enumerate(value):
+            inner(item, f"{where}[{index}]")
+
+    return check
+
+
+def map_of(inner: Check) -> Check:
+    def check(value: Any, where: str) -> None:
+        expect(isinstance(value, dict), where, "an object", value)
+        for key, item in value.items():
+            inner(item, f"{where}.{key}")
+
+    return check
+
+
+def shape(required: dict[str, Check], optional: dict[str, Check] | None = None) -> Check:
+    """An object: all of `required`, any of `optional`, and other keys unless they differ from ours by case only."""
+    known = required | (optional or {})
+    lower = {key.casefold(): key for key in known}
+
+    def check(value: Any, where: str) -> None:
+        expect(isinstance(value, dict), where, "an object", value)
+        for key in required:
+            if key not in value:
+                raise ShapeError(f"{where}: the key {key!r} is missing; there are {sorted(value)}")
+        for key, item in value.items():
+            if key in known:
+                known[key](item, f"{where}.{key}")
+            elif key.casefold() in lower:
+                raise ShapeError(f"{where}: {key!r} would be read as {lower[key.casefold()]!r}")
+
+    return check
+
+
+def strings(*names: str) -> dict[str, Check]:
+    return dict.fromkeys(names, string)
+
+
+def integers(names: Iterable[str]) -> dict[str, Check]:
+    return dict.fromkeys(names, integer)
