@@ -191,7 +191,7 @@ class Worker:
                 log_id=database.log_id,
                 last_number=database.last_number,
                 open_runs=dispatcher.open_runs,
-                children=children.count,
+                children=children.count + equipment.busy,
                 degraded=database.degraded or ("configuration" if equipment.problem is not None else ""),
             )
 
@@ -251,7 +251,7 @@ class Worker:
         """Leave when no supervisor was heard for too long and nothing is left to do (S14)."""
         while not self._leaving.done():
             await asyncio.sleep(min(1.0, self._limits.tenure_s / 4))
-            is_busy = house.dispatcher.open_runs + house.children.count
+            is_busy = house.dispatcher.open_runs + house.children.count + house.equipment.busy
             if house.tenure.is_over(open_runs=is_busy, now=self._clock.now()):
                 self._leave("no supervisor")
 

@@ -21,6 +21,7 @@ from protocol.shapes.session import Session
 from tests.support.store import Heard, open_database
 from worker.agent.turn import Turn
 from worker.models.client import Finished, ModelEvent, ModelRequest, TextDelta, Tokens, ToolCallEnd, ToolCallStart
+from worker.permissions.gate import RulesGate
 from worker.permissions.rules import Rules
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import Drain
@@ -211,7 +212,7 @@ async def open_house(
                 clock=clock,
                 children=children,
                 files=files,
-                rules=Rules(skip=True),
+                gate=RulesGate(Rules(skip=True)),
             )
 
         return Turn(

@@ -13,6 +13,7 @@ from protocol.base.clock import SystemClock
 from protocol.limits import Limits
 from protocol.shapes.message import ToolCallData
 from tests.support.processes import Process
+from worker.permissions.gate import RulesGate
 from worker.permissions.rules import Rules
 from worker.tools.child import Children
 from worker.tools.invoke import invoke
@@ -62,7 +63,7 @@ class Bench:
             clock=SystemClock(),
             children=self.children,
             files=self.ledger,
-            rules=self.rules,
+            gate=RulesGate(self.rules),
         )
 
     async def call(self, name: str, session_id: str = "s1", /, **args: object) -> ToolResult:

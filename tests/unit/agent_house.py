@@ -19,6 +19,7 @@ from worker.agent.stream import finish_of, needs_store
 from worker.agent.turn import Turn
 from worker.agent.usage import Usage
 from worker.models.client import Finished, ModelEvent, ModelRequest
+from worker.permissions.gate import RulesGate
 from worker.permissions.rules import Rules
 from worker.tools.tool import Tool, ToolContext, ToolResult, ToolSpec
 from worker.tools.toolbox import Toolbox
@@ -164,7 +165,7 @@ def context_for(call: ToolCallData, message_id: str) -> ToolContext:
         clock=SystemClock(),
         children=children,
         files=NoLedger(),
-        rules=Rules(),
+        gate=RulesGate(Rules()),
     )
 
 

@@ -8,7 +8,6 @@ from worker.permissions.rules import Rules
 @pytest.mark.parametrize(
     ("rules", "tool", "action", "is_allowed"),
     [
-        (Rules(), "view", "read", True),
         (Rules(), "write", "write", False),
         (Rules(), "bash", "execute", False),
         (Rules(skip=True), "bash", "execute", True),

@@ -1,13 +1,10 @@
-"""What never asks: skip mode, the allow list, and reading.
+"""What never asks: skip mode and the allow list.
 
 An entry of the allow list is `tool` (every action of it) or `tool:action`. Until a client can be asked, what is not
 allowed here is denied, with a reason that says how to allow it.
 """
 
 from dataclasses import dataclass
-from typing import Literal
-
-Action = Literal["read", "write", "execute"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +22,8 @@ class Rules:
     skip: bool = False  # the user switched asking off for this workspace
     allowed: frozenset[str] = frozenset()  # `permissions.allowed_tools`
 
-    def decide(self, tool: str, action: Action) -> Decision:
-        """May `tool` do `action`? Reading is always allowed: the tools themselves keep it inside the workspace."""
-        if action == "read":
-            return Decision(True, "reading inside the workspace needs no permission")
+    def decide(self, tool: str, action: str) -> Decision:
+        """May `tool` do `action`? What needs no permission, like reading inside the workspace, is never asked for."""
         if self.skip:
             return Decision(True, "permissions are skipped in this workspace")
         if tool in self.allowed or f"{tool}:{action}" in self.allowed:

@@ -7,7 +7,7 @@ operator or a client does to the configuration reaches into a running turn.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -25,9 +25,11 @@ from worker.config.edit import edit_file, file_of
 from worker.config.files import Object
 from worker.config.load import Config, Options, load_config
 from worker.models.build import Models
+from worker.permissions.gate import RulesGate
 from worker.permissions.rules import Rules
 from worker.runs.ending import Author
 from worker.runs.transcript import StoredTranscript
+from worker.service import Service
 from worker.store.runs import SUMMARY, StoredRun
 from worker.tools.child import Children
 from worker.tools.tool import FileLedger, ToolContext
@@ -55,6 +57,7 @@ class Equipment:
         config: Config | BadInput,
         children: Children,
         files: FileLedger,
+        services: Sequence[Service] = (),
         limits: Limits,
         clock: Clock,
         random: random.Random,
@@ -67,6 +70,7 @@ class Equipment:
         self._spec = spec
         self._children = children
         self._files = files
+        self._services = services
         self._limits = limits
         self._clock = clock
         self._random = random
@@ -115,6 +119,11 @@ class Equipment:
         self.outfit = self._fit(config)
         return True
 
+    @property
+    def busy(self) -> int:
+        """How many things of the services forbid sending this worker to sleep."""
+        return sum(service.busy for service in self._services)
+
     def author(self) -> Author:
         """Which model a row is attributed to that no model wrote."""
         selected = self.outfit.config.models.get("large")
@@ -136,7 +145,10 @@ class Equipment:
         workspace = Path(self._spec.path)
         env = {**self._spec.env, **outfit.config.env}
         today = date.fromtimestamp(self._clock.wall())
-        rules = Rules(skip=self.skip_permissions, allowed=frozenset(outfit.config.allowed_tools))
+        gate = RulesGate(Rules(skip=self.skip_permissions, allowed=frozenset(outfit.config.allowed_tools)))
+        toolbox = outfit.toolbox.joined(tool for service in self._services for tool in service.tools())
+        notes = [note for service in self._services for note in service.notes()]
+        model = outfit.models.large()
         where = await self._children.threads.run(
             lambda _stop: gather(workspace, today=today, extra=outfit.config.options.context_paths),
             within_s=_GATHER_S,
@@ -154,22 +166,25 @@ class Equipment:
                 clock=self._clock,
                 children=self._children,
                 files=self._files,
-                rules=rules,
+                gate=gate,
+                takes_images=model.model.supports_attachments,
             )
 
         return Turn(
-            model=outfit.models.large(),
-            toolbox=outfit.toolbox,
+            model=model,
+            toolbox=toolbox,
             tool_context=tool_context,
             transcript=transcript,
-            system_prompt=compose(where),
+            system_prompt="\n\n".join([compose(where), *notes]),
             limits=self._limits,
             clock=self._clock,
             log=self._log,
         )
 
     async def close(self) -> None:
-        """Close the connections to providers."""
+        """Close the services and the connections to providers."""
+        for service in self._services:
+            await service.close()
         for models in (*self._retired, self.outfit.models):
             await models.close()
 
@@ -186,6 +201,8 @@ class Equipment:
             self._log,
             clock=self._clock,
         )
+        for service in self._services:
+            service.configure(config, {**self._spec.env, **config.env})
         return Outfit(config, models, build_toolbox(config.options.disabled_tools))
 
 

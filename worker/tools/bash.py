@@ -59,6 +59,12 @@ class Bash:
         directory, shell, report = await threads.run(
             lambda _stop: _prepare(context, wanted, env), within_s=limits.search_deadline_s
         )
+        await context.permit(
+            action="execute",
+            path=str(directory),
+            description=wanted.description or f"Run: {wanted.command[:100]}",
+            params={"description": wanted.description, "command": wanted.command, "working_dir": str(directory)},
+        )
         started_ms = int(context.clock.wall() * 1000)
         script = SHELL.replace("REPORT", shlex.quote(str(report)).replace("'", "'\\''"))
         code: int | None = None

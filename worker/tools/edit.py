@@ -38,17 +38,26 @@ class Edit:
         )
         seen = await context.files.last_read(context.session_id, str(place.path))
 
+        def plan(_stop: object = None) -> tuple[Content | None, str, str, str]:
+            before = read_content(place, limits.edit_max_bytes)
+            if wanted.old_string == "":
+                return before, *_new_file(place, before, wanted)
+            return before, *_changed(place, before, seen, wanted)
+
         def edit(_stop: object) -> tuple[str, str, str]:
             with threads.writing:  # between this check and the write, no other session of ours changes the file
-                before = read_content(place, limits.edit_max_bytes)
-                if wanted.old_string == "":
-                    old, new, done = _new_file(place, before, wanted)
-                else:
-                    old, new, done = _changed(place, before, seen, wanted)
+                before, old, new, done = plan()
                 data = encoded(new, limits.edit_max_bytes, place.shown)
                 replace_content(place, data, before.mode if before else None)
             return old, new, done
 
+        _, old, new, done = await threads.run(plan, within_s=limits.search_deadline_s)
+        await context.permit(
+            action="write",
+            path=str(context.workspace),
+            description=f"{'Edit' if old else 'Create'} {place.shown}",
+            params={"file_path": str(place.path), "old_content": old, "new_content": new},
+        )
         old, new, done = await threads.run(edit, within_s=limits.search_deadline_s)
         await context.files.record_read(context.session_id, str(place.path), sha256(new.encode("utf-8")))
         metadata = await threads.run(

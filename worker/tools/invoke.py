@@ -1,15 +1,21 @@
-"""The one way into a tool: validate, permission, run, result. Failures become error results; a cancel passes."""
+"""The one way into a tool: validate, hooks, run, result. Failures become error results; a cancel passes.
+
+What a call is allowed to do is asked by the tool itself, when it knows what it is about to do (`ToolContext.permit`).
+"""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 
 import msgspec
 
 from protocol.base.logs import fields
 from protocol.errors import BulkheadError
 from protocol.shapes.message import ToolCallData
-from worker.tools.tool import Tool, ToolContext, ToolError, ToolResult
+from worker.tools.tool import Denied, HookVerdict, Tool, ToolContext, ToolError, ToolResult
 from worker.tools.toolbox import Toolbox
 
 log = logging.getLogger("bulkhead.tools")
@@ -27,12 +33,14 @@ async def invoke(toolbox: Toolbox, call: ToolCallData, context: ToolContext) -> 
         args = _arguments(call, tool)
     except ToolError as error:
         return _failed(str(error))
-    decision = context.rules.decide(tool.spec.name, tool.spec.effect)
-    if not decision.allowed:
-        # A denial ends the turn: the model must not look for a way around it.
-        return ToolResult(_clean(decision.reason), is_error=True, stop_turn=True)
+    context = replace(context, tool=tool.spec.name)
     started = context.clock.now()
-    result = await _run(tool, args, context)
+    verdict = await context.hooks.before(tool.spec.name, args, context)
+    if verdict.denied is not None:
+        result = ToolResult(_clean(verdict.denied), is_error=True, stop_turn=verdict.halt)
+    else:
+        result = await _run(tool, verdict.args, context)
+    result = _with_verdict(result, verdict)
     log.debug(
         "tool ran",
         extra=fields(
@@ -52,7 +60,8 @@ async def _run(tool: Tool, args: dict[str, object], context: ToolContext) -> Too
     name = tool.spec.name
     try:
         async with asyncio.timeout(limits.tool_max_s + END_MARGIN_S) as deadline:
-            result = await tool.run(args, context)
+            waits = partial(_without, deadline, limits.tool_max_s + END_MARGIN_S)
+            result = await tool.run(args, replace(context, without_deadline=waits))
         # Text from files and children may hold halves of characters, which no JSON can carry.
         return ToolResult(
             _clean(result.content),
@@ -62,6 +71,8 @@ async def _run(tool: Tool, args: dict[str, object], context: ToolContext) -> Too
             result.mime_type,
             result.stop_turn,
         )
+    except Denied as error:
+        return ToolResult(_clean(str(error)), is_error=True, stop_turn=True)
     except (ToolError, BulkheadError) as error:
         return _failed(str(error))
     except TimeoutError as error:
@@ -71,6 +82,25 @@ async def _run(tool: Tool, args: dict[str, object], context: ToolContext) -> Too
     except Exception as error:  # the border of tools: a bug in one must not end the run
         log.exception("tool failed", extra=fields(tool=name, run=context.run_id, session=context.session_id))
         return _failed(f"cannot finish {name}: {type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def _without(deadline: asyncio.Timeout, limit_s: float) -> Iterator[None]:
+    """Hold the deadline while the tool waits for somebody; it has its whole time again afterwards."""
+    deadline.reschedule(None)
+    try:
+        yield
+    finally:
+        if not deadline.expired():
+            deadline.reschedule(asyncio.get_running_loop().time() + limit_s)
+
+
+def _with_verdict(result: ToolResult, verdict: HookVerdict) -> ToolResult:
+    if verdict.note:
+        result = replace(result, content=f"{result.content}\n\n{_clean(verdict.note)}")
+    if verdict.metadata is not None:
+        result = replace(result, metadata={**(result.metadata or {}), "hook": dict(verdict.metadata)})
+    return result
 
 
 def _arguments(call: ToolCallData, tool: Tool) -> dict[str, object]:

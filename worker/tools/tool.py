@@ -1,7 +1,11 @@
-"""What a tool is: its specification, the context of one call, its result; and reading its arguments."""
+"""What a tool is: its specification, the context of one call, its result; and reading its arguments.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+What a tool needs of the rest of the worker stands here as protocols: who permits, who remembers, who is asked first.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -10,7 +14,6 @@ import msgspec
 from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
-from worker.permissions.rules import Rules
 
 if TYPE_CHECKING:  # the keeper of children does I/O; here it is only a type
     from worker.tools.child import Children
@@ -21,6 +24,10 @@ Args = TypeVar("Args", bound=msgspec.Struct)
 
 class ToolError(Exception):
     """A failure that the model can react to; its text becomes an error result."""
+
+
+class Denied(ToolError):
+    """A permission was refused. The error result ends the turn: the model must not look for a way around it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,95 @@ class FileLedger(Protocol):
         ...
 
 
+class FileHistory(Protocol):
+    """The versions of the files that a session changed."""
+
+    async def record(self, session_id: str, path: str, old: str | None, new: str) -> None:
+        """The session changed the file at this resolved path; `old` is None for one that was not there."""
+        ...
+
+
+class CodeServers(Protocol):
+    """The language servers of the workspace, as the tools that read and change files see them."""
+
+    async def seen(self, path: Path) -> str:
+        """The file was read. What is known to be wrong in it, as text for the model; "" for nothing. Bounded."""
+        ...
+
+    async def changed(self, path: Path) -> str:
+        """The file was changed. What is wrong after that, as `seen`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a call is about to do, for whoever decides. The fields are those of the API (http-api 3.10)."""
+
+    session_id: str
+    run_id: str
+    tool_call_id: str
+    tool: str
+    action: str
+    path: str
+    description: str
+    params: Mapping[str, object] | None
+
+
+class Gate(Protocol):
+    """Who decides what a call may do. One wish that waits holds up nobody else (W-46)."""
+
+    async def permit(self, wish: Wish) -> None:
+        """Return when it may. Raises Denied. A caller that is cancelled takes its wish back."""
+        ...
+
+
+@dataclass(frozen=True)
+class HookVerdict:
+    """What the hooks say before a call. `args` are what the tool gets; `approved` spares the permission request."""
+
+    args: dict[str, object]
+    denied: str | None = None  # why not; None when nobody objects
+    halt: bool = False  # a denial that also ends the turn
+    approved: bool = False
+    note: str = ""  # goes below the tool's own text
+    metadata: Mapping[str, object] | None = None
+
+
+class Hooks(Protocol):
+    """Programs of the user that look at a call before it runs (10.4)."""
+
+    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookVerdict:
+        """Ask all that match. Bounded; a hook that fails has no opinion."""
+        ...
+
+
+class NoHistory:
+    """Remembers nothing."""
+
+    async def record(self, session_id: str, path: str, old: str | None, new: str) -> None:
+        """Nothing is kept."""
+
+
+class NoCodeServers:
+    """Knows nothing of any file."""
+
+    async def seen(self, path: Path) -> str:
+        """Nothing."""
+        return ""
+
+    async def changed(self, path: Path) -> str:
+        """Nothing."""
+        return ""
+
+
+class NoHooks:
+    """No objection, ever."""
+
+    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookVerdict:
+        """The call as it is."""
+        return HookVerdict(args)
+
+
 @dataclass(frozen=True)
 class ToolContext:
     """What one call may use. `workspace` is a resolved directory; `env` the environment meant for children."""
@@ -72,7 +168,22 @@ class ToolContext:
     clock: Clock
     children: "Children"
     files: FileLedger
-    rules: Rules
+    gate: Gate
+    tool: str = ""  # the name of the tool that is called
+    takes_images: bool = False  # can the model of this turn see what a tool shows it?
+    history: FileHistory = field(default_factory=NoHistory)
+    code: CodeServers = field(default_factory=NoCodeServers)
+    hooks: Hooks = field(default_factory=NoHooks)
+    without_deadline: Callable[[], AbstractContextManager[object]] = nullcontext
+    """`with context.without_deadline():` the tool's own deadline stands still: people, or another agent, take time."""
+
+    async def permit(
+        self, *, action: str, path: str, description: str, params: Mapping[str, object] | None = None
+    ) -> None:
+        """Ask for what the call is about to do, and wait for the answer. Raises Denied."""
+        wish = Wish(self.session_id, self.run_id, self.tool_call_id, self.tool, action, path, description, params)
+        with self.without_deadline():
+            await self.gate.permit(wish)
 
 
 class Tool(Protocol):

@@ -27,6 +27,10 @@ class Toolbox:
         """The names, sorted."""
         return tuple(self._tools)
 
+    def joined(self, tools: Iterable[Tool]) -> "Toolbox":
+        """These and more; of two tools with one name the one that was here first stays."""
+        return Toolbox({tool.spec.name: tool for tool in (*tools, *self._tools.values())}.values())
+
     def get(self, name: str) -> Tool | None:
         """The tool of that name, None when there is none."""
         return self._tools.get(name)

@@ -34,17 +34,32 @@ class Write:
         )
         seen = await context.files.last_read(context.session_id, str(place.path))
 
+        def look(_stop: object = None) -> Content | None:
+            before = read_content(place, limits.edit_max_bytes)
+            if before is not None:
+                check_seen(place, before, seen)
+                if before.data == data:
+                    raise ToolError(f"cannot write {place.shown}: it already has exactly this content")
+            return before
+
         def write(_stop: object) -> tuple[Content | None, Change]:
             with threads.writing:  # between this check and the write, no other session of ours changes the file
-                before = read_content(place, limits.edit_max_bytes)
-                if before is not None:
-                    check_seen(place, before, seen)
-                    if before.data == data:
-                        raise ToolError(f"cannot write {place.shown}: it already has exactly this content")
+                before = look()
                 replace_content(place, data, before.mode if before else None)
             old = before.data.decode("utf-8", "replace") if before else ""
             return before, compare(old, wanted.content, place.shown, limits.tool_metadata_max_bytes)
 
+        found = await threads.run(look, within_s=limits.search_deadline_s)
+        await context.permit(
+            action="write",
+            path=str(context.workspace),
+            description=f"{'Replace' if found else 'Create'} {place.shown}",
+            params={
+                "file_path": str(place.path),
+                "old_content": found.data.decode("utf-8", "replace") if found else "",
+                "new_content": wanted.content,
+            },
+        )
         before, change = await threads.run(write, within_s=limits.search_deadline_s)
         await context.files.record_read(context.session_id, str(place.path), sha256(data))
         return ToolResult(

@@ -1,0 +1,17 @@
+"""Who decides what a tool call may do."""
+
+from worker.permissions.rules import Rules
+from worker.tools.tool import Denied, Wish
+
+
+class RulesGate:
+    """Decides by the standing rules alone; there is nobody to ask."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    async def permit(self, wish: Wish) -> None:
+        """Return when the rules allow it. Raises Denied with what would allow it."""
+        decision = self._rules.decide(wish.tool, wish.action)
+        if not decision.allowed:
+            raise Denied(decision.reason)
