@@ -7,12 +7,13 @@ import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import fanout, floors, latency, memory, scale, starting
+from benchmarks import fanout, floors, latency, memory, reading, scale, starting
 from benchmarks.table import Figure, markdown
 
 GROUPS: dict[str, Callable[[floors.Floors], Awaitable[list[Figure]]]] = {
     "starting": starting.measure,
     "latency": latency.measure,
+    "reading": reading.measure,
     "scale": scale.measure,
     "fanout": fanout.measure,
     "memory": memory.measure,

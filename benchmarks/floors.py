@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,9 +133,7 @@ async def _zmq(path: Path) -> float:
 async def _tornado(path: Path) -> float:
     """A POST to a handler that does nothing, on a kept connection."""
     took = []
-    with _child(TORNADO, path) as child:
-        assert child.stdout is not None
-        await asyncio.to_thread(child.stdout.readline)
+    async with bare_handler(path):
         client = Client(path)
         for _ in range(ROUNDS):
             begun = time.perf_counter()
@@ -143,6 +141,15 @@ async def _tornado(path: Path) -> float:
             took.append(time.perf_counter() - begun)
         client.close()
     return median_ms(took)
+
+
+@asynccontextmanager
+async def bare_handler(path: Path) -> AsyncIterator[Path]:
+    """A Tornado server in a process of its own, on the socket `path`, that answers every POST with the same."""
+    with _child(TORNADO, path) as child:
+        assert child.stdout is not None
+        await asyncio.to_thread(child.stdout.readline)
+        yield path
 
 
 def _commits(path: Path) -> Iterator[float]:
