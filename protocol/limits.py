@@ -67,6 +67,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     steps_max: int = 500  # model requests of one run
     tools_parallel_max: int = 5
     history_max_messages: int = 20_000
+    summary_clips_max: int = 6  # a conversation too long to summarise is halved so often
+    title_s: float = 60.0  # asking a model for a session's title
 
     # --- models -------------------------------------------------------------------------------------------------
     model_first_event_s: float = 120.0
@@ -91,6 +93,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     edit_max_bytes: int = 16 * 1024 * 1024  # a larger file is neither edited nor overwritten
     image_max_bytes: int = 200 * 1024
     tool_metadata_max_bytes: int = 64 * 1024  # file contents beside a result, for clients that draw a diff
+    child_unsent_max_bytes: int = 32 * 1024 * 1024  # waiting for a child that does not read its input
     tool_threads: int = 4  # for tools that walk and read files
 
     # --- clients ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from protocol.base.clock import Clock
@@ -20,6 +20,7 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner, settle
 from protocol.limits import Limits
 from worker.tools.environment import markers
+from worker.tools.input import InputPipe
 from worker.tools.output import OutputBuffer
 from worker.tools.threads import Threads
 from worker.tools.tree import Process, Tree, find_tree, read_process, send
@@ -32,10 +33,11 @@ KILL_ROUND_S = 0.2  # SIGKILL, wait so long, look again for what was forked mean
 
 
 class Pipe:
-    """Our end of one pipe of a child; what comes goes into `buffer`."""
+    """Our end of one pipe of a child; what comes goes to `feed`, and an empty piece at the end of the stream."""
 
-    def __init__(self, fd: int, buffer: OutputBuffer) -> None:
+    def __init__(self, fd: int, buffer: OutputBuffer, feed: Callable[[bytes], None] | None = None) -> None:
         self.buffer = buffer
+        self._feed = feed
         self.ended = asyncio.Event()
         self._fd = fd
         os.set_blocking(fd, False)
@@ -51,9 +53,11 @@ class Pipe:
         except OSError:
             data = b""
         if data:
-            self.buffer.feed(data)
+            (self._feed or self.buffer.feed)(data)
         else:
             self.close()
+            if self._feed is not None:
+                self._feed(b"")
 
     def close(self) -> None:
         """Read no more."""
@@ -67,9 +71,19 @@ class Child:
     """One running child. Whoever started it awaits `end` in the end, in a `finally`."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", identity: Process, marker: str, pipes: Sequence[Pipe], of: "Children"
+        self,
+        process: "subprocess.Popen[bytes]",
+        identity: Process,
+        marker: str,
+        pipes: Sequence[Pipe],
+        of: "Children",
+        *,
+        stdin: InputPipe | None = None,
+        is_service: bool = False,
     ) -> None:
         self.pid = process.pid
+        self.is_service = is_service
+        self._stdin = stdin
         self.stdout = pipes[0].buffer
         self.stderr = pipes[1].buffer
         self._process = process
@@ -83,6 +97,31 @@ class Child:
         self._is_gone = asyncio.Event()
         self._signalled: set[int] = set()
         asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
+
+    @property
+    def is_ending(self) -> bool:
+        """Has `end` been called? Then its exit is our doing."""
+        return self._is_ending
+
+    @property
+    def unsent(self) -> int:
+        """How many written bytes the child has not taken yet; what it never reads stays here."""
+        return self._stdin.unsent if self._stdin is not None else 0
+
+    def write(self, data: bytes) -> None:
+        """Send `data` to the input of a child that was started with `stdin=True`; never blocks.
+
+        Raises BrokenPipeError when the child has closed its input or has ended, and when it takes nothing while more
+        than `limits.child_unsent_max_bytes` wait for it.
+        """
+        if self._stdin is None:
+            raise BrokenPipeError("this child has no input")
+        self._stdin.write(data)
+
+    def close_stdin(self) -> None:
+        """No more input: the child reads the end of the stream. What it has not taken yet is dropped."""
+        if self._stdin is not None:
+            self._stdin.close()
 
     def _exited(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -174,10 +213,11 @@ class Child:
     async def _others(self) -> list[Process]:
         tree = await self._of.scan(self._identity, f"{MARKER}={self._marker}")
         # Decided here on the loop, where children are started: a child that was born during the scan is known by now.
-        orphans = [p for p in tree.orphans if self._of.may_end_orphan(p)]
+        orphans = [p for p in tree.orphans if self._of.may_end_orphan(self, p)]
         return [*tree.members, *orphans]
 
     def _release(self) -> None:
+        self.close_stdin()
         for pipe in self._pipes:
             pipe.close()
         if not self._has_exited.is_set():
@@ -205,8 +245,8 @@ class Children:
 
     @property
     def count(self) -> int:
-        """How many children live or are being ended."""
-        return len(self._children)
+        """How many children of tools live or are being ended; those that serve beside the runs do not count."""
+        return sum(not child.is_service for child in self._children.values())
 
     async def start(
         self,
@@ -216,30 +256,42 @@ class Children:
         cwd: Path,
         head_bytes: int | None = None,
         tail_bytes: int | None = None,
+        stdin: bool = False,
+        on_stdout: Callable[[bytes], None] | None = None,
+        is_service: bool = False,
     ) -> Child:
-        """Start `argv` with no input, descriptors 0, 1, 2 only, and exactly `env` and the markers. Raises OSError.
+        """Start `argv` with descriptors 0, 1, 2 only, and exactly `env` and the markers. Raises OSError.
 
-        The caller awaits `Child.end` in a `finally`. The byte counts bound what is kept of each output stream.
+        The caller awaits `Child.end` in a `finally`. The byte counts bound what is kept of each output stream. With
+        `stdin` the child takes what `Child.write` sends, otherwise its input is empty. `on_stdout` gets its output
+        piece by piece, on the loop, and an empty piece at the end; nothing of it is kept then, and it must not raise.
+        A service lives beside the runs: it is ended with the worker, but does not keep it awake (`count`).
         """
         marker = self.new_marker()
         head = self.limits.tool_output_head_bytes if head_bytes is None else head_bytes
         tail = self.limits.tool_output_tail_bytes if tail_bytes is None else tail_bytes
         # A vfork and an exec take a millisecond; the loop starts children itself, so that it knows all of them.
-        process = _spawn(argv, {**env, **markers(os.environ), MARKER: marker}, cwd)
+        process = _spawn(argv, {**env, **markers(os.environ), MARKER: marker}, cwd, stdin=stdin)
         pipes: list[Pipe] = []
+        given: InputPipe | None = None
         try:
             identity = read_process(process.pid)
             assert identity is not None, "a child that is not reaped is in /proc"
-            for stream in (process.stdout, process.stderr):
+            for stream, feed in ((process.stdout, on_stdout), (process.stderr, None)):
                 assert stream is not None
-                pipes.append(Pipe(os.dup(stream.fileno()), OutputBuffer(head, tail)))
+                pipes.append(Pipe(os.dup(stream.fileno()), OutputBuffer(head, tail), feed))
                 stream.close()
-            child = Child(process, identity, marker, pipes, self)
+            if process.stdin is not None:
+                given = InputPipe(os.dup(process.stdin.fileno()), self.limits.child_unsent_max_bytes)
+                process.stdin.close()
+            child = Child(process, identity, marker, pipes, self, stdin=given, is_service=is_service)
         except BaseException:  # out of descriptors: it must not live on unknown
             process.kill()
             process.wait()
             for pipe in pipes:
                 pipe.close()
+            if given is not None:
+                given.close()
             raise
         self._children[child.pid] = child
         return child
@@ -259,9 +311,13 @@ class Children:
             self.log.error("scan for processes of a tool took too long", extra=fields(leader=leader.pid))
             return Tree((), ())
 
-    def may_end_orphan(self, process: Process) -> bool:
-        """An orphan without a marker could be any tool's; it goes with the last child that may have started it."""
-        return len(self._children) == 1 and process.pid not in self._children
+    def may_end_orphan(self, ending: Child, process: Process) -> bool:
+        """An orphan without a marker could be any tool's; it goes with the last tool that may have started it.
+
+        Services live long and do not fork away, so they do not shield the orphans of a tool.
+        """
+        others = sum(child is not ending and not child.is_service for child in self._children.values())
+        return others == 0 and process.pid not in self._children
 
     def reap(self, pids: Iterable[int]) -> None:
         """Collect the zombies among these that became our children: exactly these pids, never `waitpid(-1)`."""
@@ -285,10 +341,11 @@ class Children:
         return Threads(count=count, settle_s=self.limits.settle_s, clock=self.clock, owner=self.tasks)
 
 
-def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> "subprocess.Popen[bytes]":
+def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, stdin: bool) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         argv,
-        stdin=subprocess.DEVNULL,
+        bufsize=0,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=env,
