@@ -9,7 +9,18 @@ from typing import Literal
 import msgspec
 
 Role = Literal["user", "assistant", "tool", "system"]
-FinishReason = Literal["end_turn", "max_tokens", "tool_use", "canceled", "error", "content_filter", "unknown", "stop"]
+FinishReason = Literal[
+    "end_turn",
+    "max_tokens",
+    "tool_use",
+    "canceled",
+    "error",
+    "content_filter",
+    "unknown",
+    "stop",
+    "loop_detected",  # the model went in circles (W-17)
+    "step_limit",
+]
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):

@@ -157,7 +157,10 @@ FILE = shape(
 
 # --- messages (3.6) -----------------------------------------------------------------------------------------------
 
-_FINISH_REASONS = ("end_turn", "max_tokens", "tool_use", "canceled", "error", "content_filter", "unknown", "stop")
+_FINISH_REASONS = (
+    *("end_turn", "max_tokens", "tool_use", "canceled", "error", "content_filter", "unknown", "stop"),
+    *("loop_detected", "step_limit"),  # ours; the client shows nothing for a word it does not know
+)
 _PARTS: dict[str, Check] = {
     "text": shape({"text": string}),
     "reasoning": shape({"thinking": string, "signature": string}, integers(("started_at", "finished_at"))),

@@ -15,6 +15,7 @@ from protocol.limits import Limits
 from protocol.shapes.agent import AgentEvent
 from protocol.shapes.message import Message, TextData, TextPart, ToolCallData, ToolResultData, ToolResultPart
 from protocol.shapes.provider import Model
+from protocol.shapes.session import Session
 from worker.agent.stream import finish_of, needs_store
 from worker.agent.turn import Turn
 from worker.agent.usage import Usage
@@ -42,6 +43,9 @@ class MemoryTranscript:
         self.usages: list[Usage] = []
         self.events: list[AgentEvent] = []
         self.updates = 0
+        self.discarded = 0
+        self.summaries: list[Message] = []
+        self.of_session = Session(id=SESSION)
         self._queued = list(queued)
 
     @property
@@ -52,9 +56,18 @@ class MemoryTranscript:
     def results(self) -> list[ToolResultData]:
         return [part.data for row in self.rows.values() for part in row.parts if isinstance(part, ToolResultPart)]
 
-    async def create_assistant(self, *, model: str, provider: str) -> Message:
+    async def session(self) -> Session:
+        return self.of_session
+
+    async def create_assistant(self, *, model: str, provider: str, is_summary: bool = False) -> Message:
         row = Message(
-            id=f"row-{len(self.rows)}", session_id=SESSION, role="assistant", parts=[], model=model, provider=provider
+            id=f"row-{len(self.rows) + self.discarded}",
+            session_id=SESSION,
+            role="assistant",
+            parts=[],
+            model=model,
+            provider=provider,
+            is_summary_message=is_summary,
         )
         self.rows[row.id] = self.stored[row.id] = row
         return row
@@ -66,6 +79,15 @@ class MemoryTranscript:
         self.rows[message.id] = message
         if needs_store(self.stored[message.id], message):
             self.stored[message.id] = message
+
+    async def discard(self, message: Message) -> None:
+        del self.rows[message.id], self.stored[message.id]
+        self.discarded += 1
+
+    async def summarized(self, message: Message) -> None:
+        assert message.is_summary_message
+        await self.update(message)
+        self.summaries.append(message)
 
     async def create_tool(self, result: ToolResultData) -> Message:
         assert result.tool_call_id not in [known.tool_call_id for known in self.results]

@@ -20,8 +20,9 @@ from tests.unit.agent_house import (
     user,
 )
 from worker.agent.calls import UNREADABLE
+from worker.agent.outcome import TurnResult
 from worker.agent.stream import CANCELLED_CALL, SKIPPED_CALL, calls_of, close_message, finish_of, results_of, text_of
-from worker.agent.turn import Turn, TurnResult
+from worker.agent.turn import Turn
 from worker.models.client import (
     Finished,
     ModelFailure,
@@ -199,7 +200,7 @@ def test_L06_endless_tool_calls_end_at_the_step_limit_with_a_word():
     transcript = MemoryTranscript()
     limits = replace(LIMITS, steps_max=15)
     result = run(build_turn(model, transcript, PlayedTool("look", other_each_time), limits=limits).run([user("hi")]))
-    assert result.finish == "end_turn"
+    assert result.finish == "step_limit"
     finish = finish_of(transcript.assistants[-1])
     assert finish is not None
     assert "limit of 15 steps" in finish.message
@@ -211,7 +212,7 @@ def test_W17_a_loop_is_stopped_and_says_so():
     transcript = MemoryTranscript()
     result = run(build_turn(model, transcript, PlayedTool("look", says)).run([user("hi")]))
     finish = finish_of(transcript.assistants[-1])
-    assert result.finish == "end_turn"
+    assert result.finish == "loop_detected"
     assert finish is not None
     assert "repeats" in finish.message
     assert len(model.requests) == 10

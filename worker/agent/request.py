@@ -50,6 +50,8 @@ class StepRequest:
         self._clock = clock
         self._log = log
         self._tokens = Tokens()
+        self.tokens = 0
+        """What the last request that was answered held together with its answer."""
         self._under_way: tuple[ModelRequest, MessageDraft] | None = None
         self._names: dict[str, str] = {}
         self._taken: set[str] = set()
@@ -155,6 +157,8 @@ class StepRequest:
 
     async def _account(self, ended: Ended) -> None:
         usage = self._usage(ended)
+        if ended == "completed":
+            self.tokens = usage.prompt_tokens + usage.completion_tokens
         self._under_way = None  # from here a cancel has nothing more to account
         await self._transcript.account(usage)
 

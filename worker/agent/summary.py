@@ -1,6 +1,7 @@
-"""The turn that writes a summary: one request without tools, whose answer stands for all that was said before.
+"""Writing a summary: one request without tools, whose answer stands for all that was said before.
 
-It looks like any other turn to whoever runs it (`run`, `leftover`).
+`SummaryTurn` looks like any other turn to whoever runs it (`run`, `leftover`); a turn whose context is full uses the
+writer beneath it and goes on.
 """
 
 import logging
@@ -10,14 +11,14 @@ from msgspec.structs import replace
 
 from protocol.base.clock import Clock
 from protocol.limits import Limits
-from protocol.shapes.message import FinishReason, Message, TextData, TextPart
+from protocol.shapes.message import FinishReason, Message, Part, TextData, TextPart, ToolResultPart
 from protocol.shapes.session import Todo
 from worker.agent.history import repair
+from worker.agent.outcome import Leftover, TurnResult
 from worker.agent.request import StepRequest
-from worker.agent.stream import MessageDraft
+from worker.agent.stream import MessageDraft, finish_of, text_of
 from worker.agent.transcript import Transcript
-from worker.agent.turn import Leftover, TurnResult
-from worker.models.client import ModelClient, ModelRequest
+from worker.models.client import ModelClient, ModelFailure, ModelRequest
 from worker.models.failures import failure
 
 SYSTEM = """\
@@ -33,6 +34,13 @@ Summarise this conversation so far. Say, each as far as there is something to sa
 - what was learnt about the code: structure, names, conventions, causes of errors;
 - what was decided, what was tried and failed, and why;
 - the state now, and the next steps in order."""
+
+GOES_ON_NOTE = """\
+The conversation was summarised here because it had become too long for the model. The user's last request, on which
+work goes on without asking:"""
+
+CLIP_CHARACTERS = 2000  # of the head and of the tail of a long text, once the whole does not fit
+KEPT_MIN = 4  # messages
 
 _SUMMARY_FINISHES: frozenset[FinishReason] = frozenset({"max_tokens", "content_filter"})
 
@@ -56,8 +64,40 @@ def as_told(history: Sequence[Message]) -> list[Message]:
     return [replace(first, role="user", parts=[*texts]), *history[1:]]
 
 
-class SummaryTurn:
-    """Used once."""
+def clipped(messages: Sequence[Message], level: int) -> list[Message]:
+    """A conversation made smaller for the model that is to summarise it: `level` 0 as it is, 1 with the middle of long
+    texts and results left out, 2 and more with only the newest half, quarter and so on."""
+    if level == 0:
+        return list(messages)
+    kept = list(messages)
+    if level > 1:
+        kept = kept[-max(KEPT_MIN, len(kept) >> (level - 1)) :]
+    shorter = [replace(message, parts=[_clipped_part(part) for part in message.parts]) for message in kept]
+    if level > 1:
+        left_out = [TextPart(TextData(text="[The beginning of the conversation is left out: it is too long.]"))]
+        shorter.insert(0, Message(id="left-out", session_id=kept[0].session_id, role="user", parts=[*left_out]))
+    return shorter
+
+
+def _clipped_part(part: Part) -> Part:
+    match part:
+        case TextPart(data):
+            return TextPart(replace(data, text=_clipped_text(data.text)))
+        case ToolResultPart(data):
+            return ToolResultPart(replace(data, content=_clipped_text(data.content), data="", mime_type=""))
+        case _:
+            return part
+
+
+def _clipped_text(text: str) -> str:
+    if len(text) <= 2 * CLIP_CHARACTERS:
+        return text
+    left_out = len(text) - 2 * CLIP_CHARACTERS
+    return f"{text[:CLIP_CHARACTERS]}\n[… {left_out} characters left out …]\n{text[-CLIP_CHARACTERS:]}"
+
+
+class SummaryWriter:
+    """Writes one summary. Used once."""
 
     def __init__(
         self, *, model: ModelClient, transcript: Transcript, limits: Limits, clock: Clock, log: logging.Logger
@@ -65,24 +105,69 @@ class SummaryTurn:
         self._model = model
         self._transcript = transcript
         self._clock = clock
+        self._limits = limits
         self._request = StepRequest(model=model, transcript=transcript, limits=limits, clock=clock, log=log)
         self._draft: MessageDraft | None = None
 
-    async def run(self, history: list[Message]) -> TurnResult:
-        """Ask once. `history` ends with the request for the summary. Raises ModelFailure."""
-        row = await self._transcript.create_assistant(model=self._model.model.id, provider=self._model.provider_id)
+    async def write(self, history: Sequence[Message], ask: Message, *, note: str = "") -> Message:
+        """The finished row, which nobody has stored yet. `ask` is the request for it, `note` is put below its text.
+
+        A conversation that does not fit is clipped, more with each attempt. Raises ModelFailure.
+        """
+        row = await self._transcript.create_assistant(
+            model=self._model.model.id, provider=self._model.provider_id, is_summary=True
+        )
         draft = self._draft = MessageDraft(row)
-        request = ModelRequest(system=SYSTEM, messages=repair(history, self._model.provider_id))
-        reason = await self._request.run(request, draft, ())
+        reason = await self._ask(history, ask, draft)
         if draft.calls or not draft.text.strip():
             raise failure("garbage", "the model gave no summary")
-        reason = reason if reason in _SUMMARY_FINISHES else "end_turn"
-        draft.finish(reason, int(self._clock.wall()))
-        await self._transcript.update(draft.snapshot())
-        self._draft = None
-        return TurnResult(finish=reason, message_id=draft.message_id, text=draft.text)
+        if note:
+            draft.add_text(f"\n\n{note}")
+        draft.finish(reason if reason in _SUMMARY_FINISHES else "end_turn", int(self._clock.wall()))
+        return draft.snapshot()
+
+    async def _ask(self, history: Sequence[Message], ask: Message, draft: MessageDraft) -> FinishReason:
+        level = 0
+        while True:
+            messages = repair([*clipped(history, level), ask], self._model.provider_id)
+            try:
+                return await self._request.run(ModelRequest(system=SYSTEM, messages=messages), draft, ())
+            except ModelFailure as error:
+                if error.category != "context_overflow" or level >= self._limits.summary_clips_max:
+                    raise
+                level += 1
+                draft.reset()
+
+    @property
+    def open_row(self) -> Message | None:
+        """What there is of the row; None before it was made."""
+        return self._draft.snapshot() if self._draft is not None else None
+
+    def leftover(self) -> Leftover:
+        """The row and the usage of the attempt under way, after `write` raised."""
+        return Leftover(self.open_row, [], self._request.unaccounted())
+
+
+class SummaryTurn:
+    """A summary that somebody asked for. Used once."""
+
+    def __init__(
+        self, *, model: ModelClient, transcript: Transcript, limits: Limits, clock: Clock, log: logging.Logger
+    ) -> None:
+        self._transcript = transcript
+        self._writer = SummaryWriter(model=model, transcript=transcript, limits=limits, clock=clock, log=log)
+        self._is_finished = False
+
+    async def run(self, history: list[Message]) -> TurnResult:
+        """Ask once. `history` ends with the request for the summary. Raises ModelFailure."""
+        row = await self._writer.write(history[:-1], history[-1])
+        await self._transcript.update(row)
+        self._is_finished = True
+        finish = finish_of(row)
+        assert finish is not None
+        return TurnResult(finish=finish.reason, message_id=row.id, text=text_of(row))
 
     def leftover(self, why: str) -> Leftover:
         """The open row and the usage of the attempt under way."""
-        draft = self._draft
-        return Leftover(draft.snapshot() if draft is not None else None, [], self._request.unaccounted())
+        left = self._writer.leftover()
+        return Leftover(None, [], left.usage) if self._is_finished else left

@@ -4,14 +4,27 @@ from typing import Protocol
 
 from protocol.shapes.agent import AgentEvent
 from protocol.shapes.message import Message, ToolResultData
+from protocol.shapes.session import Session
 from worker.agent.usage import Usage
 
 
 class Transcript(Protocol):
     """The rows of one run. Storage errors are raised and end the turn (W-28)."""
 
-    async def create_assistant(self, *, model: str, provider: str) -> Message:
+    async def session(self) -> Session | None:
+        """The session as it is stored now; None when it was deleted."""
+        ...
+
+    async def create_assistant(self, *, model: str, provider: str, is_summary: bool = False) -> Message:
         """Store an empty assistant row and return it."""
+        ...
+
+    async def discard(self, message: Message) -> None:
+        """Delete an assistant row that came to nothing."""
+        ...
+
+    async def summarized(self, message: Message) -> None:
+        """Store this finished summary; what the model is told begins with it from now on."""
         ...
 
     async def update(self, message: Message) -> None:

@@ -1,52 +1,33 @@
 """Our loop: one model request, its tool calls, again until done. No database or socket knowledge.
 
-A step is: take in prompts that wait, create the assistant row, ask the model, run its calls, finish the row. A row is
-finished exactly once (W-04). A turn that is cancelled or fails leaves what it had in `leftover`, and whoever ends the
-run writes it: this file never handles a cancel.
+A step is: take in prompts that wait, summarise when the context is full, create the assistant row, ask the model, run
+its calls, finish the row. A row is finished exactly once (W-04). A turn that is cancelled or fails leaves what it had
+in `leftover`, and whoever ends the run writes it: this file never handles a cancel.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from protocol.base.clock import Clock
+from protocol.base.logs import fields
 from protocol.limits import Limits
-from protocol.shapes.message import FinishReason, Message, ToolResultData
+from protocol.shapes.message import BinaryPart, FinishReason, Message, ToolResultData
+from worker.agent.budget import Budget
 from worker.agent.calls import ContextMaker, StepCalls
 from worker.agent.history import repair
 from worker.agent.loops import LoopWatch
+from worker.agent.outcome import Leftover, TurnResult
 from worker.agent.request import StepRequest
-from worker.agent.stream import MessageDraft, answers_for, calls_of
+from worker.agent.stream import MessageDraft, answers_for, calls_of, text_of
+from worker.agent.summary import GOES_ON_NOTE, SummaryWriter, as_told, summary_request
 from worker.agent.transcript import Transcript
-from worker.agent.usage import Usage
-from worker.models.client import ModelClient, ModelRequest
+from worker.models.client import ModelClient, ModelFailure, ModelRequest
 from worker.tools.toolbox import Toolbox
 
 GOES_ON: frozenset[FinishReason] = frozenset({"tool_use", "end_turn", "stop", "unknown"})
 """Reasons after which a step with calls is followed by another; some servers say `stop` although they call tools."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnResult:
-    """How a turn ended by itself. The row `message_id` is finished and stored."""
-
-    finish: FinishReason
-    message_id: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """What a turn that was cancelled or failed had not written yet.
-
-    `message` is its open assistant row, to be ended with `stream.close_message`; with a finish part it is complete
-    and must be stored as it is, if it is not yet. None: no row is open, the end needs a row of its own. `results`
-    answer the calls of that row of which no row is known to be stored. `usage` is that of the attempt under way.
-    """
-
-    message: Message | None
-    results: list[ToolResultData]
-    usage: Usage | None
 
 
 class Turn:
@@ -64,8 +45,12 @@ class Turn:
         clock: Clock,
         log: logging.Logger,
         max_tokens: int = 0,
+        may_summarize: bool = True,
     ) -> None:
-        """`tool_context` is given a call and the id of its assistant row. `max_tokens` 0 leaves it to the model."""
+        """`tool_context` is given a call and the id of its assistant row. `max_tokens` 0 leaves it to the model.
+
+        `may_summarize`: when the context is full, the conversation is summarised and the turn goes on.
+        """
         self._model = model
         self._toolbox = toolbox
         self._tool_context = tool_context
@@ -77,10 +62,14 @@ class Turn:
         self._max_tokens = max_tokens
         self._request = StepRequest(model=model, transcript=transcript, limits=limits, clock=clock, log=log)
         self._loops = LoopWatch()
+        self._budget = Budget(model.model.context_window if may_summarize else 0)
+        self._may_summarize = may_summarize
+        self._asked: list[Message] = []  # what the user said in this turn
         self._messages: list[Message] = []
         self._call_ids: set[str] = set()
         self._draft: MessageDraft | None = None
         self._calls: StepCalls | None = None
+        self._summary: SummaryWriter | None = None  # while it writes
 
     async def run(self, history: list[Message]) -> TurnResult:
         """Work until the model is done. `history` ends with the new user row.
@@ -88,6 +77,10 @@ class Turn:
         Raises ModelFailure, CancelledError and what the transcript raises; `leftover` says then what is unwritten.
         """
         self._take_in(history)
+        self._asked = history[-1:]
+        session = await self._transcript.session()
+        counted = session.prompt_tokens + session.completion_tokens if session is not None else 0
+        self._budget.begin(counted, history)
         steps = 0
         while True:
             steps += 1
@@ -97,14 +90,18 @@ class Turn:
             goes_on = bool(draft.calls) and reason in GOES_ON and stop is None
             if goes_on:
                 reason = "tool_use"
-            elif stop is not None or (reason == "tool_use" and not goes_on):
+            elif stop is not None:
+                reason = stop[0]
+            elif reason == "tool_use":
                 reason = "end_turn"
-            await self._finish(draft, reason, stop or "")
+            await self._finish(draft, reason, stop[1] if stop is not None else "")
             if not goes_on:
                 return TurnResult(finish=reason, message_id=draft.message_id, text=draft.text)
 
     def leftover(self, why: str) -> Leftover:
         """What is unwritten after `run` raised. `why` answers the calls without a result (`stream.…_CALL`)."""
+        if self._summary is not None:
+            return self._summary.leftover()
         usage = self._request.unaccounted()
         draft, calls = self._draft, self._calls
         if draft is None:
@@ -118,9 +115,31 @@ class Turn:
         return Leftover(draft.snapshot(), results, usage)
 
     async def _ask(self) -> tuple[MessageDraft, FinishReason]:
-        self._take_in(
-            await self._transcript.fold_queued()
-        )  # they stay in the turn, so every later step sees them (W-08)
+        # They stay in the turn, so every later step sees them (W-08).
+        folded = await self._transcript.fold_queued()
+        self._asked += folded
+        self._take_in(folded)
+        self._budget.add(folded)
+        if self._budget.is_full and len(self._messages) > 1:
+            try:
+                await self._summarize()
+            except ModelFailure as error:  # the request may well fit: the budget is a guess
+                self._log.warning("no summary", extra=fields(category=error.category, error=error.message))
+                self._may_summarize = False
+                self._budget = Budget(0)
+                await self._discard_summary()
+        try:
+            return await self._request_step()
+        except ModelFailure as error:
+            if error.category != "context_overflow" or not self._may_summarize or len(self._messages) < 2:
+                raise
+            draft, self._draft = self._draft, None
+            if draft is not None:
+                await self._transcript.discard(draft.snapshot())
+            await self._summarize()
+            return await self._request_step()
+
+    async def _request_step(self) -> tuple[MessageDraft, FinishReason]:
         request = ModelRequest(
             system=self._system_prompt,
             messages=repair(self._messages, self._model.provider_id),
@@ -130,7 +149,38 @@ class Turn:
         row = await self._transcript.create_assistant(model=self._model.model.id, provider=self._model.provider_id)
         self._calls = None
         draft = self._draft = MessageDraft(row)
-        return draft, await self._request.run(request, draft, self._call_ids)
+        reason = await self._request.run(request, draft, self._call_ids)
+        self._budget.measured(self._request.tokens)
+        return draft, reason
+
+    async def _summarize(self) -> None:
+        """Put a summary in the place of all that was said. It is part of this run, and ends with it (W-06)."""
+        session = await self._transcript.session()
+        asked = "\n".join(text for message in self._asked if (text := text_of(message).strip()))
+        self._summary = SummaryWriter(
+            model=self._model, transcript=self._transcript, limits=self._limits, clock=self._clock, log=self._log
+        )
+        row = await self._summary.write(
+            self._messages,
+            summary_request(self._asked[-1].session_id, session.todos if session is not None else ()),
+            note=f"{GOES_ON_NOTE}\n\n{asked}" if asked else "",
+        )
+        await self._transcript.summarized(row)
+        self._summary = None
+        self._log.info("summarised", extra=fields(messages=len(self._messages), message=row.id))
+        # A picture cannot be told in words: it stays with the model to the end of the turn.
+        shown = [
+            replace(message, parts=[part for part in message.parts if isinstance(part, BinaryPart)])
+            for message in self._asked
+            if any(isinstance(part, BinaryPart) for part in message.parts)
+        ]
+        self._messages = [*as_told([row]), *shown]
+        self._budget.begin(0, self._messages)
+
+    async def _discard_summary(self) -> None:
+        summary, self._summary = self._summary, None
+        if summary is not None and summary.open_row is not None:
+            await self._transcript.discard(summary.open_row)
 
     async def _execute(self, draft: MessageDraft) -> dict[str, ToolResultData]:
         if not draft.calls:
@@ -149,17 +199,17 @@ class Turn:
 
     def _why_stop(
         self, draft: MessageDraft, reason: FinishReason, results: dict[str, ToolResultData], steps: int
-    ) -> str | None:
-        """What ends the turn although the model would go on; "" when a result says it all, None when nothing does."""
+    ) -> tuple[FinishReason, str] | None:
+        """What ends the turn although the model would go on, and a word on it; None when nothing does."""
         is_looping = self._loops.step(draft.calls, results)
         if not draft.calls or reason not in GOES_ON:
             return None
         if self._calls is not None and self._calls.has_stopped:
-            return ""
+            return "end_turn", ""
         if is_looping:
-            return "Stopped: the model repeats the same tool calls with the same results"
+            return "loop_detected", "Stopped: the model repeats the same tool calls with the same results"
         if steps >= self._limits.steps_max:
-            return f"Stopped: the limit of {self._limits.steps_max} steps was reached"
+            return "step_limit", f"Stopped: the limit of {self._limits.steps_max} steps was reached"
         return None
 
     async def _finish(self, draft: MessageDraft, reason: FinishReason, message: str) -> None:
@@ -168,6 +218,7 @@ class Turn:
         await self._transcript.update(finished)
         rows = list(self._calls.rows.values()) if self._calls is not None else []
         self._take_in([finished, *rows])
+        self._budget.add(rows)
         self._draft = self._calls = None
 
     def _take_in(self, messages: Sequence[Message]) -> None:

@@ -31,7 +31,7 @@ from worker.agent.stream import (
 )
 from worker.agent.usage import Usage
 from worker.runs import rows
-from worker.runs.transcript import account
+from worker.runs.transcript import account, forget
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.runs import StoredRun
@@ -180,9 +180,7 @@ class Scribe:
             message_id = self._close_rows(transaction, run, verdict, remains, told).id
         else:
             for row in told:
-                messages.remove(connection, row, self._now())
-                gone = replace(row, parts=[])
-                transaction.emit("message", "deleted", gone, session_id=run.session_id, run_id=run.id, key=row.id)
+                forget(transaction, row, run_id=run.id, now=self._now())
         if remains.usage is not None and sessions.exists(connection, run.session_id):
             account(transaction, run.session_id, remains.usage, self._now())
         self._end(transaction, run, verdict.outcome, verdict.cause, message_id, "", verdict.error, ())
@@ -216,6 +214,10 @@ class Scribe:
         newest: Message | None = None
         for row in told:
             if row.role != "assistant":
+                continue
+            if row.is_summary_message and run.kind != runs.SUMMARY:
+                if finish_of(row) is None:  # half a summary is worth nothing
+                    forget(transaction, row, run_id=run.id, now=self._now())
                 continue
             if remains.message is not None and remains.message.id == row.id:
                 row = remains.message

@@ -18,8 +18,8 @@ from protocol.errors import BulkheadError
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from protocol.shapes.message import Message
+from worker.agent.outcome import Leftover, TurnResult
 from worker.agent.summary import as_told, summary_request
-from worker.agent.turn import Leftover, TurnResult
 from worker.models.client import ModelFailure
 from worker.runs import rows
 from worker.runs.ending import CANCELLED, SESSION_GONE, Ending, Remains, Verdict

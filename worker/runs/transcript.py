@@ -24,6 +24,7 @@ from protocol.limits import Limits
 from protocol.shapes.agent import AgentEvent
 from protocol.shapes.envelope import envelope
 from protocol.shapes.message import Message, ToolResultData
+from protocol.shapes.session import Session
 from worker.agent.stream import finish_of, needs_store
 from worker.agent.usage import Usage
 from worker.runs import rows
@@ -68,8 +69,13 @@ class StoredTranscript:
         self.held: Message | None = None
         """The row that ends the turn, finished but not stored yet."""
 
-    async def create_assistant(self, *, model: str, provider: str) -> Message:
-        """Store an empty assistant row and return it; it tells the run's story from now on."""
+    async def session(self) -> Session | None:
+        """The session as it is stored now."""
+        return await self._database.read(lambda connection: sessions.get(connection, self._run.session_id))
+
+    async def create_assistant(self, *, model: str, provider: str, is_summary: bool = False) -> Message:
+        """Store an empty assistant row and return it; it tells the run's story from now on, unless the run goes on
+        after it because it is a summary."""
         await self._release_held()
         row = rows.assistant_row(
             row_id=new_uuid(self._random),
@@ -78,12 +84,13 @@ class StoredTranscript:
             provider=provider,
             now=self._now(),
         )
-        if self._run.kind == runs.SUMMARY:
+        if is_summary:
             row = replace(row, is_summary_message=True)
 
         def job(transaction: Transaction) -> None:
             self._create(transaction, row, self._run.id)
-            runs.tell_story(transaction.connection, self._run.id, row.id)
+            if not is_summary or self._run.kind == runs.SUMMARY:
+                runs.tell_story(transaction.connection, self._run.id, row.id)
 
         await self._database.write(job)
         self._stored, self._pending, self._shown_at = row, None, -1e9
@@ -104,6 +111,29 @@ class StoredTranscript:
         else:
             self._pending = message
             self._arm()
+
+    async def discard(self, message: Message) -> None:
+        """Delete a row that came to nothing, and tell clients."""
+        self._quieten()
+
+        def job(transaction: Transaction) -> None:
+            forget(transaction, message, run_id=self._run.id, now=self._now())
+
+        await self._database.write(job)
+
+    async def summarized(self, message: Message) -> None:
+        """Store a finished summary and let the conversation begin with it."""
+        self._quieten()
+        message = self._stored = replace(message, updated_at=self._now())
+
+        def job(transaction: Transaction) -> None:
+            self._change(transaction, message)
+            sessions.summarized(transaction.connection, message.session_id, message.id, self._now())
+            session = sessions.get(transaction.connection, message.session_id)
+            if session is not None:
+                transaction.emit("session", "updated", session, session_id=session.id, run_id=self._run.id)
+
+        await self._database.write(job)
 
     async def create_tool(self, result: ToolResultData) -> Message:
         """Store one tool row. A cancelled caller does not stop the write: the row will be there."""
@@ -263,6 +293,13 @@ class StoredTranscript:
 def picture_pace_s(size_bytes: int, limits: Limits) -> float:
     """How long to wait after a picture of this size: each is the whole message, so long ones must come less often."""
     return max(limits.picture_interval_s, size_bytes / limits.picture_bytes_per_s)
+
+
+def forget(transaction: Transaction, message: Message, *, run_id: str, now: int) -> None:
+    """Delete a message row and tell clients."""
+    messages.remove(transaction.connection, message, now)
+    gone = replace(message, parts=[])
+    transaction.emit("message", "deleted", gone, session_id=message.session_id, run_id=run_id, key=message.id)
 
 
 def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -> None:
