@@ -94,6 +94,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     image_max_bytes: int = 200 * 1024
     tool_metadata_max_bytes: int = 64 * 1024  # file contents beside a result, for clients that draw a diff
     child_unsent_max_bytes: int = 32 * 1024 * 1024  # waiting for a child that does not read its input
+    lsp_start_wait_s: float = 5.0  # a tool that changed a file waits so long for a server that is starting
+    lsp_answer_s: float = 20.0
+    lsp_change_max_s: float = 5.0  # diagnostics after a change: at most so long,
+    lsp_change_none_s: float = 1.0  # or so long without any news,
+    lsp_change_stable_s: float = 0.3  # or so long after the last
+    lsp_view_s: float = 0.3  # diagnostics of a file that was only read
+    lsp_message_max_bytes: int = 8 * 1024 * 1024
+    lsp_pending_max: int = 64  # requests that wait for one server
+    lsp_documents_max: int = 64  # files that are open in one server
+    lsp_document_max_bytes: int = 2 * 1024 * 1024
     tool_threads: int = 4  # for tools that walk and read files
 
     # --- clients ------------------------------------------------------------------------------------------------

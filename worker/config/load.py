@@ -18,6 +18,7 @@ from worker.config.edit import RECENT_MAX
 from worker.config.expand import Run, shell_runner
 from worker.config.files import Object, read_layers
 from worker.config.resolve import resolve
+from worker.config.sections import LspSettings
 
 MASK = "***"
 _SECRET_NAME = re.compile(r"key|token|secret|auth|password|cookie", re.IGNORECASE)
@@ -33,6 +34,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     disable_auto_summarize: bool = False
     disable_default_providers: bool = False
     debug: bool = False
+    auto_lsp: bool | None = None
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +49,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
     options: Options = msgspec.field(default_factory=Options)
     permissions: Permissions = msgspec.field(default_factory=Permissions)
     env: dict[str, str] = {}
+    lsp: dict[str, LspSettings] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Config:
     secrets: tuple[str, ...] = field(repr=False)
     """Texts that no log, event or error may show; for `Redactor.register`."""
     data_dir: Path = Path()
+    lsp: dict[str, LspSettings] = field(repr=False, default_factory=dict)
     raw: Object = field(repr=False, default_factory=dict)
 
     def wire(self) -> bytes:
@@ -131,6 +135,7 @@ def load_config(
         files=layers.files,
         secrets=resolved.secrets,
         data_dir=data_dir,
+        lsp=known.lsp or {},
         raw=layers.merged,
     )
 
