@@ -45,6 +45,7 @@ from worker.runs.ending import Ending, Scribe
 from worker.runs.equipment import Equipment
 from worker.runs.lane import Counter
 from worker.runs.recovery import Recovered, recover
+from worker.runs.titles import Titles
 from worker.store import events as event_rows
 from worker.store.database import Database, StorageUnusable
 from worker.store.files import StoredFileLedger
@@ -147,10 +148,12 @@ class Worker:
         )
         scribe = Scribe(clock, self._random, equipment.author)
         recovered = await recover(database, scribe, limits)
+        titles = Titles(database=database, models=equipment.title_models, limits=limits, clock=clock, log=self._log)
         dispatcher = Dispatcher(
             database=database,
             ending=Ending(database=database, scribe=scribe, log=self._log, on_stuck=self._storage_failed),
             make_turn=equipment.make_turn,
+            name_session=titles.name,
             show=publisher.picture,
             drain=self._drain,
             counter=Counter(recovered.last_accept_seq),

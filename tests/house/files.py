@@ -46,6 +46,7 @@ PURE = (
     "worker/agent/loops.py",
     "worker/agent/outcome.py",
     "worker/agent/stream.py",
+    "worker/agent/titles.py",
     "worker/agent/usage.py",
     "worker/events/window.py",
     "worker/models/client.py",

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,16 @@ from protocol.shapes.provider import Model
 from protocol.shapes.session import Session
 from tests.support.store import Heard, open_database
 from worker.agent.turn import Turn
-from worker.models.client import Finished, ModelEvent, ModelRequest, TextDelta, Tokens, ToolCallEnd, ToolCallStart
+from worker.models.client import (
+    Finished,
+    ModelClient,
+    ModelEvent,
+    ModelRequest,
+    TextDelta,
+    Tokens,
+    ToolCallEnd,
+    ToolCallStart,
+)
 from worker.permissions.gate import RulesGate
 from worker.permissions.rules import Rules
 from worker.runs.dispatcher import Dispatcher
@@ -28,6 +37,7 @@ from worker.runs.drain import Drain
 from worker.runs.ending import Author, Ending, Scribe
 from worker.runs.lane import Counter
 from worker.runs.recovery import Recovered, recover
+from worker.runs.titles import Titles
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.files import StoredFileLedger
@@ -183,6 +193,7 @@ async def open_house(
     *,
     limits: Limits = DEFAULT_LIMITS,
     toolbox: Toolbox | None = None,
+    title_models: Sequence[ModelClient] = (),
     before: Callable[[Transaction], None] | None = None,
 ) -> AsyncGenerator[House, None]:
     """A house on the directory `path`. `before` writes to the file before recovery looks at it."""
@@ -230,6 +241,7 @@ async def open_house(
         database=database,
         ending=Ending(database=database, scribe=scribe, log=LOG, on_stuck=heard.fatal.append),
         make_turn=make_turn,
+        name_session=Titles(database=database, models=lambda: title_models, limits=limits, clock=clock, log=LOG).name,
         show=shown.append,
         drain=drain,
         counter=Counter(recovered.last_accept_seq),

@@ -114,9 +114,17 @@ class Exchange:
         await self._open()
         await self._write(data)
 
-    async def refuse(self, status: int, *, retry_after: str | None = None, message: str = "scripted failure") -> None:
+    async def refuse(
+        self,
+        status: int,
+        *,
+        retry_after: str | None = None,
+        message: str = "scripted failure",
+        kind: str = "scripted",
+        code: str | None = None,
+    ) -> None:
         """An error answer instead of a stream."""
-        body = json.dumps({"error": {"message": message, "type": "scripted", "code": None}}).encode()
+        body = json.dumps({"type": "error", "error": {"message": message, "type": kind, "code": code}}).encode()
         lines = [f"HTTP/1.1 {status} Scripted", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         if retry_after is not None:
             lines.append(f"Retry-After: {retry_after}")

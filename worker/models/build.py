@@ -83,6 +83,10 @@ class Models:
         """The model for short side tasks. Raises BadInput like `large`."""
         return self._client(self.choice("small"))
 
+    def client(self, kind: str) -> ModelClient:
+        """`large` or `small` by its name. Raises BadInput like `large`."""
+        return self._client(self.choice(kind))
+
     async def close(self) -> None:
         """Close the connections."""
         http, self._http = self._http, None

@@ -22,7 +22,7 @@ from protocol.shapes.agent import Prompt, Run
 from worker.runs.drain import Drain
 from worker.runs.ending import CANCELLED, CLOSED, Ending, Remains, Verdict
 from worker.runs.lane import CancelActive, Counter, Drop, Effect, End, Fold, Lane, Start, Ticket
-from worker.runs.runner import Runner, Tools, TurnMaker
+from worker.runs.runner import NameSession, Runner, Tools, TurnMaker
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
@@ -38,6 +38,7 @@ class Dispatcher:
         database: Database,
         ending: Ending,
         make_turn: TurnMaker,
+        name_session: NameSession,
         show: Callable[[Event], None],
         drain: Drain,
         counter: Counter,
@@ -56,7 +57,7 @@ class Dispatcher:
         self._random = random
         self._log = log
         self._owner = TaskOwner("runs", log)
-        self._tools = Tools(database, ending, make_turn, self._owner, limits, clock, random, log)
+        self._tools = Tools(database, ending, make_turn, name_session, self._owner, limits, clock, random, log)
         self._lanes: dict[SessionId, Lane] = {}
         self._runs: dict[str, StoredRun] = {}  # stored and not ended
         self._counted: set[str] = set()  # their rows say already that they are about to start

@@ -21,10 +21,12 @@ from protocol.spec import WorkerSpec
 from worker.agent.instructions import compose, gather
 from worker.agent.summary import SummaryTurn
 from worker.agent.turn import Turn
+from worker.config.catalogue import BUILTIN_ID
 from worker.config.edit import edit_file, file_of
 from worker.config.files import Object
 from worker.config.load import Config, Options, load_config
 from worker.models.build import Models
+from worker.models.client import ModelClient
 from worker.permissions.gate import RulesGate
 from worker.permissions.rules import Rules
 from worker.runs.ending import Author
@@ -129,6 +131,20 @@ class Equipment:
         selected = self.outfit.config.models.get("large")
         return Author(selected.model, selected.provider) if selected is not None else Author()
 
+    def title_models(self) -> list[ModelClient]:
+        """Who may be asked for a session's title: the small model, then the large one; never the scripted one."""
+        if self.problem is not None:
+            return []
+        found: dict[tuple[str, str], ModelClient] = {}
+        for kind in ("small", "large"):
+            choice = self.outfit.models.choice(kind)
+            if choice.provider.id != BUILTIN_ID:
+                try:
+                    found.setdefault((choice.provider.id, choice.model.id), self.outfit.models.client(kind))
+                except BadInput as error:
+                    self._log.info(error.message)
+        return list(found.values())
+
     async def make_turn(self, run: StoredRun, transcript: StoredTranscript) -> Turn | SummaryTurn:
         """A turn with the outfit of this moment. Raises BadInput for a model that cannot be used."""
         if self.problem is not None:
@@ -179,6 +195,7 @@ class Equipment:
             limits=self._limits,
             clock=self._clock,
             log=self._log,
+            may_summarize=not outfit.config.options.disable_auto_summarize,
         )
 
     async def close(self) -> None:

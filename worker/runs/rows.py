@@ -16,8 +16,8 @@ from protocol.shapes.message import (
     ToolResultData,
     ToolResultPart,
 )
+from worker.agent.titles import TITLE_COLUMNS
 
-TITLE_COLUMNS = 50
 _STOP = FinishPart(FinishData(reason="stop", time=0))
 
 

@@ -6,9 +6,9 @@ line of the turn or in the middle of a tool, is one fact here, and what must be 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
@@ -40,6 +40,10 @@ TurnMaker = Callable[[StoredRun, StoredTranscript], Awaitable[TurnLike]]
 """Builds a turn from the configuration of this moment; the turn keeps it to its end (W-27). May raise BulkheadError."""
 
 
+NameSession = Callable[[str, str, str], Coroutine[Any, Any, None]]
+"""Finds a better title for a session: its id, its first prompt, the title that it has so far."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What every runner of a worker shares."""
@@ -47,6 +51,7 @@ class Tools:
     database: Database
     ending: Ending
     make_turn: TurnMaker
+    name_session: NameSession
     owner: TaskOwner
     limits: Limits
     clock: Clock
@@ -137,7 +142,11 @@ class Runner:
             now=now,
         )
 
+        title = rows.title_from(run.prompt)
+        is_named = False
+
         def job(transaction: Transaction) -> list[Message] | None:
+            nonlocal is_named
             connection = transaction.connection
             if not runs.start(connection, run.id, int(tools.clock.wall() * 1000)):
                 raise RuntimeError(f"run {run.id} has ended before it began")
@@ -150,14 +159,21 @@ class Runner:
                 return [*told, summary_request(run.session_id, session.todos)]
             messages.create(connection, row, run_id=run.id)
             transaction.emit("message", "created", row, session_id=run.session_id, run_id=run.id, key=row.id)
-            title = rows.title_from(run.prompt)
-            if title and sessions.title_if_untitled(connection, run.session_id, title):
+            if (
+                title
+                and not session.parent_session_id
+                and sessions.title_if_untitled(connection, run.session_id, title)
+            ):
                 named = sessions.get(connection, run.session_id)
                 assert named is not None
                 transaction.emit("session", "updated", named, session_id=run.session_id)
+                is_named = True
             return [*told, row]
 
-        return await tools.database.write(job)
+        history = await tools.database.write(job)
+        if is_named:
+            tools.owner.start(tools.name_session(run.session_id, run.prompt, title), f"title-{run.session_id}")
+        return history
 
     async def _execute(self, history: list[Message]) -> TurnResult | Exception:
         """The turn itself. Its failure is a result, because for the run it is one; a cancel passes."""

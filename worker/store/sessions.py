@@ -28,6 +28,7 @@ _PUT = _MINE.values(
     updated_at=bindparam("now"),
 )
 _TITLE = _MINE.where(_C.title.in_(UNTITLED)).values(title=bindparam("new_title"))
+_RENAME = _MINE.where(_C.title == bindparam("old_title")).values(title=bindparam("new_title"))
 _ACCOUNT = _MINE.values(
     prompt_tokens=func.coalesce(bindparam("input"), _C.prompt_tokens),
     completion_tokens=func.coalesce(bindparam("output"), _C.completion_tokens),
@@ -97,6 +98,12 @@ def put(
 def title_if_untitled(connection: Connection, session_id: str, title: str) -> bool:
     """Give a title to a session that nobody named yet (W-34); says whether it did."""
     return connection.execute(_TITLE, {"sid": session_id, "new_title": title}).rowcount > 0
+
+
+def rename(connection: Connection, session_id: str, old: str, new: str) -> bool:
+    """Give a new title unless the session has another than `old` by now; says whether it did."""
+    values = {"sid": session_id, "old_title": old, "new_title": new}
+    return connection.execute(_RENAME, values).rowcount > 0
 
 
 def account(

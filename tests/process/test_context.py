@@ -1,0 +1,80 @@
+"""What happens around a conversation: it gets a title, and when it is too long for the model it is summarised."""
+
+import pytest
+
+from tests.support.client import texts
+from tests.support.house import House
+from tests.support.provider import Exchange
+
+OVERFLOW = {
+    "openai": {"message": "maximum context length", "kind": "invalid_request_error", "code": "context_length_exceeded"},
+    "anthropic": {"message": "prompt is too long: 200001 tokens > 200000 maximum", "kind": "invalid_request_error"},
+}
+
+
+def asks_for_a_title(call: Exchange) -> bool:
+    return "You name conversations" in str(call.body["messages"][0]["content"])
+
+
+async def test_an_untitled_session_is_named_beside_its_run(house: House) -> None:
+    room = await house.room(model="openai")
+    room.session = await room.client.create_session(room.id, title="")
+    run = await room.prompt("paint the fence")
+    calls = [await house.provider.next_call(), await house.provider.next_call()]
+    title, answer = sorted(calls, key=asks_for_a_title, reverse=True)
+    assert asks_for_a_title(title)
+    await answer.reply("painted")
+    assert (await room.ended(run))["text"] == "painted", "the title held up the run"
+    await title.reply("Fence painting")
+    await room.watcher.wait(
+        lambda event: event.kind == "session" and event.payload["title"] == "Fence painting", what="the title"
+    )
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on(house: House, dialect: str) -> None:
+    room = await house.room(model=dialect)
+    run = await room.prompt("first wish")
+    await (await house.provider.next_call()).reply("first answer")
+    await room.ended(run)
+    run = await room.prompt("second wish")
+    too_long = await house.provider.next_call()
+    await too_long.refuse(400, **OVERFLOW[dialect])
+    summary = await house.provider.next_call()
+    assert "first answer" in str(summary.body["messages"])
+    assert not summary.body.get("tools")
+    await summary.reply("what was said so far")
+    again = await house.provider.next_call()
+    assert "what was said so far" in str(again.body["messages"])
+    assert "second wish" in str(again.body["messages"])
+    assert "first answer" not in str(again.body["messages"])
+    await again.reply("second answer")
+    ended = await room.ended(run)
+    assert ended["text"] == "second answer"
+    told = await room.messages()
+    assert [message["role"] for message in told] == ["user", "assistant", "user", "assistant", "assistant"]
+    assert [message.get("is_summary_message", False) for message in told] == [False, False, False, True, False]
+    assert texts(told[-1]) == "second answer"
+    session = (await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}")).expect(200).json()
+    assert session["summary_message_id"] == told[3]["id"]
+    run = await room.prompt("third wish")
+    third = await house.provider.next_call()
+    assert "first answer" not in str(third.body["messages"])
+    await third.reply("third answer")
+    await room.ended(run)
+
+
+async def test_W06_a_cancel_in_the_summary_cancels_the_run_and_leaves_no_half_summary(house: House) -> None:
+    room = await house.room(model="openai")
+    run = await room.prompt("first wish")
+    await (await house.provider.next_call()).reply("first answer")
+    await room.ended(run)
+    run = await room.prompt("second wish")
+    await (await house.provider.next_call()).refuse(400, **OVERFLOW["openai"])
+    summary = await house.provider.next_call()
+    await summary.tokens("half of it")
+    await room.watcher.text(room.session, "half of it")
+    await room.client.cancel(room.id, room.session)
+    assert (await room.ended(run))["cancelled"]
+    assert not any(message.get("is_summary_message") for message in await room.messages())
+    await room.works()
