@@ -56,14 +56,7 @@ class Grep:
         if not wanted.pattern:
             raise ToolError("cannot search: the pattern is empty; give a regular expression")
         limits, threads = context.limits, context.children.threads
-
-        def prepare(_stop: object) -> tuple[Path, list[str]]:
-            directory, target = _place(context.workspace, wanted)
-            ripgrep = shutil.which("rg", path=context.env.get("PATH", os.defpath))
-            return directory, _ripgrep(ripgrep, wanted, target) if ripgrep else _own_search(wanted, target)
-
-        directory, argv = await threads.run(prepare, within_s=limits.search_deadline_s)
-        matches, cut = await self._search(argv, directory, context)
+        directory, matches, cut = await find_matches(wanted, context)
         shown = await threads.run(
             lambda _stop: _newest(matches, directory, limits.search_results_max), within_s=limits.search_deadline_s
         )
@@ -73,24 +66,41 @@ class Grep:
             text += "\n\n(There are more: use a narrower pattern, path or include)"
         return ToolResult(text, metadata={"number_of_matches": len(shown), "truncated": truncated})
 
-    async def _search(self, argv: list[str], directory: Path, context: ToolContext) -> tuple[list[Match], bool]:
-        """The matches, and whether there may be more. Raises ToolError for a bad pattern, and when time is over."""
-        limits = context.limits
-        env = {"PATH": context.env.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-        child = await context.children.start(argv, env=env, cwd=directory, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0)
-        code: int | None = None
-        try:
-            code = await child.exited_within(limits.search_deadline_s)
-            if code is not None:
-                await child.drained(limits.tool_pipe_grace_s)
-        finally:
-            await child.end()
-        matches = _parse(child.stdout.head)
-        if code is None and not matches:
-            raise ToolError(f"cannot search: it took longer than {limits.search_deadline_s} s; narrow the path")
-        if code not in (0, 1, None) and not matches:
-            raise ToolError(f"cannot search: {child.stderr.text().strip() or f'the search ended with {code}'}")
-        return matches, code is None or child.stdout.dropped_bytes > 0
+
+async def find_matches(wanted: GrepArgs, context: ToolContext) -> tuple[Path, list[Match], bool]:
+    """The directory searched, the matches in it, and whether there may be more.
+
+    Raises ToolError for a bad pattern or path, and when time is over.
+    """
+
+    def prepare(_stop: object) -> tuple[Path, list[str]]:
+        directory, target = _place(context.workspace, wanted)
+        ripgrep = shutil.which("rg", path=context.env.get("PATH", os.defpath))
+        return directory, _ripgrep(ripgrep, wanted, target) if ripgrep else _own_search(wanted, target)
+
+    directory, argv = await context.children.threads.run(prepare, within_s=context.limits.search_deadline_s)
+    matches, cut = await _search(argv, directory, context)
+    return directory, matches, cut
+
+
+async def _search(argv: list[str], directory: Path, context: ToolContext) -> tuple[list[Match], bool]:
+    """The matches, and whether there may be more."""
+    limits = context.limits
+    env = {"PATH": context.env.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+    child = await context.children.start(argv, env=env, cwd=directory, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0)
+    code: int | None = None
+    try:
+        code = await child.exited_within(limits.search_deadline_s)
+        if code is not None:
+            await child.drained(limits.tool_pipe_grace_s)
+    finally:
+        await child.end()
+    matches = _parse(child.stdout.head)
+    if code is None and not matches:
+        raise ToolError(f"cannot search: it took longer than {limits.search_deadline_s} s; narrow the path")
+    if code not in (0, 1, None) and not matches:
+        raise ToolError(f"cannot search: {child.stderr.text().strip() or f'the search ended with {code}'}")
+    return matches, code is None or child.stdout.dropped_bytes > 0
 
 
 def _place(workspace: Path, wanted: GrepArgs) -> tuple[Path, str]:
