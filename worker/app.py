@@ -39,6 +39,7 @@ from worker.operations.shell import ShellOperations
 from worker.operations.summary import SummaryOperations
 from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
+from worker.runs.delegation import Delegation
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import AwaitRuns, CancelAll, Drain, Flush, Leave, Refuse
 from worker.runs.ending import Ending, Scribe
@@ -46,12 +47,16 @@ from worker.runs.equipment import Equipment
 from worker.runs.lane import Counter
 from worker.runs.recovery import Recovered, recover
 from worker.runs.titles import Titles
+from worker.service import FixedTools
 from worker.store import events as event_rows
 from worker.store.database import Database, StorageUnusable
 from worker.store.files import StoredFileLedger
 from worker.store.migrations import SchemaNewer
+from worker.store.todos import StoredTodos
 from worker.tenure import Tenure
+from worker.tools.agent import Agent
 from worker.tools.child import Children
+from worker.tools.todos import Todos
 
 DATABASE_NAME = "workspace.db"
 
@@ -162,6 +167,8 @@ class Worker:
             random=self._random,
             log=self._log,
         )
+        delegation = Delegation(dispatcher, database, clock)
+        equipment.add(FixedTools(Agent(delegation), Todos(StoredTodos(database, clock))))
         handlers: dict[str, Handler] = {}
         for operations in (
             PromptOperations(dispatcher, database, equipment),

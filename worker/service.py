@@ -33,3 +33,14 @@ class Service:
 
     async def close(self) -> None:
         """The worker closes: end everything. Bounded."""
+
+
+class FixedTools(Service):
+    """Tools that need something of this worker, and no more than that."""
+
+    def __init__(self, *tools: Tool) -> None:
+        self._tools = tools
+
+    def tools(self) -> Sequence[Tool]:
+        """Always the same."""
+        return self._tools

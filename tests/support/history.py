@@ -78,6 +78,7 @@ class RunRow:
     message_id: str = ""
     folded_into: str = ""
     cause: str = ""
+    kind: str = "prompt"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def read_stored(workspace: str, data_dir: Path) -> Stored:
         check = "; ".join(row[0] for row in connection.execute("PRAGMA quick_check"))
         log = connection.execute("SELECT value FROM meta WHERE key = 'log_id'").fetchone()
         runs = connection.execute(
-            "SELECT id, session_id, state, outcome, message_id, folded_into, cause FROM runs ORDER BY accept_seq"
+            "SELECT id, session_id, state, outcome, message_id, folded_into, cause, kind FROM runs ORDER BY accept_seq"
         )
         events = connection.execute("SELECT number, kind, run_id, data FROM events ORDER BY number")
         messages = connection.execute("SELECT id, role, parts FROM messages ORDER BY seq").fetchall()

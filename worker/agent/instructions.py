@@ -34,6 +34,15 @@ You are a coding agent that works in the user's workspace through tools.
 - Help with defensive security only.
 - Answer briefly and plainly. Refer to code as path:line."""
 
+TASK_RULES = """\
+You are an agent that another agent asked to find something out in the user's workspace. You have tools that read; you
+change nothing and you cannot ask anybody.
+
+- Look things up instead of guessing; follow what you find until the question is answered.
+- Report only what was asked, briefly and exactly, with absolute paths and line numbers, quoting code where the words
+  matter. Say what you could not find.
+- Your last message is the whole report: nothing else of this conversation is read by anybody."""
+
 
 @dataclass(frozen=True, slots=True)
 class ContextFile:
@@ -78,10 +87,10 @@ def gather(workspace: Path, *, today: date, extra: Sequence[str] = ()) -> Surrou
     return Surroundings(str(workspace), (workspace / ".git").exists(), today, tuple(files))
 
 
-def compose(where: Surroundings) -> str:
-    """The system prompt."""
+def compose(where: Surroundings, *, is_task: bool = False) -> str:
+    """The system prompt; `is_task` for an agent that works for another one."""
     parts = [
-        RULES,
+        TASK_RULES if is_task else RULES,
         "<environment>\n"
         f"Working directory: {where.workspace}\n"
         f"Git repository: {'yes' if where.is_git else 'no'}\n"
@@ -89,5 +98,7 @@ def compose(where: Surroundings) -> str:
         f"Today's date: {where.today.isoformat()}\n"
         "</environment>",
     ]
+    if is_task:
+        return "\n\n".join(parts)
     parts += [f'<context path="{file.path}">\n{file.text}\n</context>' for file in where.files]
     return "\n\n".join(parts)

@@ -5,6 +5,7 @@ is decided without an await; what is to be written happens afterwards, in tasks 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -185,7 +186,6 @@ class Dispatcher:
         A caller that is cancelled cancels the run. Raises NotFound `session_unknown`, Conflict (`busy`,
         `workspace_closing`), LimitReached `storage_full`, Unavailable.
         """
-        run_id = RunId(new_uuid(self._random))
         exists, has_any = await self._database.read(
             lambda connection: (sessions.exists(connection, session_id), messages.has_any(connection, session_id))
         )
@@ -199,14 +199,28 @@ class Dispatcher:
         lane = self._lane(SessionId(session_id))
         if not lane.is_empty:
             raise Conflict("cannot summarise: the session is busy; wait for its run or cancel it", code="busy")
-        ticket = lane.accept(run_id)
+        return await self._through(lane, runs.SUMMARY, "")
+
+    async def delegate(self, session_id: str, prompt: str) -> StoredRun:
+        """Run a prompt for another run, in a session of its own, and wait for its end.
+
+        A caller that is cancelled cancels the run. Raises Conflict `workspace_closing`, LimitReached, Unavailable.
+        """
+        if not self._drain.is_open:
+            raise Conflict("cannot start an agent: the workspace is closing", code="workspace_closing")
+        return await self._through(self._lane(SessionId(session_id)), runs.TASK, prompt)
+
+    async def _through(self, lane: Lane, kind: str, prompt: str) -> StoredRun:
+        """Accept a run that its caller waits for; it ends with its caller. Its row, once it has ended."""
+        run_id = RunId(new_uuid(self._random))
+        ticket = lane.accept(run_id, keyed=True)
         run = StoredRun(
             id=run_id,
-            session_id=session_id,
+            session_id=lane.session_id,
             accept_seq=ticket.sequence,
-            prompt="",
+            prompt=prompt,
             keyed=True,
-            kind=runs.SUMMARY,
+            kind=kind,
             deaths=1,
             accepted_at_ms=int(self._clock.wall() * 1000),
         )
@@ -214,14 +228,23 @@ class Dispatcher:
             work = self._accept(lane, ticket, run)
             within_s = 2 * self._limits.storage_job_s
             await settle(work, owner=self._owner, within_s=within_s, name=f"accept-{run_id}")
-            while run_id in self._runs:
-                await self._change()
+            await self._ended(run_id)
         except asyncio.CancelledError:
             current = self._lanes.get(lane.session_id)  # another one when this run was the last of the old
             if current is not None:
                 self._perform(current, current.cancel_run(run_id))
+            if kind == runs.TASK:  # its caller is a run, which must not end before what it began
+                within_s = self._limits.drain_s
+                with contextlib.suppress(TimeoutError):
+                    await settle(self._ended(run_id), owner=self._owner, within_s=within_s, name=f"end-{run_id}")
             raise
-        return await self._database.read(lambda connection: runs.get(connection, run_id))
+        found = await self._database.read(lambda connection: runs.get(connection, run_id))
+        assert found is not None
+        return found
+
+    async def _ended(self, run_id: RunId) -> None:
+        while run_id in self._runs:
+            await self._change()
 
     def resume(self, waiting: list[StoredRun]) -> None:
         """Line up the runs that an earlier worker accepted and did not start, in their old order."""

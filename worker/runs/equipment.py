@@ -32,7 +32,8 @@ from worker.permissions.rules import Rules
 from worker.runs.ending import Author
 from worker.runs.transcript import StoredTranscript
 from worker.service import Service
-from worker.store.runs import SUMMARY, StoredRun
+from worker.store.runs import SUMMARY, TASK, StoredRun
+from worker.tools.agent import AGENT_TOOLS
 from worker.tools.child import Children
 from worker.tools.tool import FileLedger, ToolContext
 from worker.tools.toolbox import Toolbox, build_toolbox
@@ -72,7 +73,7 @@ class Equipment:
         self._spec = spec
         self._children = children
         self._files = files
-        self._services = services
+        self._services = [*services]
         self._limits = limits
         self._clock = clock
         self._random = random
@@ -87,6 +88,11 @@ class Equipment:
             self.problem, config = config, _nothing(Path(spec.data_dir))
             log.error(self.problem.message)
         self.outfit = self._fit(config)
+
+    def add(self, service: Service) -> None:
+        """One service more, for the turns to come."""
+        self._services.append(service)
+        service.configure(self.outfit.config, {**self._spec.env, **self.outfit.config.env})
 
     async def reload(self) -> bool:
         """Read the configuration again, in a thread; says whether it is another one. Raises BadInput."""
@@ -163,7 +169,10 @@ class Equipment:
         today = date.fromtimestamp(self._clock.wall())
         gate = RulesGate(Rules(skip=self.skip_permissions, allowed=frozenset(outfit.config.allowed_tools)))
         toolbox = outfit.toolbox.joined(tool for service in self._services for tool in service.tools())
+        toolbox = toolbox.without(outfit.config.options.disabled_tools)
         notes = [note for service in self._services for note in service.notes()]
+        if run.kind == TASK:
+            toolbox = toolbox.only(AGENT_TOOLS)
         model = outfit.models.large()
         where = await self._children.threads.run(
             lambda _stop: gather(workspace, today=today, extra=outfit.config.options.context_paths),
@@ -191,7 +200,7 @@ class Equipment:
             toolbox=toolbox,
             tool_context=tool_context,
             transcript=transcript,
-            system_prompt="\n\n".join([compose(where), *notes]),
+            system_prompt="\n\n".join([compose(where, is_task=run.kind == TASK), *notes]),
             limits=self._limits,
             clock=self._clock,
             log=self._log,

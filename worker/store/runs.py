@@ -12,6 +12,9 @@ from worker.store.schema import RUNS
 SUMMARY = "summary"
 """The kind of a run that summarises its session; it has no prompt and no user row."""
 
+TASK = "task"
+"""The kind of a run that works for another run, in a session below that one's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:

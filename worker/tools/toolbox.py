@@ -31,6 +31,14 @@ class Toolbox:
         """These and more; of two tools with one name the one that was here first stays."""
         return Toolbox({tool.spec.name: tool for tool in (*tools, *self._tools.values())}.values())
 
+    def without(self, names: Collection[str]) -> "Toolbox":
+        """All but these."""
+        return Toolbox(tool for name, tool in self._tools.items() if name not in names)
+
+    def only(self, names: Collection[str]) -> "Toolbox":
+        """None but these."""
+        return Toolbox(tool for name, tool in self._tools.items() if name in names)
+
     def get(self, name: str) -> Tool | None:
         """The tool of that name, None when there is none."""
         return self._tools.get(name)

@@ -1,0 +1,133 @@
+"""The tool `agent`: a run for another run, which ends with it in every case; and the list of tasks."""
+
+import json
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.client import parts_of, texts
+from tests.support.house import House, Room
+from tests.support.provider import Exchange
+
+FIND = ("call-1", "agent", {"prompt": "Where is it?"})
+
+
+async def delegated(house: House, room: Room) -> tuple[str, Exchange, str]:
+    """A run that waits for its agent: its id, the agent's first request, the agent's session."""
+    run = await room.prompt("find it")
+    call = await house.provider.next_call()
+    await call.tool_call(*FIND)
+    await call.finish()
+    agent = await house.provider.next_call()
+    parent = await room.last_assistant()
+    return run, agent, f"{parent['id']}$$call-1"
+
+
+async def told(room: Room, session: str) -> list[dict[str, object]]:
+    path = f"/v1/workspaces/{room.id}/sessions/{quote(session)}/messages"
+    return list((await room.client.get(path)).expect(200).json())
+
+
+async def ends(room: Room, session: str) -> list[dict[str, object]]:
+    return [
+        event.payload
+        for event in room.watcher.seen
+        if event.kind == "run_complete" and event.payload["session_id"] == session
+    ]
+
+
+async def test_an_agent_reads_reports_and_costs_its_caller(house: House) -> None:
+    room = await house.room(model="openai")
+    (room.path / "here.txt").write_text("treasure\n")
+    run, agent, session = await delegated(house, room)
+    names = {tool["function"]["name"] for tool in agent.body["tools"]}
+    assert {"view", "grep", "ls", "glob"} <= names
+    assert names.isdisjoint({"agent", "bash", "edit", "write", "todos"})
+    assert "find it" not in str(agent.body["messages"]), "the agent was shown its caller's conversation"
+    await agent.tool_call("call-2", "grep", {"pattern": "treasure"})
+    await agent.finish()
+    second = await house.provider.next_call()
+    assert "here.txt" in str(second.body["messages"])
+    await second.reply("It is in here.txt:1")
+    back = await house.provider.next_call()
+    assert "It is in here.txt:1" in str(back.body["messages"])
+    await back.reply("found")
+    assert (await room.ended(run))["text"] == "found"
+    child = await told(room, session)
+    assert [row["role"] for row in child] == ["user", "assistant", "tool", "assistant"]
+    assert len(await ends(room, session)) == 1
+    listed = (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(200).json()
+    assert [row["id"] for row in listed] == [room.session]
+    found = (await room.client.get(f"/v1/workspaces/{room.id}/sessions/{quote(session)}")).expect(200).json()
+    assert found["parent_session_id"] == room.session
+
+
+async def test_C20_a_cancel_of_the_caller_ends_its_agent(house: House) -> None:
+    room = await house.room(model="openai")
+    run, agent, session = await delegated(house, room)
+    await agent.tokens("looking")
+    await room.watcher.text(session, "looking")
+    await room.client.cancel(room.id, room.session)
+    assert (await room.ended(run))["cancelled"]
+    await agent.left()
+    (end,) = await ends(room, session)
+    assert end["cancelled"]
+    assert texts((await told(room, session))[-1]) == "looking"
+    await room.works()
+
+
+async def test_an_agent_that_is_cancelled_is_an_error_to_its_caller(house: House) -> None:
+    room = await house.room(model="openai")
+    run, agent, session = await delegated(house, room)
+    await agent.tokens("looking")
+    await room.watcher.text(session, "looking")
+    await room.client.cancel(room.id, session)
+    back = await house.provider.next_call()
+    assert "the agent was cancelled" in str(back.body["messages"])
+    await back.reply("then not")
+    assert "cancelled" not in await room.ended(run)
+
+
+@pytest.mark.house(limits={"model_retries_max": 0})
+async def test_an_agent_that_fails_is_an_error_to_its_caller(house: House) -> None:
+    room = await house.room(model="openai")
+    run, agent, _ = await delegated(house, room)
+    await agent.refuse(401)
+    back = await house.provider.next_call()
+    assert "the agent failed: Unauthorized" in str(back.body["messages"])
+    await back.reply("then not")
+    await room.ended(run)
+
+
+async def test_a_worker_that_dies_interrupts_both_once(house: House) -> None:
+    room = await house.room(model="openai")
+    run, agent, session = await delegated(house, room)
+    await agent.tokens("looking")
+    await room.watcher.text(session, "looking")
+    await (await room.worker()).kill()
+    assert (await room.ended(run))["error"]
+    child = await told(room, session)
+    assert texts(child[-1]) == "looking"
+    await room.works()
+    assert len(await ends(room, session)) == 1
+
+
+async def test_the_list_of_tasks_is_stored_and_told(house: House) -> None:
+    room = await house.room()
+    todos = [
+        {"content": "Sand", "status": "completed", "active_form": "Sanding"},
+        {"content": "Paint", "status": "in_progress", "active_form": "Painting"},
+    ]
+    bad = [{"content": "x", "status": "soon", "active_form": "x"}]
+    run = await room.prompt(
+        f"/tool todos {json.dumps({'todos': todos})}\n/tool todos {json.dumps({'todos': bad})}\n/say ok"
+    )
+    await room.ended(run)
+    session = (await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}")).expect(200).json()
+    assert session["todos"] == todos
+    results = [part for row in await room.messages() for part in parts_of(row, "tool_result")]
+    assert [result["is_error"] for result in results] == [False, True]
+    assert "pending" in results[1]["content"]
+    metadata = json.loads(results[0]["metadata"])
+    assert metadata["just_started"] == "Painting"
+    assert (metadata["completed"], metadata["total"], metadata["is_new"]) == (1, 2, True)

@@ -1,0 +1,70 @@
+"""A run that works for another run: a session of its own below the caller's, an accepted run in it, its last words.
+
+It ends with its caller: a cancel of the caller cancels it, and a worker that dies interrupts both.
+"""
+
+from protocol.base.clock import Clock
+from protocol.errors import BulkheadError
+from protocol.shapes.session import Session
+from worker.agent.stream import finish_of, text_of
+from worker.runs import rows
+from worker.runs.dispatcher import Dispatcher
+from worker.store import messages, sessions
+from worker.store.database import Database, Transaction
+from worker.tools.tool import ToolError
+
+_ENDED = {"failed": "failed", "cancelled": "was cancelled", "interrupted": "was interrupted"}
+
+
+class Delegation:
+    """Implements `Delegate` of the tool `agent`."""
+
+    def __init__(self, dispatcher: Dispatcher, database: Database, clock: Clock) -> None:
+        self._dispatcher = dispatcher
+        self._database = database
+        self._clock = clock
+
+    async def answer(self, *, parent_session_id: str, session_id: str, prompt: str) -> str:
+        """What the agent said last. Raises ToolError when it failed or somebody cancelled it."""
+        now = int(self._clock.wall())
+        child = Session(
+            id=session_id,
+            parent_session_id=parent_session_id,
+            title=rows.title_from(prompt),
+            created_at=now,
+            updated_at=now,
+        )
+
+        def create(transaction: Transaction) -> None:
+            sessions.create(transaction.connection, child)
+            transaction.emit("session", "created", child, session_id=session_id)
+
+        try:
+            await self._database.write(create)
+            run = await self._dispatcher.delegate(session_id, prompt)
+        except BulkheadError as error:
+            raise ToolError(f"cannot run the agent: {error.message}") from error
+        finally:
+            await self._charge(parent_session_id, session_id)
+        row = await self._database.read(lambda connection: messages.get(connection, run.message_id))
+        if run.outcome == "completed" and row is not None:
+            return text_of(row)
+        finish = finish_of(row) if row is not None else None
+        why = f": {finish.message}. {finish.details}".rstrip(". ") if finish is not None and finish.message else ""
+        raise ToolError(f"cannot use the agent's report: the agent {_ENDED.get(run.outcome, 'was lost')}{why}")
+
+    async def _charge(self, parent_session_id: str, session_id: str) -> None:
+        """What the agent has cost is the caller's to pay, also when it came to nothing (W-20, W-33)."""
+        now = int(self._clock.wall())
+
+        def job(transaction: Transaction) -> None:
+            connection = transaction.connection
+            child = sessions.get(connection, session_id)
+            if child is None or not child.cost:
+                return
+            sessions.account(connection, parent_session_id, input_tokens=0, output_tokens=0, cost=child.cost, now=now)
+            parent = sessions.get(connection, parent_session_id)
+            if parent is not None:
+                transaction.emit("session", "updated", parent, session_id=parent_session_id)
+
+        await self._database.write(job)

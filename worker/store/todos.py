@@ -1,0 +1,34 @@
+"""The lists of tasks that the tool `todos` keeps."""
+
+from collections.abc import Sequence
+
+from protocol.base.clock import Clock
+from protocol.errors import NotFound
+from protocol.shapes.session import Todo
+from worker.store import sessions
+from worker.store.database import Database, Transaction
+
+
+class StoredTodos:
+    """In the rows of their sessions."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def replace(self, session_id: str, todos: Sequence[Todo]) -> list[Todo]:
+        """Store the new list, tell clients, and return the old one. Raises NotFound."""
+        now = int(self._clock.wall())
+
+        def job(transaction: Transaction) -> list[Todo]:
+            connection = transaction.connection
+            before = sessions.get(connection, session_id)
+            if before is None:
+                raise NotFound(f"cannot find session {session_id!r}", code="session_unknown")
+            sessions.put(connection, session_id, title=None, cost=None, todos=list(todos), now=now)
+            session = sessions.get(connection, session_id)
+            assert session is not None
+            transaction.emit("session", "updated", session, session_id=session_id)
+            return before.todos
+
+        return await self._database.write(job)
