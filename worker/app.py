@@ -26,9 +26,11 @@ from protocol.spec import EXIT_CLEAN, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, Work
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.link import Vitals, WorkerLink
+from worker.lsp.service import LanguageServers
 from worker.operations.agent import AgentOperations
 from worker.operations.config import ConfigOperations
 from worker.operations.files import FileOperations
+from worker.operations.lsp import LspOperations
 from worker.operations.permissions import PermissionOperations
 from worker.operations.project import ProjectOperations
 from worker.operations.prompts import PromptOperations
@@ -56,6 +58,7 @@ from worker.store.todos import StoredTodos
 from worker.tenure import Tenure
 from worker.tools.agent import Agent
 from worker.tools.child import Children
+from worker.tools.lsp_tools import lsp_tools
 from worker.tools.todos import Todos
 
 DATABASE_NAME = "workspace.db"
@@ -140,11 +143,22 @@ class Worker:
             on_fatal=self._storage_failed,
         )
         children = Children(limits=limits, clock=clock, log=self._log, random=self._random)
+        languages = LanguageServers(
+            workspace=Path(spec.path),
+            children=children,
+            show=publisher.picture,
+            limits=limits,
+            clock=clock,
+            log=self._log,
+            tools=lsp_tools,
+        )
         equipment = Equipment(
             spec,
             config=self._config,
             children=children,
             files=StoredFileLedger(database, clock),
+            services=[languages],
+            code=languages,
             limits=limits,
             clock=clock,
             random=self._random,
@@ -181,6 +195,7 @@ class Worker:
             FileOperations(database, workspace=Path(spec.path), limits=limits, clock=clock),
             ProjectOperations(equipment, workspace=Path(spec.path), data_dir=Path(spec.data_dir)),
             ServiceOperations(),
+            LspOperations(languages),
             ShellOperations(
                 equipment,
                 database,

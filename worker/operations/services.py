@@ -1,4 +1,4 @@
-"""Language servers, skills and MCP servers: none are run yet, and that is what these say.
+"""Skills and MCP servers: none are run yet, and that is what these say.
 
 Lists and maps are empty, a wish for all of them is granted at once, and whoever names a single one is told that it is
 not there. Bodies are read all the same, so that a client's mistake shows today.
@@ -7,20 +7,16 @@ not there. Bodies are read all the same, so that a client's mistake shows today.
 from collections.abc import Mapping
 
 from protocol.errors import BadInput, NotFound
-from protocol.shapes.services import PathWish, PromptWish, ResourceWish, ServerName, SkillWish
+from protocol.shapes.services import PromptWish, ResourceWish, ServerName, SkillWish
 from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
 
 
 class ServiceOperations:
-    """The handlers of `lsp.…`, `skill.…` and `mcp.…`."""
+    """The handlers of `skill.…` and `mcp.…`."""
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
-            "lsp.list": self.empty_map,
-            "lsp.diagnostics": self.diagnostics,
-            "lsp.start": self.start_servers,
-            "lsp.stop": self.done,
             "skill.list": self.empty_list,
             "skill.read": self.read_skill,
             "mcp.states": self.empty_map,
@@ -42,19 +38,6 @@ class ServiceOperations:
     async def empty_list(self, request: Request) -> Response:
         """Nothing of this kind."""
         return Response(b"[]")
-
-    async def done(self, request: Request) -> Response:
-        """Nothing is to be done."""
-        return Response()
-
-    async def diagnostics(self, request: Request) -> Response:
-        """Raises NotFound: no language server runs."""
-        raise _missing("language server", request.args.get("lsp", ""))
-
-    async def start_servers(self, request: Request) -> Response:
-        """No language server fits any file."""
-        read(request.body, PathWish)
-        return Response()
 
     async def read_skill(self, request: Request) -> Response:
         """Raises NotFound."""

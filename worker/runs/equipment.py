@@ -18,8 +18,10 @@ from protocol.limits import Limits
 from protocol.shapes.message import ToolCallData
 from protocol.shapes.provider import SelectedModel
 from protocol.spec import WorkerSpec
-from worker.agent.instructions import compose, gather
+from worker.agent.gitstate import GitState
+from worker.agent.instructions import attribution_note, compose, compose_task
 from worker.agent.summary import SummaryTurn
+from worker.agent.surroundings import gather
 from worker.agent.turn import Turn
 from worker.config.catalogue import BUILTIN_ID
 from worker.config.edit import edit_file, file_of
@@ -35,7 +37,7 @@ from worker.service import Service
 from worker.store.runs import SUMMARY, TASK, StoredRun
 from worker.tools.agent import AGENT_TOOLS
 from worker.tools.child import Children
-from worker.tools.tool import FileLedger, ToolContext
+from worker.tools.tool import CodeServers, FileLedger, NoCodeServers, ToolContext
 from worker.tools.toolbox import Toolbox, build_toolbox
 
 _GATHER_S = 10.0
@@ -61,6 +63,7 @@ class Equipment:
         children: Children,
         files: FileLedger,
         services: Sequence[Service] = (),
+        code: CodeServers | None = None,
         limits: Limits,
         clock: Clock,
         random: random.Random,
@@ -74,11 +77,13 @@ class Equipment:
         self._children = children
         self._files = files
         self._services = [*services]
+        self._code = code or NoCodeServers()
         self._limits = limits
         self._clock = clock
         self._random = random
         self._log = log
         self._register_secret = register_secret
+        self._git = GitState(children, limits, log)
         self._retired: list[Models] = []
         self._chosen: dict[str, SelectedModel] = {}
         self._reading = asyncio.Lock()  # so that what was read later is never replaced by what was read earlier
@@ -174,10 +179,24 @@ class Equipment:
         if run.kind == TASK:
             toolbox = toolbox.only(AGENT_TOOLS)
         model = outfit.models.large()
+        options = outfit.config.options
         where = await self._children.threads.run(
-            lambda _stop: gather(workspace, today=today, extra=outfit.config.options.context_paths),
+            lambda _stop: gather(
+                workspace,
+                today=today,
+                env=env,
+                extra=options.context_paths,
+                extra_global=options.global_context_paths,
+            ),
             within_s=_GATHER_S,
         )
+        if run.kind == TASK:
+            system_prompt = compose_task(where)
+        else:
+            git = await self._git.of(run.session_id, workspace, env) if where.is_git else ""
+            marks = options.attribution
+            attribution = attribution_note(marks.trailer_style, marks.generated_with, model.model.name)
+            system_prompt = compose(where, git=git, notes=notes, attribution=attribution)
 
         def tool_context(call: ToolCallData, message_id: str) -> ToolContext:
             return ToolContext(
@@ -193,6 +212,7 @@ class Equipment:
                 files=self._files,
                 gate=gate,
                 takes_images=model.model.supports_attachments,
+                code=self._code,
             )
 
         return Turn(
@@ -200,7 +220,7 @@ class Equipment:
             toolbox=toolbox,
             tool_context=tool_context,
             transcript=transcript,
-            system_prompt="\n\n".join([compose(where, is_task=run.kind == TASK), *notes]),
+            system_prompt=system_prompt,
             limits=self._limits,
             clock=self._clock,
             log=self._log,

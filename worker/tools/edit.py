@@ -63,7 +63,8 @@ class Edit:
         metadata = await threads.run(
             lambda _stop: _metadata(old, new, place, limits), within_s=limits.search_deadline_s
         )
-        return ToolResult(f"<result>\n{done}\n</result>", metadata=metadata)
+        wrong = await context.code.changed(place.path)
+        return ToolResult(f"<result>\n{done}\n</result>" + (f"\n{wrong}" if wrong else ""), metadata=metadata)
 
 
 def _new_file(place: Place, before: Content | None, wanted: EditArgs) -> tuple[str, str, str]:

@@ -74,6 +74,8 @@ class View:
                 metadata={"file_path": path, "content": ""},
             )
         text = _numbered(viewed.section, wanted.offset)
+        if wrong := await context.code.seen(viewed.place.path):
+            text += f"\n{wrong}"
         content = "\n".join(viewed.section.lines).encode()[: limits.tool_metadata_max_bytes]
         return ToolResult(text, metadata={"file_path": path, "content": content.decode("utf-8", "ignore")})
 

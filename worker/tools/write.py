@@ -62,8 +62,10 @@ class Write:
         )
         before, change = await threads.run(write, within_s=limits.search_deadline_s)
         await context.files.record_read(context.session_id, str(place.path), sha256(data))
+        wrong = await context.code.changed(place.path)
+        done = f"<result>\n{'Replaced' if before else 'Created'} {place.shown} ({len(data)} bytes)\n</result>"
         return ToolResult(
-            f"<result>\n{'Replaced' if before else 'Created'} {place.shown} ({len(data)} bytes)\n</result>",
+            f"{done}\n{wrong}" if wrong else done,
             metadata={"diff": change.diff, "additions": change.additions, "removals": change.removals},
         )
 
