@@ -68,6 +68,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tools_parallel_max: int = 5
     history_max_messages: int = 20_000
     summary_clips_max: int = 6  # a conversation too long to summarise is halved so often
+    git_s: float = 3.0  # one look at the worktree, for the system prompt
     title_s: float = 60.0  # asking a model for a session's title
 
     # --- models -------------------------------------------------------------------------------------------------

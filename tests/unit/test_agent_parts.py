@@ -1,7 +1,5 @@
 """Small pure parts of the agent: usage, loops, retries, failures, instructions."""
 
-from datetime import date
-
 import pytest
 
 from protocol.limits import Limits
@@ -16,7 +14,6 @@ from protocol.shapes.message import (
 )
 from protocol.shapes.provider import Model
 from tests.unit.agent_house import user
-from worker.agent.instructions import FILE_MAX_BYTES, compose, gather
 from worker.agent.loops import LoopWatch
 from worker.agent.usage import estimate, measure
 from worker.models.client import Category, Tokens
@@ -114,24 +111,3 @@ def test_L01_texts_are_freed_of_secrets_and_cut():
     error = failure("auth", "bad key sk-12345678 " + "x" * 5000, code="sk-12345678", secrets=("sk-12345678",))
     assert "sk-1234" not in error.message + error.provider_code + str(error.info())
     assert len(error.message) == DETAIL_LENGTH_MAX
-
-
-def test_instructions_name_the_place_and_quote_context_files_once(tmp_path):
-    (tmp_path / ".git").mkdir()
-    (tmp_path / "AGENTS.md").write_text("use tabs")
-    (tmp_path / "CLAUDE.md").symlink_to(tmp_path / "AGENTS.md")
-    (tmp_path / "CRUSH.md").write_bytes(b"\xff" + b"x" * (FILE_MAX_BYTES + 10))
-    (tmp_path / "notes.md").write_text("own notes")
-    text = compose(gather(tmp_path, today=date(2026, 1, 2), extra=["notes.md", "missing.md", "."]))
-    assert str(tmp_path) in text
-    assert "Git repository: yes" in text
-    assert "2026-01-02" in text
-    assert text.count("use tabs") == 1
-    assert "too long" in text
-    assert "own notes" in text
-    assert len(text) < FILE_MAX_BYTES + 5000
-
-
-def test_instructions_without_anything(tmp_path):
-    where = gather(tmp_path, today=date(2026, 1, 2))
-    assert (where.is_git, where.files) == (False, ())

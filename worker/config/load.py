@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -25,16 +26,25 @@ _SECRET_NAME = re.compile(r"key|token|secret|auth|password|cookie", re.IGNORECAS
 _WIRE_OBJECTS = ("mcp", "lsp", "tools", "hooks", "env")
 
 
+class Attribution(msgspec.Struct, frozen=True, kw_only=True):
+    """How commits say who helped."""
+
+    trailer_style: Literal["assisted-by", "co-authored-by", "none"] = "assisted-by"
+    generated_with: bool = True
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options that the worker itself obeys; the others only pass through to clients."""
 
     context_paths: list[str] = []
+    global_context_paths: list[str] = []
     disabled_tools: list[str] = []
     data_directory: str = ""
     disable_auto_summarize: bool = False
     disable_default_providers: bool = False
     debug: bool = False
     auto_lsp: bool | None = None
+    attribution: Attribution = msgspec.field(default_factory=Attribution)
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):

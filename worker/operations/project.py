@@ -9,7 +9,7 @@ import msgspec
 
 from protocol.errors import Unavailable
 from protocol.shapes.config import InitPrompt, NeedsInit
-from worker.agent.instructions import CONTEXT_FILES
+from worker.agent.surroundings import CONTEXT_PATHS
 from worker.operations.table import Handler, Request, Response
 from worker.runs.equipment import Equipment
 from worker.tools.ignore import Ignore
@@ -17,7 +17,7 @@ from worker.tools.ignore import Ignore
 MARK = "init"
 DEFAULT_FILE = "AGENTS.md"
 GITIGNORE_MAX_BYTES = 64 * 1024
-_CONTEXT_NAMES = frozenset(name.lower() for name in CONTEXT_FILES if "/" not in name)
+_CONTEXT_NAMES = frozenset(name.lower() for name in CONTEXT_PATHS if "/" not in name)
 _CONTEXT_PATHS = (".github/copilot-instructions.md", ".cursor/rules")
 
 PROMPT = """\

@@ -10,7 +10,7 @@ from protocol.shapes.session import Todo
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 STATUSES = ("completed", "in_progress", "pending")
-TODOS_MAX = 200
+TASKS_MAX = 200
 TEXT_MAX = 1000
 
 
@@ -53,8 +53,8 @@ class Todos:
                     f"cannot keep a task with the status {task.status[:40]!r}: it must be one of {', '.join(STATUSES)}"
                 )
         todos = [msgspec.convert(task, Todo, from_attributes=True) for task in wanted]
-        if len(todos) > TODOS_MAX:
-            raise ToolError(f"cannot keep {len(todos)} tasks: {TODOS_MAX} is the most; join some")
+        if len(todos) > TASKS_MAX:
+            raise ToolError(f"cannot keep {len(todos)} tasks: {TASKS_MAX} is the most; join some")
         for todo in todos:
             if not todo.content.strip() or len(todo.content) > TEXT_MAX or len(todo.active_form) > TEXT_MAX:
                 raise ToolError(f"cannot keep a task: its content must have 1 to {TEXT_MAX} characters")
