@@ -80,6 +80,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     model_retry_delay_s_max: float = 60.0
 
     # --- tools --------------------------------------------------------------------------------------------------
+    hook_s: float = 30.0
     tool_max_s: float = 600.0
     tool_term_grace_s: float = 0.5  # SIGTERM to SIGKILL
     tool_pipe_grace_s: float = 0.3  # the shell is gone, a child still holds its pipe

@@ -25,6 +25,7 @@ from protocol.messages import LastWord, Ready, Shutdown
 from protocol.spec import EXIT_CLEAN, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, WorkerSpec
 from worker.config.load import Config
 from worker.events.publisher import Publisher
+from worker.hooks.service import HookService
 from worker.link import Vitals, WorkerLink
 from worker.lsp.service import LanguageServers
 from worker.operations.agent import AgentOperations
@@ -152,13 +153,15 @@ class Worker:
             log=self._log,
             tools=lsp_tools,
         )
+        hooks = HookService(children, limits, self._log)
         equipment = Equipment(
             spec,
             config=self._config,
             children=children,
             files=StoredFileLedger(database, clock),
-            services=[languages],
+            services=[languages, hooks],
             code=languages,
+            hooks=hooks,
             limits=limits,
             clock=clock,
             random=self._random,

@@ -58,6 +58,7 @@ PURE = (
     "worker/lsp/states.py",
     "worker/lsp/symbols.py",
     "worker/lsp/wire.py",
+    "worker/hooks/answers.py",
     "worker/models/client.py",
     "worker/models/failures.py",
     "worker/models/retry.py",

@@ -19,7 +19,7 @@ from worker.config.edit import RECENT_MAX
 from worker.config.expand import Run, shell_runner
 from worker.config.files import Object, read_layers
 from worker.config.resolve import resolve
-from worker.config.sections import LspSettings
+from worker.config.sections import HookSettings, LspSettings
 
 MASK = "***"
 _SECRET_NAME = re.compile(r"key|token|secret|auth|password|cookie", re.IGNORECASE)
@@ -60,6 +60,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
     permissions: Permissions = msgspec.field(default_factory=Permissions)
     env: dict[str, str] = {}
     lsp: dict[str, LspSettings] | None = None
+    hooks: dict[str, list[HookSettings]] = {}
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Config:
     """Texts that no log, event or error may show; for `Redactor.register`."""
     data_dir: Path = Path()
     lsp: dict[str, LspSettings] = field(repr=False, default_factory=dict)
+    hooks: dict[str, list[HookSettings]] = field(default_factory=dict)
     raw: Object = field(repr=False, default_factory=dict)
 
     def wire(self) -> bytes:
@@ -146,6 +148,7 @@ def load_config(
         secrets=resolved.secrets,
         data_dir=data_dir,
         lsp=known.lsp or {},
+        hooks=known.hooks,
         raw=layers.merged,
     )
 

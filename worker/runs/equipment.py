@@ -37,7 +37,7 @@ from worker.service import Service
 from worker.store.runs import SUMMARY, TASK, StoredRun
 from worker.tools.agent import AGENT_TOOLS
 from worker.tools.child import Children
-from worker.tools.tool import CodeServers, FileLedger, NoCodeServers, ToolContext
+from worker.tools.tool import CodeServers, FileLedger, Hooks, NoCodeServers, NoHooks, ToolContext
 from worker.tools.toolbox import Toolbox, build_toolbox
 
 _GATHER_S = 10.0
@@ -64,6 +64,7 @@ class Equipment:
         files: FileLedger,
         services: Sequence[Service] = (),
         code: CodeServers | None = None,
+        hooks: Hooks | None = None,
         limits: Limits,
         clock: Clock,
         random: random.Random,
@@ -78,6 +79,7 @@ class Equipment:
         self._files = files
         self._services = [*services]
         self._code = code or NoCodeServers()
+        self._hooks = hooks or NoHooks()
         self._limits = limits
         self._clock = clock
         self._random = random
@@ -213,6 +215,7 @@ class Equipment:
                 gate=gate,
                 takes_images=model.model.supports_attachments,
                 code=self._code,
+                hooks=self._hooks if run.kind != TASK else NoHooks(),
             )
 
         return Turn(

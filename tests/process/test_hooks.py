@@ -1,0 +1,74 @@
+"""Hooks of the user: they see each call before it runs, and may refuse it, change it, or spare the question."""
+
+import json
+from typing import Any
+
+from tests.support.client import finish_of, parts_of
+from tests.support.house import House, Room
+
+
+def write_hooks(house: House, room_name: str, *hooks: dict[str, object]) -> None:
+    config = {"hooks": {"PreToolUse": list(hooks)}, "permissions": {"allowed_tools": ["bash"]}}
+    (house.root / room_name / "bulkhead.json").write_text(json.dumps(config))
+
+
+async def hooked(house: House, *hooks: dict[str, object]) -> Room:
+    room = await house.room(yolo=True)
+    write_hooks(house, "w", *hooks)
+    (await room.client.post(f"/v1/workspaces/{room.id}/agent/update")).expect(200)
+    return room
+
+
+async def result_of(room: Room, command: str) -> dict[str, Any]:
+    call = json.dumps({"description": "d", "command": command})
+    await room.ended(await room.prompt(f"/tool bash {call}\n/say done"))
+    return [part for row in await room.messages() for part in parts_of(row, "tool_result")][-1]
+
+
+async def test_a_hook_sees_the_call_and_refuses_it(house: House) -> None:
+    room = await hooked(house, {"command": "cat >seen.json; echo not today >&2; exit 2", "matcher": "^bash$"})
+    result = await result_of(room, "touch ran")
+    assert result["is_error"]
+    assert result["content"] == "not today"
+    assert not (room.path / "ran").exists()
+    seen = json.loads((room.path / "seen.json").read_text())
+    assert seen["tool_name"] == "bash"
+    assert seen["tool_input"]["command"] == "touch ran"
+    assert seen["session_id"] == room.session
+    hook = json.loads(result["metadata"])["hook"]
+    assert hook["decision"] == "deny"
+    assert (finish_of(await room.last_assistant()) or {})["reason"] == "end_turn"
+    said = [part["text"] for part in parts_of(await room.last_assistant(), "text")]
+    assert said == ["done"], "a denial of a hook ends the call, not the turn"
+
+
+async def test_a_hook_halts_the_turn(house: House) -> None:
+    room = await hooked(house, {"command": "exit 49"})
+    result = await result_of(room, "touch ran")
+    assert result["is_error"]
+    said = [
+        part["text"] for row in await room.messages() if row["role"] == "assistant" for part in parts_of(row, "text")
+    ]
+    assert not any("done" in text for text in said)
+
+
+async def test_a_hook_changes_the_call_and_adds_a_note(house: House) -> None:
+    answer = json.dumps({"updated_input": {"command": "echo changed"}, "context": "mind the gap"})
+    room = await hooked(house, {"command": f"echo '{answer}'"})
+    result = await result_of(room, "echo original")
+    assert "changed" in result["content"]
+    assert "original" not in result["content"]
+    assert result["content"].endswith("mind the gap")
+
+
+async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: House) -> None:
+    room = await hooked(
+        house,
+        {"command": "sleep 600", "timeout": 1},
+        {"command": "kill -9 $$"},
+        {"command": "no-such-program"},
+        {"command": "echo '{\"decision\":'"},
+    )
+    result = await result_of(room, "echo ran")
+    assert not result["is_error"], result
+    assert "ran" in result["content"]
