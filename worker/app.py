@@ -39,6 +39,7 @@ from worker.operations.replies import Replies
 from worker.operations.services import ServiceOperations
 from worker.operations.sessions import SessionOperations
 from worker.operations.shell import ShellOperations
+from worker.operations.skills import SkillOperations
 from worker.operations.summary import SummaryOperations
 from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
@@ -51,6 +52,7 @@ from worker.runs.lane import Counter
 from worker.runs.recovery import Recovered, recover
 from worker.runs.titles import Titles
 from worker.service import FixedTools
+from worker.skills.service import SkillService
 from worker.store import events as event_rows
 from worker.store.database import Database, StorageUnusable
 from worker.store.files import StoredFileLedger
@@ -153,13 +155,14 @@ class Worker:
             log=self._log,
             tools=lsp_tools,
         )
+        skills = SkillService(Path(spec.path), database=database, threads=children.threads, limits=limits)
         hooks = HookService(children, limits, self._log)
         equipment = Equipment(
             spec,
             config=self._config,
             children=children,
             files=StoredFileLedger(database, clock),
-            services=[languages, hooks],
+            services=[languages, hooks, skills],
             code=languages,
             hooks=hooks,
             limits=limits,
@@ -190,7 +193,7 @@ class Worker:
         for operations in (
             PromptOperations(dispatcher, database, equipment),
             SessionOperations(dispatcher, database, limits=limits, clock=clock, random=self._random),
-            WorkspaceOperations(database, equipment, data_dir=spec.data_dir, limits=limits),
+            WorkspaceOperations(database, equipment, skills, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, equipment),
             SummaryOperations(dispatcher, database, equipment),
             PermissionOperations(equipment),
@@ -198,6 +201,7 @@ class Worker:
             FileOperations(database, workspace=Path(spec.path), limits=limits, clock=clock),
             ProjectOperations(equipment, workspace=Path(spec.path), data_dir=Path(spec.data_dir)),
             ServiceOperations(),
+            SkillOperations(skills, threads=children.threads, limits=limits),
             LspOperations(languages),
             ShellOperations(
                 equipment,

@@ -16,6 +16,7 @@ MODULES = (
     "sqlalchemy.dialects.sqlite",
     "zmq",
     "setproctitle",
+    "yaml",
     "worker.main",
     "worker.app",
     "worker.models.warm",

@@ -4,16 +4,20 @@
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from worker.config.load import Config
 from worker.tools.tool import Tool
 
 
 class Service:
-    """One of them. All but `settled` and `close` are called on the loop and must not block."""
+    """One of them. All that is not awaited is called on the loop and must not block."""
 
     def configure(self, config: Config, env: Mapping[str, str]) -> None:
         """The configuration of the workspace, at the start and after each change; `env` is meant for children."""
+
+    async def refresh(self) -> None:
+        """A turn is about to begin: look whether something is new. Bounded."""
 
     def tools(self) -> Sequence[Tool]:
         """What the next turn may call."""
@@ -21,6 +25,10 @@ class Service:
 
     def notes(self) -> Sequence[str]:
         """Paragraphs for the system prompt of the next turn."""
+        return ()
+
+    def readable(self) -> Sequence[Path]:
+        """Resolved directories outside the workspace that the next turn may read without asking."""
         return ()
 
     @property

@@ -1,6 +1,6 @@
 """Language servers, skills, MCP servers and the direct shell command (http-api 3.9, 3.11, 3.12)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,6 +17,48 @@ class SkillWish(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/skills/read`."""
 
     skill_id: Name
+
+
+class SkillState(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one skill file: `state` 0 is usable, 1 is not, and `error` says why."""
+
+    name: str
+    path: str
+    state: int
+    error: str = ""
+
+
+class SkillsChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of the event `skills_event`."""
+
+    states: list[SkillState]
+
+
+class SkillInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One usable skill. The id is the path of its file."""
+
+    id: str
+    name: str
+    description: str
+    label: str
+    source: Literal["system", "user", "project"]
+    user_invocable: bool
+
+
+class SkillTextResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Of which skill a text is."""
+
+    name: str
+    description: str
+    source: str
+    builtin: bool
+
+
+class SkillText(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `POST …/skills/read`."""
+
+    content: bytes
+    result: SkillTextResult
 
 
 class ServerName(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,6 @@ EMPTY = (
     ("GET", "/lsps", None, b"{}"),
     ("POST", "/lsps/start", {"path": "a.py"}, b""),
     ("POST", "/lsps/stop", None, b""),
-    ("GET", "/skills", None, b"[]"),
     ("GET", "/mcp/states", None, b"{}"),
     ("GET", "/mcp/prompts", None, b"[]"),
     ("GET", "/mcp/pending-auth", None, b"[]"),

@@ -39,6 +39,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     context_paths: list[str] = []
     global_context_paths: list[str] = []
     disabled_tools: list[str] = []
+    skills_paths: list[str] = []
+    disabled_skills: list[str] = []
     data_directory: str = ""
     disable_auto_summarize: bool = False
     disable_default_providers: bool = False

@@ -1,4 +1,4 @@
-"""Skills and MCP servers: none are run yet, and that is what these say.
+"""MCP servers: none are run yet, and that is what these say.
 
 Lists and maps are empty, a wish for all of them is granted at once, and whoever names a single one is told that it is
 not there. Bodies are read all the same, so that a client's mistake shows today.
@@ -7,18 +7,16 @@ not there. Bodies are read all the same, so that a client's mistake shows today.
 from collections.abc import Mapping
 
 from protocol.errors import BadInput, NotFound
-from protocol.shapes.services import PromptWish, ResourceWish, ServerName, SkillWish
+from protocol.shapes.services import PromptWish, ResourceWish, ServerName
 from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
 
 
 class ServiceOperations:
-    """The handlers of `skill.…` and `mcp.…`."""
+    """The handlers of `mcp.…`."""
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
-            "skill.list": self.empty_list,
-            "skill.read": self.read_skill,
             "mcp.states": self.empty_map,
             "mcp.prompts": self.empty_list,
             "mcp.get_prompt": self.get_prompt,
@@ -38,10 +36,6 @@ class ServiceOperations:
     async def empty_list(self, request: Request) -> Response:
         """Nothing of this kind."""
         return Response(b"[]")
-
-    async def read_skill(self, request: Request) -> Response:
-        """Raises NotFound."""
-        raise _missing("skill", read(request.body, SkillWish).skill_id)
 
     async def get_prompt(self, request: Request) -> Response:
         """Raises NotFound."""

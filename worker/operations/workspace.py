@@ -10,6 +10,7 @@ from protocol.shapes.workspace import Description
 from worker.operations.reading import number
 from worker.operations.table import Handler, Request, Response
 from worker.runs.equipment import Equipment
+from worker.skills.service import SkillService
 from worker.store import events
 from worker.store.database import Database
 
@@ -17,7 +18,10 @@ from worker.store.database import Database
 class WorkspaceOperations:
     """The handlers of `workspace.describe` and `events.since`."""
 
-    def __init__(self, database: Database, equipment: Equipment, *, data_dir: str, limits: Limits) -> None:
+    def __init__(
+        self, database: Database, equipment: Equipment, skills: SkillService, *, data_dir: str, limits: Limits
+    ) -> None:
+        self._skills = skills
         self._database = database
         self._equipment = equipment
         self._data_dir = data_dir
@@ -27,9 +31,10 @@ class WorkspaceOperations:
         return {"workspace.describe": self.describe, "events.since": self.since}
 
     async def describe(self, request: Request) -> Response:
-        """The data directory and the configuration as clients may see it."""
+        """The data directory, the skills as last found, and the configuration as clients may see it."""
         config = msgspec.Raw(self._equipment.outfit.config.wire())
-        return Response(msgspec.json.encode(Description(data_dir=self._data_dir, config=config)))
+        skills = msgspec.Raw(msgspec.json.encode(self._skills.states))
+        return Response(msgspec.json.encode(Description(data_dir=self._data_dir, config=config, skills=skills)))
 
     async def since(self, request: Request) -> Response:
         """The events after a number, as msgpack. Raises Conflict `reset` when they are not all kept."""

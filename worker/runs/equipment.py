@@ -175,8 +175,11 @@ class Equipment:
         env = {**self._spec.env, **outfit.config.env}
         today = date.fromtimestamp(self._clock.wall())
         gate = RulesGate(Rules(skip=self.skip_permissions, allowed=frozenset(outfit.config.allowed_tools)))
+        for service in self._services:
+            await service.refresh()
         toolbox = outfit.toolbox.joined(tool for service in self._services for tool in service.tools())
         toolbox = toolbox.without(outfit.config.options.disabled_tools)
+        readable = tuple(path for service in self._services for path in service.readable())
         notes = [note for service in self._services for note in service.notes()]
         if run.kind == TASK:
             toolbox = toolbox.only(AGENT_TOOLS)
@@ -213,6 +216,7 @@ class Equipment:
                 children=self._children,
                 files=self._files,
                 gate=gate,
+                readable=readable,
                 takes_images=model.model.supports_attachments,
                 code=self._code,
                 hooks=self._hooks if run.kind != TASK else NoHooks(),

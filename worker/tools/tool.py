@@ -170,6 +170,7 @@ class ToolContext:
     files: FileLedger
     gate: Gate
     tool: str = ""  # the name of the tool that is called
+    readable: tuple[Path, ...] = ()  # resolved directories outside the workspace that need no permission to be read
     takes_images: bool = False  # can the model of this turn see what a tool shows it?
     history: FileHistory = field(default_factory=NoHistory)
     code: CodeServers = field(default_factory=NoCodeServers)

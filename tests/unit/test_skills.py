@@ -1,0 +1,115 @@
+"""Skills: what is one, where they are looked for, and which of two counts."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from worker.skills.discovery import BUILTIN, Cache, discover
+from worker.skills.skill import BadSkill, note, read_head
+
+
+def head(name: str = "paint", description: str = "How to paint", *more: str) -> str:
+    return "\n".join(["---", f"name: {name}", f"description: {description}", *more, "---", "Do it."])
+
+
+def put(root: Path, where: str, text: str) -> Path:
+    file = root / where / "SKILL.md"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    return file
+
+
+def names(found) -> list[str]:
+    return [skill.name for skill in found.usable if skill.source != "system"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no head", "no head"),
+        ("---\nname: paint\n", "no head"),
+        ("---\nname: [\n---\n", "no YAML"),
+        ("---\nname: paint\n---\n", "description"),
+        ("---\n- a\n---\n", "wrong"),
+        (head("other"), "that of its directory"),
+        (head("pa--int"), "single hyphens"),
+        (head(description="x" * 1025), "description"),
+        (head("paint", "d", "user-invocable: [1]"), "user-invocable"),
+    ],
+)
+def test_what_is_no_skill_says_why(text, said):
+    with pytest.raises(BadSkill, match=said):
+        read_head(text, "paint")
+
+
+def test_a_head_is_read_with_its_flags():
+    found = read_head(
+        "\ufeff" + head("Paint", "d", "user-invocable: true", "unknown: 1").replace("\n", "\r\n"), "paint"
+    )
+    assert (found.name, found.user_invocable, found.disable_model_invocation) == ("Paint", True, False)
+
+
+def test_the_builtin_skills_are_whole(tmp_path):
+    found = discover(tmp_path, {})
+    assert [skill.source for skill in found.usable] == ["system"] * len(os.listdir(BUILTIN))
+    assert all(not one.error for one in found.found)
+    assert "bulkhead-config" in note(found.usable)
+
+
+def test_of_two_with_one_name_the_project_counts(tmp_path):
+    home, work = tmp_path / "home", tmp_path / "work"
+    put(home, ".claude/skills/paint", head(description="the user's"))
+    put(home, ".config/bulkhead/skills/sand", head("sand"))
+    mine = put(work, ".agents/skills/paint", head(description="the project's"))
+    found = discover(work, {"HOME": str(home)})
+    assert names(found) == ["paint", "sand"]
+    paint = found.usable[[skill.name for skill in found.usable].index("paint")]
+    assert (paint.description, paint.source, paint.path) == ("the project's", "project", str(mine))
+    assert mine.parent in found.roots
+
+
+def test_the_root_of_the_worktree_is_looked_at_too(tmp_path):
+    (tmp_path / ".git").mkdir()
+    work = tmp_path / "deep" / "down"
+    work.mkdir(parents=True)
+    put(tmp_path, ".claude/skills/paint", head())
+    assert names(discover(work, {})) == ["paint"]
+
+
+def test_configured_directories_links_and_disabled_ones(tmp_path):
+    put(tmp_path, "mine/group/paint", head())
+    put(tmp_path, "mine/sand", head("sand"))
+    (tmp_path / ".crush").mkdir()
+    (tmp_path / ".crush" / "skills").symlink_to(tmp_path / "mine")
+    assert names(discover(tmp_path, {}, extra=["mine"])) == ["paint", "sand"]
+    assert names(discover(tmp_path, {}, disabled=["sand"])) == ["paint"]
+
+
+def test_a_broken_one_is_told_and_the_others_count(tmp_path):
+    put(tmp_path, ".agents/skills/paint", head())
+    put(tmp_path, ".agents/skills/broken", "nothing")
+    found = discover(tmp_path, {})
+    assert names(found) == ["paint"]
+    assert [one.name for one in found.found if one.error] == ["broken"]
+
+
+def test_a_file_is_read_again_only_when_it_changed(tmp_path):
+    cache: Cache = {}
+    file = put(tmp_path, ".agents/skills/paint", head())
+    first = discover(tmp_path, {}, cache=cache)
+    assert discover(tmp_path, {}, cache=cache).usable[-1] is first.usable[-1]
+    file.write_text(head(description="another text"))
+    assert discover(tmp_path, {}, cache=cache).usable[-1].description == "another text"
+    file.unlink()
+    assert names(discover(tmp_path, {}, cache=cache)) == []
+    assert str(file) not in cache
+
+
+def test_what_the_model_is_told(tmp_path):
+    put(tmp_path, ".agents/skills/paint", head(description="Paint <walls>"))
+    put(tmp_path, ".agents/skills/secret", head("secret", "d", "disable-model-invocation: true"))
+    text = note(discover(tmp_path, {}).usable)
+    assert "Paint &lt;walls&gt;" in text
+    assert "secret" not in text
+    assert note(()) == ""

@@ -1,0 +1,63 @@
+"""Skills over the API: which there are, and the text of one that the user calls up."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from protocol.errors import NotFound, Unavailable
+from protocol.limits import Limits
+from protocol.shapes.services import SkillInfo, SkillText, SkillTextResult, SkillWish
+from worker.operations.reading import read
+from worker.operations.table import Handler, Request, Response
+from worker.skills.discovery import FILE_MAX_BYTES
+from worker.skills.service import SkillService
+from worker.tools.threads import Threads
+
+
+class SkillOperations:
+    """The handlers of `skill.…`."""
+
+    def __init__(self, skills: SkillService, *, threads: Threads, limits: Limits) -> None:
+        self._skills = skills
+        self._threads = threads
+        self._limits = limits
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {"skill.list": self.list, "skill.read": self.read}
+
+    async def list(self, request: Request) -> Response:
+        """Those that can be used, as they are now."""
+        await self._skills.refresh()
+        found = [
+            SkillInfo(
+                id=skill.path,
+                name=skill.name,
+                description=skill.description,
+                label=f"{skill.source}:{skill.name}",
+                source=skill.source,
+                user_invocable=skill.user_invocable,
+            )
+            for skill in self._skills.known.usable
+        ]
+        return Response(msgspec.json.encode(found))
+
+    async def read(self, request: Request) -> Response:
+        """The whole file of a skill. Only files that were found as skills can be read here. Raises NotFound."""
+        wanted = read(request.body, SkillWish).skill_id
+        skill = next((one for one in self._skills.known.usable if one.path == wanted), None)
+        if skill is None:
+            raise NotFound(f"cannot find skill {wanted[:200]!r}: take an id from the list of skills")
+
+        def content(_stop: object) -> bytes:
+            with Path(skill.path).open("rb") as file:
+                return file.read(FILE_MAX_BYTES)
+
+        try:
+            data = await self._threads.run(content, within_s=self._limits.search_deadline_s)
+        except OSError as error:
+            raise Unavailable(f"cannot read skill {skill.name!r}: {error.strerror}", retryable=False) from None
+        result = SkillTextResult(
+            name=skill.name, description=skill.description, source=skill.source, builtin=skill.source == "system"
+        )
+        return Response(msgspec.json.encode(SkillText(content=data, result=result)))

@@ -1,0 +1,156 @@
+"""Finds the skills: where they may lie, in which order, and which files are none. Blocks.
+
+Of two skills with one name the later one counts: what comes with Bulkhead, then the user's, then the project's.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.config.files import project_dirs
+from worker.skills.skill import FILE_NAME, BadSkill, Skill, Source, name_of, read_head
+
+BUILTIN = Path(__file__).parent / "builtin"
+FILE_MAX_BYTES = 1024 * 1024
+DEPTH_MAX = 4
+FILES_MAX = 500
+_USER = ("bulkhead/skills", "crush/skills", "agents/skills")
+_PROJECT = (".agents/skills", ".bulkhead/skills", ".crush/skills", ".claude/skills", ".cursor/skills")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file that says it is a skill; `error` is why it is none."""
+
+    name: str
+    path: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Skills:
+    """What was found. `usable` are the skills in the order of their names, `roots` the directories that they lie in."""
+
+    usable: tuple[Skill, ...] = ()
+    found: tuple[Found, ...] = ()
+    roots: tuple[Path, ...] = ()
+
+
+Cache = dict[str, tuple[tuple[int, int, int], "Skill | BadSkill"]]
+"""What was read of each file, and how the file was then: reading YAML is slow, and a turn begins often."""
+
+
+def discover(
+    workspace: Path,
+    env: Mapping[str, str],
+    *,
+    extra: Sequence[str] = (),
+    disabled: Sequence[str] = (),
+    cache: Cache | None = None,
+) -> Skills:
+    """Look everywhere. `extra` are configured directories; skills named in `disabled` are left out. `cache` is used
+    and brought up to date."""
+    old, new = cache or {}, Cache()
+    skills: dict[str, Skill] = {}
+    found: list[Found] = []
+    seen: set[Path] = set()
+    for directory, source in _places(workspace, env, extra):
+        for file in _files(directory):
+            real = file.resolve()
+            if real in seen or len(found) >= FILES_MAX:
+                continue
+            seen.add(real)
+            try:
+                skill = _known(file, source, old, new)
+            except BadSkill as error:
+                found.append(Found(name_of(str(file)), str(file), str(error)))
+                continue
+            if skill.name in disabled:
+                continue
+            found.append(Found(skill.name, skill.path))
+            skills[skill.name.lower()] = skill
+    if cache is not None:
+        cache.clear()
+        cache.update(new)
+    usable = tuple(sorted(skills.values(), key=lambda skill: skill.name.lower()))
+    roots = tuple(dict.fromkeys(Path(skill.path).parent.resolve() for skill in usable))
+    return Skills(usable, tuple(found), roots)
+
+
+def _places(workspace: Path, env: Mapping[str, str], extra: Sequence[str]) -> Iterator[tuple[Path, Source]]:
+    yield BUILTIN, "system"
+    home = env.get("HOME")
+    own = env.get("BULKHEAD_SKILLS_DIR") or env.get("CRUSH_SKILLS_DIR")
+    if own:
+        yield Path(own), "user"
+    elif home:
+        config = Path(env.get("XDG_CONFIG_HOME") or f"{home}/.config")
+        for name in _USER:
+            yield config / name, "user"
+        yield Path(home, ".agents/skills"), "user"
+        yield Path(home, ".claude/skills"), "user"
+    for directory in dict.fromkeys((project_dirs(workspace)[0], workspace)):
+        for name in _PROJECT:
+            yield directory / name, "project"
+    for name in extra:
+        path = Path(name.replace("~", home, 1) if home and name.startswith("~/") else os.path.expandvars(name))
+        yield workspace / path, "project" if not path.is_absolute() else "user"
+
+
+def _files(directory: Path, depth: int = 0) -> Iterator[Path]:
+    """The skill files below a directory, in the order of their paths; links are followed, not too deep."""
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return
+    if FILE_NAME in names:
+        yield directory / FILE_NAME
+        return
+    for name in names:
+        path = directory / name
+        if depth < DEPTH_MAX and not name.startswith(".") and path.is_dir():
+            yield from _files(path, depth + 1)
+
+
+def _known(file: Path, source: Source, old: Cache, new: Cache) -> Skill:
+    """The skill of a file, read again only when the file is another one. Raises BadSkill."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise BadSkill(f"the file cannot be read: {error.strerror}") from None
+    state = (status.st_ino, status.st_size, status.st_mtime_ns)
+    known = old.get(str(file))
+    if known is not None and known[0] == state:
+        read = known[1]
+    else:
+        try:
+            read = _read(file, source)
+        except BadSkill as error:
+            read = error
+    new[str(file)] = (state, read)
+    if isinstance(read, BadSkill):
+        raise BadSkill(str(read))
+    return read
+
+
+def _read(file: Path, source: Source) -> Skill:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(FILE_MAX_BYTES + 1)
+        text = data.decode()
+    except OSError as error:
+        raise BadSkill(f"the file cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadSkill("the file is not UTF-8 text") from None
+    if len(data) > FILE_MAX_BYTES:
+        raise BadSkill(f"the file is larger than {FILE_MAX_BYTES} bytes")
+    head = read_head(text, file.parent.name)
+    return Skill(
+        name=head.name,
+        description=head.description,
+        path=str(file),
+        source=source,
+        user_invocable=head.user_invocable,
+        for_model=not head.disable_model_invocation,
+    )

@@ -1,0 +1,92 @@
+"""What a skill is: a file of instructions with a head in YAML, and how the agent is told of it (10.3).
+
+The head says the name, which is that of the directory too, and when the skill is of use. The rest is for the model,
+which reads the file when it wants the skill.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+from xml.sax.saxutils import escape
+
+import msgspec
+
+Source = Literal["system", "user", "project"]
+
+FILE_NAME = "SKILL.md"
+_NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
+_HEAD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+
+class BadSkill(Exception):
+    """The file is no skill; the text says why."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """The head of the file; other keys are ignored."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    description: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    user_invocable: bool = False
+    disable_model_invocation: bool = False
+    license: str = ""
+    compatibility: Annotated[str, msgspec.Meta(max_length=500)] = ""
+    metadata: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Skill:
+    """One skill that can be used. `path` is its file."""
+
+    name: str
+    description: str
+    path: str
+    source: Source
+    user_invocable: bool
+    for_model: bool
+
+
+def read_head(text: str, directory: str) -> Head:
+    """The head of a skill file in a directory of that name. Raises BadSkill."""
+    found = _HEAD.match(text)
+    if found is None:
+        raise BadSkill("there is no head: the file must begin with `---`, YAML, and `---`")
+    try:
+        head = msgspec.yaml.decode(found[1].encode(), type=Head, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadSkill(f"the head is wrong: {error}") from None
+    except Exception as error:  # the YAML library has exceptions of its own, and is not imported before it is needed
+        raise BadSkill(f"the head is no YAML: {' '.join(str(error).split())[:200]}") from None
+    if _NAME.fullmatch(head.name) is None:
+        raise BadSkill(f"the name {head.name!r} must be letters and digits with single hyphens between them")
+    if head.name.lower() != directory.lower():
+        raise BadSkill(f"the name {head.name!r} must be that of its directory, {directory!r}")
+    return head
+
+
+def note(skills: Sequence[Skill]) -> str:
+    """What the system prompt says of the skills; "" when the model may use none."""
+    lines = []
+    for skill in skills:
+        if skill.for_model:
+            name, about = escape(skill.name), escape(" ".join(skill.description.split()))
+            lines.append(f'<skill name="{name}" location="{escape(skill.path)}">{about}</skill>')
+    if not lines:
+        return ""
+    return "\n".join(
+        [
+            "# Skills",
+            "",
+            "Instructions for particular tasks. When a task is one that a skill is for, read its file with `view` first and",
+            "follow it; paths in it count from its directory. Read none that you do not need.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def name_of(path: str) -> str:
+    """What a file calls itself whose head nobody can read."""
+    return PurePath(path).parent.name
