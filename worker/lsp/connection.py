@@ -22,6 +22,7 @@ _NO_METHOD = -32601
 _CONTENT_MODIFIED = -32801
 _SERVER_CANCELLED = -32802
 REPEATS_MAX = 3
+REGISTERED_MAX = 100
 
 
 class LspError(Exception):
@@ -40,6 +41,14 @@ class _Asked(msgspec.Struct, frozen=True):
     items: list[_Item] = []
 
 
+class _Registration(msgspec.Struct, frozen=True):
+    method: str = ""
+
+
+class _Registrations(msgspec.Struct, frozen=True):
+    registrations: list[_Registration] = []
+
+
 class Connection:
     """Lives as long as one process of the server. `feed` is given its output, `write` takes what goes to it."""
 
@@ -52,6 +61,7 @@ class Connection:
         folders: list[dict[str, str]],
         on_diagnostics: Callable[[Published], None],
         on_refresh: Callable[[], None],
+        on_registered: Callable[[], None],
         limits: Limits,
         log: logging.Logger,
     ) -> None:
@@ -61,11 +71,14 @@ class Connection:
         self._folders = folders
         self._on_diagnostics = on_diagnostics
         self._on_refresh = on_refresh
+        self._on_registered = on_registered
         self._limits = limits
         self._log = log
         self._framer = Framer(limits.lsp_message_max_bytes)
         self._pending: dict[int, asyncio.Future[Incoming]] = {}
         self._last_id = 0
+        self.registered: frozenset[str] = frozenset()
+        """Methods that the server began to offer after its greeting."""
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done with the reason when this conversation cannot go on."""
 
@@ -192,9 +205,11 @@ class Connection:
                 reply["result"] = {"applied": False, "failureReason": "edits need the user's permission"}
             case "workspace/diagnostic/refresh":
                 self._on_refresh()
+            case "client/registerCapability":
+                self.registered |= _registered(message.params)
+                self._on_registered()
             case (
-                "client/registerCapability"
-                | "client/unregisterCapability"
+                "client/unregisterCapability"
                 | "window/workDoneProgress/create"
                 | "window/showMessageRequest"
                 | "workspace/semanticTokens/refresh"
@@ -216,6 +231,14 @@ class Connection:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return []
         return [section_of(self._settings, item.section) for item in items]
+
+
+def _registered(params: msgspec.Raw) -> frozenset[str]:
+    try:
+        found = msgspec.json.decode(params, type=_Registrations).registrations
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return frozenset()
+    return frozenset(one.method for one in found[:REGISTERED_MAX])
 
 
 def section_of(settings: Mapping[str, object], section: str) -> object:

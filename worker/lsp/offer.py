@@ -25,7 +25,7 @@ CAPABILITIES: Mapping[str, object] = {
             "versionSupport": False,
             "tagSupport": {"valueSet": [1, 2]},
         },
-        "diagnostic": {"dynamicRegistration": False, "relatedDocumentSupport": False},
+        "diagnostic": {"dynamicRegistration": True, "relatedDocumentSupport": False},
         "definition": {"linkSupport": True},
         "references": {},
         "rename": {"prepareSupport": False},

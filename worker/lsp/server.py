@@ -95,6 +95,7 @@ class LanguageServer:
         self._documents = Documents(limits.lsp_documents_max)
         self._syncing = asyncio.Lock()
         self._is_refreshing = False
+        self._is_warm = False
         self._moved = asyncio.Event()  # the state or the diagnostics changed
 
     @property
@@ -236,6 +237,7 @@ class LanguageServer:
             folders=[{"uri": uri_of(self._workspace), "name": self._workspace.name}],
             on_diagnostics=self._published,
             on_refresh=self._refresh,
+            on_registered=self._moved.set,
             limits=self._limits,
             log=self._log,
         )
@@ -251,6 +253,7 @@ class LanguageServer:
             if self.plan.options:
                 connection.notify("workspace/didChangeConfiguration", {"settings": self.plan.options})
             self.connected_at = self._clock.wall()
+            self._is_warm = False
             self._machine.started(self._clock.now())
             self._tell_state()
             return await connection.broken
@@ -313,22 +316,45 @@ class LanguageServer:
 
     async def check(self, path: Path, *, most_s: float, none_s: float, stable_s: float) -> None:
         """Wait for what it says of `path` as it is now; see `Quiet` for how long. Bounded by `most_s`."""
+        if not self._is_warm:  # a server that has just begun reads the whole project first
+            none_s = most_s
         quiet = Quiet(self._clock.now(), most_s=most_s, none_s=none_s, stable_s=stable_s)
-        if self._capabilities.diagnosticProvider:
-            others = [other for other in reversed(self._documents.stamps) if other != path][:OTHERS_MAX]
-            pulls = [self._pull(one, most_s) for one in (path, *others)]
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(most_s):
-                    await asyncio.gather(*pulls)
-            return
         changes = self.board.changes
-        while (left := quiet.left(self._clock.now())) > 0 and self.state is ServerState.READY:
+        # It may say only after its greeting that it wants to be asked, so that is looked at each time.
+        while (left := quiet.left(self._clock.now())) > 0 and self.state is ServerState.READY and not self._pulls:
             if await self._wait(partial(self._has_news, changes), left):
                 changes = self.board.changes
+                self._is_warm = True
                 quiet.news(self._clock.now())
+        if self._pulls:
+            others = [other for other in reversed(self._documents.stamps) if other != path][:OTHERS_MAX]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(most_s):
+                    await asyncio.gather(*(self._pull(one, most_s) for one in (path, *others)))
+                    self._is_warm = True
+        if most_s >= self._limits.lsp_change_max_s:
+            self._is_warm = True  # it says nothing of a file without problems
+
+    async def warm(self, path: Path) -> None:
+        """Wait once after each start until it has looked at a file: before that it does not know the project."""
+        if not self._is_warm:
+            limits = self._limits
+            await self.check(
+                path,
+                most_s=limits.lsp_change_max_s,
+                none_s=limits.lsp_change_max_s,
+                stable_s=limits.lsp_change_stable_s,
+            )
+
+    @property
+    def _pulls(self) -> bool:
+        """Does it want to be asked for diagnostics?"""
+        connection = self._connection
+        later = connection is not None and "textDocument/diagnostic" in connection.registered
+        return later or bool(self._capabilities.diagnosticProvider)
 
     def _has_news(self, since: int) -> bool:
-        return self.board.changes != since
+        return self.board.changes != since or self._pulls
 
     async def _pull(self, path: Path, within_s: float) -> None:
         params = {"textDocument": {"uri": uri_of(path)}}

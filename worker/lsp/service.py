@@ -138,6 +138,7 @@ class LanguageServers(Service):
         await asyncio.gather(*(server.ready(server.plan.start_s) for server in wanted))
         ready = [server for server in wanted if server.state is ServerState.READY]
         await asyncio.gather(*(server.sync(path) for server in ready))
+        await asyncio.gather(*(server.warm(path) for server in ready))
         return ready
 
     async def start_for(self, given: str) -> None:

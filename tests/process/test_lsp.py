@@ -1,0 +1,213 @@
+"""A real language server under a real agent: diagnostics after edits, its death, renames over files."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.house import House, Room
+from tests.support.processes import descendants, title
+
+pytestmark = pytest.mark.house(limits={"lsp_start_wait_s": 30.0, "lsp_change_max_s": 20.0})
+
+SERVER = Path(sys.executable).parent / "basedpyright-langserver"
+SETTINGS = {"basedpyright": {"analysis": {"typeCheckingMode": "standard"}}}
+START_S = 30.0
+
+SHAPES = """class Circle:
+    def __init__(self, radius: float) -> None:
+        self.radius = radius
+
+    def area(self) -> float:
+        return 3 * self.radius * self.radius
+
+
+def total(circles: list[Circle]) -> float:
+    return sum(circle.area() for circle in circles)
+"""
+MAIN = """from shapes import Circle, total
+
+print(total([Circle(1.0), Circle(2.0)]))  # total
+"""
+
+
+async def code_room(house: House, *, lsp: dict[str, Any] | None = None, **wish: object) -> Room:
+    """A workspace with two Python files and a configured server."""
+    path = house.directory("w", "script")
+    settings = {"command": str(SERVER), "args": ["--stdio"], "filetypes": ["python"], "options": SETTINGS}
+    config = {"lsp": {"types": settings} if lsp is None else lsp, "options": {"auto_lsp": False}}
+    (path / "bulkhead.json").write_text(json.dumps(config))
+    (path / "shapes.py").write_text(SHAPES)
+    (path / "main.py").write_text(MAIN)
+    client = house.new_client()
+    workspace = await client.create(path, **{"yolo": True, **wish})
+    session = await client.create_session(workspace["id"])
+    watcher = await house.watch(workspace["id"], name="w", client=client)
+    return Room(house, workspace, session, watcher)
+
+
+async def tool(room: Room, name: str, /, **args: object) -> dict[str, Any]:
+    """The result of one call."""
+    run = await room.prompt(f"/tool {name} {json.dumps(args)}")
+    await room.ended(run, within_s=START_S + 10)
+    results = [part for m in await room.messages() for part in m["parts"] if part["type"] == "tool_result"]
+    found: dict[str, Any] = results[-1]["data"]
+    assert found["name"] == name
+    return found
+
+
+async def lsps(room: Room) -> dict[str, Any]:
+    """`GET …/lsps`."""
+    found: dict[str, Any] = (await room.client.get(f"/v1/workspaces/{room.id}/lsps")).expect(200).json()
+    return found
+
+
+async def in_state(room: Room, state: int) -> dict[str, Any]:
+    """The server when it is in that state."""
+
+    async def look() -> dict[str, Any] | None:
+        info: dict[str, Any] = (await lsps(room))["types"]
+        return info if info["state"] == state else None
+
+    found: dict[str, Any] = await eventually(look, within_s=START_S, what=f"state {state}")
+    return found
+
+
+async def diagnostics(room: Room) -> dict[str, Any]:
+    """`GET …/lsps/types/diagnostics`."""
+    answer = await room.client.get(f"/v1/workspaces/{room.id}/lsps/types/diagnostics")
+    found: dict[str, Any] = answer.expect(200).json()
+    return found
+
+
+async def test_an_edit_that_breaks_the_code_says_so_and_a_killed_server_comes_back(house: House) -> None:
+    room = await code_room(house)
+    worker = await room.worker()
+    assert (await lsps(room))["types"]["state"] == 0
+    assert _servers(worker.pid) == [], "a server was started before anybody wanted it"
+
+    await tool(room, "view", file_path="shapes.py")
+    ready = await in_state(room, 2)
+    assert not ready["connected_at"].startswith("0001")
+    edited = await tool(
+        room, "edit", file_path="shapes.py", old_string="return 3 * self.radius", new_string="return 'x' * self.radius"
+    )
+    assert "<file_diagnostics>\nError: shapes.py:6:16" in edited["content"], edited["content"]
+    assert "Current file: 1 error" in edited["content"]
+    for state in (1, 2):
+        await room.watcher.wait(
+            lambda e, state=state: e.kind == "lsp_event" and e.payload["state"] == state, what=f"lsp_event {state}"
+        )
+    await room.watcher.wait(
+        lambda e: e.kind == "lsp_event" and e.payload["type"] == "diagnostics_changed", what="diagnostics_changed"
+    )
+    found = await diagnostics(room)
+    assert [d["severity"] for d in found[f"file://{room.path}/shapes.py"]] == [1]
+    assert (await lsps(room))["types"]["diagnostic_count"] == 1
+    answer = await room.client.get(f"/v1/workspaces/{room.id}/lsps/nobody/diagnostics")
+    assert answer.expect(404).code == "not_found"
+
+    for pid in _servers(worker.pid):
+        await house.hold(pid).kill()
+    broken = await in_state(room, 3)
+    assert "signal 9" in broken["error"]
+    await room.watcher.wait(lambda e: e.kind == "lsp_event" and e.payload["state"] == 3, what="lsp_event 3")
+    again = await tool(room, "lsp_diagnostics", file_path="shapes.py")
+    assert "Error: shapes.py:6:16" in again["content"], again["content"]
+    assert (await lsps(room))["types"]["state"] == 2
+    assert (await room.worker()).pid == worker.pid
+    assert worker.is_alive
+    await room.works()
+
+
+async def test_a_rename_goes_over_files_and_leaves_comments_alone(house: House) -> None:
+    room = await code_room(house)
+    await tool(room, "view", file_path="shapes.py")
+    renamed = await tool(room, "lsp_rename", symbol="total", new_name="sum_of_areas")
+    assert not renamed["is_error"], renamed["content"]
+    assert "2 files: main.py, shapes.py" in renamed["content"]
+    assert (room.path / "main.py").read_text() == MAIN.replace("total", "sum_of_areas").replace(
+        "# sum_of_areas", "# total"
+    )
+    assert (room.path / "shapes.py").read_text() == SHAPES.replace("total", "sum_of_areas")
+    # What the session had read may be edited at once; what it never saw still has to be read.
+    seen = await tool(room, "edit", file_path="shapes.py", old_string="return 3 *", new_string="return 4 *")
+    assert not seen["is_error"], seen["content"]
+    unseen = await tool(room, "edit", file_path="main.py", old_string="1.0", new_string="3.0")
+    assert unseen["is_error"]
+    assert "view it first" in unseen["content"]
+
+
+async def test_every_question_to_a_server(house: House) -> None:
+    room = await code_room(house)
+    references = await tool(room, "lsp_references", symbol="Circle.area")
+    assert "Found 2 references in 1 files" in references["content"], references["content"]
+    definition = await tool(room, "lsp_definition", symbol="total", path="main.py")
+    assert "total is defined at shapes.py:9" in definition["content"], definition["content"]
+    assert json.loads(definition["metadata"])["line"] == 9
+    calls = await tool(room, "lsp_call_hierarchy", symbol="Circle.area", direction="incoming")
+    assert "function total (shapes.py:9)" in calls["content"], calls["content"]
+    outline = await tool(room, "lsp_symbols", file_path="shapes.py")
+    assert "class Circle (lines 1-6)" in outline["content"]
+    assert "  method area (lines 5-6)" in outline["content"], outline["content"]
+    replacement = "    def area(self) -> float:\n        return 3.14159 * self.radius**2"
+    wish = {"file_path": "shapes.py", "symbol": "Circle.area", "replacement": replacement}
+    refused = await tool(room, "lsp_replace_symbol", **wish)
+    assert "view it first" in refused["content"]
+    await tool(room, "view", file_path="shapes.py")
+    replaced = await tool(room, "lsp_replace_symbol", **wish)
+    assert not replaced["is_error"], replaced["content"]
+    assert json.loads(replaced["metadata"])["action"] == "replace"
+    text = (room.path / "shapes.py").read_text()
+    assert "3.14159" in text
+    assert "3 * self.radius" not in text
+    unknown = await tool(room, "lsp_definition", symbol="nowhere_to_be_found")
+    assert unknown["is_error"]
+    restarted = await tool(room, "lsp_restart", name="types")
+    assert restarted["content"] == "types: restarted"
+
+
+async def test_start_stop_and_a_server_that_is_not_there(house: House) -> None:
+    lsp = {
+        "types": {"command": str(SERVER), "args": ["--stdio"], "filetypes": ["py"]},
+        "gone": {"command": "/no/such/${KIND:-server}", "filetypes": ["py"]},
+        "off": {"disabled": True, "command": str(SERVER)},
+    }
+    room = await code_room(house, lsp=lsp)
+    worker = await room.worker()
+    (await room.client.post(f"/v1/workspaces/{room.id}/lsps/start", {"path": "README.md"})).expect(200)
+    assert {name: info["state"] for name, info in (await lsps(room)).items()} == {"types": 0, "gone": 0, "off": 5}
+    (await room.client.post(f"/v1/workspaces/{room.id}/lsps/start", {"path": str(room.path / "main.py")})).expect(200)
+    await in_state(room, 2)
+    states = await lsps(room)
+    assert states["gone"]["state"] == 3
+    assert "/no/such/server" in states["gone"]["error"]
+    assert states["off"]["state"] == 5
+    assert await house.worker_pid(room.id) == worker.pid
+    (await room.client.request("POST", f"/v1/workspaces/{room.id}/lsps/stop")).expect(200)
+    assert (await lsps(room))["types"]["state"] == 4
+    await eventually(lambda: not _servers(worker.pid), what="the server's processes are gone")
+    viewed = await tool(room, "view", file_path="main.py")
+    assert not viewed["is_error"]
+    await in_state(room, 2)
+
+
+@pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
+async def test_a_language_server_does_not_keep_a_worker_awake(house: House) -> None:
+    room = await code_room(house)
+    worker = await room.worker()
+    (await room.client.post(f"/v1/workspaces/{room.id}/lsps/start", {"path": "main.py"})).expect(200)
+    await in_state(room, 2)
+    servers = [house.hold(pid) for pid in _servers(worker.pid)]
+    assert servers
+    await room.watcher.close()
+    await worker.gone(20.0)
+    for server in servers:
+        await server.gone()
+
+
+def _servers(worker: int) -> list[int]:
+    return [pid for pid in descendants(worker) if "langserver" in title(pid)]
