@@ -64,6 +64,7 @@ _ROWS = (
     Operation("config.model", is_safe=True),
     Operation("config.compact", is_safe=True),
     Operation("config.provider_key", is_safe=True),
+    Operation("config.reload", is_safe=True),  # another workspace changed the files of the user
     Operation("config.import_copilot", is_safe=True),
     Operation("config.refresh_oauth", is_safe=True),
     # project

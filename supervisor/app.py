@@ -326,6 +326,7 @@ class App:
 
     def _leave_soon(self) -> None:
         loop = asyncio.get_running_loop()
+        self._front.remove_files()  # the client waits two seconds for that, and a hung worker may take longer to end
         loop.call_later(self._limits.control_grace_s, self._leave, Leave.SHUT_DOWN, "asked by a client")
 
     def _leave(self, how: Leave, why: str) -> None:

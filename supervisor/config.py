@@ -149,11 +149,11 @@ def read_config(arguments: Sequence[str], env: Mapping[str, str]) -> ServerConfi
         token_file=Path(token_file).absolute() if token_file else None,
         no_auth=flags.no_auth or section.no_auth,
         host_names=tuple(section.host_names),
-        idle_exit_s=section.idle_exit if flags.idle_exit is None else flags.idle_exit,
+        idle_exit_s=_idle_exit_s(flags.idle_exit, section.idle_exit, env),
         on_last_detach=section.on_last_detach,
         default_model=section.default_model,
         log_level=(flags.log_level or section.log_level or "info").lower(),
-        limits=_limits(section.limits or DEFAULT_LIMITS, env),
+        limits=_limits(_with_grace(section.limits or DEFAULT_LIMITS, env), env),
         spawn_zygote=section.spawn_zygote and not flags.no_zygote,
         worker_env={key: value for key, value in env.items() if not key.startswith(_NOT_FOR_WORKERS)},
     )
@@ -191,6 +191,23 @@ def _read_file(named: str | None, env: Mapping[str, str]) -> _Section:
         raise ConfigError(
             f"cannot read {path}: {error}; `server` takes {', '.join(_Section.__struct_fields__)}"
         ) from None
+
+
+def _whole_seconds(env: Mapping[str, str], name: str) -> int | None:
+    """What the reference server takes from its environment; anything but digits counts as not set."""
+    text = env.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def _idle_exit_s(flag: float | None, section: float | None, env: Mapping[str, str]) -> float | None:
+    if flag is not None:
+        return flag
+    return section if section is not None else _whole_seconds(env, "CRUSH_SERVER_IDLE_TIMEOUT")
+
+
+def _with_grace(base: Limits, env: Mapping[str, str]) -> Limits:
+    grace_s = _whole_seconds(env, "CRUSH_SERVER_DETACH_GRACE")
+    return base if grace_s is None else msgspec.structs.replace(base, detach_grace_s=float(grace_s))
 
 
 def _limits(base: Limits, env: Mapping[str, str]) -> Limits:

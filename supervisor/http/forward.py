@@ -1,7 +1,7 @@
 """The one handler for every row that is answered by a worker: words and body in, status and body out, both unread.
 
-One exception: only the supervisor knows how many clients look at a session, so it writes that into sessions that
-somebody looks at.
+Two exceptions: only the supervisor knows how many clients look at a session, so it writes that into sessions that
+somebody looks at. And a change to the configuration of the user is one for all workspaces: the others are told.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ import msgspec
 from protocol.errors import NotFound
 from protocol.ids import SessionId, is_id
 from protocol.operations import OPERATIONS
+from protocol.shapes.config import WORKSPACE
 from protocol.shapes.session import Session
 from supervisor.admission import Admission
 from supervisor.http.base import Request, Response
@@ -19,6 +20,11 @@ from supervisor.workspaces.registry import Registry
 _UNKNOWN = {"sid": "session_unknown", "run": "run_unknown"}
 _ONE_SESSION = frozenset({"session.get", "session.put"})
 _MANY_SESSIONS = "session.list"
+_CHANGES_BY_SCOPE = frozenset({"config.set", "config.remove", "config.model", "config.compact", "config.provider_key"})
+
+
+class _Scope(msgspec.Struct, frozen=True):
+    scope: int = 0
 
 
 class Forward:
@@ -47,6 +53,8 @@ class Forward:
         answer = await workspace.call(
             operation.name, args=args, body=request.body, wakes=not self._admission.is_exiting
         )
+        if operation.name in _CHANGES_BY_SCOPE and request.json(_Scope).scope != WORKSPACE:
+            self._registry.tell_others(workspace.registration.id, "config.reload")
         return Response(answer.status, _with_viewers(operation.name, answer.body, workspace.viewed()))
 
 

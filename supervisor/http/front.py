@@ -88,8 +88,7 @@ class Front:
         """Accept no more, remove our socket files, let the last answers out, then cut what is left."""
         for door in self._doors:
             door.close()
-        for listener in self._listeners:
-            listener.remove_file()
+        self.remove_files()
         await self._requests.join(LAST_ANSWERS_S)
         await self._requests.close(LAST_ANSWERS_S)
         for door in self._doors:
@@ -98,6 +97,11 @@ class Front:
                     await door.close_connections()
             except TimeoutError:
                 self._log.error("connections do not close in time")
+
+    def remove_files(self) -> None:
+        """Remove our socket files; who is connected stays connected."""
+        for listener in self._listeners:
+            listener.remove_file()
 
     def _access(self, listener: Listener) -> Access:
         address = listener.address

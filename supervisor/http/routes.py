@@ -33,6 +33,9 @@ def _by(handler: str, method: str, path: str, is_use: bool = True) -> Route:
     return Route(method, path, handler=handler, is_use=is_use)
 
 
+STREAM = "stream_events"
+"""The handler whose answer does not end by itself."""
+
 ROUTES: tuple[Route, ...] = (
     # the server
     _by("health", "GET", "/v1/health", is_use=False),
@@ -47,7 +50,7 @@ ROUTES: tuple[Route, ...] = (
     _by("get_workspace", "GET", "/v1/workspaces/{id}"),
     _by("release_workspace", "DELETE", "/v1/workspaces/{id}"),
     _by("set_current_session", "POST", "/v1/workspaces/{id}/current-session"),
-    _by("stream_events", "GET", "/v1/workspaces/{id}/events"),
+    _by(STREAM, "GET", "/v1/workspaces/{id}/events"),
     _by("restart_worker", "POST", "/v1/workspaces/{id}/restart"),
     _by("evict_worker", "POST", "/v1/workspaces/{id}/evict"),
     _by("remove_registration", "DELETE", "/v1/workspaces/{id}/registration"),

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httpserver import HTTPServer
@@ -27,13 +26,13 @@ from tornado.iostream import IOStream
 
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
-from protocol.errors import BadInput, BulkheadError
+from protocol.errors import BadInput, BulkheadError, Denied
 from protocol.ids import RandomSource
 from protocol.limits import Limits
 from protocol.operations import OPERATIONS
-from supervisor.http.access import Access
+from supervisor.http.access import Access, Refusals, absolute_form
 from supervisor.http.base import Request, Response, error_response, unexpected
-from supervisor.http.routes import Route, RouteTable
+from supervisor.http.routes import STREAM, MethodUnknown, Route, RouteTable
 
 REFUSED_LINGER_S = 1.0
 """So long a refused body is read and thrown away, so that its sender gets to see the answer."""
@@ -69,6 +68,7 @@ class Door(HTTPServerConnectionDelegate):
         self.random = random
         self.log = log
         self.tasks = tasks
+        self.refusals = Refusals()
         self._listening = listening
         self._http = HTTPServer(
             self,
@@ -152,7 +152,7 @@ class Exchange(HTTPMessageDelegate):
         self._connection.set_close_callback(self.on_connection_close)
         limits = self._door.limits
         try:
-            self._door.access.check(start_line.method, headers)
+            self._door.access.check(start_line.method, start_line.path, headers)
             size = len(start_line.path) + sum(len(name) + len(value) + 4 for name, value in headers.get_all())
             if size > limits.header_max_bytes:
                 raise BadInput(
@@ -163,6 +163,8 @@ class Exchange(HTTPMessageDelegate):
             if length.isdecimal() and int(length) > limits.body_max_bytes:
                 raise _too_large(limits)
         except BulkheadError as error:
+            if isinstance(error, Denied):
+                self._tell(error)
             self._refuse(error)
         return None
 
@@ -202,7 +204,9 @@ class Exchange(HTTPMessageDelegate):
             response = error_response(error)
         except Exception as error:
             response = error_response(
-                unexpected(error, door.log, door.random, f"{self._line.method} {self._line.path[:200]}")
+                unexpected(
+                    error, door.log, door.random, f"{self._line.method} {self._line.path.partition('?')[0][:200]}"
+                )
             )
         if response is not None and not self._is_over:
             self._write(response)
@@ -210,11 +214,12 @@ class Exchange(HTTPMessageDelegate):
 
     def _request(self) -> Request:
         target = self._line.path
-        if not target.startswith("/"):  # absolute form, as through a proxy
-            parts = urlsplit(target)
-            target = f"{parts.path}?{parts.query}"
+        if not target.startswith("/"):  # as through a proxy
+            _, target = absolute_form(target)
         path, _, query = target.partition("?")
         match = self._door.table.match("GET" if self._line.method == "HEAD" else self._line.method, path)
+        if self._line.method == "HEAD" and match.route.handler == STREAM:
+            raise MethodUnknown("HEAD", ["GET"])  # its head says nothing that an answer without a body could end with
         self._is_bound = is_bound(match.route)
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
@@ -227,6 +232,22 @@ class Exchange(HTTPMessageDelegate):
             version=self._line.version,
             detach=self._connection.detach,
         )
+
+    def _tell(self, error: Denied) -> None:
+        """The log line of a stranger (X05). No query in it: people put tokens there."""
+        count = self._door.refusals.note(asyncio.get_running_loop().time())
+        if count:
+            context: Any = self._connection.context
+            self._door.log.warning(
+                "request refused",
+                extra=fields(
+                    code=error.code,
+                    address=context.address,
+                    method=self._line.method[:20],
+                    path=self._line.path.partition("?")[0][:200],
+                    refused=count,
+                ),
+            )
 
     def _refuse(self, error: BulkheadError) -> None:
         """Answer before the body is there, then read a little more of it, then close."""

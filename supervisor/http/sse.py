@@ -120,6 +120,10 @@ class _Output:
         stream.set_nodelay(True)
         # A small kernel buffer, so that we and not the kernel decide what waits for a slow client.
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if stream.socket.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+            # A peer that vanished takes keep-alives without a word; the kernel alone would wait for a quarter hour.
+            deadline_ms = max(1, int(self._deadline_s * 1000))
+            stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, deadline_ms)
 
     def when_closed(self, task: "asyncio.Task[None]") -> None:
         """End this task when the client goes away."""

@@ -50,10 +50,11 @@ class WorkspaceHandlers:
         if not wish.path:
             raise BadInput("cannot create a workspace: `path` must name its directory")
         client_id = request.client_id(given=wish.client_id)
+        identity = await self._registry.resolve(wish)  # before admission: a wrong path is wrong wherever it is sent
         self._admission.create_began()
         try:
             await self._registry.wait_open()
-            workspace = await self._registry.create(wish, client_id)
+            workspace = await self._registry.create(wish, client_id, identity)
             if wish.version not in ("", BULKHEAD_VERSION):
                 self._log.debug("client of another version", extra=fields(version=wish.version[:40]))
             return json_response(_shape(workspace.registration, workspace, await workspace.describe()))

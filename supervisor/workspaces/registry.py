@@ -9,16 +9,21 @@ from pathlib import Path
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
-from protocol.errors import Conflict, LimitReached, NotFound, Unavailable
+from protocol.errors import BulkheadError, Conflict, LimitReached, NotFound, Unavailable
 from protocol.ids import ClientId, RandomSource, WorkspaceId, new_uuid
 from protocol.limits import Limits
 from protocol.shapes.workspace import WorkspaceWish
+from supervisor.workspaces.caller import AWAKE
 from supervisor.workspaces.identity import Identity, data_dir_for, resolve
 from supervisor.workspaces.roster import Registration, Roster
 from supervisor.workspaces.workspace import Workspace
 
 RETIRED_KEPT = 65_536
 """How many retired clients are remembered; the oldest are forgotten first (P13)."""
+
+
+TELLABLE = AWAKE | {"starting"}
+"""States of workers that may have read what changes now; a later one reads it when it starts."""
 
 
 class Registry:
@@ -108,6 +113,20 @@ class Registry:
         """The same for one, without making it."""
         return self._awake.get(workspace_id)
 
+    def tell_others(self, workspace_id: WorkspaceId, operation: str) -> None:
+        """Let every other worker that runs, or is about to, do an operation; nobody waits for it."""
+        for workspace in self.touched():
+            if workspace.registration.id != workspace_id and workspace.driver.status().state in TELLABLE:
+                self._tasks.start(self._tell(workspace, operation), "tell")
+
+    async def _tell(self, workspace: Workspace, operation: str) -> None:
+        try:
+            await workspace.call(operation)
+        except BulkheadError as error:  # its next worker begins with what is true then
+            self._log.info(
+                "not told", extra=fields(workspace=workspace.registration.id, operation=operation, error=error.message)
+            )
+
     # --- clients ----------------------------------------------------------------------------------------------------
 
     def retire(self, client_id: ClientId) -> None:
@@ -126,14 +145,18 @@ class Registry:
 
     # --- creating ---------------------------------------------------------------------------------------------------
 
-    async def create(self, wish: WorkspaceWish, client_id: ClientId) -> Workspace:
+    async def resolve(self, wish: WorkspaceWish) -> Identity:
+        """The directory that `wish` means. Raises BadInput or Denied."""
+        return await self._roster.in_thread(lambda: resolve(wish.path, wish.env or ()))
+
+    async def create(self, wish: WorkspaceWish, client_id: ClientId, identity: Identity | None = None) -> Workspace:
         """Find or register the workspace that `wish` means, and claim it for the client. Its worker may still sleep.
 
-        Raises BadInput or Denied for the path, Conflict for a retired client, a directory that was exchanged or other
-        channels than the first creator's, LimitReached.
+        `identity` is what `resolve` gave for the wish. Raises what that raises, Conflict for a retired client, a
+        directory that was exchanged or other channels than the first creator's, LimitReached.
         """
         env = tuple(wish.env or ())
-        identity = await self._roster.in_thread(lambda: resolve(wish.path, env))
+        identity = identity or await self.resolve(wish)
         self.check_client(client_id)
         task = self._creating.get(identity.path)
         if task is None:

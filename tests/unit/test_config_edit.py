@@ -3,6 +3,9 @@
 import fcntl
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -86,6 +89,55 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert refused.value.code == "storage_failed"
     assert path.read_text() == '{"a": 1}'
     assert sorted(os.listdir(tmp_path)) == ["bulkhead.json", "bulkhead.json.lock"]
+
+
+_DIE = """
+import os, signal, sys
+from pathlib import Path
+from protocol.base.clock import SystemClock
+from worker.config import edit
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+step, path = sys.argv[1], Path(sys.argv[2])
+if step == "written":
+    edit.os.fsync = die
+elif step == "replacing":
+    Path.replace = die
+elif step == "replaced":
+    opened = os.open
+    edit.os.open = lambda name, *rest: die() if name == path.parent else opened(name, *rest)
+attempt = die if step == "tried" else dict
+edit.edit_file(path, lambda tree: edit.set_key(tree, ["a"], 2), attempt, SystemClock())
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "value"), [("tried", 1), ("written", 1), ("replacing", 1), ("replaced", 2)], ids=lambda value: str(value)
+)
+def test_killed_at_any_step_leaves_a_whole_file_and_no_lock(tmp_path: Path, step: str, value: int) -> None:
+    path = tmp_path / "bulkhead.json"
+    path.write_text('{"a": 1, "b": "kept"}')
+    path.chmod(0o600)
+    killed = subprocess.run([sys.executable, "-c", _DIE, step, str(path)], timeout=30, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert json.loads(path.read_text()) == {"a": value, "b": "kept"}
+    assert path.stat().st_mode & 0o777 == 0o600
+    put(path, "a", 3)
+    assert json.loads(path.read_text()) == {"a": 3, "b": "kept"}
+    assert sorted(os.listdir(tmp_path)) == ["bulkhead.json", "bulkhead.json.lock"]
+
+
+def test_a_link_in_the_place_of_the_new_file_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    path = tmp_path / "d" / "bulkhead.json"
+    path.parent.mkdir()
+    (path.parent / ".bulkhead.json.new").symlink_to(victim)
+    put(path, "a", 1)
+    assert victim.read_text() == "mine"
+    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_a_lock_held_by_another_is_waited_for_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

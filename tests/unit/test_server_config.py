@@ -49,6 +49,21 @@ def test_limits_from_the_environment_win_over_the_file(tmp_path: Path) -> None:
     assert (limits.drain_s, limits.flush_s) == (9, 2)
 
 
+def test_the_reference_servers_variables_count_below_ours() -> None:
+    env = {"HOME": "/h", "CRUSH_SERVER_IDLE_TIMEOUT": "7", "CRUSH_SERVER_DETACH_GRACE": "0"}
+    config = read_config([], env)
+    assert (config.idle_exit_s, config.limits.detach_grace_s) == (7, 0)
+    assert read_config(["--idle-exit", "3"], env).idle_exit_s == 3
+    assert read_config([], env | {"BULKHEAD_LIMITS": '{"detach_grace_s": 2}'}).limits.detach_grace_s == 2
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "soon", "\u0663", "9" * 400])
+def test_a_reference_variable_that_is_no_number_counts_as_not_set(text: str) -> None:
+    env = {"HOME": "/h", "CRUSH_SERVER_IDLE_TIMEOUT": text, "CRUSH_SERVER_DETACH_GRACE": text}
+    config = read_config([], env)
+    assert (config.idle_exit_s, config.limits.detach_grace_s) == (None, 10)
+
+
 def test_workers_do_not_inherit_what_is_ours() -> None:
     env = {"HOME": "/h", "PYTHONPATH": "/x", "NOTIFY_SOCKET": "/n", "LISTEN_FDS": "1", "BULKHEAD_TOKEN": "t", "A": "b"}
     assert read_config([], env).worker_env == {"HOME": "/h", "A": "b"}

@@ -89,9 +89,11 @@ def _replace(path: Path, tree: Object) -> None:
         raise BadInput(f"cannot write this into {path}: {error}") from None
     if len(data) > FILE_MAX_BYTES:
         raise BadInput(f"cannot write {path}: it would be larger than {FILE_MAX_BYTES} bytes", code="too_large")
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.new")
     try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # The lock is ours: what stands there was left by a writer that was killed. It may also be somebody's link.
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)
             file.write(data)

@@ -51,6 +51,7 @@ class ConfigOperations:
             "config.model": self.model,
             "config.compact": self.compact,
             "config.provider_key": self.provider_key,
+            "config.reload": self.reload,
             "config.import_copilot": self.import_copilot,
             "config.refresh_oauth": self.refresh_oauth,
             "mcp.docker_enable": self.docker_enable,
@@ -122,6 +123,12 @@ class ConfigOperations:
 
         return await self._edit(wish.scope, change)
 
+    async def reload(self, request: Request) -> Response:
+        """The files of the user were changed through another workspace: use them, and tell it if it matters here."""
+        if await self._equipment.reload():
+            await self._tell()
+        return Response()
+
     async def import_copilot(self, request: Request) -> Response:
         """There is no login of another program that we take over."""
         return Response(msgspec.json.encode(CopilotImport()))
@@ -147,13 +154,16 @@ class ConfigOperations:
         self, scope: int, change: Callable[[Object], None], *, choose: Mapping[str, SelectedModel | None] | None = None
     ) -> Response:
         await self._equipment.edit(scope, change, choose=choose)
+        await self._tell()
+        return Response()
+
+    async def _tell(self) -> None:
         payload = ConfigChanged(workspace_id=self._workspace_id)
 
         def job(transaction: Transaction) -> None:
             transaction.emit("config_changed", "updated", payload)
 
         await self._database.write(job)
-        return Response()
 
 
 def _unchosen(names: list[str]) -> dict[str, SelectedModel | None]:

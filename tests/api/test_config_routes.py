@@ -1,0 +1,226 @@
+"""Changes to the configuration over the wire: whose files they touch, who hears of them, what a crash leaves."""
+
+import asyncio
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import strict
+from tests.support.client import Response
+from tests.support.eventually import eventually
+from tests.support.house import House, Room, together
+from tests.support.watcher import Watcher
+
+pytestmark = pytest.mark.house(bystander=False)
+
+MODEL = {"model": "script", "provider": "builtin"}
+OTHER = MODEL | {"max_tokens": 77}
+
+
+def state_file(house: House) -> Path:
+    """Where scope 0 is written."""
+    return house.root / "h" / ".local" / "share" / "bulkhead" / "bulkhead.json"
+
+
+async def config(room: Room) -> dict[str, Any]:
+    found: dict[str, Any] = (await room.client.get(f"/v1/workspaces/{room.id}/config")).expect(200).json()
+    strict.CONFIG(found, "config")
+    return found
+
+
+async def change(room: Room, what: str, **body: object) -> Response:
+    return await room.client.post(f"/v1/workspaces/{room.id}/config/{what}", body)
+
+
+async def told(watcher: Watcher, room: Room, *, skip: int = 0) -> None:
+    """This client hears that the configuration of `room` changed."""
+    event = await watcher.wait(lambda e: e.kind == "config_changed", what="config_changed", skip=skip)
+    assert (event.change, event.payload) == ("updated", {"workspace_id": room.id})
+
+
+def count(watcher: Watcher) -> int:
+    return sum(event.kind == "config_changed" for event in watcher.seen)
+
+
+# --- who hears ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_change_for_the_user_reaches_every_workspace(house: House) -> None:
+    first, second = await house.room("first"), await house.room("second")
+    plain = await house.watch(second.id, name="plain", ids=False)
+    (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
+    await told(first.watcher, first)
+    for watcher in (second.watcher, plain):
+        await told(watcher, second)
+    assert (await config(second))["options"]["notifications"] == "bell"
+    seen = len(first.watcher.seen)
+    (await change(second, "model", scope=0, model_type="large", model=OTHER)).expect(200)
+    await told(first.watcher, first, skip=seen)
+    assert (await first.client.agent(first.id))["model_cfg"] == OTHER
+
+
+async def test_a_change_for_one_workspace_stays_there(house: House) -> None:
+    first, second = await house.room("first"), await house.room("second")
+    (await change(first, "compact", scope=1, enabled=True)).expect(200)
+    await told(first.watcher, first)
+    # The next change for the user is heard by both; the first one must not have been heard before it.
+    (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
+    await told(second.watcher, second)
+    assert count(second.watcher) == 1
+    assert "compact_mode" not in (await config(second))["options"]["tui"]
+    assert json.loads((first.data_dir / "bulkhead.json").read_text()) == {"options": {"tui": {"compact_mode": True}}}
+    assert json.loads(state_file(house).read_text()) == {"options": {"notifications": "bell"}}
+
+
+async def test_a_change_that_makes_no_difference_elsewhere_is_not_told_there(house: House) -> None:
+    first, second = await house.room("first"), await house.room("second")
+    (await change(second, "set", scope=1, key="options.notifications", value="osc")).expect(200)
+    (await change(second, "set", scope=0, key="options.progress", value=True)).expect(200)
+    (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
+    (await change(first, "set", scope=0, key="options.progress", value=False)).expect(200)
+    await second.watcher.wait(lambda _: count(second.watcher) == 3, what="its own changes and the last one")
+    options = (await config(second))["options"]
+    assert (options["notifications"], options["progress"]) == ("osc", False)
+    assert count(second.watcher) == 3
+
+
+async def test_a_workspace_that_sleeps_is_not_woken_and_reads_later(house: House) -> None:
+    first, second = await house.room("first"), await house.room("second")
+    await second.watcher.close()
+    (await second.client.request("DELETE", f"/v1/workspaces/{second.id}?client_id={second.client.client_id}")).expect(
+        200
+    )
+
+    async def evicted() -> bool:
+        return (await second.client.post(f"/v1/workspaces/{second.id}/evict")).status == 200
+
+    await eventually(evicted, within_s=10, what="sleep")  # after a heartbeat that says that nothing is open
+    (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
+    await told(first.watcher, first)
+    assert (await house.worker(second.id))["state"] == "asleep"
+    assert (await config(second))["options"]["notifications"] == "bell"
+
+
+async def test_a_running_turn_of_another_workspace_is_left_alone(house: House) -> None:
+    first, second = await house.room("first"), await house.room("second", model="openai")
+    run, call = await second.streaming()
+    (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
+    await told(second.watcher, second)
+    assert (await second.client.agent(second.id))["is_busy"] is True
+    await call.reply(" three")
+    assert (await second.ended(run))["text"] == "one two three"
+
+
+async def test_reading_tells_nobody(house: House) -> None:
+    room = await house.room()
+    for path in ("agent/init", "agent/update"):
+        (await room.client.post(f"/v1/workspaces/{room.id}/{path}")).expect(200)
+    await config(room)
+    await room.works()
+    assert count(room.watcher) == 0  # a client that updates whenever it hears of a change would go round for ever
+
+
+async def test_many_writers_lose_nothing(house: House) -> None:
+    rooms = [await house.room(name) for name in ("first", "second")]
+    answers = await together(
+        *(change(room, "set", scope=0, key=f"own.{room.path.name}{n}", value=n) for room in rooms for n in range(10))
+    )
+    assert [answer.status for answer in answers] == [200] * 20
+    assert len(json.loads(state_file(house).read_text())["own"]) == 20
+
+
+# --- whose files --------------------------------------------------------------------------------------------------
+
+
+async def test_files_that_the_user_wrote_are_read_and_never_written(house: House) -> None:
+    written = '{"options": {"debug_lsp": true},\n\n  "mine": [1,2]}'
+    users = house.root / "c" / "bulkhead" / "bulkhead.json"
+    users.parent.mkdir()
+    users.write_text(written)
+    path = house.directory("w2", "script")
+    (path / ".bulkhead.json").write_text(written)
+    client = house.new_client()
+    workspace = (await client.create(path))["id"]
+    for scope in (0, 1):
+        body = {"scope": scope, "key": "options.debug_lsp", "value": False}
+        (await client.post(f"/v1/workspaces/{workspace}/config/set", body)).expect(200)
+        (await client.post(f"/v1/workspaces/{workspace}/config/remove", {"scope": scope, "key": "mine"})).expect(200)
+    assert users.read_text() == (path / ".bulkhead.json").read_text() == written
+    found = (await client.get(f"/v1/workspaces/{workspace}/config")).json()
+    assert found["options"]["debug_lsp"] is False
+
+
+@pytest.mark.house(start=False, bystander=False)
+async def test_what_stands_in_the_file_of_the_user_stays(house: House) -> None:
+    real = house.root / "dotfiles" / "b.json"
+    real.parent.mkdir()
+    real.write_text('{"zeta": {"unknown": [1]}, "options": {"progress": false}}')
+    path = state_file(house)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(real)
+    await house.start()
+    room = await house.room()
+    (await change(room, "provider-key", scope=0, provider_id="groq", kind="string", api_key="k-1")).expect(200)
+    (await change(room, "compact", scope=0, enabled=True)).expect(200)
+    assert path.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert json.loads(real.read_text()) == {
+        "zeta": {"unknown": [1]},
+        "options": {"progress": False, "tui": {"compact_mode": True}},
+        "providers": {"groq": {"api_key": "k-1"}},
+    }
+    assert "k-1" not in house.server.log
+
+
+@pytest.mark.parametrize("scope", [0, 1])
+async def test_a_broken_file_is_named_and_left_alone(house: House, scope: int) -> None:
+    room = await house.room()
+    broken = '{\n  "options": {\n    // mine\n  }\n}'
+    path = state_file(house) if scope == 0 else room.data_dir / "bulkhead.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(broken)
+    for what, body in (
+        ("set", {"key": "options.progress", "value": True}),
+        ("remove", {"key": "options.progress"}),
+        ("compact", {"enabled": True}),
+        ("model", {"model_type": "large", "model": MODEL}),
+        ("provider-key", {"provider_id": "groq", "kind": "string", "api_key": "k"}),
+    ):
+        refused = (await change(room, what, scope=scope, **body)).expect(400)
+        assert refused.code == "bad_input"
+        assert f"{path}: line 3, column 5" in refused.json()["message"]
+    assert path.read_text() == broken
+    assert count(room.watcher) == 0
+    await room.works()  # what was read before still counts
+
+
+async def test_a_change_under_way_when_the_worker_is_killed_is_made_once_by_the_next(house: House) -> None:
+    room = await house.room()
+    (await change(room, "compact", scope=1, enabled=True)).expect(200)
+    path = room.data_dir / "bulkhead.json"
+    before = path.read_bytes()
+    worker = await room.worker()
+    with (room.data_dir / "bulkhead.json.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        asked = asyncio.ensure_future(change(room, "set", scope=1, key="options.progress", value=False))
+        await eventually(lambda: has_open(worker.pid, held.name), what="a worker that waits for the lock")
+        await worker.kill()
+        assert path.read_bytes() == before
+    (await asked).expect(200)
+    assert json.loads(path.read_text()) == {"options": {"tui": {"compact_mode": True}, "progress": False}}
+    assert (await config(room))["options"]["progress"] is False
+
+
+def has_open(pid: int, name: str) -> bool:
+    """Has the process this file open?"""
+    return any(_target(link) == name for link in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
