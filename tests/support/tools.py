@@ -17,7 +17,7 @@ from worker.permissions.gate import RulesGate
 from worker.permissions.rules import Rules
 from worker.tools.child import Children
 from worker.tools.invoke import invoke
-from worker.tools.tool import ToolContext, ToolResult
+from worker.tools.tool import CodeServers, NoCodeServers, ToolContext, ToolResult
 from worker.tools.toolbox import build_toolbox
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -46,6 +46,7 @@ class Bench:
         self.env = env
         self.ledger = Ledger()
         self.toolbox = build_toolbox()
+        self.code: CodeServers = NoCodeServers()
         self.processes: list[Process] = []
         self.children = Children(
             limits=limits, clock=SystemClock(), log=logging.getLogger("bulkhead.test"), random=random.Random(1)
@@ -64,6 +65,7 @@ class Bench:
             children=self.children,
             files=self.ledger,
             gate=RulesGate(self.rules),
+            code=self.code,
         )
 
     async def call(self, name: str, session_id: str = "s1", /, **args: object) -> ToolResult:

@@ -107,5 +107,7 @@ def test_a_service_does_not_count_but_ends_with_the_others(tmp_path):
             assert held.is_alive
             await place.children.close()
             assert not held.is_alive
+            with pytest.raises(OSError, match="closing"):
+                await place.children.start(["true"], env=_env(), cwd=tmp_path)
 
     run(main())

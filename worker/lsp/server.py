@@ -96,6 +96,7 @@ class LanguageServer:
         self._syncing = asyncio.Lock()
         self._is_refreshing = False
         self._is_warm = False
+        self._told_at = 0  # the board's count of changes when the server was last told of a file
         self._moved = asyncio.Event()  # the state or the diagnostics changed
 
     @property
@@ -199,7 +200,7 @@ class LanguageServer:
                 self._machine.stop()
         except TimeoutError:
             reason = f"it was not ready within {self.plan.start_s:g} s"
-        except (OSError, BulkheadError, LspError) as error:
+        except (OSError, ValueError, BulkheadError, LspError) as error:  # ValueError: a NUL in a word of its command
             reason = str(error)
         finally:
             self._connection = None
@@ -213,7 +214,7 @@ class LanguageServer:
         note = child.stderr.text().strip() if child is not None else ""
         self._log.warning("language server failed", extra=fields(server=self.name, reason=reason, stderr=note[-1000:]))
         self._forget()
-        self._machine.failed(f"{self.name}: {reason}"[:1000], self._clock.now())
+        self._machine.failed(reason[:1000], self._clock.now())
         self._tell_state()
 
     async def _expanded(self) -> tuple[list[str], dict[str, str]]:
@@ -291,6 +292,8 @@ class LanguageServer:
             for one, now in found.items():
                 was_open = self._documents.knows(one)
                 tells = self._documents.update(one, now)
+                if tells:
+                    self._told_at = self.board.changes
                 for tell in tells:
                     connection.notify(tell.method, tell.params)
                 if tells and one == path:
@@ -319,7 +322,7 @@ class LanguageServer:
         if not self._is_warm:  # a server that has just begun reads the whole project first
             none_s = most_s
         quiet = Quiet(self._clock.now(), most_s=most_s, none_s=none_s, stable_s=stable_s)
-        changes = self.board.changes
+        changes = self._told_at  # the answer may be here already
         # It may say only after its greeting that it wants to be asked, so that is looked at each time.
         while (left := quiet.left(self._clock.now())) > 0 and self.state is ServerState.READY and not self._pulls:
             if await self._wait(partial(self._has_news, changes), left):

@@ -242,6 +242,7 @@ class Children:
         self._scan_thread = self._make_threads(1)
         self._random = random
         self._children: dict[int, Child] = {}
+        self._is_closed = False
 
     @property
     def count(self) -> int:
@@ -267,6 +268,8 @@ class Children:
         piece by piece, on the loop, and an empty piece at the end; nothing of it is kept then, and it must not raise.
         A service lives beside the runs: it is ended with the worker, but does not keep it awake (`count`).
         """
+        if self._is_closed:
+            raise OSError("this worker is closing")
         marker = self.new_marker()
         head = self.limits.tool_output_head_bytes if head_bytes is None else head_bytes
         tail = self.limits.tool_output_tail_bytes if tail_bytes is None else tail_bytes
@@ -331,7 +334,8 @@ class Children:
         self._children.pop(child.pid, None)
 
     async def close(self) -> None:
-        """End every child and the threads."""
+        """End every child and the threads; no new one can be started from now on."""
+        self._is_closed = True
         await asyncio.gather(*(child.end() for child in list(self._children.values())))
         await self.tasks.close(self.limits.settle_s)
         self.threads.close()
