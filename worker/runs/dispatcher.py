@@ -412,15 +412,15 @@ class Dispatcher:
 
 def _check(wish: Prompt, limits: Limits) -> None:
     """Is this a prompt at all? Raises BadInput."""
+    has_text = any(attachment.mime_type.startswith("text/") for attachment in wish.attachments or ())
+    if not wish.prompt.strip() and not has_text:
+        raise BadInput("cannot accept an empty prompt; send text or a text attachment", code="empty_prompt")
     if not wish.session_id:
         raise BadInput("cannot accept a prompt without session_id; create a session first", code="session_missing")
     if not is_id(wish.session_id):
         raise BadInput(f"cannot accept session_id {wish.session_id[:80]!r}: it is no id of ours")
     if wish.run_id and not is_id(wish.run_id):
         raise BadInput("cannot accept this run_id; use up to 200 letters, digits, `_`, `-`, `.`, `:`")
-    has_text = any(attachment.mime_type.startswith("text/") for attachment in wish.attachments or ())
-    if not wish.prompt.strip() and not has_text:
-        raise BadInput("cannot accept an empty prompt; send text or a text attachment", code="empty_prompt")
     if "\x00" in wish.prompt:
         raise BadInput("cannot accept a prompt with NUL characters; remove them")
     size = len(wish.prompt.encode())

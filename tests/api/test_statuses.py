@@ -1,0 +1,270 @@
+"""http-api 2.1 row by row: which condition is answered how, and which of several is looked at first."""
+
+import asyncio
+import json
+import signal
+import uuid
+from urllib.parse import quote
+
+import pytest
+
+from supervisor.http.routes import ROUTES, STREAM
+from tests.support.client import Client, Response, head, read_head
+from tests.support.house import House
+
+pytestmark = pytest.mark.house(bystander=False)
+
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
+NOBODY = "00000000-0000-4000-8000-000000000000"
+HEX = "6ba7b8109dad11d180b400c04fd430c8"
+CANONICAL = str(uuid.UUID(HEX))
+SPELLINGS = (CANONICAL, CANONICAL.upper(), f"urn:uuid:{CANONICAL}", f"{{{CANONICAL}}}", HEX)
+NO_UUIDS = (
+    *("", " ", "x", HEX[:-1], HEX + "0", HEX[:-1] + "g", f"{CANONICAL}\n", f" {CANONICAL}", f"{{{CANONICAL}"),
+    *(f"{CANONICAL}}}", f"({CANONICAL})", f"urn:uuid:{{{CANONICAL}}}", CANONICAL.replace("-", "_")),
+)
+
+
+def refused(answer: Response, status: int, code: str, *hints: str) -> None:
+    """This answer refuses, in the words that every error has, and no others."""
+    value = answer.expect(status).json()
+    assert set(value) == {"message", "code"}, value
+    assert value["code"] == code, value
+    for hint in hints:
+        assert hint in value["message"], value
+
+
+def filled(path: str) -> str:
+    """A path of the table with something for each of its words."""
+    for word, value in (("{id}", NOBODY), ("{client_id}", NOBODY), ("{sid}", "s"), ("{lsp}", "l"), ("{run}", "r")):
+        path = path.replace(word, value)
+    assert "{" not in path, path
+    return path
+
+
+# --- which paths take which methods -------------------------------------------------------------------------------
+
+
+async def test_every_path_names_the_methods_that_it_takes(house: House) -> None:
+    client = house.new_client()
+    takes: dict[str, set[str]] = {}
+    for route in ROUTES:
+        takes.setdefault(filled(route.path), set()).add(route.method)
+    for path, known in takes.items():
+        for method in METHODS:
+            if method in known:
+                continue
+            answer = await client.request(method, path)
+            refused(answer, 405, "method_not_allowed", f"cannot {method} this")
+            assert set(answer.headers["allow"].split(", ")) == known, (method, path, answer)
+
+
+async def test_what_is_nowhere_is_404_by_every_method(house: House) -> None:
+    client = house.new_client()
+    for path in ("/", "/v1", "/v1/health/", "/v2/health", "/v1/workspaces//events", f"/v1/workspaces/{NOBODY}/nothing"):
+        for method in METHODS:
+            refused(await client.request(method, path), 404, "route_unknown", "/v1/")
+
+
+async def test_head_answers_as_get_without_a_body(house: House) -> None:
+    room = await house.room()
+    for path in ("/v1/health", "/v1/version", f"/v1/workspaces/{room.id}/sessions", "/v1/workspaces/nobody", "/v1/no"):
+        got = await room.client.get(path)
+        status, headers, rest = await say_head(house, path)
+        assert (status, headers.get("content-length"), rest) == (got.status, got.headers["content-length"], b""), path
+    for path in (f"/v1/workspaces/{room.id}/events", "/v1/control"):
+        status, headers, rest = await say_head(house, path)
+        assert (status, rest) == (405, b""), path
+        assert headers["allow"] == ("POST" if path.endswith("control") else "GET")
+    assert (await house.worker(room.id))["clients"] == 1
+
+
+async def say_head(house: House, path: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and whatever comes before the connection is closed."""
+    reader, writer = await asyncio.open_unix_connection(house.server.socket_path)
+    try:
+        async with asyncio.timeout(10):
+            writer.write(head("HEAD", path, {"Connection": "close"}))
+            status, headers = await read_head(reader)
+            return status, headers, await reader.read()
+    finally:
+        writer.close()
+
+
+def test_the_stream_is_a_row_of_the_table() -> None:
+    assert [route.path for route in ROUTES if route.handler == STREAM] == ["/v1/workspaces/{id}/events"]
+
+
+# --- who calls ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_id_is_a_uuid_in_any_usual_spelling(house: House) -> None:
+    room = await house.room()
+    base = f"/v1/workspaces/{room.id}"
+    for spelling in SPELLINGS:
+        word = quote(spelling, safe="")
+        wish = {"path": str(room.path), "client_id": spelling}
+        (await room.client.post("/v1/workspaces", wish)).expect(200)
+        view = await room.client.post(f"{base}/current-session?client_id={word}", {"session_id": ""})
+        refused(view, 409, "not_attached")
+        (await room.client.request("DELETE", f"{base}?client_id={word}")).expect(200)
+        (await room.client.request("DELETE", f"/v1/clients/{word}")).expect(200)
+    for spelling in NO_UUIDS:
+        word = quote(spelling, safe="")
+        wish = {"path": str(room.path), "client_id": spelling}
+        refused(await room.client.post("/v1/workspaces", wish), 400, "bad_input", "client_id")
+        view = await room.client.post(f"{base}/current-session?client_id={word}", {"session_id": ""})
+        refused(view, 400, "bad_input", "client_id")
+        refused(await room.client.request("DELETE", f"{base}?client_id={word}"), 400, "bad_input", "client_id")
+        refused(await room.client.get(f"{base}/events?client_id={word}"), 400, "bad_input", "client_id")
+        if spelling:
+            refused(await room.client.request("DELETE", f"/v1/clients/{word}"), 400, "bad_input", "client_id")
+    for method, path in (("DELETE", base), ("POST", f"{base}/current-session")):
+        refused(await room.client.request(method, path), 400, "bad_input", "client_id")
+
+
+async def test_client_ids_are_compared_as_they_are_written(house: House) -> None:
+    room = await house.room()
+    (await room.client.request("DELETE", f"/v1/clients/{HEX}")).expect(200)
+    for spelling in SPELLINGS:
+        wish = {"path": str(room.path), "client_id": spelling}
+        answer = await room.client.post("/v1/workspaces", wish)
+        if spelling == HEX:
+            refused(answer, 409, "client_retired")
+        else:
+            answer.expect(200)
+
+
+# --- what is looked at first --------------------------------------------------------------------------------------
+
+
+async def create(client: Client, wish: object) -> Response:
+    return await client.post("/v1/workspaces", wish)
+
+
+async def test_create_looks_at_body_path_client_directory_and_then_at_itself(house: House) -> None:
+    room = await house.room()
+    client, nowhere = house.new_client(), str(house.root / "nowhere")
+    refused(await client.post("/v1/workspaces", raw=b'{"path":7}'), 400, "bad_input", "cannot read the body")
+    refused(await create(client, {"path": "", "client_id": "x"}), 400, "bad_input", "`path`")
+    refused(await create(client, {"client_id": "x"}), 400, "bad_input", "`path`")
+    refused(await create(client, {"path": nowhere, "client_id": "x"}), 400, "bad_input", "client_id")
+    (await client.request("DELETE", f"/v1/clients/{client.client_id}")).expect(200)
+    gone = {"client_id": client.client_id}
+    refused(await create(client, gone | {"path": nowhere}), 400, "bad_input", "there is no such directory")
+    refused(await create(client, gone | {"path": str(room.path), "channels": ["a"]}), 409, "client_retired")
+    other = {"path": str(room.path), "client_id": NOBODY}
+    refused(await create(client, other | {"channels": ["a"]}), 409, "conflict", "other channels")
+    (await create(client, other | {"channels": []})).expect(200)
+    (await create(client, other | {"channels": None})).expect(200)
+
+
+@pytest.mark.parametrize("value", ["relative/to/nothing", "\0", "/proc/self/environ", "x" * 5000, "/dev/null/below"])
+async def test_a_path_that_is_no_directory_is_refused_and_not_registered(house: House, value: str) -> None:
+    client = house.new_client()
+    refused(await create(client, {"path": value, "client_id": NOBODY}), 400, "bad_input", "cannot use")
+    assert (await client.get("/v1/workspaces")).expect(200).json() == []
+
+
+async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyway(house: House) -> None:
+    room = await house.room(model="openai")
+    await room.streaming()
+    client = house.new_client()
+    (await client.request("DELETE", f"/v1/clients/{client.client_id}")).expect(200)
+    house.failpoints.arm("close.c", workspace=room.id)
+    house.server.send(signal.SIGTERM)
+    hit = await house.failpoints.reached("close.c")
+    gone = {"client_id": client.client_id}
+    nowhere = str(house.root / "nowhere")
+    refused(await client.post("/v1/workspaces", raw=b"{"), 400, "bad_input")
+    refused(await create(client, {"path": ""}), 400, "bad_input", "`path`")
+    refused(await create(client, {"path": nowhere, "client_id": "x"}), 400, "bad_input", "client_id")
+    refused(await create(client, gone | {"path": nowhere}), 400, "bad_input", "there is no such directory")
+    for path in (room.path, house.directory("new", "script")):
+        answer = await create(client, gone | {"path": str(path)})
+        refused(answer, 503, "server_exiting")
+        assert int(answer.headers["retry-after"]) >= 1
+    asked = await client.get(f"/v1/workspaces/{room.id}/events?client_id={NOBODY}")
+    refused(asked, 503, "server_exiting")  # not 404, which would mean that the workspace is gone
+    hit.release()
+    assert await house.server.ended() == 0
+
+
+async def test_current_session_looks_at_client_body_workspace_and_attachment(house: House) -> None:
+    room = await house.room()
+    client = house.new_client()
+    unknown, known = "/v1/workspaces/nobody/current-session", f"/v1/workspaces/{room.id}/current-session"
+    me = f"?client_id={client.client_id}"
+    refused(await client.post(f"{unknown}?client_id=x", raw=b"{"), 400, "bad_input", "client_id")
+    for raw in (b"{", b"", b'{"session_id":1}'):
+        refused(await client.post(unknown + me, raw=raw), 400, "bad_input", "cannot read the body")
+    refused(await client.post(unknown + me, {"session_id": "s"}), 404, "workspace_unknown")
+    refused(await client.post(known + me, {"session_id": "s"}), 409, "not_attached", "event stream")
+    await house.watch(room.id, name="mine", client=client)
+    for session in (room.session, "some other", ""):
+        (await client.post(known + me, {"session_id": session})).expect(200)
+
+
+async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: House) -> None:
+    path = house.directory("broken", "script")
+    (path / "bulkhead.json").write_text("{")
+    client = house.new_client()
+    broken = (await client.create(path))["id"]
+    empty = {"session_id": "", "prompt": ""}
+    refused(await client.post("/v1/workspaces/nobody/agent", raw=b"{"), 404, "workspace_unknown")
+    refused(await client.post(f"/v1/workspaces/{broken}/agent", empty), 400, "agent_not_ready", "bulkhead.json")
+    session = await client.create_session(broken)
+    target = f"/v1/workspaces/{broken}/agent/sessions/{session}/summarize"
+    refused(await client.post(target), 400, "agent_not_ready", "bulkhead.json")
+    room = await house.room()
+    agent = f"/v1/workspaces/{room.id}/agent"
+    refused(await client.post(agent, empty), 400, "empty_prompt")
+    refused(await client.post(agent, {"session_id": "", "prompt": "hi"}), 400, "session_missing")
+    refused(await client.post(agent, {"session_id": room.session, "prompt": ""}), 400, "empty_prompt")
+    picture = {"file_name": "a.png", "mime_type": "image/png", "content": "aGk="}
+    alone = {"session_id": room.session, "prompt": "", "attachments": [picture]}
+    refused(await client.post(agent, alone), 400, "empty_prompt", "text attachment")
+    refused(await client.post(agent, {"session_id": "nowhere", "prompt": "hi"}), 404, "session_unknown")
+    assert house.stored(room).runs == []
+
+
+# --- limits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.house(limits={"body_max_bytes": 20_000, "header_max_bytes": 4000, "queued_prompts_max": 1})
+async def test_what_is_too_much_is_named(house: House) -> None:
+    room = await house.room(model="openai")
+    agent = f"/v1/workspaces/{room.id}/agent"
+    large = json.dumps({"session_id": room.session, "prompt": "x" * 30_000}).encode()
+    refused(await room.client.post(agent, raw=large), 413, "too_large", "20000 bytes")
+    refused(await room.client.post("/v1/workspaces", raw=large), 413, "too_large")
+    refused(await room.client.get("/v1/health", headers={"X-Long": "x" * 5000}), 431, "headers_too_large", "4000")
+    run, call = await room.streaming()
+    queued = await room.prompt("second")
+    full = await room.client.submit(room.id, room.session, "third")
+    refused(full, 429, "queue_full", "clear the queue")
+    await call.reply("!")
+    await (await house.provider.next_call()).reply("2")
+    for run_id in (run, queued):
+        await room.ended(run_id)
+
+
+async def test_an_operation_that_is_not_there_yet_or_any_more_is_404(house: House) -> None:
+    room = await house.room()
+    base = f"/v1/workspaces/{room.id}"
+    for method, path, code in (
+        ("GET", "/sessions/none", "session_unknown"),
+        ("PUT", "/sessions/none", "session_unknown"),
+        ("DELETE", "/sessions/none", "session_unknown"),
+        ("GET", "/agent/sessions/none", "session_unknown"),
+        ("POST", "/agent/sessions/none/summarize", "session_unknown"),
+        ("GET", "/runs/none", "run_unknown"),
+        ("GET", "/lsps/none/diagnostics", "not_found"),
+        ("GET", "/sessions/%2e%2e%2fetc", "session_unknown"),
+        ("GET", f"/sessions/{'s' * 300}", "session_unknown"),
+        ("GET", "/runs/%00", "run_unknown"),
+    ):
+        body = {"id": "none", "title": "t"} if method == "PUT" else None
+        refused(await room.client.request(method, base + path, body), 404, code)
+    (await room.client.request("DELETE", f"{base}/sessions/{room.session}")).expect(200)
+    refused(await room.client.request("DELETE", f"{base}/sessions/{room.session}"), 404, "session_unknown")
