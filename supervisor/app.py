@@ -20,6 +20,7 @@ from protocol.base.logs import Redactor, fields, set_up_logs
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.ids import Generation
+from protocol.secrets import is_secret_name
 from protocol.spec import MARKER, WorkerSpec
 from supervisor.admission import Admission
 from supervisor.config import ServerConfig
@@ -65,6 +66,11 @@ def serve(config: ServerConfig) -> int:
         library = logging.getLogger(name)
         library.handlers, library.propagate = log.handlers, False
         library.setLevel(logging.WARNING)
+    for name, value in config.worker_env.items():
+        if is_secret_name(name):
+            redactor.register(value)
+    # A umask may take rights from everybody but us: what we write we must be able to read again (X04).
+    os.umask(os.umask(0o077) & 0o077)
     runtime = RuntimeDir(config.runtime_dir)
     try:
         runtime.prepare()

@@ -7,6 +7,7 @@ Nothing is created or opened here except the configuration file.
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ SOCKET_PATH_MAX = 107
 """What the kernel takes as the path of a Unix socket, in bytes, without the closing NUL."""
 
 LONGEST_SOCKET_NAME = "bulkhead.sock"
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # What a worker must not inherit: it belongs to this process alone, or it would change how Python behaves there.
@@ -97,7 +99,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     on_last_detach: Literal["keep", "cancel"] = "keep"
     default_model: str = ""
     log_level: str = ""
-    limits: Limits | None = None
+    limits: dict[str, object] = {}
     spawn_zygote: bool = True
 
 
@@ -115,6 +117,8 @@ def parse_address(text: str) -> Address:
     scheme, separator, rest = text.partition("://")
     if scheme == "unix" and separator:
         path = Path(rest)
+        if "\0" in rest:
+            raise ConfigError(f"cannot listen on {text!r}: a path has no NUL in it")
         if not path.is_absolute():
             raise ConfigError(f"cannot listen on {text}: the path must be absolute, as in unix:///run/bulkhead.sock")
         if len(os.fsencode(path)) > SOCKET_PATH_MAX:
@@ -126,10 +130,19 @@ def parse_address(text: str) -> Address:
     if scheme == "tcp" and separator:
         host, colon, port = rest.split("/", 1)[0].rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        if colon and host and port.isdecimal() and int(port) < 65536:
+        if colon and _is_host(host) and port.isascii() and port.isdecimal() and int(port) < 65536:
             return TcpAddress(host, int(port))
         raise ConfigError(f"cannot listen on {text}: an address and a port are needed, as in tcp://127.0.0.1:8600")
     raise ConfigError(f"cannot listen on {text!r}: write unix:///PATH or tcp://ADDR:PORT")
+
+
+def _is_host(text: str) -> bool:
+    """Is this an address, or a name as resolvers take it?"""
+    try:
+        ipaddress.ip_address(text)
+        return True
+    except ValueError:
+        return _HOST_NAME.fullmatch(text) is not None
 
 
 def read_config(arguments: Sequence[str], env: Mapping[str, str]) -> ServerConfig:
@@ -153,7 +166,7 @@ def read_config(arguments: Sequence[str], env: Mapping[str, str]) -> ServerConfi
         on_last_detach=section.on_last_detach,
         default_model=section.default_model,
         log_level=(flags.log_level or section.log_level or "info").lower(),
-        limits=_limits(_with_grace(section.limits or DEFAULT_LIMITS, env), env),
+        limits=_limits(section.limits, env),
         spawn_zygote=section.spawn_zygote and not flags.no_zygote,
         worker_env={key: value for key, value in env.items() if not key.startswith(_NOT_FOR_WORKERS)},
     )
@@ -187,7 +200,7 @@ def _read_file(named: str | None, env: Mapping[str, str]) -> _Section:
         raise ConfigError(f"cannot read {path}: {error.strerror}; it must be readable for this user") from None
     try:
         return msgspec.json.decode(data, type=_File).server
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ConfigError(
             f"cannot read {path}: {error}; `server` takes {', '.join(_Section.__struct_fields__)}"
         ) from None
@@ -210,17 +223,29 @@ def _with_grace(base: Limits, env: Mapping[str, str]) -> Limits:
     return base if grace_s is None else msgspec.structs.replace(base, detach_grace_s=float(grace_s))
 
 
-def _limits(base: Limits, env: Mapping[str, str]) -> Limits:
+def _limits(section: Mapping[str, object], env: Mapping[str, str]) -> Limits:
+    """The defaults, changed by the file's `server.limits`, then by BULKHEAD_LIMITS."""
+    limits = _changed(_with_grace(DEFAULT_LIMITS, env), section, "server.limits")
     text = env.get("BULKHEAD_LIMITS")
     if not text:
-        return base
+        return limits
     try:
         changes = msgspec.json.decode(text, type=dict[str, object])
-        if unknown := sorted(set(changes) - set(Limits.__struct_fields__)):
-            raise ConfigError(f"cannot read BULKHEAD_LIMITS: there is no limit named {', '.join(unknown)}")
-        return msgspec.convert(msgspec.to_builtins(base) | changes, type=Limits)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ConfigError(f"cannot read BULKHEAD_LIMITS: {error}; it wants a JSON object of limits") from None
+    return _changed(limits, changes, "BULKHEAD_LIMITS")
+
+
+def _changed(base: Limits, changes: Mapping[str, object], where: str) -> Limits:
+    if unknown := sorted(set(changes) - set(Limits.__struct_fields__)):
+        raise ConfigError(f"cannot read {where}: there is no limit named {', '.join(map(repr, unknown))}")
+    try:
+        limits = msgspec.convert(msgspec.to_builtins(base) | changes, type=Limits)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"cannot read {where}: {error}; it wants a JSON object of limits") from None
+    if negative := sorted(name for name in changes if getattr(limits, name) < 0):
+        raise ConfigError(f"cannot use {where}: {', '.join(negative)} must be a number from 0 up")
+    return limits
 
 
 def _check(config: ServerConfig) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from protocol.base.clock import SystemClock
 from protocol.base.logs import fields, set_up_logs
 from protocol.errors import BadInput
+from protocol.secrets import is_secret_name
 from protocol.spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_STORAGE, WorkerSpec
 from worker.app import Worker
 from worker.config.load import Config
@@ -25,6 +26,9 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
     """Live as the worker that `spec` describes; returns when it has ended, with one of the codes of protocol.spec."""
     redactor = set_up_logs(spec.log_level)
     redactor.register(spec.token)
+    for name, value in spec.env.items():
+        if is_secret_name(name):
+            redactor.register(value)
     log = logging.getLogger(LOG_NAME)
     told = fields(workspace=spec.workspace_id, generation=spec.generation)
     if not os.path.isdir(spec.path) or not os.access(spec.path, os.R_OK | os.X_OK):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -111,7 +112,12 @@ class Front:
         if self._config.no_auth:
             if not address.is_loopback:  # an inherited one; the others were checked with the configuration
                 raise RuntimeRefused(f"cannot listen on {address} without a token: --no-auth is for loopback only")
-            self._log.warning("no token is asked for: every program on this machine, of any user, may use this server")
+            # Printed, not logged: whatever the log level is, the one who chose this reads what it means (X02).
+            print(
+                f"bulkhead: {address} asks for no token: every program on this machine, of any user, may run commands "
+                "here as you",
+                file=sys.stderr,
+            )
             return TcpAccess(hosts, None)
         token = read_or_make_token(self._token_file, self._random)
         self._redactor.register(token)

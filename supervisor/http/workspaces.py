@@ -8,6 +8,7 @@ import msgspec
 from protocol.base.logs import fields
 from protocol.errors import BadInput, BulkheadError
 from protocol.ids import SessionId, WorkspaceId
+from protocol.secrets import masked_environment
 from protocol.shapes.workspace import EMPTY_CONFIG, Description, WorkspaceWish
 from protocol.shapes.workspace import Workspace as WorkspaceShape
 from protocol.version import BULKHEAD_VERSION
@@ -139,7 +140,7 @@ def _shape(registration: Registration, workspace: Workspace | None, description:
         data_dir=registration.data_dir,
         version=BULKHEAD_VERSION,
         config=description.config if description is not None else EMPTY_CONFIG,
-        env=list(env or ()),
+        env=masked_environment(list(env or ())),
         channels=list(registration.channels),
         skills=description.skills if description is not None else msgspec.Raw(b"[]"),
     )

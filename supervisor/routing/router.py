@@ -118,6 +118,7 @@ class Router:
             self._context.term()
             self._socket = None
             raise OSError(error.errno, f"cannot bind {path}: {error}") from error
+        _keep_to_us(path)
         self._inode = _inode(path)
         self._fd = socket.getsockopt(zmq.FD)  # type: ignore[assignment]
         self._loop.add_reader(self._fd, self._readable)
@@ -299,7 +300,8 @@ class Router:
             # behind, without a name, until we close.
             try:
                 self._socket.bind(self.endpoint)
-            except zmq.ZMQError as error:
+                _keep_to_us(self._path)
+            except (zmq.ZMQError, OSError) as error:
                 self._log.error("cannot bind", extra=fields(path=self._path, reason=error))
                 continue
             self.counters.rebinds += 1
@@ -316,6 +318,11 @@ def _remove_stale_socket(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(f"cannot bind {path}: there is a file that is no socket; remove it")
     path.unlink()
+
+
+def _keep_to_us(path: Path) -> None:
+    """Our directory lets nobody else in already; this holds also where somebody opened it (X04). Raises OSError."""
+    path.chmod(0o600)
 
 
 def _inode(path: Path) -> tuple[int, int]:

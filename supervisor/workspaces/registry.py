@@ -12,6 +12,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Conflict, LimitReached, NotFound, Unavailable
 from protocol.ids import ClientId, RandomSource, WorkspaceId, new_uuid
 from protocol.limits import Limits
+from protocol.secrets import without_masked
 from protocol.shapes.workspace import WorkspaceWish
 from supervisor.workspaces.caller import AWAKE
 from supervisor.workspaces.identity import Identity, data_dir_for, resolve
@@ -155,7 +156,7 @@ class Registry:
         `identity` is what `resolve` gave for the wish. Raises what that raises, Conflict for a retired client, a
         directory that was exchanged or other channels than the first creator's, LimitReached.
         """
-        env = tuple(wish.env or ())
+        env = tuple(without_masked(wish.env or []))
         identity = identity or await self.resolve(wish)
         self.check_client(client_id)
         task = self._creating.get(identity.path)

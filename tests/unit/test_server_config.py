@@ -76,6 +76,12 @@ def test_workers_do_not_inherit_what_is_ours() -> None:
         (["--host", "unix://relative"], {}, "absolute"),
         (["--host", "tcp://127.0.0.1"], {}, "tcp://127.0.0.1:8600"),
         (["--host", "tcp://127.0.0.1:99999"], {}, "tcp://127.0.0.1:8600"),
+        (["--host", "tcp://:8600"], {}, "tcp://127.0.0.1:8600"),
+        (["--host", "tcp://a..b:8600"], {}, "tcp://127.0.0.1:8600"),
+        (["--host", "tcp://a:b:8600"], {}, "tcp://127.0.0.1:8600"),
+        (["--host", "tcp://user@host:8600"], {}, "tcp://127.0.0.1:8600"),
+        (["--host", "tcp://127.0.0.1:-1"], {}, "tcp://127.0.0.1:8600"),
+        (["--host", "unix:///a\0b"], {}, "NUL"),
         (["--host", "tcp://0.0.0.0:80"], {}, "--token-file"),
         (["--host", "tcp://0.0.0.0:80", "--no-auth", "--token-file", "t"], {}, "loopback only"),
         (["--idle-exit", "-1"], {}, "number from 0"),
@@ -86,6 +92,7 @@ def test_workers_do_not_inherit_what_is_ours() -> None:
         ([], {"BULKHEAD_LIMITS": '{"drain_seconds": 1}'}, "drain_seconds"),
         ([], {"BULKHEAD_LIMITS": '{"drain_s": "long"}'}, "drain_s"),
         ([], {"BULKHEAD_LIMITS": "5"}, "JSON object"),
+        ([], {"BULKHEAD_LIMITS": '{"drain_s": -1}'}, "drain_s must be a number from 0 up"),
     ],
 )
 def test_errors_say_what_would_be_right(arguments: list[str], env: dict[str, str], hint: str) -> None:
@@ -98,6 +105,14 @@ def test_unknown_word_in_the_file_is_named(tmp_path: Path) -> None:
     file.write_text('{"server": {"hots": "unix:///a"}}')
     with pytest.raises(ConfigError, match=r"hots.*host, state_dir"):
         read_config(["--config", str(file)], {})
+
+
+def test_S10_limit_of_the_file_that_is_unknown_wrong_or_negative(tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    for limits, hint in (({"drain_z": 1}, "drain_z"), ({"drain_s": "1"}, "drain_s"), ({"drain_s": -1}, "from 0 up")):
+        file.write_text(json.dumps({"server": {"limits": limits}}))
+        with pytest.raises(ConfigError, match=rf"server\.limits.*{hint}"):
+            read_config(["--config", str(file)], {})
 
 
 def test_Z03_paths_too_long_for_the_kernel_are_refused() -> None:

@@ -4,25 +4,22 @@
 thread, never on the loop.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
 
 from protocol.errors import BadInput
 from protocol.shapes.provider import ProviderConfig, SelectedModel
 from worker.config.edit import RECENT_MAX
 from worker.config.expand import Run, shell_runner
 from worker.config.files import Object, read_layers
+from worker.config.mask import Mask
 from worker.config.resolve import resolve
 from worker.config.sections import HookSettings, LspSettings
 
-MASK = "***"
-_SECRET_NAME = re.compile(r"key|token|secret|auth|password|cookie", re.IGNORECASE)
 _WIRE_OBJECTS = ("mcp", "lsp", "tools", "hooks", "env")
 
 
@@ -87,24 +84,27 @@ class Config:
 
     def wire(self) -> bytes:
         """The `Config` of the HTTP API: `providers` and `options.tui` are objects, secrets are masked."""
+        mask = Mask(self.secrets)
         options = self.raw.get("options")
         shown = dict(options) if isinstance(options, dict) else {}
         tui = shown.get("tui")
         shown["tui"] = tui if isinstance(tui, dict) else {}
         shown["data_directory"] = str(self.data_dir)
         wire: Object = {
-            "models": self.models,
-            "providers": {name: _masked_provider(provider) for name, provider in self.providers.items()},
+            "models": {kind: mask.choice(model) for kind, model in self.models.items()},
+            "providers": {name: mask.provider(provider) for name, provider in self.providers.items()},
             "options": shown,
             "permissions": {"allowed_tools": list(self.allowed_tools)},
         }
         for key in _WIRE_OBJECTS:
             value = self.raw.get(key)
             if isinstance(value, dict):
-                wire[key] = _masked_tree(value, is_secret=key == "env")
+                wire[key] = mask.tree(value, is_secret=key == "env")
         recent = self.raw.get("recent_models")
         if isinstance(recent, dict):
-            wire["recent_models"] = {kind: _recent(found) for kind, found in recent.items() if isinstance(found, list)}
+            wire["recent_models"] = {
+                kind: mask.tree({"": _recent(found)})[""] for kind, found in recent.items() if isinstance(found, list)
+            }
         return msgspec.json.encode(wire)
 
 
@@ -162,35 +162,3 @@ def _recent(models: list[object]) -> list[object]:
         if model not in found:
             found.append(model)
     return found[:RECENT_MAX]
-
-
-def _masked_provider(provider: ProviderConfig) -> ProviderConfig:
-    return replace(
-        provider,
-        api_key=MASK if provider.api_key else "",
-        extra_headers=dict.fromkeys(provider.extra_headers, MASK),
-        extra_body=_masked_tree(provider.extra_body),
-        provider_options=_masked_tree(provider.provider_options),
-        oauth=_masked_tree(provider.oauth) if provider.oauth is not None else None,
-    )
-
-
-def _masked_tree(tree: Object, *, is_secret: bool = False) -> Object:
-    """The same shape, with every text masked that stands under a name of a secret, in `env` or in `headers`."""
-    return {key: _masked(value, is_secret or _is_secret(key)) for key, value in tree.items()}
-
-
-def _is_secret(key: str) -> bool:
-    return key in ("env", "headers") or _SECRET_NAME.search(key) is not None
-
-
-def _masked(value: object, is_secret: bool) -> object:
-    match value:
-        case dict():
-            return _masked_tree(value, is_secret=is_secret)
-        case list():
-            return [_masked(item, is_secret) for item in value]
-        case str() if is_secret and value:
-            return MASK
-        case _:
-            return value

@@ -1,8 +1,8 @@
 """The environment that a tool's child gets: the workspace's, without our own secrets and without a terminal. ◇"""
 
-import re
 from collections.abc import Mapping
 
+from protocol.secrets import is_secret_name
 from protocol.spec import MARKER
 
 FORCED = {
@@ -29,11 +29,6 @@ REMOVED = frozenset(
     }
 )  # fmt: skip
 """What belongs to the service manager or to a terminal, and what makes a shell run other files first."""
-
-SECRET = re.compile(
-    r"(?:^|_)(?:API_?KEYS?|ACCESS_?KEY(?:_ID)?|PRIVATE_?KEY|TOKENS?|SECRETS?|PASSW(?:OR)?D|CREDENTIALS?)(?:$|_)"
-)
-"""Names that hold a key or a token by the look of them (T08). A tool that needs one reads it from its own file."""
 
 
 def tool_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -66,4 +61,4 @@ def _is_possible(name: str, value: str) -> bool:
 def _may_pass(name: str) -> bool:
     if name in REMOVED or name.startswith(("PYTHON", "BULKHEAD")):
         return False
-    return SECRET.search(name.upper()) is None
+    return not is_secret_name(name)
