@@ -81,6 +81,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     # --- tools --------------------------------------------------------------------------------------------------
     hook_s: float = 30.0
+    jobs_max: int = 50  # commands of one workspace that run at the same time
+    job_max_s: float = 24 * 3600.0  # a command in the background
+    background_wait_s: float = 1.0  # a command that fails at once is told of at once
+    session_directories_max: int = 1000  # sessions whose shell is remembered to stand somewhere
     tool_max_s: float = 600.0
     tool_term_grace_s: float = 0.5  # SIGTERM to SIGKILL
     tool_pipe_grace_s: float = 0.3  # the shell is gone, a child still holds its pipe

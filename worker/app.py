@@ -60,7 +60,9 @@ from worker.store.migrations import SchemaNewer
 from worker.store.todos import StoredTodos
 from worker.tenure import Tenure
 from worker.tools.agent import Agent
+from worker.tools.bash import Bash
 from worker.tools.child import Children
+from worker.tools.jobs import Jobs
 from worker.tools.lsp_tools import lsp_tools
 from worker.tools.todos import Todos
 
@@ -156,13 +158,14 @@ class Worker:
             tools=lsp_tools,
         )
         skills = SkillService(Path(spec.path), database=database, threads=children.threads, limits=limits)
+        jobs = Jobs(children, limits=limits, clock=clock, random=self._random, log=self._log)
         hooks = HookService(children, limits, self._log)
         equipment = Equipment(
             spec,
             config=self._config,
             children=children,
             files=StoredFileLedger(database, clock),
-            services=[languages, hooks, skills],
+            services=[languages, hooks, skills, jobs, FixedTools(Bash(jobs))],
             code=languages,
             hooks=hooks,
             limits=limits,
@@ -192,7 +195,7 @@ class Worker:
         handlers: dict[str, Handler] = {}
         for operations in (
             PromptOperations(dispatcher, database, equipment),
-            SessionOperations(dispatcher, database, limits=limits, clock=clock, random=self._random),
+            SessionOperations(dispatcher, database, jobs, limits=limits, clock=clock, random=self._random),
             WorkspaceOperations(database, equipment, skills, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, equipment),
             SummaryOperations(dispatcher, database, equipment),
@@ -283,8 +286,7 @@ class Worker:
         """Leave when no supervisor was heard for too long and nothing is left to do (S14)."""
         while not self._leaving.done():
             await asyncio.sleep(min(1.0, self._limits.tenure_s / 4))
-            is_busy = house.dispatcher.open_runs + house.children.count + house.equipment.busy
-            if house.tenure.is_over(open_runs=is_busy, now=self._clock.now()):
+            if house.tenure.is_over(open_runs=house.dispatcher.open_runs, now=self._clock.now()):
                 self._leave("no supervisor")
 
     def _asked(self, message: Shutdown) -> None:

@@ -15,12 +15,15 @@ from protocol.shapes.message import ToolCallData
 from tests.support.processes import Process
 from worker.permissions.gate import RulesGate
 from worker.permissions.rules import Rules
+from worker.tools.bash import Bash
 from worker.tools.child import Children
 from worker.tools.invoke import invoke
+from worker.tools.jobs import Jobs
 from worker.tools.tool import CodeServers, NoCodeServers, ToolContext, ToolResult
 from worker.tools.toolbox import build_toolbox
 
 PR_SET_CHILD_SUBREAPER = 36
+LOG = logging.getLogger("bulkhead.test")
 
 
 class Ledger:
@@ -45,12 +48,11 @@ class Bench:
         self.rules = rules
         self.env = env
         self.ledger = Ledger()
-        self.toolbox = build_toolbox()
         self.code: CodeServers = NoCodeServers()
         self.processes: list[Process] = []
-        self.children = Children(
-            limits=limits, clock=SystemClock(), log=logging.getLogger("bulkhead.test"), random=random.Random(1)
-        )
+        self.children = Children(limits=limits, clock=SystemClock(), log=LOG, random=random.Random(1))
+        self.jobs = Jobs(self.children, limits=limits, clock=SystemClock(), random=random.Random(2), log=LOG)
+        self.toolbox = build_toolbox().joined([Bash(self.jobs), *self.jobs.tools()])
 
     def context(self, session_id: str = "s1") -> ToolContext:
         return ToolContext(
@@ -96,6 +98,7 @@ async def bench(
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     try:
         yield made
+        await made.jobs.close()
         assert made.children.count == 0, "a tool left a child behind"
     finally:
         await made.children.close()

@@ -70,9 +70,22 @@ def test_each_call_is_a_fresh_shell(tmp_path):
     (tmp_path / "sub").mkdir()
 
     async def story(place):
-        await place.bash("cd sub; NAME=value; export NAME")
+        await place.bash("NAME=value; export NAME")
         assert (await place.bash("echo [$NAME] $#; pwd")).content.startswith(f"[] 0\n{tmp_path}\n")
         assert (await place.bash("pwd", working_dir="sub")).content.startswith(f"{tmp_path}/sub\n")
+
+    _run(tmp_path, story)
+
+
+def test_W61_the_next_command_starts_where_the_last_one_of_the_session_ended(tmp_path):
+    (tmp_path / "sub").mkdir()
+
+    async def story(place):
+        await place.bash("cd sub; echo x")
+        assert (await place.bash("pwd")).content.startswith(f"{tmp_path}/sub\n")
+        assert (await place.call("bash", "s2", description="d", command="pwd")).content.startswith(f"{tmp_path}\n")
+        await place.bash("rmdir ../sub")
+        assert (await place.bash("pwd")).content.startswith(f"{tmp_path}\n")
 
     _run(tmp_path, story)
 
@@ -108,7 +121,7 @@ def test_what_is_wrong_is_an_error_result(tmp_path):
         for args, said in (
             ({"command": "  "}, "empty"),
             ({"command": "a\0b"}, "NUL"),
-            ({"command": "sleep 1", "run_in_background": True}, "not available yet"),
+            ({"command": "true", "auto_background_after": 0}, "auto_background_after"),
             ({"command": "x" * 200_000}, "Argument list too long"),
             ({"command": "true", "working_dir": "nope"}, "does not exist"),
         ):

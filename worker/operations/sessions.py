@@ -17,6 +17,7 @@ from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
+from worker.tools.jobs import Jobs
 
 USER_MESSAGES_MAX = 1000
 TITLE_MAX = 500
@@ -26,8 +27,16 @@ class SessionOperations:
     """The handlers of `session.…` and `workspace.user_messages`."""
 
     def __init__(
-        self, dispatcher: Dispatcher, database: Database, *, limits: Limits, clock: Clock, random: RandomSource
+        self,
+        dispatcher: Dispatcher,
+        database: Database,
+        jobs: Jobs,
+        *,
+        limits: Limits,
+        clock: Clock,
+        random: RandomSource,
     ) -> None:
+        self._jobs = jobs
         self._dispatcher = dispatcher
         self._database = database
         self._limits = limits
@@ -114,6 +123,9 @@ class SessionOperations:
             raise Conflict(
                 f"cannot delete session {session_id!r}: its run does not end; try again", code="busy", retryable=True
             ) from None
+
+        for member in family:
+            await self._jobs.end_of_session(member)
 
         def job(transaction: Transaction) -> None:
             # Read again: a child may have been born meanwhile.

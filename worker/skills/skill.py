@@ -79,7 +79,7 @@ def note(skills: Sequence[Skill]) -> str:
         [
             "# Skills",
             "",
-            "Instructions for particular tasks. When a task is one that a skill is for, read its file with `view` first and",
+            "Instructions for particular tasks. When there is a skill for a task, first read its file with `view` and",
             "follow it; paths in it count from its directory. Read none that you do not need.",
             "",
             *lines,

@@ -3,16 +3,18 @@
 import os
 import shlex
 import shutil
-import signal
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from worker.permissions.commands import read_only
 from worker.tools.environment import tool_environment
-from worker.tools.output import OutputBuffer
+from worker.tools.jobs import Jobs, ending_of
+from worker.tools.paths import locate
 from worker.tools.search import directory_inside
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
@@ -32,15 +34,20 @@ class BashArgs(msgspec.Struct, frozen=True, kw_only=True):
 
     description: Annotated[str, Meta(description="What the command does, in about 30 characters")]
     command: Annotated[str, Meta(description="The command to run")]
-    working_dir: Annotated[str, Meta(description="Where to run it; the workspace when left out")] = ""
-    run_in_background: Annotated[bool, Meta(description="Not available yet")] = False
-    auto_background_after: Annotated[int, Meta(description="Not available yet; ignored")] = 60
+    working_dir: Annotated[str, Meta(description="Where to run it; where the last command ended when left out")] = ""
+    run_in_background: Annotated[bool, Meta(description="Do not wait for its end")] = False
+    auto_background_after: Annotated[
+        int, Meta(description="Seconds after which it goes on in the background; 60 when left out", ge=1)
+    ] = 60
 
 
 class Bash:
     """Runs commands. A non-zero exit is a result like any other."""
 
     spec = ToolSpec("bash", description_of("bash"), schema_of(BashArgs), parallel=False, effect="execute")
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `bash.md`."""
@@ -49,83 +56,101 @@ class Bash:
             raise ToolError("cannot run: the command is empty")
         if "\0" in wanted.command:
             raise ToolError("cannot run: the command holds a NUL character")
-        if wanted.run_in_background:
-            raise ToolError(
-                "cannot run in the background: background jobs are not available yet; run it in the foreground with "
-                f"an end of its own, such as `timeout 60 ...` (a command may take {context.limits.tool_max_s:.0f} s)"
-            )
         limits, threads = context.limits, context.children.threads
         env = tool_environment(context.env)
-        directory, shell, report = await threads.run(
-            lambda _stop: _prepare(context, wanted, env), within_s=limits.search_deadline_s
+        start = self._jobs.directory_of(context.session_id, context.workspace)
+        setting = await threads.run(
+            lambda _stop: _prepare(context, wanted, env, start), within_s=limits.search_deadline_s
         )
-        await context.permit(
-            action="execute",
-            path=str(directory),
-            description=wanted.description or f"Run: {wanted.command[:100]}",
-            params={"description": wanted.description, "command": wanted.command, "working_dir": str(directory)},
-        )
+        if not setting.is_reading:
+            await context.permit(
+                action="execute",
+                path=str(setting.directory),
+                description=wanted.description or f"Run: {wanted.command[:100]}",
+                params={
+                    "description": wanted.description,
+                    "command": wanted.command,
+                    "working_dir": str(setting.directory),
+                    "run_in_background": wanted.run_in_background,
+                    "auto_background_after": wanted.auto_background_after,
+                },
+            )
         started_ms = int(context.clock.wall() * 1000)
-        script = SHELL.replace("REPORT", shlex.quote(str(report)).replace("'", "'\\''"))
-        code: int | None = None
-        final_directory = directory
+        script = SHELL.replace("REPORT", shlex.quote(str(setting.report)).replace("'", "'\\''"))
+        argv = [setting.shell, "-c", script, "bash", wanted.command]
         try:
-            child = await context.children.start([shell, "-c", script, "bash", wanted.command], env=env, cwd=directory)
-            try:
-                code = await child.exited_within(limits.tool_max_s)
-                if code is not None:
-                    await child.drained(limits.tool_pipe_grace_s)
-            finally:
-                await child.end()
+            job = await self._jobs.start(
+                argv,
+                context=context,
+                env=env,
+                cwd=setting.directory,
+                command=wanted.command,
+                about=wanted.description,
+                report=setting.report,
+            )
         except OSError as error:
             raise ToolError(f"cannot run: the shell does not start: {error.strerror}") from error
+        wait_s = limits.background_wait_s if wanted.run_in_background else float(wanted.auto_background_after)
+        is_left = False
+        try:
+            is_left = not await job.ended_within(min(wait_s, limits.tool_max_s))
         finally:
-            # Last, because a shell that is being ended may still write its report.
-            final_directory = await threads.run(
-                lambda _stop: _take_report(report) or directory, within_s=limits.search_deadline_s
+            if not is_left:  # ended, or its caller was cancelled
+                await self._jobs.end(job)
+                self._jobs.forget(job)
+        metadata = {
+            "start_time": started_ms,
+            "end_time": int(context.clock.wall() * 1000),
+            "description": wanted.description,
+        }
+        if is_left:
+            output = job.output()
+            return ToolResult(
+                f"The command goes on in the background as job {job.id}. See what it prints with job_output, end it "
+                f"with job_kill.\n\n{output}".rstrip(),
+                metadata={
+                    **metadata,
+                    "output": output,
+                    "working_directory": str(setting.directory),
+                    "background": True,
+                    "shell_id": job.id,
+                },
             )
-        output = _output(child.stdout, child.stderr, _ending(code, limits.tool_max_s))
+        final = job.final_directory or setting.directory
+        self._jobs.ended_in(context.session_id, final)
+        output = "\n".join(part for part in (job.output(), ending_of(job)) if part)
         return ToolResult(
-            f"{output}\n\n<cwd>{final_directory}</cwd>" if output else NO_OUTPUT,
-            metadata={
-                "start_time": started_ms,
-                "end_time": int(context.clock.wall() * 1000),
-                "output": output or NO_OUTPUT,
-                "description": wanted.description,
-                "working_directory": str(final_directory),
-            },
+            f"{output}\n\n<cwd>{final}</cwd>" if output else NO_OUTPUT,
+            metadata={**metadata, "output": output or NO_OUTPUT, "working_directory": str(final)},
         )
 
 
-def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str]) -> tuple[Path, str, Path]:
-    """Where to run, the shell, and the path that it will write its last directory to."""
-    directory = directory_inside(context.workspace, wanted.working_dir or ".", verb="run in").path
+@dataclass(frozen=True)
+class _Setting:
+    """Where a command runs: its directory, its shell, the file for its last directory; does it only read?"""
+
+    directory: Path
+    shell: str
+    report: Path
+    is_reading: bool
+
+
+def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start: Path) -> _Setting:
+    if wanted.working_dir:
+        directory = directory_inside(context.workspace, wanted.working_dir, verb="run in").path
+    else:
+        directory = start if start.is_dir() else context.workspace
     shell = shutil.which("bash", path=env.get("PATH", os.defpath))
     if shell is None:
         raise ToolError("cannot run: bash is not on the PATH of this workspace")
     folder = env.get("TMPDIR") or tempfile.gettempdir()
-    return directory, shell, Path(folder) / f"bulkhead-{context.children.new_marker()}.cwd"
+    report = Path(folder) / f"bulkhead-{context.children.new_marker()}.cwd"
+    return _Setting(directory, shell, report, _only_reads(context.workspace, directory, wanted.command))
 
 
-def _take_report(report: Path) -> Path | None:
-    """What the shell wrote, and remove it."""
-    try:
-        data = report.read_bytes()
-        report.unlink()
-    except OSError:
-        return None
-    return Path(os.fsdecode(data.removesuffix(b"\n"))) if data.startswith(b"/") else None
-
-
-def _ending(code: int | None, max_s: float) -> str:
-    """The line that tells how the command ended, nothing for success."""
-    if code is None:
-        return f"Command was ended because it took longer than {max_s:g} s"
-    if code < 0:
-        return f"Command was ended by {signal.Signals(-code).name}\nExit code {128 - code}"
-    return f"Exit code {code}" if code else ""
-
-
-def _output(stdout: OutputBuffer, stderr: OutputBuffer, ending: str) -> str:
-    parts = [part for part in (stdout.text().rstrip("\n"), stderr.text().rstrip("\n"), ending) if part.strip()]
-    return "\n".join(parts)
+def _only_reads(workspace: Path, directory: Path, command: str) -> bool:
+    """A known reading command, in the workspace and on paths that do not leave it by a link (W-39, W-41)."""
+    found = read_only(command)
+    if found is None or not locate(workspace, str(directory)).inside:
+        return False
+    return all(locate(workspace, str(directory / word)).inside for word in found.words)

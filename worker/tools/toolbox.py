@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable
 
-from worker.tools.bash import Bash
 from worker.tools.edit import Edit
 from worker.tools.grep import Grep
 from worker.tools.search import Glob, Ls
@@ -46,5 +45,5 @@ class Toolbox:
 
 def build_toolbox(disabled: Collection[str] = ()) -> Toolbox:
     """All tools but the disabled ones (`options.disabled_tools`)."""
-    tools: list[Tool] = [Bash(), Edit(), Glob(), Grep(), Ls(), View(), Write()]
+    tools: list[Tool] = [Edit(), Glob(), Grep(), Ls(), View(), Write()]
     return Toolbox(tool for tool in tools if tool.spec.name not in disabled)

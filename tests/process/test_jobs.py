@@ -1,0 +1,39 @@
+"""A background job outlives the run that started it, keeps its worker awake, and ends with it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.client import parts_of
+from tests.support.house import House, Room
+
+
+async def results(room: Room, *lines: str) -> list[dict[str, Any]]:
+    await room.ended(await room.prompt("\n".join(lines)))
+    return [part for row in await room.messages() for part in parts_of(row, "tool_result")]
+
+
+def tool(name: str, **args: object) -> str:
+    return f"/tool {name} {json.dumps(args)}"
+
+
+@pytest.mark.house(limits={"background_wait_s": 0.05})
+async def test_a_job_outlives_its_run_and_ends_with_the_worker(house: House) -> None:
+    room = await house.room(yolo=True)
+    pipe = house.pipe()
+    command = f"echo $$ >{pipe.path}; echo building; sleep 1000"
+    (begun,) = await results(room, tool("bash", description="build", command=command, run_in_background=True))
+    job = json.loads(begun["metadata"])["shell_id"]
+    process = house.hold(int(await pipe.line()))
+    told = (await results(room, tool("job_output", shell_id=job, wait=False)))[-1]
+    assert "building" in told["content"]
+    assert "running" in told["content"]
+    assert process.is_alive
+    worker = await room.worker()
+    await worker.kill()
+    await process.gone()
+    await room.watcher.state("ready")
+    lost = (await results(room, tool("job_output", shell_id=job, wait=False)))[-1]
+    assert lost["is_error"]
+    assert "this conversation has none" in lost["content"]
