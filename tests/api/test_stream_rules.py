@@ -1,0 +1,326 @@
+"""http-api 4 over the wire: what is on a stream, in which order, and how it ends."""
+
+import asyncio
+import json
+import re
+import signal
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.support.client import head, read_head
+from tests.support.eventually import eventually
+from tests.support.history import Seen
+from tests.support.house import House, Room, together
+from tests.support.watcher import Watcher
+
+pytestmark = pytest.mark.house(bystander=False)
+
+ENVELOPE = re.compile(rb'\{"type":"[a-z_]+","payload":\{"type":"(created|updated|deleted)","payload":\{')
+RETRY = range(1000, 2001)
+
+
+class RawStream:
+    """An event stream as bytes, for what the decoder does not show."""
+
+    def __init__(self, house: House, workspace: str, query: str = "", **headers: str) -> None:
+        self._path = house.server.socket_path
+        self._target = f"/v1/workspaces/{workspace}/events?client_id={uuid.uuid4()}{query}"
+        self._headers = headers
+        self.status = 0
+        self.headers: dict[str, str] = {}
+
+    async def __aenter__(self) -> "RawStream":
+        self.reader, self._writer = await asyncio.open_unix_connection(self._path, limit=1 << 26)
+        self._writer.write(head("GET", self._target, self._headers))
+        async with asyncio.timeout(10):
+            self.status, self.headers = await read_head(self.reader)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def until(self, end: bytes) -> bytes:
+        async with asyncio.timeout(10):
+            return await self.reader.readuntil(end)
+
+
+async def all_of(*watchers: Watcher, run: str) -> None:
+    for watcher in watchers:
+        await watcher.ended(run)
+
+
+def numbered(watcher: Watcher) -> list[Seen]:
+    return [event for event in watcher.seen if event.number and not event.is_base]
+
+
+async def killed(room: Room) -> None:
+    """The worker dies, and its clients hear that the next one is there."""
+    worker = await room.worker()
+    seen = len(room.watcher.seen)
+    await worker.kill()
+    await room.watcher.state("ready", skip=seen)
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.house(limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.0}, bystander=False)
+async def test_headers_come_before_there_is_a_worker(house: House) -> None:
+    room = await house.room()
+    await room.watcher.close()
+
+    async def asleep() -> bool:
+        return (await room.client.post(f"/v1/workspaces/{room.id}/evict")).status == 200
+
+    await eventually(asleep, what="a workspace that sleeps")
+    house.failpoints.arm("wake.before_spawn")
+    async with RawStream(house, room.id) as stream:
+        hit = await house.failpoints.reached("wake.before_spawn")
+        assert stream.status == 200
+        assert stream.headers["content-type"] == "text/event-stream"
+        assert stream.headers["cache-control"] == "no-cache"
+        hit.release()
+        await room.client.prompt(room.id, room.session, "/say awake", "r-1")
+        assert b"awake" in await stream.until(b'"run_id":"r-1"')
+
+
+async def test_nothing_is_missed_between_the_headers_and_a_prompt(house: House) -> None:
+    room = await house.room()
+    for number in range(10):
+        async with RawStream(house, room.id, **{"Accept-Encoding": "gzip"}) as stream:
+            assert "content-encoding" not in stream.headers
+            run = f"r-{number}"
+            await room.client.prompt(room.id, room.session, f"/say number {number}", run)
+            text = await stream.until(b'"run_id":"%b"' % run.encode())
+            assert b'"type":"created"' in text
+
+
+# --- what is on it ------------------------------------------------------------------------------------------------
+
+
+async def test_a_plain_stream_says_nothing_that_the_reference_client_does_not_know(house: House) -> None:
+    room = await house.room(yolo=True)
+    async with RawStream(house, room.id) as stream:
+        await room.ended(await room.prompt("/think hm\n/tokens 20\n/tool ls {}\n/say done"))
+        (await room.client.post(f"/v1/workspaces/{room.id}/config/compact", {"scope": 1, "enabled": True})).expect(200)
+        await killed(room)
+        await room.client.prompt(room.id, room.session, "/say last", "r-last")
+        text = await stream.until(b'"run_id":"r-last"')
+        text += await stream.until(b"\n\n")
+    for line in filter(None, text.split(b"\n")):
+        assert line.startswith(b"data: "), line
+        assert ENVELOPE.match(line[6:]), line
+        assert json.loads(line[6:])["type"] not in ("workspace_state", "reset"), line
+
+
+async def test_two_streams_of_one_client_see_the_same(house: House) -> None:
+    room = await house.room()
+    second = await house.watch(room.id, name="second", client=room.client)
+    plain = await house.watch(room.id, name="plain", client=room.client, ids=False)
+    runs = [await room.prompt(f"/say number {number}") for number in range(5)]
+    await all_of(room.watcher, second, plain, run=runs[-1])
+    mine = [event.data for event in numbered(room.watcher)]
+    assert mine == [event.data for event in numbered(second)]
+    everything = [event.data for event in plain.seen]
+    assert [data for data in everything if data in set(mine)] == mine
+
+
+async def test_ids_grow_and_clients_come_back_at_different_times(house: House) -> None:
+    room = await house.room()
+    watchers = await together(*(house.watch(room.id, name=f"w{n}") for n in range(8)))
+    run = await room.prompt("/tokens 20")
+    await all_of(room.watcher, *watchers, run=run)
+    for watcher in (room.watcher, *watchers):
+        numbers = [event.number for event in numbered(watcher)]
+        assert numbers == sorted(set(numbers))
+        assert {event.log for event in numbered(watcher)} == {numbered(room.watcher)[0].log}
+        assert watcher.retry_ms in RETRY
+    assert len({watcher.retry_ms for watcher in watchers}) > 1
+
+
+async def test_a_last_event_id_alone_asks_for_ids_and_for_all_that_came_after(house: House) -> None:
+    room = await house.room()
+    for number in range(3):
+        await room.ended(await room.prompt(f"/say number {number}"))
+    log = numbered(room.watcher)[0].log
+    async with RawStream(house, room.id, **{"Last-Event-ID": f"{log}.0"}) as stream:
+        assert stream.headers["transfer-encoding"] == "chunked"
+        last = numbered(room.watcher)[-1]
+        text = await stream.until(b"id: %b.%d\n" % (log.encode(), last.number))
+    found = [int(number) for number in re.findall(rb"id: [^.\n]+\.(\d+)\n", text)]
+    assert [number for number in found if number] == [*range(1, last.number + 1)]
+    assert b"retry: " in text
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "otherlog.3", "LOG.999999", "LOG.-1", "LOG.", "."])
+async def test_a_cursor_that_cannot_be_served_is_a_reset_and_the_stream_goes_on(house: House, cursor: str) -> None:
+    house.resets_are_fine = True
+    room = await house.room()
+    await room.ended(await room.prompt("/say before"))
+    log = numbered(room.watcher)[0].log
+    async with RawStream(house, room.id, "&ids=1", **{"Last-Event-ID": cursor.replace("LOG", log)}) as stream:
+        assert stream.status == 200
+        await stream.until(b'{"type":"reset"')
+        await room.client.prompt(room.id, room.session, "/say after", "r-after")
+        await stream.until(b'"run_id":"r-after"')
+
+
+# --- order --------------------------------------------------------------------------------------------------------
+
+
+async def test_messages_are_announced_and_calls_come_before_results(house: House) -> None:
+    room = await house.room(yolo=True)
+    run = await room.prompt("/tokens 30\n/tool ls {}\n/tool ls {}\n/tokens 5")
+    await room.ended(run)
+    created: set[str] = set()
+    calls: set[str] = set()
+    for event in room.watcher.seen:
+        if event.kind != "message":
+            continue
+        message = event.payload
+        if event.change == "created":
+            assert message["id"] not in created, "announced twice"
+            created.add(message["id"])
+        assert message["id"] in created, f"{event.change} before created"
+        for part in message["parts"]:
+            if part["type"] == "tool_call":
+                calls.add(part["data"]["id"])
+            if part["type"] == "tool_result":
+                assert part["data"]["tool_call_id"] in calls, "a result before its call"
+    assert len(calls) == 2
+    shown = [event.payload for event in room.watcher.seen if event.kind == "message"]
+    for message in await room.messages():
+        assert [seen for seen in shown if seen["id"] == message["id"]][-1]["parts"] == message["parts"]
+
+
+async def test_the_end_is_the_last_word_of_a_run_and_says_what_is_stored(house: House) -> None:
+    room = await house.room(model="openai")
+    busy: list[asyncio.Task[dict[str, Any]]] = []
+    finished: list[int] = []
+
+    def look(event: Seen) -> None:
+        if event.kind == "agent_event" and event.payload["type"] == "agent_finished":
+            finished.append(len(room.watcher.seen))
+            busy.append(asyncio.ensure_future(room.client.session(room.id, room.session)))
+
+    room.watcher.on_event = look
+    run, call = await room.streaming()
+    await call.reply(" three")
+    end = await room.ended(run)
+    await eventually(lambda: finished, what="agent_finished")
+    for task in busy:
+        assert (await task)["is_busy"] is False, "busy although its agent has finished"
+    stored = await room.last_assistant()
+    assert (stored["id"], end["text"]) == (end["message_id"], "one two three")
+    position = [event.kind for event in room.watcher.seen].index("run_complete")
+    behind = room.watcher.seen[position + 1 :]
+    assert [event for event in behind if event.kind == "message" and event.payload["id"] == stored["id"]] == []
+    assert sum(event.kind == "run_complete" for event in room.watcher.seen) == 1
+    tokens = [event for event in room.watcher.seen[:position] if event.kind == "session"]
+    assert tokens[-1].payload["completion_tokens"] > 0
+
+
+# --- staying open, and ending -------------------------------------------------------------------------------------
+
+
+async def test_streams_stay_open_when_the_worker_dies_is_restarted_or_its_client_retires(house: House) -> None:
+    room = await house.room()
+    plain = await house.watch(room.id, name="plain", ids=False)
+    await killed(room)
+    await room.works()
+    seen = len(room.watcher.seen)
+    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
+    await room.watcher.state("ready", skip=seen)
+    for watcher in (room.watcher, plain):
+        (await watcher.client.request("DELETE", f"/v1/clients/{watcher.client.client_id}")).expect(200)
+    run = await room.prompt("/say still here")
+    await all_of(room.watcher, plain, run=run)
+    assert (await room.client.post(f"/v1/workspaces/{room.id}/evict")).expect(409).code == "busy"
+    assert plain.ends == room.watcher.ends == []
+
+
+async def test_streams_end_cleanly_with_their_workspace_and_only_those(house: House) -> None:
+    room, other = await house.room("w"), await house.room("other")
+    plain = await house.watch(room.id, name="plain", ids=False)
+    (await room.client.request("DELETE", f"/v1/workspaces/{room.id}/registration")).expect(200)
+    for watcher in (room.watcher, plain):
+        assert await watcher.over() == "clean"
+    assert room.watcher.retry_ms in RETRY
+    asked = await room.client.get(f"/v1/workspaces/{room.id}/events?client_id={room.client.client_id}")
+    assert asked.expect(404).code == "workspace_unknown"
+    await other.works()
+    assert other.watcher.ends == []
+    again = await room.client.create(room.path)  # what the client does after a 404
+    assert again["id"] != room.id
+    del house.diary.workspaces[room.id]  # its file belongs to the new one now
+    room.id = again["id"]
+    assert (await room.client.session(room.id, room.session))["id"] == room.session
+    await room.works_unwatched()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_streams_end_cleanly_with_their_server(house: House, number: signal.Signals) -> None:
+    room = await house.room(model="openai")
+    house.open_runs_are_fine = number == signal.SIGHUP
+    plain = await house.watch(room.id, name="plain", ids=False)
+    run, call = await room.streaming()
+    house.server.send(number)
+    for watcher in (room.watcher, plain):
+        assert await watcher.over() == "clean"
+    assert room.watcher.retry_ms in RETRY
+    assert await house.server.ended() == 0
+    if number == signal.SIGHUP:  # the worker goes on, and the next server finds it
+        await house.server.restart()
+        await call.reply(" three")
+        room.watcher = await house.watch(room.id, name="after", client=room.client)
+        await eventually(lambda: is_over(room, run), within_s=10, what="the end of the run")
+        assert (await room.run(run))["outcome"] == "completed"
+
+
+async def is_over(room: Room, run: str) -> bool:
+    return (await room.run(run))["state"] == "ended"
+
+
+async def test_a_killed_server_is_a_clean_end_for_a_plain_stream(house: House) -> None:
+    room = await house.room()
+    plain = await house.watch(room.id, name="plain", ids=False)
+    await house.server.kill9()
+    assert await plain.over() == "clean"  # the reference client would wait for ever after anything else
+    assert await room.watcher.over() == "cut"
+    await house.server.restart()
+    await room.works_unwatched()
+
+
+# --- quiet and slow clients ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.house(limits={"stream_keepalive_s": 0.05}, bystander=False)
+async def test_quiet_streams_get_empty_lines_and_nothing_else(house: House) -> None:
+    room = await house.room()
+    async with RawStream(house, room.id) as plain, RawStream(house, room.id, "&ids=1") as chunked:
+        async with asyncio.timeout(10):
+            assert await plain.reader.readexactly(3) == b"\n\n\n"
+        await chunked.until(b"1\r\n\n\r\n1\r\n\n\r\n")  # two chunks of one empty line
+    await room.works()
+
+
+@pytest.mark.house(limits={"stream_write_deadline_s": 0.5}, bystander=False)
+async def test_C01_a_client_that_reads_nothing_is_closed_and_the_others_go_on(house: House) -> None:
+    room = await house.room()
+    slow = RawStream(house, room.id)
+    async with slow:
+        assert (await house.worker(room.id))["clients"] == 2
+        slow._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        run = await room.prompt(f"/say {'x' * 1_500_000}")
+        end = await room.ended(run, within_s=20.0)
+        assert len(end["text"]) == 1_500_000
+
+        async def closed() -> bool:
+            return bool((await house.worker(room.id))["clients"] == 1)
+
+        await eventually(closed, within_s=10, what="the end of the slow stream")
+        slow.reader.feed_eof()
+    assert room.watcher.ends == []
+    await room.works()
