@@ -116,6 +116,7 @@ class House:
         arguments: tuple[str, ...] = (),
         start: bool = True,
         bystander: bool = True,
+        tcp: bool = False,
     ) -> None:
         self.root = root
         self.diary = Diary()
@@ -125,6 +126,8 @@ class House:
         self.expects_exit = 0  # of the last stop, at the end
         self.open_runs_are_fine = False  # the test leaves accepted runs unfinished on purpose
         self.resets_are_fine = False  # the test asks for events that cannot be had
+        if tcp:
+            arguments += ("--host", f"unix://{root / 'r' / 'bulkhead.sock'}", "--host", "tcp://127.0.0.1:0")
         extra = {"BULKHEAD_FAILPOINTS": str(self.failpoints.path), "NOTIFY_SOCKET": str(self.notify.path)}
         self.server = Server(
             xprocess, root, limits=limits or {}, env=extra | dict(env or {}), zygote=zygote, arguments=arguments

@@ -1,0 +1,317 @@
+"""Fault matrix 13, the wire: closed to everybody who has no business there (X01 to X05)."""
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from protocol.codec import decode_to_worker, encode
+from protocol.ids import Epoch, Generation, WorkspaceId, link_identity
+from protocol.messages import Hello, Refusal
+from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
+from supervisor.http.routes import ROUTES
+from tests.support.door import port_of, say, token_of
+from tests.support.eventually import eventually
+from tests.support.house import House
+from tests.support.processes import start_ticks
+
+NOBODY = 65534
+BESIDE_THE_TABLE = (
+    "/",
+    "/metrics",
+    "/docs",
+    "/v1/openapi.json",
+    "/v1/nothing",
+    "/favicon.ico",
+    "*",
+    "/v1/../v1/health",
+)
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+
+
+# --- X01: the token ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.house(tcp=True)
+async def test_X01_every_route_wants_the_token(house: House) -> None:
+    room = await house.room()
+    port = port_of(house)
+    words = {"{id}": room.id, "{sid}": room.session, "{run}": "r", "{lsp}": "l", "{client_id}": room.client.client_id}
+    targets = [(route.method, route.path) for route in ROUTES] + [("GET", path) for path in BESIDE_THE_TABLE]
+    targets += [("OPTIONS", "/v1/health"), ("HEAD", "/v1/health"), ("BREW", "/v1/health")]
+    for method, path in targets:
+        for word, value in words.items():
+            path = path.replace(word, value)
+        told = await say(port, f"{method} {path} HTTP/1.1\nHost: localhost:{port}")
+        assert told.status == 401, (method, path, told)
+        assert told.headers["www-authenticate"] == "Bearer"
+        assert method == "HEAD" or told.code == "unauthorized"
+    await room.works()  # no control, no retire, no release took effect
+
+
+@pytest.mark.house(tcp=True)
+async def test_X01_only_the_right_token_in_the_right_place_counts(house: House) -> None:
+    port, token = port_of(house), token_of(house)
+    ours = f"Host: 127.0.0.1:{port}"
+    for line in (
+        "X-Nothing: here",
+        f"Authorization: Bearer {token[:-1]}",
+        f"Authorization: Bearer {token}x",
+        f"Authorization: Bearer {token} {token}",
+        f"Authorization: Basic {token}",
+        f"Authorization: {token}",
+        f"Authorization: Bearer {token}\nAuthorization: Bearer wrong",
+        "Authorization: Bearer",
+        "Authorization: Bearer \u00fc",
+        f"Cookie: token={token}; session={token}",
+        f"X-Token: {token}",
+    ):
+        told = await say(port, f"GET /v1/version HTTP/1.1\n{ours}\n{line}")
+        assert (told.status, told.code) == (401, "unauthorized"), line
+    for query in (f"token={token}", f"access_token={token}", f"authorization=Bearer%20{token}"):
+        told = await say(port, f"GET /v1/version?{query} HTTP/1.1\n{ours}")
+        assert (told.status, told.code) == (401, "unauthorized"), query
+    told = await say(port, f"GET /v1/version HTTP/1.1\n{ours}\nAuthorization: bearer {token}")
+    assert told.status == 200, "the right one is let in"
+    assert token not in house.server.log
+
+
+@pytest.mark.house(tcp=True)
+async def test_X01_a_body_is_not_read_for_a_stranger(house: House) -> None:
+    port = port_of(house)
+    told = await say(port, f"POST /v1/workspaces HTTP/1.1\nHost: localhost:{port}\nContent-Length: 1000000")
+    assert told.status == 401, "the answer came without the body"
+    assert told.headers["connection"] == "close"
+
+
+# --- X02: addresses that others reach ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--host", "tcp://0.0.0.0:0"),
+        ("--host", "tcp://[::]:0"),
+        ("--host", "tcp://192.0.2.1:0"),
+        ("--host", "tcp://0.0.0.0:0", "--no-auth"),
+        ("--host", "tcp://0.0.0.0:0", "--no-auth", "--token-file", "t"),
+        ("--host", "tcp://127.0.0.1:0", "--host", "tcp://0.0.0.0:0"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.house(start=False, bystander=False)
+async def test_X02_an_address_that_others_reach_wants_a_token(house: House, arguments: tuple[str, ...]) -> None:
+    refused = await asyncio.to_thread(house.server.run_another, *arguments)
+    assert refused.returncode == 2, refused
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert "token" in refused.stderr
+    assert not (house.server.runtime_dir / "supervisor.lock").exists(), "it had begun already"
+
+
+@pytest.mark.house(tcp=True, arguments=("--no-auth", "--log-level", "error"))
+async def test_X02_without_a_token_it_says_what_that_means(house: House) -> None:
+    port = port_of(house)
+    assert "every program on this machine, of any user" in house.server.log
+    assert not (house.server.runtime_dir / "token").exists()
+    assert (await say(port, f"GET /v1/version HTTP/1.1\nHost: localhost:{port}")).status == 200
+    for line in ("Host: evil.example", f"Host: localhost:{port}\nOrigin: http://evil.example"):
+        assert (await say(port, f"GET /v1/version HTTP/1.1\n{line}")).code == "forbidden"
+
+
+# --- X03: pages of other sites ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.house(tcp=True)
+async def test_X03_foreign_hosts_and_pages_are_refused_before_routing(house: House) -> None:
+    room = await house.room()
+    port, token = port_of(house), token_of(house)
+    ours, pass_ = f"Host: localhost:{port}", f"Authorization: Bearer {token}"
+    agent = f"/v1/workspaces/{room.id}/agent"
+    body = json.dumps({"session_id": room.session, "prompt": "/say never"}).encode()
+    foreign = (
+        f"GET /v1/version HTTP/1.1\n{pass_}",
+        f"GET /v1/version HTTP/1.0\n{pass_}",
+        f"GET /v1/version HTTP/1.1\n{pass_}\nHost:",
+        f"GET /v1/version HTTP/1.1\n{pass_}\nHost: evil.example:{port}",
+        f"GET /v1/version HTTP/1.1\n{pass_}\nHost: localhost:1",
+        f"GET /v1/version HTTP/1.1\n{pass_}\nHost: localhost",
+        f"GET /v1/version HTTP/1.1\n{pass_}\nHost: localhost:{port}.evil.example",
+        f"GET http://evil.example/v1/version HTTP/1.1\n{pass_}\n{ours}",
+        f"GET /no/such/route HTTP/1.1\n{pass_}\n{ours}\nOrigin: http://evil.example",
+        f"GET /v1/version HTTP/1.1\n{pass_}\n{ours}\nOrigin: null",
+        f"GET /v1/version HTTP/1.1\n{pass_}\n{ours}\nOrigin: https://localhost:{port}",
+        f"GET /v1/version HTTP/1.1\n{pass_}\n{ours}\nOrigin: http://localhost:1",
+        f"OPTIONS {agent} HTTP/1.1\n{ours}\nOrigin: http://evil.example\nAccess-Control-Request-Method: POST",
+        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nOrigin: http://localhost:{port}\nContent-Type: text/plain",
+        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nOrigin: http://localhost:{port}",
+        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nCookie: a=b\nContent-Type: text/plain;charset=UTF-8",
+        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nCookie: a=b\nContent-Type: multipart/form-data; boundary=x",
+        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nCookie: a=b",
+    )
+    for request in foreign:
+        told = await say(port, request, body if request.startswith("POST") else b"")
+        # A missing Host may also be bad HTTP, which is answered without our words.
+        assert told.status == 403 or (told.status == 400 and not told.body), (request, told)
+        assert told.status == 400 or told.code == "forbidden", (request, told)
+        assert not [name for name in told.headers if name.startswith("access-control-")], (request, told)
+    assert await room.messages() == []
+    json_of_ours = f"{pass_}\n{ours}\nOrigin: http://localhost:{port}\nContent-Type: application/json; charset=utf-8"
+    body = json.dumps({"session_id": room.session, "title": "a page of ours"}).encode()
+    told = await say(port, f"POST /v1/workspaces/{room.id}/sessions HTTP/1.1\n{json_of_ours}", body)
+    assert told.status == 200, told
+    assert not [name for name in told.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.house(tcp=True)
+async def test_absolute_targets_are_understood(house: House) -> None:
+    port, token = port_of(house), token_of(house)
+    target = f"http://localhost:{port}/v1/version?x=1"
+    told = await say(port, f"GET {target} HTTP/1.1\nHost: localhost:{port}\nAuthorization: Bearer {token}")
+    assert told.status == 200, told
+    socket = str(house.server.socket_path)
+    for target in ("http://api.crush.localhost/v1/version", "http://anything/v1/version", "/v1/version"):
+        for name in ("api.crush.localhost", "x"):
+            assert (await say(socket, f"GET {target} HTTP/1.1\nHost: {name}")).status == 200, (target, name)
+    told = await say(socket, "POST http://api.crush.localhost/v1/control HTTP/1.1\nHost: x\nContent-Type: a/b", b"{}")
+    assert (told.status, told.code) == (400, "bad_input"), "any type of content is read there"
+    assert (await say(socket, "GET http://[x/v1/version HTTP/1.1\nHost: x")).status == 400
+
+
+# --- X04: files and other users ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
+@pytest.mark.house(tcp=True, start=False)
+async def test_X04_modes_under_any_umask(house: House, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        await house.server.restart()
+    finally:
+        os.umask(before)
+    await house.bystander.start()
+    runtime = house.server.runtime_dir
+    assert [mode(path) for path in (runtime, runtime / "workers", house.root / "s" / "bulkhead")] == [0o700] * 3
+    files = [path for path in runtime.rglob("*") if not path.is_dir() and not path.is_symlink()]
+    assert {"router.sock", "supervisor.lock", "epoch", "token"} <= {path.name for path in files}
+    assert {path.name: oct(mode(path)) for path in files if mode(path) != 0o600} == {}
+    assert mode(house.server.socket_path) == 0o600
+    assert mode(house.root / "s" / "bulkhead" / "roster.db") & 0o700 == 0o600
+
+
+@as_root
+@pytest.mark.parametrize("flag", ["--runtime-dir", "--state-dir"])
+async def test_X04_a_directory_of_another_user_is_refused(house: House, flag: str) -> None:
+    foreign = house.root / "x"
+    foreign.mkdir(mode=0o700)
+    os.chown(foreign, NOBODY, NOBODY)
+    other = ("--runtime-dir", str(house.root / "y")) if flag == "--state-dir" else ()
+    refused = await asyncio.to_thread(house.server.run_another, flag, str(foreign), *other)
+    assert refused.returncode == 2, refused
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert f"belongs to user {NOBODY}" in refused.stderr
+    assert list(foreign.iterdir()) == []
+
+
+@as_root
+async def test_X04_another_user_is_sent_away_even_when_the_files_are_open(house: House) -> None:
+    opened = [house.root.parent, house.root, house.root / "r", house.server.runtime_dir]
+    before = {path: mode(path) for path in opened}
+    try:
+        for path in opened:
+            path.chmod(0o755)
+        for path in (house.server.socket_path, house.server.runtime_dir / "router.sock"):
+            path.chmod(0o666)
+        heard = await asyncio.to_thread(as_nobody, house.server.socket_path)
+        assert heard == "b''", "the door spoke to another user"
+    finally:
+        for path, bits in before.items():
+            path.chmod(bits)
+    await eventually(lambda: "connection of another user refused" in house.server.log, what="a line in the log")
+    (await house.new_client().get("/v1/health")).expect(200)
+
+
+AS_NOBODY = """
+import os, socket, sys
+os.setgroups([]); nobody = int(sys.argv[2]); os.setgid(nobody); os.setuid(nobody)
+connection = socket.socket(socket.AF_UNIX); connection.settimeout(10)
+connection.connect(sys.argv[1])
+try:
+    connection.sendall(b"GET /v1/version HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    print(connection.recv(100))
+except ConnectionError:
+    print(b"")
+"""
+
+
+def as_nobody(path: Path) -> str:
+    """What a process of another user hears at this socket."""
+    command = [sys.executable, "-I", "-c", AS_NOBODY, str(path), str(NOBODY)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
+
+# --- X05: programs of this user ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.house(tcp=True)
+async def test_X05_a_program_of_this_user_without_the_token_is_refused_and_logged(house: House) -> None:
+    room = await house.room()
+    port = port_of(house)
+    query = "token=a-guess-that-stays-secret"
+    told = await say(port, f"POST /v1/workspaces/{room.id}/restart?{query} HTTP/1.1\nHost: localhost:{port}")
+    assert told.status == 401
+    [line] = [line for line in house.server.log.splitlines() if "request refused" in line]
+    assert f"/v1/workspaces/{room.id}/restart" in line
+    assert "unauthorized" in line
+    assert "127.0.0.1" in line
+    assert "a-guess-that-stays-secret" not in house.server.log
+    assert (await house.worker(room.id))["restarts"] == 0
+
+
+@pytest.mark.parametrize("knows", ["nothing", "the name"])
+async def test_X05_the_workers_socket_takes_nobody_without_a_workers_token(house: House, knows: str) -> None:
+    room = await house.room(model="openai")
+    run, call = await room.streaming("one ")
+    generation = Generation((await house.worker(room.id))["generation"])
+    hello = Hello(
+        wire_version=WIRE_VERSION,
+        code_version=BULKHEAD_VERSION,
+        workspace_id=WorkspaceId(room.id),
+        generation=generation,
+        token="a guess that is wrong",
+        pid=os.getpid(),
+        start_ticks=start_ticks(os.getpid()),
+        boot_id="",
+        epoch=Epoch(0),
+        ready=True,
+    )
+    context = zmq.asyncio.Context()
+    stranger = context.socket(zmq.DEALER)
+    try:
+        stranger.linger = 0
+        if knows == "the name":
+            stranger.identity = link_identity(hello.workspace_id, generation, hello.token)
+        stranger.connect(f"ipc://{house.server.runtime_dir / 'router.sock'}")
+        await stranger.send(encode(hello, max_bytes=1 << 20))
+        async with asyncio.timeout(10):
+            answer = decode_to_worker(await stranger.recv())
+        assert isinstance(answer, Refusal), answer
+        assert "token" in answer.error.message
+    finally:
+        stranger.close()
+        context.term()
+    assert "hello refused" in house.server.log
+    assert hello.token not in house.server.log
+    await call.reply("two")
+    assert (await room.ended(run))["text"] == "one two"
+
+
+def mode(path: Path) -> int:
+    """The permission bits."""
+    return stat.S_IMODE(path.lstat().st_mode)
