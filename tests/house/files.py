@@ -37,6 +37,7 @@ PURE = (
     "supervisor/events/replay.py",
     "supervisor/events/stream.py",
     "supervisor/http/openapi/document.py",
+    "supervisor/http/openapi/examples.py",
     "supervisor/http/openapi/parameters.py",
     "supervisor/http/openapi/schemas.py",
     "supervisor/http/routes.py",
@@ -77,6 +78,7 @@ PURE = (
     "worker/runs/lane.py",
     "worker/runs/rows.py",
     "worker/tenure.py",
+    "worker/tools/loose.py",
     "worker/tools/output.py",
 )
 """The files that think: no clock, no I/O, no waiting (architecture.md 3, the files with a ◇)."""

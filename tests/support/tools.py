@@ -19,7 +19,7 @@ from worker.tools.bash import Bash
 from worker.tools.child import Children
 from worker.tools.invoke import invoke
 from worker.tools.jobs import Jobs
-from worker.tools.tool import CodeServers, NoCodeServers, ToolContext, ToolResult
+from worker.tools.tool import CodeServers, Gate, NoCodeServers, ToolContext, ToolResult
 from worker.tools.toolbox import build_toolbox
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -49,6 +49,9 @@ class Bench:
         self.env = env
         self.ledger = Ledger()
         self.code: CodeServers = NoCodeServers()
+        self.takes_images = True
+        self.gate: Gate = RulesGate(rules)
+        self.readable: tuple[Path, ...] = ()
         self.processes: list[Process] = []
         self.children = Children(limits=limits, clock=SystemClock(), log=LOG, random=random.Random(1))
         self.jobs = Jobs(self.children, limits=limits, clock=SystemClock(), random=random.Random(2), log=LOG)
@@ -66,8 +69,10 @@ class Bench:
             clock=SystemClock(),
             children=self.children,
             files=self.ledger,
-            gate=RulesGate(self.rules),
+            gate=self.gate,
             code=self.code,
+            takes_images=self.takes_images,
+            readable=self.readable,
         )
 
     async def call(self, name: str, session_id: str = "s1", /, **args: object) -> ToolResult:

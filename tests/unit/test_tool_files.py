@@ -97,6 +97,10 @@ def test_view_shows_an_image_by_its_content(tmp_path):
         result = await place.call("view", file_path="picture.jpg")
         assert (result.mime_type, base64.b64decode(result.data)) == ("image/png", PNG)
         assert "larger than" in (await place.call("view", file_path="big.png")).content
+        place.takes_images = False
+        blind = await place.call("view", file_path="picture.jpg")
+        assert blind.is_error
+        assert "cannot see images" in blind.content
 
     _run(tmp_path, story)
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.loop import run
 from tests.support.tools import bench
+from worker.permissions.rules import Rules
 from worker.tools.paths import locate, locate_inside, open_inside
 from worker.tools.tool import ToolError
 
@@ -80,12 +81,13 @@ def test_a_workspace_that_is_itself_reached_by_a_link(ground, tmp_path):
         ("glob", {"pattern": "/etc/*"}),
         ("grep", {"pattern": "outside", "path": "dir-out"}),
         ("grep", {"pattern": "outside", "path": "link-out"}),
-        ("bash", {"command": "true", "description": "d", "working_dir": ".."}),
+        ("bash", {"command": "ls", "description": "d", "working_dir": ".."}),
+        ("multiedit", {"file_path": "link-out", "edits": [{"old_string": "outside", "new_string": "x"}]}),
     ],
 )
-def test_no_tool_takes_a_path_that_leads_out(ground, tool, args):
+def test_no_tool_follows_a_path_that_leads_out_without_permission(ground, tool, args):
     async def main():
-        async with bench(ground) as place:
+        async with bench(ground, rules=Rules()) as place:
             result = await place.call(tool, **args)
             assert result.is_error
             assert "cannot" in result.content
@@ -93,6 +95,29 @@ def test_no_tool_takes_a_path_that_leads_out(ground, tool, args):
     run(main())
     assert sorted(path.name for path in (ground.parent / "proj-secret").iterdir()) == ["link-back", "out.txt"]
     assert (ground.parent / "proj-secret" / "out.txt").read_text() == "outside"
+
+
+def test_with_permission_the_outside_is_open(ground):
+    async def main():
+        async with bench(ground, rules=Rules(skip=True)) as place:
+            assert "outside" in (await place.call("view", file_path="link-out")).content
+            assert "out.txt" in (await place.call("ls", path="dir-out")).content
+            assert "out.txt" in (await place.call("glob", pattern="*", path="../proj-secret")).content
+            assert "1 match" in (await place.call("grep", pattern="^outside$", path="dir-out")).content
+            assert "secret" in (await place.bash("pwd", working_dir="../proj-secret")).content
+
+    run(main())
+
+
+def test_the_directories_of_skills_need_no_permission_to_be_read(ground):
+    async def main():
+        async with bench(ground, rules=Rules()) as place:
+            place.readable = (ground.parent / "proj-secret",)
+            assert "outside" in (await place.call("view", file_path="link-out")).content
+            assert (await place.call("view", file_path="../other")).is_error
+            assert (await place.call("write", file_path="dir-out/x", content="x")).is_error
+
+    run(main())
 
 
 def test_searches_do_not_follow_links_out(ground):

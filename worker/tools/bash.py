@@ -15,7 +15,7 @@ from worker.permissions.commands import read_only
 from worker.tools.environment import tool_environment
 from worker.tools.jobs import Jobs, ending_of
 from worker.tools.paths import locate
-from worker.tools.search import directory_inside
+from worker.tools.search import check_directory
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 NO_OUTPUT = "no output"  # exactly this text is shown as nothing by clients
@@ -137,7 +137,9 @@ class _Setting:
 
 def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start: Path) -> _Setting:
     if wanted.working_dir:
-        directory = directory_inside(context.workspace, wanted.working_dir, verb="run in").path
+        place = locate(context.workspace, wanted.working_dir)
+        check_directory(place, verb="run in")
+        directory = place.path
     else:
         directory = start if start.is_dir() else context.workspace
     shell = shutil.which("bash", path=env.get("PATH", os.defpath))

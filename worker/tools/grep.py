@@ -17,8 +17,9 @@ import msgspec
 from msgspec import Meta
 
 from worker.tools.ignore import SKIPPED_DIRECTORIES
-from worker.tools.paths import Place, locate_inside
-from worker.tools.search import directory_inside
+from worker.tools.paths import Place
+from worker.tools.reach import reach
+from worker.tools.search import check_directory
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 LINE_MAX_CHARACTERS = 500
@@ -73,8 +74,10 @@ async def find_matches(wanted: GrepArgs, context: ToolContext) -> tuple[Path, li
     Raises ToolError for a bad pattern or path, and when time is over.
     """
 
+    place = await reach(context, wanted.path or ".", verb="search", action="read")
+
     def prepare(_stop: object) -> tuple[Path, list[str]]:
-        directory, target = _place(context.workspace, wanted)
+        directory, target = _where(place)
         ripgrep = shutil.which("rg", path=context.env.get("PATH", os.defpath))
         return directory, _ripgrep(ripgrep, wanted, target) if ripgrep else _own_search(wanted, target)
 
@@ -103,12 +106,12 @@ async def _search(argv: list[str], directory: Path, context: ToolContext) -> tup
     return matches, code is None or child.stdout.dropped_bytes > 0
 
 
-def _place(workspace: Path, wanted: GrepArgs) -> tuple[Path, str]:
-    """The directory to start in and what to search in it, `.` for all of it. The same rule as for view (W-42)."""
-    place: Place = locate_inside(workspace, wanted.path or ".", verb="search")
+def _where(place: Place) -> tuple[Path, str]:
+    """The directory to start in and what to search in it, `.` for all of it."""
     if place.path.is_file():
         return place.path.parent, place.path.name
-    return directory_inside(workspace, wanted.path or ".", verb="search").path, "."
+    check_directory(place, verb="search")
+    return place.path, "."
 
 
 def _ripgrep(program: str, wanted: GrepArgs, target: str) -> list[str]:

@@ -15,11 +15,11 @@ from worker.lsp.service import LanguageServers
 from worker.lsp.shapes import Range, TextEdit, WorkspaceEdit
 from worker.lsp.symbols import find_symbols, outline, steps_of
 from worker.tools.disk import Content, read_content, replace_content, sha256
+from worker.tools.filechange import check_seen, encoded
 from worker.tools.lsp_places import Spot, first_answer, server_of
 from worker.tools.lsp_query import symbols_of
 from worker.tools.paths import Place, locate_inside
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.tools.write import check_seen, encoded
 
 FILES_MAX = 500
 LISTED_MAX = 50

@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from worker.tools.ignore import DEFAULT_LINES, Ignore, parse
-from worker.tools.paths import Place, locate_inside
+from worker.tools.paths import Place
 from worker.tools.patterns import expand_braces, matches, split
+from worker.tools.reach import reach
 from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.walk import Entry, walk
@@ -45,25 +46,31 @@ class Found:
 
 
 class Ls:
-    """Lists a directory of the workspace as a tree."""
+    """Lists a directory as a tree."""
 
     spec = ToolSpec("ls", description_of("ls"), schema_of(LsArgs), parallel=False, effect="read")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `ls.md`."""
         wanted = read_args(LsArgs, args)
-        given = _expanded(wanted.path or ".", context)
         limits = context.limits
+        place = await reach(
+            context,
+            wanted.path or ".",
+            verb="list",
+            action="list",
+            params={"path": wanted.path, "ignore": wanted.ignore, "depth": wanted.depth},
+        )
 
-        def list_directory(stop: Stop) -> tuple[Place, Found]:
-            place = directory_inside(context.workspace, given, verb="list")
+        def list_directory(stop: Stop) -> Found:
+            check_directory(place, verb="list")
             rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(wanted.ignore)))))
             walked = walk(place.path, lambda: stop.is_asked, depth_max=wanted.depth, rules=rules)
             entries = list(itertools.islice(walked, limits.walk_entries_max + 1))
             truncated = len(entries) > limits.walk_entries_max or stop.is_asked
-            return place, Found(entries[: limits.walk_entries_max], truncated)
+            return Found(entries[: limits.walk_entries_max], truncated)
 
-        place, found = await context.children.threads.run(list_directory, within_s=limits.search_deadline_s)
+        found = await context.children.threads.run(list_directory, within_s=limits.search_deadline_s)
         note = f"(There is more: only the first {len(found.entries)} entries)\n" if found.truncated else ""
         if wanted.depth:
             note = f"(Only {wanted.depth} levels are listed)\n"
@@ -74,7 +81,7 @@ class Ls:
 
 
 class Glob:
-    """Finds files of the workspace by pattern, newest first."""
+    """Finds files by pattern, newest first."""
 
     spec = ToolSpec("glob", description_of("glob"), schema_of(GlobArgs), parallel=False, effect="read")
 
@@ -85,32 +92,26 @@ class Glob:
         if not wanted.pattern:
             raise ToolError("cannot search: the pattern is empty; give one such as **/*.py")
 
-        def find(stop: Stop) -> tuple[Place, list[str], bool]:
-            place = directory_inside(context.workspace, wanted.path or ".", verb="search")
-            pattern = _relative_pattern(wanted.pattern, place)
-            return place, *_newest(place.path, pattern, limits.search_results_max, stop)
+        place = await reach(context, wanted.path or ".", verb="search", action="read")
 
-        place, paths, truncated = await context.children.threads.run(find, within_s=limits.search_deadline_s)
+        def find(stop: Stop) -> tuple[list[str], bool]:
+            check_directory(place, verb="search")
+            pattern = _relative_pattern(wanted.pattern, place)
+            return _newest(place.path, pattern, limits.search_results_max, stop)
+
+        paths, truncated = await context.children.threads.run(find, within_s=limits.search_deadline_s)
         text = "\n".join(str(place.path / path) for path in paths) or "No files found"
         if truncated:
             text += "\n\n(There are more: use a narrower pattern or path)"
         return ToolResult(text, metadata={"number_of_files": len(paths), "truncated": truncated})
 
 
-def directory_inside(workspace: Path, given: str, *, verb: str) -> Place:
-    """The directory that a search starts from. Raises ToolError."""
-    place = locate_inside(workspace, given, verb=verb)
+def check_directory(place: Place, *, verb: str) -> None:
+    """Raise ToolError unless the place is a directory. Blocks."""
     if not place.path.exists():
-        raise ToolError(f"cannot {verb} {given}: it does not exist")
+        raise ToolError(f"cannot {verb} {place.shown}: it does not exist")
     if not place.path.is_dir():
-        raise ToolError(f"cannot {verb} {given}: it is not a directory")
-    return place
-
-
-def _expanded(path: str, context: ToolContext) -> str:
-    """`~` means the home directory, as the environment of the workspace has it."""
-    home = context.env.get("HOME", "")
-    return home + path[1:] if home and (path == "~" or path.startswith("~/")) else path
+        raise ToolError(f"cannot {verb} {place.shown}: it is not a directory")
 
 
 def _tree(root: Path, entries: list[Entry]) -> str:

@@ -14,7 +14,8 @@ from msgspec import Meta
 from protocol.limits import Limits
 from worker.tools.disk import sha256
 from worker.tools.output import without_cut_end
-from worker.tools.paths import Place, locate_inside, open_inside
+from worker.tools.paths import Place, open_inside
+from worker.tools.reach import reach
 from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
@@ -52,7 +53,7 @@ class Viewed:
 
 
 class View:
-    """Reads inside the workspace; remembers what the session has seen, so that it may edit it."""
+    """Reads files; remembers what the session has seen, so that it may edit it."""
 
     spec = ToolSpec("view", description_of("view"), schema_of(ViewArgs), parallel=False, effect="read")
 
@@ -60,8 +61,15 @@ class View:
         """See `view.md`."""
         wanted = read_args(ViewArgs, args)
         limits = context.limits
+        place = await reach(
+            context,
+            wanted.file_path,
+            verb="view",
+            action="read",
+            params={"file_path": wanted.file_path, "offset": wanted.offset, "limit": wanted.limit},
+        )
         viewed = await context.children.threads.run(
-            lambda stop: _view(context, wanted, stop), within_s=limits.search_deadline_s
+            lambda stop: _view(context, place, wanted, stop), within_s=limits.search_deadline_s
         )
         path = str(viewed.place.path)
         if viewed.digest is not None:
@@ -80,9 +88,8 @@ class View:
         return ToolResult(text, metadata={"file_path": path, "content": content.decode("utf-8", "ignore")})
 
 
-def _view(context: ToolContext, wanted: ViewArgs, stop: Stop) -> Viewed:
+def _view(context: ToolContext, place: Place, wanted: ViewArgs, stop: Stop) -> Viewed:
     limits = context.limits
-    place = locate_inside(context.workspace, wanted.file_path, verb="view")
     try:
         fd = open_inside(place)
     except (FileNotFoundError, NotADirectoryError):
@@ -91,6 +98,8 @@ def _view(context: ToolContext, wanted: ViewArgs, stop: Stop) -> Viewed:
         raise ToolError(f"cannot view {wanted.file_path}: {error.strerror}") from error
     with open(fd, "rb", buffering=FRAGMENT_BYTES) as file:
         if place.path.suffix.lower() in IMAGE_SUFFIXES:
+            if not context.takes_images:
+                raise ToolError(f"cannot view {place.shown}: it is an image, and this model cannot see images")
             image = file.read(limits.image_max_bytes + 1)
             return Viewed(place, None, image, _image_type(image, place, limits), None)
         digest = None

@@ -1,0 +1,34 @@
+"""Where a path leads that a tool wants to read, and the permission for it when that is outside of the workspace (W-42).
+
+What lies in the directories of skills may be read without asking.
+"""
+
+from collections.abc import Mapping
+
+from worker.tools.paths import Place, locate
+from worker.tools.tool import ToolContext, ToolError
+
+
+async def reach(
+    context: ToolContext, given: str, *, verb: str, action: str, params: Mapping[str, object] | None = None
+) -> Place:
+    """The place, once it may be read. Raises ToolError, Denied."""
+    if not given:
+        raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
+    place = await context.children.threads.run(
+        lambda _stop: locate(context.workspace, _expanded(given, context)), within_s=context.limits.search_deadline_s
+    )
+    if not place.inside and not any(place.path.is_relative_to(root) for root in context.readable):
+        await context.permit(
+            action=action,
+            path=str(place.path),
+            description=f"{verb.capitalize()} {place.path}, outside the workspace",
+            params=params,
+        )
+    return place
+
+
+def _expanded(path: str, context: ToolContext) -> str:
+    """`~` means the home directory, as the environment of the workspace has it."""
+    home = context.env.get("HOME", "")
+    return home + path[1:] if home and (path == "~" or path.startswith("~/")) else path
