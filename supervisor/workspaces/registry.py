@@ -117,12 +117,13 @@ class Registry:
     def tell_others(self, workspace_id: WorkspaceId, operation: str) -> None:
         """Let every other worker that runs, or is about to, do an operation; nobody waits for it."""
         for workspace in self.touched():
-            if workspace.registration.id != workspace_id and workspace.driver.status().state in TELLABLE:
-                self._tasks.start(self._tell(workspace, operation), "tell")
+            state = workspace.driver.status().state
+            if workspace.registration.id != workspace_id and state in TELLABLE:
+                self._tasks.start(self._tell(workspace, operation, waits=state not in AWAKE), "tell")
 
-    async def _tell(self, workspace: Workspace, operation: str) -> None:
+    async def _tell(self, workspace: Workspace, operation: str, *, waits: bool) -> None:
         try:
-            await workspace.call(operation)
+            await workspace.call(operation, wakes=waits)
         except BulkheadError as error:  # its next worker begins with what is true then
             self._log.info(
                 "not told", extra=fields(workspace=workspace.registration.id, operation=operation, error=error.message)

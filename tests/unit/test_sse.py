@@ -2,11 +2,16 @@
 
 import asyncio
 import logging
+import os
 import random
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+
+import pytest
+from tornado.iostream import IOStream
 
 from protocol.base.clock import SystemClock
 from protocol.base.tasks import TaskOwner
@@ -15,7 +20,8 @@ from protocol.events import Event
 from protocol.limits import Limits
 from supervisor.admission import Admission
 from supervisor.config import UnixAddress
-from supervisor.http.access import UnixAccess
+from supervisor.http.access import TcpAccess, UnixAccess
+from supervisor.http.base import Request
 from supervisor.http.listeners import open_listener
 from supervisor.http.routes import RouteTable
 from supervisor.http.server import Door
@@ -70,7 +76,14 @@ class Place:
 
 
 @asynccontextmanager
-async def place(path: Path, **limits: Any) -> AsyncIterator[Place]:
+async def place(
+    path: Path,
+    *,
+    listening: socket.socket | None = None,
+    look: Callable[[IOStream], IOStream] = lambda stream: stream,
+    **limits: Any,
+) -> AsyncIterator[Place]:
+    """`look` gets each connection that a stream takes over."""
     workspace, _ = workspace_at(path, **limits)
     workspace.hub.log_opened("log", 0)
     tasks = TaskOwner("test", LOG)
@@ -82,10 +95,16 @@ async def place(path: Path, **limits: Any) -> AsyncIterator[Place]:
         random=random.Random(1),
         log=LOG,
     )
+
+    async def answer(request: Request) -> None:
+        detach = request.detach
+        request.detach = lambda: look(detach())
+        await streams(request)
+
     door = Door(
-        listening=open_listener(UnixAddress(path / "s")).socket,
-        access=UnixAccess(),
-        answer=streams,
+        listening=listening or open_listener(UnixAddress(path / "s")).socket,
+        access=TcpAccess(frozenset(["bulkhead"]), None) if listening else UnixAccess(),
+        answer=answer,
         table=RouteTable(),
         limits=Limits(**limits),
         random=random.Random(1),
@@ -183,6 +202,32 @@ def test_C01_client_that_takes_nothing_is_cut_and_others_go_on(tmp_path: Path) -
             writer.close()
             slow_writer.close()
             slow.feed_eof()
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can be told how long to wait")
+def test_C02_peer_that_vanished_is_given_up_when_a_slow_one_would_be(tmp_path: Path) -> None:
+    """Such a peer takes keep-alives without a word: they rest in the kernel, which is told how long."""
+
+    async def main() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        found: list[int] = []
+
+        def look(stream: IOStream) -> IOStream:
+            assert stream.socket is not None
+            found.append(stream.socket.fileno())
+            return stream
+
+        async with place(tmp_path, listening=listening, look=look, stream_write_deadline_s=7.5) as here:
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            writer.write(head("GET", TARGET, {}))
+            assert (await read_head(reader))[0] == 200
+            with socket.socket(fileno=os.dup(found[0])) as connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
+            here.event("one")
+            assert b"one" in await reader.readline()
+            writer.close()
 
     run(main())
 
