@@ -80,6 +80,7 @@ PURE = (
     "worker/tenure.py",
     "worker/tools/loose.py",
     "worker/tools/output.py",
+    "worker/tools/replace.py",
 )
 """The files that think: no clock, no I/O, no waiting (architecture.md 3, the files with a ◇)."""
 

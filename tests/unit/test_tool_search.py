@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -145,15 +147,16 @@ def test_names_that_are_no_text_do_no_harm(tmp_path):
     _run(tmp_path, story)
 
 
-RIPGREP = shutil.which("rg")
+RIPGREP = shutil.which("rg", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 @pytest.fixture(params=["own", "rg"])
 def env(request):
     """The search of our own, and ripgrep where there is one."""
-    if request.param == "rg" and RIPGREP is None:
-        pytest.skip("no ripgrep on this machine")
-    return {"PATH": os.environ["PATH"] if request.param == "rg" else "/nonexistent"}
+    if request.param == "rg":
+        assert RIPGREP is not None, "the test requirements bring ripgrep along"
+        return {"PATH": f"{Path(RIPGREP).parent}:{os.environ['PATH']}"}
+    return {"PATH": "/nonexistent"}
 
 
 def test_grep_finds_lines_newest_file_first(tmp_path, env):
