@@ -2,10 +2,45 @@
 
 `is_safe`: nothing changes, or the operation carries its own key, so the supervisor may send it again to the next
 worker. `is_bound`: the operation ends when its caller goes away. Arguments come in `Call.args` (strings from path
-and query) and `Call.body` (JSON); answers are JSON bodies of protocol/shapes.
+and query) and `Call.body` (JSON); answers are JSON bodies of protocol/shapes. The types of both stand in the row: from
+them the API describes itself, and the tests hold the handlers to them.
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from protocol.shapes.agent import Accepted, AgentInfo, AgentWish, Prompt, Run
+from protocol.shapes.config import (
+    ChooseModel,
+    Config,
+    CopilotImport,
+    InitPrompt,
+    NeedsInit,
+    RefreshLogin,
+    RemoveKey,
+    SetCompact,
+    SetKey,
+    SetProviderKey,
+)
+from protocol.shapes.file import FileRead, FileVersion, Moment
+from protocol.shapes.lsp import Diagnostic, LspInfo
+from protocol.shapes.mcp import LoginAddress, McpInfo, McpPrompt, PendingLogin, PromptText, ResourceContent
+from protocol.shapes.message import Message
+from protocol.shapes.permission import Answers, Grant, Resolved, Skip
+from protocol.shapes.provider import CatalogueProvider, SelectedModel
+from protocol.shapes.services import (
+    PathWish,
+    PromptWish,
+    ResourceWish,
+    ServerName,
+    ShellResult,
+    ShellWish,
+    SkillInfo,
+    SkillText,
+    SkillWish,
+)
+from protocol.shapes.session import Session, SessionWish
+from protocol.shapes.workspace import Description
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,80 +51,117 @@ class Operation:
     is_safe: bool
     within_s: float | None = None  # None: the limit `call_deadline_s`
     is_bound: bool = False
+    takes: Any = None  # the type of the body; None: it takes none
+    is_body_optional: bool = False
+    gives: Any = None  # the type of the answer; None: it is empty
+    status: int = 200
+    codes: tuple[str, ...] = ()  # of the errors that only this operation has; see protocol/errors.py
 
+
+_NO_SESSION = ("session_unknown",)
+_NOT_THERE = ("not_found",)
 
 _ROWS = (
     # workspace
-    Operation("workspace.describe", is_safe=True),  # -> shapes.workspace.Description
+    Operation("workspace.describe", is_safe=True, gives=Description),  # -> shapes.workspace.Description
     Operation("events.since", is_safe=True),  # args number, count -> msgpack list[Event]; 409 `reset` when too old
     # sessions
-    Operation("session.list", is_safe=True),
-    Operation("session.create", is_safe=False),
-    Operation("session.get", is_safe=True),  # args sid
-    Operation("session.put", is_safe=True),
-    Operation("session.delete", is_safe=True),
-    Operation("session.history", is_safe=True),
-    Operation("session.messages", is_safe=True),
-    Operation("session.user_messages", is_safe=True),
-    Operation("workspace.user_messages", is_safe=True),
-    Operation("filetracker.list", is_safe=True),
-    Operation("filetracker.read", is_safe=True),
-    Operation("filetracker.last_read", is_safe=True),
+    Operation("session.list", is_safe=True, gives=list[Session]),
+    Operation("session.create", is_safe=False, takes=SessionWish, gives=Session),
+    Operation("session.get", is_safe=True, gives=Session, codes=_NO_SESSION),  # args sid
+    Operation("session.put", is_safe=True, takes=SessionWish, gives=Session, codes=_NO_SESSION),
+    Operation("session.delete", is_safe=True, codes=(*_NO_SESSION, "busy")),
+    Operation("session.history", is_safe=True, gives=list[FileVersion]),
+    Operation("session.messages", is_safe=True, gives=list[Message]),
+    Operation("session.user_messages", is_safe=True, gives=list[Message]),
+    Operation("workspace.user_messages", is_safe=True, gives=list[Message]),
+    Operation("filetracker.list", is_safe=True, gives=list[str]),
+    Operation("filetracker.read", is_safe=True, takes=FileRead),
+    Operation("filetracker.last_read", is_safe=True, gives=Moment),
     # prompts and runs
-    Operation("prompt.submit", is_safe=False),  # safe when the body has a run id; the front end decides
+    Operation(
+        "prompt.submit",
+        is_safe=False,  # safe when the body has a run id; the front end decides
+        takes=Prompt,
+        gives=Accepted,
+        status=202,
+        codes=(
+            *_NO_SESSION,
+            "session_missing",
+            "empty_prompt",
+            "agent_not_ready",
+            "workspace_closing",
+            "run_id_reused",
+            "queue_full",
+        ),
+    ),
     Operation("prompt.cancel", is_safe=True),  # args sid; optional run: only that run
     Operation("prompt.clear", is_safe=True),
-    Operation("prompt.count", is_safe=True),
-    Operation("prompt.list", is_safe=True),
-    Operation("run.list", is_safe=True),
-    Operation("run.get", is_safe=True),  # args run
+    Operation("prompt.count", is_safe=True, gives=int),
+    Operation("prompt.list", is_safe=True, gives=list[str]),
+    Operation("run.list", is_safe=True, gives=list[Run]),
+    Operation("run.get", is_safe=True, gives=Run, codes=("run_unknown",)),  # args run
     # agent
-    Operation("agent.info", is_safe=True),
-    Operation("agent.init", is_safe=True),
+    Operation("agent.info", is_safe=True, gives=AgentInfo),
+    Operation("agent.init", is_safe=True, takes=AgentWish, is_body_optional=True),
     Operation("agent.update", is_safe=True),
-    Operation("agent.session", is_safe=True),
-    Operation("agent.default_small_model", is_safe=True),
-    Operation("agent.summarize", is_safe=False, within_s=3600.0, is_bound=True),  # args sid; answers when it is done
+    Operation("agent.session", is_safe=True, gives=Session, codes=_NO_SESSION),
+    Operation("agent.default_small_model", is_safe=True, gives=SelectedModel),
+    Operation(  # args sid; answers when it is done
+        "agent.summarize",
+        is_safe=False,
+        within_s=3600.0,
+        is_bound=True,
+        codes=(*_NO_SESSION, "agent_not_ready", "busy", "workspace_closing", "provider_failed"),
+    ),
     # permissions and questions
-    Operation("permissions.get_skip", is_safe=True),
-    Operation("permissions.set_skip", is_safe=True),
-    Operation("permissions.grant", is_safe=True),
-    Operation("questions.answer", is_safe=True),
-    Operation("questions.cancel", is_safe=True),
+    Operation("permissions.get_skip", is_safe=True, gives=Skip),
+    Operation("permissions.set_skip", is_safe=True, takes=Skip),
+    Operation("permissions.grant", is_safe=True, takes=Grant, gives=Resolved),
+    Operation("questions.answer", is_safe=True, takes=Answers, gives=Resolved),
+    Operation("questions.cancel", is_safe=True, gives=Resolved),
     # configuration: a change made twice is the same change
-    Operation("config.get", is_safe=True),
-    Operation("config.providers", is_safe=True),
-    Operation("config.set", is_safe=True),
-    Operation("config.remove", is_safe=True),
-    Operation("config.model", is_safe=True),
-    Operation("config.compact", is_safe=True),
-    Operation("config.provider_key", is_safe=True),
+    Operation("config.get", is_safe=True, gives=Config),
+    Operation("config.providers", is_safe=True, gives=list[CatalogueProvider]),
+    Operation("config.set", is_safe=True, takes=SetKey),
+    Operation("config.remove", is_safe=True, takes=RemoveKey),
+    Operation("config.model", is_safe=True, takes=ChooseModel),
+    Operation("config.compact", is_safe=True, takes=SetCompact),
+    Operation("config.provider_key", is_safe=True, takes=SetProviderKey),
     Operation("config.reload", is_safe=True),  # another workspace changed the files of the user
-    Operation("config.import_copilot", is_safe=True),
-    Operation("config.refresh_oauth", is_safe=True),
+    Operation("config.import_copilot", is_safe=True, gives=CopilotImport),
+    Operation("config.refresh_oauth", is_safe=True, takes=RefreshLogin),
     # project
-    Operation("project.needs_init", is_safe=True),
+    Operation("project.needs_init", is_safe=True, gives=NeedsInit),
     Operation("project.init", is_safe=True),
-    Operation("project.init_prompt", is_safe=True),
+    Operation("project.init_prompt", is_safe=True, gives=InitPrompt),
     # a command of the user; args sid, env (JSON list of KEY=VALUE)
-    Operation("shell.run", is_safe=False, within_s=660.0, is_bound=True),
+    Operation(
+        "shell.run",
+        is_safe=False,
+        within_s=660.0,
+        is_bound=True,
+        takes=ShellWish,
+        gives=ShellResult,
+        codes=("workspace_closing",),
+    ),
     # language servers, skills, MCP servers
-    Operation("lsp.list", is_safe=True),
-    Operation("lsp.diagnostics", is_safe=True),  # args lsp
-    Operation("lsp.start", is_safe=True),
+    Operation("lsp.list", is_safe=True, gives=dict[str, LspInfo]),
+    Operation("lsp.diagnostics", is_safe=True, gives=dict[str, list[Diagnostic]], codes=_NOT_THERE),  # args lsp
+    Operation("lsp.start", is_safe=True, takes=PathWish),
     Operation("lsp.stop", is_safe=True),
-    Operation("skill.list", is_safe=True),
-    Operation("skill.read", is_safe=True),
-    Operation("mcp.states", is_safe=True),
-    Operation("mcp.prompts", is_safe=True),
-    Operation("mcp.get_prompt", is_safe=True),
-    Operation("mcp.read_resource", is_safe=True),
-    Operation("mcp.refresh_tools", is_safe=True),
-    Operation("mcp.refresh_prompts", is_safe=True),
-    Operation("mcp.refresh_resources", is_safe=True),
-    Operation("mcp.pending_auth", is_safe=True),
-    Operation("mcp.auth_url", is_safe=True),  # args name
-    Operation("mcp.auth", is_safe=False, is_bound=True),
+    Operation("skill.list", is_safe=True, gives=list[SkillInfo]),
+    Operation("skill.read", is_safe=True, takes=SkillWish, gives=SkillText, codes=_NOT_THERE),
+    Operation("mcp.states", is_safe=True, gives=dict[str, McpInfo]),
+    Operation("mcp.prompts", is_safe=True, gives=list[McpPrompt]),
+    Operation("mcp.get_prompt", is_safe=True, takes=PromptWish, gives=PromptText, codes=_NOT_THERE),
+    Operation("mcp.read_resource", is_safe=True, takes=ResourceWish, gives=list[ResourceContent], codes=_NOT_THERE),
+    Operation("mcp.refresh_tools", is_safe=True, takes=ServerName),
+    Operation("mcp.refresh_prompts", is_safe=True, takes=ServerName),
+    Operation("mcp.refresh_resources", is_safe=True, takes=ServerName),
+    Operation("mcp.pending_auth", is_safe=True, gives=list[PendingLogin]),
+    Operation("mcp.auth_url", is_safe=True, gives=LoginAddress),  # args name
+    Operation("mcp.auth", is_safe=False, is_bound=True, takes=ServerName, gives=dict[str, Any], codes=_NOT_THERE),
     Operation("mcp.docker_enable", is_safe=True),
     Operation("mcp.docker_disable", is_safe=True),
 )

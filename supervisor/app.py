@@ -29,6 +29,7 @@ from supervisor.http.control import ControlHandlers
 from supervisor.http.forward import Forward
 from supervisor.http.front import Front
 from supervisor.http.listeners import ListenFailed
+from supervisor.http.openapi.page import DescriptionHandlers
 from supervisor.http.routes import ROUTES
 from supervisor.http.sse import EventStreams
 from supervisor.http.status import StatusHandlers
@@ -230,6 +231,7 @@ class App:
             random=self._random,
             log=log,
         )
+        description = DescriptionHandlers()
         self._forward = Forward(registry=registry, admission=admission)
         handlers: dict[str, Handler] = {
             "health": control.health,
@@ -247,6 +249,8 @@ class App:
             "restart_worker": workspaces.restart,
             "evict_worker": workspaces.evict,
             "remove_registration": workspaces.unregister,
+            "openapi": description.openapi,
+            "docs": description.docs,
         }
         assert set(handlers) == {route.handler for route in ROUTES if route.handler}
         return handlers

@@ -1,16 +1,32 @@
 """Changes of the configuration and what is said of the project (http-api 2.7, 3.3)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from protocol.shapes.provider import SelectedModel
+from protocol.shapes.provider import ProviderConfig, SelectedModel
 
 GLOBAL, WORKSPACE = 0, 1
 """The scopes: a file of this user, for all workspaces; a file in the workspace's data directory. Others are global."""
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 ModelType = Literal["large", "small"]
+_TEXT_OR_TOKEN = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/components/schemas/OAuthToken"}]}
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The merged configuration with secrets masked. Clients crash without `providers` and `options.tui`."""
+
+    providers: dict[str, ProviderConfig]
+    options: dict[str, Any]
+    models: dict[str, SelectedModel] = {}
+    recent_models: dict[str, list[SelectedModel]] = {}
+    mcp: dict[str, dict[str, Any]] = {}
+    lsp: dict[str, dict[str, Any]] = {}
+    permissions: dict[str, Any] = {}
+    tools: dict[str, Any] = {}
+    hooks: dict[str, list[dict[str, Any]]] = {}
+    env: dict[str, str] = {}
 
 
 class SetKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +64,7 @@ class SetProviderKey(msgspec.Struct, frozen=True, kw_only=True):
 
     provider_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     kind: Literal["string", "oauth"]
-    api_key: msgspec.Raw
+    api_key: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_TEXT_OR_TOKEN)]
     scope: int = GLOBAL
 
 

@@ -23,6 +23,18 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: dict[str, Any] = {}
 
 
+class CatalogueProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of `GET …/providers`: what can be chosen, without keys and headers."""
+
+    name: str
+    id: str
+    api_endpoint: str
+    type: str
+    default_large_model_id: str
+    default_small_model_id: str
+    models: list[Model]
+
+
 class SelectedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The model that a workspace uses for one purpose (`large`, `small`)."""
 

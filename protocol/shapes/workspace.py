@@ -1,5 +1,7 @@
 """Workspaces as API v1 sends them (http-api 3.1), and what the operators' routes say about workers."""
 
+from typing import Annotated
+
 import msgspec
 
 EMPTY_CONFIG = msgspec.Raw(b'{"providers":{},"options":{"tui":{}}}')
@@ -28,10 +30,21 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
     data_dir: str = ""
     version: str = ""
-    config: msgspec.Raw = EMPTY_CONFIG
+    config: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Config"})] = (
+        msgspec.field(default_factory=lambda: EMPTY_CONFIG)
+    )
     env: list[str] = []
     channels: list[str] = []
-    skills: msgspec.Raw = msgspec.Raw(b"[]")
+    skills: Annotated[
+        msgspec.Raw,
+        msgspec.Meta(extra_json_schema={"type": "array", "items": {"$ref": "#/components/schemas/SkillState"}}),
+    ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"[]"))
+
+
+class CurrentSession(msgspec.Struct, frozen=True):
+    """`POST …/current-session`: the session that the client looks at; empty for none."""
+
+    session_id: str = ""
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from tornado.iostream import IOStream
 from protocol.base.logs import fields
 from protocol.errors import BadInput, BulkheadError, Internal
 from protocol.ids import ClientId, RandomSource, is_uuid, new_uuid
+from protocol.shapes.server import ErrorBody
 from supervisor.http.routes import MethodUnknown, Route
 
 T = TypeVar("T")
@@ -95,7 +96,7 @@ def error_response(error: BulkheadError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == 503:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s or 1.0)))
-    body = _encoder.encode({"message": error.message, "code": error.code})
+    body = _encoder.encode(ErrorBody(message=error.message, code=error.code))
     return Response(error.status, body, headers)
 
 

@@ -4,17 +4,12 @@ import os
 import platform
 from collections.abc import Callable
 
-import msgspec
-
+from protocol.shapes.server import Command, Version
 from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
 from supervisor.http.base import Request, Response, json_response
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-class _Command(msgspec.Struct, frozen=True):
-    command: str = ""
 
 
 class ControlHandlers:
@@ -27,13 +22,13 @@ class ControlHandlers:
         self._leave = leave
         system = os.uname()
         self._version = json_response(
-            {
-                "version": BULKHEAD_VERSION,
-                "commit": "",
-                "build_id": BULKHEAD_VERSION,
-                "go_version": f"python{platform.python_version()}",
-                "platform": f"{system.sysname.lower()}/{_MACHINES.get(system.machine, system.machine)}",
-            }
+            Version(
+                version=BULKHEAD_VERSION,
+                commit="",
+                build_id=BULKHEAD_VERSION,
+                go_version=f"python{platform.python_version()}",
+                platform=f"{system.sysname.lower()}/{_MACHINES.get(system.machine, system.machine)}",
+            )
         )
 
     async def health(self, request: Request) -> Response:
@@ -50,7 +45,7 @@ class ControlHandlers:
 
     async def control(self, request: Request) -> Response:
         """A client asks us to leave. Raises BadInput, Conflict (not_idle)."""
-        command = request.json(_Command).command
+        command = request.json(Command).command
         self._admission.commanded(command, is_busy=self._is_busy())
         self._leave()
         return Response()

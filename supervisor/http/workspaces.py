@@ -9,7 +9,7 @@ from protocol.base.logs import fields
 from protocol.errors import BadInput, BulkheadError
 from protocol.ids import SessionId, WorkspaceId
 from protocol.secrets import masked_environment
-from protocol.shapes.workspace import EMPTY_CONFIG, Description, WorkspaceWish
+from protocol.shapes.workspace import EMPTY_CONFIG, CurrentSession, Description, WorkspaceWish
 from protocol.shapes.workspace import Workspace as WorkspaceShape
 from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
@@ -21,10 +21,6 @@ from supervisor.workspaces.workspace import Workspace
 
 LIST_DESCRIBE_S = 1.0
 """A list waits so long for the workers that are awake; who does not answer is shown with an empty configuration."""
-
-
-class _CurrentSession(msgspec.Struct, frozen=True):
-    session_id: str = ""
 
 
 class WorkspaceHandlers:
@@ -86,7 +82,7 @@ class WorkspaceHandlers:
     async def set_current_session(self, request: Request) -> Response:
         """Which session the client looks at."""
         client_id = request.client_id()
-        session_id = SessionId(request.json(_CurrentSession).session_id)
+        session_id = SessionId(request.json(CurrentSession).session_id)
         workspace = await self._find(request)
         workspace.view(client_id, session_id)
         return Response()

@@ -5,7 +5,13 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
-from msgspec import UNSET, UnsetType
+
+# What clients see, too, is said where both sides find it.
+from protocol.shapes.lsp import Diagnostic as Diagnostic
+from protocol.shapes.lsp import LspEvent as LspEvent
+from protocol.shapes.lsp import LspInfo as LspInfo
+from protocol.shapes.lsp import Position as Position
+from protocol.shapes.lsp import Range as Range
 
 ERROR, WARNING, INFORMATION, HINT = 1, 2, 3, 4
 """Severities of diagnostics."""
@@ -16,31 +22,6 @@ KINDS = (
     "enum member", "struct", "event", "operator", "type parameter",
 )  # fmt: skip
 """Names of the symbol kinds, by number."""
-
-
-class Position(msgspec.Struct, frozen=True, kw_only=True):
-    """A place in a text: line and UTF-16 code unit in the line, both counted from 0."""
-
-    line: int
-    character: int
-
-
-class Range(msgspec.Struct, frozen=True, kw_only=True):
-    """From `start` up to, not including, `end`."""
-
-    start: Position
-    end: Position
-
-
-class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is wrong in a file. Clients count by `severity`, so it is always told."""
-
-    range: Range
-    message: str
-    severity: int = ERROR
-    code: int | str | UnsetType | None = UNSET
-    source: str | UnsetType | None = UNSET
-    tags: list[int] | UnsetType | None = UNSET
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -139,26 +120,6 @@ class Initialized(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The answer to `initialize`."""
 
     capabilities: Capabilities = msgspec.field(default_factory=Capabilities)
-
-
-class LspInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One language server as clients see it (http-api 3.11)."""
-
-    name: str
-    state: int
-    connected_at: str
-    error: str = ""
-    diagnostic_count: int = 0
-
-
-class LspEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The payload of an `lsp_event`; `type` is `state_changed` or `diagnostics_changed`."""
-
-    type: str
-    name: str
-    state: int
-    error: str = ""
-    diagnostic_count: int = 0
 
 
 def uri_of(path: Path) -> str:

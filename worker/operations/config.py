@@ -22,7 +22,7 @@ from protocol.shapes.config import (
     SetKey,
     SetProviderKey,
 )
-from protocol.shapes.provider import ProviderConfig, SelectedModel
+from protocol.shapes.provider import CatalogueProvider, ProviderConfig, SelectedModel
 from worker.config.edit import names_of, remember_model, remove_key, set_key
 from worker.config.files import Object
 from worker.operations.reading import read
@@ -65,7 +65,7 @@ class ConfigOperations:
     async def providers(self, request: Request) -> Response:
         """The providers with their models, without keys and headers."""
         config = self._equipment.outfit.config
-        return Response(msgspec.json.encode([_catalogue(provider) for provider in config.providers.values()]))
+        return Response(msgspec.json.encode([_catalogue(provider) for provider in config.shown_providers().values()]))
 
     async def set(self, request: Request) -> Response:
         """Put any JSON at a dotted path."""
@@ -173,14 +173,14 @@ def _unchosen(names: list[str]) -> dict[str, SelectedModel | None]:
     return dict.fromkeys(names[1:2] or ["large", "small"])
 
 
-def _catalogue(provider: ProviderConfig) -> dict[str, object]:
+def _catalogue(provider: ProviderConfig) -> CatalogueProvider:
     first = provider.models[0].id if provider.models else ""
-    return {
-        "name": provider.name or provider.id,
-        "id": provider.id,
-        "api_endpoint": provider.base_url,
-        "type": provider.type,
-        "default_large_model_id": first,
-        "default_small_model_id": first,
-        "models": [replace(model, options={}) for model in provider.models],
-    }
+    return CatalogueProvider(
+        name=provider.name or provider.id,
+        id=provider.id,
+        api_endpoint=provider.base_url,
+        type=provider.type,
+        default_large_model_id=first,
+        default_small_model_id=first,
+        models=[replace(model, options={}) for model in provider.models],
+    )

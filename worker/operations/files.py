@@ -11,19 +11,13 @@ import msgspec
 from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
+from protocol.shapes.file import FileRead
 from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
 from worker.store import files
 from worker.store.database import Database, Transaction
 
 NEVER = b'"0001-01-01T00:00:00Z"'
-
-
-class FileRead(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/filetracker/read`."""
-
-    session_id: str = ""
-    path: str = ""
 
 
 class FileOperations:
@@ -51,8 +45,6 @@ class FileOperations:
     async def read(self, request: Request) -> Response:
         """The client shows this file to the session: remember its present content."""
         wish = read(request.body, FileRead)
-        if not wish.session_id or not wish.path or "\x00" in wish.path:
-            raise BadInput("cannot note a read: send session_id and path")
         path = self._resolved(wish.path)
         # In a thread, because a file may lie on a slow disk.
         digest = await asyncio.to_thread(_digest, path, self._limits.edit_max_bytes)

@@ -1,0 +1,53 @@
+"""The words of paths, queries and headers: what each means and what may stand there."""
+
+from typing import Any
+
+from supervisor.http.openapi.schemas import UUID_PATTERN
+from supervisor.http.routes import Route
+
+_ID = {"type": "string", "pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.:$-]{0,199}$"}
+_UUID = {"type": "string", "pattern": UUID_PATTERN}
+_TEXT = {"type": "string"}
+
+PATH: dict[str, tuple[str, dict[str, Any]]] = {
+    "id": ("The workspace: the `id` that its creation answered with.", _TEXT),
+    "sid": ("The session. A child session has `$$` in its id.", _ID),
+    "run": ("The run: the `run_id` of its prompt.", _ID),
+    "lsp": ("The name that the configuration gives the language server.", _ID),
+    "client_id": ("The client: a UUID that it made up for itself.", _UUID),
+}
+
+QUERY: dict[str, tuple[str, dict[str, Any]]] = {
+    "client_id": ("The client: a UUID that it made up for itself.", _UUID),
+    "ids": ("`1`: numbered events carry an SSE `id:`, with which a stream can be resumed.", {"enum": ["1", "true"]}),
+    "memory": ("`full`: measure private memory too, which takes longer.", {"enum": ["full"]}),
+    "session_id": ("Only of this session.", _TEXT),
+    "path": ("The file; a relative path counts from the workspace.", {"type": "string", "pattern": r"^[^\x00]*$"}),
+    "run_id": ("Only this run.", _TEXT),
+    "provider_id": ("The provider; without it the configured small model is meant.", _TEXT),
+    "limit": ("At most so many; more than 1000 is taken as 1000.", {"type": "integer", "minimum": 0}),
+    "name": ("The MCP server.", {"type": "string", "minLength": 1}),
+}
+
+HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Last-Event-ID": (
+        "Resume after this event; an id that is not known begins with an event `reset`.",
+        {"type": "string"},
+    ),
+}
+
+
+def of(route: Route) -> list[dict[str, Any]]:
+    """The parameters of a route, in the order path, query, header."""
+    words = [word[1:-1] for word in route.path.split("/") if word.startswith("{")]
+    return [
+        *(_parameter(word, "path", PATH[word], True) for word in words),
+        *(_parameter(word, "query", QUERY[word], word in route.needs) for word in route.query),
+        *(_parameter(word, "header", HEADERS[word], False) for word in route.headers),
+    ]
+
+
+def _parameter(name: str, place: str, row: tuple[str, dict[str, Any]], is_needed: bool) -> dict[str, Any]:
+    description, schema = row
+    found: dict[str, Any] = {"name": name, "in": place, "description": description, "schema": dict(schema)}
+    return {**found, "required": True} if is_needed else found
