@@ -64,7 +64,8 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that was configured, ready for use. `providers` hold real keys: only `wire` may leave the process."""
+    """Everything that was configured, ready for use. `providers` hold real keys: only `wire` and `shown_providers` may
+    leave the process."""
 
     providers: dict[str, ProviderConfig] = field(repr=False)
     models: dict[str, SelectedModel]
@@ -84,7 +85,7 @@ class Config:
 
     def wire(self) -> bytes:
         """The `Config` of the HTTP API: `providers` and `options.tui` are objects, secrets are masked."""
-        mask = Mask(self.secrets)
+        mask = self._mask()
         options = self.raw.get("options")
         shown = dict(options) if isinstance(options, dict) else {}
         tui = shown.get("tui")
@@ -92,7 +93,7 @@ class Config:
         shown["data_directory"] = str(self.data_dir)
         wire: Object = {
             "models": {kind: mask.choice(model) for kind, model in self.models.items()},
-            "providers": {name: mask.provider(provider) for name, provider in self.providers.items()},
+            "providers": self.shown_providers(),
             "options": shown,
             "permissions": {"allowed_tools": list(self.allowed_tools)},
         }
@@ -106,6 +107,14 @@ class Config:
                 kind: mask.tree({"": _recent(found)})[""] for kind, found in recent.items() if isinstance(found, list)
             }
         return msgspec.json.encode(wire)
+
+    def shown_providers(self) -> dict[str, ProviderConfig]:
+        """The providers as clients may see them."""
+        mask = self._mask()
+        return {name: mask.provider(provider) for name, provider in self.providers.items()}
+
+    def _mask(self) -> Mask:
+        return Mask(self.secrets)
 
 
 def load_config(

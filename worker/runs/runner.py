@@ -113,8 +113,8 @@ class Runner:
                     verdict = self._blame(outcome)
                 else:
                     result = outcome
-        except BulkheadError as error:
-            verdict = _failed(error)
+        except Exception as error:  # a bug before the turn, too, ends this run and not its session
+            verdict = self._blame(error)
         self.transcript.close()
         held = self.transcript.held
         if result is not None and held is not None and held.id == result.message_id:

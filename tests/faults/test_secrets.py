@@ -1,0 +1,255 @@
+"""Fault matrix 13: a key is seen by the model that it is for, and by nobody else (X08)."""
+
+import asyncio
+import json
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.canary import Canary
+from tests.support.client import head, read_head
+from tests.support.door import port_of, say, token_of
+from tests.support.eventually import eventually
+from tests.support.house import House, Room
+from tests.support.provider import API_KEY
+
+IN_ENVIRONMENT = "canary-environment-0123456789abcdef"
+OF_THE_CLIENT = "canary-of-the-client-0123456789abcdef"
+IN_PROMPT = "canary-prompt-0123456789abcdef"
+IN_OUTPUT = "canary-output-0123456789abcdef"
+IN_HEADER = "canary-header-0123456789abcdef"
+IN_ARGUMENT = "canary-argument-0123456789abcdef"
+ONE_ATTEMPT = {"model_retries_max": 0}
+ENVIRONMENT = {"CANARY_API_KEY": IN_ENVIRONMENT, "CANARY_URL_KEY": IN_ARGUMENT}
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("status", [401, 400, 503])
+@pytest.mark.house(limits=ONE_ATTEMPT)
+async def test_X08_a_provider_that_echoes_the_key(house: House, status: int, dialect: str) -> None:
+    room, other = await house.room(model=dialect), await house.room("other")
+    run = await room.prompt("hello")
+    call = await house.provider.next_call()
+    assert API_KEY in str(call.headers), "the one it is for has it"
+    await call.refuse(status, message=f"Incorrect API key provided: {API_KEY}.", code=API_KEY)
+    ended = await room.ended(run)
+    assert "***" in ended["error"], ended
+    canary = Canary(house, API_KEY)
+    assert await canary.places(own=room.id, others=[other.id]) == []
+    for watcher in (room.watcher, other.watcher):
+        assert canary.in_events(event.data for event in watcher.seen) == []
+    assert API_KEY not in json.dumps(await room.messages())
+    assert API_KEY not in json.dumps(await room.run(run))
+    assert API_KEY not in database(room)
+
+
+@pytest.mark.house(limits=ONE_ATTEMPT)
+async def test_X08_a_provider_that_echoes_the_key_within_its_stream(house: House) -> None:
+    room = await house.room(model="openai")
+    run, call = await room.streaming("some ")
+    await call.garbage(b'data: {"error": {"message": "bad key ' + API_KEY.encode() + b'", "code": 401}}\n\n')
+    await call.cut()
+    assert (await room.ended(run))["error"]
+    canary = Canary(house, API_KEY)
+    assert await canary.places(own=room.id) == []
+    assert canary.in_events(event.data for event in room.watcher.seen) == []
+    assert API_KEY not in database(room)
+
+
+@pytest.mark.house(env=ENVIRONMENT)
+async def test_X08_the_environment_and_what_runs_in_it(house: House) -> None:
+    client = house.new_client()
+    entries = ["PATH=/usr/bin:/bin", f"OF_CLIENT_TOKEN={OF_THE_CLIENT}", "PLAIN=seen"]
+    room, other = await house.room(env=entries, yolo=True), await house.room("other")
+    for prompt in (
+        "/tool bash " + json.dumps({"description": "print all", "command": f"env; echo {IN_OUTPUT}"}),
+        f"/say {IN_PROMPT}",
+        f"/fail {IN_PROMPT}",
+    ):
+        await room.ended(await room.prompt(prompt))
+    assert IN_OUTPUT in json.dumps(await room.messages()), "the tool ran"
+    assert IN_ENVIRONMENT not in json.dumps(await room.messages()), "a tool printed the server's key"
+    assert await Canary(house, IN_ENVIRONMENT, OF_THE_CLIENT).places(own=room.id, others=[other.id]) == []
+    assert await Canary(house, IN_PROMPT, IN_OUTPUT).places(others=[other.id]) == []
+    everything = Canary(house, IN_ENVIRONMENT, OF_THE_CLIENT, IN_PROMPT, IN_OUTPUT)
+    assert everything.in_events(event.data for event in other.watcher.seen) == []
+    [shown] = [row for row in (await client.get("/v1/workspaces")).json() if row["id"] == room.id]
+    assert shown["env"] == ["PATH=/usr/bin:/bin", "OF_CLIENT_TOKEN=***", "PLAIN=seen"]
+
+
+async def test_X08_what_a_client_sends_for_its_own_shell_is_there_and_a_mask_is_not_taken_for_it(house: House) -> None:
+    room = await house.room(env=["PATH=/usr/bin:/bin", f"OF_CLIENT_TOKEN={OF_THE_CLIENT}"])
+    shell = f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/shell"
+    command = {"command": "echo ${OF_CLIENT_TOKEN-none}"}
+    assert (await room.client.post(shell, command)).expect(200).json()["output"] == OF_THE_CLIENT
+    shown = (await room.client.get(f"/v1/workspaces/{room.id}")).json()
+    path = f"/v1/workspaces/{room.id}/registration"
+    (await room.client.request("DELETE", path)).expect(200)
+    again = await room.client.create(room.path, env=shown["env"])  # as the Crush client does when its workspace is gone
+    session = await room.client.create_session(again["id"])
+    shell = f"/v1/workspaces/{again['id']}/agent/sessions/{session}/shell"
+    assert (await room.client.post(shell, command)).expect(200).json()["output"] == "none"
+
+
+@pytest.mark.house(env=ENVIRONMENT, limits=ONE_ATTEMPT)
+async def test_X08_a_key_that_a_template_takes_from_the_environment(house: House) -> None:
+    path = house.directory("w", "openai")
+    config = house.provider.config()
+    config["providers"]["loop"] |= {"api_key": "$CANARY_API_KEY", "extra_headers": {"X-More": "$CANARY_URL_KEY"}}
+    (path / "bulkhead.json").write_text(json.dumps(config))
+    client = house.new_client()
+    workspace = (await client.create(path))["id"]
+    watcher = await house.watch(workspace, name="w", client=client)
+    run = await client.prompt(workspace, await client.create_session(workspace), "hello")
+    call = await house.provider.next_call()
+    assert call.headers["authorization"] == f"Bearer {IN_ENVIRONMENT}"
+    await call.refuse(401, message=f"{IN_ENVIRONMENT} is wrong, and {IN_ARGUMENT} too")
+    assert (await watcher.ended(run))["error"]
+    canary = Canary(house, IN_ENVIRONMENT, IN_ARGUMENT)
+    assert await canary.places(own=workspace, others=[house.bystander.workspace]) == []
+    assert canary.in_events(event.data for event in watcher.seen) == []
+
+
+@pytest.mark.house(env=ENVIRONMENT)
+async def test_X08_an_exception_and_the_dump_of_a_stack(house: House) -> None:
+    room = await house.room(model="openai")
+    house.failpoints.arm("run.before_start", "raise", workspace=room.id)
+    failed = await room.ended(await room.prompt(IN_PROMPT))
+    assert "see the log under" in failed["error"]
+    house.failpoints.arm("prompt.before_commit", "raise", workspace=room.id)
+    refused = (await room.client.submit(room.id, room.session, IN_PROMPT)).expect(500)
+    assert b"FailpointRaised" not in refused.body, "the story belongs into the log"
+    log = house.server.runtime_dir / "workers" / f"{room.id}.log"
+    assert "FailpointRaised" in log.read_text(), "no exception was logged: this test looks at nothing"
+    run, call = await room.streaming("one ")
+    (await room.worker()).send(signal.SIGUSR1)
+    await eventually(lambda: "(most recent call first)" in log.read_text(), what="a dump of the stacks")
+    assert await Canary(house, API_KEY, IN_ENVIRONMENT, IN_PROMPT).places() == []
+    await call.reply("two")
+    await room.ended(run)
+
+
+async def test_X08_a_configuration_is_shown_masked_and_still_readable(house: House) -> None:
+    path = house.directory("w", "openai")
+    config: dict[str, Any] = json.loads((path / "bulkhead.json").read_text())
+    provider = config["providers"]["loop"]
+    provider["extra_headers"] = {"X-Secret": IN_HEADER}
+    provider["extra_body"] = {"auth": {"token": IN_HEADER}, "depth": 3}
+    config["providers"]["second"] = provider | {"base_url": f"https://me:{IN_ARGUMENT}@models.example/v1"}
+    config["mcp"] = {
+        "docs": {
+            "type": "http",
+            "disabled": True,
+            "url": f"https://me:{IN_ARGUMENT}@mcp.example/",
+            "headers": {"Authorization": f"Bearer {IN_HEADER}"},
+            "oauth_client_secret": IN_ARGUMENT,
+        },
+        "local": {
+            "type": "stdio",
+            "disabled": True,
+            "command": "serve",
+            "args": ["--fast", "--key", API_KEY],
+            "env": {"MODE": IN_HEADER},
+        },
+    }
+    config["lsp"] = {"one": {"disabled": True, "command": "serve", "env": {"LSP_TOKEN": IN_HEADER}}}
+    config["env"] = {"ANY": IN_HEADER}
+    (path / "bulkhead.json").write_text(json.dumps(config))
+    client = house.new_client()
+    workspace = (await client.create(path))["id"]
+    canary = Canary(house, API_KEY, IN_HEADER, IN_ARGUMENT)
+    assert await canary.places(own=workspace) == []
+    shown = (await client.get(f"/v1/workspaces/{workspace}/config")).expect(200).json()
+    assert shown["providers"]["loop"]["api_key"] == "***"
+    assert shown["providers"]["loop"]["base_url"] == provider["base_url"]
+    assert shown["providers"]["loop"]["extra_body"] == {"auth": {"token": "***"}, "depth": 3}
+    assert shown["providers"]["second"]["base_url"] == "https://***@models.example/v1"
+    assert shown["mcp"]["docs"]["headers"] == {"Authorization": "***"}
+    assert shown["mcp"]["local"]["args"] == ["--fast", "--key", "***"]
+    assert shown["mcp"]["local"]["command"] == "serve"
+    assert shown["lsp"]["one"]["env"] == {"LSP_TOKEN": "***"}
+    assert shown["env"] == {"ANY": "***"}
+
+
+async def test_X08_a_key_that_a_client_stores_is_not_told_to_anybody(house: House) -> None:
+    room, other = await house.room(model="openai"), await house.room("other")
+    wish = {"provider_id": "loop", "kind": "string", "api_key": OF_THE_CLIENT, "scope": 1}
+    (await room.client.post(f"/v1/workspaces/{room.id}/config/provider-key", wish)).expect(200)
+    await room.watcher.wait(lambda event: event.kind == "config_changed", what="config_changed")
+    bad = {"key": "providers.loop.models", "value": OF_THE_CLIENT, "scope": 1}
+    refused = (await room.client.post(f"/v1/workspaces/{room.id}/config/set", bad)).expect(400)
+    assert OF_THE_CLIENT not in refused.body.decode()
+    canary = Canary(house, OF_THE_CLIENT)
+    assert await canary.places(own=room.id, others=[other.id]) == []
+    for watcher in (room.watcher, other.watcher):
+        assert canary.in_events(event.data for event in watcher.seen) == []
+    files = [
+        path for path in room.data_dir.rglob("*") if path.is_file() and OF_THE_CLIENT.encode() in path.read_bytes()
+    ]
+    assert files, "it was stored nowhere"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+@pytest.mark.house(tcp=True)
+async def test_X08_the_token_stays_in_its_file(house: House) -> None:
+    room = await house.room()
+    port, token = port_of(house), token_of(house)
+    file = house.server.runtime_dir / "token"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    lines = f"Host: localhost:{port}\nAuthorization: Bearer {token}"
+    for target in (
+        "/v1/version",
+        f"/v1/nothing?token={token}",
+        f"/v1/workspaces/{token}",
+        f"/v1/{token}",
+        "/v1/workers",
+    ):
+        for method in ("GET", "POST"):
+            await say(port, f"{method} {target} HTTP/1.1\n{lines}", b"{" if method == "POST" else b"")
+            await say(port, f"{method} {target} HTTP/1.1\nHost: localhost:{port}")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        head("GET", f"/v1/workspaces/{room.id}/events", {"Authorization": f"Bearer {token}"}).replace(
+            b"Host: bulkhead", f"Host: localhost:{port}".encode()
+        )
+    )
+    assert (await read_head(reader))[0] == 200
+    await room.works()
+    writer.close()
+    assert await Canary(house, token).places(own=room.id) == []
+    records = sorted((house.server.runtime_dir / "workers").glob("*.json"))
+    tokens = {json.loads(path.read_text())["token"] for path in records}
+    assert len(tokens) == len(records) == 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in records} == {0o600}
+    for path in records:
+        path.rename(path.with_suffix(".aside"))  # the one place for them
+    try:
+        for found in await Canary(house, *tokens).places(own=room.id):
+            assert found.endswith(".aside"), found
+    finally:
+        for path in records:
+            path.with_suffix(".aside").rename(path)
+
+
+async def test_X08_the_canary_is_found_where_it_sits(house: House) -> None:
+    room = await house.room()
+    planted = house.server.runtime_dir / "workers" / "planted.log"
+    planted.write_text(f"oops {IN_PROMPT}")
+    try:
+        assert await Canary(house, IN_PROMPT).places() == [f"file {planted}"]
+        assert [found for found in await Canary(house, str(room.path)).places() if found.startswith("cmdline")]
+        assert [found for found in await Canary(house, room.id).places(own=room.id) if found.startswith("GET /v1/w")]
+    finally:
+        planted.unlink()
+
+
+def database(room: Room) -> str:
+    """All bytes of a workspace's database, its log of changes included."""
+    return "".join(_text(path) for path in sorted(room.data_dir.glob("workspace.db*")))
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace")
