@@ -56,6 +56,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     storage_job_s: float = 15.0  # second deadline: outcome unknown, the worker ends itself
     storage_backlog_max: int = 4096
     events_kept: int = 20_000  # rows of the event log; older cursors get `reset`
+    events_kept_bytes: int = 128 * 1024 * 1024  # of their data: what comes first
     lock_deadline_s: float = 1.0  # a second worker on a data directory refuses within this
 
     # --- runs and messages --------------------------------------------------------------------------------------
@@ -110,6 +111,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     lsp_pending_max: int = 64  # requests that wait for one server
     lsp_documents_max: int = 64  # files that are open in one server
     lsp_document_max_bytes: int = 2 * 1024 * 1024
+    history_file_max_bytes: int = 256 * 1024  # a longer file is changed, but its versions are not kept
+    history_versions_kept: int = 50  # of one file in one session, beside the first
     tool_threads: int = 4  # for tools that walk and read files
 
     # --- clients ------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ from worker.skills.service import SkillService
 from worker.store import events as event_rows
 from worker.store.database import Database, StorageUnusable
 from worker.store.files import StoredFileLedger
+from worker.store.history import StoredHistory
 from worker.store.migrations import SchemaNewer
 from worker.store.todos import StoredTodos
 from worker.tenure import Tenure
@@ -168,6 +169,7 @@ class Worker:
             services=[languages, hooks, skills, jobs, FixedTools(Bash(jobs))],
             code=languages,
             hooks=hooks,
+            history=StoredHistory(database, limits, clock, self._random),
             limits=limits,
             clock=clock,
             random=self._random,

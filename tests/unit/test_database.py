@@ -123,6 +123,29 @@ def test_old_events_are_pruned_and_a_cursor_before_them_is_refused(tmp_path: Pat
     run(story())
 
 
+def test_events_are_bounded_by_their_bytes_too(tmp_path: Path) -> None:
+    async def story() -> None:
+        limits = Limits(events_kept=100_000, events_kept_bytes=40_000)
+        database = await open_database(tmp_path / "workspace.db", limits=limits)
+
+        def many(transaction: Transaction) -> None:
+            for _ in range(600):
+                transaction.emit("session", "updated", build_session())
+
+        await database.write(many)
+        found = await database.read(lambda connection: event_rows.since(connection, 590, 10))
+        assert found is not None
+        size = len(found[0].data)
+        oldest = 600 - 40_000 // size
+        assert await database.read(lambda connection: event_rows.since(connection, oldest - 1, 1)) is None
+        kept = await database.read(lambda connection: event_rows.since(connection, oldest, 1000))
+        assert kept is not None
+        assert sum(len(event.data) for event in kept) <= 40_000
+        await database.close(5)
+
+    run(story())
+
+
 async def fill(database, pages: int) -> None:  # type: ignore[no-untyped-def]
     """Let the file have `pages` pages more and no others."""
 

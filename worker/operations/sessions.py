@@ -15,7 +15,7 @@ from protocol.shapes.session import Session, SessionWish
 from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
-from worker.store import messages, sessions
+from worker.store import history, messages, sessions
 from worker.store.database import Database, Transaction
 from worker.tools.jobs import Jobs
 
@@ -149,8 +149,10 @@ class SessionOperations:
         transaction.emit("session", "deleted", session, session_id=session_id)
 
     async def history(self, request: Request) -> Response:
-        """The file versions of a session; none are kept yet."""
-        return Response(b"[]")
+        """The versions of the files that a session changed, in order."""
+        session_id = request.args.get("sid", "")
+        found = await self._database.read(lambda connection: history.of_session(connection, session_id))
+        return Response(msgspec.json.encode(found))
 
     async def messages(self, request: Request) -> Response:
         """The conversation, oldest first; what is only shown so far is stored first."""

@@ -37,7 +37,16 @@ from worker.service import Service
 from worker.store.runs import SUMMARY, TASK, StoredRun
 from worker.tools.agent import AGENT_TOOLS
 from worker.tools.child import Children
-from worker.tools.tool import CodeServers, FileLedger, Hooks, NoCodeServers, NoHooks, ToolContext
+from worker.tools.tool import (
+    CodeServers,
+    FileHistory,
+    FileLedger,
+    Hooks,
+    NoCodeServers,
+    NoHistory,
+    NoHooks,
+    ToolContext,
+)
 from worker.tools.toolbox import Toolbox, build_toolbox
 
 _GATHER_S = 10.0
@@ -65,6 +74,7 @@ class Equipment:
         services: Sequence[Service] = (),
         code: CodeServers | None = None,
         hooks: Hooks | None = None,
+        history: FileHistory | None = None,
         limits: Limits,
         clock: Clock,
         random: random.Random,
@@ -80,6 +90,7 @@ class Equipment:
         self._services = [*services]
         self._code = code or NoCodeServers()
         self._hooks = hooks or NoHooks()
+        self._history = history or NoHistory()
         self._limits = limits
         self._clock = clock
         self._random = random
@@ -219,6 +230,7 @@ class Equipment:
                 readable=readable,
                 takes_images=model.model.supports_attachments,
                 code=self._code,
+                history=self._history,
                 hooks=self._hooks if run.kind != TASK else NoHooks(),
             )
 

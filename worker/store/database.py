@@ -386,7 +386,8 @@ class Database:
             for job in jobs:
                 self._run(job, transaction)
             if transaction.events and transaction.last_number % _PRUNE_EVERY < len(transaction.events):
-                event_rows.prune(self._connection, transaction.last_number - self._limits.events_kept)
+                limits = self._limits
+                event_rows.prune(self._connection, kept=limits.events_kept, kept_bytes=limits.events_kept_bytes)
             self._raw.execute("COMMIT")
         except Exception as error:
             fault = storage_fault(error)

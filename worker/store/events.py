@@ -18,6 +18,12 @@ _LAST = select(func.max(EVENTS.c.number))
 _FIRST = select(func.min(EVENTS.c.number))
 _SINCE = select(EVENTS).where(EVENTS.c.number > bindparam("after")).order_by(EVENTS.c.number).limit(bindparam("count"))
 _PRUNE = delete(EVENTS).where(EVENTS.c.number <= bindparam("number"))
+# Counted from the newest backwards; the length of a value is known without reading it.
+_SIZES = select(
+    EVENTS.c.number,
+    func.sum(func.length(EVENTS.c.data)).over(order_by=EVENTS.c.number.desc()).label("total"),
+).subquery()
+_TOO_MUCH = select(func.max(_SIZES.c.number)).where(_SIZES.c.total > bindparam("most"))
 _LOG_ID = select(META.c.value).where(META.c.key == "log_id")
 
 
@@ -61,8 +67,14 @@ def since(connection: Connection, after: int, count: int) -> list[Event] | None:
     ]
 
 
-def prune(connection: Connection, through: int) -> None:
-    """Forget the events up to number `through`; their readers get a `reset`."""
+def prune(connection: Connection, *, kept: int, kept_bytes: int) -> None:
+    """Forget the oldest events, so that at most `kept` are left and their data is at most `kept_bytes`, or one event.
+
+    Whoever had not read them gets a `reset`.
+    """
+    newest = last_number(connection)
+    through = max(newest - kept, connection.execute(_TOO_MUCH, {"most": kept_bytes}).scalar() or 0)
+    through = min(through, newest - 1)
     if through > 0:
         connection.execute(_PRUNE, {"number": through})
 

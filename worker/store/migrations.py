@@ -1,11 +1,14 @@
-"""Brings a workspace's file to the schema of this code: ordered steps by `PRAGMA user_version`, in one transaction."""
+"""Brings a workspace's file to the schema of this code: ordered steps by `PRAGMA user_version`, in one transaction.
+
+A fresh file is made whole; a file of older code goes through the steps that it lacks. Both end up the same.
+"""
 
 import sqlite3
 from collections.abc import Callable
 
 from protocol.ids import RandomSource
 from worker.store.reserve import RESERVE_ROW_BYTES, RESERVE_ROWS
-from worker.store.schema import DDL, SCHEMA_VERSION
+from worker.store.schema import DDL, FILES, SCHEMA_VERSION, table_ddl
 
 
 class SchemaNewer(Exception):
@@ -24,8 +27,12 @@ def _create(connection: sqlite3.Connection, random: RandomSource) -> None:
     )
 
 
-STEPS: tuple[Callable[[sqlite3.Connection, RandomSource], None], ...] = (_create,)
-"""Step n leads from version n to n + 1."""
+def _add_file_history(connection: sqlite3.Connection) -> None:
+    connection.execute(table_ddl(FILES))
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_file_history,)
+"""Step n leads from version n + 1 to n + 2."""
 
 
 def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
@@ -40,8 +47,11 @@ def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
         return 0
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for step in STEPS[version:]:
-            step(connection, random)
+        if version == 0:
+            _create(connection, random)
+        else:
+            for step in STEPS[version - 1 :]:
+                step(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:

@@ -14,12 +14,13 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 METADATA = MetaData()
 
@@ -102,6 +103,18 @@ READ_FILES = Table(
     Column("read_at_ms", Integer, nullable=False),
 )
 
+FILES = Table(
+    "files",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),  # compressed
+    Column("version", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    UniqueConstraint("session_id", "path", "version"),
+)
+
 INDEXES = (
     Index("messages_session", MESSAGES.c.session_id),
     Index("sessions_parent", SESSIONS.c.parent_session_id),
@@ -113,8 +126,14 @@ INDEXES = (
 
 _DIALECT = sqlite.dialect()
 
+
+def table_ddl(table: Table) -> str:
+    """What makes one table."""
+    return str(CreateTable(table).compile(dialect=_DIALECT)).strip()
+
+
 DDL: tuple[str, ...] = tuple(
-    [str(CreateTable(table).compile(dialect=_DIALECT)).strip() for table in METADATA.sorted_tables]
+    [table_ddl(table) for table in METADATA.sorted_tables]
     + [str(CreateIndex(index).compile(dialect=_DIALECT)).strip() for index in INDEXES]
 )
 """What makes a fresh file; plain text, so that a new worker pays for no compilation."""

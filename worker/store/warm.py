@@ -3,9 +3,10 @@
 import random
 import sqlite3
 
+from protocol.shapes.file import FileVersion
 from protocol.shapes.message import Message
 from protocol.shapes.session import Session
-from worker.store import events, files, messages, runs, sessions
+from worker.store import events, files, history, messages, runs, sessions
 from worker.store.database import Transaction, wrap
 from worker.store.migrations import migrate
 from worker.store.runs import StoredRun
@@ -48,9 +49,13 @@ def warm_up_store() -> None:
     files.record(connection, "s", "/f", "", 1)
     files.last(connection, "s", "/f")
     files.paths(connection, "s")
+    history.add(connection, FileVersion(id="f", session_id="s", path="/f", content="x"))
+    history.last(connection, "s", "/f")
+    history.of_session(connection, "s")
+    history.thin(connection, "s", "/f", 1, 0)
     transaction.emit("session", "created", session, session_id="s")
     events.since(connection, 0, 1)
-    events.prune(connection, 1)
+    events.prune(connection, kept=1, kept_bytes=1)
     events.log_id(connection)
     sessions.remove(connection, "s")
     connection.close()
