@@ -58,11 +58,78 @@ async def test_S06_a_second_supervisor_refuses(house: House) -> None:
     await room.works()
 
 
-async def test_S10_a_bad_configuration_stops_the_start(house: House) -> None:
-    second = await asyncio.to_thread(house.server.run_another, "--host", "gopher://here")
-    assert second.returncode == 2, second
-    assert len(second.stderr.strip().splitlines()) == 1, second.stderr
-    assert "gopher://here" in second.stderr
+BAD_FILES = {
+    "no JSON": ("{", "bulkhead.json"),
+    "no object": ("[]", "bulkhead.json"),
+    "not UTF-8": (b"\xff{}", "bulkhead.json"),
+    "deep": ("[" * 100_000, "bulkhead.json"),
+    "unknown word": ('{"server": {"hots": "unix:///a"}}', "hots"),
+    "wrong type": ('{"server": {"idle_exit": "soon"}}', "idle_exit"),
+    "wrong choice": ('{"server": {"on_last_detach": "explode"}}', "on_last_detach"),
+    "unknown limit": ('{"server": {"limits": {"drain_seconds": 1}}}', "drain_seconds"),
+    "limit of a wrong type": ('{"server": {"limits": {"drain_s": "long"}}}', "drain_s"),
+    "negative limit": ('{"server": {"limits": {"drain_s": -1}}}', "drain_s"),
+    "path with NUL": ('{"server": {"host": "unix:///a\\u0000b"}}', "NUL"),
+}
+BAD_ARGUMENTS = (
+    ("--host", "gopher://here"),
+    ("--host", "here"),
+    ("--host", "unix://relative.sock"),
+    ("--host", "unix:///" + "x" * 200),
+    ("--host", "tcp://127.0.0.1"),
+    ("--host", "tcp://:8600"),
+    ("--host", "tcp://127.0.0.1:http"),
+    ("--host", "tcp://127.0.0.1:65536"),
+    ("--host", "tcp://a..b:8600"),
+    ("--idle-exit", "-1"),
+    ("--idle-exit", "nan"),
+    ("--log-level", "loud"),
+    ("--config", "/nowhere/bulkhead.json"),
+    ("--runtime-dir", "/dev/null/r"),
+    ("--state-dir", "/dev/null/s"),
+    ("--runtime-dir", "/" + "r" * 200),
+    ("--what",),
+)
+
+
+def refused(finished: "subprocess.CompletedProcess[str]", hint: str) -> None:
+    """One line, and nothing was begun."""
+    assert finished.returncode == 2, finished
+    assert len(finished.stderr.strip().splitlines()) == 1, finished.stderr
+    assert hint in finished.stderr
+    assert finished.stdout == ""
+
+
+@pytest.mark.parametrize("what", BAD_FILES)
+@pytest.mark.house(start=False, bystander=False)
+async def test_S10_a_bad_file_stops_the_start(house: House, what: str) -> None:
+    text, hint = BAD_FILES[what]
+    path = house.root / "c" / "bulkhead" / "bulkhead.json"
+    path.parent.mkdir()
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(await asyncio.to_thread(house.server.run_another), hint)
+    assert not (house.server.runtime_dir / "supervisor.lock").exists()
+
+
+@pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=lambda words: " ".join(words)[:40])
+@pytest.mark.house(start=False, bystander=False)
+async def test_S10_bad_arguments_stop_the_start(house: House, arguments: tuple[str, ...]) -> None:
+    refused(await asyncio.to_thread(house.server.run_another, *arguments), arguments[-1][:40])
+    assert not (house.server.runtime_dir / "router.sock").exists()
+
+
+@pytest.mark.parametrize("limits", ['{"drain_seconds": 1}', '{"drain_s": "long"}', '{"drain_s": -1}', "[]", "{"])
+@pytest.mark.house(start=False, bystander=False)
+async def test_S10_bad_limits_of_the_environment_stop_the_start(house: House, limits: str) -> None:
+    refused(await asyncio.to_thread(house.server.run_another, env={"BULKHEAD_LIMITS": limits}), "BULKHEAD_LIMITS")
+
+
+async def test_S10_a_start_that_is_refused_touches_no_worker(house: House) -> None:
+    room = await house.room(model="openai")
+    run, call = await room.streaming("one ")
+    refused(await asyncio.to_thread(house.server.run_another, "--host", "gopher://here"), "gopher://here")
+    await call.reply("two")
+    assert (await room.ended(run))["text"] == "one two"
 
 
 @pytest.mark.parametrize("moment", ["idle", "M3", "M4"])

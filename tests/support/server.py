@@ -175,9 +175,11 @@ class Server:
         """The command line, `python -P` so that no folder of the user shadows ours."""
         return [sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "debug", *self._arguments]
 
-    def run_another(self, *arguments: str, within_s: float = START_S) -> subprocess.CompletedProcess[str]:
+    def run_another(
+        self, *arguments: str, env: Mapping[str, str] | None = None, within_s: float = START_S
+    ) -> subprocess.CompletedProcess[str]:
         """A second server on the same directories, which is expected to refuse. Blocks until it ends."""
-        env = self.environment
+        env = self.environment | dict(env or {})
         words = [*self.command(), *arguments]
         return subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, timeout=within_s, check=False)
 

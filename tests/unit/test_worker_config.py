@@ -293,7 +293,7 @@ def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path):
                           "oauth_client_secret": "secret-3", "disabled": False}},
             "env": {"C": "secret-4"},
             "lsp": None,
-            "hooks": [],
+            "hooks": None,
             "server": {"anything": 1},
         },
     )  # fmt: skip

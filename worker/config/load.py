@@ -59,7 +59,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
     permissions: Permissions = msgspec.field(default_factory=Permissions)
     env: dict[str, str] = {}
     lsp: dict[str, LspSettings] | None = None
-    hooks: dict[str, list[HookSettings]] = {}
+    hooks: dict[str, list[HookSettings]] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def load_config(
         secrets=resolved.secrets,
         data_dir=data_dir,
         lsp=known.lsp or {},
-        hooks=known.hooks,
+        hooks=known.hooks or {},
         raw=layers.merged,
     )
 

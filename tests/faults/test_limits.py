@@ -1,0 +1,111 @@
+"""Fault matrix 13: every limit refuses with its own code, and the others do not notice (X11)."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.support.client import head, read_head
+from tests.support.door import say
+from tests.support.eventually import eventually
+from tests.support.house import House
+
+
+@pytest.mark.house(limits={"clients_max": 3})
+async def test_X11_event_streams(house: House) -> None:
+    room = await house.room()  # the second stream: the bystander has the first
+    third = await house.watch(room.id, name="third")
+    path = f"/v1/workspaces/{room.id}/events"
+    refused = (await room.client.get(path)).expect(503)
+    assert refused.code == "too_many_clients"
+    assert int(refused.headers["retry-after"]) >= 1
+    await room.works()  # requests that are no streams go on
+    await third.close()
+
+    async def accepted() -> bool:
+        reader, writer = await asyncio.open_unix_connection(house.server.socket_path)
+        writer.write(head("GET", path, {}))
+        status, _ = await read_head(reader)
+        writer.close()
+        return status == 200
+
+    await eventually(accepted, what="room for one more stream")
+
+
+@pytest.mark.house(limits={"queued_prompts_max": 2})
+async def test_X11_queued_prompts(house: House) -> None:
+    room = await house.room(model="openai")
+    first, call = await room.streaming("one")
+    queued = [await room.prompt("two"), await room.prompt("three")]
+    refused = (await room.client.submit(room.id, room.session, "four")).expect(429)
+    assert refused.code == "queue_full"
+    other = await room.client.create_session(room.id, "another session has a queue of its own")
+    beside = await room.client.prompt(room.id, other, "five")
+    await (await house.provider.next_call()).reply("beside")
+    assert (await room.ended(beside))["text"] == "beside"
+    await call.reply("!")
+    await room.ended(first)
+    for run in queued:
+        await (await house.provider.next_call()).reply("rest")
+        assert (await room.ended(run))["text"] == "rest"
+    assert len(house.stored(room).runs) == 4, "the refused prompt left a trace"
+
+
+@pytest.mark.house(limits={"body_max_bytes": 100_000, "prompt_max_bytes": 50_000, "header_max_bytes": 8_000})
+async def test_X11_bodies_prompts_and_headers(house: House) -> None:
+    room = await house.room()
+    agent = f"/v1/workspaces/{room.id}/agent"
+    refused = await room.client.submit(room.id, room.session, "x" * 60_000)
+    assert refused.expect(413).code == "too_large"
+    refused = await room.client.submit(room.id, room.session, "x" * 100_000)
+    assert refused.expect(413).code == "too_large"
+    socket = str(house.server.socket_path)
+    told = await say(socket, f"POST {agent} HTTP/1.1\nHost: x\nContent-Length: 999999999999")
+    assert (told.status, told.code) == (413, "too_large"), "judged by its length, before it is sent"
+    chunk = b"%x\r\n%b\r\n" % (90_000, b"x" * 90_000)
+    reader, writer = await asyncio.open_unix_connection(socket)
+    writer.write(head("POST", agent, {"Transfer-Encoding": "chunked"}) + chunk * 2)
+    status, headers = await read_head(reader)
+    answer = json.loads(await reader.readexactly(int(headers["content-length"])))
+    writer.close()
+    assert (status, answer["code"]) == (413, "too_large"), "counted where no length is told"
+    told = await say(socket, f"GET /v1/version HTTP/1.1\nHost: x\nX-Long: {'x' * 9_000}")
+    assert (told.status, told.code) == (431, "headers_too_large")
+    assert await room.messages() == []
+    await room.works()
+
+
+@pytest.mark.house(limits={"workspaces_max": 2})
+async def test_X11_workspaces(house: House) -> None:
+    room = await house.room()  # the second: the bystander is the first
+    path = house.directory("third", "script")
+    wish = {"path": str(path), "client_id": room.client.client_id}
+    assert (await room.client.post("/v1/workspaces", wish)).expect(429).code == "too_many_workspaces"
+    assert not (path / ".bulkhead").exists()
+    assert (await room.client.create(room.path))["id"] == room.id, "one that is known is found"
+    await room.works()
+    (await room.client.request("DELETE", f"/v1/workspaces/{room.id}/registration")).expect(200)
+    await room.watcher.over()
+    assert (await room.client.create(path))["id"] != room.id
+
+
+@pytest.mark.house(limits={"calls_in_flight_max": 2})
+async def test_X11_calls_under_way_in_one_worker(house: House) -> None:
+    room = await house.room()
+    shell = f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/shell"
+    pipe, command = house.pipe(), "echo here > {}; exec sleep 1000"
+    body = {"command": command.format(pipe.path)}
+    held = [asyncio.ensure_future(house.new_client().post(shell, body, within_s=30.0)) for _ in range(2)]
+    for _ in held:
+        await pipe.line()
+    assert (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(429).code == "too_many_calls"
+    (await room.client.get(f"/v1/workspaces/{house.bystander.workspace}/sessions")).expect(200)
+    for request in held:
+        request.cancel()
+    await asyncio.wait(held)
+
+    async def answered() -> bool:
+        return (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).status == 200
+
+    await eventually(answered, what="room for one more call")
+    await room.works()
