@@ -139,6 +139,8 @@ def check(method: str, target: str, status: int, headers: dict[str, str], body: 
     """Raises ShapeError when the client could not use this answer."""
     where = f"{method} {target[:200]} -> {status}"
     path = target.partition("?")[0]
+    if headers.get("content-length", str(len(body))) != str(len(body)):
+        raise ShapeError(f"{where}: Content-Length does not say how long the body is: {headers}")
     if "content-encoding" in headers or any(name.startswith("access-control-") for name in headers):
         raise ShapeError(f"{where}: compressed, or open to other pages: {headers}")
     if body and path != PAGE and not headers.get("content-type", "").startswith("application/json"):
@@ -163,6 +165,16 @@ def check(method: str, target: str, status: int, headers: dict[str, str], body: 
         return
     value: Any = strict.parse(body, where)
     shape_of(value, where)
+
+
+def check_stream(headers: dict[str, str]) -> None:
+    """Raises ShapeError when the client could not read the events behind these headers of a 200 (4.1)."""
+    wanted = {"cache-control": "no-cache"}
+    wrong = {name: headers.get(name) for name, value in wanted.items() if headers.get(name) != value}
+    if wrong or not headers.get("content-type", "").startswith("text/event-stream"):
+        raise ShapeError(f"an event stream with {headers}")
+    if "content-length" in headers or "content-encoding" in headers:
+        raise ShapeError(f"an event stream of a certain length, or compressed: {headers}")
 
 
 def _shape_of(method: str, path: str) -> Check | None:

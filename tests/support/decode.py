@@ -5,7 +5,6 @@ lenient without a reason for us to need it: null, a key twice, a key that differ
 """
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 Check = Callable[[Any, str], None]
+_FAR_S = 100_000_000_000
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -21,10 +21,11 @@ class ShapeError(AssertionError):
 
 
 def parse(text: bytes | str, where: str = "body") -> Any:
-    """JSON without NaN, without a key twice, without anything after it."""
+    """JSON in UTF-8, without NaN, without a key twice, without anything after it."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, UnicodeDecodeError) as error:
+        decoded = text if isinstance(text, str) else text.decode()
+        return json.loads(decoded, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except ValueError as error:
         raise ShapeError(f"{where}: {error}: {text[:200]!r}") from error
 
 
@@ -56,6 +57,18 @@ def integer(value: Any, where: str) -> None:
     expect(type(value) is int and -(2**63) <= value < 2**63, where, "an integer literal of 64 bits", value)
 
 
+def seconds(value: Any, where: str) -> None:
+    """Unix seconds; a time in milliseconds would lie thousands of years ahead (0.4)."""
+    integer(value, where)
+    expect(0 <= value < _FAR_S, where, "Unix seconds", value)
+
+
+def milliseconds(value: Any, where: str) -> None:
+    """Unix milliseconds; a time in seconds would lie in 1970."""
+    integer(value, where)
+    expect(value >= _FAR_S, where, "Unix milliseconds", value)
+
+
 def number(value: Any, where: str) -> None:
     expect(type(value) in (int, float), where, "a number", value)
 
@@ -68,15 +81,14 @@ def padded_base64(value: Any, where: str) -> None:
     string(value, where)
     try:
         base64.b64decode(value, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ShapeError(f"{where}: padded standard Base64 is wanted: {error}") from error
 
 
-def json_text(value: Any, where: str) -> None:
-    """A string that holds JSON, or nothing (3.6: tool input and metadata)."""
+def absolute(value: Any, where: str) -> None:
+    """A path that begins at the root."""
     string(value, where)
-    if value:
-        parse(value, where)
+    expect(value.startswith("/"), where, "an absolute path", value)
 
 
 def date_time(value: Any, where: str) -> None:
@@ -136,10 +148,13 @@ def list_of(inner: Check) -> Check:
     return check
 
 
-def map_of(inner: Check) -> Check:
+def map_of(inner: Check, *keys: str) -> Check:
+    """An object of such values; with `keys`, no others."""
+
     def check(value: Any, where: str) -> None:
         expect(isinstance(value, dict), where, "an object", value)
         for key, item in value.items():
+            expect(not keys or key in keys, where, f"one of the keys {keys}", key)
             inner(item, f"{where}.{key}")
 
     return check
@@ -160,6 +175,16 @@ def shape(required: dict[str, Check], optional: dict[str, Check] | None = None) 
                 known[key](item, f"{where}.{key}")
             elif key.casefold() in lower:
                 raise ShapeError(f"{where}: {key!r} would be read as {lower[key.casefold()]!r}")
+
+    return check
+
+
+def both(*checks: Check) -> Check:
+    """All of these, in this order."""
+
+    def check(value: Any, where: str) -> None:
+        for each in checks:
+            each(value, where)
 
     return check
 

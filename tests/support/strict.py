@@ -13,21 +13,23 @@ from tests.support.decode import (
     ShapeError as ShapeError,
 )
 from tests.support.decode import (
+    absolute,
     an_object,
     any_of,
     anything,
     boolean,
+    both,
     date_time,
     expect,
     filled,
     integer,
     integers,
-    json_text,
     map_of,
     number,
     one_of,
     or_null,
     padded_base64,
+    seconds,
     shape,
     string,
     strings,
@@ -38,6 +40,7 @@ from tests.support.decode import (
 from tests.support.decode import (
     parse as parse,
 )
+from tests.support.tool_shapes import TODO, metadata, tool_input
 
 TEXTS = list_of(string)
 TEXT_MAP = map_of(string)
@@ -61,7 +64,7 @@ MODEL = shape(
     {"reasoning_levels": TEXTS, "default_reasoning_effort": string, "options": shape({}, _SAMPLING)},
 )
 OAUTH_TOKEN = shape(
-    {"access_token": string} | integers(("expires_in", "expires_at")),
+    {"access_token": string, "expires_in": integer, "expires_at": seconds},
     {
         "refresh_token": string,
         "client": shape({}, strings("client_id", "client_secret", "auth_url", "token_url") | {"auth_style": integer}),
@@ -88,19 +91,24 @@ TUI = shape(
         "scrollbar": one_of("default", "always", "never"),
     },
 )
+_ATTRIBUTION = shape(
+    {},
+    {"trailer_style": one_of("none", "co-authored-by", "assisted-by")}
+    | dict.fromkeys(("co_authored_by", "generated_with"), boolean),
+)
 OPTIONS = shape(
     {"tui": TUI},
     dict.fromkeys(("context_paths", "global_context_paths", "skills_paths", "disabled_tools", "disabled_skills"), TEXTS)
     | dict.fromkeys(("debug", "debug_lsp", "disable_auto_summarize", "disable_provider_auto_update"), boolean)
     | dict.fromkeys(("disable_default_providers", "disable_metrics"), boolean)
     | dict.fromkeys(("auto_lsp", "progress"), or_null(boolean))
-    | {"data_directory": filled, "initialize_as": string}
+    | {"data_directory": absolute, "initialize_as": string}
     | {"notifications": one_of("auto", "native", "osc", "bell", "disabled")}
-    | {"attribution": shape({}, {"trailer_style": string, "co_authored_by": boolean, "generated_with": boolean})},
+    | {"attribution": _ATTRIBUTION},
 )
 MCP_CONFIG = shape(
-    {},
-    strings("type", "command", "url", "oauth_client_id", "oauth_client_secret")
+    {"type": one_of("stdio", "sse", "http")},
+    strings("command", "url", "oauth_client_id", "oauth_client_secret")
     | {"args": TEXTS, "disabled_tools": TEXTS, "enabled_tools": TEXTS, "env": TEXT_MAP, "headers": TEXT_MAP}
     | {"disabled": boolean, "oauth": boolean, "oauth_token": OAUTH_TOKEN}
     | integers(("timeout", "oauth_callback_port")),
@@ -115,7 +123,7 @@ CONFIG = shape(
     {"providers": map_of(PROVIDER), "options": OPTIONS},
     {
         "$schema": string,
-        "models": map_of(SELECTED_MODEL),
+        "models": map_of(SELECTED_MODEL, "large", "small"),
         "recent_models": map_of(list_of(SELECTED_MODEL)),
         "mcp": map_of(MCP_CONFIG),
         "lsp": map_of(LSP_CONFIG),
@@ -139,20 +147,19 @@ SKILL_INFO = shape(
     | {"source": one_of("system", "user", "project")}
 )
 WORKSPACE = shape(
-    {"id": filled, "path": filled, "config": CONFIG},
-    strings("data_dir", "version")
-    | {"yolo": boolean, "debug": boolean, "env": TEXTS, "channels": TEXTS, "skills": list_of(SKILL_STATE)},
+    # All that recovery sends back must be there: a later answer replaces what the client had (8.2).
+    {"id": filled, "path": filled, "config": CONFIG, "data_dir": absolute, "version": filled},
+    {"yolo": boolean, "debug": boolean, "env": TEXTS, "channels": TEXTS, "skills": list_of(SKILL_STATE)},
 )
-_TODO = shape({"content": string, "status": one_of("pending", "in_progress", "completed")}, {"active_form": string})
 SESSION = shape(
     {"id": filled, "title": string, "is_busy": boolean, "cost": number, "summary_message_id": string}
-    | integers(("message_count", "prompt_tokens", "completion_tokens", "created_at", "updated_at"))
-    | {"parent_session_id": string, "attached_clients": integer},
-    {"todos": list_of(_TODO)},
+    | integers(("message_count", "prompt_tokens", "completion_tokens"))
+    | {"created_at": seconds, "updated_at": seconds, "parent_session_id": string, "attached_clients": integer},
+    {"todos": list_of(TODO)},
 )
 FILE = shape(
     {"id": filled, "session_id": filled, "path": string, "content": string}
-    | integers(("version", "created_at", "updated_at"))
+    | {"version": integer, "created_at": seconds, "updated_at": seconds}
 )
 
 # --- messages (3.6) -----------------------------------------------------------------------------------------------
@@ -161,17 +168,32 @@ _FINISH_REASONS = (
     *("end_turn", "max_tokens", "tool_use", "canceled", "error", "content_filter", "unknown", "stop"),
     *("loop_detected", "step_limit"),  # ours; the client shows nothing for a word it does not know
 )
+_CALL = shape({"id": filled, "name": string, "input": string}, {"type": string, "finished": boolean})
+_RESULT = shape(
+    {"tool_call_id": filled, "is_error": boolean} | strings("name", "content", "metadata"),
+    {"data": padded_base64, "mime_type": string},
+)
+
+
+def _call_input(value: Any, where: str) -> None:
+    tool_input(value["input"], f"{where}.input", is_finished=value.get("finished", False))
+
+
+def _result_metadata(value: Any, where: str) -> None:
+    metadata(value["metadata"], f"{where}.metadata", name=value["name"], is_error=value["is_error"])
+    expect(bool(value.get("data")) <= bool(value.get("mime_type")), where, "a mime_type beside data", value)
+
+
 _PARTS: dict[str, Check] = {
     "text": shape({"text": string}),
-    "reasoning": shape({"thinking": string, "signature": string}, integers(("started_at", "finished_at"))),
+    "reasoning": shape(
+        {"thinking": string, "signature": string}, dict.fromkeys(("started_at", "finished_at"), seconds)
+    ),
     "image_url": shape({"url": string}, {"detail": string}),
     "binary": shape({"Path": string, "MIMEType": string, "Data": or_null(padded_base64)}),
-    "tool_call": shape({"id": filled, "name": string, "input": string}, {"type": string, "finished": boolean}),
-    "tool_result": shape(
-        {"tool_call_id": filled, "name": string, "content": string, "metadata": json_text, "is_error": boolean},
-        {"data": padded_base64, "mime_type": string},
-    ),
-    "finish": shape({"reason": one_of(*_FINISH_REASONS), "time": integer}, strings("message", "details")),
+    "tool_call": both(_CALL, _call_input),
+    "tool_result": both(_RESULT, _result_metadata),
+    "finish": shape({"reason": one_of(*_FINISH_REASONS), "time": seconds}, strings("message", "details")),
     "shell_command": shape({"command": string, "output": string, "exit_code": integer}),
 }
 
@@ -191,18 +213,27 @@ def _message_parts(value: Any, where: str) -> None:
 MESSAGE = shape(
     {"id": filled, "session_id": filled, "role": one_of("user", "assistant", "tool", "system")}
     | {"parts": _message_parts, "model": string, "provider": string}
-    | integers(("created_at", "updated_at")),
+    | {"created_at": seconds, "updated_at": seconds},
     {"is_summary_message": boolean},
 )
 
 # --- the agent, permissions, questions (3.9, 3.10, 4.3) -------------------------------------------------------------
 
-RUN_COMPLETE = shape(
+_RUN_COMPLETE = shape(
     {"session_id": filled, "message_id": string},
     strings("run_id", "text", "error") | {"cancelled": boolean},
 )
+
+
+def RUN_COMPLETE(value: Any, where: str) -> None:
+    """Text is printed only when the message is named (8.9)."""
+    _RUN_COMPLETE(value, where)
+    expect(not value.get("text") or value["message_id"] != "", where, "a message_id beside text", value)
+
+
+_AGENT_EVENTS = ("agent_finished", "error", "re_authenticate", "aws_sso_auth", "aws_sso_auth_result")
 AGENT_EVENT = shape(
-    {"type": filled},
+    {"type": one_of(*_AGENT_EVENTS)},
     strings("error", "run_id", "session_id", "session_title", "progress", "aws_sso_command", "aws_sso_url")
     | {"message": MESSAGE, "done": boolean},
 )
@@ -220,6 +251,9 @@ _PARAMS: dict[str, Check] = {
     "agentic_fetch": shape({"prompt": string}, {"url": string}),
     "view": shape({"file_path": string}, integers(("offset", "limit"))),
     "ls": shape({"path": string}, {"ignore": or_null(TEXTS), "depth": integer}),
+    "lsp_replace_symbol": _FILE_CHANGE,
+    "list_mcp_resources": shape(strings("mcp_name")),
+    "read_mcp_resource": shape(strings("mcp_name", "uri")),
 }
 _PERMISSION_REQUEST = shape(
     dict.fromkeys(("id", "session_id", "tool_call_id", "tool_name"), filled)
@@ -235,14 +269,36 @@ def PERMISSION_REQUEST(value: Any, where: str) -> None:
         _PARAMS[value["tool_name"]](value["params"], f"{where}.params({value['tool_name']})")
 
 
-PERMISSION_NOTIFICATION = shape({"tool_call_id": filled, "granted": boolean, "denied": boolean})
+_PERMISSION_NOTIFICATION = shape({"tool_call_id": filled, "granted": boolean, "denied": boolean})
+
+
+def PERMISSION_NOTIFICATION(value: Any, where: str) -> None:
+    """Waiting, granted or denied; never both of these."""
+    _PERMISSION_NOTIFICATION(value, where)
+    expect(not (value["granted"] and value["denied"]), where, "one outcome", value)
+
+
 _CHOICE = shape(strings("id", "label"), {"description": string})
 _QUESTION = shape(
     {"id": filled, "type": one_of("yes_no", "single_choice", "multi_choice", "free_text"), "question": filled},
     {"label": string, "description": string, "choices": list_of(_CHOICE)},
 )
+
+
+def _question(value: Any, where: str) -> None:
+    _QUESTION(value, where)
+    ids = [choice["id"] for choice in value.get("choices", ())]
+    expect(len(set(ids)) == len(ids), where, "choices with ids of their own", ids)
+    expect("choice" not in value["type"] or 2 <= len(ids) <= 5, where, "2 to 5 choices", ids)
+
+
+def _some_questions(value: Any, where: str) -> None:
+    list_of(_question)(value, where)
+    expect(1 <= len(value) <= 5, where, "1 to 5 questions", value)
+
+
 QUESTION_REQUEST = shape(
-    {"id": filled, "session_id": filled, "tool_call_id": filled, "questions": list_of(_QUESTION)},
+    {"id": filled, "session_id": filled, "tool_call_id": filled, "questions": _some_questions},
     strings("confirm_title", "confirm_description"),
 )
 

@@ -24,6 +24,11 @@ class Answer:
     note: str = ""
     patch: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def shown_decision(self) -> str:
+        """As clients know it: they take a word for having no opinion, too."""
+        return self.decision or "none"
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -38,7 +43,7 @@ class Heard:
         return {
             "name": self.name,
             "matcher": self.matcher,
-            "decision": self.answer.decision,
+            "decision": self.answer.shown_decision,
             "halt": self.answer.halt,
             "reason": self.answer.reason,
             "input_rewrite": bool(self.answer.patch),

@@ -140,7 +140,7 @@ def _verdict(heard: Sequence[Heard], args: dict[str, object]) -> HookVerdict:
         note=answer.note,
         metadata={
             "hook_count": len(heard),
-            "decision": answer.decision,
+            "decision": answer.shown_decision,
             "halt": answer.halt,
             "reason": answer.reason,
             "input_rewrite": bool(answer.patch),
