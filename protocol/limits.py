@@ -113,6 +113,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     lsp_document_max_bytes: int = 2 * 1024 * 1024
     history_file_max_bytes: int = 256 * 1024  # a longer file is changed, but its versions are not kept
     history_versions_kept: int = 50  # of one file in one session, beside the first
+    fetch_max_bytes: int = 100 * 1024
+    download_max_bytes: int = 2 * 1024**3
     tool_threads: int = 4  # for tools that walk and read files
 
     # --- clients ------------------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ from worker.tools.child import Children
 from worker.tools.jobs import Jobs
 from worker.tools.lsp_tools import lsp_tools
 from worker.tools.todos import Todos
+from worker.tools.web import AgenticFetch, WebSearch
+from worker.web.search import Search
 
 DATABASE_NAME = "workspace.db"
 
@@ -161,6 +163,7 @@ class Worker:
         skills = SkillService(Path(spec.path), database=database, threads=children.threads, limits=limits)
         jobs = Jobs(children, limits=limits, clock=clock, random=self._random, log=self._log)
         hooks = HookService(children, limits, self._log)
+        search = Search(self._random)
         equipment = Equipment(
             spec,
             config=self._config,
@@ -169,6 +172,7 @@ class Worker:
             services=[languages, hooks, skills, jobs, FixedTools(Bash(jobs))],
             code=languages,
             hooks=hooks,
+            search=search,
             history=StoredHistory(database, limits, clock, self._random),
             limits=limits,
             clock=clock,
@@ -193,7 +197,11 @@ class Worker:
             log=self._log,
         )
         delegation = Delegation(dispatcher, database, clock)
-        equipment.add(FixedTools(Agent(delegation), Todos(StoredTodos(database, clock))))
+        equipment.add(
+            FixedTools(
+                Agent(delegation), AgenticFetch(delegation), WebSearch(search), Todos(StoredTodos(database, clock))
+            )
+        )
         handlers: dict[str, Handler] = {}
         for operations in (
             PromptOperations(dispatcher, database, equipment),

@@ -57,7 +57,7 @@ def one_run_a_key(diary: Diary, stored: dict[str, Stored]) -> list[Finding]:
     keyless = {ask.workspace for ask in diary.prompts if not ask.run_id}
     for file in stored.values():
         asked = {ask.run_id for ask in diary.prompts if ask.workspace == file.workspace}
-        tasks = {run.id for run in file.runs if run.kind == "task"}  # other runs asked for these
+        tasks = {run.id for run in file.runs if run.kind in ("task", "web")}  # other runs asked for these
         for run_id, count in Counter(run.id for run in file.runs).items():
             if count > 1:
                 findings.append(f"{file.workspace}: run {run_id} is stored {count} times")

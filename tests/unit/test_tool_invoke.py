@@ -32,7 +32,7 @@ async def _invoke(place, work, input_text="{}"):
 
 def test_every_tool_has_a_description_and_a_plain_schema():
     specs = build_toolbox().specs
-    assert [spec.name for spec in specs] == ["edit", "glob", "grep", "ls", "multiedit", "view", "write"]
+    assert [spec.name for spec in specs] == ["download", "edit", "fetch", "glob", "grep", "ls", "multiedit", "view", "write"]
     for spec in specs:
         assert len(spec.description) > 100
         assert spec.schema["type"] == "object"
@@ -40,7 +40,7 @@ def test_every_tool_has_a_description_and_a_plain_schema():
     by_name = {spec.name: spec for spec in specs}
     assert by_name["edit"].schema["required"] == ["file_path", "old_string", "new_string"]
     assert by_name["ls"].schema["required"] == []
-    assert not any(spec.parallel for spec in specs)
+    assert [spec.name for spec in specs if spec.parallel] == ["download", "fetch"]
 
 
 def test_a_disabled_tool_is_not_there():
@@ -50,7 +50,7 @@ def test_a_disabled_tool_is_not_there():
 @pytest.mark.parametrize(
     ("name", "input_text", "said"),
     [
-        ("nope", "{}", "available are: bash, edit"),
+        ("nope", "{}", "available are: bash, download"),
         ("view", "[1]", "must be a JSON object, not list"),
         ("view", '{"file_path": ', "not JSON"),
         ("view", "", "missing required parameter file_path"),

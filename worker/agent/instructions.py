@@ -11,6 +11,7 @@ from pathlib import Path
 
 _PROMPTS = Path(__file__).parent / "prompts"
 CODER = (_PROMPTS / "coder.md").read_text(encoding="utf-8").strip()
+WEB = (_PROMPTS / "web.md").read_text(encoding="utf-8").strip()
 TASK = (_PROMPTS / "task.md").read_text(encoding="utf-8").strip()
 """Read at import, before the fork."""
 
@@ -47,9 +48,9 @@ def compose(where: Surroundings, *, git: str = "", notes: Sequence[str] = (), at
     return "\n\n".join(parts)
 
 
-def compose_task(where: Surroundings) -> str:
-    """The system prompt of an agent that works for another one."""
-    return f"{TASK}\n\n{_environment(where, '')}"
+def compose_task(where: Surroundings, *, is_web: bool = False) -> str:
+    """The system prompt of an agent that works for another one, in the workspace or on the web."""
+    return f"{WEB if is_web else TASK}\n\n{_environment(where, '')}"
 
 
 def attribution_note(trailer: str, has_generated_line: bool, model: str) -> str:

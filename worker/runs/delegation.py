@@ -11,6 +11,7 @@ from worker.runs import rows
 from worker.runs.dispatcher import Dispatcher
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
+from worker.tools.agent import TaskKind
 from worker.tools.tool import ToolError
 
 _ENDED = {"failed": "failed", "cancelled": "was cancelled", "interrupted": "was interrupted"}
@@ -24,7 +25,7 @@ class Delegation:
         self._database = database
         self._clock = clock
 
-    async def answer(self, *, parent_session_id: str, session_id: str, prompt: str) -> str:
+    async def answer(self, *, parent_session_id: str, session_id: str, prompt: str, kind: TaskKind = "task") -> str:
         """What the agent said last. Raises ToolError when it failed or somebody cancelled it."""
         now = int(self._clock.wall())
         child = Session(
@@ -41,7 +42,7 @@ class Delegation:
 
         try:
             await self._database.write(create)
-            run = await self._dispatcher.delegate(session_id, prompt)
+            run = await self._dispatcher.delegate(session_id, prompt, kind)
         except BulkheadError as error:
             raise ToolError(f"cannot run the agent: {error.message}") from error
         finally:

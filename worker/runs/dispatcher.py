@@ -201,14 +201,14 @@ class Dispatcher:
             raise Conflict("cannot summarise: the session is busy; wait for its run or cancel it", code="busy")
         return await self._through(lane, runs.SUMMARY, "")
 
-    async def delegate(self, session_id: str, prompt: str) -> StoredRun:
+    async def delegate(self, session_id: str, prompt: str, kind: str = runs.TASK) -> StoredRun:
         """Run a prompt for another run, in a session of its own, and wait for its end.
 
         A caller that is cancelled cancels the run. Raises Conflict `workspace_closing`, LimitReached, Unavailable.
         """
         if not self._drain.is_open:
             raise Conflict("cannot start an agent: the workspace is closing", code="workspace_closing")
-        return await self._through(self._lane(SessionId(session_id)), runs.TASK, prompt)
+        return await self._through(self._lane(SessionId(session_id)), kind, prompt)
 
     async def _through(self, lane: Lane, kind: str, prompt: str) -> StoredRun:
         """Accept a run that its caller waits for; it ends with its caller. Its row, once it has ended."""
@@ -233,7 +233,7 @@ class Dispatcher:
             current = self._lanes.get(lane.session_id)  # another one when this run was the last of the old
             if current is not None:
                 self._perform(current, current.cancel_run(run_id))
-            if kind == runs.TASK:  # its caller is a run, which must not end before what it began
+            if kind in runs.DELEGATED:  # its caller is a run, which must not end before what it began
                 within_s = self._limits.drain_s
                 with contextlib.suppress(TimeoutError):
                     await settle(self._ended(run_id), owner=self._owner, within_s=within_s, name=f"end-{run_id}")

@@ -34,7 +34,7 @@ from worker.permissions.rules import Rules
 from worker.runs.ending import Author
 from worker.runs.transcript import StoredTranscript
 from worker.service import Service
-from worker.store.runs import SUMMARY, TASK, StoredRun
+from worker.store.runs import DELEGATED, SUMMARY, TASK, WEB, StoredRun
 from worker.tools.agent import AGENT_TOOLS
 from worker.tools.child import Children
 from worker.tools.tool import (
@@ -48,6 +48,8 @@ from worker.tools.tool import (
     ToolContext,
 )
 from worker.tools.toolbox import Toolbox, build_toolbox
+from worker.tools.web import WebFetch, WebSearch
+from worker.web.search import Search
 
 _GATHER_S = 10.0
 
@@ -75,6 +77,7 @@ class Equipment:
         code: CodeServers | None = None,
         hooks: Hooks | None = None,
         history: FileHistory | None = None,
+        search: Search,
         limits: Limits,
         clock: Clock,
         random: random.Random,
@@ -96,6 +99,7 @@ class Equipment:
         self._random = random
         self._log = log
         self._register_secret = register_secret
+        self._web_tools = Toolbox([WebFetch(), WebSearch(search, asks=False)])
         self._git = GitState(children, limits, log)
         self._retired: list[Models] = []
         self._chosen: dict[str, SelectedModel] = {}
@@ -194,7 +198,9 @@ class Equipment:
         notes = [note for service in self._services for note in service.notes()]
         if run.kind == TASK:
             toolbox = toolbox.only(AGENT_TOOLS)
-        model = outfit.models.large()
+        elif run.kind == WEB:
+            toolbox = self._web_tools
+        model = outfit.models.small() if run.kind == WEB else outfit.models.large()
         options = outfit.config.options
         where = await self._children.threads.run(
             lambda _stop: gather(
@@ -206,8 +212,8 @@ class Equipment:
             ),
             within_s=_GATHER_S,
         )
-        if run.kind == TASK:
-            system_prompt = compose_task(where)
+        if run.kind in DELEGATED:
+            system_prompt = compose_task(where, is_web=run.kind == WEB)
         else:
             git = await self._git.of(run.session_id, workspace, env) if where.is_git else ""
             marks = options.attribution
@@ -231,7 +237,7 @@ class Equipment:
                 takes_images=model.model.supports_attachments,
                 code=self._code,
                 history=self._history,
-                hooks=self._hooks if run.kind != TASK else NoHooks(),
+                hooks=self._hooks if run.kind not in DELEGATED else NoHooks(),
             )
 
         return Turn(

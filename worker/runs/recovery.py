@@ -40,7 +40,7 @@ async def recover(database: Database, scribe: Scribe, limits: Limits) -> Recover
                 result.interrupted.extend(RunId(run_id) for run_id in (run.id, *folded.pop(run.id, ())))
             elif run.state == "active":
                 pass  # ends with its host
-            elif run.kind == runs.TASK:  # nobody waits for it any more
+            elif run.kind in runs.DELEGATED:  # nobody waits for it any more
                 scribe.drop(transaction, run, INTERRUPTED)
                 result.interrupted.append(RunId(run.id))
             elif run.deaths >= limits.poison_deaths_max:

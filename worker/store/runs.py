@@ -12,8 +12,10 @@ from worker.store.schema import RUNS
 SUMMARY = "summary"
 """The kind of a run that summarises its session; it has no prompt and no user row."""
 
-TASK = "task"
-"""The kind of a run that works for another run, in a session below that one's."""
+TASK, WEB = "task", "web"
+"""The kinds of runs that work for another run, in a session below that one's: in the workspace, and on the web."""
+
+DELEGATED = frozenset({TASK, WEB})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The tool `agent`: a question for another agent, which reads and reports (6.13)."""
 
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +23,9 @@ AGENT_TOOLS = frozenset(
 """What such an agent may call: nothing that changes anything, and no agent of its own."""
 
 
+TaskKind = Literal["task", "web"]
+
+
 class AgentArgs(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `agent`."""
 
@@ -32,8 +35,11 @@ class AgentArgs(msgspec.Struct, frozen=True, kw_only=True):
 class Delegate(Protocol):
     """Runs a prompt for another run."""
 
-    async def answer(self, *, parent_session_id: str, session_id: str, prompt: str) -> str:
-        """The answer to `prompt`, worked out in a new session `session_id`. Ends with its caller. Raises ToolError."""
+    async def answer(self, *, parent_session_id: str, session_id: str, prompt: str, kind: TaskKind = "task") -> str:
+        """The answer to `prompt`, worked out in a new session `session_id`. Ends with its caller. Raises ToolError.
+
+        `kind` says what the agent may do: `task` reads the workspace, `web` the web.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from worker.tools.edit import Edit
+from worker.tools.fetch import Download, Fetch
 from worker.tools.grep import Grep
 from worker.tools.multiedit import MultiEdit
 from worker.tools.search import Glob, Ls
@@ -46,5 +47,5 @@ class Toolbox:
 
 def build_toolbox(disabled: Collection[str] = ()) -> Toolbox:
     """All tools but the disabled ones (`options.disabled_tools`)."""
-    tools: list[Tool] = [Edit(), Glob(), Grep(), Ls(), MultiEdit(), View(), Write()]
+    tools: list[Tool] = [Download(), Edit(), Fetch(), Glob(), Grep(), Ls(), MultiEdit(), View(), Write()]
     return Toolbox(tool for tool in tools if tool.spec.name not in disabled)

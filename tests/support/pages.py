@@ -1,0 +1,82 @@
+"""A small web server on loopback: pages, redirects, floods and silence, as a test wants them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+def page(body: str | bytes, kind: str = "text/html; charset=utf-8", status: str = "200 OK", *more: str) -> Answer:
+    """An answer of one piece."""
+    data = body.encode() if isinstance(body, str) else body
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        head = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(data)}", *more]
+        writer.write(("\r\n".join([*head, "Connection: close"]) + "\r\n\r\n").encode() + data)
+        await writer.drain()
+
+    return answer
+
+
+def redirect(to: str) -> Answer:
+    """Go there."""
+    return page("", "text/plain", "302 Found", f"Location: {to}")
+
+
+async def flood(writer: asyncio.StreamWriter) -> None:
+    """An answer without an end."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n")
+    while True:
+        writer.write(b"x" * 65536)
+        await writer.drain()
+
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    """Nothing, ever."""
+    await asyncio.Event().wait()
+
+
+async def cut(writer: asyncio.StreamWriter) -> None:
+    """An answer that breaks off."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\n\r\nhalf of it")
+    await writer.drain()
+
+
+@dataclass
+class Pages:
+    """The server. `answers` by path; `asked` are the targets in their order."""
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    port: int = 0
+
+    async def __aenter__(self) -> "Pages":
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in [*self._tasks]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def url(self, path: str = "/") -> str:
+        """An address on this server."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            target = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+            self.asked.append(target)
+            await self.answers.get(target.partition("?")[0], page("nothing", status="404 Not Found"))(writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()

@@ -1,0 +1,125 @@
+"""Fetching what an address names, bounded in time and bytes, one hop at a time.
+
+The user allowed one address. A redirect may lead on to other public places, but never from a public host to one of the
+local network: that is how a page would reach services that only this machine can.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from protocol.version import BULKHEAD_VERSION
+from worker.models.build import shared_tls
+from worker.tools.tool import ToolError
+
+if TYPE_CHECKING:
+    import httpx2
+
+HOPS_MAX = 5
+CONNECT_S = 10.0
+AGENT = f"Mozilla/5.0 (compatible; Bulkhead/{BULKHEAD_VERSION})"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True)
+class Page:
+    """What came. `is_cut`: there was more than was read."""
+
+    url: str
+    status: int
+    content_type: str
+    data: bytes
+    is_cut: bool
+
+    def text(self) -> str:
+        """As text. Raises ToolError when it is none in the encoding that the server names, or in UTF-8."""
+        _, _, charset = self.content_type.lower().partition("charset=")
+        encoding = charset.split(";")[0].strip(" \"'") or "utf-8"
+        data = self.data
+        try:
+            return data.decode(encoding)
+        except LookupError:
+            pass
+        except UnicodeDecodeError as error:
+            # A cut may have gone through a character.
+            if self.is_cut and error.start >= len(data) - 4:
+                return data[: error.start].decode(encoding)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise ToolError(f"cannot read {self.url}: it is no text; use download for files") from None
+
+
+def check_url(url: str) -> str:
+    """The address, stripped. Raises ToolError unless it is one of http or https with a host."""
+    import httpx2
+
+    try:
+        parsed = httpx2.URL(url.strip())
+    except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
+        raise ToolError(f"cannot use the address {url[:200]!r}: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ToolError(f"cannot use the address {url[:200]!r}: it must begin with http:// or https://")
+    return str(parsed)
+
+
+@asynccontextmanager
+async def opened(url: str, *, within_s: float, accept: str = "*/*") -> "AsyncIterator[httpx2.Response]":
+    """The answer with status 200 at the end of all redirects; its body is not read yet. Raises ToolError."""
+    import httpx2
+
+    first_is_local = await _is_local(url)
+    headers = {"User-Agent": AGENT, "Accept": accept}
+    timeout = httpx2.Timeout(within_s, connect=CONNECT_S)
+    async with httpx2.AsyncClient(verify=shared_tls(), timeout=timeout, headers=headers, trust_env=True) as client:
+        for _ in range(HOPS_MAX + 1):
+            try:
+                async with client.stream("GET", url, follow_redirects=False) as response:
+                    if response.status_code in _REDIRECTS and "location" in response.headers:
+                        url = check_url(str(response.url.join(response.headers["location"])))
+                        if not first_is_local and await _is_local(url):
+                            raise ToolError(f"cannot follow the redirect to {url}: it leads into the local network")
+                        continue
+                    if response.status_code != 200:
+                        raise ToolError(f"cannot fetch {url}: the server answered {response.status_code}")
+                    yield response
+                    return
+            except httpx2.TimeoutException:
+                raise ToolError(f"cannot fetch {url}: the server sent nothing for {within_s:g} s") from None
+            except httpx2.HTTPError as error:
+                raise ToolError(f"cannot fetch {url}: {error or type(error).__name__}") from None
+        raise ToolError(f"cannot fetch {url}: more than {HOPS_MAX} redirects")
+
+
+async def fetch(url: str, *, max_bytes: int, within_s: float, accept: str = "*/*") -> Page:
+    """Read a page, at most `max_bytes` of it, in at most `within_s` seconds. Raises ToolError."""
+    url = check_url(url)
+    data = bytearray()
+    try:
+        async with asyncio.timeout(within_s), opened(url, within_s=within_s, accept=accept) as response:
+            async for piece in response.aiter_bytes():
+                data += piece
+                if len(data) > max_bytes:
+                    break
+            content_type = response.headers.get("content-type", "")
+            return Page(
+                str(response.url), response.status_code, content_type, bytes(data[:max_bytes]), len(data) > max_bytes
+            )
+    except TimeoutError:
+        raise ToolError(f"cannot fetch {url}: it took longer than {within_s:g} s") from None
+
+
+async def _is_local(url: str) -> bool:
+    """Does the host of this address belong to this machine or to a private network?"""
+    import httpx2
+
+    host = httpx2.URL(url).host
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False  # the connection will say so
+    return any(not ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_global for address in found)
