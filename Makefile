@@ -4,15 +4,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CONTRACT := .venv-contract
 # No folder of the current directory gets in front of the installed packages.
 export PYTHONSAFEPATH := 1
 
-.PHONY: help demo test check bench machines format clean
+.PHONY: help demo test check contract bench machines format clean
 
 help:
 	@echo "make demo     see it work: two workspaces, one of them killed; no key, no network"
 	@echo "make test     lint, format check, types, import rules, tests: what CI runs"
 	@echo "make check    the same without the tests"
+	@echo "make contract hold a real server to its own description with schemathesis; part of make test"
 	@echo "make bench    measure, each figure beside its floor"
 	@echo "make machines draw docs/machines.md from the tables again"
 	@echo "make format   put the code into its format"
@@ -23,12 +25,16 @@ demo: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory contract
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+contract: $(STAMP) $(CONTRACT)/.installed
+	env -u PYTHONSAFEPATH $(CONTRACT)/bin/python -m tests.contract.run $(CURDIR)/$(BIN)/bulkhead
 
 bench: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks
@@ -51,6 +57,16 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --editable '.[dev]'
 	@touch $(STAMP)
 
+# Only what the extra `contract` names, without Bulkhead itself: the server under test runs in $(VENV).
+$(CONTRACT)/.installed: pyproject.toml
+	@echo "setting up $(CONTRACT) (once; a minute)"
+	@test -x $(CONTRACT)/bin/python || $(PYTHON) -m venv $(CONTRACT)
+	@$(CONTRACT)/bin/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["contract"], sep="\n")' \
+		> $(CONTRACT)/wanted.txt
+	@$(CONTRACT)/bin/python -m pip --disable-pip-version-check install --quiet -r $(CONTRACT)/wanted.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(CONTRACT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find protocol supervisor worker tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,6 +24,14 @@ _UUID = re.compile(
 )
 
 
+ID_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:$-]{0,199}$"
+UUID_PATTERN = (
+    r"^((urn:uuid:)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+    r"|\{[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}|[0-9a-fA-F]{32})$"
+)
+"""The same two for the description of the API, in the dialect of JSON Schema."""
+
+
 class RandomSource(Protocol):
     """The one method of `random.Random` that id making needs."""
 

@@ -1,11 +1,15 @@
 """Prompts, runs and what is said of the agent (http-api 3.9, 4.3)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from protocol.ids import ID_PATTERN
 from protocol.shapes.message import Attachment, Message
 from protocol.shapes.provider import Model, SelectedModel
+
+SAYS_SOMETHING = r"^[^\x00]*[^\s\x00\x1c-\x1f][^\x00]*$"
+"""A text that is more than white space, and has no NUL."""
 
 RunState = Literal["accepted", "queued", "active", "ended"]
 RunOutcome = Literal["", "completed", "failed", "cancelled", "interrupted"]
@@ -14,9 +18,9 @@ RunOutcome = Literal["", "completed", "failed", "cancelled", "interrupted"]
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/agent`. `run_id` is the idempotency key inside its workspace; the server makes one up without it."""
 
-    session_id: str = ""
-    run_id: str = ""
-    prompt: str = ""
+    session_id: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": ID_PATTERN})] = ""
+    run_id: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^$|{ID_PATTERN}"})] = ""
+    prompt: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SAYS_SOMETHING})] = ""
     attachments: list[Attachment] | None = None
 
 

@@ -11,7 +11,7 @@ GLOBAL, WORKSPACE = 0, 1
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 ModelType = Literal["large", "small"]
-_TEXT_OR_TOKEN = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/components/schemas/OAuthToken"}]}
+_TEXT_OR_TOKEN = {"anyOf": [{"type": "string"}, {"$ref": "#/components/schemas/OAuthToken"}]}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from protocol.shapes.agent import SAYS_SOMETHING
+
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
@@ -85,7 +87,7 @@ class ResourceWish(msgspec.Struct, frozen=True, kw_only=True):
 class ShellWish(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/shell`. The session of the path counts, not the one of the body."""
 
-    command: str
+    command: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SAYS_SOMETHING})]
     session_id: str = ""
     term_width: int = 0
 

@@ -1,6 +1,6 @@
 """Sessions as API v1 sends them (http-api 3.5)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -34,5 +34,5 @@ class SessionWish(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str | None = None
     title: str | None = None
-    cost: float | None = None
+    cost: Annotated[float, msgspec.Meta(ge=0)] | None = None
     todos: list[Todo] | None = None

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.ids import UUID_PATTERN
+
 EMPTY_CONFIG = msgspec.Raw(b'{"providers":{},"options":{"tui":{}}}')
 """The least that clients survive; sent for a workspace whose configuration was not read yet."""
 
@@ -11,8 +13,8 @@ EMPTY_CONFIG = msgspec.Raw(b'{"providers":{},"options":{"tui":{}}}')
 class WorkspaceWish(msgspec.Struct, frozen=True, kw_only=True):
     """`POST /v1/workspaces`."""
 
-    path: str = ""
-    client_id: str = ""
+    path: Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})] = ""
+    client_id: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": UUID_PATTERN})] = ""
     yolo: bool = False
     debug: bool = False
     data_dir: str = ""

@@ -100,7 +100,7 @@ ROUTES: tuple[Route, ...] = (
         "Find or make the workspace of a directory, and wait until its worker is ready",
         takes=WorkspaceWish,
         gives=Workspace,
-        codes=("client_retired", "too_many_workspaces", *WAKING),
+        codes=("client_retired", "conflict", "too_many_workspaces", *WAKING),
     ),
     _by(
         "get_workspace",

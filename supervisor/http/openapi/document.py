@@ -42,6 +42,15 @@ _TAG_OF = {
 }
 """By the first word of an operation."""
 
+_UNKNOWN = {
+    "id": "route_unknown",
+    "client_id": "route_unknown",
+    "sid": "session_unknown",
+    "run": "run_unknown",
+    "lsp": "not_found",
+}
+"""What is said to a word of the path that is no id of ours."""
+
 EVERYWHERE = ("bad_input", "unauthorized", "forbidden", "too_large", "headers_too_large", "internal")
 """What any request can meet: access, size, a query that is not UTF-8, a bug of ours."""
 
@@ -101,8 +110,9 @@ def codes(route: Route) -> frozenset[str]:
         found |= {*OF_WORKERS, *OPERATIONS[route.operation].codes}
     elif "{id}" in route.path and route.handler != "release_workspace":
         found.add("workspace_unknown")
-    if "{" in route.path:
-        found |= {"route_unknown", "not_found"}
+    for word, code in _UNKNOWN.items():
+        if f"{{{word}}}" in route.path:
+            found |= {code, "route_unknown"}  # a word that is empty makes another path
     if not route.operation and tag(route) != "server":
         found |= {"server_exiting", "unavailable"}  # while the server starts or leaves
     return frozenset(found)
@@ -199,7 +209,13 @@ def _link(paths: dict[str, dict[str, Any]]) -> None:
     workspace, session, run = "/v1/workspaces/{id}", "/v1/workspaces/{id}/sessions", "/v1/workspaces/{id}/agent"
     _lead(paths, paths["/v1/workspaces"]["post"]["responses"]["200"], {"id": "$response.body#/id"}, workspace)
     here = {"id": "$request.path.id", "sid": "$response.body#/id"}
-    _lead(paths, paths[session]["post"]["responses"]["200"], here, workspace)
+    made = paths[session]["post"]["responses"]["200"]
+    _lead(paths, made, here, workspace)
+    made["links"]["prompt_submit"] = {
+        "operationId": "prompt_submit",
+        "parameters": {"id": "$request.path.id"},
+        "requestBody": {"session_id": "$response.body#/id", "prompt": "/say hello"},
+    }
     accepted = {"id": "$request.path.id", "run": "$response.body#/run_id"}
     _lead(paths, paths[run]["post"]["responses"]["202"], accepted, workspace)
 

@@ -166,7 +166,8 @@
       if (!what) box.append(make("p", { class: "note" }, "empty"));
       else if (media !== "application/json") {
         box.append(make("p", { class: "note" }, media + ". ", text(what.schema.description)));
-        if (what.schema.contentSchema) box.append(make("div", null, "Each: ", kindOf(what.schema.contentSchema)));
+        const each = what.schema.properties?.data?.contentSchema;
+        if (each) box.append(make("div", null, kindOf(each), " in each `data:`".replaceAll("`", "")), fields(each));
       } else box.append(make("div", null, kindOf(what.schema)), ...below(what.schema).map(fields));
     }
     const errors = Object.entries(operation.responses).filter(([word]) => word >= "400").map(([status, given]) => {

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from supervisor.http.openapi.schemas import UUID_PATTERN
+from protocol.ids import ID_PATTERN, UUID_PATTERN
 from supervisor.http.routes import Route
 
-_ID = {"type": "string", "pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.:$-]{0,199}$"}
+_ID = {"type": "string", "pattern": ID_PATTERN}
 _UUID = {"type": "string", "pattern": UUID_PATTERN}
 _TEXT = {"type": "string"}
 
@@ -19,8 +19,11 @@ PATH: dict[str, tuple[str, dict[str, Any]]] = {
 
 QUERY: dict[str, tuple[str, dict[str, Any]]] = {
     "client_id": ("The client: a UUID that it made up for itself.", _UUID),
-    "ids": ("`1`: numbered events carry an SSE `id:`, with which a stream can be resumed.", {"enum": ["1", "true"]}),
-    "memory": ("`full`: measure private memory too, which takes longer.", {"enum": ["full"]}),
+    "ids": (
+        "`1`: numbered events carry an SSE `id:`, with which a stream can be resumed. Anything else: no ids.",
+        _TEXT,
+    ),
+    "memory": ("`full`: measure private memory too, which takes longer. Anything else means nothing.", _TEXT),
     "session_id": ("Only of this session.", _TEXT),
     "path": ("The file; a relative path counts from the workspace.", {"type": "string", "pattern": r"^[^\x00]*$"}),
     "run_id": ("Only this run.", _TEXT),

@@ -16,16 +16,10 @@ from protocol.shapes.server import ErrorBody
 from protocol.shapes.services import SkillsChanged
 from protocol.shapes.session import Session
 from protocol.shapes.workspace import WorkspaceState
-from supervisor.http.routes import Route
+from supervisor.http.routes import EVENT_STREAM, Route
 
 AT = "#/components/schemas/"
 EVENT = "Event"
-UUID_PATTERN = (
-    r"^((urn:uuid:)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-    r"|\{[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}|[0-9a-fA-F]{32})$"
-)
-"""The spellings that `protocol.ids.is_uuid` takes."""
-
 PAYLOADS: dict[str, type] = {
     "agent_event": AgentEvent,
     "config_changed": ConfigChanged,
@@ -38,6 +32,27 @@ PAYLOADS: dict[str, type] = {
     "workspace_state": WorkspaceState,
 }
 """What an event of a kind carries, as far as it has a shape of its own."""
+
+_EACH_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "Each event: one `data:` line and an empty line. `id:` comes only to who asked for ids.",
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": f"{AT}{EVENT}"},
+        },
+        "id": {"type": "string"},
+        "retry": {"type": "integer", "description": "Milliseconds to wait before connecting again."},
+    },
+    "required": ["data"],
+}
+
+BASE64_PATTERN = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+"""With padding, in the standard alphabet."""
+
+NEEDED = {"WorkspaceWish": ["path", "client_id"], "Prompt": ["session_id", "prompt"]}
+"""Fields that may not be left out although their type has a default: their absence has an error of its own."""
 
 _CHANGES = Literal["created", "updated", "deleted"]
 _MEDIA = str  # an answer that is not JSON is named by its media type
@@ -64,6 +79,8 @@ class Schemas:
         self._types = types
         self._schemas, self.components = msgspec.json.schema_components(types, ref_template=f"{AT}{{name}}")
         self.components[EVENT] = _event(dict(zip(PAYLOADS, self._schemas[-len(PAYLOADS) :], strict=True)))
+        for name, fields in NEEDED.items():
+            self.components[name]["required"] = fields
         for schema in self.components.values():
             _tidy(schema)
 
@@ -76,15 +93,9 @@ def content(schemas: Schemas, kind: Any) -> dict[str, Any]:
     """The `content` of an answer of this type, or of this media type."""
     if not _is_media(kind):
         return {"application/json": {"schema": schemas.of(kind)}}
-    schema: dict[str, Any] = {"type": "string"}
-    if kind == "text/event-stream":
-        schema = {
-            "type": "string",
-            "description": "One `data:` line an event, an empty line after it; `id:` only for who asked for ids.",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": f"{AT}{EVENT}"},
-        }
-    return {str(kind): {"schema": schema}}
+    if kind == EVENT_STREAM:
+        return {EVENT_STREAM: {"schema": _EACH_EVENT}}
+    return {str(kind): {"schema": {"type": "string"}}}
 
 
 def _is_media(kind: Any) -> bool:
@@ -111,8 +122,10 @@ def _event(payloads: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _tidy(value: Any) -> None:
-    """Take from a schema what is only noise for readers."""
+    """Take from a schema what is only noise for readers, and say what Base64 has to look like here."""
     if isinstance(value, dict):
+        if value.get("contentEncoding") == "base64":
+            value["pattern"] = BASE64_PATTERN
         if "properties" in value:
             for each in value["properties"].values():
                 if isinstance(each, dict) and each.get("default", 0) in ("", [], {}, None) and "default" in each:
