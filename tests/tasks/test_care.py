@@ -1,0 +1,187 @@
+"""Whole tasks in which it matters what is not done, and what survives: questions, refusals, long work, crashes."""
+
+import json
+
+import pytest
+
+from tests.support.client import finish_of
+from tests.support.house import House
+from tests.support.pages import Pages, page
+from tests.tasks.repository import bash, changed, git, make_repository, passes, results, script, tool
+
+
+async def test_answer_from_grep_and_change_nothing(house: House) -> None:
+    room = await house.room()  # no permission for anything: none is needed
+    make_repository(room.path)
+    run = await room.prompt(
+        script(
+            tool("grep", pattern="retry_delay"),
+            tool("view", file_path="shop/settings.ini"),
+            bash("git log --oneline -n 1 && git status --short"),
+            "/say The retry delay is 7 s: shop/settings.ini:2",
+        )
+    )
+    assert "shop/settings.ini:2" in (await room.ended(run))["text"]
+    told = await results(room)
+    assert not any(result["is_error"] for result in told), told
+    assert "Line 2" in told[0]["content"]
+    assert "A shop" in told[2]["content"]
+    assert changed(room.path) == []
+
+
+async def test_refuse_a_dangerous_command(house: House) -> None:
+    room = await house.room(permission_policy="deny")
+    make_repository(room.path)
+    run = await room.prompt(script(bash("git status && rm -rf shop tests"), "/say it is all gone"))
+    await room.ended(run)
+    (told,) = await results(room)
+    assert told["is_error"]
+    assert changed(room.path) == []
+    assert (room.path / "shop" / "cart.py").exists()
+    answer = await room.last_assistant()
+    assert (finish_of(answer) or {})["reason"] == "end_turn", "the turn goes on after a denial"
+
+
+@pytest.mark.house(limits={"background_wait_s": 0.05})
+async def test_a_long_build_in_the_background(house: House) -> None:
+    room = await house.room(model="openai", yolo=True)
+    make_repository(room.path)
+    gate = house.root / "gate"
+    command = f"echo compiling; until [ -e {gate} ]; do sleep 0.05; done; echo linked; echo binary >build.out"
+    run = await room.prompt("build it and meanwhile read the settings")
+    call = await house.provider.next_call()
+    await call.tool_call("c1", "bash", {"description": "build", "command": command, "run_in_background": True})
+    await call.finish()
+    call = await house.provider.next_call()
+    job = json.loads((await results(room))[0]["metadata"])["shell_id"]
+    assert job in str(call.body["messages"])
+    await call.tool_call("c2", "view", {"file_path": "shop/settings.ini"})
+    await call.tool_call("c3", "job_output", {"shell_id": job, "wait": False})
+    await call.finish()
+    call = await house.provider.next_call()
+    told = await results(room)
+    assert "retry_delay_s" in told[1]["content"]
+    assert "running" in told[2]["content"]
+    assert "compiling" in told[2]["content"]
+    gate.touch()
+    await call.tool_call("c4", "job_output", {"shell_id": job, "wait": True})
+    await call.finish()
+    call = await house.provider.next_call()
+    assert "linked" in (await results(room))[3]["content"]
+    await call.reply("built")
+    await room.ended(run, 30)
+    assert (room.path / "build.out").read_text() == "binary\n"
+
+
+async def test_resume_after_a_crash_in_the_middle(house: House) -> None:
+    room = await house.room(model="openai", yolo=True)
+    make_repository(room.path)
+    run = await room.prompt("fix the sum and say so in the readme")
+    call = await house.provider.next_call()
+    await call.tool_call("c1", "view", {"file_path": "shop/cart.py"})
+    edit = {"file_path": "shop/cart.py", "old_string": "amount = price", "new_string": "amount += price"}
+    await call.tool_call("c2", "edit", edit)
+    await call.finish()
+    call = await house.provider.next_call()
+    await call.tokens("now the readme")
+    await room.watcher.text(room.session, "now the readme")
+    await (await room.worker()).kill()
+    assert (await room.ended(run))["error"]
+    assert changed(room.path) == ["shop/cart.py"], "what was done before the crash is kept"
+    again = await room.prompt("go on")
+    call = await house.provider.next_call()
+    history = str(call.body["messages"])
+    assert "now the readme" in history
+    assert "Changed 1 place" in history, "the model is not told what was done already"
+    await call.tool_call("c3", "view", {"file_path": "README.md"})
+    await call.tool_call("c4", "edit", {"file_path": "README.md", "old_string": "# Shop\n", "new_string": "# Shop 2\n"})
+    await call.finish()
+    await (await house.provider.next_call()).reply("done")
+    assert (await room.ended(again))["text"] == "done"
+    assert changed(room.path) == ["README.md", "shop/cart.py"]
+    assert passes(room.path)
+    assert git(room.path, "diff", "--numstat", "shop/cart.py").split()[:2] == ["1", "1"], "the edit was made twice"
+
+
+async def test_a_cancel_in_the_middle_leaves_whole_files_and_the_next_prompt_goes_on(house: House) -> None:
+    room = await house.room(yolo=True)
+    make_repository(room.path)
+    pipe = house.pipe()
+    run, _ = await room.tool_running(f"echo $$ >{pipe.path}; sleep 1000", pipe)
+    await room.client.cancel(room.id, room.session)
+    assert (await room.ended(run))["cancelled"]
+    assert changed(room.path) == []
+    again = await room.prompt(script(tool("write", file_path="after.txt", content="x\n"), "/say done"))
+    assert (await room.ended(again))["text"] == "done"
+    assert changed(room.path) == ["after.txt"]
+
+
+async def test_a_conversation_that_grows_too_long_in_the_middle_of_the_work(house: House) -> None:
+    room = await house.room(model="anthropic", yolo=True)
+    make_repository(room.path)
+    run = await room.prompt("fix the sum")
+    call = await house.provider.next_call()
+    await call.tool_call("c1", "view", {"file_path": "shop/cart.py"})
+    await call.finish()
+    too_long = await house.provider.next_call()
+    await too_long.refuse(400, message="prompt is too long: 9 tokens > 8 maximum", kind="invalid_request_error")
+    summary = await house.provider.next_call()
+    await summary.reply("The sum in shop/cart.py keeps only the last price; it was read, not changed.")
+    call = await house.provider.next_call()
+    assert "fix the sum" in str(call.body["messages"])
+    edit = {"file_path": "shop/cart.py", "old_string": "amount = price", "new_string": "amount += price"}
+    await call.tool_call("c2", "edit", edit)
+    await call.finish()
+    await (await house.provider.next_call()).reply("fixed")
+    assert (await room.ended(run, 30))["text"] == "fixed"
+    assert passes(room.path), "the summary made the agent forget what it had read"
+
+
+async def test_bring_a_file_from_the_web_and_use_it(house: House) -> None:
+    async with Pages() as pages:
+        pages.answers["/rates.csv"] = page("eur,1.0\nusd,1.1\n", "text/csv")
+        pages.answers["/"] = page("<html><body><h1>Rates</h1><a href='/rates.csv'>the file</a></body></html>")
+        room = await house.room(yolo=True)
+        make_repository(room.path)
+        run = await room.prompt(
+            script(
+                tool("fetch", url=pages.url(), format="markdown"),
+                tool("download", url=pages.url("/rates.csv"), file_path="data/rates.csv"),
+                tool("view", file_path="data/rates.csv"),
+                "/say done",
+            )
+        )
+        await room.ended(run)
+    told = await results(room)
+    assert "[the file](/rates.csv)" in told[0]["content"]
+    assert "usd,1.1" in told[2]["content"]
+    assert changed(room.path) == ["data/rates.csv"]
+
+
+async def test_the_rules_of_the_project_and_its_skills_reach_the_model(house: House) -> None:
+    room = await house.room(model="anthropic", yolo=True)
+    make_repository(room.path)
+    (room.path / "AGENTS.md").write_text("Amounts are in cents.\n")
+    skill = room.path / ".agents" / "skills" / "release" / "SKILL.md"
+    skill.parent.mkdir(parents=True)
+    skill.write_text("---\nname: release\ndescription: How to make a release\n---\nWrite VERSION first.\n")
+    run = await room.prompt("make a release")
+    call = await house.provider.next_call()
+    system = json.dumps(call.body["system"])
+    for said in ("Amounts are in cents.", "How to make a release", "Branch: main", "A shop"):
+        assert said in system, said
+    await call.tool_call("c1", "view", {"file_path": str(skill)})
+    await call.finish()
+    call = await house.provider.next_call()
+    assert json.dumps(call.body["system"]) == system, "the system prompt changed within the turn"
+    assert "Write VERSION first." in json.dumps(call.body["messages"])
+    await call.tool_call("c2", "write", {"file_path": "VERSION", "content": "1\n"})
+    await call.finish()
+    await (await house.provider.next_call()).reply("released")
+    await room.ended(run)
+    run = await room.prompt("thanks")
+    call = await house.provider.next_call()
+    assert json.dumps(call.body["system"]) == system, "the provider's cache would be lost"
+    await call.reply("welcome")
+    await room.ended(run)
+    assert "VERSION" in changed(room.path)
