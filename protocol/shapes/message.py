@@ -53,6 +53,7 @@ class ReasoningBlock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     id: str = ""
     provider: str = ""
     before_text: bool = True  # where it stood: before or after the step's text
+    calls_before: int = 0  # and behind how many of its tool calls
 
 
 class ImageURLPart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):

@@ -26,7 +26,7 @@ from protocol.shapes.message import (
     ToolResultPart,
 )
 from tests.support.loop import run
-from tests.support.provider import check_anthropic, check_openai
+from tests.support.model_requests import CHECKS
 from tests.unit.agent_house import LIMITS, LOG, seeded
 from worker.agent.history import repair
 from worker.agent.stream import calls_of, results_of
@@ -53,8 +53,10 @@ blocks = st.builds(
     ReasoningBlock,
     thinking=texts,
     signature=st.sampled_from(["", "sig"]),
+    id=st.sampled_from(["", "rs_1", "rs_2"]),
     provider=st.sampled_from(["loop", "other", ""]),
     before_text=st.booleans(),
+    calls_before=st.integers(0, 3),
 )
 reasonings = st.builds(
     lambda found: ReasoningPart(ReasoningData(thinking="t", blocks=found)), st.lists(blocks, max_size=2)
@@ -99,7 +101,7 @@ def test_every_call_has_its_result_directly_behind_it_and_nothing_else_has(found
         for part in message.parts:
             assert not isinstance(part, FinishPart)
             if isinstance(part, ReasoningPart):
-                assert all(block.provider == "loop" and block.signature for block in part.data.blocks)
+                assert all(block.provider == "loop" and (block.signature or block.id) for block in part.data.blocks)
     assert waiting == []
 
 
@@ -123,7 +125,7 @@ def test_what_was_stored_is_not_lost(found: list[Message]):
     assert said(repair(found, "loop")) == said(found)
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
 def test_providers_take_every_repaired_history(dialect: str):
     import httpx2
     from pydantic_ai.models import override_allow_model_requests
@@ -133,15 +135,17 @@ def test_providers_take_every_repaired_history(dialect: str):
     from worker.models import warm
     from worker.models.build import Models
 
-    kind = "anthropic" if dialect == "anthropic" else "openai-compat"
-    body = warm._ANTHROPIC_ANSWER if dialect == "anthropic" else warm._OPENAI_ANSWER
-    check = check_anthropic if dialect == "anthropic" else check_openai
+    kind = {"openai": "openai-compat", "responses": "openai", "anthropic": "anthropic"}[dialect]
+    body = warm._ANSWERS.get(kind, warm._OPENAI_ANSWER)
+    check = CHECKS[dialect]
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         check(json.loads(request.content))
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
-    provider = ProviderConfig(id="loop", type=kind, base_url="http://x/v1", api_key="k", models=[Model(id="m")])
+    provider = ProviderConfig(
+        id="loop", type=kind, base_url="http://x/v1", api_key="k", models=[Model(id="m", can_reason=True)]
+    )
     config = Config(
         {"loop": provider}, {"large": SelectedModel(model="m", provider="loop")}, (), Options(), {}, "", (), (), ()
     )

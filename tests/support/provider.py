@@ -1,7 +1,8 @@
-"""A scripted model on loopback, OpenAI-chat- and Anthropic-compatible: the test decides token by token.
+"""A scripted model on loopback that speaks like OpenAI, in both of its ways, and like Anthropic: the test decides
+token by token.
 
 Every request waits as an `Exchange` until the test takes it with `next_call` and says what comes. Each request is
-checked: would a real provider take it? (roles in order, a result for every tool call.)
+checked: would a real provider take it? (`model_requests.py`)
 """
 
 import asyncio
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.client import read_head
+from tests.support.model_requests import CHECKS, InvalidRequest
+from tests.support.responses import ResponseEvents
 
 API_KEY = "canary-key-do-not-log-0123456789"
 MODEL = "scripted-1"
@@ -20,15 +23,11 @@ _CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": M
 _STREAM = ("HTTP/1.1 200 OK", "Content-Type: text/event-stream", "Transfer-Encoding: chunked", "Connection: close")
 
 
-class InvalidRequest(AssertionError):
-    """A real provider would refuse this request."""
-
-
 @dataclass(eq=False)
 class Exchange:
     """One request of a worker and our side of the answer."""
 
-    dialect: str  # `openai` or `anthropic`
+    dialect: str  # `openai` (chat completions), `responses` or `anthropic`
     body: dict[str, Any]
     headers: dict[str, str]
     _reader: asyncio.StreamReader = field(repr=False)
@@ -38,12 +37,19 @@ class Exchange:
     _blocks: int = 0
     _in_text: bool = False
     _tools: int = 0
+    _response: ResponseEvents = field(repr=False, default_factory=lambda: ResponseEvents(MODEL))
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation in the request, as this dialect writes it."""
+        found: list[dict[str, Any]] = self.body["input" if self.dialect == "responses" else "messages"]
+        return found
 
     @property
     def prompt(self) -> str:
         """The text of the newest user message."""
-        for message in reversed(self.body["messages"]):
-            if message["role"] == "user":
+        for message in reversed(self.messages):
+            if message.get("role") == "user":
                 return _text(message["content"])
         return ""
 
@@ -53,6 +59,8 @@ class Exchange:
         for text in texts:
             if self.dialect == "openai":
                 await self._chunk({"content": text})
+            elif self.dialect == "responses":
+                await self._say(self._response.text(text))
             else:
                 await self._begin_text()
                 await self._named(
@@ -67,6 +75,8 @@ class Exchange:
             function = {"name": name, "arguments": text}
             call = {"index": self._tools, "id": call_id, "type": "function", "function": function}
             await self._chunk({"tool_calls": [call]})
+        elif self.dialect == "responses":
+            await self._say(self._response.call(call_id, name, text))
         else:
             await self._end_text()
             index, self._blocks = self._blocks, self._blocks + 1
@@ -77,6 +87,24 @@ class Exchange:
             await self._named("content_block_stop", {"index": index})
         self._tools += 1
 
+    async def thinking(self, item_id: str, texts: list[str], signature: str) -> None:
+        """Think: several summaries of one item for `responses`, else blocks of their own that share the signature."""
+        await self._open()
+        if self.dialect == "responses":
+            await self._say(self._response.reasoning(item_id, texts, signature))
+            return
+        for text in texts:
+            await self._end_text()
+            index, self._blocks = self._blocks, self._blocks + 1
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            await self._named("content_block_start", {"index": index, "content_block": block})
+            for delta in (
+                {"type": "thinking_delta", "thinking": text},
+                {"type": "signature_delta", "signature": signature},
+            ):
+                await self._named("content_block_delta", {"index": index, "delta": delta})
+            await self._named("content_block_stop", {"index": index})
+
     async def finish(self, reason: str | None = None) -> None:
         """End in order; the reason is `stop`, or `tool_calls` when tools were asked for."""
         await self._open()
@@ -85,6 +113,8 @@ class Exchange:
             usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
             await self._data(_CHUNK | {"choices": [], "usage": usage})
             await self._write(b"data: [DONE]\n\n")
+        elif self.dialect == "responses":
+            await self._say(self._response.end(reason or "completed"))
         else:
             await self._end_text()
             delta = {"stop_reason": reason or ("tool_use" if self._tools else "end_turn"), "stop_sequence": None}
@@ -146,6 +176,8 @@ class Exchange:
         await self._write_raw(("\r\n".join(_STREAM) + "\r\n\r\n").encode())
         if self.dialect == "openai":
             await self._chunk({"role": "assistant", "content": ""})
+        elif self.dialect == "responses":
+            await self._say(self._response.begin())
         else:
             usage = {"input_tokens": 11, "output_tokens": 1}
             message = {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "content": []}
@@ -171,6 +203,10 @@ class Exchange:
 
     async def _named(self, name: str, value: dict[str, Any]) -> None:
         await self._write(f"event: {name}\ndata: {json.dumps({'type': name} | value)}\n\n".encode())
+
+    async def _say(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            await self._named(event["type"], event)
 
     async def _data(self, value: dict[str, Any]) -> None:
         await self._write(f"data: {json.dumps(value)}\n\n".encode())
@@ -221,7 +257,8 @@ class Provider:
 
     def config(self, dialect: str = "openai") -> dict[str, Any]:
         """A `bulkhead.json` that makes this the model of a workspace."""
-        kind, url = ("anthropic", self.url) if dialect == "anthropic" else ("openai-compat", f"{self.url}/v1")
+        kind = {"anthropic": "anthropic", "responses": "openai"}.get(dialect, "openai-compat")
+        url = self.url if dialect == "anthropic" else f"{self.url}/v1"
         model = {"id": MODEL, "name": "Scripted", "context_window": 100_000, "default_max_tokens": 1000}
         provider = {"id": "loop", "name": "Loop", "type": kind, "base_url": url, "api_key": API_KEY, "models": [model]}
         choice = {"model": MODEL, "provider": "loop"}
@@ -235,12 +272,12 @@ class Provider:
         except (OSError, asyncio.IncompleteReadError):
             writer.close()
             return
-        dialect = "anthropic" if "/messages" in request else "openai"
-        try:
-            (check_anthropic if dialect == "anthropic" else check_openai)(body)
-        except InvalidRequest as error:
-            self.violations.append(f"{error}: {json.dumps(body['messages'])[:2000]}")
+        dialect = "anthropic" if "/messages" in request else "responses" if "/responses" in request else "openai"
         exchange = Exchange(dialect, body, headers, reader, writer)
+        try:
+            CHECKS[dialect](body)
+        except InvalidRequest as error:
+            self.violations.append(f"{error}: {json.dumps(exchange.messages)[:2000]}")
         self.exchanges.append(exchange)
         self._waiting.put_nowait(exchange)
         await exchange._watch()
@@ -254,71 +291,6 @@ class _Prefixed:
 
     async def readuntil(self, separator: bytes) -> bytes:
         return b"X 0\r\n" + await self._reader.readuntil(separator)
-
-
-def check_openai(body: dict[str, Any]) -> None:
-    """Roles in order and every tool call answered right after it, once."""
-    if not body.get("stream"):
-        raise InvalidRequest("the request does not stream")
-    open_calls: list[str] = []
-    has_talked = False
-    for message in body["messages"]:
-        role = message["role"]
-        if role == "tool":
-            if message["tool_call_id"] not in open_calls:
-                raise InvalidRequest(f"a result for {message['tool_call_id']}, which is not open")
-            open_calls.remove(message["tool_call_id"])
-            continue
-        if open_calls:
-            raise InvalidRequest(f"a {role} message while the tool calls {open_calls} have no result")
-        if role in ("system", "developer"):
-            if has_talked:
-                raise InvalidRequest("a system message in the middle")
-            continue
-        has_talked = True
-        if role == "assistant":
-            open_calls = [call["id"] for call in message.get("tool_calls") or []]
-            for call in message.get("tool_calls") or []:
-                _object(call["function"]["arguments"])
-            if not open_calls and not message.get("content"):
-                raise InvalidRequest("an assistant message with nothing in it")
-        elif role != "user" or not message.get("content"):
-            raise InvalidRequest(f"a message of role {role} with content {message.get('content')!r}")
-    if open_calls:
-        raise InvalidRequest(f"the tool calls {open_calls} have no result")
-    if not has_talked or body["messages"][-1]["role"] == "assistant":
-        raise InvalidRequest("nothing to answer: the last message is the assistant's")
-
-
-def check_anthropic(body: dict[str, Any]) -> None:
-    """The first message is the user's; a `tool_use` is answered by the next message, which is the user's."""
-    if not body.get("stream"):
-        raise InvalidRequest("the request does not stream")
-    messages = body["messages"]
-    if not messages or messages[0]["role"] != "user" or messages[-1]["role"] != "user":
-        raise InvalidRequest("the first and the last message must be the user's")
-    open_calls: set[str] = set()
-    for message in messages:
-        blocks = message["content"] if isinstance(message["content"], list) else [{"type": "text"}]
-        results = {block["tool_use_id"] for block in blocks if block["type"] == "tool_result"}
-        if not blocks:
-            raise InvalidRequest("a message without content")
-        if results != open_calls:
-            raise InvalidRequest(f"results for {results} where {open_calls} are open")
-        open_calls = {block["id"] for block in blocks if block["type"] == "tool_use"}
-        if open_calls and message["role"] != "assistant":
-            raise InvalidRequest("a tool call of the user")
-    if open_calls:
-        raise InvalidRequest(f"the tool calls {open_calls} have no result")
-
-
-def _object(text: str) -> None:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(f"tool arguments are no JSON: {text[:100]!r}") from error
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"tool arguments are no object: {text[:100]!r}")
 
 
 def _text(content: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 from tests.support import strict
 from tests.support.history import Diary, EventRow, RunRow, Seen, Stored, Stream
 from tests.support.judge import judge
-from tests.support.provider import InvalidRequest, check_anthropic, check_openai
+from tests.support.model_requests import InvalidRequest, check_anthropic, check_openai
 
 TEXT = {"type": "text", "data": {"text": "hi"}}
 

@@ -44,7 +44,7 @@ from worker.models.client import (
 )
 from worker.models.warm import WarmTool
 
-DIALECTS = ("openai", "anthropic")
+DIALECTS = ("openai", "responses", "anthropic")
 
 
 @pytest.fixture(autouse=True)

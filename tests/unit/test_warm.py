@@ -63,10 +63,11 @@ def test_the_scripted_model_needs_none_of_the_libraries():
 def original_transform():
     import openai._utils._transform as transform
     import openai.resources.chat.completions.completions as completions
+    import openai.resources.responses.responses as responses
 
-    patched = completions.async_maybe_transform
+    patched = completions.async_maybe_transform, responses.async_maybe_transform
     yield transform.async_maybe_transform
-    completions.async_maybe_transform = patched
+    completions.async_maybe_transform, responses.async_maybe_transform = patched
 
 
 def bodies(monkeypatch: pytest.MonkeyPatch, request: ModelRequest, kind: str) -> dict[str, Any]:
@@ -80,7 +81,9 @@ def bodies(monkeypatch: pytest.MonkeyPatch, request: ModelRequest, kind: str) ->
 
     def answer(sent: httpx2.Request) -> httpx2.Response:
         seen.append(json.loads(sent.content))
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=warm._OPENAI_ANSWER)
+        return httpx2.Response(
+            200, headers={"content-type": "text/event-stream"}, content=warm._ANSWERS.get(kind, warm._OPENAI_ANSWER)
+        )
 
     async def main() -> None:
         model = Model(id="warm/warm", can_reason=True, supports_attachments=True, default_max_tokens=99)
@@ -104,9 +107,10 @@ def bodies(monkeypatch: pytest.MonkeyPatch, request: ModelRequest, kind: str) ->
 @pytest.mark.parametrize("kind", ["openai", "openai-compat", "openrouter"])
 def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_transform):
     import openai.resources.chat.completions.completions as completions
+    import openai.resources.responses.responses as responses
 
     from protocol.shapes.message import BinaryData, BinaryPart, Message
-    from worker.models import build
+    from worker.models import wires
 
     request = warm._request()
     picture = Message(
@@ -114,11 +118,12 @@ def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_tra
     )
     request = ModelRequest(request.system, [*request.messages, picture], request.tools, request.max_tokens)
     plain = bodies(monkeypatch, request, kind)
-    assert completions.async_maybe_transform is not original_transform
-    monkeypatch.setattr(build, "patch_openai", lambda: None)
-    completions.async_maybe_transform = original_transform
+    module = responses if kind == "openai" else completions
+    assert module.async_maybe_transform is not original_transform
+    monkeypatch.setattr(wires, "patch_openai", lambda: None)
+    module.async_maybe_transform = original_transform
     assert bodies(monkeypatch, request, kind) == plain
-    assert plain["messages"]
+    assert plain["input" if kind == "openai" else "messages"]
     assert plain["tools"]
     assert ("max_tokens" in plain) == (kind != "openai")
 

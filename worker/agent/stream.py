@@ -42,6 +42,7 @@ class MessageDraft:
         self._thinking = ""
         self._block_thinking = ""
         self._block_before_text = True
+        self._block_calls_before = 0
         self._block_is_open = False
         self._blocks: list[ReasoningBlock] = []
         self._reasoning_started = 0
@@ -96,6 +97,7 @@ class MessageDraft:
                 id=block_id,
                 provider=provider,
                 before_text=self._block_before_text,
+                calls_before=self._block_calls_before,
             )
         )
         self._block_thinking, self._block_is_open = "", False
@@ -142,6 +144,7 @@ class MessageDraft:
         self._appears("reasoning")
         self._block_is_open = True
         self._block_before_text = not self._text
+        self._block_calls_before = len(self._calls)
         self._reasoning_started = self._reasoning_started or now
         self._reasoning_finished = 0
         if self._thinking and not self._thinking.endswith("\n"):

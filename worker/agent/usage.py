@@ -62,7 +62,12 @@ def measure(
 
 
 def cost_of(model: Model, tokens: Tokens) -> float:
-    """The price of these tokens. `…_in_cached` is the price of writing the cache, `…_out_cached` of reading it."""
+    """The price of these tokens, the provider's own figure if it gave one (W-63).
+
+    `…_in_cached` is the price of writing the cache, `…_out_cached` of reading it.
+    """
+    if tokens.cost is not None:
+        return tokens.cost
     return (
         tokens.input * model.cost_per_1m_in
         + tokens.output * model.cost_per_1m_out

@@ -173,3 +173,10 @@ KNOWN_PROVIDERS: tuple[KnownProvider, ...] = (
 """In the order of preference: the first one with a key is the default."""
 
 KNOWN_BY_ID = {provider.id: provider for provider in KNOWN_PROVIDERS}
+
+
+def key_hint(provider_id: str) -> str:
+    """Where the key of a provider belongs, for an error's end."""
+    known = KNOWN_BY_ID.get(provider_id)
+    place = f"providers.{provider_id}.api_key"
+    return f"set {known.key_variable} or {place}" if known is not None and known.key_variable else f"set {place}"

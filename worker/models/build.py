@@ -11,27 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from ssl import SSLContext, create_default_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from protocol.base.clock import Clock, SystemClock
-from protocol.errors import BadInput
 from protocol.limits import Limits
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
-from worker.config.catalogue import BUILTIN_ID
+from worker.config.catalogue import BUILTIN_ID, key_hint
 from worker.config.load import Config
+from worker.models.bounds import client_options
 from worker.models.client import ModelClient
 from worker.models.remote import RemoteModel
 from worker.models.script import ScriptModel, Sleeper
-from worker.models.transform import patch_openai
+from worker.models.settings import may_cache
+from worker.models.wires import make_wire_model, wire_of
 
 if TYPE_CHECKING:
     import httpx2
-    from pydantic_ai.models import Model as WireModel
 
-OPENAI_LIKE = frozenset(
-    {"openai", "openai-compat", "openrouter", "litellm", "llamacpp", "lmstudio", "ollama", "omlx", "vercel", "hyper"}
-)
-ANTHROPIC_LIKE = frozenset({"anthropic"})
 CLOSE_S = 2.0
 
 
@@ -60,9 +56,9 @@ class Models:
         sleep: Sleeper = asyncio.sleep,
         transport: "httpx2.AsyncBaseTransport | None" = None,
     ) -> None:
-        """`transport` replaces the network, for the warm-up. `env`, `random` and `log` are for
-        providers to come."""
+        """`transport` replaces the network, for the warm-up. `env` holds switches and the places of clouds."""
         self._config = config
+        self._env = env
         self._limits = limits
         self._script = ScriptModel(sleep=sleep, clock=clock or SystemClock(), limits=limits)
         self._transport = transport
@@ -95,27 +91,23 @@ class Models:
                 await http.aclose()
 
     def _client(self, choice: Choice) -> ModelClient:
-        provider = choice.provider
+        provider, model = choice.provider, choice.model
         if provider.id == BUILTIN_ID:
             return self._script
-        if provider.type not in OPENAI_LIKE | ANTHROPIC_LIKE:
-            raise BadInput(
-                f"cannot use provider {provider.id!r}: its type {provider.type!r} is not supported; use one of "
-                + ", ".join(sorted(OPENAI_LIKE | ANTHROPIC_LIKE))
-            )
+        wire = wire_of(provider, model, choice.selected)
         return RemoteModel(
-            model=choice.model,
+            wire=wire,
+            model=model,
             provider=provider,
             selected=choice.selected,
-            make=lambda model_id: self._wire_model(provider, model_id),
+            make=lambda: make_wire_model(
+                wire, provider, model, http=self._client_http, env=self._env, limits=self._limits
+            ),
             limits=self._limits,
             secrets=self._config.secrets,
+            key_hint=key_hint(provider.id),
+            caches=may_cache(self._env),
         )
-
-    def _wire_model(self, provider: ProviderConfig, model_id: str) -> "WireModel":
-        if provider.type in ANTHROPIC_LIKE:
-            return _anthropic(provider, model_id, self._client_http())
-        return _openai(provider, model_id, self._client_http())
 
     def _client_http(self) -> "httpx2.AsyncClient":
         import httpx2
@@ -127,6 +119,7 @@ class Models:
                 verify=shared_tls(),
                 timeout=httpx2.Timeout(read_s, connect=self._limits.model_connect_s),
                 transport=self._transport,
+                **client_options(),
             )
         return self._http
 
@@ -135,53 +128,3 @@ class Models:
 def shared_tls() -> SSLContext:
     """One context for all clients: loading the certificates takes tens of milliseconds and a megabyte."""
     return create_default_context()
-
-
-def _anthropic(provider: ProviderConfig, model_id: str, http: "httpx2.AsyncClient") -> "WireModel":
-    from anthropic import AsyncAnthropic
-    from pydantic_ai.models.anthropic import AnthropicModel
-    from pydantic_ai.providers.anthropic import AnthropicProvider
-
-    key: dict[str, Any] = {"api_key": provider.api_key or "none"}
-    if provider.api_key.startswith("Bearer "):
-        key = {"auth_token": provider.api_key.removeprefix("Bearer ")}
-    client = AsyncAnthropic(
-        **key,
-        base_url=provider.base_url.removesuffix("/v1"),  # the client adds it
-        max_retries=0,
-        default_headers=provider.extra_headers,
-        http_client=http,
-        open_telemetry=False,
-    )
-    return AnthropicModel(model_id, provider=AnthropicProvider(anthropic_client=client))
-
-
-def _openai(provider: ProviderConfig, model_id: str, http: "httpx2.AsyncClient") -> "WireModel":
-    from openai import AsyncOpenAI
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.models.openrouter import OpenRouterModel
-    from pydantic_ai.profiles.openai import OpenAIModelProfile
-    from pydantic_ai.providers.openai import OpenAIProvider
-    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
-    from pydantic_ai.providers.openrouter import OpenRouterProvider
-
-    patch_openai()
-    client = AsyncOpenAI(
-        api_key=provider.api_key or "none",  # local servers want none, the library wants some
-        base_url=provider.base_url,
-        max_retries=0,
-        default_headers=provider.extra_headers,
-        http_client=http,
-    )
-    # Without this a stream that was cut looks complete.
-    profile = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True)
-    match provider.type:
-        case "openai":
-            return OpenAIChatModel(model_id, provider=OpenAIProvider(openai_client=client), profile=profile)
-        case "openrouter":
-            return OpenRouterModel(model_id, provider=OpenRouterProvider(openai_client=client), profile=profile)
-        case _:
-            # Most compatible servers know the older name of this field only.
-            profile["openai_chat_supports_max_completion_tokens"] = False
-            compatible = OpenAICompatibleProvider(provider.id, openai_client=client)
-            return OpenAIChatModel(model_id, provider=compatible, profile=profile)

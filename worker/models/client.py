@@ -36,6 +36,7 @@ class Tokens:
     output: int = 0
     cache_read: int = 0
     cache_write: int = 0
+    cost: float | None = None  # what the provider says it cost, in US dollars; None: it does not say
 
     @property
     def is_empty(self) -> bool:

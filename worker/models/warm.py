@@ -39,6 +39,24 @@ _OPENAI_ANSWER = (
     b'"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}\n\n'
     b"data: [DONE]\n\n"
 )
+_RESPONSE = (
+    '{"id":"w","object":"response","created_at":1,"model":"warm","status":"%s","output":[],"parallel_tool_calls":true,'
+    '"tool_choice":"auto","tools":[],"usage":{"input_tokens":1,"input_tokens_details":{"cached_tokens":0},'
+    '"output_tokens":1,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":2}}'
+)
+_RESPONSES_EVENTS = (
+    f'{{"type":"response.created","sequence_number":1,"response":{_RESPONSE % "in_progress"}}}',
+    '{"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"type":"message","id":"m","role":'
+    '"assistant","status":"in_progress","content":[]}}',
+    '{"type":"response.output_text.delta","sequence_number":3,"item_id":"m","output_index":0,"content_index":0,"delta":'
+    '"ok","logprobs":[]}',
+    '{"type":"response.output_item.added","sequence_number":4,"output_index":1,"item":{"type":"function_call","id":"f",'
+    '"call_id":"c","name":"view","arguments":"","status":"in_progress"}}',
+    '{"type":"response.function_call_arguments.done","sequence_number":5,"item_id":"f","output_index":1,"name":"view",'
+    '"arguments":"{}"}',
+    f'{{"type":"response.completed","sequence_number":6,"response":{_RESPONSE % "completed"}}}',
+)
+_RESPONSES_ANSWER = "".join(f"data: {event}\n\n" for event in _RESPONSES_EVENTS).encode()
 _ANTHROPIC_ANSWER = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"w","type":"message","role":"assistant",'
     b'"model":"warm","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1'
@@ -52,6 +70,9 @@ _ANTHROPIC_ANSWER = (
     b'"usage":{"output_tokens":1}}\n\n'
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 )
+
+
+_ANSWERS = {"anthropic": _ANTHROPIC_ANSWER, "openai": _RESPONSES_ANSWER}
 
 
 class WarmTool:
@@ -77,7 +98,7 @@ def warm_up() -> None:
 async def _ask(kind: str) -> None:
     import httpx2
 
-    body = _ANTHROPIC_ANSWER if kind == "anthropic" else _OPENAI_ANSWER
+    body = _ANSWERS.get(kind, _OPENAI_ANSWER)
 
     def answer(request: Any) -> Any:
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
