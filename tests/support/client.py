@@ -145,7 +145,7 @@ class Client:
             writer.write(data)
             await writer.drain()
             status, found = await read_head(reader)
-            answer = await _read_body(reader, found)
+            answer = await read_body(reader, found)
             if method != "HEAD":
                 answers.check(method, path, status, found, answer)
             return Response(status, found, answer)
@@ -177,7 +177,8 @@ async def read_chunk(reader: asyncio.StreamReader) -> bytes:
     return data[:-2]
 
 
-async def _read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    """The whole body, by its length, by chunks, or to the end of the connection."""
     if "content-length" in headers:
         return await reader.readexactly(int(headers["content-length"]))
     if headers.get("transfer-encoding", "").lower() == "chunked":

@@ -102,6 +102,7 @@ class Stored:
     events: list[EventRow] = field(default_factory=list)
     messages: dict[str, tuple[str, str]] = field(default_factory=dict)  # id -> role, parts as JSON text
     order: list[str] = field(default_factory=list)  # message ids, oldest first
+    sessions: frozenset[str] | None = None  # ids of those that were not deleted; None: nobody looked
 
 
 def read_stored(workspace: str, data_dir: Path) -> Stored:
@@ -123,6 +124,7 @@ def read_stored(workspace: str, data_dir: Path) -> Stored:
             events=[EventRow(number, kind, run_id, bytes(data)) for number, kind, run_id, data in events],
             messages={mid: (role, bytes(parts).decode()) for mid, role, parts in messages},
             order=[mid for mid, _, _ in messages],
+            sessions=frozenset(row[0] for row in connection.execute("SELECT id FROM sessions")),
         )
     finally:
         connection.close()

@@ -99,6 +99,8 @@ def ends_tell_a_story(file: Stored) -> list[Finding]:
     for run in file.runs:
         if run.cause == "storage":
             continue  # the shortest end there is: what was stored of the turn stays as it is (D01)
+        if file.sessions is not None and run.session_id not in file.sessions:
+            continue  # its messages were deleted with their session
         if run.state != "ended" or not run.message_id:
             if run.state == "ended" and run.outcome == "completed":
                 findings.append(f"{file.workspace}: run {run.id} completed and names no message")

@@ -1,0 +1,84 @@
+"""Clients in processes of their own on one session see one history, whoever came when and left in between."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.client_process import Other
+from tests.support.history import read_stored
+from tests.support.house import House
+
+pytestmark = pytest.mark.house(bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
+
+Events = list[list[str]]
+
+
+def after(events: Events, cursor: str) -> Events:
+    """What follows an id."""
+    ids = [each[0] for each in events]
+    return events[ids.index(cursor) + 1 :]
+
+
+def kinds(events: Events) -> list[str]:
+    return [json.loads(data)["type"] for _, data in events]
+
+
+def reason_of(message: dict[str, Any]) -> str:
+    return next(str(part["data"]["reason"]) for part in message["parts"] if part["type"] == "finish")
+
+
+async def test_one_streams_another_cancels_and_both_come_back_by_an_old_cursor(house: House) -> None:
+    path = house.directory("w", "openai")
+    socket_path = house.server.socket_path
+    async with Other(socket_path) as one, Other(socket_path) as two:
+        assert one.pid != two.pid
+        workspace, session = await one.ask("create", path=str(path))
+        house.diary.workspaces[workspace] = path / ".bulkhead"
+        await one.ask("watch", workspace=workspace)
+        run = await one.ask("prompt", workspace=workspace, session=session, prompt="tell me a story")
+        house.diary.asked(workspace, session, run)
+        story = await house.provider.next_call()
+        await story.tokens("once upon")
+        await one.ask("shown", session=session, text="once upon")
+
+        await two.ask("watch", workspace=workspace)
+        assert await two.ask("cancel", workspace=workspace, session=session) == 200
+        seen_by_two = await two.ask("until_end", run=run)
+        live = await one.ask("until_end", run=run)
+        await story.left()
+
+        # The one that watched from the start saw all of it, the one that came later its end.
+        assert kinds(live)[-1] == "run_complete"
+        assert seen_by_two == live[-len(seen_by_two) :]
+
+        # Whoever comes back by an old cursor is told the rest, in the same words: the first, the second, a third.
+        cursor = live[1][0]
+        rest = after(live, cursor)
+        async with Other(socket_path) as three:
+            for client in (one, two, three):
+                await client.ask("watch", workspace=workspace, after=cursor)
+                assert await client.ask("until_end", run=run) == rest
+                # From before the end to after it: nothing is told twice.
+                await client.ask("watch", workspace=workspace, after=live[-2][0])
+                assert await client.ask("until_end", run=run) == live[-1:]
+
+            told = [await each.ask("messages", workspace=workspace, session=session) for each in (one, two, three)]
+        assert told[0] == told[1] == told[2]
+        assert [message["role"] for message in told[0]] == ["user", "assistant"]
+        assert reason_of(told[0][-1]) == "canceled"
+        assert told[0][-1]["parts"][0]["data"]["text"] == "once upon"
+
+        # The session works on, for the second as for the first.
+        run = await two.ask("prompt", workspace=workspace, session=session, prompt="go on")
+        house.diary.asked(workspace, session, run)
+        await (await house.provider.next_call()).reply("a time")
+        both = [await each.ask("until_end", run=run) for each in (one, two)]
+        assert both[0] == both[1] == [*live[-1:], *after(both[0], live[-1][0])]
+        logged = [(f"{event.number}", event.data.decode()) for event in read(house, workspace)]
+        assert logged[-len(both[0]) :] == [(each[0].rpartition(".")[2], each[1]) for each in both[0]]
+
+
+def read(house: House, workspace: str) -> Any:
+    """The events that the file of the workspace holds."""
+    return read_stored(workspace, house.diary.workspaces[workspace]).events
