@@ -160,8 +160,11 @@ class Crush:
         return answer
 
     async def ok(self, method: str, path: str, body: object = None) -> Any:
-        """The decoded answer of a request that has to succeed; None when it is empty."""
+        """The decoded answer of a request that has to succeed; None when it is empty. Raises ConnectionLost, on 503,
+        too, which only a server gives that comes or goes."""
         answer = await self.call(method, path, body)
+        if answer.status == 503:
+            raise ConnectionLost(f"{method} {path}: {answer.body[:500]!r}")
         assert answer.status in (200, 202), f"{method} {path}: {answer.status} {answer.body[:500]!r}"
         return answer.json() if answer.body else None
 

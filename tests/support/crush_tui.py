@@ -69,6 +69,8 @@ class Tui:
         )
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow(), name="tui"), loop.create_task(self._work(), name="tui calls")]
+        for task in self._tasks:
+            task.add_done_callback(lambda _task: self._changed.set())
         return self
 
     async def __aexit__(self, failed: type[BaseException] | None, *_: object) -> None:
@@ -307,9 +309,10 @@ class Tui:
             await self.stream.has_ended.wait()
             await self._come_back()
             if self.session:
-                await self.look_at(self.session["id"])
-                await self.load()
-                self.reloads += 1
+                with contextlib.suppress(ConnectionLost):  # it went again; so does the stream
+                    await self.look_at(self.session["id"])
+                    await self.load()
+                    self.reloads += 1
             self._changed.set()
 
     async def _come_back(self) -> None:
