@@ -23,7 +23,24 @@ _numbers = itertools.count(10)
 KEEPS_OWN_ID = {"remove_registration", "restart_worker", "evict_worker", "session_delete"}
 """What ends or disturbs the thing that all others are aimed at."""
 
-NAMES_IN_BODY = {"mcp_get_prompt", "mcp_read_resource", "mcp_auth", "skill_read"}
+NAMES_IN_BODY = {
+    "mcp_get_prompt": "not_found",
+    "mcp_read_resource": "not_found",
+    "mcp_auth": "not_found",
+    "skill_read": "not_found",
+    "prompt_submit": "session_unknown",
+}
+"""What names something in its body, and the code of its 404 about that."""
+
+LISTS_OF_SESSION = {
+    "session_history",
+    "session_messages",
+    "session_user_messages",
+    "filetracker_list",
+    "prompt_count",
+    "prompt_list",
+}
+"""Of a session that is not there they are empty; clients ask for child sessions that may not exist (http-api 2.4)."""
 
 
 @schemathesis.hook
@@ -62,12 +79,14 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
 
     DELETE of a workspace ends the claim of one client, as the Crush API has it: the workspace stays (http-api 2.3).
     What does delete it is DELETE of its registration, and from then on it is rightly unknown. And a 404 can be about
-    what the body names: an MCP server, a skill.
+    what the body names: an MCP server, a skill, the session of a prompt.
     """
     if isinstance(failure, UseAfterFree):
+        if failure.operation == "DELETE /v1/workspaces/{id}/sessions/{sid}":
+            return _name(case) not in LISTS_OF_SESSION
         return bool(failure.operation != "DELETE /v1/workspaces/{id}")
     if isinstance(failure, EnsureResourceAvailability):
-        if _name(case) in NAMES_IN_BODY and response.json()["code"] == "not_found":
+        if NAMES_IN_BODY.get(_name(case)) == response.json()["code"]:
             return False
         return (case.path_parameters or {}).get("id") not in _removed
     return True
