@@ -195,7 +195,10 @@ class _Errors:
 
 def _error(status: int, names: tuple[str, ...]) -> dict[str, Any]:
     schema = {"allOf": [{"$ref": f"{AT}ErrorBody"}], "properties": {"code": {"enum": list(names)}}}
-    found: dict[str, Any] = {"description": _STATUS_TEXT[status], "content": {"application/json": {"schema": schema}}}
+    found: dict[str, Any] = {
+        "description": _STATUS_TEXT.get(status, "Not possible"),
+        "content": {"application/json": {"schema": schema}},
+    }
     if status == 503:
         whole = {"type": "integer", "minimum": 1}
         found["headers"] = {"Retry-After": {"description": "Seconds", "required": True, "schema": whole}}

@@ -27,6 +27,7 @@ QUERY: dict[str, tuple[str, dict[str, Any]]] = {
     "session_id": ("Only of this session.", _TEXT),
     "path": ("The file; a relative path counts from the workspace.", {"type": "string", "pattern": r"^[^\x00]*$"}),
     "run_id": ("Only this run.", _TEXT),
+    "batch_request_id": ("Only this batch of questions; without it, whichever waits.", _TEXT),
     "provider_id": ("The provider; without it the configured small model is meant.", _TEXT),
     "limit": ("At most so many; more than 1000 is taken as 1000.", {"type": "integer", "minimum": 0}),
     "name": ("The MCP server.", {"type": "string", "minLength": 1}),
