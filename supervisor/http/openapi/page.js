@@ -167,7 +167,7 @@
       else if (media !== "application/json") {
         box.append(make("p", { class: "note" }, media + ". ", text(what.schema.description)));
         const each = what.schema.properties?.data?.contentSchema;
-        if (each) box.append(make("div", null, kindOf(each), " in each `data:`".replaceAll("`", "")), fields(each));
+        if (each) box.append(make("div", null, kindOf(each), " in each ", make("code", null, "data:")), fields(each));
       } else box.append(make("div", null, kindOf(what.schema)), ...below(what.schema).map(fields));
     }
     const errors = Object.entries(operation.responses).filter(([word]) => word >= "400").map(([status, given]) => {
