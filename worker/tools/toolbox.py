@@ -45,7 +45,10 @@ class Toolbox:
         return self._tools.get(name)
 
 
+_FIXED = Toolbox([Download(), Edit(), Fetch(), Glob(), Grep(), Ls(), MultiEdit(), View(), Write()])
+"""Made at import, before the fork: these know nothing of a workspace."""
+
+
 def build_toolbox(disabled: Collection[str] = ()) -> Toolbox:
-    """All tools but the disabled ones (`options.disabled_tools`)."""
-    tools: list[Tool] = [Download(), Edit(), Fetch(), Glob(), Grep(), Ls(), MultiEdit(), View(), Write()]
-    return Toolbox(tool for tool in tools if tool.spec.name not in disabled)
+    """The tools that need nothing of a worker but the context of a call, without the disabled ones."""
+    return _FIXED.without(disabled) if disabled else _FIXED
