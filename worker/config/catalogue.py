@@ -34,15 +34,17 @@ class KnownProvider:
     base_url: str
     small_model: str
     models: tuple[Model, ...]  # the first one is the default
+    credentials: tuple[str, ...] = ()  # variables of which any one stands for a key
 
     @property
     def api_key(self) -> str:
-        return f"${self.key_variable}"
+        return f"${self.key_variable}" if self.key_variable else ""
 
 
 def _model(
     model_id: str, name: str, window: int, cost_in: float, cost_out: float, cache_write: float, cache_read: float
 ) -> Model:
+    can_reason = not any(word in model_id for word in _NO_REASONING)
     return Model(
         id=model_id,
         name=name,
@@ -52,10 +54,32 @@ def _model(
         cost_per_1m_out_cached=cache_read,
         context_window=window,
         default_max_tokens=DEFAULT_MAX_TOKENS,
-        can_reason=not any(word in model_id for word in _NO_REASONING),
+        can_reason=can_reason,
+        reasoning_levels=["low", "medium", "high"] if can_reason and model_id.startswith("gpt-") else [],
+        default_reasoning_effort="medium" if can_reason and model_id.startswith("gpt-") else "",
         supports_attachments=not any(word in model_id for word in _TEXT_ONLY),
     )
 
+
+_GPT = (
+    _model("gpt-6.1-sol", "GPT-6.1 Sol", 1_050_000, 2.0, 10.0, 2.5, 0.1),
+    _model("gpt-6.1-terra", "GPT-6.1 Terra", 1_050_000, 1.0, 5.0, 1.25, 0.05),
+    _model("gpt-6-astra", "GPT-6 Astra", 1_050_000, 10.0, 50.0, 12.5, 1.0),
+    _model("gpt-6-luna", "GPT-6 Luna", 1_050_000, 0.1, 0.5, 0.125, 0.01),
+    _model("gpt-5.5", "GPT-5.5", 1_000_000, 5.0, 30.0, 0.0, 0.5),
+    _model("gpt-5.4", "GPT-5.4", 1_050_000, 2.5, 15.0, 0.0, 0.25),
+    _model("gpt-5.4-mini", "GPT-5.4 mini", 400_000, 0.75, 4.5, 0.0, 0.075),
+    _model("gpt-4.1", "gpt 4.1", 1_000_000, 2.0, 8.0, 0.0, 0.5),
+)
+_GEMINI = (
+    _model("gemini-3.8-flash", "Gemini 3.8 Flash", 1_000_000, 0.75, 3.75, 0.0, 0.075),
+    _model("gemini-3.5-flash", "Gemini 3.5 Flash", 1_000_000, 1.5, 9.0, 0.0, 0.15),
+)
+_BEDROCK = (
+    _model("global.anthropic.claude-sonnet-5-5", "Claude Sonnet 5.5", 1_000_000, 2.0, 10.0, 2.5, 0.1),
+    _model("global.anthropic.claude-opus-5-5", "Claude Opus 5.5", 1_000_000, 4.0, 20.0, 5.0, 0.2),
+    _model("global.anthropic.claude-haiku-5-5", "Claude Haiku 5.5", 1_000_000, 0.1, 0.5, 0.125, 0.01),
+)
 
 KNOWN_PROVIDERS: tuple[KnownProvider, ...] = (
     KnownProvider(
@@ -82,16 +106,7 @@ KNOWN_PROVIDERS: tuple[KnownProvider, ...] = (
         "OPENAI_API_KEY",
         "${OPENAI_BASE_URL:-https://api.openai.com/v1}",
         "gpt-6-luna",
-        (
-            _model("gpt-6.1-sol", "GPT-6.1 Sol", 1_050_000, 2.0, 10.0, 2.5, 0.1),
-            _model("gpt-6.1-terra", "GPT-6.1 Terra", 1_050_000, 1.0, 5.0, 1.25, 0.05),
-            _model("gpt-6-astra", "GPT-6 Astra", 1_050_000, 10.0, 50.0, 12.5, 1.0),
-            _model("gpt-6-luna", "GPT-6 Luna", 1_050_000, 0.1, 0.5, 0.125, 0.01),
-            _model("gpt-5.5", "GPT-5.5", 1_000_000, 5.0, 30.0, 0.0, 0.5),
-            _model("gpt-5.4", "GPT-5.4", 1_050_000, 2.5, 15.0, 0.0, 0.25),
-            _model("gpt-5.4-mini", "GPT-5.4 mini", 400_000, 0.75, 4.5, 0.0, 0.075),
-            _model("gpt-4.1", "gpt 4.1", 1_000_000, 2.0, 8.0, 0.0, 0.5),
-        ),
+        _GPT,
     ),
     KnownProvider(
         "openrouter",
@@ -168,6 +183,44 @@ KNOWN_PROVIDERS: tuple[KnownProvider, ...] = (
         "https://api.cerebras.ai/v1",
         "gpt-oss-120b",
         (_model("gpt-oss-120b", "GPT-OSS 120B", 131_072, 0.35, 0.75, 0.0, 0.0),),
+    ),
+    KnownProvider(
+        "gemini",
+        "Google Gemini",
+        "google",
+        "GEMINI_API_KEY",
+        "https://generativelanguage.googleapis.com",
+        "gemini-3.8-flash",
+        _GEMINI,
+    ),
+    KnownProvider(
+        "azure",
+        "Azure OpenAI",
+        "azure",
+        "AZURE_OPENAI_API_KEY",
+        "${AZURE_OPENAI_ENDPOINT}",
+        "gpt-6-luna",
+        _GPT,
+    ),
+    KnownProvider(
+        "bedrock",
+        "Amazon Bedrock",
+        "bedrock",
+        "AWS_BEARER_TOKEN_BEDROCK",
+        "",
+        "global.anthropic.claude-haiku-5-5",
+        _BEDROCK,
+        ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"),
+    ),
+    KnownProvider(
+        "vertexai",
+        "Google Vertex AI",
+        "google-vertex",
+        "",
+        "",
+        "gemini-3.8-flash",
+        _GEMINI,
+        ("VERTEXAI_PROJECT",),
     ),
 )
 """In the order of preference: the first one with a key is the default."""

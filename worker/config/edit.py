@@ -25,6 +25,7 @@ LOCK_S = 5.0
 LOCK_POLL_S = 0.02
 RECENT_MAX = 5
 _NAME = re.compile(r"(?:\\.|[^.\\])+")
+_TEMPLATE_SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\$`'\""})
 _FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
 
 
@@ -134,6 +135,11 @@ def set_key(tree: Object, names: Sequence[str], value: object) -> None:
             raise BadInput(f"cannot set {'.'.join(names)}: {path} is not an object but a {type(below).__name__}")
         tree = below
     tree[last] = value
+
+
+def literal(text: str) -> str:
+    """`text` as a template that means itself: a key in a file is one."""
+    return text.translate(_TEMPLATE_SIGNS)
 
 
 def remove_key(tree: Object, names: Sequence[str]) -> None:

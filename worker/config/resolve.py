@@ -17,7 +17,9 @@ from worker.config.catalogue import (
     KNOWN_BY_ID,
     KNOWN_PROVIDERS,
     KnownProvider,
+    key_hint,
 )
+from worker.config.discover import LOCAL_TYPES, Discovery
 from worker.config.expand import Run, expand
 
 HINT = (
@@ -25,6 +27,8 @@ HINT = (
     "OPENAI_API_KEY or OPENROUTER_API_KEY, or add a provider with its base_url to bulkhead.json."
 )
 CUSTOM_TYPE = "openai-compat"
+_PLACELESS = frozenset({"google", "google-vertex", "bedrock"})
+"""Types whose libraries know where their services are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +68,50 @@ class _Resolver:
         expanded = self._expanded(wanted, is_told=own is not None)
         if expanded is None:
             return
-        if not expanded.api_key and not settings.base_url:
+        has_login = bool(expanded.api_key) or any(self._env.get(name) for name in known.credentials)
+        if not has_login and not settings.base_url:
             if own is not None:
-                self.warnings.append(f"provider {known.id!r} is not used: it has no key (set {known.key_variable})")
+                self.warnings.append(f"provider {known.id!r} is not used: it has no key; {key_hint(known.id)}")
+            return
+        if known.type == "azure" and not expanded.base_url:
+            self.warnings.append("provider 'azure' is not used: set AZURE_OPENAI_ENDPOINT or providers.azure.base_url")
             return
         self.providers[known.id] = expanded
 
     def custom(self, provider_id: str, own: ProviderConfig) -> None:
         """Add a provider that only the configuration knows."""
-        if not own.base_url:
+        base_url = own.base_url or LOCAL_TYPES.get(own.type, "")
+        if not base_url and own.type not in _PLACELESS:
             self.warnings.append(f"provider {provider_id!r} is not used: it needs a base_url")
             return
         expanded = self._expanded(
-            replace(own, id=provider_id, name=own.name or provider_id, type=own.type or CUSTOM_TYPE), is_told=True
+            replace(
+                own,
+                id=provider_id,
+                name=own.name or provider_id,
+                type=own.type or CUSTOM_TYPE,
+                base_url=base_url,
+            ),
+            is_told=True,
         )
         if expanded is None:
             return
         if own.api_key and not expanded.api_key:
             self.warnings.append(f"provider {provider_id!r} is used without a key: its api_key is empty")
         self.providers[provider_id] = expanded
+
+    def discover(self, discovery: Discovery) -> None:
+        """Add the models that local servers have and the configuration does not name."""
+        local = [
+            provider
+            for provider in self.providers.values()
+            if provider.type in LOCAL_TYPES and provider.discover_models is not False
+        ]
+        for provider_id, found in discovery.models(local).items() if local else ():
+            provider = self.providers[provider_id]
+            own = {model.id for model in provider.models}
+            models = [*provider.models, *(model for model in found if model.id not in own)]
+            self.providers[provider_id] = replace(provider, models=models)
 
     def _expanded(self, provider: ProviderConfig, *, is_told: bool) -> ProviderConfig | None:
         try:
@@ -111,8 +140,10 @@ def resolve(
     default_model: str,
     env: Mapping[str, str],
     run: Run,
+    discovery: Discovery | None = None,
 ) -> Resolved:
-    """Which providers work here, and which models answer. `default_model` is `provider/model` and wins.
+    """Which providers work here, and which models answer. `default_model` is `provider/model` and wins;
+    `discovery` asks local servers for their models.
 
     Raises BadInput when `default_model` names a provider that is not there, or a header cannot be expanded.
     """
@@ -126,6 +157,8 @@ def resolve(
         own = configured[provider_id]
         if provider_id not in KNOWN_BY_ID and provider_id != BUILTIN_ID and not own.disable:
             resolver.custom(provider_id, own)
+    if discovery is not None:
+        resolver.discover(discovery)
     providers = {**resolver.providers, BUILTIN_ID: BUILTIN}
     large = _large(providers, selected, default_model, resolver.warnings)
     small = _small(providers, selected, large)
@@ -149,6 +182,8 @@ def _large(
 ) -> SelectedModel:
     if default_model:
         provider_id, _, model_id = default_model.partition("/")
+        if provider_id in KNOWN_BY_ID and provider_id not in providers and model_id:
+            raise BadInput(f"cannot use the default model {default_model!r}: no key; {key_hint(provider_id)}")
         if provider_id not in providers or not model_id:
             raise BadInput(
                 f"cannot use the default model {default_model!r}: write provider/model with one of these providers: "
@@ -159,9 +194,12 @@ def _large(
     if wanted is not None and wanted.provider in providers and wanted.model:
         return wanted
     if wanted is not None:
-        warnings.append(f"model {wanted.provider}/{wanted.model} is not used: its provider is not configured here")
+        why = f"; {key_hint(wanted.provider)}" if wanted.provider in KNOWN_BY_ID else ""
+        warnings.append(f"model {wanted.provider}/{wanted.model} is not used: its provider is not configured here{why}")
     for provider in providers.values():
-        if provider.models:
+        # Who has access to a cloud for other reasons has not chosen its models by that.
+        known = KNOWN_BY_ID.get(provider.id)
+        if provider.models and (provider.api_key or known is None or not known.credentials):
             return SelectedModel(model=provider.models[0].id, provider=provider.id)
     raise AssertionError("the built-in provider always has a model")
 

@@ -7,7 +7,7 @@ and closed with `Models.close`.
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ssl import SSLContext, create_default_context
@@ -21,6 +21,7 @@ from worker.config.load import Config
 from worker.models.bounds import client_options
 from worker.models.client import ModelClient
 from worker.models.remote import RemoteModel
+from worker.models.renewing import RenewingModel
 from worker.models.script import ScriptModel, Sleeper
 from worker.models.settings import may_cache
 from worker.models.wires import make_wire_model, wire_of
@@ -41,6 +42,10 @@ class Choice:
     hint: str
 
 
+Renew = Callable[[str, Choice], Awaitable[ModelClient | None]]
+"""A client for `large` or `small` with a newer key than the one of that choice, which was refused."""
+
+
 class Models:
     """The models of one configuration. A changed configuration gets a new one."""
 
@@ -55,8 +60,11 @@ class Models:
         clock: Clock | None = None,
         sleep: Sleeper = asyncio.sleep,
         transport: "httpx2.AsyncBaseTransport | None" = None,
+        renew: "Renew | None" = None,
     ) -> None:
-        """`transport` replaces the network, for the warm-up. `env` holds switches and the places of clouds."""
+        """`transport` replaces the network, for the warm-up. `env` holds switches and the places of clouds. `renew`
+        looks for a newer key after a 401."""
+        self._renew = renew
         self._config = config
         self._env = env
         self._limits = limits
@@ -73,15 +81,18 @@ class Models:
 
     def large(self) -> ModelClient:
         """The model that works. Raises BadInput for a provider of a type that we cannot speak to."""
-        return self._client(self.choice("large"))
+        return self.client("large")
 
     def small(self) -> ModelClient:
         """The model for short side tasks. Raises BadInput like `large`."""
-        return self._client(self.choice("small"))
+        return self.client("small")
 
     def client(self, kind: str) -> ModelClient:
         """`large` or `small` by its name. Raises BadInput like `large`."""
-        return self._client(self.choice(kind))
+        choice = self.choice(kind)
+        client = self._client(choice)
+        renew = self._renew
+        return client if renew is None or client is self._script else RenewingModel(client, lambda: renew(kind, choice))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -26,7 +26,8 @@ from protocol.shapes.message import (
     ToolResultPart,
 )
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
-from worker.config.load import Config, Options
+from worker.config.load import Config
+from worker.config.schema import Options
 from worker.models.build import Models, shared_tls
 from worker.models.client import ModelRequest
 from worker.models.transform import patch_openai

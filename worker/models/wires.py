@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from protocol.errors import BadInput
 from protocol.limits import Limits
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+from worker.config.discover import LOCAL_TYPES
 from worker.models.settings import API_OPTION, Wire, options_of
 from worker.models.transform import patch_openai
 
@@ -37,7 +38,6 @@ WIRES: dict[str, Wire] = {
 }
 """The types of providers, and how each is spoken to."""
 
-LOCAL = frozenset({"litellm", "llamacpp", "lmstudio", "ollama", "omlx"})
 _EXTRAS = {"google": ("google", "google.genai"), "bedrock": ("bedrock", "boto3")}
 AZURE_API_VERSION = "2025-04-01-preview"
 REGION = "us-east-1"
@@ -157,7 +157,7 @@ def _openai(
         return OpenAIResponsesModel(model.id, provider=compatible, profile=profile)
     # Most compatible servers know the older name of this field only.
     profile["openai_chat_supports_max_completion_tokens"] = False
-    if provider.type in LOCAL:
+    if provider.type in LOCAL_TYPES:
         profile["openai_chat_supports_multiple_system_messages"] = False  # chat templates refuse the second one
     return OpenAIChatModel(model.id, provider=compatible, profile=profile)
 
