@@ -65,6 +65,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     extra_headers: dict[str, str] = {}
     extra_body: dict[str, Any] = {}
     provider_options: dict[str, Any] = {}
+    aws_auth_refresh: str = ""
     flat_rate: bool = False
     discover_models: bool | None = None
     models: list[Model] = []

@@ -17,10 +17,20 @@ Run = Callable[[str], str]
 """Runs a command and returns its output. Raises CommandFailed."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ESCAPED_IN_QUOTES = frozenset('$`\\"}')
 _SPECIAL = frozenset("$`\\'\"")
 OUTPUT_MAX_BYTES = 64 * 1024
 COMMAND_S = 10.0
 QUOTED_LENGTH_MAX = 200
+REASON_MAX_BYTES = 512
+
+
+class BadTemplate(BadInput):
+    """A template that cannot be expanded."""
+
+    def __init__(self, template: str, why: str) -> None:
+        super().__init__(f"cannot expand {template[:QUOTED_LENGTH_MAX]!r}: {why}")
+        self.template = template
 
 
 class CommandFailed(Exception):
@@ -28,13 +38,13 @@ class CommandFailed(Exception):
 
 
 def expand(template: str, env: Mapping[str, str], run: Run) -> str:
-    """The value of `template`; an unset variable is empty. Raises BadInput."""
+    """The value of `template`; an unset variable is empty. Raises BadTemplate."""
     if not _SPECIAL.intersection(template):
         return template
     try:
         return _Expansion(template, env, run).whole()
     except _Bad as error:
-        raise BadInput(f"cannot expand {template[:QUOTED_LENGTH_MAX]!r}: {error}") from None
+        raise BadTemplate(template, _printable(str(error))) from None
 
 
 def shell_runner(cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S) -> Run:
@@ -69,9 +79,14 @@ def shell_runner(cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S)
             data = output.read(OUTPUT_MAX_BYTES + 1)
             if len(data) > OUTPUT_MAX_BYTES:
                 raise CommandFailed(f"the command wrote more than {OUTPUT_MAX_BYTES} bytes")
-            return data.decode(errors="replace").rstrip("\n")
+            return data.replace(b"\0", b"").decode(errors="replace").rstrip("\n")
 
     return run
+
+
+def _printable(text: str) -> str:
+    shown = "".join(char if char.isprintable() else " " for char in text).encode()[:REASON_MAX_BYTES]
+    return shown.decode(errors="ignore")
 
 
 class _Bad(Exception):
@@ -82,6 +97,7 @@ class _Expansion:
     def __init__(self, text: str, env: Mapping[str, str], run: Run) -> None:
         self._text = text
         self._is_quiet = False  # stepping over an alternative that is not taken: nothing runs, nothing is missing
+        self._is_quoted = False  # between double quotes: a single quote and most backslashes mean themselves
         self._at = 0
         self._env = env
         self._run = run
@@ -99,12 +115,11 @@ class _Expansion:
                 return "".join(parts)
             match char:
                 case "\\":
-                    parts.append(self._text[self._at : self._at + 1])
-                    self._at += 1
-                case "'" if end != '"':
+                    parts.append(self._escaped())
+                case "'" if not self._is_quoted:
                     parts.append(self._upto("'"))
-                case '"' if end != '"':
-                    parts.append(self._until('"'))
+                case '"':
+                    parts.append(self._quoted())
                 case "`":
                     parts.append(self._command(self._upto("`")))
                 case "$":
@@ -114,6 +129,18 @@ class _Expansion:
         if end:
             raise _Bad(f"there is no closing {end}")
         return "".join(parts)
+
+    def _escaped(self) -> str:
+        char = self._text[self._at : self._at + 1]
+        self._at += 1
+        return f"\\{char}" if self._is_quoted and char not in _ESCAPED_IN_QUOTES else char
+
+    def _quoted(self) -> str:
+        was_quoted, self._is_quoted = self._is_quoted, True
+        try:
+            return self._until('"')
+        finally:
+            self._is_quoted = was_quoted
 
     def _upto(self, end: str) -> str:
         stop = self._text.find(end, self._at)
@@ -148,32 +175,50 @@ class _Expansion:
         self._at += 2
         if operator not in (":-", ":+", ":?"):
             raise _Bad(f"only :-, :+ and :? are known behind ${{{name[0]}")
-        other = self._skip_word() if (operator == ":+") != bool(value) else self._until("}")
+        start = self._at
+        is_taken = (operator == ":+") == bool(value) and operator != ":?"
+        other = self._until("}") if is_taken else self._skip_word()
         match operator:
             case ":-":
                 return value or other
             case ":+":
-                return other if value else ""
+                return other
             case _:
                 if value or self._is_quiet:
                     return value
-                raise _Bad(f"{name[0]} is not set" + (f": {other}" if other else ""))
+                reason = self._text[start : self._at - 1]  # as it is written: values are secrets
+                raise _Bad(f"{name[0]} is not set" + (f": {reason}" if reason else ""))
 
     def _skip_word(self) -> str:
         was_quiet, self._is_quiet = self._is_quiet, True
         try:
-            return self._until("}")
+            self._until("}")
         finally:
             self._is_quiet = was_quiet
+        return ""
 
     def _parentheses(self) -> str:
-        depth, start = 0, self._at + 1
-        for place in range(self._at, len(self._text)):
-            depth += {"(": 1, ")": -1}.get(self._text[place], 0)
+        depth, start, place = 0, self._at + 1, self._at
+        while place < len(self._text):
+            char = self._text[place]
+            depth += {"(": 1, ")": -1}.get(char, 0)
             if depth == 0:
                 self._at = place + 1
                 return self._text[start:place]
+            if char == "\\":
+                place += 1
+            elif char in "'\"":
+                place = self._behind_quotes(place)
+            place += 1
         raise _Bad("there is no closing )")
+
+    def _behind_quotes(self, place: int) -> int:
+        """Where the quotes that open at `place` close: what is in them is the shell's."""
+        quote = self._text[place]
+        while (place := place + 1) < len(self._text) and self._text[place] != quote:
+            if quote == '"' and self._text[place] == "\\":
+                place += 1
+        return place
 
     def _command(self, command: str) -> str:
         if self._is_quiet:

@@ -7,17 +7,44 @@ above all. Everything here blocks: it is called before the loop starts or in a t
 
 import json
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NoReturn
 
 from protocol.errors import BadInput
 
 FILE_MAX_BYTES = 4 * 1024 * 1024
+DEPTH_MAX = 100
+"""Levels of objects and lists; what is read recursively later stays far from the interpreter's own bound."""
+
+INTEGER_BITS_MAX = 64
 PROJECT_FILES = ("crush.json", ".crush.json", "bulkhead.json", ".bulkhead.json")
+SCRIPTS = ("crushrc", ".crushrc", "bulkheadrc", ".bulkheadrc")
 SYSTEM_DIR = Path("/etc")
 
 Object = dict[str, object]
+FileStatus = Literal["used", "missing", "empty", "not ours", "not read", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The object of one file, and its text; None for one that is not written yet."""
+
+    path: Path
+    tree: Object
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What became of one file that may count. `problem` says why it is not used, "" for missing and empty ones."""
+
+    path: Path
+    status: FileStatus
+    problem: str = ""
+    layer: Layer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +52,13 @@ class Layers:
     """The merged configuration and where it came from."""
 
     merged: Object
-    files: tuple[Path, ...]
+    layers: tuple[Layer, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are used, lowest first."""
+        return tuple(layer.path for layer in self.layers)
 
 
 def read_layers(
@@ -36,43 +68,80 @@ def read_layers(
 
     `unwritten` are contents that count instead of those of the files: how a change would turn out.
     """
-    merged: Object = {}
-    files: list[Path] = []
     warnings: list[str] = []
+    layers: list[Layer] = []
+    for looked in look(workspace, data_dir, env, unwritten):
+        if looked.status == "broken":
+            raise BadInput(looked.problem)
+        if looked.problem:
+            warnings.append(looked.problem)
+        if looked.layer is not None:
+            layers.append(looked.layer)
+    return merged_layers(layers, warnings)
+
+
+def merged_layers(layers: list[Layer], warnings: list[str]) -> Layers:
+    """The layers merged, lowest first."""
+    merged: Object = {}
+    for layer in layers:
+        merged = merge(merged, layer.tree)
+    return Layers(merged, tuple(layers), tuple(warnings))
+
+
+def look(
+    workspace: Path, data_dir: Path, env: Mapping[str, str], unwritten: Mapping[Path, Object] | None = None
+) -> Iterator[Looked]:
+    """Every file that may count, lowest first, read. Scripts are only named when they exist."""
     for path, must_be_ours in _candidates(workspace, data_dir, env):
         if unwritten is not None and path in unwritten:
-            merged = merge(merged, unwritten[path])
-            files.append(path)
+            tree = unwritten[path]
+            try:
+                _check(tree)
+            except ValueError as error:
+                yield Looked(path, "broken", f"cannot use {path}: {error}")
+            else:
+                yield Looked(path, "used", layer=Layer(path, tree, None))
             continue
         try:
             status = path.stat()
         except OSError:
+            if path.name not in SCRIPTS:
+                yield Looked(path, "missing")
             continue
         if must_be_ours and status.st_uid != os.getuid():
-            warnings.append(f"{path} is not used: it belongs to another user")
-            continue
-        if status.st_size > FILE_MAX_BYTES:
-            raise BadInput(f"cannot read {path}: it is larger than {FILE_MAX_BYTES} bytes")
-        layer = read_json(path)
-        if layer:
-            merged = merge(merged, layer)
-            files.append(path)
-    return Layers(merged, tuple(files), tuple(warnings))
+            yield Looked(path, "not ours", f"{path} is not used: it belongs to another user")
+        elif path.name in SCRIPTS:
+            yield Looked(path, "not read", f"{path} is not read: scripts are not run here; write bulkhead.json")
+        else:
+            yield _read(path)
+
+
+def _read(path: Path) -> Looked:
+    try:
+        text = read_text(path)
+        tree = parse(path, text)
+    except BadInput as error:
+        return Looked(path, "broken", error.message)
+    return Looked(path, "used", layer=Layer(path, tree, text)) if tree else Looked(path, "empty")
 
 
 def _candidates(workspace: Path, data_dir: Path, env: Mapping[str, str]) -> list[tuple[Path, bool]]:
+    """Each path once, at its highest place, and whether the file must be of this user."""
     home = Path(env.get("HOME") or "/nonexistent")
     config = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
     data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share")
     state = state_file(env)
+    crush = Path(env.get("CRUSH_GLOBAL_CONFIG") or config / "crush")
+    own = Path(env.get("CONFIGURATION_DIRECTORY") or config / "bulkhead")
     found = [SYSTEM_DIR / "crush" / "crush.json", SYSTEM_DIR / "bulkhead" / "bulkhead.json"]
-    found += [Path(env.get("CRUSH_GLOBAL_CONFIG") or config / "crush") / "crush.json"]
-    found += [Path(env.get("CONFIGURATION_DIRECTORY") or config / "bulkhead") / "bulkhead.json"]
+    found += [crush / "crush.json", crush / "crushrc", own / "bulkhead.json", own / "bulkheadrc"]
     found += [Path(env.get("CRUSH_GLOBAL_DATA") or data / "crush") / "crush.json", *([state] if state else [])]
     candidates = [(path, False) for path in found]
     for directory in project_dirs(workspace):
-        candidates += [(directory / name, True) for name in PROJECT_FILES]
-    return candidates + [(data_dir / name, False) for name in ("crush.json", "bulkhead.json")]
+        candidates += [(directory / name, True) for name in (*PROJECT_FILES, *SCRIPTS)]
+    candidates += [(data_dir / name, False) for name in ("crush.json", "bulkhead.json")]
+    last = {path: place for place, (path, _) in enumerate(candidates)}
+    return [candidate for place, candidate in enumerate(candidates) if last[candidate[0]] == place]
 
 
 def state_file(env: Mapping[str, str]) -> Path | None:
@@ -95,23 +164,85 @@ def project_dirs(workspace: Path) -> list[Path]:
 
 def read_json(path: Path) -> Object:
     """The object in a file; empty for an empty file. Raises BadInput."""
+    return parse(path, read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file without a byte order mark. Raises BadInput."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"cannot read {path}: byte {error.start} is not UTF-8") from None
+        # Not blocking: a pipe of that name would never answer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISCHR(status.st_mode) and os.path.samestat(status, os.stat(os.devnull)):
+                return ""
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInput(f"cannot read {path}: it is not a file")
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(FILE_MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > FILE_MAX_BYTES:
+        raise BadInput(f"cannot read {path}: it is larger than {FILE_MAX_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"cannot read {path}: byte {error.start} is not UTF-8") from None
+
+
+def parse(path: Path, text: str) -> Object:
+    """The object that `text`, the content of `path`, is; empty for no text. Raises BadInput."""
     if not text.strip():
         return {}
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_constant)
+        _check(value)
     except json.JSONDecodeError as error:
         raise BadInput(f"cannot read {path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise BadInput(f"cannot read {path}: it is nested too deeply") from None
+    except ValueError as error:
+        raise BadInput(f"cannot read {path}: {error}") from None
     if not isinstance(value, dict):
         raise BadInput(f"cannot use {path}: it must hold one JSON object")
     return value
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _check(value: object) -> None:
+    """Raise ValueError for what Python reads and others cannot: answers to clients must hold it."""
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        below: list[object] = []
+        for item in level:
+            match item:
+                case dict():
+                    below += item
+                    below += item.values()
+                case list():
+                    below += item
+                case str():
+                    _check_text(item)
+                case int() if item.bit_length() >= INTEGER_BITS_MAX:
+                    raise ValueError("a number in it is too large")
+                case _:
+                    pass
+        if not below:
+            return
+        level = below
+    raise ValueError(f"it is nested too deeply: more than {DEPTH_MAX} levels")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"\\u{ord(text[error.start]):04x} is half of a character") from None
 
 
 def merge(under: Object, over: Object) -> Object:

@@ -7,59 +7,29 @@ thread, never on the loop.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from protocol.errors import BadInput
+from protocol.secrets import is_secret_name
 from protocol.shapes.provider import ProviderConfig, SelectedModel
+from worker.config.check import Broken, convert, place, unknown_keys
+from worker.config.discover import DISCOVERY
 from worker.config.edit import RECENT_MAX
-from worker.config.expand import Run, shell_runner
-from worker.config.files import Object, read_layers
+from worker.config.expand import BadTemplate, Run, expand, shell_runner
+from worker.config.files import Layers, Object, read_layers
 from worker.config.mask import Mask
-from worker.config.resolve import resolve
-from worker.config.sections import HookSettings, LspSettings
+from worker.config.positions import KeyPath, dotted
+from worker.config.resolve import Resolved, resolve
+from worker.config.schema import Options, Schema, ToolSettings
+from worker.config.sections import HookSettings, LspSettings, McpSettings
+from worker.config.sources import Sources
 
 _WIRE_OBJECTS = ("mcp", "lsp", "tools", "hooks", "env")
+_BORROWED = "CRUSH_"
+"""Variables that begin so are seen without it as well while providers load."""
 
-
-class Attribution(msgspec.Struct, frozen=True, kw_only=True):
-    """How commits say who helped."""
-
-    trailer_style: Literal["assisted-by", "co-authored-by", "none"] = "assisted-by"
-    generated_with: bool = True
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """The options that the worker itself obeys; the others only pass through to clients."""
-
-    context_paths: list[str] = []
-    global_context_paths: list[str] = []
-    disabled_tools: list[str] = []
-    skills_paths: list[str] = []
-    disabled_skills: list[str] = []
-    data_directory: str = ""
-    disable_auto_summarize: bool = False
-    disable_default_providers: bool = False
-    debug: bool = False
-    auto_lsp: bool | None = None
-    attribution: Attribution = msgspec.field(default_factory=Attribution)
-
-
-class Permissions(msgspec.Struct, frozen=True, kw_only=True):
-    allowed_tools: list[str] = []
-
-
-class _File(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of the merged files that the worker reads; unknown ones pass."""
-
-    models: dict[str, SelectedModel] = {}
-    providers: dict[str, ProviderConfig] = {}
-    options: Options = msgspec.field(default_factory=Options)
-    permissions: Permissions = msgspec.field(default_factory=Permissions)
-    env: dict[str, str] = {}
-    lsp: dict[str, LspSettings] | None = None
-    hooks: dict[str, list[HookSettings]] | None = None
+_TRUE = ("1", "true", "yes", "on")
 
 
 @dataclass(frozen=True)
@@ -71,7 +41,8 @@ class Config:
     models: dict[str, SelectedModel]
     allowed_tools: tuple[str, ...]
     options: Options
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
+    """Variables for everything that the worker starts, expanded, sorted by name."""
     hint: str
     """For people: why the scripted model answers. Empty when a real one does."""
     warnings: tuple[str, ...]
@@ -81,6 +52,8 @@ class Config:
     data_dir: Path = Path()
     lsp: dict[str, LspSettings] = field(repr=False, default_factory=dict)
     hooks: dict[str, list[HookSettings]] = field(default_factory=dict)
+    mcp: dict[str, McpSettings] = field(repr=False, default_factory=dict)
+    tools: ToolSettings = field(default_factory=ToolSettings)
     raw: Object = field(repr=False, default_factory=dict)
 
     def wire(self) -> bytes:
@@ -101,6 +74,12 @@ class Config:
             value = self.raw.get(key)
             if isinstance(value, dict):
                 wire[key] = mask.tree(value, is_secret=key == "env")
+        if isinstance(servers := wire.get("mcp"), dict):
+            wire["mcp"] = {
+                name: {"type": "http" if server.get("url") else "stdio", **server}
+                for name, server in servers.items()
+                if server.get("command") or server.get("url")  # else: no more than the token of another project
+            }
         recent = self.raw.get("recent_models")
         if isinstance(recent, dict):
             wire["recent_models"] = {
@@ -132,36 +111,108 @@ def load_config(
     `default_model` (`provider/model`) wins over the files, `chosen` over both: what somebody picked while this worker
     lives. `unwritten` stands for files as in `read_layers`. Raises BadInput: what is wrong in which file.
     """
-    layers = read_layers(workspace, data_dir, env, unwritten)
-    chosen = chosen or {}
-    try:
-        known = msgspec.convert(layers.merged, _File, strict=False)
-    except msgspec.ValidationError as error:
-        names = ", ".join(str(path) for path in layers.files)
-        raise BadInput(f"cannot use the configuration of {names}: {error}") from None
-    resolved = resolve(
-        known.providers,
-        {**known.models, **chosen},
-        use_known=not known.options.disable_default_providers,
-        default_model="" if "large" in chosen else default_model,
-        env=env,
-        run=run or shell_runner(workspace, env),
+    return config_of(
+        read_layers(workspace, data_dir, env, unwritten),
+        workspace,
+        data_dir,
+        env,
+        default_model=default_model,
+        run=run,
+        chosen=chosen,
     )
+
+
+def config_of(
+    layers: Layers,
+    workspace: Path,
+    data_dir: Path,
+    env: Mapping[str, str],
+    *,
+    default_model: str = "",
+    run: Run | None = None,
+    chosen: Mapping[str, SelectedModel] | None = None,
+) -> Config:
+    """`load_config` of files that are read already. Blocks as well."""
+    known = convert(layers)
+    own_env = _environment(known.env, layers, workspace, env, run)
+    resolved = _resolved(known, layers, workspace, {**env, **own_env}, default_model, run, chosen or {})
     return Config(
         providers=resolved.providers,
         models=resolved.models,
         allowed_tools=tuple(known.permissions.allowed_tools),
-        options=known.options,
-        env=known.env,
+        options=_options(known.options, layers.merged),
+        env=own_env,
         hint=resolved.hint,
-        warnings=layers.warnings + resolved.warnings,
+        warnings=(*layers.warnings, *unknown_keys(layers), *resolved.warnings),
         files=layers.files,
-        secrets=resolved.secrets,
+        secrets=(*resolved.secrets, *(value for name, value in own_env.items() if value and is_secret_name(name))),
         data_dir=data_dir,
-        lsp=known.lsp or {},
-        hooks=known.hooks or {},
+        lsp=known.lsp,
+        hooks=known.hooks,
+        mcp=known.mcp,
+        tools=known.tools,
         raw=layers.merged,
     )
+
+
+def _environment(
+    templates: Mapping[str, str], layers: Layers, workspace: Path, env: Mapping[str, str], run: Run | None
+) -> dict[str, str]:
+    """The section `env`, each value expanded with those before it in sight."""
+    values: dict[str, str] = {}
+    seen = dict(env)
+    run = run or shell_runner(workspace, seen)
+    for name in sorted(templates):
+        try:
+            values[name] = seen[name] = expand(templates[name], seen, run)
+        except BadTemplate as error:
+            raise _located(error, layers, ("env", name)) from None
+    return values
+
+
+def _resolved(
+    known: Schema,
+    layers: Layers,
+    workspace: Path,
+    env: Mapping[str, str],
+    default_model: str,
+    run: Run | None,
+    chosen: Mapping[str, SelectedModel],
+) -> Resolved:
+    borrowed = {name.removeprefix(_BORROWED): env[name] for name in sorted(env) if name.startswith(_BORROWED)}
+    env = {**env, **{name: value for name, value in borrowed.items() if name}}
+    is_off = env.get("CRUSH_DISABLE_DEFAULT_PROVIDERS", "").lower() in _TRUE
+    try:
+        return resolve(
+            known.providers,
+            {**known.models, **chosen},
+            use_known=not (known.options.disable_default_providers or is_off),
+            default_model="" if "large" in chosen else default_model,
+            env=env,
+            run=run or shell_runner(workspace, env),
+            discovery=DISCOVERY,
+        )
+    except BadTemplate as error:
+        for provider_id, provider in known.providers.items():
+            for header, template in provider.extra_headers.items():
+                if template == error.template:
+                    raise _located(error, layers, ("providers", provider_id, "extra_headers", header)) from None
+        raise
+
+
+def _located(error: BadTemplate, layers: Layers, at: KeyPath) -> Broken:
+    return Broken([place(Sources(layers.layers), at, f"{dotted(at)}: {error.message}")])
+
+
+def _options(options: Options, merged: Object) -> Options:
+    """The options with what an older key says put where the newer one is."""
+    marks = options.attribution
+    section = merged.get("options")
+    written = section.get("attribution") if isinstance(section, dict) else None
+    if marks.co_authored_by is None or (isinstance(written, dict) and "trailer_style" in written):
+        return options
+    style = "co-authored-by" if marks.co_authored_by else "none"
+    return replace(options, attribution=replace(marks, trailer_style=style))
 
 
 def _recent(models: list[object]) -> list[object]:

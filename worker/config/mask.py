@@ -47,7 +47,7 @@ class Mask:
 
     def tree(self, tree: Object, *, is_secret: bool = False) -> Object:
         """Any object of the files; all of its texts are secrets if `is_secret`."""
-        return {key: self._value(value, is_secret or _is_secret(key)) for key, value in tree.items()}
+        return {key: self._value(value, is_secret or is_secret_key(key)) for key, value in tree.items()}
 
     def _model(self, model: Model) -> Model:
         return replace(model, options=self.tree(model.options)) if model.options else model
@@ -71,5 +71,6 @@ class Mask:
         return _USER_INFO.sub(f"{MASK}@", text)
 
 
-def _is_secret(key: str) -> bool:
+def is_secret_key(key: str) -> bool:
+    """May what stands under this name be a secret?"""
     return key in ("env", "headers") or _SECRET_NAME.search(key) is not None

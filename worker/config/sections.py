@@ -1,7 +1,7 @@
 """Sections of the configuration that belong to one part of the worker each, as they stand in the files."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -38,3 +38,48 @@ class HookSettings(msgspec.Struct, frozen=True, kw_only=True):
             re.compile(self.matcher)
         except re.error as error:
             raise ValueError(f"the matcher {self.matcher!r} is no regular expression: {error}") from None
+
+
+class OAuthClient(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """As whom, and where, tokens are renewed. `auth_style` 2 sends the secret as a header, 1 in the body."""
+
+    client_id: str = ""
+    client_secret: str = ""
+    auth_url: str = ""
+    token_url: str = ""
+    auth_style: int = 0
+
+
+class OAuthToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a login gave. `expires_at` is in Unix seconds, 0 for never; `resource` is the address it was given for."""
+
+    access_token: str = ""
+    refresh_token: str = ""
+    expires_in: int = 0
+    expires_at: int = 0
+    resource: str = ""
+    client: OAuthClient = OAuthClient()
+
+
+class McpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`mcp.<name>`: one MCP server. Without `type` it is `stdio` for a command and `http` for an address.
+
+    `command`, `args`, `url`, the values of `env` and `headers`, and the client's id and secret are templates, expanded
+    when the server is started. `timeout` bounds its start, in seconds. `oauth_token` is written by the program.
+    """
+
+    type: Literal["", "stdio", "sse", "http"] = ""
+    command: str = ""
+    args: list[str] | None = None
+    env: dict[str, str] | None = None
+    url: str = ""
+    headers: dict[str, str] | None = None
+    disabled: bool = False
+    disabled_tools: list[str] | None = None
+    enabled_tools: list[str] | None = None
+    timeout: int = 0
+    oauth: bool = False
+    oauth_client_id: str = ""
+    oauth_client_secret: str = ""
+    oauth_callback_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    oauth_token: OAuthToken | None = None

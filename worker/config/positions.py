@@ -1,0 +1,77 @@
+"""Where each value of a JSON text stands: key path -> line and column, both counted from 1.
+
+The text has been read by `json` before, so nothing is checked here. It is only looked at when somebody must be told
+where something is, so a worker with a sound configuration never pays for it.
+"""
+
+import json
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+
+KeyPath = tuple[str | int, ...]
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a text, for people: both numbers begin with 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(slots=True)
+class _Level:
+    """An object or a list that is being read; `at` is the key or index of the value that comes next."""
+
+    is_object: bool
+    at: str | int
+    wants_key: bool
+
+
+def positions(text: str) -> dict[KeyPath, Position]:
+    """Of every value where its key stands, or the value itself in a list. Of a key that is there twice, the last."""
+    starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def position(offset: int) -> Position:
+        line = bisect_right(starts, offset)
+        return Position(line, offset - starts[line - 1] + 1)
+
+    found: dict[KeyPath, Position] = {}
+    levels: list[_Level] = []
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        level = levels[-1] if levels else None
+        if level is not None and level.is_object and level.wants_key and token[0] == '"':
+            level.at, level.wants_key = json.loads(token), False
+            found[_path(levels)] = position(match.start())
+            continue
+        if token in "{[" or token[0] not in "}],:":
+            if level is None or not level.is_object:
+                found[_path(levels)] = position(match.start())
+            if token in "{[":
+                levels.append(_Level(token == "{", "" if token == "{" else 0, token == "{"))
+        elif token in "}]":
+            levels.pop()
+        elif token == "," and level is not None:
+            if isinstance(level.at, int):
+                level.at += 1
+            level.wants_key = level.is_object
+    return found
+
+
+def _path(levels: list[_Level]) -> KeyPath:
+    return tuple(level.at for level in levels)
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as people write it: `providers.mine.models[0].id`. A dot inside a name is written `\\.`."""
+    text = ""
+    for name in path:
+        if isinstance(name, int):
+            text += f"[{name}]"
+        else:
+            text += ("." if text else "") + name.replace("\\", "\\\\").replace(".", "\\.")
+    return text
