@@ -26,7 +26,8 @@ from worker.agent.turn import Turn
 from worker.config.catalogue import BUILTIN_ID
 from worker.config.edit import edit_file, file_of
 from worker.config.files import Object
-from worker.config.load import Config, Options, load_config
+from worker.config.load import Config, load_config
+from worker.config.schema import Options
 from worker.models.build import Models
 from worker.models.client import ModelClient
 from worker.permissions.gate import RulesGate
