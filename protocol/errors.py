@@ -1,7 +1,7 @@
 """The error taxonomy: what went wrong in words a caller can act on.
 
     BulkheadError
-     ├─ BadInput      400 bad_input, 413 too_large, 405 method_not_allowed
+     ├─ BadInput      400 bad_input, 413 too_large, 405 method_not_allowed, 408 request_timeout
      ├─ Denied        401 unauthorized, 403 forbidden
      ├─ NotFound      404 workspace_unknown, session_unknown, run_unknown, route_unknown, …
      ├─ Conflict      409 workspace_closing, client_retired, not_attached, busy, …
@@ -123,6 +123,7 @@ CODES: dict[str, tuple[type[BulkheadError], int]] = {
     "session_missing": (BadInput, 400),
     "agent_not_ready": (BadInput, 400),
     "headers_too_large": (BadInput, 431),
+    "request_timeout": (BadInput, 408),
     "unauthorized": (Denied, 401),
     "forbidden": (Denied, 403),
     "not_found": (NotFound, 404),

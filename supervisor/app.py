@@ -38,7 +38,7 @@ from supervisor.launch.local import LocalLauncher
 from supervisor.launch.records import Record, RecordStore
 from supervisor.launch.vitals import measure
 from supervisor.routing.router import Router
-from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, make_private
+from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors, make_private
 from supervisor.systemd import Notifier, inherited_sockets
 from supervisor.workers.driver import WorkerDriver
 from supervisor.workspaces.registry import Registry
@@ -72,6 +72,7 @@ def serve(config: ServerConfig) -> int:
             redactor.register(value)
     # A umask may take rights from everybody but us: what we write we must be able to read again (X04).
     os.umask(os.umask(0o077) & 0o077)
+    allow_descriptors()
     runtime = RuntimeDir(config.runtime_dir)
     try:
         runtime.prepare()

@@ -4,10 +4,12 @@ The lock (`supervisor.lock`, flock) is held for the life of the process and rele
 directory may only be changed, and stale sockets only be removed, while it is held.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import resource
 import stat
 import tempfile
 from pathlib import Path
@@ -16,6 +18,7 @@ from protocol.ids import Epoch, RandomSource, new_token
 from protocol.version import BULKHEAD_VERSION
 
 TOKEN_LENGTH_MIN = 16
+DESCRIPTORS_WANTED = 65536
 
 
 class RuntimeRefused(Exception):
@@ -104,6 +107,15 @@ class RuntimeDir:
             os.ftruncate(self._lock_fd, 0)
             os.close(self._lock_fd)
             self._lock_fd = None
+
+
+def allow_descriptors() -> None:
+    """Raise our soft limit of open files towards the hard one: the usual 1024 is less than the clients we take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def make_private(path: Path) -> None:

@@ -1,15 +1,13 @@
 """Listeners and the exchange of requests and answers over Tornado's HTTP/1.1 connection.
 
-Access is checked and limits are enforced as soon as the headers are there, before a body is read. Accepting pauses
-when the process runs out of descriptors.
+Access is checked and limits are enforced as soon as the headers are there, before a body is read. A request whose end
+two readers could see in different places is refused, and its connection is not used again.
 """
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Any
 
 from tornado.http1connection import HTTP1Connection
@@ -22,7 +20,7 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, StreamClosedError
 
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
@@ -30,6 +28,7 @@ from protocol.errors import BadInput, BulkheadError, Denied
 from protocol.ids import RandomSource
 from protocol.limits import Limits
 from protocol.operations import OPERATIONS
+from supervisor.http.accept import Acceptor, RequestStream, last_answer, phrase
 from supervisor.http.access import Access, Refusals, absolute_form
 from supervisor.http.base import Request, Response, error_response, unexpected
 from supervisor.http.routes import STREAM, MethodUnknown, Route, RouteTable
@@ -37,11 +36,7 @@ from supervisor.http.routes import STREAM, MethodUnknown, Route, RouteTable
 REFUSED_LINGER_S = 1.0
 """So long a refused body is read and thrown away, so that its sender gets to see the answer."""
 
-READ_BUFFER_BYTES = 4 * 1024 * 1024
-ACCEPT_AT_ONCE = 64
-ACCEPT_PAUSE_S = 0.2
-_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+REFUSED_READ_BYTES = 64 * 1024
 
 Answerer = Callable[[Request], Awaitable[Response | None]]
 
@@ -69,61 +64,36 @@ class Door(HTTPServerConnectionDelegate):
         self.log = log
         self.tasks = tasks
         self.refusals = Refusals()
-        self._listening = listening
         self._http = HTTPServer(
             self,
+            # Also for one that never sent a byte: clients open connections in advance and keep them for later.
             idle_connection_timeout=limits.idle_connection_s,
             body_timeout=limits.body_deadline_s,
             max_header_size=limits.header_max_bytes * 4,  # above the limit 431, above this the connection is closed
             max_body_size=1 << 62,  # the exchange itself counts
         )
-        self._resume: asyncio.TimerHandle | None = None
+        self._acceptor = Acceptor(
+            listening=listening, access=access, limits=limits, take=self._http.handle_stream, log=log
+        )
 
     def open(self) -> None:
         """Accept from now on."""
-        self._listening.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._listening, self._accept)
+        self._acceptor.open()
 
     def close(self) -> None:
         """Accept no more, and close the listening socket."""
-        if self._resume is not None:
-            self._resume.cancel()
-        if self._listening.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._listening)
-            self._listening.close()
+        self._acceptor.close()
 
     async def close_connections(self) -> None:
         """Close what is still connected."""
         await self._http.close_all_connections()
 
-    def _accept(self) -> None:
-        for _ in range(ACCEPT_AT_ONCE):
-            try:
-                connection, address = self._listening.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _OUT_OF_DESCRIPTORS:
-                    self._pause(error)
-                    return
-                continue  # the peer was gone before we looked
-            if not self.access.admits(connection):
-                self.log.warning("connection of another user refused", extra=fields(address=address))
-                connection.close()
-                continue
-            self._http.handle_stream(IOStream(connection, max_buffer_size=READ_BUFFER_BYTES), address)
-
-    def _pause(self, error: OSError) -> None:
-        """Out of descriptors: wait, because asking again at once would only spin (H02)."""
-        self.log.error("accepting pauses", extra=fields(error=error.strerror, pause_s=ACCEPT_PAUSE_S))
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._listening)
-        self._resume = loop.call_later(ACCEPT_PAUSE_S, self.open)
-
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Tornado: a request begins."""
         assert isinstance(request_conn, HTTP1Connection)
-        return Exchange(self, request_conn)
+        assert isinstance(request_conn.stream, RequestStream)
+        request_conn.stream.head_wanted()
+        return Exchange(self, request_conn, request_conn.stream)
 
     def on_close(self, server_conn: object) -> None:
         """Tornado: a connection is gone; its exchange was told."""
@@ -132,9 +102,10 @@ class Door(HTTPServerConnectionDelegate):
 class Exchange(HTTPMessageDelegate):
     """One request and its answer."""
 
-    def __init__(self, door: Door, connection: HTTP1Connection) -> None:
+    def __init__(self, door: Door, connection: HTTP1Connection, stream: RequestStream) -> None:
         self._door = door
         self._connection = connection
+        self._stream = stream
         self._line = RequestStartLine("", "", "")
         self._headers = HTTPHeaders()
         self._chunks: list[bytes] = []
@@ -149,6 +120,7 @@ class Exchange(HTTPMessageDelegate):
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
         """Look at what can be judged without the body."""
         self._line, self._headers = start_line, headers
+        self._stream.head_came()
         self._connection.set_close_callback(self.on_connection_close)
         limits = self._door.limits
         try:
@@ -159,13 +131,15 @@ class Exchange(HTTPMessageDelegate):
                     f"cannot take headers of {size} bytes: the limit is {limits.header_max_bytes}",
                     code="headers_too_large",
                 )
-            length = headers.get("Content-Length", "")
-            if length.isdecimal() and int(length) > limits.body_max_bytes:
+            if body_length(start_line.version, headers) > limits.body_max_bytes:
                 raise _too_large(limits)
         except BulkheadError as error:
             if isinstance(error, Denied):
                 self._tell(error)
-            self._refuse(error)
+            if "Content-Length" in headers or "Transfer-Encoding" in headers:
+                self._part(error)
+            else:
+                self._refuse(error)
         return None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
@@ -250,20 +224,25 @@ class Exchange(HTTPMessageDelegate):
             )
 
     def _refuse(self, error: BulkheadError) -> None:
-        """Answer before the body is there, then read a little more of it, then close."""
+        """Answer although the request is not whole yet. What comes of a body is thrown away for a while, then cut."""
         self._is_refused = True
         response = error_response(error)
-        has_body = self._headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self._headers
-        if has_body:
+        if self._size:
             response.headers["Connection"] = "close"
             asyncio.get_running_loop().call_later(REFUSED_LINGER_S, self._end)
         self._write(response)
+
+    def _part(self, error: BulkheadError) -> None:
+        """Answer before any of the body is read, and let nobody read this connection as HTTP any more."""
+        self._is_refused = self._is_over = True
+        answer = last_answer(error_response(error), has_body=self._line.method != "HEAD")
+        self._door.tasks.start(_say_and_close(self._connection.detach(), answer), "refuse")
 
     def _write(self, response: Response) -> None:
         headers = HTTPHeaders({"Content-Length": str(len(response.body)), **response.headers})
         if response.body:
             headers.setdefault("Content-Type", "application/json")
-        line = ResponseStartLine("HTTP/1.1", response.status, _REASONS.get(response.status, "Unknown"))
+        line = ResponseStartLine("HTTP/1.1", response.status, phrase(response.status))
         body = None if self._line.method == "HEAD" else response.body
         self._connection.write_headers(line, headers, body)
 
@@ -280,3 +259,36 @@ def is_bound(route: Route) -> bool:
 
 def _too_large(limits: Limits) -> BadInput:
     return BadInput(f"cannot take this body: the limit is {limits.body_max_bytes} bytes", code="too_large")
+
+
+def body_length(version: str, headers: HTTPHeaders) -> int:
+    """The bytes of the body as far as the headers tell, 0 when they do not. Raises BadInput.
+
+    Stricter than the standard asks: only what every reader before us understands in the same way is let in (C10).
+    """
+    encoding, length = headers.get("Transfer-Encoding"), headers.get("Content-Length")
+    if encoding is not None and (encoding.lower() != "chunked" or length is not None or version != "HTTP/1.1"):
+        raise BadInput("cannot tell where this body ends: send one Content-Length, or chunks by HTTP/1.1, not both")
+    if length is None:
+        return 0
+    if not (length.isascii() and length.isdecimal() and len(length) <= _LENGTH_DIGITS_MAX):
+        raise BadInput("cannot tell where this body ends: Content-Length must be one number in decimal digits")
+    return int(length)
+
+
+_LENGTH_DIGITS_MAX = 19
+
+
+async def _say_and_close(stream: IOStream, answer: bytes) -> None:
+    """The last words, and time for the sender to get to them before the connection is gone."""
+    try:
+        async with asyncio.timeout(REFUSED_LINGER_S):
+            await stream.write(answer)
+            stream.socket.shutdown(socket.SHUT_WR)
+            while True:
+                await stream.read_bytes(REFUSED_READ_BYTES, partial=True)
+                await asyncio.sleep(0)  # a sender that is faster than we would keep the loop for itself
+    except (TimeoutError, StreamClosedError, OSError):
+        pass
+    finally:
+        stream.close()

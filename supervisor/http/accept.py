@@ -1,0 +1,216 @@
+"""Accepts connections of one listening socket, and watches that a request which begins also comes.
+
+Out of descriptors, accepting pauses, because asking again at once would only spin. One descriptor is kept in reserve:
+after each pause it is spent on those who wait, who are told to come again, instead of being left without a word.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from tornado.iostream import IOStream
+
+from protocol.base.logs import fields
+from protocol.errors import BadInput, Unavailable
+from protocol.limits import Limits
+from supervisor.http.access import Access
+from supervisor.http.base import Response, error_response
+
+READ_BUFFER_BYTES = 4 * 1024 * 1024
+ACCEPT_AT_ONCE = 64
+ACCEPT_PAUSE_S = 0.2
+TURNED_AWAY_AT_ONCE = 16
+"""So many are answered from the reserve after each pause; this bounds what a flood costs while nothing can be done."""
+TURNED_AWAY_READ_BYTES = 64 * 1024
+
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class RequestStream(IOStream):
+    """A connection on which a head that began must be whole within a deadline. Idle time before it is not counted."""
+
+    def __init__(self, connection: socket.socket, *, head_deadline_s: float) -> None:
+        super().__init__(connection, max_buffer_size=READ_BUFFER_BYTES)
+        self._head_deadline_s = head_deadline_s
+        self._is_head_wanted = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def head_wanted(self) -> None:
+        """The next byte begins a request."""
+        self._is_head_wanted = True
+
+    def head_came(self) -> None:
+        """The head is whole; a body has a deadline of its own."""
+        self._is_head_wanted = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        """Tornado: bytes are there to be read."""
+        count = super().read_from_fd(buf)
+        if count and self._is_head_wanted and self._head_timer is None:
+            self._head_timer = asyncio.get_running_loop().call_later(self._head_deadline_s, self._head_late)
+        return count
+
+    def close_fd(self) -> None:
+        """Tornado: the connection is closed, by whomever."""
+        self.head_came()
+        super().close_fd()
+
+    def _head_late(self) -> None:
+        error = BadInput(
+            f"cannot wait any longer: a request's headers must be here within {self._head_deadline_s:g} s of its first "
+            "byte",
+            code="request_timeout",
+        )
+        self.write(last_answer(error_response(error)))  # what fits goes out at once; more is not owed
+        self.close()
+
+
+class Acceptor:
+    """From `open` to `close`; every admitted connection is given to `take`."""
+
+    def __init__(
+        self,
+        *,
+        listening: socket.socket,
+        access: Access,
+        limits: Limits,
+        take: Callable[[RequestStream, Any], None],
+        log: logging.Logger,
+    ) -> None:
+        self._listening = listening
+        self._access = access
+        self._limits = limits
+        self._take = take
+        self._log = log
+        self._resume: asyncio.TimerHandle | None = None
+        self._reserve: int | None = None
+        self._turned_away = 0
+        self._is_paused = False
+
+    def open(self) -> None:
+        """Accept from now on."""
+        self._listening.setblocking(False)
+        self._keep_reserve()
+        asyncio.get_running_loop().add_reader(self._listening, self._accept)
+
+    def close(self) -> None:
+        """Accept no more; close the listening socket and give the reserve back."""
+        if self._resume is not None:
+            self._resume.cancel()
+        self._spend_reserve()
+        if self._listening.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                connection, address = self._listening.accept()
+            except BlockingIOError:
+                if self._is_paused:
+                    self._is_paused = False
+                    self._log.warning("accepting again", extra=fields(turned_away=self._turned_away))
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    self._pause(error)
+                    return
+                continue  # the peer was gone before we looked
+            if self._is_admitted(connection, address):
+                self._take(RequestStream(connection, head_deadline_s=self._limits.header_deadline_s), address)
+
+    def _is_admitted(self, connection: socket.socket, address: Any) -> bool:
+        if self._access.admits(connection):
+            return True
+        self._log.warning("connection of another user refused", extra=fields(address=address))
+        connection.close()
+        return False
+
+    # --- out of descriptors -----------------------------------------------------------------------------------------
+
+    def _pause(self, error: OSError) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listening)
+        self._resume = loop.call_later(ACCEPT_PAUSE_S, self._try_again)
+        if not self._is_paused:  # once, however long it lasts
+            self._is_paused = True
+            self._turned_away = 0
+            self._log.error("accepting pauses", extra=fields(error=error.strerror, retry_s=ACCEPT_PAUSE_S))
+
+    def _try_again(self) -> None:
+        """After a pause. Those who waited have spoken by now, so that closing takes no answer from them."""
+        self._resume = None
+        self._keep_reserve()
+        try:
+            probe = os.dup(self._listening.fileno())
+        except OSError as error:
+            self._turn_away()
+            self._pause(error)
+            return
+        os.close(probe)
+        self.open()
+
+    def _turn_away(self) -> None:
+        answer = last_answer(
+            error_response(Unavailable("cannot take this connection: no descriptors are left; try again in a moment"))
+        )
+        for _ in range(TURNED_AWAY_AT_ONCE):
+            if not self._spend_reserve():
+                return
+            try:
+                connection, address = self._listening.accept()
+            except OSError:
+                return  # nobody waits, or somebody was faster than we; the reserve is taken again at the next turn
+            finally:
+                self._keep_reserve()
+            with connection, contextlib.suppress(OSError):
+                if self._is_admitted(connection, address):
+                    connection.setblocking(False)
+                    # What lies unread when a connection is closed may cost its peer the answer.
+                    with contextlib.suppress(BlockingIOError):
+                        connection.recv(TURNED_AWAY_READ_BYTES)
+                    connection.send(answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    self._turned_away += 1
+            self._keep_reserve()
+
+    def _keep_reserve(self) -> None:
+        if self._reserve is None:
+            with contextlib.suppress(OSError):
+                self._reserve = os.open("/", os.O_PATH | os.O_CLOEXEC)
+
+    def _spend_reserve(self) -> bool:
+        reserve, self._reserve = self._reserve, None
+        if reserve is None:
+            return False
+        os.close(reserve)
+        return True
+
+
+def last_answer(response: Response, *, has_body: bool = True) -> bytes:
+    """The bytes of an answer after which the connection is closed; of its head alone without `has_body`."""
+    lines = [
+        f"HTTP/1.1 {response.status} {phrase(response.status)}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(response.body)}",
+        *(f"{name}: {value}" for name, value in response.headers.items()),
+        "Connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + (response.body if has_body else b"")
+
+
+def phrase(status: int) -> str:
+    """The words for a status."""
+    return HTTPStatus(status).phrase if status in _KNOWN else "Unknown"
+
+
+_KNOWN = frozenset(status.value for status in HTTPStatus)

@@ -1,0 +1,173 @@
+"""An event stream reader cheap enough for a thousand of them: it keeps numbered events as bytes and decodes nothing."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tests.support.eventually import eventually
+from tests.support.history import Stored
+
+OPEN_S = 15.0
+
+
+class Onlooker(asyncio.Protocol):
+    """One client of one workspace over all its connections; goes on after `last_id`."""
+
+    def __init__(self, socket_path: Path, workspace: str, last_id: str = "") -> None:
+        self.last_id = last_id
+        self.base = ""  # the id in front of the first event
+        self.events: list[tuple[str, bytes]] = []  # id and data, in the order they came
+        self.resets: list[bytes] = []
+        self.pictures = 0
+        self.retries_ms: list[int] = []
+        self.is_open = False
+        self.on_event: Callable[[], object] | None = None
+        self._socket_path = socket_path
+        self._workspace = workspace
+        self._transport: asyncio.Transport | None = None
+        self._status: asyncio.Future[int] | None = None
+        self._head = b""
+        self._rest = b""
+
+    async def open(self, *, receive_buffer: int = 0) -> int:
+        """Connect with the last id, if there is one; the status, once it is here. `last_id` is kept over this."""
+        assert self._transport is None, "it is open already"
+        loop = asyncio.get_running_loop()
+        self._status = loop.create_future()
+        self._head = self._rest = b""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            if receive_buffer:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            async with asyncio.timeout(OPEN_S):
+                await loop.sock_connect(connection, str(self._socket_path))
+                await loop.create_connection(lambda: self, sock=connection)
+                return await self._status
+        except BaseException:
+            connection.close()
+            self._transport = None
+            raise
+
+    def close(self) -> None:
+        """Leave without a word. What is already in the buffers of this connection is not read any more."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._transport = None
+        self.is_open = False
+
+    def pause(self) -> None:
+        """Read nothing from now on."""
+        assert self._transport is not None
+        self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again."""
+        assert self._transport is not None
+        self._transport.resume_reading()
+
+    # --- asyncio ----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        # By HTTP/1.0 the body is the bare stream; chunks are what the other clients of these tests read.
+        lines = [f"GET /v1/workspaces/{self._workspace}/events?ids=1 HTTP/1.0", "Host: bulkhead"]
+        if self.last_id:
+            lines.append(f"Last-Event-ID: {self.last_id}")
+        transport.write("\r\n".join([*lines, "", ""]).encode())
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None:
+            return  # closed by one of our own events
+        if not self.is_open:
+            self._head += data
+            head, end, data = self._head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            assert self._status is not None
+            self.is_open = True
+            if not self._status.done():
+                self._status.set_result(int(head.split()[1]))
+        *blocks, self._rest = (self._rest + data).split(b"\n\n")
+        for block in blocks:
+            self._block(block.lstrip(b"\n"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self.is_open = False
+        if self._status is not None and not self._status.done():
+            self._status.set_exception(ConnectionError(f"closed before the head of the answer: {error}"))
+            self._status.exception()
+
+    def _block(self, block: bytes) -> None:
+        if self._transport is None:
+            return
+        fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if line)
+        if b"retry" in fields:
+            self.retries_ms.append(int(fields[b"retry"]))
+        event_id, data = fields.get(b"id", b"").decode(), fields.get(b"data", b"")
+        if data.startswith(b'{"type":"reset"'):
+            self.resets.append(data)
+        elif event_id and data:
+            self.events.append((event_id, data))
+        elif event_id:
+            self.base = self.base or event_id
+        elif data:
+            self.pictures += 1
+        if event_id:
+            self.last_id = event_id
+        if event_id and data and self.on_event is not None:
+            self.on_event()
+
+    # --- what was seen ----------------------------------------------------------------------------------------------
+
+    def saw(self, text: bytes) -> bool:
+        """Is there a numbered event with these words?"""
+        return any(text in data for _, data in reversed(self.events))
+
+    def saw_end(self, run_id: str) -> bool:
+        """Did the end of this run come?"""
+        wanted = run_id.encode()
+        return any(data.startswith(b'{"type":"run_complete"') and wanted in data for _, data in reversed(self.events))
+
+
+async def open_all(onlookers: Sequence[Onlooker]) -> None:
+    """Let all of them connect at once; each has to be let in."""
+    statuses = await asyncio.gather(*(onlooker.open() for onlooker in onlookers))
+    assert set(statuses) <= {200}, sorted(statuses)
+
+
+async def all_saw_end(onlookers: Sequence[Onlooker], run_id: str, within_s: float = 15.0) -> None:
+    """Wait until the end of this run has come to each of them."""
+    await eventually(
+        lambda: all(onlooker.saw_end(run_id) for onlooker in onlookers),
+        within_s=within_s,
+        what=f"the end of {run_id} at all {len(onlookers)}",
+        state=lambda: sum(not onlooker.saw_end(run_id) for onlooker in onlookers),
+    )
+
+
+def assert_exact(onlooker: Onlooker, stored: Stored, *, after: str) -> None:
+    """What came is exactly what the file holds after the id `after`, in order, none twice, none of another log."""
+    log, _, number = after.partition(".")
+    assert log == stored.log, (after, stored.log)
+    wanted = [(f"{log}.{row.number}", row.data) for row in stored.events if row.number > int(number)]
+    assert onlooker.resets == []
+    got = onlooker.events
+    if got != wanted:
+        ids, wanted_ids = [event[0] for event in got], [event[0] for event in wanted]
+        assert ids == wanted_ids, f"after {after}"
+        raise AssertionError(f"after {after}: {[a for a, b in zip(got, wanted, strict=True) if a != b]}")
+
+
+@contextlib.contextmanager
+def gone_at_the_end(onlookers: Sequence[Onlooker]) -> Iterator[None]:
+    """Close all of them, however the story ends."""
+    try:
+        yield
+    finally:
+        for onlooker in onlookers:
+            onlooker.close()
