@@ -131,7 +131,8 @@ def test_providers_take_every_repaired_history(dialect: str):
     from pydantic_ai.models import override_allow_model_requests
 
     from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
-    from worker.config.load import Config, Options
+    from worker.config.load import Config
+    from worker.config.schema import Options
     from worker.models import warm
     from worker.models.build import Models
 

@@ -37,6 +37,9 @@ class Exchange:
     _blocks: int = 0
     _in_text: bool = False
     _tools: int = 0
+    usage: tuple[int, int, int, int] = (11, 7, 0, 0)
+    """Tokens of the whole input and of the output; of the input, how many were read from and written to a cache."""
+    cost: float | None = None
     _response: ResponseEvents = field(repr=False, default_factory=lambda: ResponseEvents(MODEL))
 
     @property
@@ -110,15 +113,21 @@ class Exchange:
         await self._open()
         if self.dialect == "openai":
             await self._chunk({}, reason or ("tool_calls" if self._tools else "stop"))
-            usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+            taken, given, read, _ = self.usage
+            usage: dict[str, Any] = {"prompt_tokens": taken, "completion_tokens": given, "total_tokens": taken + given}
+            usage["prompt_tokens_details"] = {"cached_tokens": read}
+            usage |= {"cost": self.cost} if self.cost is not None else {}
             await self._data(_CHUNK | {"choices": [], "usage": usage})
             await self._write(b"data: [DONE]\n\n")
         elif self.dialect == "responses":
+            taken, given, read, _ = self.usage
+            details = {"input_tokens_details": {"cached_tokens": read}}
+            self._response.usage |= {"input_tokens": taken, "output_tokens": given, **details}
             await self._say(self._response.end(reason or "completed"))
         else:
             await self._end_text()
             delta = {"stop_reason": reason or ("tool_use" if self._tools else "end_turn"), "stop_sequence": None}
-            await self._named("message_delta", {"delta": delta, "usage": {"output_tokens": 7}})
+            await self._named("message_delta", {"delta": delta, "usage": {"output_tokens": self.usage[1]}})
             await self._named("message_stop", {})
         await self.cut()
 
@@ -179,7 +188,9 @@ class Exchange:
         elif self.dialect == "responses":
             await self._say(self._response.begin())
         else:
-            usage = {"input_tokens": 11, "output_tokens": 1}
+            taken, _, read, written = self.usage
+            cached = {"cache_read_input_tokens": read, "cache_creation_input_tokens": written}
+            usage = {"input_tokens": taken - read - written, "output_tokens": 1, **cached}
             message = {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "content": []}
             await self._named(
                 "message_start", {"message": message | {"stop_reason": None, "stop_sequence": None, "usage": usage}}
@@ -296,4 +307,4 @@ class _Prefixed:
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return "".join(block.get("text", "") for block in content if block.get("type") == "text")
+    return "".join(block.get("text", "") for block in content if block.get("type") in ("text", "input_text"))

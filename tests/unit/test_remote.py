@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,12 +24,16 @@ from protocol.shapes.message import (
     ToolResultData,
     ToolResultPart,
 )
-from protocol.shapes.provider import ProviderConfig, SelectedModel
+from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from tests.support.loop import run
 from tests.support.provider import API_KEY, Exchange, Provider
 from tests.unit.agent_house import LOG, seeded, user
-from worker.config.load import Config, Options
+from worker.agent.usage import cost_of
+from worker.config.catalogue import key_hint
+from worker.config.load import Config
 from worker.config.resolve import resolve
+from worker.config.schema import Options
+from worker.models import bounds
 from worker.models.build import Models
 from worker.models.client import (
     Finished,
@@ -56,8 +61,10 @@ def _loopback_is_allowed() -> Iterator[None]:
         yield
 
 
-def config_of(provider: Provider, dialect: str, **changes: object) -> Config:
+def config_of(provider: Provider, dialect: str, **changes: Any) -> Config:
     raw = provider.config(dialect)
+    raw["providers"]["loop"]["models"][0].update(changes.pop("model", {}))
+    raw["models"]["large"].update(changes.pop("selected", {}))
     raw["providers"]["loop"].update(changes)
     resolved = resolve(
         msgspec.convert(raw["providers"], dict[str, ProviderConfig]),
@@ -69,7 +76,7 @@ def config_of(provider: Provider, dialect: str, **changes: object) -> Config:
     )
     return Config(
         providers=resolved.providers,
-        models=resolved.models,
+        models={**resolved.models},
         allowed_tools=(),
         options=Options(),
         env={},
@@ -81,7 +88,7 @@ def config_of(provider: Provider, dialect: str, **changes: object) -> Config:
 
 
 @asynccontextmanager
-async def house(dialect: str, limits: Limits = DEFAULT_LIMITS, **changes: object) -> AsyncIterator[tuple]:
+async def house(dialect: str, limits: Limits = DEFAULT_LIMITS, **changes: Any) -> AsyncIterator[tuple]:
     async with Provider() as provider:
         models = Models(config_of(provider, dialect, **changes), {}, limits, seeded(), LOG)
         try:
@@ -416,3 +423,95 @@ def test_nothing_logged_names_the_key(caplog):
     with caplog.at_level(logging.DEBUG):
         run(main())
     assert API_KEY not in caplog.text
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_L05_an_event_without_an_end_stops_at_a_bound(dialect, monkeypatch):
+    monkeypatch.setattr(bounds.EventMeter.__init__, "__defaults__", (100_000, 10_000_000))
+
+    async def main() -> None:
+        async with house(dialect) as (provider, client):
+            task = asyncio.create_task(failing(client))
+            exchange: Exchange = await provider.next_call()
+            await exchange.tokens("half")
+            await exchange.garbage(b"data: " + b"x" * 150_000)
+            error = await task
+            assert (error.category, error.retryable) == ("garbage", False)
+            assert "longer than 100000 bytes" in error.message
+            await exchange.left()
+
+    run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_request_names_its_session_without_telling_its_id(dialect):
+    async def main() -> None:
+        async with house(dialect, extra_headers={"X-Team": "blue"}, system_prompt_prefix="first of all") as (
+            provider,
+            client,
+        ):
+            task = asyncio.create_task(collect(client))
+            exchange: Exchange = await provider.next_call()
+            await exchange.reply("x")
+            await task
+            assert exchange.headers["x-session-id"] == exchange.headers["x-session-affinity"] == "9a275e3f454930d1"
+            assert exchange.headers["x-team"] == "blue"
+            if dialect == "anthropic":  # has one system prompt
+                assert [part["text"] for part in exchange.body["system"]] == ["first of all\n\nbe good"]
+            else:
+                assert [message["content"] for message in exchange.messages[:2]] == ["first of all", "be good"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_cached_tokens_are_counted_apart(dialect):
+    async def main() -> None:
+        async with house(dialect) as (provider, client):
+            task = asyncio.create_task(collect(client))
+            exchange: Exchange = await provider.next_call()
+            exchange.usage = (100, 20, 60, 30 if dialect == "anthropic" else 0)
+            await exchange.reply("x")
+            finished = (await task)[-1]
+            assert isinstance(finished, Finished)
+            tokens = finished.tokens
+            assert (tokens.input, tokens.output, tokens.cache_read, tokens.cache_write) == (
+                (10, 20, 60, 30) if dialect == "anthropic" else (40, 20, 60, 0)
+            )
+            model = Model(id="m", cost_per_1m_in=1.0, cost_per_1m_out=2.0, cost_per_1m_in_cached=4.0)
+            expected = (tokens.input + 2 * 20 + 4 * tokens.cache_write) / 1e6
+            assert cost_of(model, tokens) == pytest.approx(expected)
+            read = Model(id="m", cost_per_1m_out_cached=0.5)
+            assert cost_of(read, tokens) == pytest.approx(60 * 0.5 / 1e6)
+
+    run(main())
+
+
+def test_openrouter_says_itself_what_it_cost():
+    async def main() -> None:
+        async with house("openai", type="openrouter", model={"id": "a/b"}, selected={"model": "a/b"}) as (
+            provider,
+            client,
+        ):
+            task = asyncio.create_task(collect(client))
+            exchange: Exchange = await provider.next_call()
+            exchange.cost = 0.25
+            await exchange.reply("x")
+            finished = (await task)[-1]
+            assert isinstance(finished, Finished)
+            assert cost_of(Model(id="m", cost_per_1m_in=99.0), finished.tokens) == 0.25
+            assert exchange.body["usage"] == {"include": True}
+
+    run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_L01_a_refused_key_is_named_by_its_place_and_not_by_its_value(dialect):
+    async def main() -> None:
+        async with house(dialect) as (provider, client):
+            task = asyncio.create_task(failing(client))
+            await (await provider.next_call()).refuse(401, message="bad key.")
+            assert (await task).message == "bad key; set providers.loop.api_key"
+
+    run(main())
+    assert key_hint("anthropic") == "set ANTHROPIC_API_KEY or providers.anthropic.api_key"

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.loop import run
 from tests.unit.agent_house import LIMITS, LOG, seeded
-from worker.config.load import Config, Options
+from worker.config.load import Config
+from worker.config.schema import Options
 from worker.models import warm
 from worker.models.build import Models
 from worker.models.client import ModelRequest

@@ -90,9 +90,13 @@ class Models:
     def client(self, kind: str) -> ModelClient:
         """`large` or `small` by its name. Raises BadInput like `large`."""
         choice = self.choice(kind)
-        client = self._client(choice)
+        client = self.bare(kind)
         renew = self._renew
         return client if renew is None or client is self._script else RenewingModel(client, lambda: renew(kind, choice))
+
+    def bare(self, kind: str) -> ModelClient:
+        """The same, whose refused key is not renewed. Raises BadInput like `large`."""
+        return self._client(self.choice(kind))
 
     async def close(self) -> None:
         """Close the connections."""
