@@ -7,7 +7,7 @@
      ├─ Conflict      409 workspace_closing, client_retired, not_attached, busy, …
      ├─ LimitReached  429, one code for each limit; 507 storage_full
      ├─ Unavailable   503 worker_lost, worker_starting, worker_failed, server_exiting; 504 deadline
-     ├─ Upstream      502 provider_…
+     ├─ Upstream      502 provider_…, mcp_failed
      └─ Internal      500 internal
 
 Codes are for ever; texts may improve. A cancel is an outcome, never an error.
@@ -104,7 +104,7 @@ class Unavailable(BulkheadError):
 
 
 class Upstream(BulkheadError):
-    """A model provider failed, after our own retries."""
+    """A model provider failed, after our own retries; or an MCP server."""
 
     default_code, default_status = "provider_failed", 502
 
@@ -155,6 +155,7 @@ CODES: dict[str, tuple[type[BulkheadError], int]] = {
     "storage_busy": (Unavailable, 503),
     "deadline": (Unavailable, 504),
     "provider_failed": (Upstream, 502),
+    "mcp_failed": (Upstream, 502),
     "internal": (Internal, 500),
 }
 """Every code with its class and its HTTP status."""

@@ -111,6 +111,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     lsp_pending_max: int = 64  # requests that wait for one server
     lsp_documents_max: int = 64  # files that are open in one server
     lsp_document_max_bytes: int = 2 * 1024 * 1024
+    mcp_start_s: float = 10.0  # until an MCP server is connected, unless the configuration says otherwise
+    mcp_start_oauth_s: float = 30.0  # the same for one with a login
+    mcp_ping_s: float = 5.0  # before each call; a server that does not answer is started again
+    mcp_login_s: float = 300.0  # somebody logs in, in a browser
+    mcp_message_max_bytes: int = 8 * 1024 * 1024
+    mcp_tools_max: int = 256  # of one server; as many prompts, and four times as many resources
     history_file_max_bytes: int = 256 * 1024  # a longer file is changed, but its versions are not kept
     history_versions_kept: int = 50  # of one file in one session, beside the first
     fetch_max_bytes: int = 100 * 1024

@@ -60,6 +60,7 @@ class Operation:
 
 _NO_SESSION = ("session_unknown",)
 _NOT_THERE = ("not_found",)
+_MCP = (*_NOT_THERE, "mcp_failed")
 
 _ROWS = (
     # workspace
@@ -154,14 +155,22 @@ _ROWS = (
     Operation("skill.read", is_safe=True, takes=SkillWish, gives=SkillText, codes=_NOT_THERE),
     Operation("mcp.states", is_safe=True, gives=dict[str, McpInfo]),
     Operation("mcp.prompts", is_safe=True, gives=list[McpPrompt]),
-    Operation("mcp.get_prompt", is_safe=True, takes=PromptWish, gives=PromptText, codes=_NOT_THERE),
-    Operation("mcp.read_resource", is_safe=True, takes=ResourceWish, gives=list[ResourceContent], codes=_NOT_THERE),
+    Operation("mcp.get_prompt", is_safe=True, takes=PromptWish, gives=PromptText, codes=_MCP),
+    Operation("mcp.read_resource", is_safe=True, takes=ResourceWish, gives=list[ResourceContent], codes=_MCP),
     Operation("mcp.refresh_tools", is_safe=True, takes=ServerName),
     Operation("mcp.refresh_prompts", is_safe=True, takes=ServerName),
     Operation("mcp.refresh_resources", is_safe=True, takes=ServerName),
     Operation("mcp.pending_auth", is_safe=True, gives=list[PendingLogin]),
     Operation("mcp.auth_url", is_safe=True, gives=LoginAddress),  # args name
-    Operation("mcp.auth", is_safe=False, is_bound=True, takes=ServerName, gives=dict[str, Any], codes=_NOT_THERE),
+    Operation(  # waits for somebody, as long as `mcp_login_s` and a start
+        "mcp.auth",
+        is_safe=False,
+        within_s=3600.0,
+        is_bound=True,
+        takes=ServerName,
+        gives=dict[str, Any],
+        codes=(*_MCP, "busy", "conflict"),
+    ),
     Operation("mcp.docker_enable", is_safe=True),
     Operation("mcp.docker_disable", is_safe=True),
 )

@@ -11,6 +11,7 @@ import random
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -22,21 +23,23 @@ from protocol.errors import BadInput, BulkheadError, Conflict
 from protocol.events import Event
 from protocol.ids import Epoch, RunId
 from protocol.messages import LastWord, Ready, Shutdown
+from protocol.shapes.config import GLOBAL
 from protocol.spec import EXIT_CLEAN, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, WorkerSpec
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
 from worker.link import Vitals, WorkerLink
 from worker.lsp.service import LanguageServers
+from worker.mcp.service import McpService, store_token
 from worker.operations.agent import AgentOperations
 from worker.operations.config import ConfigOperations
 from worker.operations.files import FileOperations
 from worker.operations.lsp import LspOperations
+from worker.operations.mcp import McpOperations
 from worker.operations.permissions import PermissionOperations
 from worker.operations.project import ProjectOperations
 from worker.operations.prompts import PromptOperations
 from worker.operations.replies import Replies
-from worker.operations.services import ServiceOperations
 from worker.operations.sessions import SessionOperations
 from worker.operations.shell import ShellOperations
 from worker.operations.skills import SkillOperations
@@ -160,6 +163,17 @@ class Worker:
             log=self._log,
             tools=lsp_tools,
         )
+        mcp = McpService(
+            workspace=Path(spec.path),
+            children=children,
+            show=publisher.picture,
+            save=lambda name, token: equipment.edit(GLOBAL, partial(store_token, name=name, token=token)),
+            reload=lambda: equipment.reload(),
+            keep_secret=self._register_secret,
+            limits=limits,
+            clock=clock,
+            log=self._log,
+        )
         skills = SkillService(Path(spec.path), database=database, threads=children.threads, limits=limits)
         jobs = Jobs(children, limits=limits, clock=clock, random=self._random, log=self._log)
         hooks = HookService(children, limits, self._log)
@@ -169,7 +183,7 @@ class Worker:
             config=self._config,
             children=children,
             files=StoredFileLedger(database, clock),
-            services=[languages, hooks, skills, jobs, FixedTools(Bash(jobs))],
+            services=[languages, mcp, hooks, skills, jobs, FixedTools(Bash(jobs))],
             code=languages,
             hooks=hooks,
             search=search,
@@ -213,7 +227,7 @@ class Worker:
             ConfigOperations(equipment, database, workspace_id=spec.workspace_id),
             FileOperations(database, workspace=Path(spec.path), limits=limits, clock=clock),
             ProjectOperations(equipment, workspace=Path(spec.path), data_dir=Path(spec.data_dir)),
-            ServiceOperations(),
+            McpOperations(mcp),
             SkillOperations(skills, threads=children.threads, limits=limits),
             LspOperations(languages),
             ShellOperations(

@@ -19,6 +19,18 @@ class McpInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     resource_count: int = 0
 
 
+class McpEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The payload of the event `mcp_event`."""
+
+    type: Literal["state_changed", "tools_list_changed", "prompts_list_changed", "resources_list_changed"]
+    name: str
+    state: Literal["disabled", "starting", "connected", "error", "needs auth"]
+    error: str = ""
+    tool_count: int = 0
+    prompt_count: int = 0
+    resource_count: int = 0
+
+
 class McpArgument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An argument of a prompt."""
 

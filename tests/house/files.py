@@ -67,6 +67,8 @@ PURE = (
     "worker/lsp/symbols.py",
     "worker/lsp/wire.py",
     "worker/hooks/answers.py",
+    "worker/mcp/offer.py",
+    "worker/mcp/states.py",
     "worker/models/client.py",
     "worker/models/failures.py",
     "worker/models/retry.py",

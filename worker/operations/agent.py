@@ -45,8 +45,8 @@ class AgentOperations:
         return Response(msgspec.json.encode(info))
 
     async def init(self, request: Request) -> Response:
-        """The same as an update: a turn asks nobody yet, so `interactive` makes no difference."""
-        read(request.body, AgentWish, is_optional=True)
+        """An update; and turns of an agent that nobody watches wait from now on until all servers are connected."""
+        self._equipment.is_interactive = read(request.body, AgentWish, is_optional=True).interactive
         return await self.reload(request)
 
     async def reload(self, request: Request) -> Response:

@@ -106,6 +106,7 @@ class Equipment:
         self._chosen: dict[str, SelectedModel] = {}
         self._reading = asyncio.Lock()  # so that what was read later is never replaced by what was read earlier
         self.skip_permissions = spec.skip_permissions
+        self.is_interactive = False  # somebody watches, who need not wait for all that is configured
         self.problem: BadInput | None = None
         if isinstance(config, BadInput):
             self.problem, config = config, _nothing(Path(spec.data_dir))
@@ -191,6 +192,8 @@ class Equipment:
         env = {**self._spec.env, **outfit.config.env}
         today = date.fromtimestamp(self._clock.wall())
         gate = RulesGate(Rules(skip=self.skip_permissions, allowed=frozenset(outfit.config.allowed_tools)))
+        if not self.is_interactive:
+            await asyncio.gather(*(service.settled() for service in self._services))
         for service in self._services:
             await service.refresh()
         toolbox = outfit.toolbox.joined(tool for service in self._services for tool in service.tools())

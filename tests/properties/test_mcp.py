@@ -1,0 +1,66 @@
+"""Random facts at the machine of MCP servers: at most one connection, and the latest start alone decides."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.base.machine import InvalidTransition
+from worker.mcp.plan import TOOL_NAME_MAX, tool_name
+from worker.mcp.states import End, Launch, McpLife, McpState
+
+FACTS = st.lists(
+    st.one_of(
+        st.sampled_from(["start", "disable"]),
+        st.tuples(st.sampled_from(["connected", "failed", "refused"]), st.integers(0, 2)),
+    ),
+    max_size=60,
+)
+
+
+@given(FACTS)
+def test_at_most_one_connection_lives_and_late_words_change_nothing(facts: list[str | tuple[str, int]]) -> None:
+    life = McpLife()
+    living: set[int] = set()
+    for fact in facts:
+        before = (life.state, life.error, life.generation)
+        match fact:
+            case str():
+                effects = life.start() if fact == "start" else life.disable()
+                for effect in effects:
+                    match effect:
+                        case Launch(generation):
+                            living.add(generation)
+                        case End(generation):
+                            living.remove(generation)
+                if fact == "disable":
+                    assert living == set()
+            case (what, age):
+                generation = life.generation - age
+                if what == "connected":
+                    is_ours = life.connected(generation)
+                else:
+                    is_ours = (life.failed if what == "failed" else life.refused)(generation, "why")
+                    if is_ours:
+                        living.discard(generation)
+                if not is_ours:
+                    assert (life.state, life.error, life.generation) == before
+                else:
+                    assert age == 0
+        assert len(living) <= 1
+        assert bool(living) == (life.state in (McpState.STARTING, McpState.CONNECTED))
+        assert bool(life.error) == (life.state in (McpState.ERROR, McpState.NEEDS_AUTH))
+
+
+def test_a_move_that_is_not_in_the_table_is_a_bug() -> None:
+    life = McpLife()
+    with pytest.raises(InvalidTransition):
+        life._move("connected", McpState.CONNECTED)
+
+
+@given(st.text(min_size=1, max_size=80), st.text(min_size=1, max_size=200))
+def test_names_of_tools_are_what_providers_take(server: str, tool: str) -> None:
+    name = tool_name(server, tool)
+    assert len(name) <= TOOL_NAME_MAX
+    assert name.isascii()
+    assert name.replace("_", "").replace("-", "").isalnum()
+    assert name == tool_name(server, tool)
