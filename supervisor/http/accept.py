@@ -42,8 +42,10 @@ class RequestStream(IOStream):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def head_wanted(self) -> None:
-        """The next byte begins a request."""
+        """The next byte begins a request; it may lie in the buffer, because it came with or after the one before."""
         self._is_head_wanted = True
+        if self._read_buffer_size:
+            self._head_began()
 
     def head_came(self) -> None:
         """The head is whole; a body has a deadline of its own."""
@@ -55,14 +57,18 @@ class RequestStream(IOStream):
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Tornado: bytes are there to be read."""
         count = super().read_from_fd(buf)
-        if count and self._is_head_wanted and self._head_timer is None:
-            self._head_timer = asyncio.get_running_loop().call_later(self._head_deadline_s, self._head_late)
+        if count and self._is_head_wanted:
+            self._head_began()
         return count
 
     def close_fd(self) -> None:
         """Tornado: the connection is closed, by whomever."""
         self.head_came()
         super().close_fd()
+
+    def _head_began(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = asyncio.get_running_loop().call_later(self._head_deadline_s, self._head_late)
 
     def _head_late(self) -> None:
         error = BadInput(

@@ -1,0 +1,101 @@
+"""Fault matrix 8: the supervisor has no descriptors left (H02)."""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import head
+from tests.support.house import House, Room
+from tests.support.wire import Wire, wire
+
+ROUNDS = 10
+AT_ONCE = 20
+"""More than are told in one turn."""
+
+CPU_SHARE_MAX = 0.05
+"""Of one core, beside two runs and a crowd that is turned away; a loop that asks again at once takes all of it."""
+
+
+async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: House) -> None:
+    room = await house.room()
+    async with wire(house.server.socket_path) as inside:
+        await still_works(house, room, inside)
+        async with no_descriptors_left(house):
+            cpu, began = cpu_s(house.server.pid), time.monotonic()
+            for _ in range(ROUNDS):
+                await asyncio.gather(*(is_turned_away(house) for _ in range(AT_ONCE)))
+            share = (cpu_s(house.server.pid) - cpu) / (time.monotonic() - began)
+            print(f"turning away {ROUNDS * AT_ONCE} connections took {share:.1%} of a core")
+            assert share < CPU_SHARE_MAX, "accepting is not paused but spun"
+            assert house.server.log.count("accepting pauses") == 1, "once, however long it lasts"
+            await still_works(house, room, inside)
+        await room.works()
+    assert "accepting again" in house.server.log
+
+
+@pytest.mark.house(bystander=False)
+async def test_H02_told_to_leave_without_descriptors(house: House) -> None:
+    room = await house.room(model="openai")
+    worker = await room.worker()
+    await room.streaming("cut ")
+    async with no_descriptors_left(house):
+        assert await house.server.stop() == 0
+    assert not worker.is_alive
+    assert room.watcher.ends == ["clean"]
+    [run] = house.stored(room).runs
+    assert (run.state, run.outcome) == ("ended", "cancelled")
+
+
+async def is_turned_away(house: House) -> None:
+    """A connection is answered 503 before long, and closed."""
+    async with wire(house.server.socket_path) as outside:
+        outside.send(head("GET", "/v1/health", {}))
+        status, headers, body = await outside.answer()
+        assert (status, headers["retry-after"], json.loads(body)["code"]) == (503, "1", "unavailable")
+        assert await outside.rest() == b""
+
+
+async def still_works(house: House, room: Room, inside: Wire) -> None:
+    """A run over a connection that was there before."""
+    run = str(uuid.uuid4())
+    house.diary.asked(room.id, room.session, run)
+    body = json.dumps({"session_id": room.session, "run_id": run, "prompt": "/say still here"}).encode()
+    inside.send(head("POST", f"/v1/workspaces/{room.id}/agent", {"Content-Length": str(len(body))}) + body)
+    status, _, answer = await inside.answer()
+    assert status == 202, answer
+    assert (await room.ended(run))["text"] == "still here"
+
+
+@contextlib.asynccontextmanager
+async def no_descriptors_left(house: House) -> AsyncIterator[None]:
+    """The server's limit is below the first descriptor that it could open."""
+    pid = house.server.pid
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free = next(number for number in range(len(taken) + 1) if number not in taken)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, before[1]))
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            status = 0
+            while status != 503:  # a connection that was about to be closed leaves its descriptor to the next
+                outside = await stack.enter_async_context(wire(house.server.socket_path))
+                outside.send(head("GET", "/v1/health", {}))
+                status, _, _ = await outside.answer()
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def cpu_s(pid: int) -> float:
+    """The processor time that a process has used, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
