@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import fanout, floors, latency, memory, reading, scale, starting
+from benchmarks import fanout, floors, latency, memory, models, reading, scale, starting
 from benchmarks.table import Figure, markdown
 
 GROUPS: dict[str, Callable[[floors.Floors], Awaitable[list[Figure]]]] = {
@@ -17,6 +17,7 @@ GROUPS: dict[str, Callable[[floors.Floors], Awaitable[list[Figure]]]] = {
     "scale": scale.measure,
     "fanout": fanout.measure,
     "memory": memory.measure,
+    "models": models.measure,
 }
 
 

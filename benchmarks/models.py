@@ -1,0 +1,223 @@
+"""What requests to real models cost a worker: the first one of its life, and a long conversation."""
+
+import asyncio
+import gc
+import json
+import logging
+import random
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+from benchmarks.floors import Floors
+from benchmarks.server import server
+from benchmarks.table import Figure, shown
+
+WORKERS = 5
+MESSAGES = 1500
+ROUNDS = 7
+KINDS = ("openai", "openai-compat", "anthropic")
+Json = dict[str, object]
+
+
+async def measure(floors: Floors) -> list[Figure]:
+    """The figures of this group."""
+    figures = []
+    async with model_server() as port, server() as house:
+        client = house.client()
+        for kind in KINDS:
+            first, second = [], []
+            for number in range(WORKERS):
+                directory = house.make_directory(f"{kind}{number}")
+                (directory / "bulkhead.json").write_text(json.dumps(configured(kind, port)))
+                workspace = await client.create(directory)
+                session = await client.session(workspace)
+                pid = (await client.worker(workspace))["pid"]
+                events = await client.events(workspace)
+                for took in (first, second):
+                    begun = cpu_ms(pid)
+                    ended = await events.end_of(await client.prompt(workspace, session, "hello"))
+                    assert ended.payload["text"] == "ok", ended.payload
+                    took.append(cpu_ms(pid) - begun)
+                events.close()
+            figures.append(
+                Figure(
+                    name=f"CPU of the first run with a real model, {kind}, median",
+                    value=statistics.median(first),
+                    unit="ms",
+                    goal=250,
+                    floor=f"the same run again {shown(statistics.median(second))} ms",
+                    note=f"{WORKERS} fresh workers, a loopback provider",
+                )
+            )
+        client.close()
+    return figures + [await _prepared(kind) for kind in KINDS]
+
+
+async def _prepared(kind: str) -> Figure:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.models", kind, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await child.communicate()
+    blocked_ms, body_ms = json.loads(out)
+    return Figure(
+        name=f"loop blocked by preparing {MESSAGES:,} messages, {kind}, median",
+        value=blocked_ms,
+        unit="ms",
+        goal=60,
+        floor=f"the finished body to JSON {shown(body_ms)} ms",
+        note="CPU time of the longest callback, in a warmed process",
+    )
+
+
+def cpu_ms(pid: int) -> float:
+    """What all threads of a process have used so far."""
+    used_ns = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        used_ns += int((task / "schedstat").read_text().split()[0])
+    return used_ns / 1e6
+
+
+def configured(kind: str, port: int) -> Json:
+    """A `bulkhead.json` for the server below."""
+    model = {"id": "bench", "default_max_tokens": 100}
+    root = f"http://127.0.0.1:{port}"
+    url = root if kind == "anthropic" else f"{root}/v1"
+    provider = {"id": "bench", "type": kind, "base_url": url, "api_key": "bench", "models": [model]}
+    choice = {"model": "bench", "provider": "bench"}
+    return {"providers": {"bench": provider}, "models": {"large": choice, "small": choice}}
+
+
+@asynccontextmanager
+async def model_server() -> AsyncIterator[int]:
+    """A server on loopback that answers every request with the word `ok`; its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(line for line in head.split("\r\n") if line.startswith("content-length:"))
+        await reader.readexactly(int(length.partition(":")[2]))
+        body = _answer(head)
+        fields = f"Content-Type: text/event-stream\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        writer.write(f"HTTP/1.1 200 OK\r\n{fields}\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listener:
+        yield listener.sockets[0].getsockname()[1]
+
+
+def _answer(head: str) -> bytes:
+    from worker.models import warm
+
+    if "/messages" in head:
+        return warm._ANTHROPIC_ANSWER
+    if "/responses" in head:
+        return "".join(
+            f"data: {event}\n\n" for event in warm._RESPONSES_EVENTS if "function_call" not in event
+        ).encode()
+    chunk: Json = {"id": "b", "object": "chat.completion.chunk", "created": 1, "model": "bench"}
+    said = chunk | {"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": "stop"}]}
+    return f"data: {json.dumps(said)}\n\ndata: [DONE]\n\n".encode()
+
+
+# --- the long conversation, in a process of its own ----------------------------------------------------------------
+
+
+async def _longest(kind: str) -> tuple[float, float]:
+    """Milliseconds: the longest callback of a request, and the body of that request to JSON; medians."""
+    import httpx2
+
+    from protocol.limits import DEFAULT_LIMITS
+    from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+    from worker.agent.history import repair
+    from worker.config.load import Config
+    from worker.config.schema import Options
+    from worker.models import warm
+    from worker.models.build import Models
+    from worker.models.client import ModelRequest
+
+    bodies: list[bytes] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(request.content)
+        body = warm._ANSWERS.get(kind, warm._OPENAI_ANSWER)
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+
+    model = Model(id="bench", can_reason=True)
+    provider = ProviderConfig(id="p", type=kind, base_url="http://127.0.0.1:9/v1", api_key="b", models=[model])
+    choice = SelectedModel(model="bench", provider="p")
+    config = Config({"p": provider}, {"large": choice, "small": choice}, (), Options(), {}, "", (), (), ())
+    transport = httpx2.MockTransport(answer)
+    log = logging.getLogger("bench")
+    models = Models(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=transport)
+    rows = _rows()
+    blocked, dumped = [], []
+    for _ in range(ROUNDS):
+        gaps: list[float] = []
+        watch = asyncio.create_task(_watch(gaps))
+        await asyncio.sleep(0)
+        request = ModelRequest("be good", repair(rows, "p"), [warm.WarmTool()])
+        async with aclosing(models.large().stream(request)) as events:
+            async for _event in events:
+                pass
+        watch.cancel()
+        blocked.append(max(gaps) * 1000)
+        body = json.loads(bodies.pop())
+        begun = time.thread_time()
+        json.dumps(body)
+        dumped.append((time.thread_time() - begun) * 1000)
+    await models.close()
+    return statistics.median(blocked), statistics.median(dumped)
+
+
+async def _watch(gaps: list[float]) -> None:
+    last = time.thread_time()
+    while True:
+        await asyncio.sleep(0)
+        now = time.thread_time()
+        gaps.append(now - last)
+        last = now
+
+
+def _rows() -> list["object"]:
+    from protocol.shapes import message as m
+
+    rows: list[object] = []
+    for number in range(MESSAGES // 3):
+        call_id = f"c{number}"
+        block = m.ReasoningBlock(thinking="t " * 100, signature="s" * 300, provider="p", id=f"rs_{number}")
+        call = m.ToolCallData(id=call_id, name="view", input='{"file_path": "a/b/c.py"}', finished=True)
+        result = m.ToolResultData(tool_call_id=call_id, name="view", content="a line of a file\n" * 60)
+        sides: list[tuple[str, list[object]]] = [
+            ("user", [m.TextPart(m.TextData(text="please go on " * 20))]),
+            (
+                "assistant",
+                [
+                    m.ReasoningPart(m.ReasoningData(blocks=[block])),
+                    m.TextPart(m.TextData(text="looking " * 20)),
+                    m.ToolCallPart(call),
+                ],
+            ),
+            ("tool", [m.ToolResultPart(result)]),
+        ]
+        rows += [m.Message(id=f"{side}{number}", session_id="s", role=side, parts=parts) for side, parts in sides]
+    return rows
+
+
+def main() -> int:
+    """Measure one kind as a fork of the zygote would see it: all is loaded, warm and frozen."""
+    from worker.models.warm import warm_up
+
+    warm_up()
+    gc.collect()
+    gc.freeze()
+    print(json.dumps(asyncio.run(_longest(sys.argv[1]))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
