@@ -70,6 +70,7 @@ from worker.tools.jobs import Jobs
 from worker.tools.lsp_tools import lsp_tools
 from worker.tools.todos import Todos
 from worker.tools.web import AgenticFetch, WebSearch
+from worker.verbosity import Verbosity
 from worker.web.search import Search
 
 DATABASE_NAME = "workspace.db"
@@ -183,7 +184,11 @@ class Worker:
             config=self._config,
             children=children,
             files=StoredFileLedger(database, clock),
-            services=[languages, mcp, hooks, skills, jobs, FixedTools(Bash(jobs))],
+            services=[
+                Verbosity(spec.log_level, debug=spec.debug),
+                *(languages, mcp, hooks, skills, jobs),
+                FixedTools(Bash(jobs)),
+            ],
             code=languages,
             hooks=hooks,
             search=search,

@@ -9,6 +9,8 @@ import os
 import random
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from protocol.base.clock import SystemClock
 from protocol.base.logs import fields, set_up_logs
 from protocol.errors import BadInput
@@ -16,6 +18,7 @@ from protocol.secrets import is_secret_name
 from protocol.spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_STORAGE, WorkerSpec
 from worker.app import Worker
 from worker.config.load import Config
+from worker.config.place import data_dir_of
 from worker.runs.equipment import read_config
 from worker.store.lock import DataLock, Locked
 
@@ -34,7 +37,8 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
     if not os.path.isdir(spec.path) or not os.access(spec.path, os.R_OK | os.X_OK):
         log.error(f"cannot work in {spec.path}: it is no directory that can be read", extra=told)
         return EXIT_DIRECTORY
-    data_dir = Path(spec.data_dir)
+    data_dir = data_dir_of(Path(spec.path), Path(spec.data_dir), spec.env)
+    spec = replace(spec, data_dir=str(data_dir))
     try:
         _make(data_dir)
         lock = DataLock.take(data_dir, generation=spec.generation, within_s=spec.limits.lock_deadline_s / 2)

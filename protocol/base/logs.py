@@ -61,9 +61,14 @@ def set_up_logs(level: str, stream: TextIO | None = None) -> Redactor:
     handler.setFormatter(LineFormatter(redactor))
     root = logging.getLogger("bulkhead")
     root.handlers[:] = [handler]
-    wanted = logging.getLevelName(level.upper())
-    if root.level != wanted:  # setting it visits every logger of the process
-        root.setLevel(wanted)
+    set_level(level)
     root.propagate = False
     logging.raiseExceptions = False  # a full or closed log sink never stops the service (H07)
     return redactor
+
+
+def set_level(level: str) -> None:
+    """From now on the `bulkhead` loggers say what is at least this important."""
+    root, wanted = logging.getLogger("bulkhead"), logging.getLevelName(level.upper())
+    if root.level != wanted:  # setting it visits every logger of the process
+        root.setLevel(wanted)

@@ -133,7 +133,7 @@ def _shape(registration: Registration, workspace: Workspace | None, description:
         path=registration.asked_path,
         yolo=registration.skip_permissions,
         debug=registration.debug,
-        data_dir=registration.data_dir,
+        data_dir=description.data_dir if description is not None else registration.data_dir,
         version=BULKHEAD_VERSION,
         config=description.config if description is not None else EMPTY_CONFIG,
         env=masked_environment(list(env or ())),

@@ -11,6 +11,7 @@ from worker.config import files as config_files
 from worker.config.expand import CommandFailed, expand, shell_runner
 from worker.config.files import merge, project_dirs
 from worker.config.load import Config, load_config
+from worker.config.place import data_dir_of
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,23 @@ def run_echo(command: str) -> str:
         ('"$KEY  x"', "value  x"),
         ("\\$KEY", "$KEY"),
         ('"it\'s"', "it's"),
+        ('"a\\b\\$KEY\\"c\\\\"', 'a\\b$KEY"c\\'),
+        ("a\\b", "ab"),
+        ("'a\\b'", "a\\b"),
+        ('"${UNSET:-it\'s}"', "it's"),
+        ("${UNSET:-'$KEY'}", "$KEY"),
+        ('"${UNSET:-"$KEY"}"', "value"),
+        ("${UNSET:-}", ""),
+        ("${EMPTY:+x}", ""),
+        ("${KEY:+$KEY$KEY}", "valuevalue"),
+        ("${KEY:+'a}b'}", "a}b"),
+        ('$(echo \')\' "(\\"")', '<echo \')\' "(\\"">'),
+        ("$(echo \\))", "<echo \\)>"),
+        ("${KEY:-$(echo })}", "value"),
+        ("a  b*c ~ #x", "a  b*c ~ #x"),
+        ("$KEY$KEY", "valuevalue"),
+        ("$KEYS", ""),
+        ("${KEY}\\", "value"),
     ],
 )
 def test_expansion(template, value):
@@ -78,6 +96,13 @@ def test_expansion(template, value):
         ("$(open", "closing"),
         ("'open", "closing"),
         ("${UNSET:?set it}", "UNSET is not set: set it"),
+        ("${UNSET:?}", "UNSET is not set"),
+        ("${EMPTY:?ask for $KEY}", "EMPTY is not set: ask for $KEY"),
+        ("${UNSET:?" + "é" * 600 + "}", "é" * 100),
+        ('"open', "closing"),
+        ("`open", "closing"),
+        ("$5", "alone"),
+        ("${KEY:=x}", "only"),
     ],
 )
 def test_expansion_errors_quote_the_template(template, reason):
@@ -92,6 +117,7 @@ def test_commands_run_in_a_shell_and_are_bounded(tmp_path):
     runner = shell_runner(tmp_path, env, within_s=5)
     assert runner("printf 'a\\nb\\n\\n'; pwd >&2") == "a\nb"
     assert runner("pwd") == str(tmp_path)
+    assert runner("printf 'a\\0b'") == "ab"
     with pytest.raises(CommandFailed, match="status 3"):
         runner("echo hunter2hunter2; exit 3")
     with pytest.raises(CommandFailed, match="bytes"):
@@ -310,3 +336,104 @@ def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path):
     assert found.options.disabled_tools == ["bash"]
     write(tmp_path / "repo" / "sub" / "crush.json", {})
     assert json.loads(load(tmp_path).wire())["options"]["tui"] == {}
+
+
+# --- what belongs to the environment ----------------------------------------------------------------------------------
+
+
+def test_the_section_env_is_expanded_in_order_and_seen_by_providers(tmp_path):
+    write(
+        tmp_path / "repo" / "sub" / "bulkhead.json",
+        {
+            "env": {
+                "Z_LAST": "${B_TOKEN}/z",
+                "B_TOKEN": '$(printf %s "$A")-token-of-16-letters',
+                "A": "${OUTSIDE:-a}",
+            },
+            "providers": {"p": {"base_url": "http://x", "api_key": "$B_TOKEN"}},
+        },
+    )
+    found = load(tmp_path, {"OUTSIDE": "o"})
+    assert list(found.env.items()) == [
+        ("A", "o"),
+        ("B_TOKEN", "o-token-of-16-letters"),
+        ("Z_LAST", "o-token-of-16-letters/z"),
+    ]
+    assert found.providers["p"].api_key == "o-token-of-16-letters"
+    assert "o-token-of-16-letters" in found.secrets
+    assert "o-token" not in repr(found)
+    assert b"o-token" not in found.wire()
+
+
+def test_a_variable_that_cannot_be_expanded_is_told_with_its_place(tmp_path):
+    path = tmp_path / "repo" / "sub" / "bulkhead.json"
+    write(path, '{\n "env": {\n  "A": "${MISSING:?say which $SECRET}"\n}}')
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path, {"SECRET": "hunter2"})
+    assert caught.value.message.startswith(f"cannot use {path}: line 3: env.A: cannot expand")
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_header_that_fails_is_told_with_its_place(tmp_path):
+    path = tmp_path / "repo" / "sub" / "crush.json"
+    write(path, '{"providers": {"p": {"base_url": "http://x", "extra_headers": {\n"A": "ok",\n"B": "$(exit 3)"}}}}')
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path)
+    assert caught.value.message.startswith(f"cannot use {path}: line 3: providers.p.extra_headers.B: cannot expand")
+    assert "status 3" in caught.value.message
+
+
+def test_variables_of_crush_are_seen_without_their_prefix_while_providers_load(tmp_path):
+    write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"SEEN": "${ANTHROPIC_API_KEY:-no}"}})
+    found = load(tmp_path, {"CRUSH_ANTHROPIC_API_KEY": "sk-of-crush-12345", "ANTHROPIC_API_KEY": ""})
+    assert found.providers["anthropic"].api_key == "sk-of-crush-12345"
+    assert found.env["SEEN"] == "no"
+
+
+@pytest.mark.parametrize("word", ["1", "true", "YES"])
+def test_default_providers_can_be_disabled_by_the_environment(tmp_path, word):
+    env = {"OPENAI_API_KEY": "k" * 20, "CRUSH_DISABLE_DEFAULT_PROVIDERS": word}
+    assert list(load(tmp_path, env).providers) == ["builtin"]
+
+
+def test_an_older_key_for_the_trailer_counts_where_the_newer_one_is_not(tmp_path):
+    path = tmp_path / "repo" / "sub" / "crush.json"
+    for written, style in [
+        ({}, "assisted-by"),
+        ({"co_authored_by": True}, "co-authored-by"),
+        ({"co_authored_by": False}, "none"),
+        ({"co_authored_by": False, "trailer_style": "assisted-by"}, "assisted-by"),
+    ]:
+        write(path, {"options": {"attribution": written}})
+        assert load(tmp_path).options.attribution.trailer_style == style
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        ("state", "{work}/state"),
+        ("../beside/./x", "{work}/../beside/x"),
+        ("$HOME/data", "{home}/data"),
+        ("~/data", "{home}/data"),
+        ("/abs", "/abs"),
+        ("", "{work}/.bulkhead"),
+        ("$", "{work}/.bulkhead"),
+        ("$(touch ran)", "{work}/.bulkhead"),
+        ("a\0b", "{work}/.bulkhead"),
+        (5, "{work}/.bulkhead"),
+    ],
+)
+def test_the_data_directory(tmp_path, written, place):
+    work, home = tmp_path / "work", tmp_path / "home"
+    write(work / "bulkhead.json", {"options": {"data_directory": written}})
+    write(work / ".bulkhead" / "bulkhead.json", {"options": {"data_directory": "moved by itself"}})
+    env = {"HOME": str(home)}
+    wanted = Path(os.path.normpath(place.format(work=work, home=home)))
+    assert data_dir_of(work, work / ".bulkhead", env) == wanted
+    assert data_dir_of(work, work / "asked", env) == work / "asked"
+    assert not (work / "ran").exists()
+
+
+def test_broken_files_leave_the_data_directory_where_it_is(tmp_path):
+    write(tmp_path / "bulkhead.json", "{")
+    assert data_dir_of(tmp_path, tmp_path / ".bulkhead", {}) == tmp_path / ".bulkhead"

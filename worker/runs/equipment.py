@@ -242,6 +242,7 @@ class Equipment:
                 code=self._code,
                 history=self._history,
                 hooks=self._hooks if run.kind not in DELEGATED else NoHooks(),
+                bounds=outfit.config.tools,
             )
 
         return Turn(

@@ -89,18 +89,19 @@ async def find_matches(wanted: GrepArgs, context: ToolContext) -> tuple[Path, li
 async def _search(argv: list[str], directory: Path, context: ToolContext) -> tuple[list[Match], bool]:
     """The matches, and whether there may be more."""
     limits = context.limits
+    within_s = context.bounds.grep.within_s(limits.search_deadline_s)
     env = {"PATH": context.env.get("PATH", os.defpath), "LANG": "C.UTF-8"}
     child = await context.children.start(argv, env=env, cwd=directory, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0)
     code: int | None = None
     try:
-        code = await child.exited_within(limits.search_deadline_s)
+        code = await child.exited_within(within_s)
         if code is not None:
             await child.drained(limits.tool_pipe_grace_s)
     finally:
         await child.end()
     matches = _parse(child.stdout.head)
     if code is None and not matches:
-        raise ToolError(f"cannot search: it took longer than {limits.search_deadline_s} s; narrow the path")
+        raise ToolError(f"cannot search: it took longer than {within_s:g} s; narrow the path")
     if code not in (0, 1, None) and not matches:
         raise ToolError(f"cannot search: {child.stderr.text().strip() or f'the search ended with {code}'}")
     return matches, code is None or child.stdout.dropped_bytes > 0

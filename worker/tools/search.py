@@ -21,6 +21,9 @@ from worker.tools.walk import Entry, walk
 GLOB_DROPPED = frozenset({"coverage", "logs", "generated", "bower_components", "jspm_packages"})
 """Directories that ls shows, but whose files are hardly ever meant by a pattern."""
 
+LS_ENTRIES_MAX = 100_000
+"""However many entries the configuration lets `ls` show: they are all in memory at once."""
+
 
 class LsArgs(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `ls`."""
@@ -53,7 +56,9 @@ class Ls:
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `ls.md`."""
         wanted = read_args(LsArgs, args)
-        limits = context.limits
+        limits, bounds = context.limits, context.bounds.ls
+        most = min(bounds.max_items or limits.walk_entries_max, LS_ENTRIES_MAX)
+        depth = min(wanted.depth or bounds.max_depth, bounds.max_depth or wanted.depth)
         place = await reach(
             context,
             wanted.path or ".",
@@ -65,15 +70,15 @@ class Ls:
         def list_directory(stop: Stop) -> Found:
             check_directory(place, verb="list")
             rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(wanted.ignore)))))
-            walked = walk(place.path, lambda: stop.is_asked, depth_max=wanted.depth, rules=rules)
-            entries = list(itertools.islice(walked, limits.walk_entries_max + 1))
-            truncated = len(entries) > limits.walk_entries_max or stop.is_asked
-            return Found(entries[: limits.walk_entries_max], truncated)
+            walked = walk(place.path, lambda: stop.is_asked, depth_max=depth, rules=rules)
+            entries = list(itertools.islice(walked, most + 1))
+            truncated = len(entries) > most or stop.is_asked
+            return Found(entries[:most], truncated)
 
         found = await context.children.threads.run(list_directory, within_s=limits.search_deadline_s)
         note = f"(There is more: only the first {len(found.entries)} entries)\n" if found.truncated else ""
-        if wanted.depth:
-            note = f"(Only {wanted.depth} levels are listed)\n"
+        if depth:
+            note = f"(Only {depth} levels are listed)\n"
         return ToolResult(
             note + _tree(place.path, found.entries),
             metadata={"number_of_files": len(found.entries), "truncated": found.truncated},
@@ -99,7 +104,8 @@ class Glob:
             pattern = _relative_pattern(wanted.pattern, place)
             return _newest(place.path, pattern, limits.search_results_max, stop)
 
-        paths, truncated = await context.children.threads.run(find, within_s=limits.search_deadline_s)
+        within_s = context.bounds.glob.within_s(limits.search_deadline_s)
+        paths, truncated = await context.children.threads.run(find, within_s=within_s)
         text = "\n".join(str(place.path / path) for path in paths) or "No files found"
         if truncated:
             text += "\n\n(There are more: use a narrower pattern or path)"

@@ -14,6 +14,7 @@ import msgspec
 from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
+from worker.config.schema import ToolSettings
 
 if TYPE_CHECKING:  # the keeper of children does I/O; here it is only a type
     from worker.tools.child import Children
@@ -175,6 +176,7 @@ class ToolContext:
     history: FileHistory = field(default_factory=NoHistory)
     code: CodeServers = field(default_factory=NoCodeServers)
     hooks: Hooks = field(default_factory=NoHooks)
+    bounds: ToolSettings = field(default_factory=ToolSettings)  # what the configuration says of single tools
     without_deadline: Callable[[], AbstractContextManager[object]] = nullcontext
     """`with context.without_deadline():` the tool's own deadline stands still: people, or another agent, take time."""
 
