@@ -12,7 +12,7 @@ from tests.support.history import Stored
 OPEN_S = 15.0
 
 
-class Onlooker(asyncio.Protocol):
+class Onlooker:
     """One client of one workspace over all its connections; goes on after `last_id`."""
 
     def __init__(self, socket_path: Path, workspace: str, last_id: str = "") -> None:
@@ -22,21 +22,16 @@ class Onlooker(asyncio.Protocol):
         self.resets: list[bytes] = []
         self.pictures = 0
         self.retries_ms: list[int] = []
-        self.is_open = False
         self.on_event: Callable[[], object] | None = None
         self._socket_path = socket_path
         self._workspace = workspace
-        self._transport: asyncio.Transport | None = None
-        self._status: asyncio.Future[int] | None = None
-        self._head = b""
-        self._rest = b""
+        self._connection: _Connection | None = None
 
     async def open(self, *, receive_buffer: int = 0) -> int:
         """Connect with the last id, if there is one; the status, once it is here. `last_id` is kept over this."""
-        assert self._transport is None, "it is open already"
+        assert self._connection is None, "it is open already"
         loop = asyncio.get_running_loop()
-        self._status = loop.create_future()
-        self._head = self._rest = b""
+        found = self._connection = _Connection(self)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.setblocking(False)
         try:
@@ -44,67 +39,52 @@ class Onlooker(asyncio.Protocol):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             async with asyncio.timeout(OPEN_S):
                 await loop.sock_connect(connection, str(self._socket_path))
-                await loop.create_connection(lambda: self, sock=connection)
-                return await self._status
+                await loop.create_connection(lambda: found, sock=connection)
+                found.ask(self._request())
+                return await found.status
         except BaseException:
+            found.leave()
             connection.close()
-            self._transport = None
+            self._connection = None
             raise
 
     def close(self) -> None:
         """Leave without a word. What is already in the buffers of this connection is not read any more."""
-        if self._transport is not None:
-            self._transport.abort()
-        self._transport = None
-        self.is_open = False
+        if self._connection is not None:
+            self._connection.leave()
+        self._connection = None
 
     def pause(self) -> None:
         """Read nothing from now on."""
-        assert self._transport is not None
-        self._transport.pause_reading()
+        assert self._connection is not None
+        self._connection.stop(True)
 
     def go_on(self) -> None:
         """Read again."""
-        assert self._transport is not None
-        self._transport.resume_reading()
+        assert self._connection is not None
+        self._connection.stop(False)
 
-    # --- asyncio ----------------------------------------------------------------------------------------------------
+    @property
+    def is_open(self) -> bool:
+        """Does the stream go on, as far as the client can see?"""
+        return self._connection is not None and self._connection.status.done()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+    def lost(self, connection: "_Connection") -> None:
+        """The other side ended this connection."""
+        if connection is self._connection:
+            self._connection = None
+
+    def _request(self) -> bytes:
         # By HTTP/1.0 the body is the bare stream; chunks are what the other clients of these tests read.
         lines = [f"GET /v1/workspaces/{self._workspace}/events?ids=1 HTTP/1.0", "Host: bulkhead"]
         if self.last_id:
             lines.append(f"Last-Event-ID: {self.last_id}")
-        transport.write("\r\n".join([*lines, "", ""]).encode())
+        return "\r\n".join([*lines, "", ""]).encode()
 
-    def data_received(self, data: bytes) -> None:
-        if self._transport is None:
-            return  # closed by one of our own events
-        if not self.is_open:
-            self._head += data
-            head, end, data = self._head.partition(b"\r\n\r\n")
-            if not end:
-                return
-            assert self._status is not None
-            self.is_open = True
-            if not self._status.done():
-                self._status.set_result(int(head.split()[1]))
-        *blocks, self._rest = (self._rest + data).split(b"\n\n")
-        for block in blocks:
-            self._block(block.lstrip(b"\n"))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        self.is_open = False
-        if self._status is not None and not self._status.done():
-            self._status.set_exception(ConnectionError(f"closed before the head of the answer: {error}"))
-            self._status.exception()
-
-    def _block(self, block: bytes) -> None:
-        if self._transport is None:
-            return
+    def block(self, block: bytes) -> None:
+        """One block of the stream came."""
+        if self._connection is None:
+            return  # closed by the block before it
         fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if line)
         if b"retry" in fields:
             self.retries_ms.append(int(fields[b"retry"]))
@@ -132,6 +112,53 @@ class Onlooker(asyncio.Protocol):
         """Did the end of this run come?"""
         wanted = run_id.encode()
         return any(data.startswith(b'{"type":"run_complete"') and wanted in data for _, data in reversed(self.events))
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of an onlooker."""
+
+    def __init__(self, owner: Onlooker) -> None:
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport | None = None
+        self._owner = owner
+        self._head = b""
+        self._rest = b""
+
+    def ask(self, request: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(request)
+
+    def stop(self, stops: bool) -> None:
+        assert self.transport is not None
+        if stops:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def leave(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self.status.done():
+            self._head += data
+            head, end, data = self._head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            self.status.set_result(int(head.split()[1]))
+        *blocks, self._rest = (self._rest + data).split(b"\n\n")
+        for block in blocks:
+            self._owner.block(block.lstrip(b"\n"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._owner.lost(self)
+        if not self.status.done():
+            self.status.set_exception(ConnectionError(f"closed before the head of the answer: {error}"))
+            self.status.exception()
 
 
 async def open_all(onlookers: Sequence[Onlooker]) -> None:
