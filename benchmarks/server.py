@@ -32,6 +32,7 @@ class Server:
             "XDG_RUNTIME_DIR": str(root / "r"),
             "XDG_STATE_HOME": str(root / "s"),
             "XDG_CONFIG_HOME": str(root / "c"),
+            "BULKHEAD_LOCAL_MODEL": "0",  # the scripted model answers, whatever is installed
         }
         self.log_path = root / "log"
         with self.log_path.open("wb") as log:

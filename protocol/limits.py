@@ -81,6 +81,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     model_retry_delay_s_max: float = 60.0
 
     # --- tools --------------------------------------------------------------------------------------------------
+    # --- the local model's process ------------------------------------------------------------------------------
+    local_model_start_s: float = 60.0  # a cold disk and a busy machine; warm it takes one to three
+    local_model_idle_s: float = 300.0  # nobody asked for so long: its memory is given back
+    local_model_lost_s: float = 15.0  # no beat for so long: hung; it yields to everything else, so it may be slow
+    local_model_leave_s: float = 30.0  # one whose supervisor is gone finishes its answers within this
+
     hook_s: float = 30.0
     jobs_max: int = 50  # commands of one workspace that run at the same time
     job_max_s: float = 24 * 3600.0  # a command in the background

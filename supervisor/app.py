@@ -37,6 +37,8 @@ from supervisor.http.workspaces import WorkspaceHandlers
 from supervisor.launch.local import LocalLauncher
 from supervisor.launch.records import Record, RecordStore
 from supervisor.launch.vitals import measure
+from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
+from supervisor.local_model.process import LocalModel, is_installed
 from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors, make_private
 from supervisor.systemd import Notifier, inherited_sockets
@@ -152,6 +154,15 @@ class App:
             log=log,
             spawn_zygote=self._config.spawn_zygote,
         )
+        own_command = LOCAL_MODEL_COMMAND if is_installed() else ()
+        self._local_model = LocalModel(
+            runtime_dir=self._runtime.path,
+            command=(self._config.local_model_command or own_command) if self._config.local_model else (),
+            env=self._config.worker_env,
+            limits=limits,
+            clock=clock,
+            log=log,
+        )
         self._roster = Roster(self._config.state_dir / "roster.db")
         self._registry = Registry(
             roster=self._roster,
@@ -202,6 +213,7 @@ class App:
                 skip_permissions=registration.skip_permissions,
                 debug=registration.debug,
                 default_model=self._config.default_model,
+                local_model=self._local_model.address,
                 limits=self._limits,
             )
 
@@ -273,6 +285,7 @@ class App:
 
     async def _start(self) -> None:
         await self._registry.load()
+        self._local_model.open()
         if not self._leaving.done():
             await self._launcher.start_zygote()
         records = await self._roster.in_thread(self._records.read_all)
@@ -363,6 +376,8 @@ class App:
         ]
         await self._within(budget_s, "workers", *ends)
         await self._front.close()
+        is_end = how is Leave.SHUT_DOWN
+        await self._within(3 * limits.kill_deadline_s, "local model", self._local_model.close(end=is_end))
         await self._within(limits.kill_deadline_s, "launcher", self._launcher.close(end_zygote=how is Leave.SHUT_DOWN))
         await self._within(limits.exit_s, "router", self._router.close())
         await self._within(limits.exit_s, "registry", self._registry.close())

@@ -25,7 +25,15 @@ _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # What a worker must not inherit: it belongs to this process alone, or it would change how Python behaves there.
-_NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "PYTHON", "BULKHEAD_TOKEN", "BULKHEAD_LIMITS")
+_NOT_FOR_WORKERS = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_",
+    "LISTEN_",
+    "PYTHON",
+    "BULKHEAD_TOKEN",
+    "BULKHEAD_LIMITS",
+    "BULKHEAD_LOCAL_MODEL",
+)
 
 
 class ConfigError(Exception):
@@ -83,6 +91,8 @@ class ServerConfig:
     log_level: str = "info"
     limits: Limits = DEFAULT_LIMITS
     spawn_zygote: bool = True  # False: the zygote is another unit's
+    local_model: bool = True  # offer the local model if it is installed
+    local_model_command: tuple[str, ...] = ()  # instead of our own program, started with its options
     worker_env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -101,6 +111,8 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: str = ""
     limits: dict[str, object] = {}
     spawn_zygote: bool = True
+    local_model: bool = True
+    local_model_command: list[str] = []
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -168,6 +180,8 @@ def read_config(arguments: Sequence[str], env: Mapping[str, str]) -> ServerConfi
         log_level=(flags.log_level or section.log_level or "info").lower(),
         limits=_limits(section.limits, env),
         spawn_zygote=section.spawn_zygote and not flags.no_zygote,
+        local_model=_switch(env, "BULKHEAD_LOCAL_MODEL", section.local_model),
+        local_model_command=tuple(section.local_model_command),
         worker_env={key: value for key, value in env.items() if not key.startswith(_NOT_FOR_WORKERS)},
     )
     _check(config)

@@ -164,6 +164,11 @@ class _OneShot:
         chosen = info.model_cfg
         if chosen.provider == "builtin":
             note("answered by the scripted model, which does not think; README: how to configure a real one")
+        elif (chosen.provider, chosen.model) == ("local", "smollm2"):
+            note(
+                "answered by local/smollm2, a very small model on this machine that talks but uses no tools; "
+                "README: how to configure a real one"
+            )
         elif chosen.model:
             note(f"answered by {chosen.provider}/{chosen.model}")
 

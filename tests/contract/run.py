@@ -45,6 +45,7 @@ class Server:
             "XDG_DATA_HOME": str(root / "data"),
             "TMPDIR": str(root),
             "PATH": str(root / "empty"),
+            "BULKHEAD_LOCAL_MODEL": "0",  # the scripted model answers, whatever is installed
             # Stories leave many workspaces behind; their workers go to sleep early, and some are woken again.
             "BULKHEAD_LIMITS": json.dumps({"create_grace_s": 2.0, "detach_grace_s": 1.0, "evict_idle_s": 5.0}),
         }

@@ -43,6 +43,7 @@ PURE = (
     "supervisor/http/routes.py",
     "supervisor/launch/adoption.py",
     "supervisor/launch/launcher.py",
+    "supervisor/local_model/lifecycle.py",
     "supervisor/routing/calls.py",
     "supervisor/workers/heartbeat.py",
     "supervisor/workers/lifecycle.py",

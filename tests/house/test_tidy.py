@@ -11,7 +11,10 @@ from tests.house.files import IMPURE_MODULES, PACKAGES, PURE, ROOT, imports, nam
 
 LINES_MAX = 500
 
-ENTRIES = {"supervisor/__main__.py", "worker/__main__.py", "worker/zygote.py", "worker/tools/grep_child.py"}
+ENTRIES = {
+    *("supervisor/__main__.py", "supervisor/local_model/server.py"),
+    *("worker/__main__.py", "worker/zygote.py", "worker/tools/grep_child.py", "worker/config/show.py"),
+}
 """Started by command line, not imported."""
 
 OWN_TIME = {

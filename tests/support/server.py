@@ -116,6 +116,7 @@ class Server:
             "XDG_STATE_HOME": str(root / "s"),
             "XDG_CONFIG_HOME": str(root / "c"),
             "PYTHONUNBUFFERED": "1",
+            "BULKHEAD_LOCAL_MODEL": "0",  # installed or not, the scripted model is the default
             HOUSE_MARKER: root.name,
             "BULKHEAD_LIMITS": json.dumps(dict(limits)),
         } | dict(env)

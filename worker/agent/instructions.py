@@ -12,6 +12,8 @@ from pathlib import Path
 _PROMPTS = Path(__file__).parent / "prompts"
 CODER = (_PROMPTS / "coder.md").read_text(encoding="utf-8").strip()
 WEB = (_PROMPTS / "web.md").read_text(encoding="utf-8").strip()
+TALK = (_PROMPTS / "talk.md").read_text(encoding="utf-8").strip()
+"""For a very small model: any word more makes its answers worse, and it reads slowly."""
 TASK = (_PROMPTS / "task.md").read_text(encoding="utf-8").strip()
 """Read at import, before the fork."""
 

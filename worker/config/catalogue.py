@@ -19,8 +19,23 @@ SCRIPT_MODEL = Model(
 )
 BUILTIN = ProviderConfig(id=BUILTIN_ID, name="Built in", type="builtin", flat_rate=True, models=[SCRIPT_MODEL])
 """The provider that is always there: no key, no network."""
+LOCAL_ID = "local"
+SMOLLM2_MODEL = Model(
+    id="smollm2",
+    name="SmolLM2 135M (on this machine)",
+    context_window=4096,
+    default_max_tokens=1024,
+)
 _TEXT_ONLY = ("gpt-oss", "deepseek", "qwen", "kimi", "grok-code")
 _NO_REASONING = ("gpt-4.1", "kimi", "mistral")
+
+
+def local_provider(socket: str) -> ProviderConfig:
+    """The provider of the model that the supervisor serves on this Unix socket; it calls no tools."""
+    models = [SMOLLM2_MODEL]
+    return ProviderConfig(
+        id=LOCAL_ID, name="This machine", type=LOCAL_ID, base_url=f"unix://{socket}", flat_rate=True, models=models
+    )
 
 
 @dataclass(frozen=True, slots=True)

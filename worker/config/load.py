@@ -102,6 +102,7 @@ def load_config(
     env: Mapping[str, str],
     *,
     default_model: str = "",
+    local_model: str = "",
     run: Run | None = None,
     chosen: Mapping[str, SelectedModel] | None = None,
     unwritten: Mapping[Path, Object] | None = None,
@@ -109,7 +110,8 @@ def load_config(
     """Read the configuration of `workspace`. Blocks; see the top of the file.
 
     `default_model` (`provider/model`) wins over the files, `chosen` over both: what somebody picked while this worker
-    lives. `unwritten` stands for files as in `read_layers`. Raises BadInput: what is wrong in which file.
+    lives. `local_model` is the socket of the machine's own one, "" for none. `unwritten` stands for files as in
+    `read_layers`. Raises BadInput: what is wrong in which file.
     """
     return config_of(
         read_layers(workspace, data_dir, env, unwritten),
@@ -117,6 +119,7 @@ def load_config(
         data_dir,
         env,
         default_model=default_model,
+        local_model=local_model,
         run=run,
         chosen=chosen,
     )
@@ -129,13 +132,14 @@ def config_of(
     env: Mapping[str, str],
     *,
     default_model: str = "",
+    local_model: str = "",
     run: Run | None = None,
     chosen: Mapping[str, SelectedModel] | None = None,
 ) -> Config:
     """`load_config` of files that are read already. Blocks as well."""
     known = convert(layers)
     own_env = _environment(known.env, layers, workspace, env, run)
-    resolved = _resolved(known, layers, workspace, {**env, **own_env}, default_model, run, chosen or {})
+    resolved = _resolved(known, layers, workspace, {**env, **own_env}, default_model, local_model, run, chosen or {})
     return Config(
         providers=resolved.providers,
         models=resolved.models,
@@ -176,6 +180,7 @@ def _resolved(
     workspace: Path,
     env: Mapping[str, str],
     default_model: str,
+    local_model: str,
     run: Run | None,
     chosen: Mapping[str, SelectedModel],
 ) -> Resolved:
@@ -191,6 +196,7 @@ def _resolved(
             env=env,
             run=run or shell_runner(workspace, env),
             discovery=DISCOVERY,
+            local_model=local_model,
         )
     except BadTemplate as error:
         for provider_id, provider in known.providers.items():

@@ -16,15 +16,22 @@ from worker.config.catalogue import (
     DEFAULT_MAX_TOKENS,
     KNOWN_BY_ID,
     KNOWN_PROVIDERS,
+    LOCAL_ID,
     KnownProvider,
     key_hint,
+    local_provider,
 )
 from worker.config.discover import LOCAL_TYPES, Discovery
 from worker.config.expand import Run, expand
 
-HINT = (
-    "No model provider is configured, so the scripted model answers. To use a real one, set ANTHROPIC_API_KEY, "
-    "OPENAI_API_KEY or OPENROUTER_API_KEY, or add a provider with its base_url to bulkhead.json."
+_HOW = (
+    "To use a real one, set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY, or add a provider with its "
+    "base_url to bulkhead.json."
+)
+HINT = f"No model provider is configured, so the scripted model answers. {_HOW}"
+LOCAL_HINT = (
+    "No model provider is configured, so local/smollm2 answers: a very small model on this machine, which talks but "
+    f"uses no tools. {_HOW}"
 )
 CUSTOM_TYPE = "openai-compat"
 _PLACELESS = frozenset({"google", "google-vertex", "bedrock"})
@@ -141,9 +148,10 @@ def resolve(
     env: Mapping[str, str],
     run: Run,
     discovery: Discovery | None = None,
+    local_model: str = "",
 ) -> Resolved:
     """Which providers work here, and which models answer. `default_model` is `provider/model` and wins;
-    `discovery` asks local servers for their models.
+    `discovery` asks local servers for their models; `local_model` is the socket of our own one, "" for none.
 
     Raises BadInput when `default_model` names a provider that is not there, or a header cannot be expanded.
     """
@@ -159,12 +167,16 @@ def resolve(
             resolver.custom(provider_id, own)
     if discovery is not None:
         resolver.discover(discovery)
-    providers = {**resolver.providers, BUILTIN_ID: BUILTIN}
+    providers = {**resolver.providers}
+    has_own = bool(providers)
+    if local_model and LOCAL_ID not in configured:
+        providers[LOCAL_ID] = local_provider(local_model)
+    providers[BUILTIN_ID] = BUILTIN
     large = _large(providers, selected, default_model, resolver.warnings)
     small = _small(providers, selected, large)
     for choice in (large, small):
         providers[choice.provider] = _with_model(providers[choice.provider], choice.model)
-    hint = HINT if large.provider == BUILTIN_ID and len(providers) == 1 else ""
+    hint = "" if has_own else HINT if large.provider == BUILTIN_ID else LOCAL_HINT
     return Resolved(
         providers,
         {"large": large, "small": small},
@@ -184,6 +196,10 @@ def _large(
         provider_id, _, model_id = default_model.partition("/")
         if provider_id in KNOWN_BY_ID and provider_id not in providers and model_id:
             raise BadInput(f"cannot use the default model {default_model!r}: no key; {key_hint(provider_id)}")
+        if provider_id == LOCAL_ID and provider_id not in providers:
+            raise BadInput(
+                f"cannot use the default model {default_model!r}: not installed here; `make local-model` installs it"
+            )
         if provider_id not in providers or not model_id:
             raise BadInput(
                 f"cannot use the default model {default_model!r}: write provider/model with one of these providers: "

@@ -9,17 +9,18 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from ssl import SSLContext, create_default_context
 from typing import TYPE_CHECKING
 
 from protocol.base.clock import Clock, SystemClock
 from protocol.limits import Limits
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
-from worker.config.catalogue import BUILTIN_ID, key_hint
+from worker.config.catalogue import BUILTIN_ID, LOCAL_ID, key_hint
 from worker.config.load import Config
 from worker.models.bounds import client_options
 from worker.models.client import ModelClient
+from worker.models.local import at_socket, socket_transport
 from worker.models.remote import RemoteModel
 from worker.models.renewing import RenewingModel
 from worker.models.script import ScriptModel, Sleeper
@@ -71,6 +72,7 @@ class Models:
         self._script = ScriptModel(sleep=sleep, clock=clock or SystemClock(), limits=limits)
         self._transport = transport
         self._http: httpx2.AsyncClient | None = None
+        self._socket_http: httpx2.AsyncClient | None = None
 
     def choice(self, kind: str = "large") -> Choice:
         """What was chosen for `large` or `small`."""
@@ -100,16 +102,22 @@ class Models:
 
     async def close(self) -> None:
         """Close the connections."""
-        http, self._http = self._http, None
-        if http is not None:
-            async with asyncio.timeout(CLOSE_S):
-                await http.aclose()
+        clients = (self._http, self._socket_http)
+        self._http = self._socket_http = None
+        for http in clients:
+            if http is not None:
+                async with asyncio.timeout(CLOSE_S):
+                    await http.aclose()
 
     def _client(self, choice: Choice) -> ModelClient:
         provider, model = choice.provider, choice.model
         if provider.id == BUILTIN_ID:
             return self._script
         wire = wire_of(provider, model, choice.selected)
+        http = self._client_http
+        if provider.type == LOCAL_ID:
+            socket, provider = at_socket(provider)
+            http = partial(self._client_socket, socket)
         return RemoteModel(
             wire=wire,
             model=model,
@@ -127,15 +135,25 @@ class Models:
     def _client_http(self) -> "httpx2.AsyncClient":
         import httpx2
 
+    def _client_socket(self, socket: str) -> "httpx2.AsyncClient":
+        if self._socket_http is None:
+            self._socket_http = self._make_http(self._transport or socket_transport(socket))
+        return self._socket_http
+
+    def _make_http(self, transport: "httpx2.AsyncBaseTransport | None") -> "httpx2.AsyncClient":
+        import httpx2
+
+        # The read timeout only backs up our own deadlines, which look at events.
+        read_s = max(self._limits.model_first_event_s, self._limits.model_progress_s) + 5.0
+        return httpx2.AsyncClient(
+            verify=shared_tls(),
+            timeout=httpx2.Timeout(read_s, connect=self._limits.model_connect_s),
+            transport=transport,
+            **client_options(),
+        )
+
         if self._http is None:
-            # The read timeout only backs up our own deadlines, which look at events.
-            read_s = max(self._limits.model_first_event_s, self._limits.model_progress_s) + 5.0
-            self._http = httpx2.AsyncClient(
-                verify=shared_tls(),
-                timeout=httpx2.Timeout(read_s, connect=self._limits.model_connect_s),
-                transport=self._transport,
-                **client_options(),
-            )
+            self._http = self._make_http(self._transport)
         return self._http
 
 

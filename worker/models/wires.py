@@ -32,6 +32,7 @@ WIRES: dict[str, Wire] = {
     "lmstudio": "chat",
     "ollama": "chat",
     "omlx": "chat",
+    "local": "chat",
     "google": "google",
     "google-vertex": "google",
     "bedrock": "bedrock",

@@ -19,11 +19,11 @@ from protocol.shapes.message import ToolCallData
 from protocol.shapes.provider import SelectedModel
 from protocol.spec import WorkerSpec
 from worker.agent.gitstate import GitState
-from worker.agent.instructions import attribution_note, compose, compose_task
+from worker.agent.instructions import TALK, attribution_note, compose, compose_task
 from worker.agent.summary import SummaryTurn
 from worker.agent.surroundings import gather
 from worker.agent.turn import Turn
-from worker.config.catalogue import BUILTIN_ID
+from worker.config.catalogue import BUILTIN_ID, LOCAL_ID
 from worker.config.edit import edit_file, file_of
 from worker.config.files import Object
 from worker.config.load import Config, load_config
@@ -162,13 +162,13 @@ class Equipment:
         return Author(selected.model, selected.provider) if selected is not None else Author()
 
     def title_models(self) -> list[ModelClient]:
-        """Who may be asked for a session's title: the small model, then the large one; never the scripted one."""
+        """Who may be asked for a session's title: the small model, then the large one; never one of our own."""
         if self.problem is not None:
             return []
         found: dict[tuple[str, str], ModelClient] = {}
         for kind in ("small", "large"):
             choice = self.outfit.models.choice(kind)
-            if choice.provider.id != BUILTIN_ID:
+            if choice.provider.type not in (BUILTIN_ID, LOCAL_ID):
                 try:
                     found.setdefault((choice.provider.id, choice.model.id), self.outfit.models.client(kind))
                 except BadInput as error:
@@ -216,7 +216,10 @@ class Equipment:
             ),
             within_s=_GATHER_S,
         )
-        if run.kind in DELEGATED:
+        if model.provider_id == LOCAL_ID and outfit.config.providers[LOCAL_ID].type == LOCAL_ID:
+            toolbox = Toolbox([])  # it calls none, and reads a long prompt slowly
+            system_prompt = TALK
+        elif run.kind in DELEGATED:
             system_prompt = compose_task(where, is_web=run.kind == WEB)
         else:
             git = await self._git.of(run.session_id, workspace, env) if where.is_git else ""
@@ -313,3 +316,4 @@ def read_config(
         chosen=chosen,
         unwritten=unwritten,
     )
+        local_model=spec.local_model,

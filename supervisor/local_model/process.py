@@ -1,0 +1,337 @@
+"""Feeds facts to the lifecycle of the local model's process and performs its effects.
+
+The listening socket is ours for as long as the supervisor lives; the process inherits it and takes the connections.
+While none is there we watch the socket: the first connection starts one, and waits in the backlog meanwhile. A second
+socket, the control, carries `ready` and beats to us; its end tells the process that its supervisor is gone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from protocol.base.clock import Clock
+from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
+from protocol.limits import Limits
+from protocol.secrets import is_secret_name
+from protocol.spec import LOCAL_MODEL_PACKAGES
+from supervisor.launch import process
+from supervisor.launch.process import Process
+from supervisor.local_model.lifecycle import (
+    Attend,
+    Effect,
+    Kill,
+    LocalModelLifecycle,
+    Refuse,
+    Spawn,
+    State,
+    WakeAt,
+)
+
+COMMAND = (sys.executable, "-P", "-m", "supervisor.local_model.server")
+BACKLOG = 64
+_REFUSE_S = 2.0
+_TAIL_BYTES = 2048
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """What is left on disk of a running process, for the next supervisor."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+def is_installed() -> bool:
+    """Are the packages of `make local-model` there? Imports neither of them."""
+    return all(find_spec(name) is not None for name in LOCAL_MODEL_PACKAGES)
+
+
+class LocalModel:
+    """The one process that serves the local model for all workers of this supervisor."""
+
+    def __init__(
+        self,
+        *,
+        runtime_dir: Path,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+    ) -> None:
+        """`command` is started with the options of `server.py`; an empty one offers no model. `env` is what the
+        process gets of its environment, but for what looks like a secret."""
+        self._socket_path = runtime_dir / "model.sock"
+        self._inner_path = runtime_dir / "model-in.sock"
+        self._record_path = runtime_dir / "local-model.json"
+        self._log_path = runtime_dir / "local-model.log"
+        self._command = tuple(command)
+        self._env = {name: value for name, value in env.items() if not is_secret_name(name)}
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self._life = LocalModelLifecycle(limits)
+        self._tasks = TaskOwner("local_model", log)
+        self._listener: socket.socket | None = None
+        self._control: socket.socket | None = None
+        self._process: Process | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._last_beat = 0.0
+        self._is_over = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        """Where workers ask; "" when there is no local model here."""
+        return str(self._socket_path) if self._command else ""
+
+    def open(self) -> None:
+        """Listen, and attend to the process of a former supervisor if it still lives. Raises OSError."""
+        self._socket_path.unlink(missing_ok=True)
+        if self._command:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            self._listener = listener
+            listener.bind(str(self._socket_path))
+            self._socket_path.chmod(0o600)
+            listener.listen(BACKLOG)
+        former = self._former()
+        if former is not None:
+            self._log.info("local model of a former supervisor", extra=fields(pid=former.pid))
+            self._process = former
+            self._perform(self._life.found(self._clock.now()))
+            self._tasks.start(self._attend(former, None), "former")
+        else:
+            self._perform([Attend()])
+
+    async def close(self, *, end: bool) -> None:
+        """Let go. With `end` the process ends too; else it gives the answers under way and leaves by itself."""
+        self._deaf()
+        if end:
+            self._perform(self._life.close(self._clock.now()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2 * self._limits.kill_deadline_s):
+                    while self._life.state is not State.OVER:
+                        await self._is_over.wait()
+        for timer in (self._timer, self._watch):
+            if timer is not None:
+                timer.cancel()
+        self._deaf()
+        self._hang_up()
+        await self._tasks.close()
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            if end:
+                self._socket_path.unlink(missing_ok=True)
+
+    # --- effects ----------------------------------------------------------------------------------------------------
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Spawn():
+                    self._deaf()
+                    self._spawn()
+                case Kill(reason):
+                    self._log.warning("local model killed", extra=fields(reason=reason))
+                    if self._process is not None:
+                        self._process.send(signal.SIGKILL)
+                case WakeAt(at):
+                    self._wake_at(at)
+                case Attend():
+                    self._hear(self._asked)
+                case Refuse(reason):
+                    self._log.error("local model failed", extra=fields(reason=reason, log=self._log_path))
+                    self._hear(self._refused)
+                case _:
+                    assert_never(effect)
+        if self._life.state is State.OVER:
+            self._is_over.set()
+
+    def _wake_at(self, at: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            delay_s = max(0.0, at - self._clock.now())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._elapsed)
+
+    def _elapsed(self) -> None:
+        self._timer = None
+        self._perform(self._life.elapsed(self._clock.now()))
+
+    def _hear(self, callback: Callable[[], None]) -> None:
+        self._deaf()
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, callback)
+
+    def _deaf(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+
+    def _asked(self) -> None:
+        self._perform(self._life.asked(self._clock.now()))
+
+    # --- the process ------------------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        assert self._listener is not None
+        ours, theirs = socket.socketpair()
+        limits = self._limits
+        command = [
+            *self._command,
+            *("--listen-fd", str(self._listener.fileno()), "--control-fd", str(theirs.fileno())),
+            *("--inner", str(self._inner_path), "--idle-s", str(limits.local_model_idle_s)),
+            *("--beat-s", str(limits.heartbeat_interval_s)),
+        ]
+        try:
+            log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._env,
+                    cwd="/",
+                    pass_fds=(self._listener.fileno(), theirs.fileno()),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(log)
+        except OSError as error:
+            ours.close()
+            self._perform(self._life.not_started(f"cannot start it: {error}", self._clock.now()))
+            return
+        finally:
+            theirs.close()
+        ticks = process.start_ticks(child.pid) or 0
+        held = Process.open(child.pid, ticks)
+        self._write(_Record(child.pid, ticks, process.boot_id()))
+        self._log.info("local model starting", extra=fields(pid=child.pid))
+        ours.setblocking(False)
+        self._control = ours
+        self._process = held
+        asyncio.get_running_loop().add_reader(ours, self._heard)
+        self._tasks.start(self._attend(held, child), "attend")
+
+    def _write(self, record: _Record) -> None:
+        draft = self._record_path.with_suffix(".new")
+        try:
+            draft.write_bytes(msgspec.json.encode(record))
+            draft.replace(self._record_path)
+        except OSError as error:  # it still ends with us, as long as it lives as it should
+            self._log.error("local model not recorded", extra=fields(error=error))
+
+    def _former(self) -> Process | None:
+        try:
+            record = msgspec.json.decode(self._record_path.read_bytes(), type=_Record)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        if record.boot_id != process.boot_id():
+            return None
+        return Process.open(record.pid, record.start_ticks)
+
+    async def _attend(self, held: Process | None, child: "subprocess.Popen[bytes] | None") -> None:
+        """Wait for the end of the process, and tell the lifecycle how it ended."""
+        try:
+            if held is not None:
+                await held.ended()
+            code = child.wait() if child is not None else 0  # it has ended: this only reads its status
+        except asyncio.CancelledError:
+            if child is not None:
+                child.returncode = 0  # no warning about a child that outlives us
+            raise
+        self._hang_up()
+        if held is not None:
+            held.close()
+        self._process = None
+        self._record_path.unlink(missing_ok=True)
+        self._inner_path.unlink(missing_ok=True)
+        cause = "" if code == 0 else f"exit code {code}" if code > 0 else f"signal {-code}"
+        tail = self._tail() if cause else ""
+        self._log.info("local model ended", extra=fields(cause=cause or "left in order", tail=tail))
+        self._perform(self._life.exited(cause, self._clock.now()))
+
+    def _tail(self) -> str:
+        with contextlib.suppress(OSError), open(self._log_path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+        return ""
+
+    # --- its word ---------------------------------------------------------------------------------------------------
+
+    def _heard(self) -> None:
+        assert self._control is not None
+        try:
+            data = self._control.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up()  # it is about to end, or it hangs without a voice: the watch finds out
+            return
+        self._last_beat = self._clock.now()
+        if self._life.state is State.STARTING and b"ready" in data:
+            self._log.info("local model ready")
+            self._perform(self._life.became_ready(self._clock.now()))
+            self._look()
+
+    def _look(self) -> None:
+        """Is it still heard of?"""
+        self._watch = None
+        if self._life.state is not State.SERVING:
+            return
+        if self._clock.now() - self._last_beat > self._limits.local_model_lost_s:
+            self._perform(self._life.beat_lost(self._clock.now()))
+            return
+        interval_s = max(0.05, self._limits.local_model_lost_s / 4)
+        self._watch = asyncio.get_running_loop().call_later(interval_s, self._look)
+
+    def _hang_up(self) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+            self._control = None
+
+    # --- refusing ---------------------------------------------------------------------------------------------------
+
+    def _refused(self) -> None:
+        assert self._listener is not None
+        with contextlib.suppress(OSError):
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            self._tasks.start(self._refuse(connection), "refuse")
+
+    async def _refuse(self, connection: socket.socket) -> None:
+        """Answer one request with why it cannot be served."""
+        text = f"cannot answer: the process of the local model failed ({self._life.reason}); see {self._log_path}"
+        body = msgspec.json.encode({"error": {"message": text, "type": "server_error", "code": 503}})
+        head = (
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        loop = asyncio.get_running_loop()
+        with connection, contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_REFUSE_S):
+                await loop.sock_recv(connection, 65536)
+                await loop.sock_sendall(connection, head.encode() + body)
+                connection.shutdown(socket.SHUT_WR)
+                while await loop.sock_recv(connection, 65536):
+                    pass
