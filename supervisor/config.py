@@ -226,6 +226,14 @@ def _whole_seconds(env: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
+def _switch(env: Mapping[str, str], name: str, otherwise: bool) -> bool:
+    """`1` or `0` from the environment, else what the file says. Raises ConfigError."""
+    text = env.get(name, "")
+    if text not in ("", "0", "1"):
+        raise ConfigError(f"cannot read {name}={text!r}: write 1 for on, 0 for off")
+    return text == "1" if text else otherwise
+
+
 def _idle_exit_s(flag: float | None, section: float | None, env: Mapping[str, str]) -> float | None:
     if flag is not None:
         return flag

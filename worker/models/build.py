@@ -123,9 +123,7 @@ class Models:
             model=model,
             provider=provider,
             selected=choice.selected,
-            make=lambda: make_wire_model(
-                wire, provider, model, http=self._client_http, env=self._env, limits=self._limits
-            ),
+            make=lambda: make_wire_model(wire, provider, model, http=http, env=self._env, limits=self._limits),
             limits=self._limits,
             secrets=self._config.secrets,
             key_hint=key_hint(provider.id),
@@ -133,7 +131,9 @@ class Models:
         )
 
     def _client_http(self) -> "httpx2.AsyncClient":
-        import httpx2
+        if self._http is None:
+            self._http = self._make_http(self._transport)
+        return self._http
 
     def _client_socket(self, socket: str) -> "httpx2.AsyncClient":
         if self._socket_http is None:
@@ -151,10 +151,6 @@ class Models:
             transport=transport,
             **client_options(),
         )
-
-        if self._http is None:
-            self._http = self._make_http(self._transport)
-        return self._http
 
 
 @cache
