@@ -7,6 +7,11 @@ foster parent, of everything that workers leave behind, so it alone can read exi
 SIGTERM: every worker gets SIGTERM and drains by itself; the zygote waits for them, kills what overruns, exits 0.
 """
 
+if __name__ == "__main__":  # the imports below would register their hooks
+    from worker.forking import keep_forks_quiet
+
+    keep_forks_quiet()
+
 import argparse
 import contextlib
 import errno
@@ -42,6 +47,7 @@ from protocol.zygote import (
     encode_packet,
 )
 from worker.birth import become_subreaper, become_worker
+from worker.forking import renew_random
 from worker.preload import preload
 
 ALONE_S = 120.0
@@ -209,6 +215,7 @@ class Zygote:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
+            renew_random()
             for number in _HELD_BACK:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
