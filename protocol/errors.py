@@ -139,6 +139,7 @@ CODES: dict[str, tuple[type[BulkheadError], int]] = {
     "not_idle": (Conflict, 409),
     "busy": (Conflict, 409),
     "run_id_reused": (Conflict, 409),
+    "no_longer_asked": (Conflict, 409),
     "reset": (Conflict, 409),
     "limit_reached": (LimitReached, 429),
     "queue_full": (LimitReached, 429),

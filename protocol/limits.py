@@ -69,6 +69,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tools_parallel_max: int = 5
     history_max_messages: int = 20_000
     summary_clips_max: int = 6  # a conversation too long to summarise is halved so often
+    permission_wait_s: float = 1800.0  # a request or question while no client is there to see it
     git_s: float = 3.0  # one look at the worktree, for the system prompt
     title_s: float = 60.0  # asking a model for a session's title
 
@@ -135,6 +136,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     clients_max: int = 2048  # event streams of the server
     stream_queue_max: int = 4096  # events waiting for one client
     stream_queue_max_bytes: int = 16 * 1024 * 1024
+    stream_asks_s: float = 0.5  # a new stream waits so long for the requests that are open
     stream_write_deadline_s: float = 30.0  # a client that takes nothing for so long is cut
     stream_keepalive_s: float = 15.0
     stream_retry_ms: int = 1000

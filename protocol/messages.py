@@ -61,6 +61,13 @@ class Credit(Message, frozen=True, kw_only=True, tag="credit"):
     more: int
 
 
+class Attached(Message, frozen=True, kw_only=True, tag="attached"):
+    """So many clients listen to the workspace now: they would see a request. Said at each change and each hello."""
+
+    epoch: Epoch
+    clients: int
+
+
 class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
     """End this worker in order: refuse, cancel, drain, flush, leave. Answered by `Closing` and `LastWord`."""
 
@@ -145,5 +152,5 @@ class LastWord(Message, frozen=True, kw_only=True, tag="last_word"):
     flushed: bool
 
 
-ToWorker = Welcome | Refusal | Call | CancelCall | Credit | Shutdown
+ToWorker = Welcome | Refusal | Call | CancelCall | Credit | Attached | Shutdown
 ToSupervisor = Hello | Ready | Heartbeat | Answer | EventBatch | Closing | LastWord

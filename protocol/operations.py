@@ -26,7 +26,7 @@ from protocol.shapes.file import FileRead, FileVersion, Moment
 from protocol.shapes.lsp import Diagnostic, LspInfo
 from protocol.shapes.mcp import LoginAddress, McpInfo, McpPrompt, PendingLogin, PromptText, ResourceContent
 from protocol.shapes.message import Message
-from protocol.shapes.permission import Answers, Grant, Resolved, Skip
+from protocol.shapes.permission import Answers, Grant, PermissionRequest, QuestionRequest, Resolved, Skip
 from protocol.shapes.provider import CatalogueProvider, SelectedModel
 from protocol.shapes.services import (
     PathWish,
@@ -61,6 +61,7 @@ class Operation:
 _NO_SESSION = ("session_unknown",)
 _NOT_THERE = ("not_found",)
 _MCP = (*_NOT_THERE, "mcp_failed")
+_GONE = ("no_longer_asked",)
 
 _ROWS = (
     # workspace
@@ -94,6 +95,7 @@ _ROWS = (
             "workspace_closing",
             "run_id_reused",
             "queue_full",
+            "forbidden",
         ),
     ),
     Operation("prompt.cancel", is_safe=True),  # args sid; optional run: only that run
@@ -118,9 +120,12 @@ _ROWS = (
     # permissions and questions
     Operation("permissions.get_skip", is_safe=True, gives=Skip),
     Operation("permissions.set_skip", is_safe=True, takes=Skip),
-    Operation("permissions.grant", is_safe=True, takes=Grant, gives=Resolved),
-    Operation("questions.answer", is_safe=True, takes=Answers, gives=Resolved),
-    Operation("questions.cancel", is_safe=True, gives=Resolved),
+    Operation("permissions.list", is_safe=True, gives=list[PermissionRequest]),
+    Operation("permissions.grant", is_safe=True, takes=Grant, gives=Resolved, codes=_GONE),
+    Operation("questions.list", is_safe=True, gives=list[QuestionRequest]),
+    Operation("questions.answer", is_safe=True, takes=Answers, gives=Resolved, codes=_GONE),
+    Operation("questions.cancel", is_safe=True, gives=Resolved, codes=_GONE),  # optional args batch
+    Operation("asks.open", is_safe=True),  # -> msgpack list[Event]: requests that wait, for new event streams
     # configuration: a change made twice is the same change
     Operation("config.get", is_safe=True, gives=Config),
     Operation("config.providers", is_safe=True, gives=list[CatalogueProvider]),

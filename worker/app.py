@@ -46,6 +46,8 @@ from worker.operations.skills import SkillOperations
 from worker.operations.summary import SummaryOperations
 from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
+from worker.permissions.desk import Desk
+from worker.permissions.questions import Questions
 from worker.runs.delegation import Delegation
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import AwaitRuns, CancelAll, Drain, Flush, Leave, Refuse
@@ -179,14 +181,17 @@ class Worker:
         jobs = Jobs(children, limits=limits, clock=clock, random=self._random, log=self._log)
         hooks = HookService(children, limits, self._log)
         search = Search(self._random)
+        desk = Desk(database=database, limits=limits, clock=clock, random=self._random, log=self._log)
+        questions = Questions(desk, database, limits)
         equipment = Equipment(
             spec,
             config=self._config,
             children=children,
+            desk=desk,
             files=StoredFileLedger(database, clock),
             services=[
                 Verbosity(spec.log_level, debug=spec.debug),
-                *(languages, mcp, hooks, skills, jobs),
+                *(languages, mcp, hooks, skills, jobs, questions),
                 FixedTools(Bash(jobs)),
             ],
             code=languages,
@@ -226,9 +231,9 @@ class Worker:
             PromptOperations(dispatcher, database, equipment),
             SessionOperations(dispatcher, database, jobs, limits=limits, clock=clock, random=self._random),
             WorkspaceOperations(database, equipment, skills, data_dir=spec.data_dir, limits=limits),
-            AgentOperations(dispatcher, database, equipment),
+            AgentOperations(dispatcher, database, equipment, desk),
             SummaryOperations(dispatcher, database, equipment),
-            PermissionOperations(equipment),
+            PermissionOperations(equipment, desk),
             ConfigOperations(equipment, database, workspace_id=spec.workspace_id),
             FileOperations(database, workspace=Path(spec.path), limits=limits, clock=clock),
             ProjectOperations(equipment, workspace=Path(spec.path), data_dir=Path(spec.data_dir)),
@@ -255,6 +260,7 @@ class Worker:
                 log_id=database.log_id,
                 last_number=database.last_number,
                 open_runs=dispatcher.open_runs,
+                open_questions=desk.open_count,
                 children=children.count + equipment.busy,
                 degraded=database.degraded or ("configuration" if equipment.problem is not None else ""),
             )
@@ -272,6 +278,7 @@ class Worker:
             vitals=vitals,
             on_shutdown=self._asked,
             on_supervisor_heard=lambda: tenure.heard(clock.now()),
+            on_attached=desk.attached,
         )
         return _House(database, publisher, equipment, children, dispatcher, link, tenure), recovered
 

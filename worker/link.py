@@ -29,6 +29,7 @@ from protocol.ids import Epoch, link_identity
 from protocol.limits import Limits
 from protocol.messages import (
     Answer,
+    Attached,
     Call,
     CancelCall,
     Closing,
@@ -102,8 +103,10 @@ class WorkerLink:
         vitals: Callable[[], Vitals],
         on_shutdown: Callable[[Shutdown], None],
         on_supervisor_heard: Callable[[], None],
+        on_attached: Callable[[int], None],
     ) -> None:
-        """`on_supervisor_heard` is called at every word of a supervisor, and every heartbeat while one is there."""
+        """`on_supervisor_heard` is called at every word of a supervisor, and every heartbeat while one is there;
+        `on_attached` when another number of clients listens."""
         self.epoch = Epoch(0)  # the highest that was ever heard
         self.is_welcome = False  # has the supervisor at the other end accepted our hello?
         self.stale_commands = 0
@@ -117,6 +120,7 @@ class WorkerLink:
         self._vitals = vitals
         self._on_shutdown = on_shutdown
         self._on_supervisor_heard = on_supervisor_heard
+        self._on_attached = on_attached
         self._tasks = TaskOwner("link", log)
         self._bound: dict[str, asyncio.Task[None]] = {}  # calls that end when their caller goes away
         self._outbox: deque[bytes] = deque()
@@ -234,6 +238,7 @@ class WorkerLink:
         if self.is_welcome:
             self.is_welcome = False
             self._publisher.disconnected()
+            self._on_attached(0)  # clients listen to a supervisor; the next one says how many
         self._outbox.clear()
         self._is_blocked = False
 
@@ -326,7 +331,7 @@ class WorkerLink:
                 self._interrupted()
                 self._loop.call_later(_HELLO_AGAIN_S, self._hello_again)
                 return
-            case Call() | CancelCall() | Shutdown():
+            case Call() | CancelCall() | Attached() | Shutdown():
                 if message.epoch < self.epoch:
                     self._stale(message, message.epoch)
                     return
@@ -344,6 +349,8 @@ class WorkerLink:
                     task.cancel()
             case Credit():
                 self._publisher.credit(message.more)
+            case Attached():
+                self._on_attached(message.clients)
             case Shutdown():
                 self._on_shutdown(message)
             case _:

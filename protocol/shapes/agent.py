@@ -6,10 +6,13 @@ import msgspec
 
 from protocol.ids import ID_PATTERN
 from protocol.shapes.message import Attachment, Message
+from protocol.shapes.permission import PermissionPolicy
 from protocol.shapes.provider import Model, SelectedModel
 
 SAYS_SOMETHING = r"^[^\x00]*[^\s\x00\x1c-\x1f][^\x00]*$"
 """A text that is more than white space, and has no NUL."""
+
+WAIT_MAX_S = 7 * 24 * 3600.0
 
 RunState = Literal["accepted", "queued", "active", "ended"]
 RunOutcome = Literal["", "completed", "failed", "cancelled", "interrupted"]
@@ -22,6 +25,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     run_id: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^$|{ID_PATTERN}"})] = ""
     prompt: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SAYS_SOMETHING})] = ""
     attachments: list[Attachment] | None = None
+    permission_policy: PermissionPolicy = ""
+    permission_wait_s: Annotated[float, msgspec.Meta(ge=0, le=WAIT_MAX_S)] = 0.0  # of the policy `wait`; 0: the limit
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +80,7 @@ class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class AgentWish(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/agent/init`; the whole body may be left out."""
 
-    interactive: bool = False
+    interactive: bool = False  # is there somebody who can answer requests and questions?
 
 
 class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):

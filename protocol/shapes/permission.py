@@ -4,6 +4,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+PermissionPolicy = Literal["", "ask", "allow", "deny", "wait"]
+"""What becomes of a run's requests: "" decides by who is attached, `ask` waits for a client, `allow` needs none, `deny`
+refuses at once, `wait` refuses at a deadline."""
+
+QuestionType = Literal["yes_no", "single_choice", "multi_choice", "free_text"]
+
 
 class Skip(msgspec.Struct, frozen=True, kw_only=True):
     """The body of both `…/permissions/skip`."""
@@ -31,6 +37,50 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     action: Literal["allow", "allow_session", "deny"]
 
 
+class PermissionNotification(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a request; neither granted nor denied means that it waits."""
+
+    tool_call_id: str
+    granted: bool = False
+    denied: bool = False
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of the answers to choose from."""
+
+    id: str = msgspec.field()
+    label: str = msgspec.field()
+    description: str = ""
+
+
+class QuestionItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One question of a batch."""
+
+    id: str = msgspec.field()
+    type: QuestionType = msgspec.field()
+    question: str = msgspec.field()
+    label: str = ""
+    description: str = ""
+    choices: list[Choice] = []
+
+
+class QuestionRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A batch of questions of the agent."""
+
+    id: str = msgspec.field()
+    session_id: str = msgspec.field()
+    tool_call_id: str = msgspec.field()
+    questions: list[QuestionItem] = msgspec.field()
+    confirm_title: str = ""
+    confirm_description: str = ""
+
+
+class QuestionNotification(msgspec.Struct, frozen=True, kw_only=True):
+    """The batch is over: answered, refused, or nobody waits any more."""
+
+    batch_id: str
+
+
 class QuestionResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one question; with nothing in it the question was skipped."""
 
@@ -42,7 +92,8 @@ class QuestionResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/questions/answer`. The batch's id comes empty from clients, so it is not asked for."""
+    """`POST …/questions/answer`. The Crush client leaves the batch's id empty: the questions' ids tell which one is
+    meant, and without those it is the batch that waits longest."""
 
     batch_request_id: str = ""
     responses: Annotated[list[QuestionResponse], msgspec.Meta(max_length=100)] | None = None

@@ -7,7 +7,7 @@ fit is asked for as well.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from protocol.base.clock import Clock
@@ -92,6 +92,8 @@ class Hub:
         replay = self._replay
         if not replay.log_id:
             replay.opened(log_id, last_number)
+            for stream in self._streams:
+                stream.client.began(last_number)
             self.known_to = last_number
             replay.remarked(base_text(replay))
         elif replay.log_id != log_id or last_number < replay.last:
@@ -306,6 +308,11 @@ class Stream:
                 elif self._page is None:
                     wait_s = min(wait_s, self._again_at - now)
             await self._hub.changed(wait_s)
+
+    def asked_before(self, events: Sequence[Event]) -> None:
+        """These requests are open; the client gets those that it would not hear of otherwise."""
+        self.client.asked_before(events)
+        self._hub.wake()
 
     def close(self) -> None:
         """The client is gone; a waiting `next_chunk` returns None."""

@@ -5,6 +5,7 @@ the client takes it. Then, in one step, it goes over to the log in memory: from 
 once. Who falls out of that memory again is too slow and is cut; a client with ids comes back with its last id.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 
 from protocol.base.machine import Machine
@@ -69,6 +70,7 @@ class ClientStream(Machine[State]):
         self._cursor: EventId | None = None  # while behind: the last event that the client has
         self._skip_through = 0  # the client has these already, from before our time
         self._remarks_from = log.end
+        self._live_after = log.last if log.log_id else None  # it gets every event with a higher number
         self._texts = [preamble] if preamble else []
         if not wants_ids:
             return
@@ -79,6 +81,17 @@ class ClientStream(Machine[State]):
             self._locate(cursor, known_to)
         elif log.log_id:
             self._texts.append(base_text(log))
+
+    def began(self, number: int) -> None:
+        """The log is known now, and goes up to `number`: the client gets what comes after it."""
+        if self._live_after is None:
+            self._live_after = number
+
+    def asked_before(self, events: Sequence[Event]) -> None:
+        """Requests that are open: the client, which has no cursor, gets those that are older than its stream."""
+        if self._live_after is not None and self.state is not State.OVER:
+            older = [event for event in events if event.number <= self._live_after]
+            self._texts += [b"data: %b\n\n" % event.data for event in older]
 
     @property
     def is_over(self) -> bool:

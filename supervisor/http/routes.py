@@ -224,9 +224,11 @@ ROUTES: tuple[Route, ...] = (
     # permissions and questions
     _to("permissions.get_skip", "GET", "/permissions/skip", "Does the agent act without asking?"),
     _to("permissions.set_skip", "POST", "/permissions/skip", "Let the agent act without asking, or not"),
+    _to("permissions.list", "GET", "/permissions", "Requests for permission that wait, the oldest first"),
     _to("permissions.grant", "POST", "/permissions/grant", "Answer a request for permission"),
+    _to("questions.list", "GET", "/questions", "Questions of the agent that wait, the oldest first"),
     _to("questions.answer", "POST", "/questions/answer", "Answer the questions of the agent"),
-    _to("questions.cancel", "POST", "/questions/cancel", "Refuse to answer them"),
+    _to("questions.cancel", "POST", "/questions/cancel", "Refuse to answer them", query={"batch_request_id": "batch"}),
     # configuration and project
     _to("config.set", "POST", "/config/set", "Set a key to any JSON"),
     _to("config.remove", "POST", "/config/remove", "Remove a key"),

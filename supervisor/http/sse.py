@@ -14,14 +14,17 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
-from protocol.errors import LimitReached
+from protocol.base.tasks import TaskOwner
+from protocol.errors import BulkheadError, LimitReached
 from protocol.events import parse_event_id
 from protocol.ids import ClientId, RandomSource, new_uuid
 from protocol.limits import Limits
 from supervisor.admission import Admission
 from supervisor.events.hub import Stream
 from supervisor.http.base import Request
+from supervisor.workspaces.caller import AWAKE
 from supervisor.workspaces.registry import Registry
+from supervisor.workspaces.workspace import Workspace
 
 SEND_BUFFER_BYTES = 64 * 1024
 WRITE_AT_ONCE_BYTES = 256 * 1024
@@ -54,6 +57,7 @@ class EventStreams:
         self._random = random
         self._log = log
         self._open = 0
+        self._tasks = TaskOwner("streams", log)
 
     async def __call__(self, request: Request) -> None:
         """Stream the events of a workspace until either side ends it."""
@@ -82,16 +86,40 @@ class EventStreams:
                     is_chunked=wants_ids and request.version == "HTTP/1.1",
                     limits=self._limits,
                 )
-                await self._stream(events, output, wants_ids, workspace.registration.id)
+                asking = None
+                if cursor is None:  # one with a cursor gets them by replay, or has them
+                    asking = self._tasks.start(self._ask(workspace, events), "asks")
+                try:
+                    await self._stream(events, output, wants_ids, workspace, asking)
+                finally:
+                    if asking is not None:
+                        asking.cancel()
         finally:
             self._open -= 1
 
-    async def _stream(self, events: Stream, output: "_Output", wants_ids: bool, workspace_id: str) -> None:
+    async def _ask(self, workspace: Workspace, events: Stream) -> None:
+        """Tell the client what was asked before it came (C11)."""
+        try:
+            events.asked_before(await workspace.open_asks())
+        except BulkheadError as error:  # no worker: then nothing is open
+            self._log.debug("requests not told", extra=fields(workspace=workspace.registration.id, error=error.message))
+
+    async def _stream(
+        self,
+        events: Stream,
+        output: "_Output",
+        wants_ids: bool,
+        workspace: Workspace,
+        asking: "asyncio.Task[None] | None",
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
         output.when_closed(task)
         try:
             await output.open()
+            if asking is not None and workspace.driver.status().state in AWAKE:
+                # Before later events, so that none of them speaks of a request that the client has not seen.
+                await asyncio.wait({asking}, timeout=self._limits.stream_asks_s)
             while (chunk := await events.next_chunk(self._limits.stream_keepalive_s)) is not None:
                 await output.write(chunk or KEEP_ALIVE)
             if wants_ids:
@@ -100,7 +128,7 @@ class EventStreams:
         except StreamClosedError:
             pass
         except TimeoutError:
-            self._log.warning("slow client cut", extra=fields(workspace=workspace_id))
+            self._log.warning("slow client cut", extra=fields(workspace=workspace.registration.id))
         finally:
             output.close()
 

@@ -20,6 +20,7 @@ from protocol.ids import Epoch, Generation, WorkspaceId, link_identity
 from protocol.limits import Limits
 from protocol.messages import (
     Answer,
+    Attached,
     Call,
     CancelCall,
     Closing,
@@ -159,6 +160,10 @@ class Link:
             self._log.warning(
                 "message not delivered", extra=self._fields(message=type(message).__name__, reason="not connected")
             )
+
+    def attached(self, clients: int) -> None:
+        """So many clients listen to the workspace now."""
+        self.tell(Attached(epoch=self._epoch, clients=clients))
 
     def grant(self, more: int) -> None:
         """`more` numbered events may follow. Sent in lots, long before the worker's window is used up."""

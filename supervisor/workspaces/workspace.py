@@ -62,6 +62,7 @@ class Workspace:
         self._eviction = Eviction(idle_s=limits.evict_idle_s)
         self._evicting = False
         self._streams = 0
+        self._link: Link | None = None
         self.hub = Hub(workspace_id=registration.id, limits=limits, clock=clock, log=log, fetch=self._fetch)
         self.driver = make_driver(self)
         self._caller = Caller(
@@ -156,11 +157,23 @@ class Workspace:
         self._streams += 1
         number = self._streams
         self._perform(self._leases.attach(client_id, number))
+        self._tell_attached()
         try:
             yield stream
         finally:
             stream.close()
+            self._tell_attached()
             self._perform(self._leases.detach(client_id, number, self._clock.now()))
+
+    async def open_asks(self) -> list[Event]:
+        """The requests that wait for an answer of a client, as the events that told of them."""
+        link = await self._caller.ready()  # not through `call`: it opens no run that a beat would have to tell of
+        answer = await link.call("asks.open", args={}, body=b"", within_s=self._limits.call_deadline_s)
+        return _events_decoder.decode(answer.body)
+
+    def _tell_attached(self) -> None:
+        if self._link is not None and self._link.is_open:
+            self._link.attached(self.hub.streams)
 
     def wake(self) -> None:
         """Start the worker if it sleeps, without waiting; a missing directory shows as `failed`."""
@@ -194,6 +207,8 @@ class Workspace:
     def log_opened(self, log_id: str, last_number: int, link: Link) -> None:
         """The worker said which event log it has and how far that goes."""
         self.hub.log_opened(log_id, last_number)
+        self._link = link
+        self._tell_attached()
 
     def events(self, batch: list[Event], link: Link) -> None:
         """Events arrived; what was taken may be followed by as many."""

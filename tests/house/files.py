@@ -76,6 +76,8 @@ PURE = (
     "worker/models/script.py",
     "worker/operations/replies.py",
     "worker/permissions/commands.py",
+    "worker/permissions/pending.py",
+    "worker/permissions/presence.py",
     "worker/permissions/rules.py",
     "worker/runs/drain.py",
     "worker/runs/lane.py",

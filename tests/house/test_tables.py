@@ -11,7 +11,7 @@ from protocol.limits import DEFAULT_LIMITS
 from protocol.operations import OPERATIONS
 from supervisor.http.routes import ROUTES
 
-INNER_OPERATIONS = {"workspace.describe", "events.since", "config.reload"}
+INNER_OPERATIONS = {"workspace.describe", "events.since", "config.reload", "asks.open"}
 """Asked by the supervisor for itself."""
 
 

@@ -85,6 +85,8 @@ _ROWS: tuple[tuple[str, str, Check | None], ...] = (
     ("GET", "/v1/workspaces/{}/runs/{}", _RUN),
     ("GET", "/v1/workspaces/{}/permissions/skip", shape({"skip": boolean})),
     ("POST", "/v1/workspaces/{}/permissions/skip", EMPTY),
+    ("GET", "/v1/workspaces/{}/permissions", list_of(strict.PERMISSION_REQUEST)),
+    ("GET", "/v1/workspaces/{}/questions", list_of(strict.QUESTION_REQUEST)),
     ("POST", "/v1/workspaces/{}/permissions/grant", _RESOLVED),
     ("POST", "/v1/workspaces/{}/questions/answer", _RESOLVED),
     ("POST", "/v1/workspaces/{}/questions/cancel", _RESOLVED),

@@ -30,7 +30,7 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
-from worker.permissions.gate import RulesGate
+from tests.support.gates import RulesGate
 from worker.permissions.rules import Rules
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import Drain

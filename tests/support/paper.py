@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from protocol.base.clock import SystemClock
 from protocol.errors import BulkheadError
 from protocol.ids import WorkspaceId
@@ -45,6 +47,8 @@ class PaperDriver:
         return cast(Link, self)
 
     async def call(self, operation: str, *, args: Any, body: bytes, within_s: float) -> Answer:
+        if operation == "asks.open":  # of each new stream
+            return Answer(call_id="", body=msgspec.msgpack.encode([]))
         self.asked.append(operation)
         if self.before_answer is not None:
             await self.before_answer()

@@ -13,7 +13,7 @@ from protocol.base.clock import SystemClock
 from protocol.limits import Limits
 from protocol.shapes.message import ToolCallData
 from tests.support.processes import Process
-from worker.permissions.gate import RulesGate
+from tests.support.gates import RulesGate
 from worker.permissions.rules import Rules
 from worker.tools.bash import Bash
 from worker.tools.child import Children

@@ -20,7 +20,7 @@ from worker.agent.stream import finish_of, needs_store
 from worker.agent.turn import Turn
 from worker.agent.usage import Usage
 from worker.models.client import Finished, ModelEvent, ModelRequest
-from worker.permissions.gate import RulesGate
+from tests.support.gates import RulesGate
 from worker.permissions.rules import Rules
 from worker.tools.tool import Tool, ToolContext, ToolResult, ToolSpec
 from worker.tools.toolbox import Toolbox

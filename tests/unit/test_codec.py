@@ -20,6 +20,7 @@ from protocol.events import Event
 from protocol.ids import Epoch, Generation, RunId, SessionId, WorkspaceId
 from protocol.messages import (
     Answer,
+    Attached,
     Call,
     CancelCall,
     Closing,
@@ -45,6 +46,7 @@ TO_WORKER: list[ToWorker] = [
     Call(call_id="c", epoch=Epoch(3), operation="session.get", args={"sid": "ü"}, body=b'{"a":1}', within_s=1.5),
     CancelCall(call_id="c", epoch=Epoch(3)),
     Credit(more=5),
+    Attached(epoch=Epoch(3), clients=2),
     Shutdown(epoch=Epoch(3), reason="idle", drain_s=1.0, flush_s=2.0),
 ]
 TO_SUPERVISOR: list[ToSupervisor] = [

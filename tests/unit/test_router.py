@@ -130,6 +130,7 @@ class FakeWorker:
         self.began = asyncio.Event()
         self.bound_cancelled = asyncio.Event()
         self.shutdowns: list[Shutdown] = []
+        self.attached: list[int] = []
         self.source = Source()
         self.vitals = Vitals(log_id="log", last_number=7)
         self.heard = 0
@@ -159,6 +160,7 @@ class FakeWorker:
             vitals=lambda: self.vitals,
             on_shutdown=self.shutdowns.append,
             on_supervisor_heard=self._heard,
+            on_attached=self.attached.append,
         )
 
     def _heard(self) -> None:

@@ -65,9 +65,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
-    """`permissions.allowed_tools`: entries `tool` or `tool:action` that never ask."""
+    """`permissions.allowed_tools`: entries `tool` or `tool:action` that never ask. `allow_run_policy`: may a prompt say
+    that its run needs no permission?"""
 
     allowed_tools: list[str] = []
+    allow_run_policy: bool = True
 
 
 class LsSettings(msgspec.Struct, frozen=True, kw_only=True):

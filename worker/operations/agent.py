@@ -10,6 +10,7 @@ from protocol.shapes.provider import Model, SelectedModel
 from protocol.shapes.session import Session
 from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
+from worker.permissions.desk import Desk
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.equipment import Equipment
 from worker.store import sessions
@@ -19,8 +20,9 @@ from worker.store.database import Database
 class AgentOperations:
     """The handlers of `agent.…`."""
 
-    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: Equipment) -> None:
+    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: Equipment, desk: Desk) -> None:
         self._dispatcher = dispatcher
+        self._desk = desk
         self._database = database
         self._equipment = equipment
 
@@ -45,8 +47,12 @@ class AgentOperations:
         return Response(msgspec.json.encode(info))
 
     async def init(self, request: Request) -> Response:
-        """An update; and turns of an agent that nobody watches wait from now on until all servers are connected."""
+        """An update; and turns of an agent that nobody watches wait from now on until all servers are connected.
+
+        A client that watches can also answer requests and questions.
+        """
         self._equipment.is_interactive = read(request.body, AgentWish, is_optional=True).interactive
+        self._desk.said(self._equipment.is_interactive)
         return await self.reload(request)
 
     async def reload(self, request: Request) -> Response:

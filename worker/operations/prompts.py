@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from protocol.errors import BadInput, NotFound
+from protocol.errors import BadInput, Denied, NotFound
 from protocol.shapes.agent import Accepted, Prompt
 from worker.operations.reading import number, read
 from worker.operations.table import Handler, Request, Response
@@ -41,6 +41,12 @@ class PromptOperations:
         wish = read(request.body, Prompt)
         if self._equipment.problem is not None and not await self._is_known(wish.run_id):
             raise BadInput(f"cannot accept a prompt: {self._equipment.problem.message}", code="agent_not_ready")
+        if wish.permission_policy == "allow" and not self._equipment.may_allow_runs:
+            raise Denied(
+                "cannot accept the policy `allow`: permissions.allow_run_policy is false in the configuration of this "
+                "workspace; use another policy, or name tools in permissions.allowed_tools",
+                code="forbidden",
+            )
         run_id = await self._dispatcher.submit(wish)
         return Response(msgspec.json.encode(Accepted(run_id=run_id)), status=202)
 

@@ -1,17 +1,127 @@
-"""Who decides what a tool call may do."""
+"""Who decides what a tool call may do: the standing rules, the run's policy, hooks, earlier grants, then the user."""
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from protocol.shapes.permission import PermissionPolicy, PermissionRequest
+from worker.permissions.desk import Desk
+from worker.permissions.pending import Asked
 from worker.permissions.rules import Rules
 from worker.tools.tool import Denied, Wish
 
+ONE_SHOT = "the only client of this workspace said that it cannot answer requests for permission"
 
-class RulesGate:
-    """Decides by the standing rules alone; there is nobody to ask."""
 
-    def __init__(self, rules: Rules) -> None:
+class InThread(Protocol):
+    """Looks at the disk without holding up the loop."""
+
+    def __call__(self, job: Callable[[], str], /) -> Awaitable[str]: ...
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """What a run's prompt said of its requests. `wait_s` is the deadline of `wait`, in seconds."""
+
+    kind: PermissionPolicy
+    wait_s: float
+
+    @property
+    def within_s(self) -> float | None:
+        """The deadline that every request of the run has."""
+        return self.wait_s if self.kind == "wait" else None
+
+
+class AskingGate:
+    """The gate of one run. `rules` and `may_allow` are asked each time: they change while runs go on."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        rules: Callable[[], Rules],
+        policy: RunPolicy,
+        may_allow: Callable[[], bool],
+        workspace: Path,
+        in_thread: InThread,
+    ) -> None:
+        """`may_allow`: does this server let a prompt say that its run needs no permission?"""
+        self._desk = desk
         self._rules = rules
+        self._policy = policy
+        self._may_allow = may_allow
+        self._workspace = workspace
+        self._in_thread = in_thread
 
     async def permit(self, wish: Wish) -> None:
-        """Return when the rules allow it. Raises Denied with what would allow it."""
-        decision = self._rules.decide(wish.tool, wish.action)
-        if not decision.allowed:
-            raise Denied(decision.reason)
+        """Return when it may. Raises Denied with who or what denied it, and what would allow it."""
+        decision = self._rules().decide(wish.tool, wish.action)
+        if decision.allowed or (self._policy.kind == "allow" and self._may_allow()):
+            return
+        if wish.approved:
+            await self._desk.approve(wish.session_id, wish.run_id, wish.tool_call_id)
+            return
+        path = await self._in_thread(lambda: asked_path(wish.path, self._workspace))
+        ask_id = self._desk.new_id()
+        request = PermissionRequest(
+            id=ask_id,
+            session_id=wish.session_id,
+            tool_call_id=wish.tool_call_id,
+            tool_name=wish.tool,
+            description=_clean(wish.description),
+            action=wish.action,
+            params=_clean_all(dict(wish.params)) if wish.params is not None else None,
+            path=_clean(path),
+        )
+        asked = Asked(
+            ask_id,
+            "permission",
+            wish.session_id,
+            wish.run_id,
+            wish.tool_call_id,
+            tool=wish.tool,
+            action=wish.action,
+            path=request.path,
+        )
+        reply = await self._desk.ask(asked, request, within_s=self._policy.within_s, refusal=self._refusal())
+        if reply.granted:
+            return
+        if reply.why:
+            raise Denied(f"{decision.reason} Nobody was asked or answered: {reply.why}.")
+        raise Denied(
+            f"cannot run {wish.tool}: the user denied permission to {wish.action}. Do not look for a way around it; "
+            "say what you wanted to do and wait for what the user says."
+        )
+
+    def _refusal(self) -> str:
+        """Why nobody is asked at all; "" when somebody is."""
+        if self._policy.kind == "deny":
+            return "the prompt of this run said that requests for permission are to be denied"
+        if self._policy.kind == "" and self._desk.is_mute:
+            return ONE_SHOT
+        return ""
+
+
+def asked_path(path: str, workspace: Path) -> str:
+    """The directory that a request is about: that of an existing file, the workspace for "."; else as it is. Blocks."""
+    if path in ("", "."):
+        return str(workspace)
+    return str(Path(path).parent) if Path(path).is_file() else path
+
+
+def _clean(text: str) -> str:
+    """Without halves of characters, which no JSON can carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _clean_all(value: Any) -> Any:
+    match value:
+        case str():
+            return _clean(value)
+        case dict():
+            return {_clean(str(key)): _clean_all(below) for key, below in value.items()}
+        case list() | tuple():
+            return [_clean_all(below) for below in value]
+        case _:
+            return value

@@ -42,7 +42,7 @@ class Delegation:
 
         try:
             await self._database.write(create)
-            run = await self._dispatcher.delegate(session_id, prompt, kind)
+            run = await self._dispatcher.delegate(session_id, prompt, kind, parent_session_id=parent_session_id)
         except BulkheadError as error:
             raise ToolError(f"cannot run the agent: {error.message}") from error
         finally:

@@ -20,6 +20,7 @@ from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId, is_id, new_uuid
 from protocol.limits import Limits
 from protocol.shapes.agent import Prompt, Run
+from protocol.shapes.permission import PermissionPolicy
 from worker.runs.drain import Drain
 from worker.runs.ending import CANCELLED, CLOSED, Ending, Remains, Verdict
 from worker.runs.lane import CancelActive, Counter, Drop, Effect, End, Fold, Lane, Start, Ticket
@@ -121,14 +122,18 @@ class Dispatcher:
                 code="queue_full",
             )
         run_id = RunId(wish.run_id or new_uuid(self._random))
-        ticket = lane.accept(run_id, keyed=bool(wish.run_id))
+        # A prompt with a policy of its own must not become part of a run that has another.
+        keyed = bool(wish.run_id or wish.permission_policy)
+        ticket = lane.accept(run_id, keyed=keyed)
         run = StoredRun(
             id=run_id,
             session_id=session_id,
             accept_seq=ticket.sequence,
             prompt=wish.prompt,
             attachments=list(wish.attachments or ()),
-            keyed=bool(wish.run_id),
+            keyed=keyed,
+            permission_policy=wish.permission_policy,
+            permission_wait_s=wish.permission_wait_s,
             # It will start at once if nobody is before it: so the count of W17 costs no write of its own.
             deaths=0 if lane.is_busy or lane.waiting > 1 else 1,
             accepted_at_ms=int(self._clock.wall() * 1000),
@@ -201,16 +206,27 @@ class Dispatcher:
             raise Conflict("cannot summarise: the session is busy; wait for its run or cancel it", code="busy")
         return await self._through(lane, runs.SUMMARY, "")
 
-    async def delegate(self, session_id: str, prompt: str, kind: str = runs.TASK) -> StoredRun:
-        """Run a prompt for another run, in a session of its own, and wait for its end.
+    async def delegate(
+        self, session_id: str, prompt: str, kind: str = runs.TASK, *, parent_session_id: str = ""
+    ) -> StoredRun:
+        """Run a prompt for the run of another session, in a session of its own, and wait for its end.
 
         A caller that is cancelled cancels the run. Raises Conflict `workspace_closing`, LimitReached, Unavailable.
         """
         if not self._drain.is_open:
             raise Conflict("cannot start an agent: the workspace is closing", code="workspace_closing")
-        return await self._through(self._lane(SessionId(session_id)), kind, prompt)
+        caller = self._active(parent_session_id)
+        policy, wait_s = (caller.permission_policy, caller.permission_wait_s) if caller is not None else ("", 0.0)
+        lane = self._lane(SessionId(session_id))
+        return await self._through(lane, kind, prompt, policy=policy, wait_s=wait_s)
 
-    async def _through(self, lane: Lane, kind: str, prompt: str) -> StoredRun:
+    def _active(self, session_id: str) -> StoredRun | None:
+        lane = self._lanes.get(SessionId(session_id))
+        return self._runs.get(lane.active) if lane is not None and lane.active is not None else None
+
+    async def _through(
+        self, lane: Lane, kind: str, prompt: str, *, policy: PermissionPolicy = "", wait_s: float = 0.0
+    ) -> StoredRun:
         """Accept a run that its caller waits for; it ends with its caller. Its row, once it has ended."""
         run_id = RunId(new_uuid(self._random))
         ticket = lane.accept(run_id, keyed=True)
@@ -223,6 +239,8 @@ class Dispatcher:
             kind=kind,
             deaths=1,
             accepted_at_ms=int(self._clock.wall() * 1000),
+            permission_policy=policy,
+            permission_wait_s=wait_s,
         )
         try:
             work = self._accept(lane, ticket, run)
@@ -337,7 +355,7 @@ class Dispatcher:
             run,
             database=self._database,
             show=self._show,
-            fold=lambda: self._fold(lane) if run.kind != runs.SUMMARY else [],
+            fold=lambda: self._fold(lane) if run.kind != runs.SUMMARY and not run.permission_policy else [],
             owner=self._owner,
             limits=self._limits,
             clock=self._clock,

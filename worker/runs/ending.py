@@ -30,9 +30,10 @@ from worker.agent.stream import (
     text_of,
 )
 from worker.agent.usage import Usage
+from worker.permissions.pending import AskState
 from worker.runs import rows
 from worker.runs.transcript import account, forget
-from worker.store import messages, runs, sessions
+from worker.store import asks, messages, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.runs import StoredRun
 
@@ -262,6 +263,8 @@ class Scribe:
     ) -> None:
         """State and terminal event of the run and of those folded into it; what has ended already stays as it is."""
         now_ms = int(self.clock.wall() * 1000)
+        state = AskState.VOID if outcome == "interrupted" else AskState.CANCELLED
+        asks.end_of_run(transaction, run.id, state, f"its run ended: {cause or outcome}", now_ms)
         for run_id in (*folded, run.id):
             host = run.id if run_id != run.id else ""
             ended = runs.end(

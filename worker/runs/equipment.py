@@ -30,7 +30,8 @@ from worker.config.load import Config, load_config
 from worker.config.schema import Options
 from worker.models.build import Models
 from worker.models.client import ModelClient
-from worker.permissions.gate import RulesGate
+from worker.permissions.desk import Desk
+from worker.permissions.gate import AskingGate, RunPolicy
 from worker.permissions.rules import Rules
 from worker.runs.ending import Author
 from worker.runs.transcript import StoredTranscript
@@ -74,6 +75,7 @@ class Equipment:
         config: Config | BadInput,
         children: Children,
         files: FileLedger,
+        desk: Desk,
         services: Sequence[Service] = (),
         code: CodeServers | None = None,
         hooks: Hooks | None = None,
@@ -91,6 +93,7 @@ class Equipment:
         self._spec = spec
         self._children = children
         self._files = files
+        self._desk = desk
         self._services = [*services]
         self._code = code or NoCodeServers()
         self._hooks = hooks or NoHooks()
@@ -191,7 +194,7 @@ class Equipment:
         workspace = Path(self._spec.path)
         env = {**self._spec.env, **outfit.config.env}
         today = date.fromtimestamp(self._clock.wall())
-        gate = RulesGate(Rules(skip=self.skip_permissions, allowed=frozenset(outfit.config.allowed_tools)))
+        gate = self._gate(run, outfit)
         if not self.is_interactive:
             await asyncio.gather(*(service.settled() for service in self._services))
         for service in self._services:
@@ -271,6 +274,25 @@ class Equipment:
         for secret in config.secrets:
             self._register_secret(secret)
         for warning in config.warnings:
+    def _gate(self, run: StoredRun, outfit: Outfit) -> AskingGate:
+        allowed = frozenset(outfit.config.allowed_tools)
+        return AskingGate(
+            self._desk,
+            rules=lambda: Rules(skip=self.skip_permissions, allowed=allowed),
+            policy=RunPolicy(run.permission_policy, run.permission_wait_s or self._limits.permission_wait_s),
+            may_allow=lambda: self.may_allow_runs,
+            workspace=Path(self._spec.path),
+            in_thread=lambda job: self._children.threads.run(
+                lambda _stop: job(), within_s=self._limits.search_deadline_s
+            ),
+        )
+
+    @property
+    def may_allow_runs(self) -> bool:
+        """May a prompt say that its run needs no permission?"""
+        section = self.outfit.config.raw.get("permissions")
+        return not isinstance(section, dict) or section.get("allow_run_policy") is not False
+
             self._log.warning(warning)
         models = Models(
             config,

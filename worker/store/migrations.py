@@ -8,7 +8,17 @@ from collections.abc import Callable
 
 from protocol.ids import RandomSource
 from worker.store.reserve import RESERVE_ROW_BYTES, RESERVE_ROWS
-from worker.store.schema import DDL, FILES, SCHEMA_VERSION, table_ddl
+from worker.store.schema import (
+    ASKS,
+    ASKS_OPEN,
+    ASKS_SESSION,
+    DDL,
+    FILES,
+    GRANTS,
+    SCHEMA_VERSION,
+    index_ddl,
+    table_ddl,
+)
 
 
 class SchemaNewer(Exception):
@@ -31,7 +41,14 @@ def _add_file_history(connection: sqlite3.Connection) -> None:
     connection.execute(table_ddl(FILES))
 
 
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_file_history,)
+def _add_asks(connection: sqlite3.Connection) -> None:
+    for column in ("permission_policy TEXT DEFAULT '' NOT NULL", "permission_wait_s FLOAT DEFAULT '0' NOT NULL"):
+        connection.execute(f"ALTER TABLE runs ADD COLUMN {column}")
+    for statement in (table_ddl(ASKS), table_ddl(GRANTS), index_ddl(ASKS_OPEN), index_ddl(ASKS_SESSION)):
+        connection.execute(statement)
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_file_history, _add_asks)
 """Step n leads from version n + 1 to n + 2."""
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from protocol.shapes.agent import Run, RunOutcome, RunState
 from protocol.shapes.message import Attachment
+from protocol.shapes.permission import PermissionPolicy
 from worker.store.schema import RUNS
 
 SUMMARY = "summary"
@@ -20,8 +21,9 @@ DELEGATED = frozenset({TASK, WEB})
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """One row. `keyed`: the client chose the id, so the prompt is never folded. `deaths`: how often its worker may
-    have died of it, counted when it is about to start (W17). Times are Unix milliseconds, 0 for not yet."""
+    """One row. `keyed`: the client chose the id, or a policy for permissions, so the prompt is never folded.
+    `deaths`: how often its worker may have died of it, counted when it is about to start (W17). Times are Unix
+    milliseconds, 0 for not yet."""
 
     id: str
     session_id: str
@@ -39,6 +41,8 @@ class StoredRun:
     accepted_at_ms: int = 0
     started_at_ms: int = 0
     ended_at_ms: int = 0
+    permission_policy: PermissionPolicy = ""
+    permission_wait_s: float = 0.0
 
     def shape(self) -> Run:
         """This run as the API shows it."""
@@ -93,6 +97,8 @@ def accept(connection: Connection, run: StoredRun) -> None:
             "kind": run.kind,
             "deaths": run.deaths,
             "accepted_at_ms": run.accepted_at_ms,
+            "permission_policy": run.permission_policy,
+            "permission_wait_s": run.permission_wait_s,
         },
     )
 
@@ -177,4 +183,6 @@ def _run(row: Row[tuple[object, ...]]) -> StoredRun:
         accepted_at_ms=row.accepted_at_ms,
         started_at_ms=row.started_at_ms,
         ended_at_ms=row.ended_at_ms,
+        permission_policy=row.permission_policy,
+        permission_wait_s=row.permission_wait_s,
     )

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 METADATA = MetaData()
 
@@ -81,6 +81,8 @@ RUNS = Table(
     Column("accepted_at_ms", Integer, nullable=False),
     Column("started_at_ms", Integer, nullable=False, server_default="0"),
     Column("ended_at_ms", Integer, nullable=False, server_default="0"),
+    Column("permission_policy", Text, nullable=False, server_default=""),
+    Column("permission_wait_s", Float, nullable=False, server_default="0"),
 )
 
 EVENTS = Table(
@@ -115,11 +117,46 @@ FILES = Table(
     UniqueConstraint("session_id", "path", "version"),
 )
 
+# Requests for permission and questions: what was asked stays until it is decided, what was decided for good.
+ASKS = Table(
+    "asks",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("tool_call_id", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # the request while it is open; then it is empty
+    Column("number", Integer, nullable=False),  # of the event that told of it
+    Column("state", Text, nullable=False),
+    Column("resolution", Text, nullable=False, server_default=""),
+    Column("asked_at_ms", Integer, nullable=False),
+    Column("ended_at_ms", Integer, nullable=False, server_default="0"),
+)
+
+GRANTS = Table(
+    "grants",
+    METADATA,
+    Column("session_id", Text, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("tool", Text, primary_key=True),
+    Column("action", Text, primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("granted_at_ms", Integer, nullable=False),
+)
+
+ASKS_OPEN = Index("asks_open", ASKS.c.run_id, sqlite_where=text("state = 'open'"))
+ASKS_SESSION = Index("asks_session", ASKS.c.session_id)
+
 INDEXES = (
     Index("messages_session", MESSAGES.c.session_id),
     Index("sessions_parent", SESSIONS.c.parent_session_id),
     Index("runs_open", RUNS.c.state, sqlite_where=text("state != 'ended'")),
     Index("runs_session", RUNS.c.session_id),
+    ASKS_OPEN,
+    ASKS_SESSION,
     # A second end of one run is impossible (P2).
     Index("events_run_complete", EVENTS.c.run_id, unique=True, sqlite_where=text("kind = 'run_complete'")),
 )
@@ -132,8 +169,13 @@ def table_ddl(table: Table) -> str:
     return str(CreateTable(table).compile(dialect=_DIALECT)).strip()
 
 
+def index_ddl(index: Index) -> str:
+    """What makes one index."""
+    return str(CreateIndex(index).compile(dialect=_DIALECT)).strip()
+
+
 DDL: tuple[str, ...] = tuple(
     [table_ddl(table) for table in METADATA.sorted_tables]
-    + [str(CreateIndex(index).compile(dialect=_DIALECT)).strip() for index in INDEXES]
+    + [index_ddl(index) for index in INDEXES]
 )
 """What makes a fresh file; plain text, so that a new worker pays for no compilation."""

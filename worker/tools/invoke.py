@@ -39,7 +39,7 @@ async def invoke(toolbox: Toolbox, call: ToolCallData, context: ToolContext) -> 
     if verdict.denied is not None:
         result = ToolResult(_clean(verdict.denied), is_error=True, stop_turn=verdict.halt)
     else:
-        result = await _run(tool, verdict.args, context)
+        result = await _run(tool, verdict.args, replace(context, approved=verdict.approved))
     result = _with_verdict(result, verdict)
     log.debug(
         "tool ran",

@@ -98,6 +98,7 @@ class Wish:
     path: str
     description: str
     params: Mapping[str, object] | None
+    approved: bool = False  # a hook said that nobody needs to be asked
 
 
 class Gate(Protocol):
@@ -172,6 +173,7 @@ class ToolContext:
     gate: Gate
     tool: str = ""  # the name of the tool that is called
     readable: tuple[Path, ...] = ()  # resolved directories outside the workspace that need no permission to be read
+    approved: bool = False  # a hook approved this call
     takes_images: bool = False  # can the model of this turn see what a tool shows it?
     history: FileHistory = field(default_factory=NoHistory)
     code: CodeServers = field(default_factory=NoCodeServers)
@@ -184,7 +186,17 @@ class ToolContext:
         self, *, action: str, path: str, description: str, params: Mapping[str, object] | None = None
     ) -> None:
         """Ask for what the call is about to do, and wait for the answer. Raises Denied."""
-        wish = Wish(self.session_id, self.run_id, self.tool_call_id, self.tool, action, path, description, params)
+        wish = Wish(
+            self.session_id,
+            self.run_id,
+            self.tool_call_id,
+            self.tool,
+            action,
+            path,
+            description,
+            params,
+            self.approved,
+        )
         with self.without_deadline():
             await self.gate.permit(wish)
 

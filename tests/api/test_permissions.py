@@ -1,0 +1,423 @@
+"""http-api 6.7 and 6.8 over the wire: who is asked, who answers, what is granted, and what a run's policy says."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.asks import bash, grant, init, outcomes, requested, resolved, waiting
+from tests.support.client import finish_of, parts_of
+from tests.support.eventually import eventually
+from tests.support.house import House, Room, together
+
+pytestmark = pytest.mark.house(bystander=False, limits={"heartbeat_interval_s": 0.1})
+
+
+async def results(room: Room, session: str = "") -> list[dict[str, Any]]:
+    """The results of all tool calls, oldest first."""
+    messages = await room.client.messages(room.id, session or room.session)
+    return [result for message in messages for result in parts_of(message, "tool_result")]
+
+
+def requests_of(room: Room) -> list[dict[str, Any]]:
+    """The requests that the watcher of the room has seen."""
+    return [event.payload for event in room.watcher.seen if event.kind == "permission_request"]
+
+
+async def submit(room: Room, prompt: str, **more: object) -> str:
+    body = {"session_id": room.session, "prompt": prompt, **more}
+    answer = (await room.client.post(f"/v1/workspaces/{room.id}/agent", body)).expect(202)
+    run_id = str(answer.json()["run_id"])
+    room.client.diary.asked(room.id, room.session, run_id)
+    room.client.diary.accepted(room.id, room.session, run_id)
+    return run_id
+
+
+async def test_a_request_is_shown_and_its_answer_decides(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(f"{bash('echo made > made.txt')}\n/say on")
+    request = await requested(room.watcher)
+    assert (request["tool_name"], request["action"]) == ("bash", "execute")
+    assert request["path"] == str(room.path)
+    assert request["params"]["command"] == "echo made > made.txt"
+    assert await waiting(room) == [request]
+    assert not (room.path / "made.txt").exists()
+    assert await resolved(room, request, "allow")
+    assert (await room.ended(run))["text"] == "on"
+    assert (room.path / "made.txt").read_text() == "made\n"
+    call = request["tool_call_id"]
+    assert outcomes(room.watcher, call) == ["waiting", "granted"]
+    kinds = [e.kind for e in room.watcher.seen if e.kind.startswith("permission")]
+    assert kinds == ["permission_notification", "permission_request", "permission_notification"]
+    assert await waiting(room) == []
+    assert not await resolved(room, request, "deny"), "it was decided before"
+    assert outcomes(room.watcher, call) == ["waiting", "granted"]
+
+
+async def test_a_denial_ends_the_turn(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(f"{bash('touch made.txt')}\n/say not reached")
+    assert await resolved(room, await requested(room.watcher), "deny")
+    end = await room.ended(run)
+    assert "error" not in end
+    assert "cancelled" not in end
+    [result] = await results(room)
+    assert result["is_error"]
+    assert "denied" in result["content"]
+    finish = finish_of(await room.last_assistant())
+    assert finish is not None
+    assert finish["reason"] == "end_turn"
+    assert not (room.path / "made.txt").exists()
+
+
+async def test_the_first_of_many_answers_wins(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(bash("touch made.txt"))
+    request = await requested(room.watcher)
+    clients = [house.new_client() for _ in range(6)]
+    actions = ["deny", "allow_session"] * 3
+    answers = await together(
+        *(resolved(room, request, action, client=client) for client, action in zip(clients, actions, strict=True))
+    )
+    assert sum(answers) == 1
+    await room.ended(run)
+    winner = actions[answers.index(True)]
+    assert (room.path / "made.txt").exists() == (winner != "deny")
+    assert len(outcomes(room.watcher, request["tool_call_id"])) == 2
+    # A grant for the session that came too late grants nothing.
+    again = await room.prompt(bash("touch again.txt"))
+    if winner == "deny":
+        await room.watcher.wait(
+            lambda e: e.kind == "permission_request" and e.payload["id"] != request["id"], what="another request"
+        )
+        assert await resolved(room, await requested(room.watcher), "deny")
+    await room.ended(again)
+
+
+async def test_an_answer_may_be_long_gone_or_of_nothing(house: House) -> None:
+    room = await house.room()
+    for request_id in ("", "nothing", "x" * 200):
+        assert not await resolved(room, {"id": request_id, "params": None}, "allow")
+
+
+async def test_a_grant_for_the_session_covers_the_same_again_and_nothing_else(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(bash("touch one.txt"))
+    request = await requested(room.watcher)
+    # What the client sends back is not what is granted (W-48).
+    lie = {**request, "tool_name": "fetch", "action": "fetch", "path": "/"}
+    assert await resolved(room, lie, "allow_session")
+    await room.ended(run)
+    await room.ended(await room.prompt(bash("touch two.txt")))
+    assert (room.path / "two.txt").exists()
+    await (await room.worker()).kill()
+    await room.watcher.state("ready", skip=len(room.watcher.seen))
+    await room.ended(await room.prompt(bash("touch three.txt")))
+    assert (room.path / "three.txt").exists(), "the grant went with the worker"
+    assert len(requests_of(room)) == 1
+    calls = [result["tool_call_id"] for result in await results(room)]
+    assert outcomes(room.watcher, calls[-1]) == ["waiting", "granted"]
+    cases = (
+        ('/tool write {"file_path": "w.txt", "content": "x"}', room.session),
+        (bash("touch other.txt"), await room.client.create_session(room.id, "other")),
+    )
+    for count, (prompt, session) in enumerate(cases, 2):
+        other = await room.client.prompt(room.id, session, prompt)
+        await eventually(lambda count=count: len(requests_of(room)) == count, what="a request of its own")
+        [open_one] = await waiting(room)
+        assert await resolved(room, open_one, "deny")
+        await room.ended(other)
+
+
+async def test_an_open_request_holds_up_no_other_session(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(bash("touch one.txt"))
+    request = await requested(room.watcher)
+    session = await room.client.create_session(room.id, "other")
+    assert (await room.ended(await room.client.prompt(room.id, session, "/say meanwhile")))["text"] == "meanwhile"
+    second = await room.client.prompt(room.id, session, bash("touch two.txt"))
+    asked = await requested(room.watcher, session)
+    assert [one["id"] for one in await waiting(room)] == [request["id"], asked["id"]]
+    assert await resolved(room, asked, "allow")
+    await room.ended(second)
+    assert (room.path / "two.txt").exists()
+    assert [one["id"] for one in await waiting(room)] == [request["id"]]
+    assert await resolved(room, request, "allow")
+    await room.ended(run)
+
+
+async def test_skipping_meanwhile_decides_nothing_that_is_open(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(f"{bash('touch one.txt')}\n{bash('touch two.txt')}")
+    request = await requested(room.watcher)
+    (await room.client.post(f"/v1/workspaces/{room.id}/permissions/skip", {"skip": True})).expect(200)
+    assert [one["id"] for one in await waiting(room)] == [request["id"]]
+    assert await resolved(room, request, "allow")
+    await room.ended(run)  # the second call is not asked for
+    assert (room.path / "two.txt").exists()
+    assert len(requests_of(room)) == 1
+
+
+async def test_a_cancel_takes_the_request_back(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(bash("touch one.txt"))
+    request = await requested(room.watcher)
+    (await room.client.cancel(room.id, room.session)).expect(200)
+    assert (await room.ended(run))["cancelled"] is True
+    assert outcomes(room.watcher, request["tool_call_id"]) == ["waiting", "denied"], "the dialogue stays open (W-47)"
+    kinds = [e.kind for e in room.watcher.seen]
+    assert kinds[-1] == "run_complete"
+    assert (await grant(room, request, "allow")).expect(409).code == "no_longer_asked"
+    assert await waiting(room) == []
+    assert not (room.path / "one.txt").exists()
+
+
+async def test_who_comes_later_is_told_once(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(bash("touch one.txt"))
+    request = await requested(room.watcher)
+    session = await room.client.create_session(room.id, "other")
+    plain = await house.watch(room.id, name="plain", ids=False)
+    late = await house.watch(room.id, name="late")
+    resumed = await house.watch(room.id, name="resumed")
+    for watcher in (plain, late, resumed):
+        assert (await requested(watcher))["id"] == request["id"]
+    await resumed.close()
+    await resumed.open(f"{room.watcher.seen[-1].log}.{max(e.number for e in room.watcher.seen)}")
+    second = await room.client.prompt(room.id, session, bash("touch two.txt"))
+    asked = await requested(room.watcher, session)
+    for watcher in (plain, late, resumed):
+        assert (await requested(watcher, session))["id"] == asked["id"]
+    for one in (request, asked):
+        assert await resolved(room, one, "allow")
+    for ended in (run, second):
+        await room.ended(ended)
+        for watcher in (plain, late, resumed):
+            await watcher.ended(ended)
+    for watcher in (plain, late, resumed):
+        ids = [e.payload["id"] for e in watcher.seen if e.kind == "permission_request"]
+        assert sorted(ids) == sorted([request["id"], asked["id"]]), watcher.story()
+    fresh = await house.watch(room.id, name="fresh")
+    await fresh.ended(await room.prompt("/say bye"))
+    assert not [e for e in fresh.seen if e.kind == "permission_request"]
+
+
+@pytest.mark.house(
+    bystander=False, limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.05, "create_grace_s": 0.05}
+)
+async def test_P11_an_open_request_keeps_its_worker(house: House) -> None:
+    room = await house.room()
+    run = await room.prompt(bash("touch one.txt"))
+    request = await requested(room.watcher)
+    await room.watcher.close()
+    client = house.new_client()
+    (await client.request("DELETE", f"/v1/workspaces/{room.id}?client_id={room.client.client_id}")).expect(200)
+    for _ in range(10):
+        assert (await client.post(f"/v1/workspaces/{room.id}/evict")).expect(409).code == "busy"
+    room.watcher = await house.watch(room.id, name="back")
+    assert await resolved(room, await requested(room.watcher), "allow")
+    assert request["id"]
+    await room.ended(run)
+
+
+# --- policies -----------------------------------------------------------------------------------------------------
+
+
+async def test_deny_refuses_at_once_and_says_why(house: House) -> None:
+    room = await house.room()
+    run = await submit(room, bash("touch one.txt"), permission_policy="deny")
+    await room.ended(run)
+    [result] = await results(room)
+    assert result["is_error"]
+    assert "said that requests for permission are to be denied" in result["content"]
+    assert "permissions.allowed_tools" in result["content"]
+    assert outcomes(room.watcher, result["tool_call_id"]) == ["denied"]
+    assert not requests_of(room)
+    assert not (room.path / "one.txt").exists()
+
+
+async def test_allow_asks_nobody_where_the_configuration_lets_it(house: House) -> None:
+    room = await house.room()
+    await room.ended(await submit(room, bash("touch one.txt"), permission_policy="allow"))
+    assert (room.path / "one.txt").exists()
+    assert not [e for e in room.watcher.seen if e.kind.startswith("permission")]
+    path = house.directory("strict", "script")
+    (path / "bulkhead.json").write_text(json.dumps({"permissions": {"allow_run_policy": False}}))
+    client = house.new_client()
+    workspace = await client.create(path)
+    session = await client.create_session(workspace["id"])
+    body = {"session_id": session, "prompt": bash("touch one.txt"), "permission_policy": "allow"}
+    assert (await client.post(f"/v1/workspaces/{workspace['id']}/agent", body)).expect(403).code == "forbidden"
+
+
+async def test_wait_is_denied_at_its_deadline_and_that_is_stored(house: House) -> None:
+    room = await house.room()
+    run = await submit(room, bash("touch one.txt"), permission_policy="wait", permission_wait_s=0.3)
+    request = await requested(room.watcher)
+    await room.ended(run)
+    [result] = await results(room)
+    assert "nobody answered within 0.3 s" in result["content"]
+    assert outcomes(room.watcher, request["tool_call_id"]) == ["waiting", "denied"]
+    late = (await grant(room, request, "allow")).expect(409)
+    assert late.code == "no_longer_asked"
+    assert "nobody answered within 0.3 s" in late.json()["message"]
+
+
+async def test_a_prompt_with_a_policy_is_a_run_of_its_own(house: House) -> None:
+    room = await house.room(model="openai")
+    run, call = await room.streaming()
+    own = await submit(room, "own", permission_policy="deny")
+    await call.tool_call("c-1", "ls", {})
+    await call.finish()
+    await (await house.provider.next_call()).reply("first")
+    assert (await room.ended(run))["text"] == "first"
+    step = await house.provider.next_call()
+    assert step.prompt == "own"
+    await step.reply("second")
+    assert (await room.ended(own))["text"] == "second"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"permission_policy": "perhaps"},
+        {"permission_policy": None},
+        {"permission_wait_s": -1},
+        {"permission_wait_s": "1"},
+    ],
+    ids=str,
+)
+async def test_a_policy_that_is_none_is_refused(house: House, wrong: dict[str, object]) -> None:
+    room = await house.room()
+    body = {"session_id": room.session, "prompt": "/say x", **wrong}
+    assert (await room.client.post(f"/v1/workspaces/{room.id}/agent", body)).expect(400).code == "bad_input"
+
+
+async def test_a_one_shot_client_alone_is_not_asked(house: House) -> None:
+    room = await house.room()
+    await init(room, False)
+    await room.ended(await room.prompt(bash("touch one.txt")))
+    [result] = await results(room)
+    assert "cannot answer requests" in result["content"]
+    # Somebody else is here now, who may answer.
+    await house.watch(room.id, name="other")
+    run = await room.prompt(bash("touch one.txt"))
+    assert await resolved(room, await requested(room.watcher), "allow")
+    await room.ended(run)
+    # One that says it can answer is not overruled by one that comes later and cannot.
+    await init(room, True)
+    await init(room, False)
+    run = await submit(room, bash("touch two.txt"))
+    await room.watcher.wait(lambda e: e.kind == "permission_request" and "two" in str(e.payload), what="a request")
+    assert await resolved(room, await requested(room.watcher), "allow")
+    await room.ended(run)
+
+
+# --- questions ----------------------------------------------------------------------------------------------------
+
+QUESTIONS = [
+    {"type": "yes_no", "question": "Go on?", "description": "d"},
+    {
+        "type": "single_choice",
+        "question": "Which?",
+        "description": "d",
+        "choices": [{"id": "a", "label": "A"}, {"id": "b", "label": "B", "description": "more"}],
+    },
+    {"type": "free_text", "question": "Name?", "description": "d"},
+]
+
+
+def question(*items: dict[str, Any]) -> str:
+    return "/tool question " + json.dumps({"questions": list(items)})
+
+
+async def asked_in(room: Room, session: str = "") -> dict[str, Any]:
+    return await requested(room.watcher, session or room.session, kind="question_batch_request")
+
+
+async def answer(room: Room, responses: list[dict[str, Any]] | None, batch: str = "") -> bool:
+    body = {"batch_request_id": batch, "responses": responses}
+    found = (await room.client.post(f"/v1/workspaces/{room.id}/questions/answer", body)).expect(200)
+    return bool(found.json()["resolved"])
+
+
+async def test_questions_are_asked_and_answered_by_their_ids(house: House) -> None:
+    room = await house.room()
+    await init(room, True)
+    run = await room.prompt(f"{question(*QUESTIONS)}\n/say thanks")
+    batch = await asked_in(room)
+    assert batch["confirm_title"]
+    assert await waiting(room, "questions") == [batch]
+    ids = [one["id"] for one in batch["questions"]]
+    responses = [
+        {"request_id": ids[1], "selected_ids": ["b"], "notes": {"b": "surely", "_question": "hm"}},
+        {"request_id": ids[0], "yes": True},
+    ]
+    assert await answer(room, responses)
+    assert not await answer(room, responses)
+    assert (await room.ended(run))["text"] == "thanks"
+    [result] = await results(room)
+    for text in ("Answer: yes", "Answer: b (B)", "Note on b: surely", "Note: hm", "left this question out"):
+        assert text in result["content"]
+    told = [e.payload for e in room.watcher.seen if e.kind == "question_batch_notification"]
+    assert told == [{"batch_id": batch["id"]}]
+
+
+async def test_several_batches_are_open_and_told_apart(house: House) -> None:
+    room = await house.room()
+    await init(room, True)
+    other = await room.client.create_session(room.id, "other")
+    first = await room.prompt(question(QUESTIONS[0]))
+    oldest = await asked_in(room)
+    second = await room.client.prompt(room.id, other, question(QUESTIONS[2]))
+    newest = await asked_in(room, other)
+    assert await answer(room, [{"request_id": newest["questions"][0]["id"], "fill_in_text": "Bo"}])
+    await room.ended(second)
+    assert "Bo" in (await results(room, other))[0]["content"]
+    assert await answer(room, [{"yes": False}])  # without any id: the only one, by position
+    await room.ended(first)
+    assert "Answer: no" in (await results(room))[0]["content"]
+    assert oldest["id"] != newest["id"]
+    path = f"/v1/workspaces/{room.id}/questions/cancel"
+    assert (await room.client.post(path)).expect(200).json() == {"resolved": False}
+
+
+async def test_refusing_to_answer_ends_the_turn(house: House) -> None:
+    room = await house.room()
+    await init(room, True)
+    run = await room.prompt(f"{question(QUESTIONS[0])}\n/say not reached")
+    await asked_in(room)
+    path = f"/v1/workspaces/{room.id}/questions/cancel"
+    answers = await together(*(room.client.post(path) for _ in range(4)))
+    assert sorted(one.expect(200).json()["resolved"] for one in answers) == [False, False, False, True]
+    assert "text" not in await room.ended(run)
+    assert (await results(room))[0]["is_error"]
+
+
+async def test_questions_are_for_clients_that_can_answer(house: House) -> None:
+    room = await house.room()
+    for interactive in (None, False):
+        if interactive is not None:
+            await init(room, interactive)
+        await room.ended(await room.prompt(question(QUESTIONS[0])))
+        assert "no such tool" in (await results(room))[-1]["content"]
+    await init(room, True)
+    for wrong in (
+        [],
+        [QUESTIONS[0]] * 6,
+        [{**QUESTIONS[0], "type": "maybe"}],
+        [{**QUESTIONS[0], "question": "x" * 241}],
+        [{**QUESTIONS[0], "description": ""}],
+        [{**QUESTIONS[1], "choices": [{"id": "a", "label": "A"}]}],
+        [{**QUESTIONS[1], "choices": [{"id": "a", "label": "A"}] * 2}],
+    ):
+        await room.ended(await room.prompt(question(*wrong)))
+        assert (await results(room))[-1]["content"].startswith("cannot ask"), wrong
+    assert not [e for e in room.watcher.seen if e.kind == "question_batch_request"]
+    cancelled = await room.prompt(question(QUESTIONS[0]))
+    batch = await asked_in(room)
+    (await room.client.cancel(room.id, room.session)).expect(200)
+    await room.ended(cancelled)
+    assert [e.payload for e in room.watcher.seen if e.kind == "question_batch_notification"] == [
+        {"batch_id": batch["id"]}
+    ]

@@ -1,0 +1,87 @@
+"""Puts the questions of the tool `question` to the user, where somebody sits who can answer (7.7, W-50)."""
+
+from collections.abc import Sequence
+
+from protocol.limits import Limits
+from protocol.shapes.permission import QuestionItem, QuestionRequest, QuestionResponse
+from worker.permissions.desk import Desk
+from worker.permissions.pending import Asked
+from worker.service import Service
+from worker.store import runs
+from worker.store.database import Database
+from worker.tools.question import Question
+from worker.tools.tool import Tool, ToolContext, ToolError
+
+
+class Questions(Service):
+    """The service of the tool; implements its `Asker`."""
+
+    def __init__(self, desk: Desk, database: Database, limits: Limits) -> None:
+        self._desk = desk
+        self._database = database
+        self._limits = limits
+        self._tool = Question(self)
+
+    def tools(self) -> Sequence[Tool]:
+        """The tool, if a client said that it can answer."""
+        return (self._tool,) if self._desk.is_interactive else ()
+
+    def new_id(self) -> str:
+        """An id for a question."""
+        return self._desk.new_id()
+
+    async def ask(
+        self, context: ToolContext, questions: list[QuestionItem], *, title: str, description: str
+    ) -> Sequence[QuestionResponse] | None:
+        """The answers in the order of the questions; None when the user refused. Raises ToolError: nobody answered."""
+        run = await self._database.read(lambda connection: runs.get(connection, context.run_id))
+        policy, wait_s = (run.permission_policy, run.permission_wait_s) if run is not None else ("", 0.0)
+        if policy == "deny":
+            raise ToolError("cannot ask: the prompt of this run said that nobody answers; decide by yourself")
+        batch_id = self._desk.new_id()
+        request = QuestionRequest(
+            id=batch_id,
+            session_id=context.session_id,
+            tool_call_id=context.tool_call_id,
+            questions=questions,
+            confirm_title=title,
+            confirm_description=description,
+        )
+        asked = Asked(batch_id, "question", context.session_id, context.run_id, context.tool_call_id, tool="question")
+        within_s = (wait_s or self._limits.permission_wait_s) if policy == "wait" else None
+        reply = await self._desk.ask(asked, request, within_s=within_s)
+        if reply.granted:
+            return in_order(questions, reply.answers)
+        if reply.why:
+            raise ToolError(
+                f"cannot tell what the user wants: {reply.why}; decide by yourself, or end and say what is open"
+            )
+        return None
+
+    async def close(self) -> None:
+        """What still waits is recovery's."""
+        await self._desk.close()
+
+
+def batch_of(waiting: Sequence[QuestionRequest], batch_id: str, answers: Sequence[QuestionResponse]) -> str:
+    """Which batch is meant: the one that is named, or has the questions that are answered, or waits longest; or ""."""
+    if batch_id:
+        return batch_id
+    meant = {answer.request_id for answer in answers if answer.request_id}
+    for request in waiting:
+        if meant & {question.id for question in request.questions}:
+            return request.id
+    if meant or not waiting:
+        return ""  # of a batch that is over
+    return waiting[0].id
+
+
+def in_order(questions: Sequence[QuestionItem], answers: Sequence[QuestionResponse]) -> list[QuestionResponse]:
+    """One answer for each question: by its id where answers name one, else by position; without one it was skipped."""
+    by_id = {answer.request_id: answer for answer in answers if answer.request_id}
+    by_place = [] if by_id else list(answers)
+    return [
+        by_id.get(question.id)
+        or (by_place[place] if place < len(by_place) else QuestionResponse(request_id=question.id))
+        for place, question in enumerate(questions)
+    ]
