@@ -170,6 +170,11 @@ class Exchange:
         await self._write_raw(("\r\n".join([*lines, "Connection: close"]) + "\r\n\r\n").encode() + body)
         self._writer.close()
 
+    @property
+    def is_left(self) -> bool:
+        """Has the worker closed the connection?"""
+        return self._over.is_set()
+
     async def left(self, within_s: float = 5.0) -> None:
         """Returns when the worker has closed the connection."""
         try:

@@ -231,7 +231,10 @@ def RUN_COMPLETE(value: Any, where: str) -> None:
     expect(not value.get("text") or value["message_id"] != "", where, "a message_id beside text", value)
 
 
-_AGENT_EVENTS = ("agent_finished", "error", "re_authenticate", "aws_sso_auth", "aws_sso_auth_result")
+_AGENT_EVENTS = (
+    *("agent_finished", "error", "re_authenticate", "aws_sso_auth", "aws_sso_auth_result"),
+    "retrying",  # ours, told through `progress`; the client shows nothing for a word it does not know
+)
 AGENT_EVENT = shape(
     {"type": one_of(*_AGENT_EVENTS)},
     strings("error", "run_id", "session_id", "session_title", "progress", "aws_sso_command", "aws_sso_url")

@@ -1,0 +1,232 @@
+"""Models in a whole service: another one in the middle of a session, keys that are renewed, local servers."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from tests.support.client import texts
+from tests.support.house import House, Room
+from tests.support.provider import MODEL
+
+PRICES = {"cost_per_1m_in": 1000.0, "cost_per_1m_out": 2000.0, "cost_per_1m_out_cached": 100.0}
+
+
+def write(house: House, room: Room, change: Any) -> None:
+    """Change the project's configuration file."""
+    path = room.path / "bulkhead.json"
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree))
+
+
+async def choose(room: Room, provider: str) -> None:
+    wish = {"scope": 1, "model_type": "large", "model": {"provider": provider, "model": MODEL}}
+    (await room.client.post(f"/v1/workspaces/{room.id}/config/model", wish)).expect(200)
+
+
+async def reload(room: Room) -> None:
+    """Any change of the configuration makes the worker read its files again."""
+    wish = {"scope": 1, "key": "options.debug_lsp", "value": True}
+    (await room.client.post(f"/v1/workspaces/{room.id}/config/set", wish)).expect(200)
+
+
+@pytest.mark.parametrize(("old", "new"), [("anthropic", "responses"), ("responses", "anthropic")])
+async def test_another_model_in_the_middle_of_a_session(house: House, old: str, new: str) -> None:
+    room = await house.room(model=old, yolo=True)
+
+    def both(tree: Any) -> None:
+        tree["providers"]["loop"]["models"][0].update(PRICES, can_reason=True)
+        other = house.provider.config(new)["providers"]["loop"]
+        other["models"][0].update(PRICES, can_reason=True)
+        tree["providers"]["other"] = {**other, "id": "other"}
+
+    write(house, room, both)
+    await reload(room)
+    run = await room.prompt("begin")
+    first = await house.provider.next_call()
+    assert first.dialect == old
+    first.usage = (100, 10, 60, 0)
+    await first.thinking("rs_1", ["private thought"], "old-signature")
+    await first.tool_call("c1", "ls", {})
+    await first.finish()
+    second = await house.provider.next_call()
+    assert "old-signature" in json.dumps(second.messages), "its own thinking was not given back"
+    second.usage = (200, 20, 0, 0)
+    await second.reply("half way")
+    await room.ended(run)
+    cost = (40 * 1000 + 60 * 100 + 10 * 2000 + 200 * 1000 + 20 * 2000) / 1e6
+    assert (await room.client.session(room.id, room.session))["cost"] == pytest.approx(cost)
+    await choose(room, "other")
+    run = await room.prompt("go on")
+    third = await house.provider.next_call()
+    assert third.dialect == new
+    sent = json.dumps(third.body)
+    assert "private thought" not in sent
+    assert "old-signature" not in sent
+    assert "half way" in sent
+    third.usage = (300, 30, 0, 0)
+    await third.reply("done")
+    assert (await room.ended(run))["text"] == "done"
+    cost += (300 * 1000 + 30 * 2000) / 1e6
+    assert (await room.client.session(room.id, room.session))["cost"] == pytest.approx(cost)
+    assert (await room.last_assistant())["provider"] == "other"
+
+
+async def test_a_command_is_asked_for_a_newer_key_after_a_401(house: House) -> None:
+    room = await house.room(model="responses")
+    (room.path / "key").write_text("first-key-0123456789")
+    write(house, room, lambda tree: tree["providers"]["loop"].update(api_key="$(cat key)"))
+    await reload(room)
+    run = await room.prompt("hello?")
+    call = await house.provider.next_call()
+    assert call.headers["authorization"] == "Bearer first-key-0123456789"
+    (room.path / "key").write_text("second-key-0123456789")
+    await call.refuse(401)
+    call = await house.provider.next_call()
+    assert call.headers["authorization"] == "Bearer second-key-0123456789"
+    await call.refuse(401)
+    ended = await room.ended(run)
+    assert "set providers.loop.api_key" in ended["error"]
+    assert len(house.provider.exchanges) == 2, "asked once more with the same key"
+    assert "key-0123456789" not in house.story()
+
+
+class Authority:
+    """Gives tokens; the test decides when."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[dict[str, list[str]]] = []
+        self.arrived = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.token = "renewed-access-token-1"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.split("content-length: ")[1].split("\r\n")[0])
+        self.asked.append(parse_qs((await reader.readexactly(length)).decode()))
+        self.arrived.set()
+        await self.may_answer.wait()
+        body = json.dumps({"access_token": self.token, "refresh_token": "next-refresh-token", "expires_in": 3600})
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def authority() -> AsyncIterator[Authority]:
+    made = Authority()
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
+    async with server:
+        yield made
+
+
+async def log_in(room: Room, url: str, *, expires_at: float) -> None:
+    token = {
+        "access_token": "expired-access-token",
+        "refresh_token": "first-refresh-token",
+        "expires_in": 3600,
+        "expires_at": int(expires_at),
+        "client": {"client_id": "me", "token_url": url},
+    }
+    wish = {"scope": 1, "provider_id": "loop", "kind": "oauth", "api_key": token}
+    (await room.client.post(f"/v1/workspaces/{room.id}/config/provider-key", wish)).expect(200)
+
+
+def stored_login(room: Room) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(room.data_dir) / "bulkhead.json").read_text())["providers"]["loop"]
+    return found
+
+
+async def test_a_token_that_is_over_is_renewed_before_the_run(house: House) -> None:
+    room = await house.room(model="anthropic")
+    async with authority() as giver:
+        await log_in(room, giver.url, expires_at=time.time() - 5)
+        run = await room.prompt("hello?")
+        call = await house.provider.next_call()
+        assert call.headers["authorization"] == "Bearer renewed-access-token-1"
+        await call.reply("hello")
+        assert (await room.ended(run))["text"] == "hello"
+        assert giver.asked == [
+            {"grant_type": ["refresh_token"], "refresh_token": ["first-refresh-token"], "client_id": ["me"]}
+        ]
+        kept = stored_login(room)
+        assert (kept["api_key"], kept["oauth"]["refresh_token"]) == ("renewed-access-token-1", "next-refresh-token")
+        assert kept["oauth"]["expires_at"] > time.time() + 3000
+        await room.works()
+        assert len(giver.asked) == 1
+    assert "access-token" not in house.story()
+
+
+async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house: House) -> None:
+    room = await house.room(model="responses")
+    other = await room.client.create_session(room.id, "another")
+    async with authority() as giver:
+        await log_in(room, giver.url, expires_at=time.time() + 9000)
+        giver.may_answer.clear()
+        runs = [await room.prompt("one"), await room.client.prompt(room.id, other, "two")]
+        for _ in runs:
+            await (await house.provider.next_call()).refuse(401)
+        await giver.arrived.wait()
+        giver.may_answer.set()
+        for _ in runs:
+            call = await house.provider.next_call()
+            assert call.headers["authorization"] == "Bearer renewed-access-token-1"
+            await call.reply("in")
+        for run in runs:
+            assert (await room.ended(run))["text"] == "in"
+        assert len(giver.asked) == 1
+        refreshed = await room.client.post(
+            f"/v1/workspaces/{room.id}/config/refresh-oauth", {"scope": 1, "provider_id": "loop"}
+        )
+        assert refreshed.status == 400, "the same token again is none"
+        giver.token = "renewed-access-token-2"
+        refreshed = await room.client.post(
+            f"/v1/workspaces/{room.id}/config/refresh-oauth", {"scope": 1, "provider_id": "loop"}
+        )
+        refreshed.expect(200)
+        assert stored_login(room)["api_key"] == "renewed-access-token-2"
+
+
+async def test_a_cancel_wins_over_the_wait_for_a_token(house: House) -> None:
+    room = await house.room(model="responses")
+    async with authority() as giver:
+        await log_in(room, giver.url, expires_at=time.time() + 9000)
+        giver.may_answer.clear()
+        run = await room.prompt("hello?")
+        await (await house.provider.next_call()).refuse(401)
+        await giver.arrived.wait()
+        (await room.client.cancel(room.id, room.session)).expect(200)
+        ended = await room.ended(run, within_s=5.0)
+        assert ended["cancelled"] is True
+        assert "error" not in ended
+        giver.may_answer.set()
+        run = await room.prompt("and now?")
+        call = await house.provider.next_call()
+        if call.headers["authorization"] != "Bearer renewed-access-token-1":  # the renewal is not over yet
+            await call.refuse(401)
+            call = await house.provider.next_call()
+        assert call.headers["authorization"] == "Bearer renewed-access-token-1"
+        await call.reply("yes")
+        assert (await room.ended(run))["text"] == "yes"
+        assert len(giver.asked) == 1, "what was begun was begun again"
+
+
+async def test_a_type_that_nobody_knows_is_said_with_those_that_are_known(house: House) -> None:
+    room = await house.room(model="openai")
+    write(house, room, lambda tree: tree["providers"]["loop"].update(type="smoke-signals"))
+    await reload(room)
+    ended = await room.ended(await room.prompt("hello?"))
+    assert "smoke-signals" in ended["error"]
+    for known in ("anthropic", "openai", "ollama", "google", "bedrock"):
+        assert known in ended["error"]
+    assert texts(await room.last_assistant()) == ""
