@@ -335,7 +335,7 @@ def read_config(
         Path(spec.data_dir),
         spec.env,
         default_model=spec.default_model,
+        local_model=spec.local_model,
         chosen=chosen,
         unwritten=unwritten,
     )
-        local_model=spec.local_model,
