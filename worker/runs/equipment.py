@@ -28,12 +28,13 @@ from worker.config.edit import edit_file, file_of
 from worker.config.files import Object
 from worker.config.load import Config, load_config
 from worker.config.schema import Options
-from worker.models.build import Models
+from worker.models.build import Choice, Models
 from worker.models.client import ModelClient
 from worker.permissions.desk import Desk
 from worker.permissions.gate import AskingGate, RunPolicy
 from worker.permissions.rules import Rules
 from worker.runs.ending import Author
+from worker.runs.logins import Logins
 from worker.runs.transcript import StoredTranscript
 from worker.service import Service
 from worker.store.runs import DELEGATED, SUMMARY, TASK, WEB, StoredRun
@@ -74,8 +75,8 @@ class Equipment:
         *,
         config: Config | BadInput,
         children: Children,
-        files: FileLedger,
         desk: Desk,
+        files: FileLedger,
         services: Sequence[Service] = (),
         code: CodeServers | None = None,
         hooks: Hooks | None = None,
@@ -92,8 +93,8 @@ class Equipment:
         """
         self._spec = spec
         self._children = children
-        self._files = files
         self._desk = desk
+        self._files = files
         self._services = [*services]
         self._code = code or NoCodeServers()
         self._hooks = hooks or NoHooks()
@@ -114,6 +115,15 @@ class Equipment:
         if isinstance(config, BadInput):
             self.problem, config = config, _nothing(Path(spec.data_dir))
             log.error(self.problem.message)
+        self.logins = Logins(
+            providers=lambda: self.outfit.config.providers,
+            reload=self.reload,
+            edit=self.edit,
+            data_dir=Path(spec.data_dir),
+            env=spec.env,
+            clock=clock,
+            log=log,
+        )
         self.outfit = self._fit(config)
 
     def add(self, service: Service) -> None:
@@ -182,6 +192,7 @@ class Equipment:
         """A turn with the outfit of this moment. Raises BadInput for a model that cannot be used."""
         if self.problem is not None:
             raise self.problem
+        await self.logins.fresh(self.outfit.models.choice().provider.id)
         outfit = self.outfit
         if run.kind == SUMMARY:
             return SummaryTurn(
@@ -263,17 +274,6 @@ class Equipment:
             may_summarize=not outfit.config.options.disable_auto_summarize,
         )
 
-    async def close(self) -> None:
-        """Close the services and the connections to providers."""
-        for service in self._services:
-            await service.close()
-        for models in (*self._retired, self.outfit.models):
-            await models.close()
-
-    def _fit(self, config: Config) -> Outfit:
-        for secret in config.secrets:
-            self._register_secret(secret)
-        for warning in config.warnings:
     def _gate(self, run: StoredRun, outfit: Outfit) -> AskingGate:
         allowed = frozenset(outfit.config.allowed_tools)
         return AskingGate(
@@ -293,6 +293,26 @@ class Equipment:
         section = self.outfit.config.raw.get("permissions")
         return not isinstance(section, dict) or section.get("allow_run_policy") is not False
 
+    async def close(self) -> None:
+        """Close the services and the connections to providers."""
+        await self.logins.close()
+        for service in self._services:
+            await service.close()
+        for models in (*self._retired, self.outfit.models):
+            await models.close()
+
+    async def _renewed(self, kind: str, refused: Choice) -> ModelClient | None:
+        """A client for the same model with a newer key than the one that was refused, None if there is none."""
+        if not await self.logins.renew(refused.provider.id, refused.provider.api_key):
+            return None
+        choice = self.outfit.models.choice(kind)
+        is_same = (choice.provider.id, choice.model.id) == (refused.provider.id, refused.model.id)
+        return self.outfit.models.bare(kind) if is_same else None
+
+    def _fit(self, config: Config) -> Outfit:
+        for secret in config.secrets:
+            self._register_secret(secret)
+        for warning in config.warnings:
             self._log.warning(warning)
         models = Models(
             config,
@@ -301,6 +321,7 @@ class Equipment:
             self._random,
             self._log,
             clock=self._clock,
+            renew=self._renewed,
         )
         for service in self._services:
             service.configure(config, {**self._spec.env, **config.env})
