@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("act:cancel", "Cancel a run, a session's runs, or all of a workspace."),
     "restart": ("act:restart", "Replace the worker of a workspace."),
     "stop": ("stop:stop", "Stop the server: runs are cancelled, all is written down."),
+    "config": ("config:config", "Show the configuration of a directory, and where each value came from."),
     "doctor": ("doctor:doctor", "Say what this host offers, and what that means."),
     "demo": ("demo:demo", "Show two workspaces, and what happens when one dies."),
 }

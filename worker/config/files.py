@@ -11,9 +11,10 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from protocol.errors import BadInput
+from protocol.shapes.config_report import FileStatus
 
 FILE_MAX_BYTES = 4 * 1024 * 1024
 DEPTH_MAX = 100
@@ -25,7 +26,6 @@ SCRIPTS = ("crushrc", ".crushrc", "bulkheadrc", ".bulkheadrc")
 SYSTEM_DIR = Path("/etc")
 
 Object = dict[str, object]
-FileStatus = Literal["used", "missing", "empty", "not ours", "not read", "broken"]
 
 
 @dataclass(frozen=True, slots=True)

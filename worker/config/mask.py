@@ -73,4 +73,4 @@ class Mask:
 
 def is_secret_key(key: str) -> bool:
     """May what stands under this name be a secret?"""
-    return key in ("env", "headers") or _SECRET_NAME.search(key) is not None
+    return key in ("env", "headers", "extra_headers") or _SECRET_NAME.search(key) is not None
