@@ -289,15 +289,15 @@ class RouteTable:
     """Finds the row for a request, one look-up for each word of the path."""
 
     def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
-        self._root: dict[str, Any] = {}
+        # A word that may be anything stands under None, which no word of a request can be.
+        self._root: dict[str | None, Any] = {}
         for route in routes:
             node = self._root
             names = []
             for word in route.path.strip("/").split("/"):
                 if word.startswith("{"):
                     names.append(word[1:-1])
-                    word = "{}"
-                node = node.setdefault(word, {})
+                node = node.setdefault(None if word.startswith("{") else word, {})
             methods = node.setdefault("", {})  # no word of a path is empty
             assert route.method not in methods, route
             methods[route.method] = (route, names)
@@ -311,7 +311,7 @@ class RouteTable:
         for word in path[1:].split("/"):
             if word and (below := node.get(word)) is not None:
                 node = below
-            elif word and (below := node.get("{}")) is not None:
+            elif word and (below := node.get(None)) is not None:
                 # Decoded after splitting, so that an encoded slash stays inside its word (C12).
                 values.append(_decoded(word))
                 node = below

@@ -91,7 +91,7 @@ class Registry:
         """The workspace with this id. Raises NotFound."""
         workspace = self.get(workspace_id)
         if workspace is None:
-            raise NotFound(f"there is no workspace {workspace_id!r}; create it first", code="workspace_unknown")
+            raise NotFound(f"there is no workspace {workspace_id[:100]!r}; create it first", code="workspace_unknown")
         return workspace
 
     def get(self, workspace_id: str) -> Workspace | None:

@@ -24,6 +24,12 @@ class Wire:
         with contextlib.suppress(OSError):
             self._writer.write(data)
 
+    async def sent(self) -> None:
+        """Wait until what was said is on its way, or nobody wants it."""
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(WAIT_S):
+                await self._writer.drain()
+
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """The next answer: status, headers with names in lower case, body."""
         async with asyncio.timeout(WAIT_S):

@@ -1,0 +1,125 @@
+"""Fault matrix 9: bodies at the limit and above it; the others are answered meanwhile (C08)."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from protocol.limits import DEFAULT_LIMITS
+from tests.support.client import Response, head, texts
+from tests.support.house import House, Room
+from tests.support.wire import wire
+
+LIMIT = DEFAULT_LIMITS.prompt_max_bytes
+BODY_LIMIT = DEFAULT_LIMITS.body_max_bytes
+PIECE = b"x" * (1 << 20)
+ANSWERED_MIN = 3
+UNDER_WAY = 5
+
+
+async def test_C08_a_prompt_at_the_limit_is_stored_whole_and_one_above_is_not(house: House) -> None:
+    room = await house.room()
+    text = "/say heard\n" + "ä漢🦀z" * (LIMIT // 11)
+    text += "." * (LIMIT - len(text.encode()))
+    async with others_are_answered(house):
+        assert (await prompted(room, "at-the-limit", text)).status == 202
+    assert (await room.ended("at-the-limit"))["text"] == "heard"
+    user, _ = await room.messages()
+    assert texts(user) == text, "not stored whole"
+    async with others_are_answered(house):
+        refused = await prompted(room, "above-the-limit", text + ".")
+    assert refused.expect(413).code == "too_large"
+    assert [stored.id for stored in house.stored(room).runs] == ["at-the-limit"]
+    await room.works()
+
+
+async def test_C08_ten_times_the_limit_is_refused_by_its_length_alone(house: House) -> None:
+    room = await house.room()
+    async with wire(house.server.socket_path) as large:
+        large.send(head("POST", f"/v1/workspaces/{room.id}/agent", {"Content-Length": str(10 * LIMIT)}))
+        status, headers, body = await large.answer()  # not one byte of the body was sent
+        assert (status, json.loads(body)["code"], headers["connection"]) == (413, "too_large", "close")
+        assert await large.rest() == b""
+    assert house.stored(room).runs == []
+    await room.works()
+
+
+async def test_C08_ten_times_the_limit_in_chunks_is_refused_on_the_way(house: House) -> None:
+    room = await house.room()
+    before, sent = peak_bytes(house.server.pid), 0
+    async with wire(house.server.socket_path) as large:
+        large.send(head("POST", f"/v1/workspaces/{room.id}/agent", {"Transfer-Encoding": "chunked"}))
+        answering = asyncio.ensure_future(large.answer())
+        async with others_are_answered(house):
+            while not answering.done() and sent < 10 * LIMIT:
+                large.send(b"%x\r\n%b\r\n" % (len(PIECE), PIECE))
+                sent += len(PIECE)
+                await large.sent()
+        status, headers, body = await answering
+        assert (status, json.loads(body)["code"], headers["connection"]) == (413, "too_large", "close")
+        assert BODY_LIMIT <= sent < 2 * BODY_LIMIT, "it was read on and on"
+        assert await large.rest() == b""
+    assert peak_bytes(house.server.pid) - before < 2 * BODY_LIMIT
+    assert house.stored(room).runs == []
+    await room.works()
+
+
+async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_hold_nobody_up(house: House) -> None:
+    room = await house.room()
+    runs = [f"large-{number}" for number in range(UNDER_WAY)]
+    bodies = [
+        json.dumps({"session_id": room.session, "run_id": run, "prompt": "/say heard\n" + "x" * (LIMIT // 16)}).encode()
+        for run in runs
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        halves = [await stack.enter_async_context(wire(house.server.socket_path)) for _ in runs]
+        for half, body in zip(halves, bodies, strict=True):
+            half.send(head("POST", f"/v1/workspaces/{room.id}/agent", {"Content-Length": str(len(body))}))
+            half.send(body[: len(body) // 2])
+            await half.sent()
+        await room.works()
+        async with others_are_answered(house):
+            for half, body, run in zip(halves, bodies, runs, strict=True):
+                house.diary.asked(room.id, room.session, run)
+                half.send(body[len(body) // 2 :])
+            for half in halves:
+                assert (await half.answer())[0] == 202
+    for run in runs:
+        assert (await room.ended(run))["text"] == "heard"
+
+
+async def prompted(room: Room, run: str, text: str) -> Response:
+    """The answer to a prompt whose text is sent as it is; escaped it would be more than a body may be."""
+    room.client.diary.asked(room.id, room.session, run)
+    wish = {"session_id": room.session, "run_id": run, "prompt": text}
+    raw = json.dumps(wish, ensure_ascii=False).encode()
+    return await room.client.post(f"/v1/workspaces/{room.id}/agent", raw=raw)
+
+
+@contextlib.asynccontextmanager
+async def others_are_answered(house: House) -> AsyncIterator[None]:
+    """Meanwhile another client asks the server and the bystander's worker, again and again, and is answered."""
+    client, answered = house.new_client(), 0
+
+    async def ask() -> None:
+        nonlocal answered
+        while True:
+            (await client.get("/v1/health")).expect(200)
+            (await client.get(f"/v1/workspaces/{house.bystander.workspace}/sessions")).expect(200)
+            answered += 1
+
+    asking = asyncio.ensure_future(ask())
+    try:
+        yield
+        assert not asking.done() or asking.exception() is None, asking
+        assert answered >= ANSWERED_MIN, "nobody else was answered meanwhile"
+    finally:
+        asking.cancel()
+        await asyncio.wait({asking})
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process ever had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
