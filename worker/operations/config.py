@@ -23,14 +23,13 @@ from protocol.shapes.config import (
     SetProviderKey,
 )
 from protocol.shapes.provider import CatalogueProvider, ProviderConfig, SelectedModel
-from worker.config.edit import names_of, remember_model, remove_key, set_key
+from worker.config.edit import literal, names_of, remember_model, remove_key, set_key
 from worker.config.files import Object
 from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.equipment import Equipment
 from worker.store.database import Database, Transaction
 
-_TEMPLATE_SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\$`'\""})
 _DOCKER: Object = {"type": "stdio", "command": "docker", "args": ["mcp", "gateway", "run"]}
 
 
@@ -115,10 +114,10 @@ class ConfigOperations:
             raise BadInput("cannot store this login: field `api_key.access_token` is empty")
         login: Object = msgspec.to_builtins(token)
         # A key in a file is a template; a token is meant as it is.
-        literal = token.access_token.translate(_TEMPLATE_SIGNS)
+        template = literal(token.access_token)
 
         def change(tree: Object) -> None:
-            set_key(tree, [*above, "api_key"], literal)
+            set_key(tree, [*above, "api_key"], template)
             set_key(tree, [*above, "oauth"], login)
 
         return await self._edit(wish.scope, change)
@@ -134,13 +133,16 @@ class ConfigOperations:
         return Response(msgspec.json.encode(CopilotImport()))
 
     async def refresh_oauth(self, request: Request) -> Response:
-        """Raises BadInput: logins are stored, and renewed by logging in again."""
+        """Renew a login. Raises BadInput when that is not possible: then one must log in again."""
         wish = read(request.body, RefreshLogin)
         provider = self._equipment.outfit.config.providers.get(wish.provider_id)
         name = repr(wish.provider_id[:100])
         if provider is None or provider.oauth is None:
             raise BadInput(f"cannot refresh the login of provider {name}: it has no OAuth login; log in first")
-        raise BadInput(f"cannot refresh the login of provider {name}: this server does not renew tokens; log in again")
+        if not await self._equipment.logins.renew(provider.id, provider.api_key):
+            raise BadInput(f"cannot refresh the login of provider {name}: no new token was given; log in again")
+        await self._tell()
+        return Response()
 
     async def docker_enable(self, request: Request) -> Response:
         """Add Docker's MCP gateway to this workspace's configuration."""
