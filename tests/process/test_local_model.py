@@ -1,0 +1,238 @@
+"""The process of the local model under a real supervisor: started when asked, one for all, replaced, ended.
+
+A stand-in takes the place of the model, so that it starts slowly, dies and hangs when the test wants it.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import side_model
+from tests.support.eventually import eventually
+from tests.support.house import House, Room
+from tests.support.processes import Process
+
+ON = {"BULKHEAD_LOCAL_MODEL": "1"}
+AT_ONCE = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}
+SCRIPT = {"provider": "builtin", "model": "script"}
+LOCAL = {"provider": "local", "model": "smollm2"}
+
+
+class Side:
+    """The stand-in of one house, and what it is told."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.mode = house.root / "mode"
+        self.record = house.server.runtime_dir / "local-model.json"
+        self.mode.write_text("ok")
+
+    async def start(self, *, default: dict[str, str] | None = SCRIPT) -> None:
+        """Start the server with the stand-in; the scripted model answers where nothing else is said."""
+        config: dict[str, Any] = {
+            "server": {"local_model_command": [sys.executable, "-P", side_model.__file__, str(self.mode)]}
+        }
+        if default is not None:
+            config["models"] = {"large": default, "small": default}
+        path = self.house.root / "c" / "bulkhead" / "bulkhead.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(config))
+        await self.house.start()
+
+    async def room(self, name: str = "w") -> Room:
+        """A workspace where the local model answers."""
+        path = self.house.directory(name, "script")
+        (path / "bulkhead.json").write_text(json.dumps({"models": {"large": LOCAL, "small": LOCAL}}))
+        client = self.house.new_client()
+        workspace = await client.create(path)
+        session = await client.create_session(workspace["id"])
+        return Room(self.house, workspace, session, await self.house.watch(workspace["id"], name=name, client=client))
+
+    def process(self) -> Process:
+        """The process that runs now, as the supervisor has it on record."""
+        return self.house.hold(json.loads(self.record.read_text())["pid"])
+
+    def go(self) -> None:
+        """Let `/hold` end."""
+        self.mode.with_name("go").touch()
+
+
+async def answer(room: Room, prompt: str) -> str:
+    """What a prompt is answered with; it must be."""
+    end = await room.ended(await room.prompt(prompt))
+    assert "error" not in end, end
+    return str(end["text"])
+
+
+@pytest.mark.house(env=ON, start=False, bystander=False)
+async def test_without_a_provider_it_answers_and_starts_with_the_first_prompt(house: House) -> None:
+    side = Side(house)
+    await side.start(default=None)
+    room = await house.room()
+    info = (await room.client.get(f"/v1/workspaces/{room.id}/agent")).expect(200).json()
+    assert (info["model_cfg"]["provider"], info["model_cfg"]["model"]) == ("local", "smollm2")
+    assert info["model"]["context_window"] == 4096
+    assert not side.record.exists(), "started although nobody asked it anything"
+    keys = (await answer(room, "/keys")).split()
+    assert "messages" in keys
+    assert "tools" not in keys, "it makes no tool calls, and reads slowly"
+    assert str(side.process().pid) == await answer(room, "/pid")
+
+
+@pytest.mark.house(env=ON, start=False)
+async def test_two_workspaces_share_one_process(house: House) -> None:
+    side = Side(house)
+    await side.start()
+    one, two = await side.room("one"), await side.room("two")
+    held = await one.prompt("/hold")
+    await one.watcher.text(one.session, "one two")
+    assert await answer(two, "/pid") == str(side.process().pid)
+    side.go()
+    assert (await one.ended(held))["text"] == "one two three"
+
+
+@pytest.mark.house(env=ON, start=False)
+async def test_a_slow_start_is_waited_for(house: House) -> None:
+    side = Side(house)
+    side.mode.write_text("slow")
+    await side.start()
+    room = await side.room()
+    run = await room.prompt("/say worth waiting for")
+    await eventually(side.record.exists, what="the process on record")
+    slow = side.process()
+    side.mode.write_text("ok")
+    assert (await room.ended(run))["text"] == "worth waiting for"
+    assert slow.is_alive
+
+
+@pytest.mark.house(env=ON, start=False, limits={"local_model_start_s": 1.0, "model_first_event_s": 20.0})
+async def test_one_that_never_gets_ready_is_replaced(house: House) -> None:
+    side = Side(house)
+    side.mode.write_text("slow")
+    await side.start()
+    room = await side.room()
+    run = await room.prompt("/say at last")
+    await eventually(side.record.exists, what="the process on record")
+    await side.process().gone()
+    side.mode.write_text("ok")
+    assert (await room.ended(run))["text"] == "at last"
+
+
+@pytest.mark.house(env=ON, start=False, limits=AT_ONCE)
+async def test_killed_in_the_middle_of_an_answer(house: House) -> None:
+    side = Side(house)
+    await side.start()
+    room = await side.room()
+    run = await room.prompt("/hold")
+    await room.watcher.text(room.session, "one two")
+    await side.process().kill()
+    side.go()
+    end = await room.ended(run)
+    assert end["text"] == "one two three", "the answer was asked for again, and nothing is doubled"
+    await room.works()
+
+
+@pytest.mark.house(env=ON, start=False, limits={**AT_ONCE, "local_model_lost_s": 2.0})
+async def test_one_that_hangs_is_killed_and_replaced(house: House) -> None:
+    side = Side(house)
+    await side.start()
+    room = await side.room()
+    run = await room.prompt("/hold")
+    await room.watcher.text(room.session, "one two")
+    hung = side.process()
+    hung.send(signal.SIGSTOP)
+    await hung.gone(10.0)
+    side.go()
+    assert (await room.ended(run))["text"] == "one two three"
+    assert "hung" in house.server.log
+
+
+@pytest.mark.house(env=ON, start=False, limits={"model_retries_max": 0, "restart_period_s": 2.0})
+async def test_one_that_cannot_start_is_refused_with_the_reason_and_tried_again_later(house: House) -> None:
+    side = Side(house)
+    side.mode.write_text("broken")
+    await side.start()
+    room = await side.room()
+    end = await room.ended(await room.prompt("/say hello"))
+    assert "exit code 3" in end["error"], end
+    assert "the file of the model is broken" in house.server.log
+    side.mode.write_text("ok")
+
+    async def is_answered() -> bool:
+        return "error" not in await room.ended(await room.prompt("/say hello"))
+
+    await eventually(is_answered, within_s=15.0, what="an answer once the pause is over")
+
+
+@pytest.mark.house(env=ON, start=False, limits={"local_model_idle_s": 1.0})
+async def test_it_leaves_when_nobody_needs_it_and_comes_back(house: House) -> None:
+    side = Side(house)
+    await side.start()
+    room = await side.room()
+    first = await answer(room, "/pid")
+    await eventually(lambda: not side.record.exists(), what="it left by itself")
+    assert await answer(room, "/pid") != first
+
+
+@pytest.mark.house(env=ON, start=False)
+async def test_it_ends_with_the_service(house: House) -> None:
+    side = Side(house)
+    await side.start()
+    room = await side.room()
+    await answer(room, "/say hello")
+    process = side.process()
+    house.bystander.was_ended = True
+    assert await house.server.stop() == 0
+    assert not process.is_alive
+    assert not side.record.exists()
+    assert not (house.server.runtime_dir / "model.sock").exists()
+
+
+@pytest.mark.house(env=ON, start=False)
+async def test_an_answer_outlives_the_supervisor_and_the_next_has_a_process_of_its_own(house: House) -> None:
+    side = Side(house)
+    await side.start()
+    house.bystander.may_reconnect = True
+    room = await side.room()
+    room.watcher.resumes = True
+    run = await room.prompt("/hold")
+    await room.watcher.text(room.session, "one two")
+    old = side.process()
+    await house.server.kill9()
+    await house.server.restart()
+    next_run = await room.prompt("/pid")
+    side.go()
+    assert (await room.ended(run))["text"] == "one two three"
+    await old.gone()
+    end = await room.ended(next_run)
+    assert end["text"] == str(side.process().pid) != str(old.pid)
+
+
+@pytest.mark.house(env=ON, start=False, limits={"local_model_leave_s": 0.5})
+async def test_one_that_hangs_when_its_supervisor_dies_is_ended_by_the_next(house: House) -> None:
+    side = Side(house)
+    await side.start()
+    house.bystander.may_reconnect = True
+    room = await side.room()
+    room.watcher.resumes = True
+    await answer(room, "/say hello")
+    hung = side.process()
+    hung.send(signal.SIGSTOP)
+    await house.server.kill9()
+    await house.server.restart()
+    await hung.gone()
+    await room.works()
+
+
+@pytest.mark.house(env={"BULKHEAD_LOCAL_MODEL": "0"}, start=False)
+async def test_it_can_be_switched_off(house: House) -> None:
+    side = Side(house)
+    await side.start(default=None)
+    room = await house.room()
+    assert await answer(room, "/say scripted") == "scripted"
+    assert not side.record.exists()
+    assert not Path(house.server.runtime_dir / "model.sock").exists()
