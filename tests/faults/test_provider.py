@@ -1,17 +1,21 @@
 """Fault matrix 10: the provider breaks off, stays silent or refuses; the partial text is kept, nothing is doubled."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from tests.support.client import finish_of, parts_of, texts
 from tests.support.house import House, Room
-from tests.support.provider import Exchange
+from tests.support.provider import API_KEY, Exchange
 
+DIALECTS = ["openai", "responses", "anthropic"]
 NO_WAIT = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}
 ONE_ATTEMPT = {"model_retries_max": 0}
 LONG_WAIT = {"model_retry_delay_s": 300.0, "model_retry_delay_s_max": 300.0}
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("how", ["reset", "clean end"])
 @pytest.mark.house(limits=NO_WAIT)
 async def test_L04_cut_in_the_middle_is_tried_again(house: House, how: str, dialect: str) -> None:
@@ -19,7 +23,7 @@ async def test_L04_cut_in_the_middle_is_tried_again(house: House, how: str, dial
     run, call = await room.streaming("once upon")
     await end(call, how)
     again = await house.provider.next_call()
-    assert len(again.body["messages"]) == len(call.body["messages"]), "the broken answer became part of the request"
+    assert len(again.messages) == len(call.messages), "the broken answer became part of the request"
     await again.reply("once upon ", "a time")
     ended = await room.ended(run)
     assert ended["text"] == "once upon a time", "text was doubled or lost"
@@ -55,7 +59,7 @@ async def test_L04_cut_after_a_tool_ran_does_not_run_it_again(house: House) -> N
     await room.watcher.text(room.session, "it was")
     second.reset()
     third = await house.provider.next_call()
-    assert third.body["messages"] == second.body["messages"], "the second step was repeated from another history"
+    assert third.messages == second.messages, "the second step was repeated from another history"
     await third.reply("it was one")
     assert (await room.ended(run))["text"] == "it was one"
     assert (room.path / "counted").read_text() == "ran\n"
@@ -154,7 +158,7 @@ async def asking_for_tools(room: Room, call: Exchange) -> None:
     ],
     ids=lambda trouble: trouble.__name__,
 )
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits=LONG_WAIT)
 async def test_L07_cancelled_in_every_trouble(house: House, trouble: object, dialect: str) -> None:
     room = await house.room(model=dialect)
@@ -169,6 +173,160 @@ async def test_L07_cancelled_in_every_trouble(house: House, trouble: object, dia
     assert (finish_of(await room.last_assistant()) or {})["reason"] == "canceled"
     assert len(house.provider.exchanges) == 1
     await room.works()
+
+
+LONG_LINE = 100 * 1024 * 1024
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [401, 403])
+async def test_L01_a_refused_key_fails_at_once_and_is_shown_to_nobody(house: House, status: int, dialect: str) -> None:
+    room = await house.room(model=dialect)
+    run = await room.prompt("hello?")
+    await (await house.provider.next_call()).refuse(status, message=f"the key {API_KEY} is wrong")
+    ended = await room.ended(run)
+    assert "is wrong" in ended["error"]
+    assert ("set providers.loop.api_key" in ended["error"]) == (status == 401)
+    assert (await room.run(run))["outcome"] == "failed"
+    assert (await room.run(run))["cause"] == "auth"
+    assert len(house.provider.exchanges) == 1, "a refused key was tried again"
+    assert API_KEY not in str([event.payload for event in room.watcher.seen])
+    assert API_KEY not in str(await room.messages())
+    assert API_KEY not in house.story()
+    await room.works()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.house(limits={"model_retry_delay_s": 300.0, "model_retry_delay_s_max": 300.0})
+async def test_L02_what_the_provider_asks_for_is_waited_and_no_more(house: House, dialect: str) -> None:
+    room = await house.room(model=dialect)
+    run = await room.prompt("hello?")
+    await (await house.provider.next_call()).refuse(429, retry_after="1")
+    await (await house.provider.next_call()).reply("here")  # within seconds: our own delay is five minutes
+    assert (await room.ended(run))["text"] == "here"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.house(limits=NO_WAIT)
+async def test_L02_a_provider_that_never_recovers_ends_the_run(house: House, status: int, dialect: str) -> None:
+    room = await house.room(model=dialect)
+    run = await room.prompt("hello?")
+    for _ in range(4):
+        await (await house.provider.next_call()).refuse(status)
+    ended = await room.ended(run)
+    assert "scripted failure" in ended["error"]
+    assert len(house.provider.exchanges) == 4
+    await room.works()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("how", ["silence", "headers", "comments"])
+@pytest.mark.house(limits={"model_first_event_s": 1.0, "model_progress_s": 1.0, "model_retries_max": 0})
+async def test_L03_a_silent_provider_is_given_up(house: House, how: str, dialect: str) -> None:
+    room = await house.room(model=dialect)
+    run = await room.prompt("hello?")
+    call = await house.provider.next_call()
+    if how == "headers":
+        await call.tokens()
+    ending = asyncio.create_task(room.ended(run))
+    while how == "comments" and not ending.done():
+        await call.garbage(b": still here\n\n")
+        await asyncio.wait({ending}, timeout=0.1)
+    ended = await ending
+    assert "sent nothing for 1 s" in ended["error"]
+    assert (await room.run(run))["cause"] == "timeout"
+    await call.left()
+    await room.works()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.house(limits={"model_progress_s": 5.0, "run_max_s": 2.0}, bystander=False)  # whose run lasts longer
+async def test_L03_a_token_now_and_then_does_not_outlast_the_run(house: House, dialect: str) -> None:
+    room = await house.room(model=dialect)
+    run = await room.prompt("hello?")
+    call = await house.provider.next_call()
+    ending = asyncio.create_task(room.ended(run))
+    while not ending.done():
+        await call.tokens("x")
+        await asyncio.wait({ending}, timeout=0.2)
+    ended = await ending
+    assert "longer than 2 s" in ended["error"]
+    assert ended["text"].startswith("xx"), "what came is kept"
+    await call.left()
+    await room.works_unwatched()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "data",
+    [b"data: not json\n\n", b'data: {"type": 5, "choices": "no"}\n\n', b"data: [1, 2]\n\n", b"data: \xff\xfe\xff\n\n"],
+    ids=["no json", "wrong shape", "a list", "no utf-8"],
+)
+@pytest.mark.house(limits={"model_retries_max": 0})
+async def test_L05_garbage_fails_the_run_and_nothing_else(house: House, data: bytes, dialect: str) -> None:
+    room = await house.room(model=dialect)
+    run, call = await room.streaming("half")
+    await call.garbage(data)
+    await call.cut()
+    ended = await room.ended(run)
+    assert ended["error"]
+    assert ended["text"] == "half"
+    assert (await room.run(run))["cause"] in ("garbage", "stream_cut")
+    await room.works()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_L05_a_line_of_100_MB_takes_no_memory(house: House, dialect: str) -> None:
+    room = await house.room(model=dialect)
+    await room.works()  # all that is loaded for a first request is loaded
+    worker = await room.worker()
+    before = peak_bytes(worker.pid)
+    run, call = await room.streaming("half")
+    sent = 0
+    block = b"y" * (1 << 20)
+    await call.garbage(b"data: ")
+    while sent < LONG_LINE and not call.is_left:
+        await call.garbage(block)
+        await asyncio.sleep(0)  # a write to a connection that was closed does not wait
+        sent += len(block)
+    ended = await room.ended(run)
+    assert "longer than" in ended["error"]
+    assert ended["text"] == "half"
+    assert (await room.run(run))["cause"] == "garbage"
+    assert sent < LONG_LINE, "all of it was taken"
+    grown = peak_bytes(worker.pid) - before
+    assert grown < 64 * (1 << 20), f"the worker grew by {grown >> 20} MB"
+    await room.works()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.house(limits={"steps_max": 4})
+async def test_L06_odd_tool_calls_are_answered_with_errors(house: House, dialect: str) -> None:
+    room = await house.room(model=dialect, yolo=True)
+    run = await room.prompt("do odd things")
+    first = await house.provider.next_call()
+    await first.tool_call("c1", "bash", "")
+    await first.tool_call("c2", "bash", '{"command": ')
+    await first.tool_call("c3", "no_such_tool", {})
+    await first.finish()
+    second = await house.provider.next_call()  # the provider checks that the history is one that it would take
+    await second.tool_call("c1", "ls", {})
+    await second.finish()
+    third = await house.provider.next_call()
+    await third.reply("well")
+    assert (await room.ended(run))["text"] == "well"
+    results = [part for message in await room.messages() for part in parts_of(message, "tool_result")]
+    assert [bool(result.get("is_error")) for result in results] == [True, True, True, False]
+    ids = [part["id"] for message in await room.messages() for part in parts_of(message, "tool_call")]
+    assert len(set(ids)) == len(ids) == 4
+    assert "no_such_tool" in results[2]["content"]
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process ever had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 async def end(call: Exchange, how: str) -> None:
