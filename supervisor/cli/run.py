@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import click
 import msgspec
@@ -16,6 +17,8 @@ from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.shapes.agent import AgentEvent, Run, RunComplete
 from protocol.shapes.message import Message
+from protocol.shapes.permission import PermissionNotification, PermissionRequest
+from protocol.shapes.session import Session
 from protocol.shapes.workspace import WorkspaceState
 from supervisor.cli.answer import AnswerView, Text, text_of
 from supervisor.cli.connect import (
@@ -29,9 +32,12 @@ from supervisor.cli.connect import (
     perform,
     server_options,
 )
+from supervisor.cli.consent import Action, Consent, open_terminal
 from supervisor.cli.private import start_private
 from supervisor.cli.screen import note, tame
 from supervisor.client.events import RESUMED, EventStream, StreamEvent
+
+Policy = Literal["ask", "deny", "allow"]
 
 CANCEL_S = 30.0
 """After a cancel the run's end is awaited for so long: the server's own budget for it is shorter."""
@@ -41,11 +47,12 @@ Examples:
   bulkhead run "explain this project"
   git diff | bulkhead run "review this"      the prompt, then what was piped in
   bulkhead run --continue "and the tests?"   goes on in the newest session
-  bulkhead run --yolo "fix the typo in README.md"
+  bulkhead run --permissions allow "fix the typo in README.md"
   bulkhead run --json "hello" | jq -r .type
 \b
-The answer goes to standard output, everything else to standard error. Exit codes: 0 completed,
-1 failed or interrupted, 2 bad usage, 130 cancelled. Ctrl-C cancels this run and no other; twice leaves at once.
+The answer goes to standard output, everything else to standard error. Tools that need permission
+ask at the terminal; where there is none they are denied. Exit codes: 0 completed, 1 failed or
+interrupted, 2 bad usage, 130 cancelled. Ctrl-C cancels this run and no other; twice leaves at once.
 """
 
 
@@ -55,6 +62,12 @@ The answer goes to standard output, everything else to standard error. Exit code
 @click.option("--continue", "is_continued", is_flag=True, help="Go on in the newest session.")
 @click.option("-C", "--cwd", type=click.Path(path_type=Path), metavar="DIR", help="The workspace; default: here.")
 @click.option("--yolo", is_flag=True, help="Let tools of this workspace run without asking, until this run has ended.")
+@click.option(
+    "--permissions",
+    type=click.Choice(["ask", "deny", "allow"]),
+    help="What becomes of tools that need permission: you are asked, or all are denied or allowed for this run. "
+    "Default: ask at a terminal, else deny.",
+)
 @json_option
 @server_options
 def run(
@@ -63,6 +76,7 @@ def run(
     is_continued: bool,
     cwd: Path | None,
     yolo: bool,
+    permissions: Policy | None,
     as_json: bool,
     host: str | None,
     token_file: Path | None,
@@ -77,7 +91,11 @@ def run(
 
     async def work() -> int:
         door = find_door(host, token_file)
-        one_shot = _OneShot(door, directory(cwd), text, as_json=as_json)
+        terminal = open_terminal() if permissions == "ask" or (permissions is None and not as_json) else None
+        if permissions == "ask" and terminal is None:
+            raise click.UsageError("--permissions ask needs a terminal; use deny or allow, or answer from elsewhere")
+        policy: Policy = permissions or ("deny" if terminal is None else "ask")
+        one_shot = _OneShot(door, directory(cwd), text, as_json=as_json, policy=policy, terminal=terminal)
         return await one_shot.run(session_id, is_continued=is_continued, yolo=yolo)
 
     perform(work())
@@ -100,11 +118,17 @@ def _prompt_text(words: tuple[str, ...]) -> str:
 class _OneShot:
     """One prompt from here to its end."""
 
-    def __init__(self, door: Door, path: Path, prompt: str, *, as_json: bool) -> None:
+    def __init__(
+        self, door: Door, path: Path, prompt: str, *, as_json: bool, policy: Policy, terminal: int | None
+    ) -> None:
         self._door = door
         self._path = path
         self._prompt = prompt
         self._as_json = as_json
+        self._policy: Policy = policy
+        self._terminal = terminal
+        self._consent: Consent | None = None
+        self._sessions: set[str] = set()  # ours, and those of the agents that work for it
         self._api = door.api()
         self._tasks = TaskOwner("run", logging.getLogger("bulkhead.run"))
         self._run_id = self._api.new_run_id()
@@ -120,6 +144,8 @@ class _OneShot:
         assert main is not None
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupted, main)
+        if self._terminal is not None:
+            self._consent = Consent(self._terminal, self._decided)
         try:
             await self._find_server()
             workspace = await self._api.create_workspace(self._path)
@@ -134,6 +160,8 @@ class _OneShot:
             return EXIT_INTERRUPTED
         finally:
             loop.remove_signal_handler(signal.SIGINT)
+            if self._consent is not None:
+                await self._consent.close()
             await self._tasks.close()
             if self._workspace_id and self._asked_to_stop < 2:
                 await self._retire()
@@ -190,7 +218,14 @@ class _OneShot:
         async with self._api.events(self._workspace_id) as events:
             # From here on an interrupt is a cancel of the run: the server knows it by our id, answered or not.
             self._is_submitted = True
-            await self._api.submit(self._workspace_id, self._session_id, self._prompt, run_id=self._run_id)
+            await self._api.submit(
+                self._workspace_id,
+                self._session_id,
+                self._prompt,
+                run_id=self._run_id,
+                permission_policy=self._policy,
+            )
+            self._sessions.add(self._session_id)
             if self._is_stopping():  # that cancel may have come before the prompt, and then it found nothing
                 await self._cancel()
             if self._as_json:
@@ -214,9 +249,24 @@ class _OneShot:
                         note(f"{told.type}: {told.progress}".rstrip(": "))
                 case "workspace_state":
                     self._workspace(event.read(WorkspaceState))
+                case "session" if (session := event.read(Session)).parent_session_id in self._sessions:
+                    self._sessions.add(session.id)
+                case "permission_request":
+                    self._requested(event.read(PermissionRequest))
+                case "permission_notification" if self._consent is not None:
+                    self._consent.notified(event.read(PermissionNotification))
                 case "reset" | "resumed":
+                    for request in await self._api.permissions(self._workspace_id) if self._consent is not None else ():
+                        self._requested(request)
                     if (ended := await self._ended_meanwhile()) is not None:
                         return ended
+
+    def _requested(self, request: PermissionRequest) -> None:
+        if self._consent is not None and request.session_id in self._sessions:
+            self._consent.requested(request)
+
+    async def _decided(self, request: PermissionRequest, action: Action) -> bool:
+        return await self._api.grant(self._workspace_id, request, action)
 
     def _workspace(self, state: WorkspaceState) -> None:
         """Tell of what keeps the answer waiting, once."""

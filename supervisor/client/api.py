@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -13,6 +13,7 @@ from protocol.errors import CODES, BulkheadError, ErrorInfo, Internal, Unavailab
 from protocol.ids import new_uuid
 from protocol.shapes.agent import Accepted, AgentInfo, Prompt, Run
 from protocol.shapes.message import Message
+from protocol.shapes.permission import Grant, PermissionPolicy, PermissionRequest, Resolved
 from protocol.shapes.session import Session, SessionWish
 from protocol.shapes.workspace import WorkerStatus, Workspace, WorkspaceWish
 from protocol.version import BULKHEAD_VERSION
@@ -145,12 +146,21 @@ class Api:
         """An id for a prompt; sending the prompt again with it starts nothing new."""
         return new_uuid(self._source)
 
-    async def submit(self, workspace_id: str, session_id: str, prompt: str, *, run_id: str) -> str:
+    async def submit(
+        self,
+        workspace_id: str,
+        session_id: str,
+        prompt: str,
+        *,
+        run_id: str,
+        permission_policy: PermissionPolicy = "",
+    ) -> str:
         """Send a prompt; returns the run id once the prompt is stored.
 
         A lost answer is asked for again: the run id is the key, so nothing starts twice.
         """
-        body = msgspec.json.encode(Prompt(session_id=session_id, run_id=run_id, prompt=prompt))
+        wish = Prompt(session_id=session_id, run_id=run_id, prompt=prompt, permission_policy=permission_policy)
+        body = msgspec.json.encode(wish)
         for attempt in range(SUBMIT_ATTEMPTS):
             try:
                 answer = await self._call("POST", _at(workspace_id, "agent"), body)
@@ -160,6 +170,17 @@ class Api:
                 if attempt == SUBMIT_ATTEMPTS - 1 or not is_lost:
                     raise
         raise AssertionError("the loop returns or raises")
+
+    async def permissions(self, workspace_id: str) -> list[PermissionRequest]:
+        """The requests for permission that wait."""
+        return await self._get(_at(workspace_id, "permissions"), list[PermissionRequest])
+
+    async def grant(
+        self, workspace_id: str, request: PermissionRequest, action: Literal["allow", "allow_session", "deny"]
+    ) -> bool:
+        """Answer a request for permission; False when somebody else was first. Raises Conflict `no_longer_asked`."""
+        wish = Grant(permission=request, action=action)
+        return (await self._send("POST", _at(workspace_id, "permissions", "grant"), wish, Resolved)).resolved
 
     async def runs(self, workspace_id: str, *, session_id: str = "", limit: int = 0) -> list[Run]:
         """The runs of a workspace or session, as the server orders them."""

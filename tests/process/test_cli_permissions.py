@@ -1,0 +1,137 @@
+"""`bulkhead run --permissions`: who is asked at a terminal, and what happens where there is none."""
+
+import asyncio
+import fcntl
+import os
+import pty
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.asks import bash
+from tests.support.command import COMMAND_S, Finished, command
+from tests.support.house import House
+
+
+class Terminal:
+    """A command whose standard error, and controlling terminal, is one that the test types into."""
+
+    def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
+        self._process = process
+        self._master = master
+        self._changed = asyncio.Event()
+        self._typed = 0
+        self.err = ""
+        asyncio.get_running_loop().add_reader(master, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._master, 4096)
+        except OSError:
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._master)
+        self.err += data.decode()
+        self._changed.set()
+
+    async def answer(self, question: str, answer: str) -> None:
+        """Wait until `question` is asked, then type an answer."""
+        async with asyncio.timeout(COMMAND_S):
+            while question not in self.err[self._typed :]:
+                self._changed.clear()
+                await self._changed.wait()
+        self._typed = len(self.err)
+        os.write(self._master, answer.encode() + b"\n")
+
+    async def finished(self) -> Finished:
+        async with asyncio.timeout(COMMAND_S):
+            out, _ = await self._process.communicate()
+        return Finished(self._process.returncode or 0, out.decode(), self.err)
+
+
+@asynccontextmanager
+async def at_a_terminal(house: House, *words: str, cwd: Path) -> AsyncIterator[Terminal]:
+    master, slave = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "supervisor.cli.main", "run", *words),
+        cwd=str(cwd),
+        env={**house.server.environment, "NO_COLOR": "1"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+    )
+    os.close(slave)
+    terminal = Terminal(process, master)
+    try:
+        yield terminal
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+        asyncio.get_running_loop().remove_reader(master)
+        os.close(master)
+
+
+QUESTION = "[y]es, [n]o, [a]lways"
+
+
+async def test_a_person_is_asked_at_the_terminal(house: House) -> None:
+    path = house.directory("w", "script")
+    prompt = f"{bash('touch one.txt')}\n/say and\n{bash('touch two.txt')}\n{bash('touch three.txt')}\n/say done"
+    async with at_a_terminal(house, prompt, cwd=path) as terminal:
+        await terminal.answer(QUESTION, "perhaps")
+        assert "bash asks to execute" in terminal.err
+        assert "touch one.txt" in terminal.err
+        await terminal.answer(QUESTION, "y")
+        await terminal.answer(QUESTION, "always")
+        done = (await terminal.finished()).expect(0)
+    assert done.out.endswith("done\n")
+    assert [(path / f"{name}.txt").exists() for name in ("one", "two", "three")] == [True] * 3
+    assert done.err.count("bash asks to execute") == 2, "always was not for ever"
+
+
+async def test_a_person_may_say_no(house: House) -> None:
+    path = house.directory("w", "script")
+    async with at_a_terminal(house, f"{bash('touch one.txt')}\n/say not reached", cwd=path) as terminal:
+        await terminal.answer(QUESTION, "n")
+        done = (await terminal.finished()).expect(0)
+    assert "not reached" not in done.out
+    assert not (path / "one.txt").exists()
+
+
+async def test_somebody_else_may_answer(house: House) -> None:
+    path = house.directory("w", "script")
+    client = house.new_client()
+    workspace = (await client.create(path))["id"]
+    watcher = await house.watch(workspace, name="other", client=client)
+    async with at_a_terminal(house, bash("touch one.txt"), cwd=path) as terminal:
+        request = (await watcher.wait(lambda e: e.kind == "permission_request", what="a request")).payload
+        body = {"permission": request, "action": "allow"}
+        answer = await client.post(f"/v1/workspaces/{workspace}/permissions/grant", body)
+        assert answer.expect(200).json() == {"resolved": True}
+        (await terminal.finished()).expect(0)
+    assert (path / "one.txt").exists()
+    await enter(house, workspace)
+
+
+async def enter(house: House, workspace: str) -> None:
+    """The prompts of a command are nobody's in the house's diary; from here on they are judged like the others."""
+    for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
+        house.diary.asked(workspace, run["session_id"], run["id"])
+        house.diary.accepted(workspace, run["session_id"], run["id"])
+
+
+@pytest.mark.parametrize(("words", "is_made"), [((), False), (("--permissions", "allow"), True), (("--yolo",), True)])
+async def test_without_a_terminal_nobody_is_asked(house: House, words: tuple[str, ...], is_made: bool) -> None:
+    path = house.directory("w", "script")
+    done = (await command(house.server, "run", *words, bash("touch one.txt"), cwd=path)).expect(0)
+    assert (path / "one.txt").exists() == is_made
+    assert ("denied" in done.err) != is_made
+    told = (await command(house.server, "run", "--permissions", "ask", "/say x", cwd=path)).expect(2)
+    assert "needs a terminal" in told.err
