@@ -36,9 +36,9 @@ async def exchange(login: Mapping[str, Any], http: "httpx2.AsyncClient", now: Ca
     """
     client = _client(login)
     form = {"grant_type": "refresh_token", "refresh_token": _text(login, "refresh_token")}
-    basic: tuple[str, str] | None = None
+    basic: dict[str, Any] = {}
     if client.get("auth_style") == _BY_HEADER and _text(client, "client_secret"):
-        basic = (_text(client, "client_id"), _text(client, "client_secret"))
+        basic["auth"] = (_text(client, "client_id"), _text(client, "client_secret"))
     else:
         form |= {name: _text(client, name) for name in ("client_id", "client_secret") if _text(client, name)}
     answer = await http.post(
