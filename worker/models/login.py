@@ -44,7 +44,7 @@ async def exchange(login: Mapping[str, Any], http: "httpx2.AsyncClient", now: Ca
     answer = await http.post(
         _text(client, "token_url"),
         data=form,
-        auth=basic,
+        **basic,
         headers={"accept": "application/json"},
         follow_redirects=False,
     )
