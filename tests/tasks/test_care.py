@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.support.asks import requested, resolved
 from tests.support.client import finish_of
 from tests.support.house import House
 from tests.support.pages import Pages, page
@@ -30,9 +31,12 @@ async def test_answer_from_grep_and_change_nothing(house: House) -> None:
 
 
 async def test_refuse_a_dangerous_command(house: House) -> None:
-    room = await house.room(permission_policy="deny")
+    room = await house.room()
     make_repository(room.path)
     run = await room.prompt(script(bash("git status && rm -rf shop tests"), "/say it is all gone"))
+    request = await requested(room.watcher)
+    assert request["params"]["command"] == "git status && rm -rf shop tests"
+    assert await resolved(room, request, "deny")
     await room.ended(run)
     (told,) = await results(room)
     assert told["is_error"]
