@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from protocol.limits import DEFAULT_LIMITS
 from tests.support.client import Response, head, texts
 from tests.support.house import House, Room
+from tests.support.vitals import peak_bytes
 from tests.support.wire import wire
 
 LIMIT = DEFAULT_LIMITS.prompt_max_bytes
@@ -117,9 +117,3 @@ async def others_are_answered(house: House) -> AsyncIterator[None]:
     finally:
         asking.cancel()
         await asyncio.wait({asking})
-
-
-def peak_bytes(pid: int) -> int:
-    """The most memory that a process ever had."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024

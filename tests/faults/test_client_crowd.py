@@ -3,7 +3,6 @@
 import asyncio
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ from tests.support.client import ConnectionLost
 from tests.support.eventually import eventually
 from tests.support.house import House
 from tests.support.onlooker import Onlooker, all_saw_end, assert_exact, gone_at_the_end, open_all
+from tests.support.vitals import resident_bytes
 
 CROWD = 1000
 STEPS = (250, 500, CROWD)
@@ -123,9 +123,3 @@ async def come_back(onlooker: Onlooker) -> None:
             continue
         onlooker.close()
     raise AssertionError("not let in again")
-
-
-def resident_bytes(pid: int) -> int:
-    """The memory that a process has now."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()

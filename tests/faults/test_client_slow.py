@@ -9,9 +9,13 @@ from tests.support.eventually import eventually
 from tests.support.house import House, Room
 from tests.support.onlooker import Onlooker, all_saw_end, assert_exact, gone_at_the_end
 from tests.support.proxy import Proxy
-from tests.support.wire import Wire, descriptors_of, wire
+from tests.support.vitals import descriptors, peak_bytes
+from tests.support.wire import Wire, wire
 
 LARGE = 300_000
+KEPT_BYTES_MAX = 40_000_000
+"""What all clients of a workspace may cost together, slow ones included (`stream_queue_max_bytes`), and what passes."""
+
 SLOW = {"header_deadline_s": 0.4, "body_deadline_s": 0.4}
 TRICKLE_S = 0.05
 
@@ -27,8 +31,10 @@ async def test_C01_a_client_with_a_tiny_buffer_stops_reading(house: House) -> No
         assert await slow.open(receive_buffer=1) == 200
         await eventually(lambda: slow.base, what="where it stands")
         slow.pause()
+        before = peak_bytes(house.server.pid)
         await say_much(room, 8)
         await eventually(lambda: "slow client cut" in house.server.log, what="the slow client cut")
+        assert peak_bytes(house.server.pid) - before < KEPT_BYTES_MAX
         slow.go_on()
         await eventually(lambda: not slow.is_open, what="the end of its connection")
         await resumes(house, room, slow)
@@ -37,7 +43,7 @@ async def test_C01_a_client_with_a_tiny_buffer_stops_reading(house: House) -> No
 @pytest.mark.house(limits={"stream_write_deadline_s": 0.5})
 async def test_C01_a_peer_vanishes_behind_a_frozen_proxy(house: House) -> None:
     room = await house.room()
-    before = descriptors_of(house.server.pid)
+    before = len(descriptors(house.server.pid))
     async with Proxy(house.root / "proxy", house.server.socket_path) as proxy:
         gone = Onlooker(proxy.path, room.id)
         with gone_at_the_end([gone]):
@@ -48,7 +54,7 @@ async def test_C01_a_peer_vanishes_behind_a_frozen_proxy(house: House) -> None:
             proxy.freeze()
             await say_much(room, 8)
             await eventually(lambda: "slow client cut" in house.server.log, what="the vanished client cut")
-            await eventually(lambda: descriptors_of(house.server.pid) <= before, what="its descriptor closed")
+            await eventually(lambda: len(descriptors(house.server.pid)) <= before, what="its descriptor closed")
             assert gone.is_open, "it does not know yet"
             gone.close()
             await resumes(house, room, Onlooker(house.server.socket_path, room.id, gone.last_id), gone)

@@ -3,17 +3,16 @@
 import asyncio
 import contextlib
 import json
-import os
 import resource
 import time
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.client import head
 from tests.support.house import House, Room
+from tests.support.vitals import cpu_s, descriptors
 from tests.support.wire import Wire, wire
 
 ROUNDS = 10
@@ -78,7 +77,7 @@ async def still_works(house: House, room: Room, inside: Wire) -> None:
 async def no_descriptors_left(house: House) -> AsyncIterator[None]:
     """The server's limit is below the first descriptor that it could open."""
     pid = house.server.pid
-    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    taken = descriptors(pid)
     free = next(number for number in range(len(taken) + 1) if number not in taken)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, before[1]))
@@ -93,9 +92,3 @@ async def no_descriptors_left(house: House) -> AsyncIterator[None]:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-
-
-def cpu_s(pid: int) -> float:
-    """The processor time that a process has used, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

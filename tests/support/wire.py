@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -75,8 +74,3 @@ async def wire(path: Path) -> AsyncIterator[Wire]:
         found.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-
-
-def descriptors_of(pid: int) -> int:
-    """How many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))

@@ -8,16 +8,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tornado.httputil import HTTPHeaders
 
 from protocol.base.tasks import TaskOwner
-from protocol.errors import LimitReached, Unavailable
+from protocol.errors import BadInput, LimitReached, Unavailable
 from protocol.limits import Limits
 from supervisor.config import UnixAddress
 from supervisor.http.access import UnixAccess
 from supervisor.http.base import Request, Response, json_response
 from supervisor.http.listeners import open_listener
 from supervisor.http.routes import RouteTable
-from supervisor.http.server import Door
+from supervisor.http.server import Door, body_length
 from tests.support.client import read_head
 from tests.support.loop import run
 
@@ -214,6 +215,46 @@ def test_C10_headers_above_the_limit(tmp_path: Path) -> None:
             status, _, body = await house.say(head("GET", "/v1/health", "X-Big: " + "a" * 5000))
         assert status == 431
         assert json.loads(body)["code"] == "headers_too_large"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "length"),
+    [
+        ("HTTP/1.1", {}, 0),
+        ("HTTP/1.0", {}, 0),
+        ("HTTP/1.0", {"Content-Length": "007"}, 7),
+        ("HTTP/1.1", {"Content-Length": "18446744073709551"}, 18446744073709551),
+        ("HTTP/1.1", {"Transfer-Encoding": "Chunked"}, 0),
+        ("HTTP/1.0", {"Transfer-Encoding": "chunked"}, None),
+        ("HTTP/1.1", {"Transfer-Encoding": "chunked", "Content-Length": "1"}, None),
+        ("HTTP/1.1", {"Transfer-Encoding": "chunked,chunked"}, None),
+        ("HTTP/1.1", {"Transfer-Encoding": ""}, None),
+        ("HTTP/1.1", {"Content-Length": ""}, None),
+        ("HTTP/1.1", {"Content-Length": "1,1"}, None),
+        ("HTTP/1.1", {"Content-Length": "\u0661"}, None),
+        ("HTTP/1.1", {"Content-Length": "-1"}, None),
+        ("HTTP/1.1", {"Content-Length": "9" * 5000}, None),
+    ],
+)
+def test_C10_only_one_way_to_read_the_end_of_a_body(version: str, headers: dict[str, str], length: int | None) -> None:
+    if length is None:
+        with pytest.raises(BadInput, match="where this body ends"):
+            body_length(version, HTTPHeaders(headers))
+    else:
+        assert body_length(version, HTTPHeaders(headers)) == length
+
+
+def test_C10_a_refused_head_request_has_no_body_in_its_answer(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with House(tmp_path) as house:
+            reader, writer = await asyncio.open_unix_connection(house.path)
+            writer.write(head("HEAD", "/v1/health", "Content-Length: x"))
+            answer = await reader.read()
+            writer.close()
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert answer.endswith(b"\r\n\r\n")
 
     run(main())
 

@@ -51,7 +51,7 @@ _UNKNOWN = {
 }
 """What is said to a word of the path that is no id of ours."""
 
-EVERYWHERE = ("bad_input", "unauthorized", "forbidden", "too_large", "headers_too_large", "internal")
+EVERYWHERE = ("bad_input", "unauthorized", "forbidden", "too_large", "headers_too_large", "request_timeout", "internal")
 """What any request can meet: access, size, a query that is not UTF-8, a bug of ours."""
 
 OF_WORKERS = (
