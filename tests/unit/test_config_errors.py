@@ -38,7 +38,7 @@ def refusal(tmp_path: Path, text: str, *more: str) -> str:
     [
         ({"options": {"disable_auto_summarize": "yes"}}, 'disable_auto_summarize must be true or false, not "yes"'),
         ({"options": {"debug": 1}}, "options.debug must be true or false, not 1"),
-        ({"options": {"disabled_tools": "bash"}}, 'disabled_tools must be a list whose items are texts, not "bash"'),
+        ({"options": {"disabled_tools": "bash"}}, "disabled_tools must be a list whose items are texts, not a text"),
         ({"options": {"skills_paths": [1]}}, "options.skills_paths[0] must be a text, not 1"),
         ({"options": {"notifications": "loud"}}, 'one of "auto", "bell", "disabled", "native", "osc", not "loud"'),
         ({"options": []}, "options must be an object, not a list"),
@@ -97,6 +97,8 @@ def test_secrets_are_not_repeated(tmp_path):
     assert "987654321" not in message
     assert "api_key must be a text, not a number" in message
     del wrong["providers"]["p"]["api_key"]
+    assert "hunter2" not in refusal(tmp_path, json.dumps({"providers": wrong["providers"]}))
+    assert "hunter2" not in refusal(tmp_path, json.dumps({"providers": {"p": "hunter2"}}))
     assert "555" not in refusal(tmp_path, json.dumps({"env": wrong["env"]}))
 
 

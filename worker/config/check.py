@@ -19,6 +19,9 @@ from worker.config.schema import Schema
 from worker.config.sources import Sources
 
 SHOWN_LENGTH_MAX = 60
+_WORDS = (inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.LiteralType)
+"""Where one of these belongs, a text was hardly meant as a secret."""
+
 EVENT = "PreToolUse"
 _SIMILARITY_MIN = 0.7
 
@@ -214,14 +217,14 @@ def _plural(kind: inspect.Type) -> str:
 
 
 def _shown(value: object, kind: inspect.Type, at: KeyPath) -> str:
-    """The value as it is written, short; no more than its kind where it may be a secret."""
+    """The value as it is written, short; no more than its kind where it may be a secret or stands for something else."""
     may_be_secret = any(isinstance(name, str) and is_secret_key(name) for name in at)
     match value:
         case dict():
             return "an object"
         case list():
             return "a list"
-        case str() if may_be_secret:
+        case str() if may_be_secret or not isinstance(kind, _WORDS):
             return "a text"
         case int() | float() if may_be_secret and isinstance(kind, inspect.StrType):
             return "a number"
