@@ -217,7 +217,7 @@ def _plural(kind: inspect.Type) -> str:
 
 
 def _shown(value: object, kind: inspect.Type, at: KeyPath) -> str:
-    """The value as it is written, short; no more than its kind where it may be a secret or stands for something else."""
+    """The value as it is written, short; only its kind where it may be a secret or belongs elsewhere."""
     may_be_secret = any(isinstance(name, str) and is_secret_key(name) for name in at)
     match value:
         case dict():
