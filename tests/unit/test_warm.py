@@ -29,7 +29,11 @@ def state():
 before = state()
 from worker.models.warm import warm_up
 warm_up()
-import asyncio
+import asyncio, time
+for _ in range(200):  # a thread that has said its last word may still be leaving the kernel
+    if state()["threads"] == 1:
+        break
+    time.sleep(0.01)
 try:
     asyncio.get_running_loop()
     loop = True
