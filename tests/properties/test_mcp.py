@@ -1,5 +1,8 @@
 """Random facts at the machine of MCP servers: at most one connection, and the latest start alone decides."""
 
+import asyncio
+
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +67,41 @@ def test_names_of_tools_are_what_providers_take(server: str, tool: str) -> None:
     assert name.isascii()
     assert name.replace("_", "").replace("-", "").isalnum()
     assert name == tool_name(server, tool)
+
+
+@given(st.lists(st.sampled_from(["message", "noise", "", "cut"]), max_size=20), st.integers(1, 40))
+def test_messages_come_whole_however_the_pipe_cuts_them(lines: list[str], size: int) -> None:
+    from worker.mcp.stdio import Lines
+
+    sent = b""
+    for number, line in enumerate(lines):
+        sent += {
+            "message": b'{"jsonrpc": "2.0", "id": %d, "result": {}}' % number,
+            "noise": b"\xff\x00 hello",
+            "": b"",
+            "cut": b'{"jsonrpc": "2.0", "id"',
+        }[line] + b"\n"
+
+    async def read() -> list[int]:
+        stream = Lines(1000)
+        for start in range(0, len(sent), size):
+            stream.feed(sent[start : start + size])
+        stream.feed(b"")
+        return [item.message.id async for item in stream]  # type: ignore[union-attr]
+
+    assert asyncio.run(read()) == [number for number, line in enumerate(lines) if line == "message"]
+
+
+async def test_a_message_without_an_end_breaks_off() -> None:
+    from worker.mcp.stdio import Lines
+
+    stream = Lines(1000)
+    stream.feed(b'{"jsonrpc": "2.0", "id": 1, "result": {}}\n')
+    stream.feed(b"x" * 1001)
+    with pytest.raises(anyio.EndOfStream):
+        await stream.receive()
+    assert "more than 1000 bytes" in stream.problem
+    flood = Lines(1000)
+    for _ in range(200):
+        flood.feed(b'{"jsonrpc": "2.0", "method": "x"}\n')
+    assert flood.problem == "it sends more than can be read"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from protocol.base.clock import SystemClock
 from protocol.events import Event
 from protocol.limits import Limits
@@ -296,3 +298,27 @@ async def test_a_server_that_outstays_its_end_is_killed_with_all_it_started(tmp_
         found.configure({})
         await eventually(lambda: found.pids() == [], what="it is gone")
         assert found.servers.tools() == ()
+
+
+async def test_without_the_library_a_server_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("mcp", "mcp_types")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("session", "network", "oauth", "stdio"):
+        monkeypatch.delitem(sys.modules, f"worker.mcp.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    async with place(tmp_path, {"odd": odd()}) as found:
+        assert found.server.state is McpState.ERROR
+        assert "pip install 'bulkhead-agents[mcp]'" in found.server.error
+
+
+async def test_a_turn_that_begins_connects_what_broke_but_not_what_never_was(tmp_path: Path) -> None:
+    async with place(tmp_path, {"odd": odd(), "dies": odd("dies")}) as found:
+        (pid,) = found.pids()
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: found.server.state is McpState.ERROR, what="error")
+        found.events.clear()
+        await found.servers.refresh()
+        assert found.server.state is McpState.CONNECTED
+        assert {event["name"] for event in found.events} == {"odd"}

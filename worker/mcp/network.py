@@ -10,7 +10,7 @@ import httpx2
 from protocol.limits import Limits
 from worker.mcp.offer import McpFailed
 from worker.mcp.plan import Target
-from worker.models.build import shared_tls
+from worker.tls import shared_tls
 
 GOODBYE_S = 2.0
 CONNECTIONS_MAX = 16

@@ -79,6 +79,7 @@ class McpServer:
         self._session: LiveSession | None = None
         self._clean: Callable[[str], str] = lambda text: text
         self._note: Callable[[], str] = lambda: ""  # what it wrote that was no message
+        self._was_connected = False
         self._calls = 0
         self._reviving = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -95,10 +96,16 @@ class McpServer:
         """Why it is in the state error or needs a login."""
         return self._life.error
 
+    @property
+    def is_broken(self) -> bool:
+        """Was it connected, and then failed?"""
+        return self.state is McpState.ERROR and self._was_connected
+
     # --- its life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Connect, or connect again."""
+        self._was_connected = False
         self._perform(self._life.start())
 
     async def close(self) -> None:
@@ -148,7 +155,7 @@ class McpServer:
                 limit.reschedule(None)
                 if not self._life.connected(generation):
                     return
-                self._session, self.offer = session, offer
+                self._session, self.offer, self._was_connected = session, offer, True
                 self.connected_at = self._around.clock.wall()
                 self._tell()
                 await session.ended.wait()

@@ -107,6 +107,13 @@ class McpService(Service):
     def _end(self, name: str) -> None:
         self._tasks.start(self._servers.pop(name).close(), f"close {name}")
 
+    async def refresh(self) -> None:
+        """Connect those again that broke: a turn that does not know their tools could not call them back."""
+        broken = [server for server in self._servers.values() if server.is_broken]
+        for server in broken:
+            server.start()
+        await asyncio.gather(*(server.settled() for server in broken))
+
     def tools(self) -> Sequence[Tool]:
         """Those of the connected servers, and two for resources if there is any server."""
         if not self._servers:

@@ -207,7 +207,8 @@ class Equipment:
         today = date.fromtimestamp(self._clock.wall())
         gate = self._gate(run, outfit)
         if not self.is_interactive:
-            await asyncio.gather(*(service.settled() for service in self._services))
+            for service in self._services:
+                await service.settled()
         for service in self._services:
             await service.refresh()
         toolbox = outfit.toolbox.joined(tool for service in self._services for tool in service.tools())

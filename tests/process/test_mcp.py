@@ -1,0 +1,293 @@
+"""Real MCP servers under a real agent: over pipes and over the network, killed and started again, logged in at."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import strict
+from tests.support.decode import list_of, map_of
+from tests.support.eventually import eventually
+from tests.support.house import House, Room
+from tests.support.mcp_network import Guarded
+from tests.support.processes import descendants, title
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVERS = ROOT / ".cache" / "mcp-servers" / "node_modules" / "@modelcontextprotocol"
+EVERYTHING = SERVERS / "server-everything" / "dist" / "index.js"
+FILES = SERVERS / "server-filesystem" / "dist" / "index.js"
+ODD = ROOT / "tests" / "support" / "mcp_server.py"
+NODE = shutil.which("node") or ""
+START_S = 30.0
+
+needs_npm = pytest.mark.skipif(
+    not (NODE and EVERYTHING.exists() and FILES.exists()),
+    reason="the servers of npm are not installed; run `make mcp-servers` (needs node and npm)",
+)
+
+
+async def mcp_room(house: House, servers: dict[str, Any], *, allowed: list[str] | None = None) -> Room:
+    """A workspace with these servers, each of which has settled."""
+    path = house.directory("w", "script")
+    config = {"mcp": servers, "permissions": {"allowed_tools": allowed or []}}
+    (path / "bulkhead.json").write_text(json.dumps(config))
+    client = house.new_client()
+    workspace = await client.create(path, yolo=allowed is None)
+    session = await client.create_session(workspace["id"])
+    watcher = await house.watch(workspace["id"], name="w", client=client)
+    return Room(house, workspace, session, watcher)
+
+
+async def ask(room: Room, path: str, body: object = None) -> Any:
+    """The answer of a route of `/mcp`."""
+    at = f"/v1/workspaces/{room.id}/mcp/{path}"
+    answer = await (room.client.get(at) if body is None else room.client.post(at, body))
+    found = answer.expect(200)
+    return found.json() if found.body else None
+
+
+async def in_state(room: Room, name: str, state: str) -> dict[str, Any]:
+    """The server when it is in that state."""
+
+    async def look() -> dict[str, Any] | None:
+        states = await ask(room, "states")
+        map_of(strict.MCP_INFO)(states, "states")
+        info: dict[str, Any] = states[name]
+        return info if info["state"] == state else None
+
+    found: dict[str, Any] = await eventually(look, within_s=START_S, what=f"{name} is {state}")
+    return found
+
+
+async def tool(room: Room, name: str, /, **args: object) -> dict[str, Any]:
+    """The stored result of one call."""
+    run = await room.prompt(f"/tool {name} {json.dumps(args)}")
+    await room.ended(run, within_s=START_S + 10)
+    results = [part for m in await room.messages() for part in m["parts"] if part["type"] == "tool_result"]
+    found: dict[str, Any] = results[-1]["data"]
+    assert found["name"] == name
+    return found
+
+
+def everything(*args: str) -> dict[str, Any]:
+    return {"type": "stdio", "command": NODE, "args": [str(EVERYTHING), *args], "timeout": int(START_S)}
+
+
+def odd(mode: str = "good", **more: Any) -> dict[str, Any]:
+    return {"command": sys.executable, "args": ["-S", str(ODD), mode], **more}
+
+
+def servers_of(worker: int, name: str) -> list[int]:
+    return [pid for pid in descendants(worker) if name in title(pid)]
+
+
+@needs_npm
+async def test_an_agent_uses_a_real_server_and_survives_its_death(house: House) -> None:
+    room = await mcp_room(house, {"everything": everything("stdio")}, allowed=["mcp_everything_echo"])
+    worker = await room.worker()
+    info = await in_state(room, "everything", "connected")
+    assert info["tool_count"] > 5
+    assert info["resource_count"] > 0
+    assert not info["connected_at"].startswith("0001")
+    await room.watcher.wait(
+        lambda e: e.kind == "mcp_event" and e.payload["state"] == "connected", what="mcp_event connected"
+    )
+    echoed = await tool(room, "mcp_everything_echo", message="hello")
+    assert (echoed["content"], echoed["is_error"]) == ("Echo: hello", False)
+
+    prompts = await ask(room, "prompts")
+    list_of(strict.MCP_PROMPT)(prompts, "prompts")
+    simple = next(prompt for prompt in prompts if not prompt.get("arguments"))
+    assert simple["id"] == f"everything:{simple['prompt_id']}"
+    prompt = {"client_id": "everything", "prompt_id": simple["prompt_id"], "args": {}}
+    assert "prompt" in (await ask(room, "get-prompt", prompt))["prompt"]
+    unknown = await room.client.post(
+        f"/v1/workspaces/{room.id}/mcp/get-prompt", {"client_id": "everything", "prompt_id": "no", "args": {}}
+    )
+    assert unknown.expect(502).code == "mcp_failed"
+    run = await room.prompt('/tool list_mcp_resources {"mcp_name": "everything"}')
+    wish = await room.watcher.wait(lambda e: e.kind == "permission_request", what="a permission request")
+    assert (wish.payload["action"], wish.payload["params"]) == ("list", {"mcp_name": "everything"})
+    grant = {"permission": wish.payload, "action": "allow"}
+    (await room.client.post(f"/v1/workspaces/{room.id}/permissions/grant", grant)).expect(200)
+    await room.ended(run)
+    for what in ("tools", "prompts", "resources"):
+        assert await ask(room, f"refresh-{what}", {"name": "everything"}) is None
+
+    (server,) = servers_of(worker.pid, "server-everything")
+    await house.hold(server).kill()
+    broken = await in_state(room, "everything", "error")
+    assert "signal 9" in broken["error"]
+    again = await tool(room, "mcp_everything_echo", message="again")
+    assert again["content"] == "Echo: again"
+    assert (await room.worker()).pid == worker.pid
+    assert worker.is_alive
+    await room.works()
+
+
+@needs_npm
+async def test_a_server_of_files_is_called_where_the_workspace_is(house: House) -> None:
+    servers = {"files": {"command": NODE, "args": [str(FILES), "."], "disabled_tools": ["write_file"]}}
+    room = await mcp_room(house, servers)
+    (room.path / "hello.txt").write_text("hello from a file\n")
+    await in_state(room, "files", "connected")
+    read = await tool(room, "mcp_files_read_text_file", path=str(room.path / "hello.txt"))
+    assert read["content"] == "hello from a file\n", read
+    listed = await tool(room, "mcp_files_list_directory", path=str(room.path))
+    assert "[FILE] hello.txt" in listed["content"]
+    outside = await tool(room, "mcp_files_read_text_file", path="/etc/hostname")
+    assert outside["is_error"]
+    disabled = await tool(room, "mcp_files_write_file", path=str(room.path / "x"), content="x")
+    assert "no such tool" in disabled["content"]
+
+
+@contextmanager
+def listening(kind: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """server-everything on the network."""
+    process = subprocess.Popen(
+        [NODE, str(EVERYTHING), kind],
+        env={**os.environ, "PORT": str(port)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@needs_npm
+@pytest.mark.parametrize(("kind", "type_", "path"), [("streamableHttp", "http", "/mcp"), ("sse", "sse", "/sse")])
+async def test_a_server_on_the_network_may_be_restarted(house: House, kind: str, type_: str, path: str) -> None:
+    port = free_port()
+    servers = {"far": {"type": type_, "url": f"http://127.0.0.1:{port}{path}", "timeout": int(START_S)}}
+    with listening(kind, port):
+        await eventually(lambda: is_open(port), within_s=START_S, what="the server listens")
+        room = await mcp_room(house, servers)
+        worker = await room.worker()
+        await in_state(room, "far", "connected")
+        assert (await tool(room, "mcp_far_echo", message="one"))["content"] == "Echo: one"
+    gone = await tool(room, "mcp_far_echo", message="nobody")
+    assert gone["is_error"], gone
+    with listening(kind, port):
+        await eventually(lambda: is_open(port), within_s=START_S, what="the server listens again")
+        (room.path / "bulkhead.json").write_text(json.dumps({"mcp": {"far": {**servers["far"], "timeout": 20}}}))
+        (await room.client.post(f"/v1/workspaces/{room.id}/agent/update", {})).expect(200)
+        await in_state(room, "far", "connected")
+        assert (await tool(room, "mcp_far_echo", message="two"))["content"] == "Echo: two"
+    assert (await room.worker()).pid == worker.pid
+
+
+async def test_servers_that_hang_or_die_are_states_and_no_more(house: House) -> None:
+    servers = {
+        "dies": odd("dies"),
+        "garbage": odd("garbage"),
+        "mute": odd("mute", timeout=2),
+        "off": odd(disabled=True),
+    }
+    room = await mcp_room(house, servers)
+    worker = await room.worker()
+    assert (await tool(room, "mcp_garbage_echo", a=1))["content"] == '{"a": 1}'
+    assert (await in_state(room, "mute", "error"))["error"].startswith("it was not connected within 2 s")
+    assert "no licence" in (await in_state(room, "dies", "error"))["error"]
+    await in_state(room, "off", "disabled")
+    count = len([e for e in room.watcher.seen if e.kind == "mcp_event"])
+    (await room.client.post(f"/v1/workspaces/{room.id}/agent/update", {})).expect(200)
+    died = await tool(room, "mcp_garbage_die")
+    assert "its process ended with code 7: out of memory" in died["content"]
+    told = [e.payload for e in room.watcher.seen if e.kind == "mcp_event"][count:]
+    assert {event["name"] for event in told} <= {"garbage"}, "an update without news tells nobody anything"
+    assert (await tool(room, "mcp_garbage_echo"))["content"] == "{}"
+    assert (await room.worker()).pid == worker.pid
+    await room.works()
+
+
+async def test_somebody_logs_in_and_the_token_outlives_the_worker(house: House) -> None:
+    remote = Guarded()
+    try:
+        room = await mcp_room(house, {"docs": {"type": "http", "url": remote.url, "oauth": True}})
+        await in_state(room, "docs", "needs auth")
+        assert await ask(room, "pending-auth") == [{"name": "docs", "url": remote.url}]
+        assert await ask(room, "auth-url?name=docs") == {}
+        login = asyncio.ensure_future(ask(room, "auth", {"name": "docs"}))
+
+        async def address() -> str:
+            found: str = (await ask(room, "auth-url?name=docs")).get("auth_url", "")
+            return found
+
+        url = await eventually(address, what="an address for the browser")
+        twice = await room.client.post(f"/v1/workspaces/{room.id}/mcp/auth", {"name": "docs"})
+        assert twice.expect(409).code == "busy"
+        await _visit(remote.visit(url))
+        assert await login == {}
+        await in_state(room, "docs", "connected")
+        assert await ask(room, "pending-auth") == []
+        worker = await room.worker()
+        told = len(room.watcher.seen)
+        await worker.kill()
+        await room.watcher.state("ready", skip=told)
+        assert (await tool(room, "mcp_docs_whoami"))["content"] == "somebody"
+        assert remote.seen == ["authorization_code"], "the stored token is good"
+        workspace = (await room.client.get(f"/v1/workspaces/{room.id}")).expect(200).body.decode()
+        assert not [token for token in remote.access | remote.renewals if token in workspace]
+    finally:
+        await remote.close()
+
+
+async def _visit(url: str) -> None:
+    host, _, rest = url.removeprefix("http://").partition("/")
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(host.partition(":")[2]))
+    writer.write(f"GET /{rest} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert b" 200 " in await reader.readline()
+    writer.close()
+
+
+@pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
+async def test_a_server_does_not_keep_a_worker_awake_and_goes_with_it(house: House) -> None:
+    room = await mcp_room(house, {"odd": odd("stays")})
+    worker = await room.worker()
+    await in_state(room, "odd", "connected")
+    servers = [house.hold(pid) for pid in servers_of(worker.pid, ODD.name)]
+    assert servers
+    await room.watcher.close()
+    await worker.gone(20.0)
+    for server in servers:
+        await server.gone()
+
+
+def test_the_library_is_not_loaded_where_no_server_is_configured() -> None:
+    program = (
+        "import sys, importlib\n"
+        "from worker.preload import MODULES\n"
+        "for name in MODULES: importlib.import_module(name)\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('mcp', 'mcp_types', 'starlette')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50)
+    assert done.stdout.strip() == "[]", done.stdout
