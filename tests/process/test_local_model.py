@@ -3,69 +3,16 @@
 A stand-in takes the place of the model, so that it starts slowly, dies and hangs when the test wants it.
 """
 
-import json
 import signal
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support import side_model
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
-from tests.support.processes import Process
+from tests.support.house import House
+from tests.support.side import ON, Side, answer
 
-ON = {"BULKHEAD_LOCAL_MODEL": "1"}
 AT_ONCE = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}
-SCRIPT = {"provider": "builtin", "model": "script"}
-LOCAL = {"provider": "local", "model": "smollm2"}
-
-
-class Side:
-    """The stand-in of one house, and what it is told."""
-
-    def __init__(self, house: House) -> None:
-        self.house = house
-        self.mode = house.root / "mode"
-        self.record = house.server.runtime_dir / "local-model.json"
-        self.mode.write_text("ok")
-
-    async def start(self, *, default: dict[str, str] | None = SCRIPT) -> None:
-        """Start the server with the stand-in; the scripted model answers where nothing else is said."""
-        config: dict[str, Any] = {
-            "server": {"local_model_command": [sys.executable, "-P", side_model.__file__, str(self.mode)]}
-        }
-        if default is not None:
-            config["models"] = {"large": default, "small": default}
-        path = self.house.root / "c" / "bulkhead" / "bulkhead.json"
-        path.parent.mkdir()
-        path.write_text(json.dumps(config))
-        await self.house.start()
-
-    async def room(self, name: str = "w") -> Room:
-        """A workspace where the local model answers."""
-        path = self.house.directory(name, "script")
-        (path / "bulkhead.json").write_text(json.dumps({"models": {"large": LOCAL, "small": LOCAL}}))
-        client = self.house.new_client()
-        workspace = await client.create(path)
-        session = await client.create_session(workspace["id"])
-        return Room(self.house, workspace, session, await self.house.watch(workspace["id"], name=name, client=client))
-
-    def process(self) -> Process:
-        """The process that runs now, as the supervisor has it on record."""
-        return self.house.hold(json.loads(self.record.read_text())["pid"])
-
-    def go(self) -> None:
-        """Let `/hold` end."""
-        self.mode.with_name("go").touch()
-
-
-async def answer(room: Room, prompt: str) -> str:
-    """What a prompt is answered with; it must be."""
-    end = await room.ended(await room.prompt(prompt))
-    assert "error" not in end, end
-    return str(end["text"])
 
 
 @pytest.mark.house(env=ON, start=False, bystander=False)
