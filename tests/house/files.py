@@ -75,7 +75,7 @@ PURE = (
     "worker/models/retry.py",
     "worker/models/script.py",
     "worker/operations/replies.py",
-    "worker/permissions/commands.py",
+    "worker/tools/commands.py",
     "worker/permissions/pending.py",
     "worker/permissions/presence.py",
     "worker/permissions/rules.py",

@@ -18,6 +18,7 @@ from protocol.shapes.agent import Prompt
 from protocol.shapes.message import FinishReason, Message, TextPart
 from protocol.shapes.provider import Model
 from protocol.shapes.session import Session
+from tests.support.gates import RulesGate
 from tests.support.store import Heard, open_database
 from worker.agent.turn import Turn
 from worker.models.client import (
@@ -30,7 +31,6 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
-from tests.support.gates import RulesGate
 from worker.permissions.rules import Rules
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import Drain

@@ -12,8 +12,8 @@ from pathlib import Path
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
 from protocol.shapes.message import ToolCallData
-from tests.support.processes import Process
 from tests.support.gates import RulesGate
+from tests.support.processes import Process
 from worker.permissions.rules import Rules
 from worker.tools.bash import Bash
 from worker.tools.child import Children

@@ -16,11 +16,11 @@ from protocol.shapes.agent import AgentEvent
 from protocol.shapes.message import Message, TextData, TextPart, ToolCallData, ToolResultData, ToolResultPart
 from protocol.shapes.provider import Model
 from protocol.shapes.session import Session
+from tests.support.gates import RulesGate
 from worker.agent.stream import finish_of, needs_store
 from worker.agent.turn import Turn
 from worker.agent.usage import Usage
 from worker.models.client import Finished, ModelEvent, ModelRequest
-from tests.support.gates import RulesGate
 from worker.permissions.rules import Rules
 from worker.tools.tool import Tool, ToolContext, ToolResult, ToolSpec
 from worker.tools.toolbox import Toolbox

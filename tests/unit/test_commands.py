@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.permissions.commands import read_only
+from worker.tools.commands import read_only
 
 READING = [
     "ls",

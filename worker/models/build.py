@@ -9,8 +9,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
-from ssl import SSLContext, create_default_context
+from functools import partial
 from typing import TYPE_CHECKING
 
 from protocol.base.clock import Clock, SystemClock
@@ -26,6 +25,7 @@ from worker.models.renewing import RenewingModel
 from worker.models.script import ScriptModel, Sleeper
 from worker.models.settings import may_cache
 from worker.models.wires import make_wire_model, wire_of
+from worker.tls import shared_tls
 
 if TYPE_CHECKING:
     import httpx2
@@ -151,9 +151,3 @@ class Models:
             transport=transport,
             **client_options(),
         )
-
-
-@cache
-def shared_tls() -> SSLContext:
-    """One context for all clients: loading the certificates takes tens of milliseconds and a megabyte."""
-    return create_default_context()

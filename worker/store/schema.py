@@ -175,7 +175,6 @@ def index_ddl(index: Index) -> str:
 
 
 DDL: tuple[str, ...] = tuple(
-    [table_ddl(table) for table in METADATA.sorted_tables]
-    + [index_ddl(index) for index in INDEXES]
+    [table_ddl(table) for table in METADATA.sorted_tables] + [index_ddl(index) for index in INDEXES]
 )
 """What makes a fresh file; plain text, so that a new worker pays for no compilation."""

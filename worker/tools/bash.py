@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.permissions.commands import read_only
+from worker.tools.commands import read_only
 from worker.tools.environment import tool_environment
 from worker.tools.jobs import Jobs, ending_of
 from worker.tools.paths import locate

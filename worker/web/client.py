@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol.version import BULKHEAD_VERSION
-from worker.models.build import shared_tls
+from worker.tls import shared_tls
 from worker.tools.tool import ToolError
 
 if TYPE_CHECKING:

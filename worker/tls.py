@@ -1,0 +1,10 @@
+"""The one TLS context of a worker: loading the certificates takes tens of milliseconds and a megabyte."""
+
+from functools import cache
+from ssl import SSLContext, create_default_context
+
+
+@cache
+def shared_tls() -> SSLContext:
+    """For all clients. Made in the zygote, so that its memory is shared too."""
+    return create_default_context()
