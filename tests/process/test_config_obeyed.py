@@ -75,6 +75,16 @@ async def test_the_timeout_of_grep_is_in_nanoseconds(house: House) -> None:
     assert "it took longer than 1e-09 s" in result["content"]
 
 
+async def test_the_timeout_of_glob_is_its_own(house: House) -> None:
+    room = await configured(house, {"tools": {"glob": {"timeout": 1}}})
+    for number in range(200):
+        (room.path / f"f{number}").touch()
+    result = await tool(room, "glob", pattern="f*")
+    assert json.loads(result["metadata"])["truncated"]
+    assert "There are more" in result["content"]
+    assert not (await tool(room, "grep", pattern="nothing"))["is_error"]
+
+
 async def test_a_relative_data_directory_is_in_the_workspace(house: House) -> None:
     room = await configured(house, {"options": {"data_directory": ".state/here"}})
     there = room.path / ".state" / "here"

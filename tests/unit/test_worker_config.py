@@ -1,6 +1,7 @@
 """Configuration: which files count, how they merge, what is expanded, which model is chosen, what clients see."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from worker.config.expand import CommandFailed, expand, shell_runner
 from worker.config.files import merge, project_dirs
 from worker.config.load import Config, load_config
 from worker.config.place import data_dir_of
+from worker.verbosity import Verbosity
 
 
 @pytest.fixture(autouse=True)
@@ -437,3 +439,19 @@ def test_the_data_directory(tmp_path, written, place):
 def test_broken_files_leave_the_data_directory_where_it_is(tmp_path):
     write(tmp_path / "bulkhead.json", "{")
     assert data_dir_of(tmp_path, tmp_path / ".bulkhead", {}) == tmp_path / ".bulkhead"
+
+
+def test_debugging_is_switched_on_and_off(tmp_path):
+    path = tmp_path / "repo" / "sub" / "crush.json"
+    log = logging.getLogger("bulkhead")
+    before = log.level
+    try:
+        follows, asked = Verbosity("warning", debug=False), Verbosity("info", debug=True)
+        for debug, level in [(False, logging.WARNING), (True, logging.DEBUG), (False, logging.WARNING)]:
+            write(path, {"options": {"debug": debug}})
+            follows.configure(load(tmp_path), {})
+            assert log.level == level
+        asked.configure(load(tmp_path), {})
+        assert log.level == logging.DEBUG
+    finally:
+        log.setLevel(before)
