@@ -21,6 +21,14 @@ from worker.models.client import ModelFailure, ModelRequest
 SOCKET = "/run/model.sock"
 
 
+@pytest.fixture
+def asks_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are allowed: to a socket that nobody listens on, or to an answer from memory."""
+    import pydantic_ai.models
+
+    monkeypatch.setattr(pydantic_ai.models, "ALLOW_MODEL_REQUESTS", True)
+
+
 def load(tmp_path: Path, text: str = "{}", *, env: dict[str, str] | None = None, **options: str) -> Config:
     workspace = tmp_path / "w"
     workspace.mkdir()
@@ -60,6 +68,7 @@ def test_wanted_and_not_installed_is_an_error_that_says_what_installs_it(tmp_pat
         load(tmp_path, default_model="local/smollm2")
 
 
+@pytest.mark.usefixtures("asks_models")
 def test_nobody_listens(tmp_path: Path) -> None:
     config = load(tmp_path, local_model=str(tmp_path / "none.sock"))
 
@@ -72,6 +81,29 @@ def test_nobody_listens(tmp_path: Path) -> None:
                 pass
         assert (caught.value.category, caught.value.retryable) == ("network", True)
         assert "supervisor" in caught.value.message
+        await models.close()
+
+    run(story())
+
+
+@pytest.mark.usefixtures("asks_models")
+def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
+    import httpx2
+
+    config = load(tmp_path, local_model=SOCKET)
+    error = {"code": 400, "message": "request (9 tokens) exceeds …", "type": "exceed_context_size_error", "n_ctx": 8}
+
+    def full(_request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(400, json={"error": error})
+
+    async def story() -> None:
+        log = logging.getLogger("bulkhead.test")
+        models = Models(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(full))
+        rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
+        with pytest.raises(ModelFailure) as caught:
+            async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
+                pass
+        assert caught.value.category == "context_overflow", caught.value.message
         await models.close()
 
     run(story())

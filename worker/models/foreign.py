@@ -3,6 +3,9 @@
 from worker.models.client import Category, ModelFailure
 from worker.models.failures import category_of_status, failure
 
+LLAMA_OVERFLOW = "exceed_context_size_error"
+"""How llama.cpp says that the context is full; the library takes it for a request that is wrong."""
+
 
 def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], key_hint: str) -> ModelFailure:
     """The failure that `error` of a library means. `has_begun`: had the answer? `key_hint` ends the text of a 401."""
@@ -20,6 +23,8 @@ def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], ke
         retry_after_s = error.retry_after
         has_begun = has_begun or error.in_stream
     category = _category(error, status, has_begun)
+    if isinstance(error, exceptions.ModelAPIError) and error.provider_error_type == LLAMA_OVERFLOW:
+        category = "context_overflow"
     message = _message(error)
     if status == 401 and key_hint:
         message = f"{message.rstrip('. ')[:800]}; {key_hint}"
