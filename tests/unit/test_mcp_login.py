@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,13 +10,19 @@ import httpx2
 import pytest
 from msgspec.structs import replace
 
+from protocol.base.clock import SystemClock
 from protocol.errors import Conflict
 from protocol.limits import Limits
+from protocol.shapes.config import GLOBAL
+from tests.support import strict
 from tests.support.eventually import eventually
 from tests.support.mcp_network import Guarded
 from tests.unit.test_mcp_service import Place, place
-from worker.config.sections import McpSettings, OAuthToken
+from worker.config.edit import edit_file, file_of
+from worker.config.load import load_config
+from worker.config.sections import McpSettings, OAuthClient, OAuthToken
 from worker.mcp.offer import McpFailed
+from worker.mcp.service import store_token
 from worker.mcp.states import McpState
 
 HARD = Limits(mcp_login_s=0.5)
@@ -146,3 +153,32 @@ async def test_without_oauth_a_refusal_says_what_would_help(tmp_path: Path) -> N
         assert "set oauth for a login" in found.server.error
         with pytest.raises(Conflict, match=r"set mcp\.odd\.oauth"):
             await found.server.log_in()
+
+
+def test_a_token_is_in_the_users_file_and_other_projects_see_no_server(tmp_path: Path) -> None:
+    env = {"HOME": str(tmp_path / "home")}
+    token = OAuthToken(
+        access_token="access-0123456789",
+        refresh_token="renewal-0123456789",
+        resource="https://docs.example/mcp",
+        client=OAuthClient(client_id="c", client_secret="client-0123456789", token_url="https://docs.example/token"),
+    )
+    path = file_of(GLOBAL, tmp_path / "data", env)
+    edit_file(path, lambda tree: store_token(tree, "docs", token), lambda tree: None, SystemClock())
+    assert path.stat().st_mode & 0o777 == 0o600
+
+    def configured(server: dict[str, object] | None) -> tuple[McpSettings, dict[str, object]]:
+        project = tmp_path / "project"
+        project.mkdir(exist_ok=True)
+        (project / "bulkhead.json").write_text(json.dumps({"mcp": {"docs": server}} if server else {}))
+        config = load_config(project, tmp_path / "data", env)
+        wire = json.loads(config.wire())
+        strict.CONFIG(wire, "config")
+        assert "0123456789" not in config.wire().decode()
+        return config.mcp["docs"], wire["mcp"]
+
+    settings, shown = configured({"url": "https://docs.example/mcp", "oauth": True})
+    assert settings.oauth_token == token
+    assert shown["docs"]["type"] == "http"  # type: ignore[index]
+    settings, shown = configured(None)
+    assert shown == {}

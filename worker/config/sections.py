@@ -50,7 +50,7 @@ class OAuthClient(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     auth_style: int = 0
 
 
-class OAuthToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class OAuthToken(msgspec.Struct, frozen=True, kw_only=True):
     """What a login gave. `expires_at` is in Unix seconds, 0 for never; `resource` is the address it was given for."""
 
     access_token: str = ""

@@ -1,4 +1,4 @@
-"""The life of one MCP server: its process or its address, its session, what it offers, and the calls to it.
+"""The life of one MCP server: its session, what it offers, the calls to it, its login.
 
 One task holds the connection from its beginning to its end. Whatever goes wrong in there becomes the state `error`,
 and the next call connects again.
@@ -6,85 +6,70 @@ and the next call connects again.
 
 import asyncio
 import contextlib
-import importlib
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Conflict
-from protocol.limits import Limits
-from worker.config.expand import shell_runner
 from worker.config.sections import McpSettings, OAuthToken
 from worker.mcp.offer import McpFailed, NeedsLogin, Offer, Session, What
-from worker.mcp.plan import Target, expanded, start_s
+from worker.mcp.plan import Target
+from worker.mcp.reach import Around, Reach
 from worker.mcp.states import Effect, End, Launch, McpLife, McpState
-from worker.tools.child import Child, Children
-from worker.tools.environment import tool_environment
 
 if TYPE_CHECKING:  # imports the library
     from worker.mcp.session import LiveSession
 
-IMPORT_S = 60.0
-NOTE_BYTES = 2000
 REASON_MAX = 1000
 CHANGES_S = 1.0
 """A server that says again and again that its lists have changed is asked no more often."""
-MISSING = (
-    "the Model Context Protocol is not installed: install bulkhead-agents[mcp] (pip install 'bulkhead-agents[mcp]')"
-)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Around:
-    """What all servers of a worker share. `keep_secret` keeps a text out of the logs."""
-
-    workspace: Path
-    children: Children
-    limits: Limits
-    clock: Clock
-    log: logging.Logger
-    keep_secret: Callable[[str], None]
-    save: Callable[[str, OAuthToken], Awaitable[None]]
-    reread: Callable[[str, str], Awaitable[OAuthToken | None]]
-    changed: Callable[["McpServer", str], None]  # the server, and the type of the event
 
 
 class McpServer:
     """One server of the configuration."""
 
     def __init__(
-        self, name: str, settings: McpSettings, token: OAuthToken | None, env: Mapping[str, str], around: Around
+        self,
+        name: str,
+        settings: McpSettings,
+        token: OAuthToken | None,
+        env: Mapping[str, str],
+        around: Around,
+        changed: Callable[["McpServer", str], None],
     ) -> None:
-        """`settings` are those of `plan.settings_of`; `env` is the workspace's."""
+        """`settings` are those of `plan.settings_of`; `env` is the workspace's; `changed` gets the type of an event."""
         self.name = name
         self.settings = settings
-        self.token = token
         self.offer = Offer()
         self.connected_at: float | None = None
         self.login_url = ""
         self.is_logging_in = False
-        self._env = dict(env)
         self._around = around
+        self._changed = changed
         self._limits = around.limits
-        self._start_s = start_s(settings, around.limits)
         self._life = McpLife()
         self._tasks = TaskOwner(f"mcp {name}", around.log)
+        self._reach = Reach(name, settings, token, env, around, on_changed=self._list_changed, tasks=self._tasks)
         self._run_task: asyncio.Task[None] | None = None
         self._session: LiveSession | None = None
-        self._clean: Callable[[str], str] = lambda text: text
-        self._note: Callable[[], str] = lambda: ""  # what it wrote that was no message
         self._was_connected = False
         self._calls = 0
         self._reviving = asyncio.Lock()
         self._moved = asyncio.Event()
         self._stale: set[What] = set()
         self._is_refreshing = False
+
+    @property
+    def token(self) -> OAuthToken | None:
+        """What it gets to know who asks; a new one counts from the next connection on."""
+        return self._reach.token
+
+    @token.setter
+    def token(self, token: OAuthToken | None) -> None:
+        self._reach.token = token
 
     @property
     def state(self) -> McpState:
@@ -116,7 +101,7 @@ class McpServer:
     async def settled(self) -> None:
         """Wait until it is no longer being connected. Bounded."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._start_s + self._limits.settle_s):
+            async with asyncio.timeout(self._reach.start_s + self._limits.settle_s):
                 while self.state is McpState.STARTING:
                     self._moved.clear()
                     await self._moved.wait()
@@ -141,7 +126,7 @@ class McpServer:
 
     def _tell(self) -> None:
         self._moved.set()
-        self._around.changed(self, "state_changed")
+        self._changed(self, "state_changed")
 
     async def _run(self, generation: int, before: "asyncio.Task[None] | None") -> None:
         """One connection. A cancel ends it without a word: who cancels has said why."""
@@ -149,8 +134,8 @@ class McpServer:
             await asyncio.wait({before}, timeout=self._limits.settle_s)
         is_login = False
         try:
-            await self._load()
-            async with asyncio.timeout(self._start_s) as limit, self._connected() as session:
+            await self._reach.load()
+            async with asyncio.timeout(self._reach.start_s) as limit, self._reach.connected() as session:
                 offer = await session.offer()
                 limit.reschedule(None)
                 if not self._life.connected(generation):
@@ -161,9 +146,9 @@ class McpServer:
                 await session.ended.wait()
             reason = "it closed the connection"
         except TimeoutError:
-            reason = f"it was not connected within {self._start_s:g} s"
-            if self._note():
-                reason += f"; it wrote {self._note()!r} to its output"
+            reason = f"it was not connected within {self._reach.start_s:g} s"
+            if self._reach.note():
+                reason += f"; it wrote {self._reach.note()!r} to its output"
         except NeedsLogin as error:
             is_login, reason = True, str(error)
         except (OSError, ValueError, BulkheadError, McpFailed) as error:
@@ -171,145 +156,12 @@ class McpServer:
         self._ended(generation, is_login, reason)
 
     def _ended(self, generation: int, is_login: bool, reason: str) -> None:
-        reason = self._clean(reason)[:REASON_MAX]
+        reason = self._reach.clean(reason)[:REASON_MAX]
         is_news = self._life.refused(generation, reason) if is_login else self._life.failed(generation, reason)
         if is_news:
             self._around.log.warning("MCP server failed", extra=fields(server=self.name, reason=reason))
             self._forget()
             self._tell()
-
-    async def _load(self) -> None:
-        """Import the library, in a thread. Raises McpFailed, TimeoutError."""
-
-        def job(_stop: object) -> None:
-            for name in ("session", "network", "oauth", "stdio"):
-                importlib.import_module(f"worker.mcp.{name}")
-
-        try:
-            await self._around.children.threads.run(job, within_s=IMPORT_S)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
-                raise
-            raise McpFailed(MISSING) from None
-
-    async def _target(self) -> Target:
-        """The settings, expanded. Raises BadInput."""
-        base, settings = self._env, self.settings
-
-        def job(_stop: object) -> Target:
-            return expanded(settings, base, shell_runner(self._around.workspace, base))
-
-        target = await self._around.children.threads.run(job, within_s=self._start_s)
-        for secret in target.secrets:
-            self._around.keep_secret(secret)
-        self._clean = target.clean
-        return target
-
-    # --- how it is reached ------------------------------------------------------------------------------------------
-
-    @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator["LiveSession"]:
-        target = await self._target()
-        way = self._by_pipes(target) if target.kind == "stdio" else self._by_network(target)
-        async with way as session:
-            yield session
-
-    @contextlib.asynccontextmanager
-    async def _by_pipes(self, target: Target) -> AsyncIterator["LiveSession"]:
-        from worker.mcp.session import open_session, over_pipes
-        from worker.mcp.stdio import Lines
-
-        lines = Lines(self._limits.mcp_message_max_bytes)
-        self._note = lambda: lines.note
-        child = await self._around.children.start(
-            target.argv,
-            env={**tool_environment(self._env), **target.env},
-            cwd=self._around.workspace,
-            head_bytes=NOTE_BYTES,
-            tail_bytes=NOTE_BYTES,
-            stdin=True,
-            on_stdout=lines.feed,
-            is_service=True,
-        )
-        watching = self._tasks.start(self._watch(child, lines.end), "exit")
-        try:
-            async with open_session(
-                over_pipes(lines, child.write), on_changed=self._list_changed, limits=self._limits
-            ) as session:
-                yield session
-            raise McpFailed(await self._last_words(child, lines.problem))
-        except McpFailed as error:
-            if not error.is_lost:
-                raise
-            raise McpFailed(await self._last_words(child, lines.problem or str(error))) from None
-        finally:
-            watching.cancel()
-            await child.end()
-
-    async def _watch(self, child: Child, end: Callable[[], None]) -> None:
-        """The process has ended, but somebody else may still hold its output."""
-        await child.exited()
-        await child.drained(self._limits.tool_pipe_grace_s)
-        end()
-
-    async def _last_words(self, child: Child, problem: str) -> str:
-        """Why a child is not there any more."""
-        if child.is_ending:
-            return "it was ended"
-        code = await child.exited_within(self._limits.tool_pipe_grace_s)
-        if code is None:
-            return problem or "it closed its output"
-        reason = f"its process ended with code {code}" if code >= 0 else f"signal {-code} ended its process"
-        note = child.stderr.text().strip().splitlines()[-3:]
-        return f"{reason}: {' '.join(note)}" if note else reason
-
-    @contextlib.asynccontextmanager
-    async def _by_network(self, target: Target) -> AsyncIterator["LiveSession"]:
-        from worker.mcp.network import HttpLine
-        from worker.mcp.oauth import Bearer, token_for
-        from worker.mcp.session import open_session, over_network
-
-        auth = None
-        if self.settings.oauth:
-
-            async def reread() -> OAuthToken | None:
-                return token_for(await self._around.reread(self.name, target.url), target.url)
-
-            token = token_for(self.token, target.url)
-            self._hide(target, token)
-            auth = Bearer(token, save=lambda new: self._save(target, new), reread=reread, clock=self._around.clock)
-        line = HttpLine(target, auth=auth, connect_s=self._start_s, limits=self._limits)
-        try:
-            async with open_session(
-                over_network(line, target.kind, self._limits), on_changed=self._list_changed, limits=self._limits
-            ) as session:
-                yield session
-        except NeedsLogin:
-            raise
-        except McpFailed as error:
-            if not line.status:
-                raise
-            more = "; set oauth for a login, or a header with a token" if line.status == 401 and auth is None else ""
-            raise McpFailed(f"{error} (HTTP {line.status}){more}", is_lost=error.is_lost) from None
-
-    def _hide(self, target: Target, token: OAuthToken | None) -> None:
-        """Keep the parts of a token out of logs and errors."""
-        if token is not None:
-            parts = tuple(
-                part for part in (token.access_token, token.refresh_token, token.client.client_secret) if part
-            )
-            for part in parts:
-                self._around.keep_secret(part)
-            self._clean = replace(target, secrets=(*target.secrets, *parts)).clean
-
-    async def _save(self, target: Target, token: OAuthToken) -> None:
-        """Keep a new token; one that cannot be stored is used all the same."""
-        self._hide(target, token)
-        self.token = token
-        try:
-            await self._around.save(self.name, token)
-        except BulkheadError as error:
-            self._around.log.error("token not stored", extra=fields(server=self.name, reason=error.message))
 
     # --- what is asked of it ----------------------------------------------------------------------------------------
 
@@ -325,8 +177,8 @@ class McpServer:
         except McpFailed as error:
             if error.is_lost:
                 await self._lost()
-                raise McpFailed(self._clean(f"{error}; {self.error}" if self.error else str(error))) from None
-            raise McpFailed(self._clean(str(error))) from None
+                raise McpFailed(self._reach.clean(f"{error}; {self.error}" if self.error else str(error))) from None
+            raise McpFailed(self._reach.clean(str(error))) from None
         finally:
             self._calls -= 1
 
@@ -379,7 +231,7 @@ class McpServer:
             while self._stale and self._session is not None:
                 what = self._stale.pop()
                 await self.refresh(what)
-                self._around.changed(self, f"{what}_list_changed")
+                self._changed(self, f"{what}_list_changed")
                 await asyncio.sleep(CHANGES_S)
         finally:
             self._is_refreshing = False
@@ -395,10 +247,12 @@ class McpServer:
             "resources": session.resources,
         }
         try:
-            async with asyncio.timeout(self._start_s):
+            async with asyncio.timeout(self._reach.start_s):
                 found = await ask[what]()
         except (TimeoutError, McpFailed) as error:
-            self._around.log.info("no list", extra=fields(server=self.name, what=what, reason=self._clean(str(error))))
+            self._around.log.info(
+                "no list", extra=fields(server=self.name, what=what, reason=self._reach.clean(str(error)))
+            )
             return
         if session is self._session:
             changes: dict[str, Any] = {what: found}
@@ -414,14 +268,14 @@ class McpServer:
             raise Conflict(f"cannot log in at {self.name}: set mcp.{self.name}.oauth for a server on the network")
         self.is_logging_in = True
         try:
-            await self._load()
-            target = await self._target()
+            await self._reach.load()
+            target = await self._reach.target()
             token = await self._token_of_somebody(target)
         finally:
             self.is_logging_in = False
             self.login_url = ""
         if token is not None:
-            await self._save(target, token)
+            await self._reach.save(target, token)
         self.start()
         await self.settled()
         if self.state is not McpState.CONNECTED:

@@ -25,7 +25,8 @@ from worker.config.files import Object
 from worker.config.load import Config
 from worker.config.sections import McpSettings, OAuthToken
 from worker.mcp.plan import is_meant, offers, settings_of, without_password
-from worker.mcp.server import Around, McpServer
+from worker.mcp.reach import Around
+from worker.mcp.server import McpServer
 from worker.mcp.states import McpState
 from worker.mcp.tools import ListResources, McpTool, ReadResource
 from worker.service import Service
@@ -65,7 +66,6 @@ class McpService(Service):
             keep_secret=keep_secret,
             save=save,
             reread=self._reread,
-            changed=self._tell,
         )
         self._tasks = TaskOwner("mcp", log)
         self._env: dict[str, str] = {}
@@ -100,7 +100,7 @@ class McpService(Service):
             return
         if known is not None:
             self._end(name)
-        self._servers[name] = made = McpServer(name, plain, settings.oauth_token, self._env, self._around)
+        self._servers[name] = made = McpServer(name, plain, settings.oauth_token, self._env, self._around, self._tell)
         if not settings.disabled:
             made.start()
 
