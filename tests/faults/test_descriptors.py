@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from supervisor.runtime import DESCRIPTORS_WANTED
 from tests.support.client import head
 from tests.support.house import House, Room
 from tests.support.vitals import cpu_s, descriptors
@@ -18,6 +19,8 @@ from tests.support.wire import Wire, wire
 ROUNDS = 10
 AT_ONCE = 20
 """More than are told in one turn."""
+
+SHELL_LIMIT = 512
 
 CPU_SHARE_MAX = 0.05
 """Of one core, beside two runs and a crowd that is turned away; a loop that asks again at once takes all of it."""
@@ -51,6 +54,18 @@ async def test_H02_told_to_leave_without_descriptors(house: House) -> None:
     assert room.watcher.ends == ["clean"]
     [run] = house.stored(room).runs
     assert (run.state, run.outcome) == ("ended", "cancelled")
+
+
+@pytest.mark.house(start=False, bystander=False)
+async def test_H02_a_shells_small_limit_is_raised_at_the_start(house: House) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (SHELL_LIMIT, hard))
+    try:
+        await house.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
+    assert resource.prlimit(house.server.pid, resource.RLIMIT_NOFILE) == (wanted, hard)
 
 
 async def is_turned_away(house: House) -> None:
