@@ -84,6 +84,18 @@ def test_a_wrong_value_that_a_higher_file_replaces_does_no_harm(tmp_path):
     assert load(tmp_path, '{"options": {"debug": "yes"}}', '{"options": {"debug": true}}').options.debug is True
 
 
+def test_a_null_means_nothing_also_in_a_list(tmp_path):
+    model = {"id": "m", "name": None, "reasoning_levels": None}
+    body = {"stop": [{"keep": None}]}
+    provider = {"base_url": "http://x", "api_key": None, "models": [model], "extra_body": body}
+    found = load(tmp_path, json.dumps({"providers": {"p": provider}}))
+    assert [model.id for model in found.providers["p"].models] == ["m"]
+    assert found.providers["p"].extra_body == body
+    assert "models[0].id must be a text, not 5" in refusal(
+        tmp_path, json.dumps({"providers": {"p": {"models": [{"id": 5, "name": None}]}}})
+    )
+
+
 def test_several_mistakes_are_counted(tmp_path):
     message = refusal(tmp_path, '{"options": {"debug": 1, "debug_lsp": 2, "progress": 3}}')
     assert "options.debug must" in message

@@ -45,9 +45,14 @@ def convert(layers: Layers) -> Schema:
     """The merged tree with its types. Raises Broken."""
     try:
         return msgspec.convert(layers.merged, Schema)
+    except msgspec.ValidationError:
+        tree = _without_nulls(layers.merged, _schema())
+    try:
+        return msgspec.convert(tree, Schema)
     except msgspec.ValidationError as error:
         sources = Sources(layers.layers)
-        found = [place(sources, wrong.at, f"{dotted(wrong.at)} {wrong.text}") for wrong in _wrongs(layers.merged)]
+        wrongs = _look(tree, _schema(), ())
+        found = [place(sources, wrong.at, f"{dotted(wrong.at)} {wrong.text}") for wrong in wrongs]
         names = ", ".join(str(path) for path in layers.files)
         raise Broken(found or [f"cannot use the configuration of {names}: {error}"]) from None
 
@@ -107,8 +112,20 @@ def _meant(at: KeyPath, known: Sequence[str]) -> str:
 # --- what is wrong ------------------------------------------------------------------------------------------------
 
 
-def _wrongs(merged: Object) -> list[_Wrong]:
-    return list(_look(merged, _schema(), ()))
+def _without_nulls(value: object, kind: inspect.Type) -> object:
+    """The merged tree without the nulls in lists of objects, which mean as little there as elsewhere."""
+    kind = _only(kind)
+    match kind, value:
+        case inspect.StructType(), dict():
+            types = {each.encode_name: each.type for each in kind.fields}
+            known = {key: item for key, item in value.items() if item is not None and key in types}
+            return {key: _without_nulls(item, types[key]) for key, item in known.items()}
+        case inspect.DictType(), dict():
+            return {key: _without_nulls(item, kind.value_type) for key, item in value.items()}
+        case inspect.ListType(), list():
+            return [_without_nulls(item, kind.item_type) for item in value]
+        case _:
+            return value
 
 
 def _look(value: object, kind: inspect.Type, at: KeyPath) -> Iterator[_Wrong]:
