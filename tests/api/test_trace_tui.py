@@ -37,10 +37,14 @@ def finished(event: Seen) -> bool:
     return event.kind == "agent_event" and event.payload["type"] == "agent_finished"
 
 
-async def answered(tui: Tui, prompt: str) -> dict[str, Any]:
-    """A prompt and its whole turn."""
+async def answered(tui: Tui, prompt: str, permission: str = "") -> dict[str, Any]:
+    """A prompt and its whole turn, with this answer to what it asks."""
     skip = len(tui.seen)
     await tui.ask(prompt)
+    if permission:
+        asked = await tui.wait(lambda e: e.kind == "permission_request", what="a request", skip=skip)
+        sent = {"permission": asked.payload, "action": permission}
+        assert await tui.crush.ok("POST", f"{tui.base}/permissions/grant", sent) == {"resolved": True}
     end = await tui.wait(is_end, what="end of the run", skip=skip)
     await tui.wait(finished, what="agent_finished", skip=skip)
     await tui.settled()
@@ -101,7 +105,7 @@ async def test_a_denied_tool_ends_the_turn_without_an_error(house: House, way: s
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         write = json.dumps({"file_path": str(path / "a.txt"), "content": "one\n"})
-        end = await answered(tui, f"/tool write {write}\n/say never said")
+        end = await answered(tui, f"/tool write {write}\n/say never said", "deny")
         assert "error" not in end
         assert not (path / "a.txt").exists()
         assert [message["role"] for message in tui.messages] == ["user", "assistant", "tool"]

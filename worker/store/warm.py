@@ -5,8 +5,10 @@ import sqlite3
 
 from protocol.shapes.file import FileVersion
 from protocol.shapes.message import Message
+from protocol.shapes.permission import PermissionRequest
 from protocol.shapes.session import Session
-from worker.store import events, files, history, messages, runs, sessions
+from worker.permissions.pending import Asked, AskState
+from worker.store import asks, events, files, history, messages, runs, sessions
 from worker.store.database import Transaction, wrap
 from worker.store.migrations import migrate
 from worker.store.runs import StoredRun
@@ -49,6 +51,13 @@ def warm_up_store() -> None:
     files.record(connection, "s", "/f", "", 1)
     files.last(connection, "s", "/f")
     files.paths(connection, "s")
+    asked = Asked("a", "permission", "s", "r", "c", tool="bash", action="execute", path="/")
+    asks.is_granted(connection, asked)
+    asks.add(connection, asked, body=PermissionRequest(id="a"), number=1, now_ms=1)
+    asks.outcome(connection, "a")
+    asks.end(connection, "a", AskState.RESOLVED, "allow", 1)
+    asks.grant(connection, asked, 1)
+    asks.end_of_run(transaction, "r", AskState.VOID, "", 1)
     history.add(connection, FileVersion(id="f", session_id="s", path="/f", content="x"))
     history.last(connection, "s", "/f")
     history.of_session(connection, "s")
