@@ -220,6 +220,48 @@ async def test_P11_an_open_request_keeps_its_worker(house: House) -> None:
     await room.ended(run)
 
 
+async def test_a_hook_that_approves_spares_the_question(house: House) -> None:
+    room = await house.room()
+    approve = json.dumps({"decision": "allow"})
+    hook = {"matcher": "^bash$", "command": f"echo '{approve}'"}
+    (room.path / "bulkhead.json").write_text(json.dumps({"hooks": {"PreToolUse": [hook]}}))
+    (await room.client.post(f"/v1/workspaces/{room.id}/agent/update")).expect(200)
+    await room.ended(await room.prompt(bash("touch one.txt")))
+    assert (room.path / "one.txt").exists()
+    [result] = await results(room)
+    assert outcomes(room.watcher, result["tool_call_id"]) == ["granted"]
+    assert not requests_of(room)
+    run = await room.prompt('/tool write {"file_path": "w.txt", "content": "x"}')  # not what the hook looks at
+    assert await resolved(room, await requested(room.watcher), "deny")
+    await room.ended(run)
+
+
+@pytest.mark.parametrize("policy", ["deny", "ask"])
+async def test_an_agent_has_the_policy_of_its_caller(house: House, policy: str) -> None:
+    room = await house.room(model="openai")
+    outside = house.root / "outside.txt"
+    outside.write_text("secret")
+    run = await submit(room, "look", permission_policy=policy)
+    call = await house.provider.next_call()
+    await call.tool_call("c-1", "agent", {"prompt": "Look outside"})
+    await call.finish()
+    agent = await house.provider.next_call()
+    await agent.tool_call("c-2", "view", {"file_path": str(outside)})
+    await agent.finish()
+    if policy == "ask":
+        request = await requested(room.watcher)
+        assert request["session_id"] != room.session
+        assert request["tool_name"] == "view"
+        assert await resolved(room, request, "allow")
+        step = await house.provider.next_call()
+        assert "secret" in json.dumps(step.body["messages"])
+        await step.reply("seen")
+    # A denial ends the agent's turn; its caller goes on.
+    await (await house.provider.next_call()).reply("done")
+    assert (await room.ended(run))["text"] == "done"
+    assert len(requests_of(room)) == (policy == "ask")
+
+
 # --- policies -----------------------------------------------------------------------------------------------------
 
 
