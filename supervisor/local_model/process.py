@@ -124,12 +124,12 @@ class LocalModel:
                 async with asyncio.timeout(2 * self._limits.kill_deadline_s):
                     while self._life.state is not State.OVER:
                         await self._is_over.wait()
+        self._hang_up()
+        await self._tasks.close()
+        self._deaf()  # whatever was decided in the last moment
         for timer in (self._timer, self._watch):
             if timer is not None:
                 timer.cancel()
-        self._deaf()
-        self._hang_up()
-        await self._tasks.close()
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -190,6 +190,28 @@ class LocalModel:
     # --- the process ------------------------------------------------------------------------------------------------
 
     def _spawn(self) -> None:
+        try:
+            child, control = self._start()
+        except OSError as error:
+            self._perform(self._life.not_started(f"cannot start it: {error}", self._clock.now()))
+            return
+        ticks = process.start_ticks(child.pid) or 0
+        held = Process.open(child.pid, ticks)
+        if held is None:  # gone already, or no descriptor left to watch it with
+            child.kill()
+            child.wait()
+            control.close()
+            self._perform(self._life.not_started("cannot watch it", self._clock.now()))
+            return
+        self._write(_Record(child.pid, ticks, process.boot_id()))
+        self._log.info("local model starting", extra=fields(pid=child.pid))
+        self._control = control
+        self._process = held
+        asyncio.get_running_loop().add_reader(control, self._heard)
+        self._tasks.start(self._attend(held, child), "attend")
+
+    def _start(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+        """A new process and our end of its control. Raises OSError."""
         assert self._listener is not None
         ours, theirs = socket.socketpair()
         limits = self._limits
@@ -199,36 +221,27 @@ class LocalModel:
             *("--inner", str(self._inner_path), "--idle-s", str(limits.local_model_idle_s)),
             *("--beat-s", str(limits.heartbeat_interval_s)),
         ]
-        try:
-            log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                child = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=self._env,
-                    cwd="/",
-                    pass_fds=(self._listener.fileno(), theirs.fileno()),
-                    start_new_session=True,
-                )
-            finally:
-                os.close(log)
-        except OSError as error:
-            ours.close()
-            self._perform(self._life.not_started(f"cannot start it: {error}", self._clock.now()))
-            return
-        finally:
-            theirs.close()
-        ticks = process.start_ticks(child.pid) or 0
-        held = Process.open(child.pid, ticks)
-        self._write(_Record(child.pid, ticks, process.boot_id()))
-        self._log.info("local model starting", extra=fields(pid=child.pid))
         ours.setblocking(False)
-        self._control = ours
-        self._process = held
-        asyncio.get_running_loop().add_reader(ours, self._heard)
-        self._tasks.start(self._attend(held, child), "attend")
+        with theirs:
+            try:
+                log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                try:
+                    child = subprocess.Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        env=self._env,
+                        cwd="/",
+                        pass_fds=(self._listener.fileno(), theirs.fileno()),
+                        start_new_session=True,
+                    )
+                finally:
+                    os.close(log)
+            except OSError:
+                ours.close()
+                raise
+        return child, ours
 
     def _write(self, record: _Record) -> None:
         draft = self._record_path.with_suffix(".new")
@@ -247,19 +260,17 @@ class LocalModel:
             return None
         return Process.open(record.pid, record.start_ticks)
 
-    async def _attend(self, held: Process | None, child: "subprocess.Popen[bytes] | None") -> None:
+    async def _attend(self, held: Process, child: "subprocess.Popen[bytes] | None") -> None:
         """Wait for the end of the process, and tell the lifecycle how it ended."""
         try:
-            if held is not None:
-                await held.ended()
+            await held.ended()
             code = child.wait() if child is not None else 0  # it has ended: this only reads its status
         except asyncio.CancelledError:
             if child is not None:
                 child.returncode = 0  # no warning about a child that outlives us
             raise
         self._hang_up()
-        if held is not None:
-            held.close()
+        held.close()
         self._process = None
         self._record_path.unlink(missing_ok=True)
         self._inner_path.unlink(missing_ok=True)

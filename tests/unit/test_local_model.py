@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from protocol.base.clock import SystemClock
 from protocol.errors import BadInput
-from protocol.limits import DEFAULT_LIMITS
+from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.shapes.message import Message, TextData, TextPart
 from supervisor.config import ConfigError, read_config
+from supervisor.local_model.process import LocalModel
 from supervisor.local_model.server import Front, Traffic
 from tests.support.loop import run
 from worker.config.load import Config, load_config
@@ -105,6 +107,35 @@ def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
                 pass
         assert caught.value.category == "context_overflow", caught.value.message
         await models.close()
+
+    run(story())
+
+
+def test_one_that_cannot_even_be_started_is_refused_with_the_reason(short_root: Path) -> None:
+    folder = short_root / "lm"
+    folder.mkdir()
+
+    async def story() -> None:
+        model = LocalModel(
+            runtime_dir=folder,
+            command=["/nowhere/program"],
+            env={"OPENAI_API_KEY": "k"},
+            limits=Limits(),
+            clock=SystemClock(),
+            log=logging.getLogger("bulkhead.test"),
+        )
+        model.open()
+        try:
+            reader, writer = await asyncio.open_unix_connection(model.address)
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\n\r\n")
+            async with asyncio.timeout(10.0):
+                answer = await reader.read()
+            writer.close()
+        finally:
+            await model.close(end=True)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"/nowhere/program" in answer
+        assert list(folder.glob("*.sock")) == []
 
     run(story())
 
