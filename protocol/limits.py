@@ -81,19 +81,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     model_retry_delay_s: float = 5.0  # doubles
     model_retry_delay_s_max: float = 60.0
 
-    # --- tools --------------------------------------------------------------------------------------------------
     # --- the local model's process ------------------------------------------------------------------------------
     local_model_start_s: float = 60.0  # a cold disk and a busy machine; warm it takes one to three
     local_model_idle_s: float = 300.0  # nobody asked for so long: its memory is given back
     local_model_lost_s: float = 15.0  # no beat for so long: hung; it yields to everything else, so it may be slow
     local_model_leave_s: float = 30.0  # one whose supervisor is gone finishes its answers within this
 
+    # --- tools --------------------------------------------------------------------------------------------------
     hook_s: float = 30.0
     jobs_max: int = 50  # commands of one workspace that run at the same time
     job_max_s: float = 24 * 3600.0  # a command in the background
     background_wait_s: float = 1.0  # a command that fails at once is told of at once
     session_directories_max: int = 1000  # sessions whose shell is remembered to stand somewhere
     tool_max_s: float = 600.0
+    tool_processes_max: int = 1024  # of all commands of one workspace; above it the largest is ended
     tool_term_grace_s: float = 0.5  # SIGTERM to SIGKILL
     tool_pipe_grace_s: float = 0.3  # the shell is gone, a child still holds its pipe
     tool_output_head_bytes: int = 15_000

@@ -28,6 +28,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
     default_model: str = ""  # `provider/model` from the server's configuration, "" for the workspace's own choice
     local_model: str = ""  # the Unix socket of the local model, "" when there is none
+    closed: list[str] = []  # directories of ours that no confined command may read
     limits: Limits = DEFAULT_LIMITS
 
 

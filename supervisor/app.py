@@ -52,6 +52,7 @@ ADOPT_AT_ONCE = 16
 HOUSEKEEPING_S_MAX = 1.0
 HOUSEKEEPING_S_MIN = 0.05
 EXTEND_EVERY_S = 1.0
+CLOSED_MAX = 100  # files of other workspaces that a worker is told of
 
 
 class Leave(Enum):
@@ -214,6 +215,7 @@ class App:
                 debug=registration.debug,
                 default_model=self._config.default_model,
                 local_model=self._local_model.address,
+                closed=self._closed_to_commands(registration),
                 limits=self._limits,
             )
 
@@ -230,6 +232,12 @@ class App:
             log=self._log,
             sink=workspace,
         )
+
+    def _closed_to_commands(self, registration: Registration) -> list[str]:
+        """Directories that confined commands of this workspace may not read, as far as they are known today."""
+        others = [other.data_dir for other in self._registry.registrations() if other.id != registration.id]
+        ours = (self._runtime.path, self._config.state_dir, self._config.token_file)
+        return [str(path) for path in ours if path is not None] + others[-CLOSED_MAX:]
 
     def _make_handlers(self) -> dict[str, Handler]:
         registry, admission, log = self._registry, self._admission, self._log

@@ -68,6 +68,7 @@ from worker.tenure import Tenure
 from worker.tools.agent import Agent
 from worker.tools.bash import Bash
 from worker.tools.child import Children
+from worker.tools.confinement import Confinement
 from worker.tools.jobs import Jobs
 from worker.tools.lsp_tools import lsp_tools
 from worker.tools.todos import Todos
@@ -178,7 +179,8 @@ class Worker:
             log=self._log,
         )
         skills = SkillService(Path(spec.path), database=database, threads=children.threads, limits=limits)
-        jobs = Jobs(children, limits=limits, clock=clock, random=self._random, log=self._log)
+        confinement = Confinement(Path(spec.path), Path(spec.data_dir), spec.closed, self._log, operator=spec.env)
+        jobs = Jobs(children, limits=limits, clock=clock, random=self._random, log=self._log, confinement=confinement)
         hooks = HookService(children, limits, self._log)
         search = Search(self._random)
         desk = Desk(database=database, limits=limits, clock=clock, random=self._random, log=self._log)
@@ -191,7 +193,7 @@ class Worker:
             files=StoredFileLedger(database, clock),
             services=[
                 Verbosity(spec.log_level, debug=spec.debug),
-                *(languages, mcp, hooks, skills, jobs, questions),
+                *(languages, mcp, hooks, skills, jobs, questions, confinement),
                 FixedTools(Bash(jobs)),
             ],
             code=languages,

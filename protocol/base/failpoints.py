@@ -30,6 +30,7 @@ POINTS = (
     "events.before_send",  # a batch is about to leave the worker
     "answer.before_send",  # an answer is about to leave the worker
     "wake.before_spawn",  # M9: a worker is wanted, not yet spawned (supervisor)
+    "tools.confine",  # the rules for a confined command are about to be made
     "evict.decided",  # M9: an eviction is decided (supervisor)
 )
 

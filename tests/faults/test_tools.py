@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.client import parts_of
+from tests.support.eventually import eventually
 from tests.support.house import House, Room
-from tests.support.processes import Process
+from tests.support.processes import WORKSPACE_MARKER, Process, descendants, marked
 
 
 async def test_T01_a_child_that_ignores_SIGTERM_is_gone_before_the_cancel_is_told(house: House) -> None:
@@ -36,6 +39,26 @@ async def test_T02_the_shell_exits_and_a_child_keeps_its_pipe(house: House) -> N
     assert "done" in (await result(room))["content"]
     for child in children:
         await child.gone(within_s=2.0)
+
+
+async def test_T02_what_goes_on_in_the_background_is_listed_and_ends_with_its_session(house: House) -> None:
+    room = await house.room(yolo=True)
+    pipe = house.pipe()
+    command = f"sleep 1000 & echo $! $$ > {pipe.path}; echo begun; wait"
+    call = {"description": "a job", "command": command, "run_in_background": True}
+    run = await room.prompt("/tool bash " + json.dumps(call))
+    pids = [int(word) for word in (await pipe.line()).split()]
+    await room.ended(run)
+    left = [house.hold(pid) for pid in pids]
+    shell_id = metadata_of(await result(room))["shell_id"]
+    await room.ended(await room.prompt("/tool job_output " + json.dumps({"shell_id": shell_id, "wait": False})))
+    listed = (await results(room))[-1]["content"]
+    assert "Status: running" in listed
+    assert "begun" in listed
+    assert all(process.is_alive for process in left)
+    (await room.client.request("DELETE", f"/v1/workspaces/{room.id}/sessions/{room.session}")).expect(200)
+    for process in left:
+        await process.gone(within_s=5.0)
 
 
 async def test_T03_a_daemon_ends_with_its_run(house: House) -> None:
@@ -80,6 +103,89 @@ async def test_T04_binary_output_is_text_in_the_end(house: House) -> None:
     json.dumps(await result(room)).encode()
 
 
+BOMBS = {
+    "plain": "b() { [ $1 -gt 0 ] || exec sleep 1000; b $(($1-1)) & b $(($1-1)) & wait; }; b 7",
+    "a session for each": "for i in $(seq 200); do setsid sleep 1000 & done; wait",
+    "without a parent": "for i in $(seq 200); do (setsid sleep 1000 > /dev/null 2>&1 &) done; sleep 1000",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.house(limits={"tool_processes_max": 60})
+async def test_T05_a_fork_bomb_is_stopped_at_the_limit_of_its_workspace(house: House, bomb: str) -> None:
+    room = await house.room(yolo=True)
+    worker = await room.worker()
+    run = await room.prompt(bash(BOMBS[bomb]))
+    await room.ended(run, within_s=20.0)
+    assert "60 may run in this workspace" in (await result(room))["content"]
+    await eventually(lambda: len(descendants(worker.pid)) == 0, what="the end of all", within_s=5.0)
+    assert [pid for pid in marked(WORKSPACE_MARKER, room.id) if pid != worker.pid] == []
+    assert worker.is_alive
+    await room.works()
+
+
+@pytest.mark.house(limits={"tool_processes_max": 60})
+async def test_T05_the_limit_is_of_all_commands_together_and_takes_the_largest(house: House) -> None:
+    room = await house.room(yolo=True)
+    small = {"description": "x", "command": "for i in $(seq 20); do sleep 1000 & done; wait", "run_in_background": True}
+    await room.ended(await room.prompt("/tool bash " + json.dumps(small)))
+    await room.ended(await room.prompt(bash("for i in $(seq 50); do sleep 1000 & done; wait")), within_s=20.0)
+    [first, second] = await results(room)
+    assert "60 may run in this workspace" in second["content"]
+    shell_id = metadata_of(first)["shell_id"]
+    await room.ended(await room.prompt("/tool job_output " + json.dumps({"shell_id": shell_id, "wait": False})))
+    assert "Status: running" in (await results(room))[-1]["content"]
+    await room.ended(await room.prompt("/tool job_kill " + json.dumps({"shell_id": shell_id})))
+
+
+ASKING = {
+    "input": "read -r line; echo rc=$?",
+    "all of its input": "cat; echo rc=$?",
+    "a terminal": "read -r line < /dev/tty; echo rc=$?",
+    "a terminal's name": "tty; echo rc=$?",
+    "a pager": "seq 100000 > long; $PAGER long | tail -n 1; git --paginate help 2>&1 | tail -n 1; echo rc=$?",
+    "an editor": "$EDITOR file; echo rc=$?",
+    "a Python prompt": "python3 -I -c 'input()' 2>&1 | tail -n 1; echo rc=$?",
+    "a password": "python3 -I -c 'import getpass; getpass.getpass()' 2>&1 | tail -n 1; echo rc=$?",
+}
+
+
+@pytest.mark.parametrize("what", ASKING)
+async def test_T06_who_waits_for_a_person_fails_fast(house: House, what: str) -> None:
+    room = await house.room(yolo=True)
+    await room.ended(await room.prompt(bash(ASKING[what])), within_s=10.0)
+    content = (await result(room))["content"]
+    assert "rc=" in content
+    if what in ("input", "a terminal", "a terminal's name", "an editor"):
+        assert "rc=0" not in content
+
+
+CANARY = "canary-7c1f5e"
+
+
+@pytest.mark.house(
+    env={
+        "COMPANY_API_KEY": f"{CANARY}-key",
+        "BULKHEAD_TOKEN": f"{CANARY}-token",
+        "MY_SECRET": f"{CANARY}-secret",
+        "DB_PASSWORD": f"{CANARY}-password",
+        "HARMLESS": "yes",
+    }
+)
+async def test_T08_a_command_gets_three_descriptors_and_no_secret(house: House) -> None:
+    room = await house.room(yolo=True)
+    look = "sleep 1000 & ls /proc/$!/fd | sed s/^/fd=/; kill $!; tr '\\0' '\\n' < /proc/$$/environ; env; export -p"
+    await room.ended(await room.prompt(bash(look)))
+    content = (await result(room))["content"]
+    assert {line for line in content.splitlines() if line.startswith("fd=")} == {"fd=0", "fd=1", "fd=2"}
+    assert "HARMLESS=yes" in content
+    assert CANARY not in content
+    names = {line.partition("=")[0] for line in content.splitlines()}
+    assert not names & {"NOTIFY_SOCKET", "BULKHEAD_LIMITS", "BULKHEAD_FAILPOINTS", "LISTEN_FDS", "BASH_ENV"}
+    own = {name for name in names if name.startswith("BULKHEAD_")}
+    assert own == {"BULKHEAD_TOOL", "BULKHEAD_WORKSPACE_ID", "BULKHEAD_TEST_HOUSE"}
+
+
 def bash(command: str) -> str:
     """The directive that has the scripted model run a command."""
     return "/tool bash " + json.dumps({"description": "a test", "command": command})
@@ -87,8 +193,19 @@ def bash(command: str) -> str:
 
 async def result(room: Room) -> dict[str, Any]:
     """The only tool result of a room."""
-    [found] = [part for message in await room.messages() for part in parts_of(message, "tool_result")]
+    [found] = await results(room)
     return found
+
+
+async def results(room: Room) -> list[dict[str, Any]]:
+    """All of them, oldest first."""
+    return [part for message in await room.messages() for part in parts_of(message, "tool_result")]
+
+
+def metadata_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a tool result."""
+    metadata = found["metadata"]
+    return dict(json.loads(metadata) if isinstance(metadata, str) else metadata)
 
 
 def peak_rss(process: Process) -> int:

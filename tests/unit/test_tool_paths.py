@@ -1,14 +1,20 @@
 """Inside or outside, and all the ways to make it look otherwise (W-41, W-42, X07)."""
 
+import contextlib
+import ctypes
 import os
+import threading
 
 import pytest
 
 from tests.support.loop import run
 from tests.support.tools import bench
 from worker.permissions.rules import Rules
+from worker.tools.disk import replace_content
 from worker.tools.paths import locate, locate_inside, open_inside
 from worker.tools.tool import ToolError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 @pytest.fixture
@@ -155,3 +161,32 @@ def test_a_directory_exchanged_for_a_link_after_the_check_is_noticed(ground):
     (ground / "sub").symlink_to(ground.parent / "proj-secret")
     with pytest.raises(ToolError, match="moved"):
         open_inside(place)
+
+
+def test_nothing_is_written_outside_while_a_directory_is_exchanged_all_the_time(ground):
+    """X07: a path that was found to be inside is never used to write elsewhere."""
+    outside = ground.parent / "proj-secret"
+    before = sorted(path.name for path in outside.iterdir())
+    names = [os.fsencode(ground / name) for name in ("sub", "link")]
+    (ground / "link").symlink_to(outside)
+    rename = ctypes.CDLL(None).renameat2
+    place = locate_inside(ground, "sub/new", verb="write")
+    is_over = threading.Event()
+
+    def exchange():
+        while not is_over.is_set():
+            rename(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    written = 0
+    try:
+        for _ in range(300):
+            with contextlib.suppress(ToolError):
+                replace_content(place, b"x", None)
+                written += 1
+    finally:
+        is_over.set()
+        thread.join()
+    assert sorted(path.name for path in outside.iterdir()) == before
+    assert written, "it never worked; then it proves nothing"

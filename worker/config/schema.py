@@ -90,7 +90,11 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`tools`: bounds of single tools."""
+    """`tools`: bounds of single tools; `confine`: does the kernel hold commands in the workspace; `writable`: where else
+    they may write then."""
+
+    confine: Literal["off", "auto", "required"] = "off"
+    writable: list[str] = []
 
     ls: LsSettings = field(default_factory=LsSettings)
     grep: SearchSettings = field(default_factory=SearchSettings)

@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.tools.commands import read_only
+from worker.tools.confinement import Cage
 from worker.tools.environment import tool_environment
 from worker.tools.jobs import Jobs, ending_of
 from worker.tools.paths import locate
@@ -58,6 +59,7 @@ class Bash:
             raise ToolError("cannot run: the command holds a NUL character")
         limits, threads = context.limits, context.children.threads
         env = tool_environment(context.env)
+        confinement = self._jobs.confinement
         start = self._jobs.directory_of(context.session_id, context.workspace)
         setting = await threads.run(
             lambda _stop: _prepare(context, wanted, env, start), within_s=limits.search_deadline_s
@@ -75,6 +77,12 @@ class Bash:
                     "auto_background_after": wanted.auto_background_after,
                 },
             )
+        cage: Cage | None = None
+        if confinement is not None:
+            cage = await threads.run(lambda _stop: confinement.enter(), within_s=limits.search_deadline_s)
+        if cage is not None and cage.environment:
+            env |= cage.environment
+            setting = replace(setting, report=Path(cage.environment["TMPDIR"]) / setting.report.name)
         started_ms = int(context.clock.wall() * 1000)
         script = SHELL.replace("REPORT", shlex.quote(str(setting.report)).replace("'", "'\\''"))
         argv = [setting.shell, "-c", script, "bash", wanted.command]
@@ -87,9 +95,13 @@ class Bash:
                 command=wanted.command,
                 about=wanted.description,
                 report=setting.report,
+                cage=cage,
             )
         except OSError as error:
             raise ToolError(f"cannot run: the shell does not start: {error.strerror}") from error
+        finally:
+            if cage is not None:
+                cage.close()
         wait_s = limits.background_wait_s if wanted.run_in_background else float(wanted.auto_background_after)
         is_left = False
         try:

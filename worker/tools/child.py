@@ -13,14 +13,17 @@ import random
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner, settle
 from protocol.limits import Limits
+from worker.tools.crowd import Crowd
 from worker.tools.environment import markers
 from worker.tools.input import InputPipe
+from worker.tools.landlock import Ruleset
 from worker.tools.output import OutputBuffer
 from worker.tools.threads import Threads
 from worker.tools.tree import Process, Tree, find_tree, read_process, send
@@ -96,6 +99,7 @@ class Child:
         self._is_ending = False
         self._is_gone = asyncio.Event()
         self._signalled: set[int] = set()
+        self.struck = ""
         asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
 
     @property
@@ -157,6 +161,19 @@ class Child:
             return False
         return True
 
+    def strike(self, why: str) -> None:
+        """End it without grace, and what is with it at once (T05); `struck` says why to who waits for it."""
+        if self._is_gone.is_set() or self.struck:
+            return
+        self.struck = why
+        with contextlib.suppress(OSError):  # all of a group die in one moment: none of them can fork any more
+            os.killpg(self.pid, signal.SIGKILL)
+        self._of.tasks.start(self.end(), f"strike {self.pid}")
+
+    async def members(self) -> int:
+        """How many processes it is now, itself included."""
+        return 1 + len((await self._of.scan(self._identity, f"{MARKER}={self._marker}")).members)
+
     async def end(self) -> None:
         """End the child and all that came from it: SIGTERM, a grace, SIGKILL until nothing is left. Bounded.
 
@@ -174,7 +191,7 @@ class Child:
         limits = self._of.limits
         start = self._of.clock.now()
         try:
-            if await self._signal(signal.SIGTERM, within_s=limits.tool_term_grace_s):
+            if self.struck or await self._signal(signal.SIGTERM, within_s=limits.tool_term_grace_s):
                 deadline = start + limits.tool_term_grace_s + limits.kill_deadline_s
                 while left := await self._signal(signal.SIGKILL, within_s=KILL_ROUND_S):
                     if self._of.clock.now() > deadline:
@@ -243,11 +260,17 @@ class Children:
         self._random = random
         self._children: dict[int, Child] = {}
         self._is_closed = False
+        self._crowd = Crowd(self)
+
+    @property
+    def running(self) -> list[Child]:
+        """The children of tools that live or are being ended, without the services."""
+        return [child for child in self._children.values() if not child.is_service]
 
     @property
     def count(self) -> int:
         """How many children of tools live or are being ended; those that serve beside the runs do not count."""
-        return sum(not child.is_service for child in self._children.values())
+        return len(self.running)
 
     async def start(
         self,
@@ -260,6 +283,7 @@ class Children:
         stdin: bool = False,
         on_stdout: Callable[[bytes], None] | None = None,
         is_service: bool = False,
+        ruleset: Ruleset | None = None,
     ) -> Child:
         """Start `argv` with descriptors 0, 1, 2 only, and exactly `env` and the markers. Raises OSError.
 
@@ -267,6 +291,7 @@ class Children:
         `stdin` the child takes what `Child.write` sends, otherwise its input is empty. `on_stdout` gets its output
         piece by piece, on the loop, and an empty piece at the end; nothing of it is kept then, and it must not raise.
         A service lives beside the runs: it is ended with the worker, but does not keep it awake (`count`).
+        `ruleset` confines it (worker/tools/confinement.py).
         """
         if self._is_closed:
             raise OSError("this worker is closing")
@@ -274,7 +299,8 @@ class Children:
         head = self.limits.tool_output_head_bytes if head_bytes is None else head_bytes
         tail = self.limits.tool_output_tail_bytes if tail_bytes is None else tail_bytes
         # A vfork and an exec take a millisecond; the loop starts children itself, so that it knows all of them.
-        process = _spawn(argv, {**env, **markers(os.environ), MARKER: marker}, cwd, stdin=stdin)
+        spawn = partial(_spawn, argv, {**env, **markers(os.environ), MARKER: marker}, cwd, stdin=stdin)
+        process = ruleset.start(spawn) if ruleset is not None else spawn()
         pipes: list[Pipe] = []
         given: InputPipe | None = None
         try:
@@ -297,6 +323,8 @@ class Children:
                 given.close()
             raise
         self._children[child.pid] = child
+        if not is_service:
+            self._crowd.look_after()
         return child
 
     def new_marker(self) -> str:

@@ -23,6 +23,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.service import Service
 from worker.tools.child import Child, Children
+from worker.tools.confinement import Cage, Confinement
 from worker.tools.tool import (
     Tool,
     ToolContext,
@@ -74,8 +75,16 @@ class Jobs(Service):
     """All commands of one worker that were started by tools."""
 
     def __init__(
-        self, children: Children, *, limits: Limits, clock: Clock, random: random.Random, log: logging.Logger
+        self,
+        children: Children,
+        *,
+        limits: Limits,
+        clock: Clock,
+        random: random.Random,
+        log: logging.Logger,
+        confinement: Confinement | None = None,
     ) -> None:
+        self.confinement = confinement
         self._children = children
         self._limits = limits
         self._clock = clock
@@ -114,6 +123,7 @@ class Jobs(Service):
         command: str,
         about: str,
         report: Path,
+        cage: Cage | None = None,
     ) -> Job:
         """Start a command. Whoever calls this ends it or leaves it in the background. Raises ToolError, OSError.
 
@@ -124,7 +134,7 @@ class Jobs(Service):
             raise ToolError(
                 f"cannot run: {self.running} commands run already in this workspace; end some with job_kill"
             )
-        child = await self._children.start(argv, env=env, cwd=cwd)
+        child = await self._children.start(argv, env=env, cwd=cwd, ruleset=cage.ruleset if cage else None)
         job = Job(self._new_id(), context.session_id, command, about, cwd, child, report)
         self._jobs[job.id] = job
         self._owner.start(self._follow(job), job.id)
@@ -134,6 +144,7 @@ class Jobs(Service):
         try:
             job.code = await job.child.exited_within(self._limits.job_max_s)
             if job.code is not None:
+                job.killed = job.killed or job.child.struck
                 await job.child.drained(self._limits.tool_pipe_grace_s)
             elif not job.killed:
                 job.killed = f"because it took longer than {self._limits.job_max_s:g} s"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+LOOKS_MAX = 32
 EXEC_S = 0.002
 """How long to look away from a process that has no environment; most have it by then."""
 
@@ -93,7 +94,10 @@ def _processes() -> Iterator[Process]:
     """All processes. Looked for until a look shows nothing new: one that forks and leaves while we read would hide
     its child, which is on no earlier list."""
     seen: set[str] = set()
-    while new := [name for name in os.listdir(PROC) if name.isdecimal() and name not in seen]:
+    for _ in range(LOOKS_MAX):  # beside something that forks all the time there is always something new
+        new = [name for name in os.listdir(PROC) if name.isdecimal() and name not in seen]
+        if not new:
+            return
         seen.update(new)
         for name in new:
             if (process := read_process(int(name))) is not None:

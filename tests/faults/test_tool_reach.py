@@ -1,0 +1,195 @@
+"""Fault matrix 11 and 13: how far a command reaches. The kernel holds it, or its worker and server are mended.
+
+The kernel's rules need Landlock; where it is missing the tests of confinement are skipped and say so.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.test_tools import bash, result
+from tests.support.client import parts_of
+from tests.support.eventually import eventually
+from tests.support.house import House, Room
+from worker.tools.landlock import ABI_MIN, abi
+
+
+def kernel_confines() -> bool:
+    """Does this kernel know Landlock, and enough of it?"""
+    try:
+        return abi() >= ABI_MIN
+    except OSError:
+        return False
+
+
+needs_landlock = pytest.mark.skipif(not kernel_confines(), reason=f"this kernel has no Landlock of version {ABI_MIN}")
+
+
+async def told(room: Room, command: str) -> str:
+    """What a command of a tool printed."""
+    run = await room.prompt(bash(command))
+    await room.ended(run, within_s=20.0)
+    found = [part for message in await room.messages() for part in parts_of(message, "tool_result")]
+    return str(found[-1]["content"])
+
+
+async def confined(house: House, mode: str = "required", **tools: object) -> Room:
+    """A room whose commands are confined."""
+    path = house.directory("w", "script")
+    (path / "bulkhead.json").write_text(json.dumps({"tools": {"confine": mode, **tools}}))
+    client = house.new_client()
+    workspace = await client.create(path, yolo=True)
+    session = await client.create_session(workspace["id"])
+    watcher = await house.watch(workspace["id"], name="w", client=client)
+    return Room(house, workspace, session, watcher)
+
+
+# --- X10: writing -----------------------------------------------------------------------------------------------------
+
+
+@needs_landlock
+async def test_X10_a_confined_command_writes_in_its_workspace_only(house: House) -> None:
+    outside = house.root / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    room = await confined(house)
+    ways = (
+        f"touch {outside}/new",
+        f"echo x > {outside}/kept",
+        f"truncate -s 0 {outside}/kept",
+        f"rm {outside}/kept",
+        f"mv {outside}/kept ./taken",
+        f"ln {outside}/kept ./linked",
+        f"ln -s {outside} ./way && touch ./way/new",
+        f"mkdir {outside}/d",
+        f"sh -c 'setsid touch {outside}/new'",
+        f"cp ./bulkhead.json {outside}/",
+    )
+    for way in ways:
+        assert "rc=0" not in await told(room, f"{way}; echo rc=$?"), way
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+    assert (outside / "kept").read_text() == "kept"
+    inside = "mkdir -p a/b && echo one > a/b/c && mv a/b/c a/d && ln a/d e && cat e && echo > /dev/null && cd a && rm d"
+    assert "one" in await told(room, f"{inside}; echo rc=$?")
+    assert "rc=0" in await told(room, "f=$(mktemp) && echo two > $f && cat $f && rm $f; echo rc=$?")
+    assert "<cwd>" in await told(room, "cd a; echo; pwd")
+    await room.works()
+
+
+@needs_landlock
+async def test_X10_what_the_configuration_names_may_be_written(house: House) -> None:
+    outside = house.root / "outside"
+    outside.mkdir()
+    room = await confined(house, writable=[str(outside)])
+    assert "rc=0" in await told(room, f"echo x > {outside}/new && cat {outside}/new; echo rc=$?")
+    assert "rc=0" not in await told(room, f"touch {house.root}/new; echo rc=$?")
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_X10_a_kernel_without_the_feature(house: House, mode: str) -> None:
+    room = await confined(house, mode)
+    house.failpoints.arm("tools.confine", "error:ENOSYS", workspace=room.id, times=2)
+    answers = [await told(room, "echo ran > ran; cat ran") for _ in range(2)]
+    log = (house.server.runtime_dir / "workers" / f"{room.id}.log").read_text()
+    if mode == "auto":
+        assert all("ran" in answer for answer in answers)
+        assert log.count("commands are not confined") == 1
+    else:
+        assert all("must be confined" in answer for answer in answers)
+        assert not (room.path / "ran").exists()
+    await room.works()
+
+
+@needs_landlock
+@pytest.mark.house(env={"BULKHEAD_CONFINE": "required"})
+async def test_X10_what_the_operator_says_no_file_of_a_project_changes(house: House) -> None:
+    room = await confined(house, "off", writable=["/"])
+    assert "rc=0" not in await told(room, f"touch {house.root}/new; echo rc=$?")
+    assert not (house.root / "new").exists()
+
+
+# --- X09: reading -----------------------------------------------------------------------------------------------------
+
+
+@needs_landlock
+async def test_X09_a_confined_command_reads_nothing_of_worker_and_supervisor(house: House) -> None:
+    bystander = Path((await house.worker(house.bystander.workspace))["path"])
+    room = await confined(house)
+    worker = (await room.worker()).pid
+    for pid in (worker, house.server.pid):
+        for name in ("environ", "mem", "maps", "auxv", "io"):
+            answer = await told(room, f"head -c 1 /proc/{pid}/{name} > /dev/null; echo rc=$?")
+            assert "rc=0" not in answer, (pid, name, answer)
+        assert "rc=0" not in await told(room, f"ls -l /proc/{pid}/fd/0; echo rc=$?")
+    runtime = house.server.runtime_dir
+    log = runtime / "workers" / f"{room.id}.log"
+    roster = house.root / "s" / "bulkhead" / "roster.db"
+    other = next(bystander.glob(".bulkhead/*.db"))
+    for path in (log, roster, other, runtime / "epoch"):
+        assert path.exists(), path
+        for way in (f"cat {path} > /dev/null", f"cp {path} ./stolen", f"ln {path} ./stolen"):
+            assert "rc=0" not in await told(room, f"{way}; echo rc=$?"), (path, way)
+    everything_else = f"cat /etc/passwd /proc/self/environ /proc/cpuinfo {bystander.parent}/outside > /dev/null"
+    (bystander.parent / "outside").write_text("readable")
+    assert "rc=0" in await told(room, f"{everything_else}; echo rc=$?")
+
+
+# --- T07: killing and removing ----------------------------------------------------------------------------------------
+
+
+@needs_landlock
+async def test_T07_a_confined_command_signals_only_its_own(house: House) -> None:
+    if abi() < 6:
+        pytest.skip("this kernel's Landlock does not hold signals (version 6, Linux 6.12)")
+    room = await confined(house)
+    worker = await room.worker()
+    everybody = (
+        "for p in /proc/[0-9]*; do p=${p#/proc/}; kill -0 $p 2> /dev/null && echo may $p; done; "
+        "sleep 100 & kill -0 $! && kill $! && echo own; kill -9 $PPID; echo rc=$?"
+    )
+    answer = await told(room, everybody)
+    assert "own" in answer
+    assert "rc=0" not in answer
+    may = {int(line.split()[1]) for line in answer.splitlines() if line.startswith("may ")}
+    assert len(may) <= 2, "others than the shell itself"
+    assert not may & {worker.pid, house.server.pid, os.getpid()}
+    for pid in (house.server.pid, worker.pid):
+        assert "rc=0" not in await told(room, f"kill -9 {pid}; echo rc=$?")
+    for path in (house.server.runtime_dir, house.root / "s"):
+        assert "rc=0" not in await told(room, f"rm -rf {path}; echo rc=$?")
+    assert (house.server.runtime_dir / "epoch").exists()
+    assert worker.is_alive
+    await room.works()
+
+
+async def test_T07_a_command_kills_its_worker(house: House) -> None:
+    room = await house.room(yolo=True)
+    worker = await room.worker()
+    run = await room.prompt(bash("kill -9 $PPID; sleep 1000"))
+    end = await room.ended(run)
+    assert end["error"]
+    assert (await room.run(run))["outcome"] == "interrupted"
+    await worker.gone()
+    await room.works()
+
+
+@pytest.mark.house(bystander=False)
+async def test_T07_a_command_kills_the_supervisor(house: House) -> None:
+    room = await house.room(yolo=True)
+    worker = await room.worker()
+    run = await room.prompt(bash(f"kill -9 {house.server.pid}; echo done > done; cat done"))
+    await eventually(lambda: (room.path / "done").exists(), what="the command to go on", within_s=10)
+    await house.server.ended()
+    await house.server.restart()
+    assert (await room.worker()).pid == worker.pid
+    await eventually(
+        lambda: _is_over(room, run), within_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
+    )
+    assert "done" in (await result(room))["content"]
+    await room.works_unwatched()
+
+
+async def _is_over(room: Room, run: str) -> bool:
+    return (await room.run(run))["state"] == "ended"
