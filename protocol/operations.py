@@ -51,6 +51,7 @@ class Operation:
     is_safe: bool
     within_s: float | None = None  # None: the limit `call_deadline_s`
     is_bound: bool = False
+    is_inner: bool = False  # asked by the supervisor itself; no route leads here
     takes: Any = None  # the type of the body; None: it takes none
     is_body_optional: bool = False
     gives: Any = None  # the type of the answer; None: it is empty
@@ -65,8 +66,10 @@ _GONE = ("no_longer_asked",)
 
 _ROWS = (
     # workspace
-    Operation("workspace.describe", is_safe=True, gives=Description),  # -> shapes.workspace.Description
-    Operation("events.since", is_safe=True),  # args number, count -> msgpack list[Event]; 409 `reset` when too old
+    Operation("workspace.describe", is_safe=True, is_inner=True, gives=Description),  # -> shapes.workspace.Description
+    Operation(
+        "events.since", is_safe=True, is_inner=True
+    ),  # args number, count -> msgpack list[Event]; 409 `reset` when too old
     # sessions
     Operation("session.list", is_safe=True, gives=list[Session]),
     Operation("session.create", is_safe=False, takes=SessionWish, gives=Session),
@@ -125,7 +128,9 @@ _ROWS = (
     Operation("questions.list", is_safe=True, gives=list[QuestionRequest]),
     Operation("questions.answer", is_safe=True, takes=Answers, gives=Resolved, codes=_GONE),
     Operation("questions.cancel", is_safe=True, gives=Resolved, codes=_GONE),  # optional args batch
-    Operation("asks.open", is_safe=True),  # -> msgpack list[Event]: requests that wait, for new event streams
+    Operation(
+        "asks.open", is_safe=True, is_inner=True
+    ),  # -> msgpack list[Event]: requests that wait, for new event streams
     # configuration: a change made twice is the same change
     Operation("config.get", is_safe=True, gives=Config),
     Operation("config.providers", is_safe=True, gives=list[CatalogueProvider]),
@@ -134,7 +139,7 @@ _ROWS = (
     Operation("config.model", is_safe=True, takes=ChooseModel),
     Operation("config.compact", is_safe=True, takes=SetCompact),
     Operation("config.provider_key", is_safe=True, takes=SetProviderKey),
-    Operation("config.reload", is_safe=True),  # another workspace changed the files of the user
+    Operation("config.reload", is_safe=True, is_inner=True),  # another workspace changed the files of the user
     Operation("config.import_copilot", is_safe=True, gives=CopilotImport),
     Operation("config.refresh_oauth", is_safe=True, takes=RefreshLogin),
     # project

@@ -49,12 +49,16 @@ Effect = Send | SendCancel | Expire
 
 
 class Calls:
-    """The calls of one link, bounded by count and by the bytes of their bodies."""
+    """The calls of one link, bounded by count and by the bytes of their bodies.
+
+    What the supervisor asks for its own sake is not counted: it must not take a client's place.
+    """
 
     def __init__(self, *, count_max: int, bytes_max: int) -> None:
         self._count_max = count_max
         self._bytes_max = bytes_max
         self._flights: dict[str, Flight] = {}
+        self._counted = 0
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -76,7 +80,9 @@ class Calls:
         if (flight := self._flights.get(call_id)) is not None:
             flight.waiters += 1
             return []
-        if len(self._flights) >= self._count_max or (self._flights and self._bytes + len(body) > self._bytes_max):
+        is_counted = not operation.is_inner
+        is_full = is_counted and self._counted >= self._count_max
+        if is_full or (self._flights and self._bytes + len(body) > self._bytes_max):
             raise LimitReached(
                 f"cannot ask the worker: {len(self._flights)} calls wait for it already; try again later",
                 code="too_many_calls",
@@ -85,6 +91,7 @@ class Calls:
             )
         flight = Flight(call_id, operation, args, body, deadline=now + within_s, again_at=now + within_s / 2)
         self._flights[call_id] = flight
+        self._counted += is_counted
         self._bytes += len(body)
         return [Send(flight)]
 
@@ -122,12 +129,13 @@ class Calls:
         """The worker is gone. Every call that was under way; none is left."""
         flights = list(self._flights.values())
         self._flights.clear()
-        self._bytes = 0
+        self._counted = self._bytes = 0
         return flights
 
     def _remove(self, call_id: str) -> Flight | None:
         flight = self._flights.pop(call_id, None)
         if flight is not None:
+            self._counted -= not flight.operation.is_inner
             self._bytes -= len(flight.body)
         return flight
 

@@ -11,7 +11,7 @@ from protocol.limits import DEFAULT_LIMITS
 from protocol.operations import OPERATIONS
 from supervisor.http.routes import ROUTES
 
-INNER_OPERATIONS = {"workspace.describe", "events.since", "config.reload", "asks.open"}
+INNER_OPERATIONS = {name for name, operation in OPERATIONS.items() if operation.is_inner}
 """Asked by the supervisor for itself."""
 
 

@@ -27,7 +27,7 @@ def test_every_row_has_exactly_one_answerer_that_exists() -> None:
 
 
 def test_every_operation_has_a_row_or_is_internal() -> None:
-    internal = {"workspace.describe", "events.since", "config.reload"}
+    internal = {operation.name for operation in OPERATIONS.values() if operation.is_inner}
     assert {route.operation for route in ROUTES if route.operation} == set(OPERATIONS) - internal
 
 
