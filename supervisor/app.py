@@ -20,6 +20,7 @@ from protocol.base.logs import Redactor, fields, set_up_logs
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.ids import Generation
+from protocol.local_model import is_installed
 from protocol.secrets import is_secret_name
 from protocol.spec import MARKER, WorkerSpec
 from supervisor.admission import Admission
@@ -38,7 +39,7 @@ from supervisor.launch.local import LocalLauncher
 from supervisor.launch.records import Record, RecordStore
 from supervisor.launch.vitals import measure
 from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
-from supervisor.local_model.process import LocalModel, is_installed
+from supervisor.local_model.process import LocalModel
 from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors, make_private
 from supervisor.systemd import Notifier, inherited_sockets

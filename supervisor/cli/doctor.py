@@ -17,7 +17,7 @@ from typing import Literal
 import click
 
 from protocol.errors import BulkheadError
-from protocol.spec import LOCAL_MODEL_PACKAGES
+from protocol.local_model import PACKAGES, is_installed
 from protocol.version import BULKHEAD_VERSION
 from supervisor.cli.connect import Door, find_door, find_worker, json_option, perform, print_json, server_options
 from supervisor.cli.screen import paint, table
@@ -197,7 +197,7 @@ def _model() -> Line:
     files = [str(path) for path in _config_files() if _names_providers(path)]
     if keys or files:
         return Line("model", "ok", ", ".join(keys + files), "a server started from here can use it")
-    who = "local/smollm2" if _has_local_model() else "the scripted model"
+    who = "local/smollm2" if is_installed() else "the scripted model"
     return Line(
         "model",
         "warn",
@@ -206,14 +206,10 @@ def _model() -> Line:
     )
 
 
-def _has_local_model() -> bool:
-    return all(find_spec(name) is not None for name in LOCAL_MODEL_PACKAGES)
-
-
 def _local_model() -> Line:
-    if not _has_local_model():
+    if not is_installed():
         return Line("local model", "ok", "not installed", "`make local-model` adds a very small one, for a first talk")
-    found = find_spec(LOCAL_MODEL_PACKAGES[1])
+    found = find_spec(PACKAGES[1])
     place = Path(found.origin).parent if found is not None and found.origin else None
     if place is None or not any(place.glob("*.gguf")):
         return Line("local model", "missing", str(place), "its file is gone: `make local-model` brings it back")

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import assert_never
 
@@ -25,7 +24,6 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from protocol.secrets import is_secret_name
-from protocol.spec import LOCAL_MODEL_PACKAGES
 from supervisor.launch import process
 from supervisor.launch.process import Process
 from supervisor.local_model.lifecycle import (
@@ -51,11 +49,6 @@ class _Record(msgspec.Struct, frozen=True):
     pid: int
     start_ticks: int
     boot_id: str
-
-
-def is_installed() -> bool:
-    """Are the packages of `make local-model` there? Imports neither of them."""
-    return all(find_spec(name) is not None for name in LOCAL_MODEL_PACKAGES)
 
 
 class LocalModel:

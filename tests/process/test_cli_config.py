@@ -36,7 +36,7 @@ def config(cwd: Path, *words: str, **env: str) -> Finished:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "supervisor.cli.main", "config", *words],
         cwd=cwd,
-        env={"HOME": str(home), "PATH": os.environ["PATH"], "NO_COLOR": "1", **env},
+        env={"HOME": str(home), "PATH": os.environ["PATH"], "NO_COLOR": "1", "BULKHEAD_LOCAL_MODEL": "0", **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from supervisor.local_model.process import is_installed
+from protocol.local_model import is_installed
 from tests.support.eventually import eventually
 from tests.support.house import House, Room
 from tests.support.processes import state_of

@@ -15,6 +15,7 @@ from msgspec import inspect
 
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
+from protocol.local_model import is_installed
 from protocol.secrets import MASK
 from protocol.shapes.config_report import ConfigFile, ConfigReport, ConfigValue
 from worker.config.check import Broken
@@ -47,7 +48,7 @@ def report_of(workspace: Path, env: Mapping[str, str]) -> ConfigReport:
     )
     config: Config | None = None
     try:
-        config = config_of(layers, workspace, data_dir, env)
+        config = config_of(layers, workspace, data_dir, env, local_model=_local_model(env))
     except Broken as error:
         problems += error.problems
     except BadInput as error:
@@ -64,6 +65,11 @@ def report_of(workspace: Path, env: Mapping[str, str]) -> ConfigReport:
         warnings=list(config.warnings if config is not None else layers.warnings),
         problems=problems,
     )
+
+
+def _local_model(env: Mapping[str, str]) -> str:
+    """The name of the socket where a server of these variables would offer its own model; "" for none."""
+    return "model.sock" if is_installed() and env.get("BULKHEAD_LOCAL_MODEL") != "0" else ""
 
 
 def _file(looked: Looked) -> ConfigFile:
