@@ -15,6 +15,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     workspace_id: WorkspaceId
     generation: Generation
     path: str  # the workspace's directory, resolved
+    directory: tuple[int, int] | None = None  # device and inode that `path` must have; None for any
     data_dir: str  # absolute; the worker creates it, takes its lock and owns what is in it
     endpoint: str  # the supervisor's ROUTER, `ipc://…`
     token: str  # proves to the supervisor that this is the worker it started

@@ -206,6 +206,7 @@ class App:
                 workspace_id=registration.id,
                 generation=generation,
                 path=registration.identity.path,
+                directory=registration.identity.key,
                 data_dir=registration.data_dir,
                 endpoint=self._router.endpoint,
                 token=token,

@@ -47,9 +47,17 @@ def become_worker(spec: WorkerSpec) -> int:
     except OSError as error:
         print(f"cannot enter the workspace directory {spec.path}: {error}", file=sys.stderr, flush=True)
         return EXIT_DIRECTORY
+    if spec.directory is not None and _which_directory() != spec.directory:
+        print(f"cannot use the workspace directory {spec.path}: it is another one now", file=sys.stderr, flush=True)
+        return EXIT_DIRECTORY
     from worker.main import run_worker
 
     return run_worker(spec)
+
+
+def _which_directory() -> tuple[int, int]:
+    found = os.stat(".")
+    return found.st_dev, found.st_ino
 
 
 def become_subreaper() -> None:

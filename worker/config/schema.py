@@ -90,8 +90,8 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`tools`: bounds of single tools; `confine`: does the kernel hold commands in the workspace; `writable`: where else
-    they may write then."""
+    """`tools`: bounds of single tools; `confine`: does the kernel hold commands in the workspace; `writable`: where
+    else they may write then."""
 
     confine: Literal["off", "auto", "required"] = "off"
     writable: list[str] = []

@@ -15,7 +15,7 @@ from worker.tools.commands import read_only
 from worker.tools.confinement import Cage
 from worker.tools.environment import tool_environment
 from worker.tools.jobs import Jobs, ending_of
-from worker.tools.paths import locate
+from worker.tools.paths import check_workspace, locate
 from worker.tools.search import check_directory
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
@@ -154,6 +154,7 @@ def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start:
         directory = place.path
     else:
         directory = start if start.is_dir() else context.workspace
+        check_workspace(context.workspace, "run")
     shell = shutil.which("bash", path=env.get("PATH", os.defpath))
     if shell is None:
         raise ToolError("cannot run: bash is not on the PATH of this workspace")

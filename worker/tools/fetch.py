@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.tools.paths import Place, locate
+from worker.tools.paths import Place, check_workspace, locate
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.web.client import check_url, fetch, opened
 from worker.web.pages import is_html, to_markdown, to_text
@@ -117,6 +117,8 @@ class Download:
         opened_files: list[int] = []  # filled in the thread, so that a cancel meanwhile loses none
 
         def begin(_stop: object) -> None:
+            if place.inside:
+                check_workspace(context.workspace, "download")
             part.parent.mkdir(parents=True, exist_ok=True)
             if place.path.is_dir():
                 raise ToolError(f"cannot download to {place.shown}: it is a directory; name the file")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from protocol.limits import Limits
 from worker.tools.changes import compare
 from worker.tools.disk import Content, read_content, replace_content, sha256
-from worker.tools.paths import Place, locate
+from worker.tools.paths import Place, check_workspace, locate
 from worker.tools.tool import ToolContext, ToolError, ToolResult
 
 
@@ -39,6 +39,8 @@ async def change_file(
     seen = await context.files.last_read(context.session_id, str(place.path))
 
     def planned(_stop: object = None) -> tuple[Content | None, Planned]:
+        if place.inside:
+            check_workspace(context.workspace, verb)  # else it would be made again as a parent (H05)
         before = read_content(place, limits.edit_max_bytes)
         return before, plan(place, before, seen)
 

@@ -46,6 +46,14 @@ def locate_inside(workspace: Path, given: str, *, verb: str) -> Place:
     return place
 
 
+def check_workspace(workspace: Path, verb: str) -> None:
+    """Raise ToolError when the directory of the workspace has gone away (H05)."""
+    if not workspace.is_dir():
+        raise ToolError(
+            f"cannot {verb}: the directory of the workspace {workspace} is missing; it must come back first"
+        )
+
+
 def open_inside(place: Place) -> int:
     """Open the regular file at `place` for reading, without following a last-moment symbolic link out (X07).
 

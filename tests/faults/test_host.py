@@ -1,0 +1,151 @@
+"""Fault matrix 10, H05: a workspace's directory goes away or can no longer be read, idle or while a tool runs."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import Denied
+from supervisor.workspaces.identity import resolve
+from tests.faults.test_tools import bash, results
+from tests.support.client import parts_of
+from tests.support.eventually import eventually
+from tests.support.house import House, Room
+
+NOBODY = 65534
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+
+
+@pytest.mark.house(limits={"restart_delay_s_max": 0.1})
+async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house: House) -> None:
+    room = await elsewhere(house)
+    await room.ended(await room.prompt("/say first"))
+    worker = await room.worker()
+    moved = room.path.rename(house.root / "moved")
+    end = await room.ended(
+        await room.prompt(
+            "\n".join((bash("echo never"), '/tool write {"file_path": "a", "content": "b"}', "/say over"))
+        )
+    )
+    assert end["text"] == "over", "the turn goes on, and the model is told"
+    first, second = await results(room)
+    assert first["is_error"]
+    assert f"{room.path} is missing" in first["content"]
+    assert f"{room.path} is missing" in second["content"]
+    assert not room.path.exists(), "a tool made it again"
+    assert texts(await room.messages())[:2] == ["/say first", "first"]
+    assert worker.is_alive
+    wish = {"path": str(room.path), "client_id": room.client.client_id, "version": "test"}
+    assert (await room.client.post("/v1/workspaces", wish)).status == 400
+
+    await worker.kill()  # from here on only starts can tell
+    await in_state(house, room, "failed")
+    row = await house.worker(room.id)
+    assert "directory missing" in row["reason"]
+    for _ in range(3):
+        refused = (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(409)
+        assert refused.code == "workspace_moved"
+    prompt = {"session_id": room.session, "prompt": "/say never"}
+    assert (await room.client.post(f"/v1/workspaces/{room.id}/agent", prompt)).expect(409).code == "workspace_moved"
+    assert (await house.worker(room.id))["generation"] == row["generation"], "nobody tries it again and again"
+
+    moved.rename(room.path)
+    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
+    assert texts(await room.messages())[:2] == ["/say first", "first"]
+    await room.works_unwatched()
+
+
+async def test_H05_a_directory_that_goes_away_with_its_history(house: House) -> None:
+    room = await house.room(yolo=True)
+    await room.ended(await room.prompt("/say first"))
+    row = await house.worker(room.id)
+    moved = room.path.rename(house.root / "moved")
+    prompt = {"session_id": room.session, "prompt": "/say never"}
+    for _ in range(3):
+        answer = await room.client.post(f"/v1/workspaces/{room.id}/agent", prompt)
+        assert (answer.status, answer.code) in ((503, "storage_failed"), (409, "workspace_moved")), answer
+    assert texts(await room.messages())[:2] == ["/say first", "first"], "what was said is still read"
+    assert not room.path.exists(), "nobody makes it again"
+    assert (await house.worker(room.id))["generation"] == row["generation"]
+    await (await room.worker()).kill()
+    await in_state(house, room, "failed")
+    assert (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(409).code == "workspace_moved"
+    moved.rename(room.path)
+
+
+async def test_H05_a_directory_is_deleted_while_a_tool_runs_in_it(house: House) -> None:
+    room = await elsewhere(house)
+    pipe, go = house.pipe(), house.root / "go"
+    command = f"echo $$ > {pipe.path}; until [ -e {go} ]; do sleep 0.02; done; echo x > made; echo rc=$?"
+    run, _ = await room.tool_running(command, pipe)
+    shutil.rmtree(room.path)
+    go.touch()
+    end = await room.ended(run)
+    assert "error" not in end, end
+    [first] = await results(room)
+    assert "rc=1" in first["content"]
+    await room.ended(await room.prompt(bash("echo never")))
+    assert f"{room.path} is missing" in (await results(room))[-1]["content"]
+    await room.works()
+
+
+async def test_H05_another_directory_in_its_place_gets_no_worker(house: House) -> None:
+    room = await elsewhere(house)
+    worker = await room.worker()
+    moved = room.path.rename(house.root / "moved")
+    room.path.mkdir()
+    await worker.kill()
+    await in_state(house, room, "failed")
+    assert (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(409).code == "workspace_moved"
+    room.path.rmdir()
+    moved.rename(room.path)
+    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
+    await room.works_unwatched()
+
+
+@as_root
+def test_H05_a_directory_that_cannot_be_read_is_refused_with_403(tmp_path: Path) -> None:
+    closed, below = tmp_path / "closed", tmp_path / "closed" / "below"
+    below.mkdir(parents=True)
+    closed.chmod(0o700)
+    for parent in tmp_path.parents:
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o001)
+    tmp_path.chmod(0o755)
+    with as_nobody():
+        for path in (closed, below):
+            with pytest.raises(Denied, match="may not") as refused:
+                resolve(str(path), [])
+            assert refused.value.status == 403
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """This process as another user, for a moment."""
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+async def elsewhere(house: House) -> Room:
+    """A room whose history does not go away with its directory."""
+    return await house.room(yolo=True, data_dir=str(house.root / "data"))
+
+
+async def in_state(house: House, room: Room, state: str) -> None:
+    """Wait for the state of a workspace."""
+
+    async def is_there() -> bool:
+        return bool((await house.worker(room.id))["state"] == state)
+
+    await eventually(is_there, within_s=10, what=state, state=lambda: house.server.log[-3000:])
+
+
+def texts(messages: list[dict[str, object]]) -> list[str]:
+    """What was said, oldest first."""
+    return [part["text"] for message in messages for part in parts_of(message, "text")]
