@@ -147,6 +147,7 @@ class App:
 
     def _build(self) -> None:
         limits, clock, log = self._limits, self._clock, self._log
+        self._runtime_problem = ""
         self._router = Router(limits=limits, clock=clock, log=log, epoch=self._runtime.next_epoch())
         self._records = RecordStore(self._runtime.workers)
         self._launcher = LocalLauncher(
@@ -348,10 +349,22 @@ class App:
         interval_s = min(HOUSEKEEPING_S_MAX, max(HOUSEKEEPING_S_MIN, shortest / 4))
         while True:
             await asyncio.sleep(interval_s)
+            self._look_after_runtime_dir()
             for workspace in self._registry.touched():
                 workspace.observe()
             if self._admission.observed(is_busy=self._is_busy(), now=self._clock.now()):
                 self._leave(Leave.SHUT_DOWN, "idle")
+
+    def _look_after_runtime_dir(self) -> None:
+        """Somebody may have removed it: a tool, or what cleans up temporary directories (T07, Z01)."""
+        try:
+            if self._runtime.restore():
+                self._log.error("runtime directory vanished, made again", extra=fields(path=self._runtime.path))
+                self._runtime_problem = ""
+        except (RuntimeRefused, RuntimeTaken, OSError) as error:
+            if str(error) != self._runtime_problem:  # it is tried every second
+                self._runtime_problem = str(error)
+                self._log.error("cannot make the runtime directory again", extra=fields(reason=error))
 
     async def _watch(self, every_s: float) -> None:
         while True:

@@ -35,6 +35,8 @@ class RuntimeDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock_fd: int | None = None
+        self._listeners: list[str] = []
+        self._epoch = Epoch(0)
 
     @property
     def router_socket(self) -> Path:
@@ -85,6 +87,7 @@ class RuntimeDir:
     def announce(self, listeners: list[str]) -> None:
         """Write into the lock file who holds it and where it listens."""
         assert self._lock_fd is not None
+        self._listeners = listeners
         owner = {"pid": os.getpid(), "start_ticks": own_start_ticks(), "version": BULKHEAD_VERSION}
         data = json.dumps({**owner, "listeners": listeners}).encode()
         os.pwrite(self._lock_fd, data, 0)
@@ -99,7 +102,28 @@ class RuntimeDir:
         except (FileNotFoundError, ValueError):
             last = 0  # a lost file starts again; workers of an older supervisor then refuse us and are replaced
         write_private(path, f"{last + 1}\n".encode())
-        return Epoch(last + 1)
+        self._epoch = Epoch(last + 1)
+        return self._epoch
+
+    def restore(self) -> bool:
+        """Make again what somebody removed while we own it; says whether that was so.
+
+        Without it no worker could be started any more. Records of workers are lost, and so is a token file: the next
+        supervisor starts workers anew. Raises RuntimeRefused, RuntimeTaken when another one was quicker, OSError.
+        """
+        if self._lock_fd is None:
+            return False
+        is_ours = _is_at(self._lock_fd, self.path / "supervisor.lock")
+        if is_ours and self.workers.is_dir():
+            return False
+        self.prepare()
+        if not is_ours:
+            old, listeners = self._lock_fd, self._listeners
+            self.lock()  # the old file has no name any more: it protects nothing
+            os.close(old)
+            self.announce(listeners)
+            write_private(self.path / "epoch", f"{self._epoch}\n".encode())
+        return True
 
     def unlock(self) -> None:
         """Give the directory free; the last thing a supervisor does. The file stays: removing it would race."""
@@ -181,6 +205,13 @@ def own_start_ticks() -> int:
         return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def _owner_of(data: bytes) -> str:

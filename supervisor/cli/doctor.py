@@ -31,6 +31,9 @@ OPEN_FILES_MIN = 4096
 PROCESSES_MIN = 512
 LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_VERSION_FLAG = 1
+LANDLOCK_MIN = 3  # before it, files outside could be cut to nothing
+LANDLOCK_SIGNALS = 6
+CONFINE_NOT = "`tools.confine`: `auto` runs commands all the same, `required` runs none"
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENROUTER_API_KEY")
 CONFIG_NAMES = ("bulkhead.json", ".bulkhead.json", "crush.json", ".crush.json")
 
@@ -122,8 +125,13 @@ def _landlock() -> Line:
     version = library.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(LANDLOCK_VERSION_FLAG))
     if version < 1:
         reason = os.strerror(ctypes.get_errno())
-        return Line("landlock", "warn", reason, "tools cannot be confined to their workspace by the kernel")
-    return Line("landlock", "ok", f"ABI {version}", "tools can be confined to their workspace by the kernel")
+        return Line("landlock", "warn", reason, CONFINE_NOT)
+    if version < LANDLOCK_MIN:
+        return Line("landlock", "warn", f"ABI {version}, {LANDLOCK_MIN} is needed", CONFINE_NOT)
+    less = "" if version >= LANDLOCK_SIGNALS else "; they may signal other processes, for this kernel cannot hold that"
+    mode = os.environ.get("BULKHEAD_CONFINE")
+    where = f"BULKHEAD_CONFINE={mode} is set" if mode else "if `tools.confine` says so"
+    return Line("landlock", "ok", f"ABI {version}", f"commands can be held in their workspace, {where}{less}")
 
 
 def _cgroup() -> Line:

@@ -3,6 +3,7 @@
 The kernel's rules need Landlock; where it is missing the tests of confinement are skipped and say so.
 """
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -193,3 +194,45 @@ async def test_T07_a_command_kills_the_supervisor(house: House) -> None:
 
 async def _is_over(room: Room, run: str) -> bool:
     return (await room.run(run))["state"] == "ended"
+
+
+async def test_T07_a_command_takes_its_database_away(house: House) -> None:
+    room = await house.room(yolo=True)
+    row = await house.worker(room.id)
+    kept = house.root / "kept"
+    assert "rc=0" in await told(room, f"echo here && mv .bulkhead {kept}; echo rc=$?")
+    prompt = {"session_id": room.session, "prompt": "/say never"}
+    for _ in range(2):
+        refused = await room.client.post(f"/v1/workspaces/{room.id}/agent", prompt)
+        assert (refused.status, refused.code) == (503, "storage_failed")
+    assert (await house.worker(room.id))["generation"] == row["generation"]
+    kept.rename(room.path / ".bulkhead")
+    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
+    await room.works_unwatched()
+
+
+@pytest.mark.house(limits={"evict_idle_s": 0.4})  # it is looked after four times as often as somebody may sleep
+async def test_T07_a_command_removes_the_runtime_directory(house: House) -> None:
+    room = await house.room(yolo=True)
+    runtime = house.server.runtime_dir
+    before = {path.name for path in runtime.iterdir()}
+    zygote = (runtime / "zygote.sock").readlink()
+    run = await room.prompt(bash(f"rm -rf {runtime}"))
+    await room.ended(run)
+    await room.works()  # the link is older than the file
+    await eventually(lambda: (runtime / "router.sock").exists(), within_s=10, what="a new socket")
+    (runtime / "zygote.sock").symlink_to(zygote)  # a zygote of the server's own would still be connected
+    assert {path.name for path in runtime.iterdir()} >= before - {"token"}
+    modes = {path.name: oct(path.lstat().st_mode & 0o77) for path in runtime.iterdir() if not path.is_symlink()}
+    assert {name: mode for name, mode in modes.items() if mode != "0o0"} == {}
+    await (await house.room("fresh")).works()
+    again = await asyncio.to_thread(house.server.run_another)
+    assert again.returncode == 3, "another server must not take its place"
+    await (await room.worker()).kill()
+
+    async def replaced() -> bool:
+        row = await house.worker(room.id)
+        return bool(row["state"] == "ready" and row["generation"] == 2)
+
+    await eventually(replaced, within_s=10, what="a new worker", state=lambda: house.server.log[-2000:])
+    await room.works()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import stat
 from pathlib import Path
 
@@ -76,6 +77,50 @@ def test_epoch_counts_supervisors_and_survives_them(tmp_path: Path) -> None:
         runtime.unlock()
     assert epochs == [1, 2, 3]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_T07_a_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "bulkhead"
+    runtime = RuntimeDir(path)
+    runtime.prepare()
+    runtime.lock()
+    for _ in range(3):
+        epoch = runtime.next_epoch()
+    runtime.announce(["unix:///there"])
+    assert not runtime.restore(), "nothing is missing"
+    descriptors = len(os.listdir("/proc/self/fd"))
+    shutil.rmtree(path)
+    assert runtime.restore()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert (mode(path), mode(runtime.workers)) == (0o700, 0o700)
+    assert json.loads((path / "supervisor.lock").read_text())["listeners"] == ["unix:///there"]
+    second = RuntimeDir(path)
+    with pytest.raises(RuntimeTaken):
+        second.lock()
+    runtime.workers.rmdir()
+    assert runtime.restore(), "a part of it"
+    runtime.unlock()
+    assert not runtime.restore(), "it is not ours any more"
+    second.lock()
+    assert second.next_epoch() == epoch + 1, "workers would refuse a smaller one"
+    second.unlock()
+
+
+def test_T07_whoever_was_quicker_keeps_the_directory(tmp_path: Path) -> None:
+    path = tmp_path / "bulkhead"
+    first, second = RuntimeDir(path), RuntimeDir(path)
+    first.prepare()
+    first.lock()
+    shutil.rmtree(path)
+    second.prepare()
+    second.lock()
+    with pytest.raises(RuntimeTaken, match="owns"):
+        first.restore()
+    second.unlock()
+    assert first.restore(), "now it is free"
+    with pytest.raises(RuntimeTaken):
+        second.lock()
+    first.unlock()
 
 
 def test_token_is_made_once(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -127,14 +128,18 @@ def _zero() -> ctypes.c_uint32:
     return ctypes.c_uint32(0)
 
 
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _call(number: int, *arguments: object) -> int:
-    return _checked(int(ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments)))
+    return _checked(int(_library().syscall(ctypes.c_long(number), *arguments)))
 
 
 def _prctl(what: int, value: int) -> None:
     zero = ctypes.c_ulong(0)
-    library = ctypes.CDLL(None, use_errno=True)
-    _checked(int(library.prctl(ctypes.c_int(what), ctypes.c_ulong(value), zero, zero, zero)))
+    _checked(int(_library().prctl(ctypes.c_int(what), ctypes.c_ulong(value), zero, zero, zero)))
 
 
 def _checked(result: int) -> int:
