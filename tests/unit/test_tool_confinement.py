@@ -1,11 +1,16 @@
 """Where a confined command may write and read: the choice of places, without the kernel."""
 
+import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from worker.tools.confinement import CACHES, beside, places
+from worker.config.schema import ToolSettings
+from worker.tools.confinement import CACHES, Cage, Confinement, beside, places
+
+LOG = logging.getLogger("bulkhead.test")
 
 
 @pytest.fixture
@@ -39,8 +44,11 @@ def test_a_temporary_directory_with_something_of_ours_is_replaced(ground, ours):
     (ground / ours).mkdir(exist_ok=True)
     got = found(ground, ours)
     assert ground / "tmp" not in got.writable
-    assert got.temporary == ground / "home/w/.bulkhead/tmp"
-    assert got.temporary in got.writable
+    assert got.temporary == ground / "home/w/.bulkhead/tmp", "in the workspace, which is writable"
+    env = {"HOME": str(ground / "home"), "TMPDIR": str(ground / "tmp")}
+    far = places(ground / "home/w", ground / "data", [str(ground / ours)], env=env)
+    assert far.temporary == ground / "data/tmp"
+    assert far.temporary in far.writable
 
 
 def test_what_holds_the_workspace_is_not_closed(ground):
@@ -82,3 +90,61 @@ def test_a_directory_that_cannot_be_listed_is_left_out(ground):
         assert not any(path.is_relative_to(ground / "home/other") for path in beside((ground / "home/other/.b",)))
     finally:
         (ground / "home/other").chmod(0o700)
+
+
+def test_a_command_cannot_widen_the_rules_by_a_link(ground):
+    home = ground / "home"
+    (ground / "big").mkdir()
+    (home / "w/way").symlink_to(ground / "big")
+    (home / "a").mkdir()
+    (home / "a/b").symlink_to(ground / "big")
+    (home / "hop").symlink_to(home / "a/b")
+    (home / "mine").symlink_to(ground / "big/mine")
+    env = {"HOME": str(home), "TMPDIR": str(ground / "tmp")}
+
+    def writable(*also: str):
+        closed = [str(ground / "run/bulkhead")]  # else all of it lies in a directory that everybody may write
+        return places(home / "w", home / "w/.bulkhead", closed, env=env, also=also).writable
+
+    assert ground / "big" not in writable("way"), "through the workspace"
+    assert ground / "big" not in writable("~/a/b", "~/a"), "through another writable directory"
+    assert ground / "big" not in writable("~/hop", "~/a"), "on a detour"
+    assert ground / "big" not in writable("~/a/../w/way")
+    assert ground / "big" in writable("~/a/b"), "nobody else can change that"
+    assert ground / "big/mine" in writable("~/mine"), "a link of the user"
+    assert home / "w" in writable("."), "the workspace itself"
+
+
+def test_a_link_in_place_of_the_temporary_directory_is_refused(ground):
+    (ground / "home/w/.bulkhead").mkdir()
+    (ground / "home/w/.bulkhead/tmp").symlink_to(ground / "home")
+    rules = found(ground, "tmp/x", "run/bulkhead")
+    assert rules.temporary is not None
+    assert ground / "home" not in rules.writable
+    with pytest.raises(NotADirectoryError):
+        Cage(rules, 3)
+
+
+def test_a_link_in_place_of_the_data_directory_widens_nothing(ground):
+    (ground / "home/w/.bulkhead").symlink_to(ground / "home")
+    rules = found(ground, "tmp/x")
+    assert not any(path.is_relative_to(ground / "home") for path in rules.writable if path.name == "tmp")
+
+
+def test_what_is_writable_is_not_looked_into(ground):
+    nested = ground / "home/w/nested/.bulkhead"
+    nested.mkdir(parents=True)
+    allowed = list(beside((nested,), (ground / "home/w",)))
+    assert not any(path.is_relative_to(ground / "home/w") for path in allowed)
+    assert any((ground / "home/other").is_relative_to(path) for path in allowed)
+
+
+@pytest.mark.parametrize(
+    ("operator", "file", "mode"),
+    [("", "auto", "auto"), ("required", "off", "required"), ("off", "required", "off"), ("wrong", "off", "required")],
+)
+def test_the_operator_counts_over_the_files(ground, operator, file, mode):
+    confinement = Confinement(ground, ground, (), LOG, operator={"BULKHEAD_CONFINE": operator} if operator else {})
+    config = SimpleNamespace(tools=ToolSettings(confine=file))
+    confinement.configure(config, {})  # type: ignore[arg-type]
+    assert confinement.mode == mode

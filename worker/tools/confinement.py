@@ -5,10 +5,13 @@ says; they read everything but what is ours: runtime and state directory, files 
 of processes outside are closed to them. Off by default: a command that installs something wants to write elsewhere.
 """
 
+import contextlib
+import errno
 import logging
 import os
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,7 @@ CACHES = (
 """Below the home directory: what builds keep between them. Programs that are on the PATH are not among it."""
 DEVICES_DIR = Path("/dev")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm")
+STEPS_MAX = 200
 ENTRIES_MAX = 4096
 """Rules for one command; making them takes a few microseconds each."""
 
@@ -109,7 +113,6 @@ class Confinement(Service):
             version = abi()
             if version < ABI_MIN:
                 raise OSError(0, f"this kernel knows version {version} of Landlock; {ABI_MIN} is needed")
-            cage = Cage(self._places(), version)
         except OSError as error:
             why = error.strerror or str(error)
             if wanted == "required":
@@ -119,10 +122,15 @@ class Confinement(Service):
                 self._log.warning(f"commands are not confined: {why}")
             return None
         self._told = ""
-        return cage
+        try:
+            return Cage(self._places(), version)
+        except OSError as error:  # not what the kernel lacks, but what somebody made of the files: no way out
+            raise ToolError(f"cannot run: the rules for a confined command cannot be made: {error}") from error
 
     def _places(self) -> Places:
-        return places(self._workspace, self._data_dir, self._closed, env=self._env, also=self._writable)
+        # What the project says of variables does not count either where the operator decides.
+        env = self._operator if self._operator.get(OPERATOR) else self._env
+        return places(self._workspace, self._data_dir, self._closed, env=env, also=self._writable)
 
 
 class Cage:
@@ -132,11 +140,11 @@ class Cage:
         """Raises OSError."""
         self.environment: dict[str, str] = {}
         if rules.temporary is not None:
-            rules.temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_own(rules.temporary)
             self.environment = dict.fromkeys(("TMPDIR", "TMP", "TEMP"), str(rules.temporary))
         self.ruleset = Ruleset(version)
         try:
-            self.ruleset.allow(READ, beside(rules.closed))
+            self.ruleset.allow(READ, beside(rules.closed, rules.writable))
             self.ruleset.allow(CHANGE, rules.writable)
         except BaseException:
             self.close()
@@ -159,21 +167,31 @@ def places(
     root = _real(workspace)
     ours = tuple(path for path in map(_real, closed) if not root.is_relative_to(path))
     home = env.get("HOME", "")
-    caches = [Path(home) / name for name in CACHES] if home else []
-    caches += [Path(env[name]) for name in ("XDG_CACHE_HOME",) if env.get(name)]
-    caches += [Path(home + name[1:]) if home and name.startswith("~/") else root / name for name in also]
-    temporary = _real(env.get("TMPDIR") or tempfile.gettempdir())
-    shared = [temporary, *map(_real, ("/tmp", "/var/tmp")), *map(_real, caches)]
-    free = [path for path in shared if not any(_overlap(path, other) for other in ours)]
-    own = None if temporary in free else _real(data_dir) / "tmp"
-    writable = [root, *free, *(DEVICES_DIR / name for name in DEVICES), *([own] if own else [])]
-    return Places(tuple(dict.fromkeys(writable)), ours, own)
+    temporary = Path(env.get("TMPDIR") or tempfile.gettempdir())
+    wanted = [temporary, Path("/tmp"), Path("/var/tmp")]
+    wanted += [Path(home) / name for name in CACHES] if home else []
+    wanted += [Path(env["XDG_CACHE_HOME"])] if env.get("XDG_CACHE_HOME") else []
+    wanted += [Path(home + name[1:]) if home and name.startswith("~/") else root / name for name in also]
+    wanted = [Path(os.path.normpath(path)) for path in wanted]
+    free = {path for path in map(_real, wanted) if not any(_overlap(path, other) for other in ours)}
+    # A command may have put a link in the way: what it can change itself must not decide where it may write.
+    steady = [path for path in wanted if _real(path) in free and _is_steady(path, (free | {root}) - {_real(path)})]
+    writable = list(dict.fromkeys([root, *map(_real, steady)]))
+    own = None
+    if not any(_real(temporary).is_relative_to(path) for path in writable):
+        if data_dir.is_relative_to(root):
+            own = data_dir / "tmp"  # it may be a link by now, so it is not looked up
+        else:
+            own = _real(data_dir) / "tmp"
+            writable.append(own)
+    return Places((*writable, *(DEVICES_DIR / name for name in DEVICES)), ours, own)
 
 
-def beside(closed: Sequence[Path]) -> Iterator[Path]:
+def beside(closed: Sequence[Path], writable: Sequence[Path] = ()) -> Iterator[Path]:
     """Everything that is not closed, as few directories as possible: the kernel knows only what is allowed.
 
-    Raises OSError when that would be too many.
+    What is writable may be read anyway, and is not looked into: commands change it meanwhile. Raises OSError when that
+    would be too many.
     """
     way = {parent for path in closed for parent in path.parents}
     waiting, count = [Path("/")], 0
@@ -189,7 +207,8 @@ def beside(closed: Sequence[Path]) -> Iterator[Path]:
             continue
         for path in entries:
             if path in way:
-                waiting.append(path)
+                if not any(path.is_relative_to(root) for root in writable):
+                    waiting.append(path)
             elif path not in closed:
                 count += 1
                 if count > ENTRIES_MAX:
@@ -199,6 +218,34 @@ def beside(closed: Sequence[Path]) -> Iterator[Path]:
 
 def _real(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
+
+
+def _make_own(directory: Path) -> None:
+    """Make it if it is not there; a link in its place is none. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    if not stat.S_ISDIR(directory.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it must be a directory", str(directory))
+
+
+def _is_steady(path: Path, changeable: Collection[Path]) -> bool:
+    """Does the way to `path`, links included, lead through no directory that a command can change?"""
+    at, rest = Path("/"), [*path.parts[1:]]
+    for _ in range(STEPS_MAX):
+        if not rest:
+            return True
+        if any(at.is_relative_to(root) for root in changeable):
+            return False
+        part = rest.pop(0)
+        step = at.parent if part == ".." else at / part
+        try:
+            target = Path(os.readlink(step))
+        except OSError:  # no link
+            at = step
+            continue
+        rest = [*(target.parts[1:] if target.is_absolute() else target.parts), *rest]
+        at = Path("/") if target.is_absolute() else at
+    return False
 
 
 def _overlap(path: Path, other: Path) -> bool:

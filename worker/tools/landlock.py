@@ -72,10 +72,13 @@ class Ruleset:
         self.close()
 
     def allow(self, access: int, paths: Iterable[Path]) -> None:
-        """`READ` or `CHANGE` on these files and all below these directories; what is not there is left out."""
+        """`READ` or `CHANGE` on these files and all below these directories; what is not there is left out.
+
+        The paths must be resolved: a link allows nothing.
+        """
         for path in paths:
             try:
-                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError:
                 continue
             try:
