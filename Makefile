@@ -29,7 +29,7 @@ demo: $(STAMP)
 	@$(BIN)/bulkhead demo
 
 test: check mcp-servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 	@$(MAKE) --no-print-directory contract
 
 check: $(STAMP)

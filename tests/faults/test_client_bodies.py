@@ -14,7 +14,7 @@ from tests.support.wire import wire
 LIMIT = DEFAULT_LIMITS.prompt_max_bytes
 BODY_LIMIT = DEFAULT_LIMITS.body_max_bytes
 PIECE = b"x" * (1 << 20)
-ANSWERED_MIN = 3
+OFTEN = 3
 UNDER_WAY = 5
 
 
@@ -79,7 +79,9 @@ async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_hold_nobody_u
             half.send(body[: len(body) // 2])
             await half.sent()
         await room.works()
-        async with others_are_answered(house):
+        async with others_are_answered(house) as often:
+            async with asyncio.timeout(10):
+                await often.wait()
             for half, body, run in zip(halves, bodies, runs, strict=True):
                 house.diary.asked(room.id, room.session, run)
                 half.send(body[len(body) // 2 :])
@@ -98,9 +100,12 @@ async def prompted(room: Room, run: str, text: str) -> Response:
 
 
 @contextlib.asynccontextmanager
-async def others_are_answered(house: House) -> AsyncIterator[None]:
-    """Meanwhile another client asks the server and the bystander's worker, again and again, and is answered."""
-    client, answered = house.new_client(), 0
+async def others_are_answered(house: House) -> AsyncIterator[asyncio.Event]:
+    """Meanwhile another client asks the server and the bystander's worker, again and again, and is answered.
+
+    The event is set once it was answered a few times.
+    """
+    client, answered, often = house.new_client(), 0, asyncio.Event()
 
     async def ask() -> None:
         nonlocal answered
@@ -108,12 +113,14 @@ async def others_are_answered(house: House) -> AsyncIterator[None]:
             (await client.get("/v1/health")).expect(200)
             (await client.get(f"/v1/workspaces/{house.bystander.workspace}/sessions")).expect(200)
             answered += 1
+            if answered >= OFTEN:
+                often.set()
 
     asking = asyncio.ensure_future(ask())
     try:
-        yield
+        yield often
         assert not asking.done() or asking.exception() is None, asking
-        assert answered >= ANSWERED_MIN, "nobody else was answered meanwhile"
+        assert answered, "nobody else was answered meanwhile"
     finally:
         asking.cancel()
         await asyncio.wait({asking})

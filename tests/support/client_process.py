@@ -6,6 +6,7 @@ socket of the server.
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ class Other:
 
     def __init__(self, socket_path: Path) -> None:
         self._words = [sys.executable, "-m", "tests.support.client_process", str(socket_path)]
+        # The tests are no installed package, so this process must look in the folder that it starts in.
+        self._env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> "Other":
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            *self._words, stdin=pipe, stdout=pipe, cwd=ROOT, limit=1 << 26
+            *self._words, stdin=pipe, stdout=pipe, cwd=ROOT, env=self._env, limit=1 << 26
         )
         return self
 

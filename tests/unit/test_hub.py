@@ -193,10 +193,10 @@ def test_C04_a_cursor_gets_exactly_the_tail(cursor: str, numbers: list[int]) -> 
     async def main() -> None:
         hub = opened_hub(Store(), 40)
         client = open_client(hub, cursor)
-        await client.read()
+        await client.read(lambda client: len(client.numbers) >= len(numbers))
         assert client.numbers == numbers
         hub.take([event(41)])
-        await client.read()
+        await client.read(lambda client: len(client.numbers) > len(numbers))
         assert client.numbers == [*numbers, 41]
         assert client.resets == []
 

@@ -274,7 +274,14 @@ def test_an_event_that_the_client_would_lose_is_refused(data: bytes, why: str) -
 
 @pytest.mark.parametrize("lost", ["config", "config.providers", "config.options", "config.options.tui"])
 def test_a_workspace_that_crashes_the_client_is_refused(lost: str) -> None:
-    workspace: dict[str, Any] = {"id": "w", "path": "/w", "config": {"providers": {}, "options": {"tui": {}}}}
+    workspace: dict[str, Any] = {
+        "id": "w",
+        "path": "/w",
+        "data_dir": "/w/.bulkhead",
+        "version": "1",
+        "env": [],
+        "config": {"providers": {}, "options": {"tui": {}}},
+    }
     strict.WORKSPACE(workspace, "workspace")
     *parents, last = lost.split(".")
     place = workspace

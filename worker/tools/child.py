@@ -179,6 +179,8 @@ class Child:
 
         It has happened when this returns or raises, also for a caller that is being cancelled.
         """
+        if self._is_gone.is_set() or self._of.has_ended:
+            return
         limits = self._of.limits
         bound_s = limits.tool_term_grace_s + limits.kill_deadline_s + limits.settle_s
         work = self._is_gone.wait() if self._is_ending else self._end_tree()
@@ -260,6 +262,8 @@ class Children:
         self._random = random
         self._children: dict[int, Child] = {}
         self._is_closed = False
+        self.has_ended = False
+        """Closed, with all that could be done to the children done."""
         self._crowd = Crowd(self)
 
     @property
@@ -366,6 +370,7 @@ class Children:
         self._is_closed = True
         await asyncio.gather(*(child.end() for child in list(self._children.values())))
         await self.tasks.close(self.limits.settle_s)
+        self.has_ended = True
         self.threads.close()
         self._scan_thread.close()
 

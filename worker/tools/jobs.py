@@ -151,7 +151,7 @@ class Jobs(Service):
         finally:
             await job.child.end()
             # Last, because a shell that is being ended may still write its report.
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, RuntimeError):  # of the threads, when they are closed
                 job.final_directory = await self._children.threads.run(
                     lambda _stop: _take_report(job.report), within_s=self._limits.search_deadline_s
                 )
