@@ -24,9 +24,13 @@ from protocol.spec import EXIT_CLEAN, WorkerSpec, spec_from_bytes, spec_to_bytes
 from worker.app import Worker
 from worker.link import WorkerLink
 from worker.main import run_worker
+from worker.together import code_run_by, lay_together
 
-_LIVES = 10
+_LIVES = 8
 """The interpreter specialises a function when it was called about so often."""
+_IDLE_LIVES = 3
+_FIRST_LIVES = 2
+"""After so many, all is imported and made that is made once."""
 _HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that mean the zygote; a rehearsed worker would take them for itself."""
 
@@ -40,17 +44,25 @@ def rehearse() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     stops = os.environ.pop(failpoints.ENVIRONMENT, None)  # those are for the workers of a test, not for us
     try:
-        sys._clear_type_cache()  # so that it holds what workers look up, not what the imports did
-        for _ in range(_LIVES):
-            with tempfile.TemporaryDirectory(prefix="bulkhead-warm-") as folder:
-                _live(Path(folder))
+        _live_often(_FIRST_LIVES, _Rehearsed)
+        idle = code_run_by(lambda: _live_often(1, _Idle))
+        lay_together([*idle, *code_run_by(lambda: _live_often(1, _Rehearsed))])
+        _live_often(_LIVES, _Rehearsed)
+        sys._clear_type_cache()  # so that it holds what idle workers look up: each other look writes to it
+        _live_often(_IDLE_LIVES, _Idle)
     finally:
         if stops is not None:
             os.environ[failpoints.ENVIRONMENT] = stops
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
 
 
-def _live(folder: Path) -> None:
+def _live_often(times: int, make: type[Worker]) -> None:
+    for _ in range(times):
+        with tempfile.TemporaryDirectory(prefix="bulkhead-warm-") as folder:
+            _live(Path(folder), make)
+
+
+def _live(folder: Path, make: type[Worker]) -> None:
     spec = WorkerSpec(
         workspace_id=WorkspaceId("rehearsal"),
         generation=Generation(1),
@@ -63,7 +75,7 @@ def _live(folder: Path) -> None:
     )
     log = io.StringIO()
     with contextlib.redirect_stderr(log):
-        code = run_worker(spec_from_bytes(spec_to_bytes(spec)), make=_Rehearsed)
+        code = run_worker(spec_from_bytes(spec_to_bytes(spec)), make=make)
     if code != EXIT_CLEAN:
         raise RehearsalFailed(f"cannot serve: a rehearsed worker ended with {code}; its log:\n{log.getvalue()}")
 
@@ -90,6 +102,9 @@ class _NoSocket(WorkerLink):
         await self._ended.wait()
         for operation in ("workspace.describe", "agent.info", "session.messages"):
             await self._ask(operation, sid=session_id)
+        self._leave()
+
+    def _leave(self) -> None:
         self._receive(Shutdown(epoch=Epoch(1), reason="rehearsed", drain_s=5.0, flush_s=5.0))
 
     async def _ask(self, operation: str, shape: object = None, **args: str) -> Answer:
@@ -112,3 +127,15 @@ class _NoSocket(WorkerLink):
 
 class _Rehearsed(Worker):
     link_class = _NoSocket
+
+
+class _NothingToDo(_NoSocket):
+    """The same with no prompt: the workspace is shown once and left alone."""
+
+    async def _play(self) -> None:
+        await self._ask("workspace.describe")
+        self._leave()
+
+
+class _Idle(Worker):
+    link_class = _NothingToDo
