@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import CodeType
 
 import msgspec
 
@@ -44,8 +45,7 @@ def rehearse() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     stops = os.environ.pop(failpoints.ENVIRONMENT, None)  # those are for the workers of a test, not for us
     try:
-        _live_often(_FIRST_LIVES, _Rehearsed)
-        idle = code_run_by(lambda: _live_often(1, _Idle))
+        idle = code_of_idle_life()
         lay_together([*idle, *code_run_by(lambda: _live_often(1, _Rehearsed))])
         _live_often(_LIVES, _Rehearsed)
         sys._clear_type_cache()  # so that it holds what idle workers look up: each other look writes to it
@@ -54,6 +54,12 @@ def rehearse() -> None:
         if stops is not None:
             os.environ[failpoints.ENVIRONMENT] = stops
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+
+
+def code_of_idle_life() -> list[CodeType]:
+    """The code that a worker runs which is made, left alone and ended. Raises RehearsalFailed."""
+    _live_often(_FIRST_LIVES, _Rehearsed)
+    return code_run_by(lambda: _live_often(1, _Idle))
 
 
 def _live_often(times: int, make: type[Worker]) -> None:

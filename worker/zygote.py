@@ -7,7 +7,10 @@ foster parent, of everything that workers leave behind, so it alone can read exi
 SIGTERM: every worker gets SIGTERM and drains by itself; the zygote waits for them, kills what overruns, exits 0.
 """
 
-if __name__ == "__main__":  # the imports below would register their hooks
+if __name__ == "__main__":  # the imports below would register their hooks, and make the names
+    from worker.names import make_names
+
+    make_names()
     from worker.forking import keep_forks_quiet
 
     keep_forks_quiet()
