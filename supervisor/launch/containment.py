@@ -15,9 +15,15 @@ from protocol.spec import MARKER
 
 _PAUSE_S = 0.005
 _LOOKS_MAX = 16
-_EXEC_LOOKS = 8
 _EXEC_S = 0.001
-"""Between two looks at processes that show no environment: in the middle of an exec, or threads of the kernel."""
+_EXEC_LOOKS = 250
+"""Looks at a process in the middle of an exec, which shows no environment, and the pause between two of them. A busy
+machine may leave it there for some time."""
+_EMPTY_LOOKS = 8
+"""Looks at one whose environment is empty. For a moment of every exec it is, while the kernel counts the variables."""
+_DEAD = (b"Z", b"X")
+_KERNEL_THREAD = 0x0020_0000
+"""PF_KTHREAD of the flags in /proc/PID/stat (include/linux/sched.h)."""
 
 
 def marked(workspace_id: str) -> list[int]:
@@ -41,13 +47,13 @@ def marked(workspace_id: str) -> list[int]:
                     found.append(pid)
                 case None:
                     blank.append(pid)
-    for _ in range(_EXEC_LOOKS):
+    for look in range(_EXEC_LOOKS):
         if not blank:
             break
         time.sleep(_EXEC_S)
         again = {pid: _carries(pid, needle) for pid in blank}
         found += [pid for pid, carries in again.items() if carries]
-        blank = [pid for pid, carries in again.items() if carries is None]
+        blank = [pid for pid, carries in again.items() if carries is None and _may_show_one(pid, look)]
     return [pid for pid in found if _is_alive(pid)]
 
 
@@ -70,7 +76,7 @@ def sweep(workspace_id: str, *, keep: Collection[int], within_s: float) -> int:
 
 
 def _carries(pid: int, needle: bytes) -> bool | None:
-    """Does this process carry the marker? None when it shows no environment at all: a moment of every exec."""
+    """Does this process carry the marker? None when that cannot be seen now: it is in the middle of an exec."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environment = file.read()
@@ -79,9 +85,28 @@ def _carries(pid: int, needle: bytes) -> bool | None:
     return needle in environment if environment else None
 
 
+def _may_show_one(pid: int, look: int) -> bool:
+    """Of a process that shows no environment: may it show one later?
+
+    Threads of the kernel and the dead never do. Start and end of an environment (fields 50 and 51, proc_pid_stat(5))
+    are zero until an exec has laid it out, and equal where there is none.
+    """
+    status = _status(pid)
+    if not status or status[0] in _DEAD or int(status[6]) & _KERNEL_THREAD:
+        return False
+    start, end = status[47:49]
+    return look < _EMPTY_LOOKS or start != end or start == b"0"
+
+
 def _is_alive(pid: int) -> bool:
+    status = _status(pid)
+    return bool(status) and status[0] not in _DEAD
+
+
+def _status(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on, the state; empty when the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+            return file.read().rpartition(b")")[2].split()
     except OSError:
-        return False
+        return []

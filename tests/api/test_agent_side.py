@@ -42,10 +42,11 @@ async def test_a_run_id_is_kept_or_made_up_and_told(house: House) -> None:
     room = await house.room()
     kept = f"K_{uuid.uuid4().hex}.1:$$x-"
     assert await room.prompt("/say one", kept) == kept
+    ends = [await room.ended(kept)]  # before the next is sent: one without an id of its own may join a turn
     made = await room.prompt("/say two", "")
     assert uuid.UUID(made).version == 4
-    for run, text in ((kept, "one"), (made, "two")):
-        end = await room.ended(run)
+    ends.append(await room.ended(made))
+    for run, text, end in ((kept, "one", ends[0]), (made, "two", ends[1])):
         assert (end["run_id"], end["session_id"], end["text"]) == (run, room.session, text)
         assert end["message_id"]
     assert [row["id"] for row in (await ask(room, "GET", "/runs")).json()] == [made, kept]

@@ -116,7 +116,8 @@ class Manager:
         for name in ("bulkhead.service", "bulkhead-workers.service"):
             folder = self._units / f"{name}.d"
             folder.mkdir()
-            (folder / "home.conf").write_text("[Service]\nEnvironment=HOME=/run/home\n")
+            # Installed or not, the scripted model is the default.
+            (folder / "home.conf").write_text("[Service]\nEnvironment=HOME=/run/home BULKHEAD_LOCAL_MODEL=0\n")
         (self._units / "boot.target").write_text("[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\n")
 
     async def _is_up(self) -> bool:
