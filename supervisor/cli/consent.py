@@ -13,6 +13,7 @@ from typing import Literal
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.shapes.permission import PermissionNotification, PermissionRequest
+from supervisor.cli.difference import difference
 from supervisor.cli.screen import note, one_line
 
 Action = Literal["allow", "allow_session", "deny"]
@@ -22,6 +23,7 @@ TERMINAL = "/dev/tty"
 WIDTH = 160
 WORDS: dict[str, Action] = {"y": "allow", "yes": "allow", "n": "deny", "no": "deny", "a": "allow_session"}
 WORDS["always"] = WORDS["a"]
+_COLOURS = {"+": "green", "-": "red"}
 _SHOWN = ("command", "file_path", "url", "path", "query")
 
 
@@ -85,9 +87,13 @@ class Consent:
     async def _ask(self, request: PermissionRequest) -> Action | None:
         """What the person says; None when it is no longer asked."""
         note(f"? {request.tool_name} asks to {request.action}: {one_line(request.description, WIDTH)}", "yellow")
+        params = request.params or {}
         for key in _SHOWN:
-            if value := (request.params or {}).get(key):
+            if value := params.get(key):
                 note(f"    {key}: {one_line(str(value), 10 * WIDTH)}", "yellow")
+        if isinstance(old := params.get("old_content"), str) and isinstance(new := params.get("new_content"), str):
+            for line in difference(old, new):
+                note(f"    {line}", _COLOURS.get(line[:1], "dim"))
         while True:
             note("  [y]es, [n]o, [a]lways in this session?", "yellow")
             self._line = asyncio.get_running_loop().create_future()

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import pty
 import sys
@@ -94,6 +95,18 @@ async def test_a_person_is_asked_at_the_terminal(house: House) -> None:
     assert done.out.endswith("done\n")
     assert [(path / f"{name}.txt").exists() for name in ("one", "two", "three")] == [True] * 3
     assert done.err.count("bash asks to execute") == 2, "always was not for ever"
+
+
+async def test_a_person_sees_what_would_change(house: House) -> None:
+    path = house.directory("w", "script")
+    (path / "sum.py").write_text("def add(a, b):\n    return a - b\n")
+    wish = {"file_path": "sum.py", "old_string": "a - b", "new_string": "a + b"}
+    prompt = f'/tool view {{"file_path": "sum.py"}}\n/say read\n/tool edit {json.dumps(wish)}\n/say done'
+    async with at_a_terminal(house, prompt, cwd=path) as terminal:
+        await terminal.answer(QUESTION, "y")
+        (await terminal.finished()).expect(0)
+    assert "    -    return a - b\r\n    +    return a + b\r\n" in terminal.err
+    assert (path / "sum.py").read_text().endswith("a + b\n")
 
 
 async def test_a_person_may_say_no(house: House) -> None:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from supervisor import config as server_config
+from supervisor.cli.difference import LINES_MAX, difference
 from supervisor.cli.main import COMMANDS, LazyGroup, cli
 from supervisor.cli.process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
 from supervisor.cli.screen import ago, has_colour, one_line, paint, size, table, tame
@@ -118,6 +119,27 @@ def test_a_model_does_not_command_the_terminal(tmp_path: Path) -> None:
     assert "\n" in shown
     with (tmp_path / "out").open("w") as file:
         assert tame(nasty, file) == nasty
+
+
+def test_a_change_is_shown_before_it_is_allowed() -> None:
+    old = "".join(f"line {number}\n" for number in range(20))
+    assert difference(old, old.replace("line 9\n", "++ nine\n\tand more\n")) == [
+        "@@ -8,5 +8,6 @@",
+        " line 7",
+        " line 8",
+        "-line 9",
+        "+++ nine",
+        "+    and more",
+        " line 10",
+        " line 11",
+    ]
+    assert difference("", "a\u202eb\x1b[2J\n")[1:] == ["+a\ufffdb\ufffd[2J"]
+    assert difference("a\n", "a\r\n") == ["… only ends of lines change"]
+    assert difference("", "x" * 300)[1].endswith("… 101 more characters")
+    long = difference("", "new\n" * 500)
+    assert len(long) == LINES_MAX + 1
+    assert long[-1] == "… 441 more lines added, 0 more removed"
+    assert difference("a" * 500_000, "b") == ["… 1 lines become 1, too much to compare here"]
 
 
 def test_words_for_sizes_and_times() -> None:
