@@ -1,4 +1,4 @@
-"""Accepts connections of one listening socket, and watches that a request which begins also comes.
+"""Accepts connections of one listening socket, and watches that a request which begins also comes, and can be read.
 
 Out of descriptors, accepting pauses, because asking again at once would only spin. One descriptor is kept in reserve:
 after each pause it is spent on those who wait, who are told to come again, instead of being left without a word.
@@ -14,7 +14,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from tornado.iostream import IOStream
+from tornado.concurrent import Future
+from tornado.iostream import IOStream, UnsatisfiableReadError
 
 from protocol.base.logs import fields
 from protocol.errors import BadInput, Unavailable
@@ -33,13 +34,17 @@ _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errn
 
 
 class RequestStream(IOStream):
-    """A connection on which a head that began must be whole within a deadline. Idle time before it is not counted."""
+    """A connection on which a head that began must be whole within a deadline. Idle time before it is not counted.
+
+    What Tornado cannot read it refuses without a body, or cuts; here that becomes an error like all others.
+    """
 
     def __init__(self, connection: socket.socket, *, head_deadline_s: float) -> None:
         super().__init__(connection, max_buffer_size=READ_BUFFER_BYTES)
         self._head_deadline_s = head_deadline_s
         self._is_head_wanted = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._is_answered = False
 
     def head_wanted(self) -> None:
         """The next byte begins a request; it may lie in the buffer, because it came with or after the one before."""
@@ -54,12 +59,28 @@ class RequestStream(IOStream):
             self._head_timer.cancel()
             self._head_timer = None
 
+    def answered(self) -> None:
+        """The last answer of this connection was given before its request was whole; whatever follows gets none."""
+        self._is_answered = True
+
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Tornado: bytes are there to be read."""
         count = super().read_from_fd(buf)
         if count and self._is_head_wanted:
             self._head_began()
         return count
+
+    def write(self, data: bytes | memoryview) -> Future[None]:
+        """Tornado: send this. Its bare refusal of what is not HTTP is given a body."""
+        if data == _BARE_REFUSAL:
+            data = b"" if self._is_answered else _NOT_HTTP
+        return super().write(data)
+
+    def close(self, exc_info: Any = False) -> None:
+        """Tornado: close; with an UnsatisfiableReadError when a line, or a whole head, does not end."""
+        if isinstance(exc_info, UnsatisfiableReadError) and not self.closed() and not self._is_answered:
+            super().write(_HEAD_TOO_LARGE if self._is_head_wanted else _NOT_HTTP)
+        super().close(exc_info)
 
     def close_fd(self) -> None:
         """Tornado: the connection is closed, by whomever."""
@@ -220,3 +241,15 @@ def phrase(status: int) -> str:
 
 
 _KNOWN = frozenset(status.value for status in HTTPStatus)
+
+_BARE_REFUSAL = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+"""What Tornado says to all that it cannot read."""
+
+_NOT_HTTP = last_answer(
+    error_response(
+        BadInput("cannot read this request: its first line, a header, or the chunks of its body are not HTTP/1.1")
+    )
+)
+_HEAD_TOO_LARGE = last_answer(
+    error_response(BadInput("cannot take headers that do not end: they are far too large", code="headers_too_large"))
+)

@@ -229,6 +229,7 @@ class Exchange(HTTPMessageDelegate):
         response = error_response(error)
         if self._size:
             response.headers["Connection"] = "close"
+            self._stream.answered()
             asyncio.get_running_loop().call_later(REFUSED_LINGER_S, self._end)
         self._write(response)
 
