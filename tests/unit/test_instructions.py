@@ -78,6 +78,18 @@ def test_paths_of_the_user_are_expanded_and_told_apart(tmp_path):
     assert text.index("What this project says") < text.index("What the user says") < text.index("always polite")
 
 
+@pytest.mark.parametrize("name", ["", "$NOT_SET", "${NOT_SET}", "$NOT_SET/", "$(pwd)", "$HOME'", "x" * 5000, "a\0b"])
+def test_a_path_that_leads_nowhere_is_no_other_place(tmp_path, name):
+    (tmp_path / "secret.txt").write_text("of the workspace")
+    assert look(tmp_path, extra=[name], extra_global=[name]).files == ()
+
+
+def test_a_name_that_is_no_text_can_be_told(tmp_path):
+    (tmp_path / ".cursor" / "rules").mkdir(parents=True)
+    (tmp_path / ".cursor" / "rules" / os.fsdecode(b"caf\xe9.md")).write_text("no milk")
+    assert "no milk" in compose(look(tmp_path)).encode().decode()
+
+
 def test_an_agent_of_an_agent_is_told_less(tmp_path):
     (tmp_path / "AGENTS.md").write_text("use tabs")
     text = compose_task(look(tmp_path))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from worker.skills.discovery import BUILTIN, Cache, discover
-from worker.skills.skill import BadSkill, note, read_head
+from worker.skills.skill import HEAD_LENGTH_MAX, BadSkill, note, read_head
 
 
 def head(name: str = "paint", description: str = "How to paint", *more: str) -> str:
@@ -36,6 +36,10 @@ def names(found) -> list[str]:
         (head("pa--int"), "single hyphens"),
         (head(description="x" * 1025), "description"),
         (head("paint", "d", "user-invocable: [1]"), "user-invocable"),
+        (head("paint", "d", "metadata: {a: &a [x], b: [*a, *a]}"), "aliases"),
+        (head("paint", "d", "<<: &a {x: 1}", "more: {<<: *a}"), "aliases"),
+        (head("paint", "d", "deep: " + "[" * 30_000 + "]" * 30_000), "nested"),
+        (head("paint", "d", "x: " + "y" * HEAD_LENGTH_MAX), "longer than"),
     ],
 )
 def test_what_is_no_skill_says_why(text, said):
@@ -104,6 +108,48 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path):
     file.unlink()
     assert names(discover(tmp_path, {}, cache=cache)) == []
     assert str(file) not in cache
+
+
+def test_a_pipe_is_no_skill_and_holds_nobody_up(tmp_path):
+    put(tmp_path, ".agents/skills/paint", head())
+    os.mkdir(tmp_path / ".agents/skills/pipe")
+    os.mkfifo(tmp_path / ".agents/skills/pipe/SKILL.md")
+    found = discover(tmp_path, {})
+    assert names(found) == ["paint"]
+    assert [one.error for one in found.found if one.name == "pipe"] == ["it is not a file"]
+
+
+def test_links_that_lead_in_circles_are_followed_once(tmp_path):
+    put(tmp_path, ".agents/skills/group/paint", head())
+    for number in range(100):  # each way through them is another path: a hundred million of them
+        (tmp_path / f".agents/skills/a{number}").symlink_to(tmp_path / ".agents/skills")
+    (tmp_path / ".agents/skills/loop").mkdir()
+    (tmp_path / ".agents/skills/loop/SKILL.md").symlink_to("SKILL.md")
+    assert names(discover(tmp_path, {})) == ["paint"]
+
+
+def test_a_link_with_another_name_does_not_hide_the_skill(tmp_path):
+    put(tmp_path, ".agents/skills/paint", head())
+    (tmp_path / ".agents/skills/a-link").symlink_to("paint")
+    assert names(discover(tmp_path, {})) == ["paint"]
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path):
+    put(tmp_path, os.fsdecode(b".agents/skills/pai\xffnt"), head())
+    assert [one for one in discover(tmp_path, {}).found if "pai" in one.path] == []
+
+
+def test_disabled_names_count_in_any_case(tmp_path):
+    put(tmp_path, ".agents/skills/paint", head("Paint"))
+    assert names(discover(tmp_path, {}, disabled=["pAINT"])) == []
+
+
+def test_configured_directories_are_looked_up_in_the_environment_of_the_workspace(tmp_path):
+    put(tmp_path, "mine/paint", head())
+    put(tmp_path, "home/more/sand", head("sand"))
+    env = {"OWN": str(tmp_path / "mine"), "HOME": str(tmp_path / "home")}
+    assert names(discover(tmp_path, env, extra=["$OWN", "~/more"])) == ["paint", "sand"]
+    assert names(discover(tmp_path, env, extra=["${OWN}", "$NOT_SET", "$NOT_SET/mine", ""])) == ["paint"]
 
 
 def test_what_the_model_is_told(tmp_path):

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from worker.agent.instructions import ContextFile, Surroundings
+from worker.config.expand import expand_path
 
 CONTEXT_PATHS = (
     ".github/copilot-instructions.md",
@@ -54,7 +55,7 @@ def gather(
 
 def is_git(workspace: Path) -> bool:
     """Is the directory in a git worktree?"""
-    return any((directory / ".git").exists() for directory in (workspace, *workspace.parents))
+    return any(os.path.exists(directory / ".git") for directory in (workspace, *workspace.parents))
 
 
 def _global_paths(env: Mapping[str, str]) -> list[str]:
@@ -75,13 +76,13 @@ class _Reader:
 
     def read(self, workspace: Path, name: str, env: Mapping[str, str]) -> list[ContextFile]:
         """The files that `name` stands for."""
-        path = workspace / _expanded(name, env)
+        path = expand_path(name, env)
         found = []
-        for file in _files(path):
+        for file in _files(workspace / path) if path else ():
             text = self._text(file)
             if text:
                 shown = file.relative_to(workspace) if file.is_relative_to(workspace) else file
-                found.append(ContextFile(str(shown), text))
+                found.append(ContextFile(os.fsencode(shown).decode(errors="replace"), text))
         return found
 
     def _text(self, path: Path) -> str:
@@ -100,18 +101,9 @@ class _Reader:
         return text if len(data) <= most else f"{text}\n[the rest of this file is left out: it is too long]"
 
 
-def _expanded(name: str, env: Mapping[str, str]) -> str:
-    if name == "~" or name.startswith("~/"):
-        return env.get("HOME", "") + name[1:]
-    if name.startswith("$"):
-        variable, slash, rest = name[1:].partition("/")
-        return env.get(variable.strip("{}"), "") + slash + rest
-    return name
-
-
 def _files(path: Path) -> Iterator[Path]:
     """The path itself, or the files below it in the order of their names."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # what cannot be looked at is none, and no error as for `Path.is_dir`
         yield path
         return
     count = 0

@@ -17,6 +17,7 @@ Run = Callable[[str], str]
 """Runs a command and returns its output. Raises CommandFailed."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LEADING = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 _ESCAPED_IN_QUOTES = frozenset('$`\\"}')
 _SPECIAL = frozenset("$`\\'\"")
 OUTPUT_MAX_BYTES = 64 * 1024
@@ -45,6 +46,30 @@ def expand(template: str, env: Mapping[str, str], run: Run) -> str:
         return _Expansion(template, env, run).whole()
     except _Bad as error:
         raise BadTemplate(template, _printable(str(error))) from None
+
+
+def expand_path(name: str, env: Mapping[str, str]) -> str:
+    """A path of a list of paths: `~` is the home, and one that begins with `$` is a template without commands.
+
+    "" for what leads nowhere: behind a variable that is not set, the rest would mean another place.
+    """
+    if name == "~" or name.startswith("~/"):
+        home = env.get("HOME")
+        return home + name[1:] if home else ""
+    if not name.startswith("$"):
+        return name if "\0" not in name else ""
+    first = _LEADING.match(name)
+    if first is not None and not env.get(first[1] or first[2]):
+        return ""
+    try:
+        path = expand(name, env, _no_command)
+    except BadTemplate:
+        return ""
+    return path if "\0" not in path else ""
+
+
+def _no_command(command: str) -> str:
+    raise CommandFailed("commands are not run for paths")
 
 
 def shell_runner(cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S) -> Run:

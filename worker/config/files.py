@@ -157,7 +157,7 @@ def project_dirs(workspace: Path) -> list[Path]:
     dirs: list[Path] = []
     for directory in (workspace, *workspace.parents):
         dirs.append(directory)
-        if (directory / ".git").exists():
+        if os.path.exists(directory / ".git"):
             return list(reversed(dirs))
     return [workspace]
 

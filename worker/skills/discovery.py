@@ -4,10 +4,12 @@ Of two skills with one name the later one counts: what comes with Bulkhead, then
 """
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.config.expand import expand_path
 from worker.config.files import project_dirs
 from worker.skills.skill import FILE_NAME, BadSkill, Skill, Source, name_of, read_head
 
@@ -15,6 +17,8 @@ BUILTIN = Path(__file__).parent / "builtin"
 FILE_MAX_BYTES = 1024 * 1024
 DEPTH_MAX = 4
 FILES_MAX = 500
+DIRECTORIES_MAX = 2000
+"""So many directories below one place are looked into: a link may lead to the root of the disk."""
 _USER = ("bulkhead/skills", "crush/skills", "agents/skills")
 _PROJECT = (".agents/skills", ".bulkhead/skills", ".crush/skills", ".claude/skills", ".cursor/skills")
 
@@ -54,19 +58,20 @@ def discover(
     old, new = cache or {}, Cache()
     skills: dict[str, Skill] = {}
     found: list[Found] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
+    left_out = {name.lower() for name in disabled}
     for directory, source in _places(workspace, env, extra):
         for file in _files(directory):
-            real = file.resolve()
+            real = os.path.realpath(file)
             if real in seen or len(found) >= FILES_MAX:
                 continue
-            seen.add(real)
             try:
                 skill = _known(file, source, old, new)
             except BadSkill as error:
                 found.append(Found(name_of(str(file)), str(file), str(error)))
                 continue
-            if skill.name in disabled:
+            seen.add(real)
+            if skill.name.lower() in left_out:
                 continue
             found.append(Found(skill.name, skill.path))
             skills[skill.name.lower()] = skill
@@ -74,7 +79,7 @@ def discover(
         cache.clear()
         cache.update(new)
     usable = tuple(sorted(skills.values(), key=lambda skill: skill.name.lower()))
-    roots = tuple(dict.fromkeys(Path(skill.path).parent.resolve() for skill in usable))
+    roots = tuple(dict.fromkeys(Path(os.path.realpath(Path(skill.path).parent)) for skill in usable))
     return Skills(usable, tuple(found), roots)
 
 
@@ -94,23 +99,41 @@ def _places(workspace: Path, env: Mapping[str, str], extra: Sequence[str]) -> It
         for name in _PROJECT:
             yield directory / name, "project"
     for name in extra:
-        path = Path(name.replace("~", home, 1) if home and name.startswith("~/") else os.path.expandvars(name))
-        yield workspace / path, "project" if not path.is_absolute() else "user"
+        if path := expand_path(name, env):
+            yield workspace / path, "project" if not Path(path).is_absolute() else "user"
 
 
-def _files(directory: Path, depth: int = 0) -> Iterator[Path]:
-    """The skill files below a directory, in the order of their paths; links are followed, not too deep."""
+def _files(directory: Path) -> Iterator[Path]:
+    """The skill files below a directory, in the order of their paths; links are followed, not too deep, and no
+    directory is looked into twice."""
+    yield from _below(directory, 0, set())
+
+
+def _below(directory: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Path]:
     try:
+        status = directory.stat()
         names = sorted(os.listdir(directory))
-    except OSError:
+    except (OSError, ValueError):
         return
     if FILE_NAME in names:
         yield directory / FILE_NAME
         return
+    if (status.st_dev, status.st_ino) in seen or len(seen) >= DIRECTORIES_MAX:
+        return
+    seen.add((status.st_dev, status.st_ino))
     for name in names:
         path = directory / name
-        if depth < DEPTH_MAX and not name.startswith(".") and path.is_dir():
-            yield from _files(path, depth + 1)
+        if depth < DEPTH_MAX and not name.startswith(".") and _is_text(name) and os.path.isdir(path):
+            yield from _below(path, depth + 1, seen)
+
+
+def _is_text(name: str) -> bool:
+    """Can clients be told this name?"""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _known(file: Path, source: Source, old: Cache, new: Cache) -> Skill:
@@ -119,6 +142,8 @@ def _known(file: Path, source: Source, old: Cache, new: Cache) -> Skill:
         status = file.stat()
     except OSError as error:
         raise BadSkill(f"the file cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):  # who opens a pipe waits for somebody who writes
+        raise BadSkill("it is not a file")
     state = (status.st_ino, status.st_size, status.st_mtime_ns)
     known = old.get(str(file))
     if known is not None and known[0] == state:

@@ -37,12 +37,15 @@ class SkillService(Service):
     async def refresh(self) -> None:
         """Look again; clients hear of it when something is different. Bounded."""
         async with self._looking:
-            found = await self._threads.run(
-                lambda _stop: discover(
-                    self._workspace, self._env, extra=self._extra, disabled=self._disabled, cache=self._cache
-                ),
-                within_s=self._limits.search_deadline_s,
-            )
+            try:
+                found = await self._threads.run(
+                    lambda _stop: discover(
+                        self._workspace, self._env, extra=self._extra, disabled=self._disabled, cache=self._cache
+                    ),
+                    within_s=self._limits.search_deadline_s,
+                )
+            except TimeoutError:  # a turn can do without; what is known counts on
+                return
             is_new, self.known = found != self.known and self._has_looked, found
             self._has_looked = True
             if is_new:

@@ -18,6 +18,8 @@ Source = Literal["system", "user", "project"]
 FILE_NAME = "SKILL.md"
 _NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
 _HEAD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+HEAD_LENGTH_MAX = 64 * 1024
+DEPTH_MAX = 20
 
 
 class BadSkill(Exception):
@@ -54,7 +56,10 @@ def read_head(text: str, directory: str) -> Head:
     if found is None:
         raise BadSkill("there is no head: the file must begin with `---`, YAML, and `---`")
     try:
+        _check_plain(found[1])
         head = msgspec.yaml.decode(found[1].encode(), type=Head, strict=False)
+    except BadSkill:
+        raise
     except msgspec.ValidationError as error:
         raise BadSkill(f"the head is wrong: {error}") from None
     except Exception as error:  # the YAML library has exceptions of its own, and is not imported before it is needed
@@ -64,6 +69,22 @@ def read_head(text: str, directory: str) -> Head:
     if head.name.lower() != directory.lower():
         raise BadSkill(f"the name {head.name!r} must be that of its directory, {directory!r}")
     return head
+
+
+def _check_plain(text: str) -> None:
+    """A few lines of YAML may mean billions of values by their aliases, and brackets without end overrun the stack of
+    the library, which ends the process. Raises BadSkill, and what the library raises."""
+    import yaml
+
+    if len(text) > HEAD_LENGTH_MAX:
+        raise BadSkill(f"the head is longer than {HEAD_LENGTH_MAX} characters")
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise BadSkill("the head is wrong: aliases (`*name`) are not read; write the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_MAX:
+            raise BadSkill(f"the head is wrong: it is nested more than {DEPTH_MAX} levels deep")
 
 
 def note(skills: Sequence[Skill]) -> str:
