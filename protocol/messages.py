@@ -96,6 +96,7 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     log_id: str = ""  # of the event log, once it is open
     last_number: int = 0
     open_runs: int = 0
+    failed: str = ""  # as in `Ready`
 
 
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
@@ -106,6 +107,7 @@ class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     open_runs: int
     interrupted: list[RunId] = []  # the runs that recovery ended
     requeued: list[RunId] = []  # the runs that had not begun and start now
+    failed: str = ""  # why this worker can store nothing though it answers what is only read, "" when it can
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
@@ -118,6 +120,7 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     children: int = 0  # live children of tools
     last_number: int = 0
     degraded: str = ""  # why this worker serves less than it should, "" when all is well
+    failed: str = ""  # as in `Ready`
 
 
 class Answer(Message, frozen=True, kw_only=True, tag="answer"):

@@ -24,7 +24,7 @@ from protocol.events import Event
 from protocol.ids import Epoch, RunId
 from protocol.messages import LastWord, Ready, Shutdown
 from protocol.shapes.config import GLOBAL
-from protocol.spec import EXIT_CLEAN, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, WorkerSpec
+from protocol.spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, WorkerSpec
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
@@ -59,10 +59,12 @@ from worker.runs.titles import Titles
 from worker.service import FixedTools
 from worker.skills.service import SkillService
 from worker.store import events as event_rows
-from worker.store.database import Database, StorageUnusable
+from worker.store.database import Database
+from worker.store.faults import is_corrupt
 from worker.store.files import StoredFileLedger
 from worker.store.history import StoredHistory
 from worker.store.migrations import SchemaNewer
+from worker.store.place import StorageCorrupt, StorageUnusable
 from worker.store.todos import StoredTodos
 from worker.tenure import Tenure
 from worker.tools.agent import Agent
@@ -115,6 +117,7 @@ class Worker:
         self._log = log
         self._register_secret = register_secret
         self._drain = Drain()
+        self._is_corrupt = False  # the database turned out to be
 
     async def run(self) -> int:
         """Open, recover, serve until asked to leave, close; the exit code."""
@@ -130,7 +133,7 @@ class Worker:
             return EXIT_SCHEMA
         except (StorageUnusable, BulkheadError) as error:
             self._log.error(str(error), extra=self._fields())
-            return EXIT_STORAGE
+            return EXIT_CORRUPT if isinstance(error, StorageCorrupt) else self._broken_code
         try:
             return await self._serve(house, recovered)
         finally:
@@ -156,6 +159,7 @@ class Worker:
             random=self._random,
             on_commit=publisher.committed,
             on_fatal=self._storage_failed,
+            on_writable=lambda: self._leave("the database may be written again"),
         )
         children = Children(limits=limits, clock=clock, log=self._log, random=self._random)
         languages = LanguageServers(
@@ -265,6 +269,7 @@ class Worker:
                 open_questions=desk.open_count,
                 children=children.count + equipment.busy,
                 degraded=database.degraded or ("configuration" if equipment.problem is not None else ""),
+                failed=database.failed,
             )
 
         table = OperationTable(handlers, limits=limits, clock=clock, log=self._log)
@@ -343,8 +348,9 @@ class Worker:
             return
         self._log.error("storage failed, this worker ends", extra=self._fields(error=error))
         self._broken.set_result(None)
+        self._is_corrupt = is_corrupt(error)
         # Should the way out hang too, on the same disk perhaps, the process ends all the same.
-        asyncio.get_running_loop().call_later(self._limits.exit_s, os._exit, EXIT_STORAGE)
+        asyncio.get_running_loop().call_later(self._limits.exit_s, os._exit, self._broken_code)
 
     async def _break_off(self, house: _House) -> int:
         house.link.closing("closed", house.dispatcher.open_runs)
@@ -352,7 +358,11 @@ class Worker:
         await house.dispatcher.close(self._limits.exit_s / 4)
         await house.publisher.close()
         await house.link.close()
-        return EXIT_STORAGE
+        return self._broken_code
+
+    @property
+    def _broken_code(self) -> int:
+        return EXIT_CORRUPT if self._is_corrupt else EXIT_STORAGE
 
     # --- closing ----------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,7 @@ class Vitals:
     open_questions: int = 0
     children: int = 0
     degraded: str = ""
+    failed: str = ""
 
 
 class EventSource(Protocol):
@@ -260,6 +261,7 @@ class WorkerLink:
                 log_id=vitals.log_id,
                 last_number=vitals.last_number,
                 open_runs=vitals.open_runs,
+                failed=vitals.failed,
             )
         )
 
@@ -279,7 +281,8 @@ class WorkerLink:
     def _tell_ready(self) -> None:
         assert self._ready is not None
         vitals = self._vitals()
-        self._tell(msgspec.structs.replace(self._ready, last_number=vitals.last_number, open_runs=vitals.open_runs))
+        now = {"last_number": vitals.last_number, "open_runs": vitals.open_runs, "failed": vitals.failed}
+        self._tell(msgspec.structs.replace(self._ready, **now))
         self._ready_told = True
         self._publisher.connected(vitals.last_number, self._credit)
 
@@ -462,6 +465,7 @@ class WorkerLink:
                     children=vitals.children,
                     last_number=vitals.last_number,
                     degraded=vitals.degraded,
+                    failed=vitals.failed,
                 )
             )
 

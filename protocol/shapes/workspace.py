@@ -58,7 +58,10 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `GET /v1/workers`. `state`: asleep starting ready degraded closing restarting failed."""
+    """One row of `GET /v1/workers`. `state`: asleep starting ready degraded closing restarting failed.
+
+    In `failed` with a `pid` the worker cannot store and answers what is only read.
+    """
 
     id: str
     path: str

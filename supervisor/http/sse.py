@@ -22,7 +22,6 @@ from protocol.limits import Limits
 from supervisor.admission import Admission
 from supervisor.events.hub import Stream
 from supervisor.http.base import Request
-from supervisor.workspaces.caller import AWAKE
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import Workspace
 
@@ -117,7 +116,7 @@ class EventStreams:
         output.when_closed(task)
         try:
             await output.open()
-            if asking is not None and workspace.driver.status().state in AWAKE:
+            if asking is not None and workspace.driver.status().answers:
                 # Before later events, so that none of them speaks of a request that the client has not seen.
                 await asyncio.wait({asking}, timeout=self._limits.stream_asks_s)
             while (chunk := await events.next_chunk(self._limits.stream_keepalive_s)) is not None:

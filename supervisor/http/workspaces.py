@@ -14,7 +14,6 @@ from protocol.shapes.workspace import Workspace as WorkspaceShape
 from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
 from supervisor.http.base import Request, Response, json_response
-from supervisor.workspaces.caller import AWAKE
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.roster import Registration
 from supervisor.workspaces.workspace import Workspace
@@ -112,7 +111,7 @@ class WorkspaceHandlers:
         return self._registry.find(request.params["id"])
 
     async def _describe_awake(self) -> dict[str, Description]:
-        awake = [w for w in self._registry.touched() if w.driver.status().state in AWAKE]
+        awake = [w for w in self._registry.touched() if w.driver.status().answers]
         described: dict[str, Description] = {}
 
         async def describe(workspace: Workspace) -> None:

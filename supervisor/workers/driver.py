@@ -46,7 +46,10 @@ _OVER = (State.ASLEEP, State.BACKOFF, State.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class DriverStatus:
-    """A worker as clients see it. `state`: asleep starting ready degraded closing restarting failed."""
+    """A worker as clients see it. `state`: asleep starting ready degraded closing restarting failed.
+
+    `answers`: calls reach it. That is so in `failed` as well, when all that it cannot do is store.
+    """
 
     state: str
     reason: str
@@ -55,6 +58,7 @@ class DriverStatus:
     started_wall: float | None
     restarts: int
     heartbeat: Heartbeat | None
+    answers: bool = False
 
 
 class DriverSink(Protocol):
@@ -106,6 +110,7 @@ class WorkerDriver:
         self._link: Link | None = None
         self._last_word: LastWord | None = None
         self._last_beat: Heartbeat | None = None
+        self._cannot_store = ""  # why, as the worker said last
         self._started_wall: float | None = None
         self._started_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -210,8 +215,8 @@ class WorkerDriver:
             case State.STARTING:
                 word = "restarting" if reason else "starting"
             case State.READY:
-                reason = self._last_beat.degraded if self._last_beat else ""
-                word = "degraded" if reason else "ready"
+                reason = self._cannot_store or (self._last_beat.degraded if self._last_beat else "")
+                word = "failed" if self._cannot_store else "degraded" if reason else "ready"
             case State.CLOSING:
                 word = "closing"
             case State.BACKOFF:
@@ -230,6 +235,7 @@ class WorkerDriver:
             started_wall=self._started_wall if self._handle else None,
             restarts=self.deaths.total,
             heartbeat=self._last_beat,
+            answers=self._lifecycle.state is State.READY,
         )
 
     # --- effects --------------------------------------------------------------------------------------------------
@@ -279,6 +285,7 @@ class WorkerDriver:
         token = new_token(self._random)
         self._last_word = None
         self._last_beat = None
+        self._cannot_store = ""
         self._started_wall = self._clock.wall()
         self._started_at = self._clock.now()
         self._expect(token)
@@ -421,6 +428,7 @@ class WorkerDriver:
     def heard_hello(self, message: Hello) -> None:
         """A new connection of the worker; one that was adopted is ready already."""
         self._watch.beat(self._clock.now())  # before anybody may hold the silence against it
+        self._cannot_store = message.failed
         if message.ready:
             self._heard_log(message.log_id, message.last_number)
             self._perform(self._lifecycle.became_ready(self._clock.now()))
@@ -433,16 +441,18 @@ class WorkerDriver:
                 "worker recovered",
                 extra=self._fields(interrupted=len(message.interrupted), requeued=len(message.requeued)),
             )
+        self._cannot_store = message.failed
         self._heard_log(message.log_id, message.last_number)
         self._perform(self._lifecycle.became_ready(self._clock.now()))
 
     def heard_heartbeat(self, message: Heartbeat) -> None:
         """The worker's loop beats."""
         self._last_beat = message
+        self._cannot_store = message.failed
         self._watch.beat(self._clock.now())
         status = self.status()
         if (status.state, status.reason) != self._published:
-            self._publish()  # degraded, or well again
+            self._publish()  # degraded, unable to store, or well again
 
     def heard_events(self, batch: list[Event]) -> None:
         """Events in their order."""

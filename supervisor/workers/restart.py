@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from protocol.limits import Limits
+from protocol.spec import HOPELESS
 
 _FIRST_DELAY_S = 0.25
 
@@ -41,6 +42,9 @@ class RestartPolicy:
     def after(self, cause: str, now: float) -> Again | Stop:
         """Decide what follows a death that nobody asked for."""
         limits = self._limits
+        if cause in HOPELESS:
+            self.clear()
+            return Stop(cause)
         if self._ready_at is not None and now - self._ready_at >= limits.restart_healthy_s:
             self._streak = 0
         self._ready_at = None

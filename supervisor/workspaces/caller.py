@@ -15,7 +15,6 @@ from supervisor.routing.link import Link
 from supervisor.workers.driver import WorkerDriver
 from supervisor.workspaces.identity import Identity, check
 
-AWAKE = frozenset({"ready", "degraded"})
 SLEEPING = frozenset({"asleep", "failed"})
 """States in which a request has to look at the directory first, because a new process would start in it."""
 
@@ -86,12 +85,12 @@ class Caller:
         Without `wakes` a worker that is not ready now is not waited for. Whoever waits when the workspace ends is told
         so, and does not bring the worker back to life.
         """
-        if self._driver.status().state not in AWAKE:
+        if not self._driver.status().answers:
             if self.is_ending or not wakes:
                 raise _exiting()
             await self.check_directory()
         try:
-            if self._driver.status().state in AWAKE:
+            if self._driver.status().answers:
                 return await self._driver.ready(self._limits.wake_deadline_s)
             return await self._wait_ready()
         except Unavailable as error:

@@ -14,17 +14,12 @@ from protocol.ids import ClientId, RandomSource, WorkspaceId, new_uuid
 from protocol.limits import Limits
 from protocol.secrets import without_masked
 from protocol.shapes.workspace import WorkspaceWish
-from supervisor.workspaces.caller import AWAKE
 from supervisor.workspaces.identity import Identity, data_dir_for, resolve
 from supervisor.workspaces.roster import Registration, Roster
 from supervisor.workspaces.workspace import Workspace
 
 RETIRED_KEPT = 65_536
 """How many retired clients are remembered; the oldest are forgotten first (P13)."""
-
-
-TELLABLE = AWAKE | {"starting"}
-"""States of workers that may have read what changes now; a later one reads it when it starts."""
 
 
 class Registry:
@@ -117,9 +112,9 @@ class Registry:
     def tell_others(self, workspace_id: WorkspaceId, operation: str) -> None:
         """Let every other worker that runs, or is about to, do an operation; nobody waits for it."""
         for workspace in self.touched():
-            state = workspace.driver.status().state
-            if workspace.registration.id != workspace_id and state in TELLABLE:
-                self._tasks.start(self._tell(workspace, operation, waits=state not in AWAKE), "tell")
+            status = workspace.driver.status()  # one that is neither reads what changes now when it starts
+            if workspace.registration.id != workspace_id and (status.answers or status.state == "starting"):
+                self._tasks.start(self._tell(workspace, operation, waits=not status.answers), "tell")
 
     async def _tell(self, workspace: Workspace, operation: str, *, waits: bool) -> None:
         try:

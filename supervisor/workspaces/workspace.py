@@ -24,7 +24,7 @@ from protocol.shapes.workspace import Description, WorkerStatus, WorkspaceState
 from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
 from supervisor.workers.driver import DriverStatus, WorkerDriver
-from supervisor.workspaces.caller import AWAKE, SLEEPING, Caller, InThread
+from supervisor.workspaces.caller import SLEEPING, Caller, InThread
 from supervisor.workspaces.eviction import Eviction, Facts
 from supervisor.workspaces.leases import Arm, Effect, LastGone, Leases
 from supervisor.workspaces.roster import Registration
@@ -186,7 +186,8 @@ class Workspace:
         facts = self._facts()
         if facts.claims or facts.streams or facts.calls:
             return True
-        return self.driver.status().state not in SLEEPING and not self._eviction.may_sleep(facts)
+        status = self.driver.status()
+        return (status.answers or status.state not in SLEEPING) and not self._eviction.may_sleep(facts)
 
     # --- what the driver tells (DriverSink) -------------------------------------------------------------------------
 
@@ -220,7 +221,9 @@ class Workspace:
 
     def observe(self) -> None:
         """Look whether the worker may sleep; called every now and then."""
-        if self._evicting or self.driver.status().state not in AWAKE:
+        status = self.driver.status()
+        # One that cannot store stays: a database that was unlinked lives no longer than its worker.
+        if self._evicting or not status.answers or status.state == "failed":
             return
         if self._eviction.observed(self._facts(), self._clock.now()):
             self._evicting = True

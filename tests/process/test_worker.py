@@ -9,7 +9,7 @@ import pytest
 
 from protocol.errors import BadInput, Conflict, NotFound
 from protocol.limits import Limits
-from protocol.spec import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA, EXIT_STORAGE
+from protocol.spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
 from supervisor.launch.containment import sweep
 from tests.support.loop import run
 from tests.support.one_worker import Process, open_stage
@@ -314,7 +314,7 @@ def test_D04_D11_files_that_cannot_be_used(tmp_path: Path) -> None:
             database = data_dir / "workspace.db"
             database.write_bytes(b"no database" * 1000)
             async with stage.worker() as worker:
-                assert await worker.exit_code() == EXIT_STORAGE
+                assert await worker.exit_code() == EXIT_CORRUPT
                 assert "left as it is" in worker.log_path.read_text()
             assert database.read_bytes() == b"no database" * 1000
             database.unlink()

@@ -35,7 +35,8 @@ class PaperDriver:
 
     def status(self) -> DriverStatus:
         beat = Heartbeat(sequence=self.beat, loop_lag_s=0, open_runs=self.open_runs)
-        return DriverStatus(self.state, "", 1, 1, 0.0, 0, beat if self.state == "ready" else None)
+        is_ready = self.state == "ready"
+        return DriverStatus(self.state, "", 1, 1, 0.0, 0, beat if is_ready else None, answers=is_ready)
 
     def want(self) -> None:
         self.state = "ready"

@@ -17,8 +17,9 @@ from tests.support.loop import run
 from tests.support.store import Heard, open_database
 from worker.store import events as event_rows
 from worker.store import sessions
-from worker.store.database import StorageUnusable, Transaction
+from worker.store.database import Transaction
 from worker.store.migrations import SchemaNewer
+from worker.store.place import StorageUnusable
 
 
 def build_session(name: str = "s1", title: str = "") -> Session:
@@ -242,9 +243,22 @@ def test_D11_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
 def test_D05_a_file_that_was_replaced_is_noticed(tmp_path: Path) -> None:
     async def story() -> None:
         database = await open_database(tmp_path / "workspace.db")
-        assert not database.is_moved()
-        os.unlink(tmp_path / "workspace.db")
-        assert database.is_moved()
+        path = tmp_path / "workspace.db"
+        assert await database.write(creating(build_session())) == "s1"
+        assert database.failed == ""
+        os.rename(path, tmp_path / "elsewhere.db")
+        with pytest.raises(Unavailable, match="moved or replaced") as caught:
+            await database.write(creating(build_session("s2")))
+        assert (caught.value.code, caught.value.retryable) == ("storage_failed", False)
+        assert database.failed == "storage moved"
+        assert [found.id for found in await database.read(sessions.top_level)] == ["s1"]
+        log = tmp_path / "workspace.db-wal"
+        assert log.stat().st_size == 0, "whatever is put at the path would get our changes"
+        await database.write(creating(build_session("end")), is_ending=True)  # what has begun may still end
+        assert log.stat().st_size == 0
+        os.rename(tmp_path / "elsewhere.db", path)
+        assert await database.write(creating(build_session("s3"))) == "s3"
+        assert database.failed == ""
         await database.close(5)
 
     run(story())

@@ -1,9 +1,11 @@
 """Again after this long, or not any more and why."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.limits import Limits
+from protocol.spec import HOPELESS
 from supervisor.workers.restart import Again, RestartPolicy, Stop
 
 LIMITS = Limits(restart_intensity=3, restart_period_s=60.0, restart_delay_s_max=10.0)
@@ -20,6 +22,13 @@ def test_the_third_death_within_the_period_stops() -> None:
     policy.after("exit 1", 0.0)
     policy.after("exit 1", 30.0)
     assert policy.after("signal 11", 59.0) == Stop("3 deaths in 60 s, the last: signal 11")
+
+
+@pytest.mark.parametrize("cause", sorted(HOPELESS))
+def test_D04_what_another_worker_would_find_again_stops_at_once(cause: str) -> None:
+    policy = RestartPolicy(LIMITS)
+    assert policy.after(cause, 0.0) == Stop(cause)
+    assert policy.after("exit 1", 1.0) == Again(0.0)  # after a restart by hand
 
 
 def test_ten_healthy_minutes_clear_the_delay() -> None:

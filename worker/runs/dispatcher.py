@@ -15,7 +15,7 @@ from typing import Any
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.tasks import TaskOwner, settle
-from protocol.errors import BadInput, Conflict, LimitReached, NotFound, Unavailable
+from protocol.errors import BadInput, Conflict, LimitReached, NotFound
 from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId, is_id, new_uuid
 from protocol.limits import Limits
@@ -170,8 +170,6 @@ class Dispatcher:
 
     def _store(self, transaction: Transaction, run: StoredRun) -> bool:
         """Insert the run; False when it is there already. In the transaction, so that nothing comes between (W-02)."""
-        if self._database.is_moved():
-            raise Unavailable("cannot store this: the database file was moved or replaced", code="storage_failed")
         known = runs.get(transaction.connection, run.id)
         if known is not None:
             if (known.session_id, known.prompt, known.attachments) != (run.session_id, run.prompt, run.attachments):

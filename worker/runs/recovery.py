@@ -50,6 +50,7 @@ async def recover(database: Database, scribe: Scribe, limits: Limits) -> Recover
                 result.waiting.append(run)
         return result
 
-    if await database.read(runs.last_accept_seq) == 0:
-        return Recovered()  # a fresh file
+    last_accept_seq = await database.read(runs.last_accept_seq)
+    if last_accept_seq == 0 or database.failed:
+        return Recovered(last_accept_seq=last_accept_seq)  # a fresh file, or one that can only be read
     return await database.write(job, is_ending=True)

@@ -7,12 +7,12 @@ committed: it must do nothing but read and write through what it is given.
 
 Events emitted in a transaction get their numbers in it and are published after its commit, in commit order, before
 any caller learns of the commit. Errors: a full disk and a busy file are answers; any other storage error is fatal:
-the worker ends itself and starts again from the file.
+the worker ends itself and starts again from the file. A file that may not be written, or that is not in its place any
+more, is still read.
 """
 
 import asyncio
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, create_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection
 
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint_blocking
@@ -34,8 +33,10 @@ from protocol.ids import RandomSource, RunId, SessionId
 from protocol.limits import Limits
 from protocol.shapes.envelope import Change, envelope
 from worker.store import events as event_rows
-from worker.store.faults import Fault, storage_fault
-from worker.store.migrations import SchemaNewer, migrate
+from worker.store.engine import wrap
+from worker.store.faults import Fault, is_corrupt, storage_fault
+from worker.store.migrations import SchemaNewer, check_schema, migrate
+from worker.store.place import MOVED, READ_ONLY, Place, StorageCorrupt, StorageUnusable
 from worker.store.reserve import Reserve
 
 T = TypeVar("T")
@@ -49,27 +50,6 @@ _PRAGMAS = (
     "temp_store=MEMORY",
     "cache_size=-2000",
 )
-
-
-_wrapping = threading.local()
-# One engine for the process: its dialect and its compiled statements are warm before the fork. It owns nothing.
-_ENGINE = create_engine(
-    "sqlite+pysqlite://",
-    creator=lambda: _wrapping.raw,
-    poolclass=NullPool,
-    isolation_level="AUTOCOMMIT",  # we begin and commit ourselves, IMMEDIATE and with savepoints
-    skip_autocommit_rollback=True,
-)
-
-
-def wrap(raw: sqlite3.Connection) -> Connection:
-    """SQLAlchemy's face of a connection that we opened; closing it closes `raw`."""
-    _wrapping.raw = raw
-    return _ENGINE.connect()
-
-
-class StorageUnusable(Exception):
-    """The file cannot be opened; it is left as it is, never replaced by an empty one (D04, EXIT_STORAGE)."""
 
 
 class Transaction:
@@ -144,17 +124,20 @@ class Database:
         random: RandomSource,
         on_commit: Callable[[list[Event]], None],
         on_fatal: Callable[[BaseException], None],
+        on_writable: Callable[[], None],
     ) -> None:
         self.path = path
         self.log_id = ""
         self.last_number = 0
         self.degraded = ""
+        self.failed = ""  # why nothing more is stored though reading goes on: READ_ONLY, MOVED or ""
         self._limits = limits
         self._clock = clock
         self._log = log
         self._random = random
         self._on_commit = on_commit
         self._on_fatal = on_fatal
+        self._on_writable = on_writable
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._waiting = 0
@@ -165,7 +148,8 @@ class Database:
         # Everything below belongs to the thread.
         self._raw: sqlite3.Connection
         self._connection: Connection
-        self._inode = (0, 0)
+        self._place = Place(path)
+        self._is_moved = False  # as it was at the last look
         self._reserve = Reserve(path.parent / "reserve")
         self._probed_at = 0.0
 
@@ -180,9 +164,22 @@ class Database:
         random: RandomSource,
         on_commit: Callable[[list[Event]], None],
         on_fatal: Callable[[BaseException], None],
+        on_writable: Callable[[], None] = lambda: None,
     ) -> "Database":
-        """Open or make the file and bring it to our schema. Raises SchemaNewer, StorageUnusable."""
-        database = cls(path, limits=limits, clock=clock, log=log, random=random, on_commit=on_commit, on_fatal=on_fatal)
+        """Open or make the file and bring it to our schema. Raises SchemaNewer, StorageUnusable.
+
+        `on_writable` is called, once or more, when a file that was opened read-only may be written.
+        """
+        database = cls(
+            path,
+            limits=limits,
+            clock=clock,
+            log=log,
+            random=random,
+            on_commit=on_commit,
+            on_fatal=on_fatal,
+            on_writable=on_writable,
+        )
         threading.Thread(target=database._serve, name="database", daemon=True).start()
         await database._opened
         return database
@@ -245,10 +242,11 @@ class Database:
             self._log.error("storage failed", extra=fields(path=self.path, error=error))
             self._on_fatal(error)
 
-    def _deliver(self, jobs: list[_Job[Any]], events: list[Event], degraded: str) -> None:
+    def _deliver(self, jobs: list[_Job[Any]], events: list[Event], degraded: str, failed: str) -> None:
         """On the loop, after a batch: hooks first, then the events, then the callers."""
         self._waiting -= len(jobs)
         self.degraded = degraded
+        self.failed = failed
         for job in jobs:
             if job.then is not None and job.error is None:
                 job.then(job.result)
@@ -270,7 +268,8 @@ class Database:
             self._open()
         except (sqlite3.Error, OSError) as error:
             reason = f"cannot open the database {self.path}: {error}; the file is left as it is"
-            self._tell(_fail, self._opened, StorageUnusable(reason))
+            kind = StorageCorrupt if is_corrupt(error) else StorageUnusable
+            self._tell(_fail, self._opened, kind(reason))
             return
         except (SchemaNewer, StorageUnusable) as error:
             self._tell(_fail, self._opened, error)
@@ -283,9 +282,9 @@ class Database:
                 for job in jobs:
                     job.error = Unavailable(f"cannot tell whether this was stored: {error}", code="storage_failed")
                 self._tell(self._break, error)  # first: whoever is told of the failure finds the worker leaving
-                self._tell(self._deliver, jobs, [], "storage failed")
+                self._tell(self._deliver, jobs, [], "storage failed", "")
                 break
-            self._tell(self._deliver, jobs, events, self._trouble())
+            self._tell(self._deliver, jobs, events, *self._trouble())
         try:
             self._connection.close()
         except sqlite3.Error as error:
@@ -293,9 +292,18 @@ class Database:
         self._tell(_done, self._ended)
 
     def _open(self) -> None:
-        self._raw = sqlite3.connect(
-            self.path, timeout=self._limits.storage_busy_s, isolation_level=None, cached_statements=256
-        )
+        self._raw = self._place.connect(self._limits.storage_busy_s)
+        if self._place.is_read_only:
+            check_schema(self._raw)
+            self.failed = READ_ONLY
+        else:
+            self._open_for_writing()
+        self._connection = wrap(self._raw)
+        self.log_id = event_rows.log_id(self._connection)
+        self.last_number = event_rows.last_number(self._connection)
+        self._place.remember()
+
+    def _open_for_writing(self) -> None:
         mode = self._raw.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise StorageUnusable(f"cannot use the database {self.path}: it does not take WAL mode but {mode!r}")
@@ -305,23 +313,20 @@ class Database:
         try:
             self._reserve.restore(self._raw)
         except (sqlite3.Error, OSError) as error:
+            if is_corrupt(error):
+                raise
             self._log.warning("no space for the reserve", extra=fields(error=error))
-        self._connection = wrap(self._raw)
-        self.log_id = event_rows.log_id(self._connection)
-        self.last_number = event_rows.last_number(self._connection)
-        os.chmod(self.path, 0o600)
-        status = os.stat(self.path)
-        self._inode = (status.st_dev, status.st_ino)
 
     def _take(self) -> list[_Job[Any]] | None:
-        """All jobs that wait, at least one; None at the end. While degraded, probes for space in between."""
+        """All jobs that wait, at least one; None at the end. In trouble, looks whether it is over in between."""
         while True:
+            is_well = self._reserve.is_whole and not self._is_moved
             try:
-                first = self._queue.get(timeout=None if self._reserve.is_whole else _PROBE_S)
+                first = self._queue.get(timeout=None if is_well else _PROBE_S)
                 break
             except queue.Empty:
                 self._probe()
-                self._tell(self._deliver, [], [], self._trouble())
+                self._tell(self._deliver, [], [], *self._trouble())
         if first is None:
             return None
         jobs = [first]
@@ -339,7 +344,7 @@ class Database:
     def _perform(self, jobs: list[_Job[Any]]) -> list[Event]:
         """Run a batch: its writes in one commit, then its reads. Raises only what is fatal."""
         events: list[Event] = []
-        writes = [job for job in jobs if job.is_write]
+        writes = self._unrefused([job for job in jobs if job.is_write])
         if writes:
             fault = self._commit(writes, events)
             if fault is not None and fault.is_full and len(writes) > 1:
@@ -355,9 +360,34 @@ class Database:
                 self._read(job)
         if any(event.kind == "run_complete" for event in events):
             failpoint_blocking("terminal.after_commit")
+        if writes and self._is_moved:
+            self._settle_log()
         if not self._reserve.is_whole:
             self._probe()
         return events
+
+    def _unrefused(self, writes: list[_Job[Any]]) -> list[_Job[Any]]:
+        """Those that may be tried. In a file that is out of its place runs are still ended: it may come back."""
+        if not self._place.is_read_only and not self._looks_moved():
+            return writes
+        for job in writes:
+            job.error = self._place.refusal()
+        return [job for job in writes if job.is_ending and not self._place.is_read_only]
+
+    def _looks_moved(self) -> bool:
+        """Look at the place (D05). When it has just become another's, our file is made whole by itself."""
+        was_moved, self._is_moved = self._is_moved, self._place.is_moved()
+        if self._is_moved and not was_moved:
+            self._log.error("the database file was moved or replaced", extra=fields(path=self.path))
+            self._settle_log()
+        return self._is_moved
+
+    def _settle_log(self) -> None:
+        """Empty the write-ahead log into our file: it lies at the path, and whatever is opened there would get it."""
+        try:
+            self._raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            self._log.warning("the write-ahead log could not be emptied", extra=fields(error=error))
 
     def _commit_alone(self, job: _Job[Any], events: list[Event]) -> None:
         fault = self._commit([job], events)
@@ -423,10 +453,14 @@ class Database:
             job.error = error if fault is None else fault.error
 
     def _probe(self) -> None:
-        """Try to make the reserve whole again, at most once a second."""
+        """Try to make the reserve whole again, at most once a second; a file opened read-only, to find it writable."""
         if self._clock.now() - self._probed_at < _PROBE_S:
             return
         self._probed_at = self._clock.now()
+        if self._place.is_read_only:
+            if self._place.may_write():
+                self._tell(self._on_writable)
+            return
         try:
             self._reserve.restore(self._raw)
         except (sqlite3.Error, OSError) as error:
@@ -434,18 +468,11 @@ class Database:
             if isinstance(error, sqlite3.Error) and (fault is None or fault.is_fatal):
                 raise
 
-    def _trouble(self) -> str:
-        if self.is_moved():
-            return "storage moved"
-        return "" if self._reserve.is_whole else "storage full"
-
-    def is_moved(self) -> bool:
-        """Was the file unlinked or replaced while it is open? SQLite itself does not notice (D05)."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return True
-        return (status.st_dev, status.st_ino) != self._inode
+    def _trouble(self) -> tuple[str, str]:
+        """Why we are degraded, and why we have failed; "" for not."""
+        if self._place.is_read_only:
+            return "", READ_ONLY
+        return "" if self._reserve.is_whole else "storage full", MOVED if self._looks_moved() else ""
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         try:

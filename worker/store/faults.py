@@ -9,6 +9,7 @@ from protocol.errors import BulkheadError, LimitReached, Unavailable
 
 _FULL = 13
 _BUSY = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
+_CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 # A mistake of a statement or a broken rule of a table: the fault of the job, the file is sound.
 _OF_THE_JOB = (0, 1, 18, 19, 20, 21, 25)
 
@@ -29,7 +30,7 @@ def storage_fault(error: BaseException) -> Fault | None:
         return Fault(_failed(original), is_fatal=True)
     if not isinstance(original, sqlite3.Error):
         return None
-    code = (getattr(original, "sqlite_errorcode", 0) or 0) & 0xFF
+    code = _code(original)
     if code == _FULL:
         message = "cannot store this: the disk is full; free some space and try again"
         return Fault(LimitReached(message, code="storage_full"), is_full=True)
@@ -39,6 +40,16 @@ def storage_fault(error: BaseException) -> Fault | None:
     if code in _OF_THE_JOB:
         return None
     return Fault(_failed(original), is_fatal=True)
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Is what stands in the file to blame? Starting again from it does not help then."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(original, sqlite3.Error) and _code(original) in _CORRUPT
+
+
+def _code(error: sqlite3.Error) -> int:
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
 def _failed(error: BaseException) -> BulkheadError:

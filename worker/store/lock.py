@@ -4,6 +4,7 @@ An flock, taken after the fork, closed on exec, so that no child of a tool inher
 unlinked: a second file of that name would be a second lock.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -28,7 +29,7 @@ class DataLock:
     def take(cls, data_dir: Path, *, generation: int, within_s: float) -> "DataLock":
         """Take the lock; blocks at most `within_s` seconds for an owner that is just dying. Raises Locked."""
         path = data_dir / LOCK_NAME
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor, may_write = _open(path)
         deadline = time.monotonic() + within_s
         while True:
             try:
@@ -48,6 +49,8 @@ class DataLock:
                 raise Locked(
                     f"cannot lock data directory {data_dir}: {error}; it needs a file system with locks"
                 ) from error
+        if not may_write:
+            return cls(descriptor)  # nobody is told who we are
         info = {"pid": os.getpid(), "start_ticks": own_start_ticks(), "generation": generation}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(info).encode() + b"\n", 0)
@@ -58,6 +61,19 @@ class DataLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """The file to lock, and whether it may be written. Where nothing may be written there may be only the directory."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), True
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
+    except FileNotFoundError:
+        return os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), False
 
 
 def own_start_ticks() -> int:

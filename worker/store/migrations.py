@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 
 from protocol.ids import RandomSource
+from worker.store.place import StorageUnusable
 from worker.store.reserve import RESERVE_ROW_BYTES, RESERVE_ROWS
 from worker.store.schema import (
     ASKS,
@@ -54,12 +55,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_file_history, _a
 
 def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
     """Run the steps that are missing; returns how many. Raises SchemaNewer, or sqlite3.Error with nothing changed."""
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise SchemaNewer(
-            f"cannot open the database: its schema has version {version}, this code knows {SCHEMA_VERSION}; "
-            "use the newer Bulkhead that wrote it"
-        )
+    version = _version(connection)
     if version == SCHEMA_VERSION:
         return 0
     connection.execute("BEGIN IMMEDIATE")
@@ -76,3 +72,23 @@ def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
             connection.execute("ROLLBACK")
         raise
     return SCHEMA_VERSION - version
+
+
+def check_schema(connection: sqlite3.Connection) -> None:
+    """Of a file that may only be read: is it one that we can read? Raises SchemaNewer, StorageUnusable."""
+    version = _version(connection)
+    if version < SCHEMA_VERSION:
+        raise StorageUnusable(
+            f"cannot read the database: its schema has version {version} and would have to be brought to "
+            f"{SCHEMA_VERSION}, but it is read-only; make it and its directory writable"
+        )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise SchemaNewer(
+            f"cannot open the database: its schema has version {version}, this code knows {SCHEMA_VERSION}; "
+            "use the newer Bulkhead that wrote it"
+        )
+    return version

@@ -9,7 +9,8 @@ from protocol.shapes.permission import PermissionRequest
 from protocol.shapes.session import Session
 from worker.permissions.pending import Asked, AskState
 from worker.store import asks, events, files, history, messages, runs, sessions
-from worker.store.database import Transaction, wrap
+from worker.store.database import Transaction
+from worker.store.engine import wrap
 from worker.store.migrations import migrate
 from worker.store.runs import StoredRun
 
