@@ -1,7 +1,10 @@
 """Hooks of the user: they see each call before it runs, and may refuse it, change it, or spare the question."""
 
 import json
+import sys
 from typing import Any
+
+import pytest
 
 from tests.support.client import finish_of, parts_of
 from tests.support.house import House, Room
@@ -72,3 +75,25 @@ async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: House) -> None
     result = await result_of(room, "echo ran")
     assert not result["is_error"], result
     assert "ran" in result["content"]
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{GRINNING FACE}"])
+async def test_a_long_call_reaches_the_hook_whole(house: House, letter: str) -> None:
+    # More than a pipe takes at once; and in bytes more than the kernel takes as a variable.
+    room = await hooked(house, {"command": "cat >seen.json; exit 2"})
+    command = "touch ran; echo " + 90_000 * letter
+    assert (await result_of(room, command))["is_error"]
+    assert json.loads((room.path / "seen.json").read_text())["tool_input"]["command"] == command
+    assert not (room.path / "ran").exists()
+
+
+async def test_a_hook_may_hand_back_much(house: House) -> None:
+    script = "import json; print(json.dumps({'updated_input': {'command': 'echo changed #' + 'x' * 90_000}}))"
+    room = await hooked(house, {"command": f'{sys.executable} -c "{script}"'})
+    assert "changed" in (await result_of(room, "echo original"))["content"]
+
+
+async def test_of_equal_commands_the_first_counts_and_no_hook_that_cannot_start(house: House) -> None:
+    one, two = ("echo '" + json.dumps({"context": text}) + "'" for text in ("first", "second"))
+    room = await hooked(house, {"command": one}, {"command": two}, {"command": one}, {"command": "a\0b"})
+    assert (await result_of(room, "true"))["content"].endswith("first\nsecond")

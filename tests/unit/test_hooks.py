@@ -92,3 +92,9 @@ def test_the_name_of_the_event_counts_in_any_spelling():
 def test_a_matcher_that_is_no_expression_is_refused():
     with pytest.raises(ValueError, match="no regular expression"):
         HookSettings(command="x", matcher="(")
+
+
+@pytest.mark.parametrize("timeout", [0, -5])
+def test_a_time_that_is_none_is_the_usual_one(timeout):
+    (hook,) = hooks_of({"PreToolUse": [HookSettings(command="true", timeout=timeout)]}, Limits())
+    assert hook.timeout_s == Limits().hook_s

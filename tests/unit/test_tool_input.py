@@ -49,6 +49,24 @@ def test_what_is_written_comes_back_in_pieces_and_the_end_is_told(tmp_path):
     run(main())
 
 
+def test_the_end_of_the_input_waits_for_what_was_written(tmp_path):
+    async def main():
+        async with bench(tmp_path) as place:
+            child = await place.children.start(["wc", "-c"], env=_env(), cwd=tmp_path, stdin=True)
+            try:
+                child.write(bytes(3 * 1024 * 1024))
+                child.finish_stdin()
+                with pytest.raises(BrokenPipeError):
+                    child.write(b"more")
+                assert await child.exited_within(20) == 0
+                assert await child.drained(20)
+                assert int(child.stdout.text()) == 3 * 1024 * 1024
+            finally:
+                await child.end()
+
+    run(main())
+
+
 def test_a_child_that_does_not_read_costs_bounded_memory_and_blocks_nobody(tmp_path):
     async def main():
         async with bench(tmp_path, limits=Limits(child_unsent_max_bytes=1_000_000)) as place:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 Decision = Literal["", "allow", "deny"]
 EXIT_DENY = 2
 EXIT_HALT = 49
+TEXT_MAX = 30_000
+"""Characters of a reason or a note: they go to the model."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def answer_of(code: int | None, stdout: str, stderr: str) -> Answer:
         case 0:
             return _spoken(stdout)
         case 2:
-            return Answer("deny", reason=stderr.strip())
+            return Answer("deny", reason=stderr.strip()[:TEXT_MAX])
         case 49:
-            return Answer("deny", halt=True, reason=stderr.strip())
+            return Answer("deny", halt=True, reason=stderr.strip()[:TEXT_MAX])
         case _:
             return Answer()
 
@@ -86,8 +88,8 @@ def _spoken(stdout: str) -> Answer:
 
 def _text(value: object) -> str:
     if isinstance(value, list):
-        return "\n".join(item for item in value if isinstance(item, str))
-    return value if isinstance(value, str) else ""
+        value = "\n".join(item for item in value if isinstance(item, str))
+    return value[:TEXT_MAX] if isinstance(value, str) else ""
 
 
 def together(heard: Sequence[Heard]) -> Answer:

@@ -24,6 +24,10 @@ from worker.tools.environment import FORCED, user_environment
 from worker.tools.tool import HookVerdict, ToolContext
 
 EVENT = "PreToolUse"
+ANSWER_MAX_BYTES = 1024 * 1024
+"""A hook may hand back the whole content of a file."""
+VARIABLE_MAX_BYTES = 100_000
+"""The kernel takes no longer variables than 128 KiB, and starts nothing that has one; all is on the hook's input."""
 _EVENT_NAMES = frozenset({"pretooluse"})
 
 
@@ -56,7 +60,11 @@ class HookService(Service):
 
     async def before(self, tool: str, args: dict[str, object], context: ToolContext) -> HookVerdict:
         """Ask all that match; one whose command stands twice is asked once."""
-        hooks = list({hook.command: hook for hook in reversed(self._hooks) if hook.matches(tool)}.values())[::-1]
+        by_command: dict[str, Hook] = {}
+        for hook in self._hooks:
+            if hook.matches(tool):
+                by_command.setdefault(hook.command, hook)
+        hooks = list(by_command.values())
         if not hooks:
             return HookVerdict(args)
         owner = TaskOwner("hooks", self._log)
@@ -80,15 +88,20 @@ class HookService(Service):
         }
         try:
             child = await self._children.start(
-                [shell, "-c", hook.command], env=_environment(tool, args, context), cwd=context.workspace, stdin=True
+                [shell, "-c", hook.command],
+                env=_environment(tool, args, context),
+                cwd=context.workspace,
+                head_bytes=ANSWER_MAX_BYTES,
+                tail_bytes=0,
+                stdin=True,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the command
             self._log.warning("hook does not start", extra=fields(hook=hook.name, error=error))
             return Answer()
         try:
             with contextlib.suppress(OSError):  # one that reads nothing may be gone already
                 child.write(json.dumps(about).encode())
-                child.close_stdin()
+            child.finish_stdin()  # not closed: a long call would be cut, and a hook that cannot read it says nothing
             code = await child.exited_within(hook.timeout_s)
             if code is not None:
                 await child.drained(self._limits.tool_pipe_grace_s)
@@ -106,7 +119,7 @@ def hooks_of(settings: Mapping[str, Sequence[HookSettings]], limits: Limits) -> 
             name=one.name or one.command[:80],
             matcher=one.matcher,
             command=one.command,
-            timeout_s=float(one.timeout or limits.hook_s),
+            timeout_s=float(one.timeout) if one.timeout > 0 else limits.hook_s,
         )
         for event, found in settings.items()
         if event.replace("_", "").lower() in _EVENT_NAMES
@@ -120,7 +133,7 @@ def _environment(tool: str, args: Mapping[str, object], context: ToolContext) ->
     about |= {"CWD": str(context.workspace), "PROJECT_DIR": str(context.workspace)}
     for name in ("command", "file_path"):
         value = args.get(name)
-        if isinstance(value, str) and "\0" not in value and len(value) < 100_000:
+        if isinstance(value, str) and "\0" not in value and len(value.encode(errors="replace")) < VARIABLE_MAX_BYTES:
             about[f"TOOL_INPUT_{name.upper()}"] = value
     for prefix in ("BULKHEAD", "CRUSH"):
         env |= {f"{prefix}_{name}": value for name, value in about.items()}

@@ -98,7 +98,7 @@ class Child:
         self._has_exited = asyncio.Event()
         self._is_ending = False
         self._is_gone = asyncio.Event()
-        self._signalled: set[int] = set()
+        self._seen: set[int] = set()
         self.struck = ""
         asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
 
@@ -121,6 +121,11 @@ class Child:
         if self._stdin is None:
             raise BrokenPipeError("this child has no input")
         self._stdin.write(data)
+
+    def finish_stdin(self) -> None:
+        """No more input: the child reads the end of the stream behind what was written."""
+        if self._stdin is not None:
+            self._stdin.finish()
 
     def close_stdin(self) -> None:
         """No more input: the child reads the end of the stream. What it has not taken yet is dropped."""
@@ -212,12 +217,10 @@ class Child:
                 os.killpg(self.pid, signum)  # the leader is not reaped, so the group cannot be a stranger's
         pidfds = []
         for process in await self._others():
-            if process.is_zombie:
-                self._signalled.add(process.pid)
-            elif (pidfd := send(process, signum)) is not None:
+            self._seen.add(process.pid)  # zombies, too, and those that become one before the signal arrives
+            if not process.is_zombie and (pidfd := send(process, signum)) is not None:
                 targets.append(process.pid)
                 pidfds.append(pidfd)
-        self._signalled.update(targets)
         try:
             async with asyncio.timeout(within_s):
                 await self._has_exited.wait()
@@ -244,7 +247,7 @@ class Child:
         os.close(self._pidfd)
         self._process.poll()  # reaps exactly this child
         self._of.forget(self)
-        self._of.reap(self._signalled)
+        self._of.reap(self._seen)
         self._is_gone.set()
 
 

@@ -14,6 +14,7 @@ class InputPipe:
         self._unsent = bytearray()
         self._unsent_max = unsent_max
         self._is_closed = False
+        self._is_last = False
         self._is_watched = False
         os.set_blocking(fd, False)
 
@@ -24,7 +25,7 @@ class InputPipe:
 
     def write(self, data: bytes) -> None:
         """Send, or keep for later. Raises BrokenPipeError when nobody reads any more, or far too little."""
-        if self._is_closed:
+        if self._is_closed or self._is_last:
             raise BrokenPipeError("the input of the child is closed")
         if len(self._unsent) + len(data) > self._unsent_max:
             raise BrokenPipeError(f"the child does not read its input: {len(self._unsent)} bytes wait for it")
@@ -33,6 +34,12 @@ class InputPipe:
             self._send()
             if self._is_closed:
                 raise BrokenPipeError("the child has closed its input")
+
+    def finish(self) -> None:
+        """Nothing more is written: the stream ends when all that waits has been taken."""
+        self._is_last = True
+        if not self._unsent:
+            self.close()
 
     def close(self) -> None:
         """End the stream; what waits is dropped."""
@@ -49,6 +56,9 @@ class InputPipe:
         except BlockingIOError:
             pass
         except OSError:
+            self.close()
+            return
+        if self._is_last and not self._unsent:
             self.close()
             return
         self._watch(bool(self._unsent))
