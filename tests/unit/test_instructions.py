@@ -145,3 +145,49 @@ def test_the_state_of_git_is_told_once_a_session(tmp_path):
         await children.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("kind", ["plain", "worktree", "submodule"])
+def test_a_repository_can_run_nothing_by_its_configuration(tmp_path, kind):
+    other, work = tmp_path / "other", tmp_path / "work"
+    for repository in (other, work):
+        repository.mkdir()
+        _git(repository, "init", "-q", "-b", "main")
+        (repository / "a.txt").write_text("a")
+        (repository / ".gitattributes").write_text("*.txt filter=eVil.One")
+        _git(repository, "add", ".")
+        _git(repository, "commit", "-q", "-m", "x" * 1000)
+    if kind == "submodule":
+        _git(work, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other), "sub")
+        _git(work, "commit", "-q", "-m", "sub")
+    ran = tmp_path / "ran"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho $0 $@ >>{ran}\ncat\n")
+    program.chmod(0o755)
+    hook = work / ".git" / "hooks" / "post-index-change"
+    hook.parent.mkdir(exist_ok=True)
+    hook.symlink_to(program)
+    for name in ("core.fsmonitor", "core.pager", "gpg.program", "filter.eVil.One.clean", "filter.eVil.One.process"):
+        for repository in (work, *([work / "sub"] if kind == "submodule" else [])):
+            _git(repository, "config", name, str(program))
+    for name, value in {"filter.eVil.One.required": "true", "log.showSignature": "true", "color.ui": "always"}.items():
+        _git(work, "config", name, value)
+    if kind == "worktree":
+        _git(work, "-c", "core.fsmonitor=false", "worktree", "add", "-q", "--no-checkout", str(tmp_path / "tree"))
+        work = tmp_path / "tree"
+    (work / "a.txt").write_text("b")  # as long as before: only its filter could tell that it is another text
+    (work / "new.txt").write_text("new")
+    ran.unlink(missing_ok=True)
+
+    async def main() -> str:
+        log = logging.getLogger("bulkhead.test")
+        children = Children(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
+        found = await GitState(children, Limits(), log).of("s", work, {"PATH": os.environ["PATH"], "HOME": "/"})
+        await children.close()
+        return found
+
+    told = run(main())
+    assert not ran.exists(), ran.read_text()
+    assert "?? new.txt" in told
+    assert "\x1b" not in told
+    assert max(map(len, told.splitlines())) < 300

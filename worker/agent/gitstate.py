@@ -5,6 +5,7 @@ the whole conversation useless, and the agent sees newer states with its own com
 """
 
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +16,32 @@ from worker.tools.child import Children
 from worker.tools.environment import tool_environment
 
 STATUS_LINES = 20
+LINE_MAX = 200
 SESSIONS_KEPT = 256
-_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
+_QUIET = {
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_PAGER": "cat",
+    "LC_ALL": "C.UTF-8",
+}
+_HARMLESS = {
+    # Programs that the configuration of a repository can name. Nobody asked for anything when a turn begins, so what
+    # somebody else's repository says must run nothing, and ask nobody in the network.
+    "core.fsmonitor": "false",
+    "core.hooksPath": "/dev/null",
+    "log.showSignature": "false",
+    "protocol.allow": "never",
+    "safe.bareRepository": "explicit",
+    # What the user likes to see, but the model does not.
+    "color.ui": "never",
+    "color.status": "never",
+    "color.diff": "never",
+    "status.showStash": "false",
+}
+_FILTER = re.compile(r"filter\..*\.(?:clean|process|smudge)", re.DOTALL | re.IGNORECASE)
+FILTERS_MAX = 100
+OUTPUT_MAX_BYTES = 256 * 1024
 
 
 class GitState:
@@ -39,10 +64,19 @@ class GitState:
         return known
 
     async def _look(self, workspace: Path, env: Mapping[str, str]) -> str:
-        status = await self._git(workspace, env, "status", "--short", "--branch", "--untracked-files=normal")
+        env = {**env, **_configured(_HARMLESS)}
+        # Filters run when a file looks changed. Those of the user are meant, those of a repository are anybody's.
+        own = await self._git(workspace, env, "config", "--show-scope", "--name-only", "--list")
+        if own is None or (filters := _filters(own)) is None:
+            return ""
+        env |= _configured({**_HARMLESS, **filters})
+        # Submodules have a configuration of their own.
+        status = await self._git(
+            workspace, env, "status", "--short", "--branch", "--untracked-files=normal", "--ignore-submodules=dirty"
+        )
         if status is None:
             return ""
-        head, *changes = status.splitlines() or [""]
+        head, *changes = [line[:LINE_MAX] for line in status.split("\n")]
         shown = changes[:STATUS_LINES]
         if len(changes) > STATUS_LINES:
             shown.append(f"… and {len(changes) - STATUS_LINES} more")
@@ -50,13 +84,15 @@ class GitState:
         lines = [f"Branch: {head.removeprefix('## ').removeprefix('No commits yet on ')}"]
         lines += ["Changes:", *(f"  {line}" for line in shown)] if shown else ["Changes: none"]
         if commits:
-            lines += ["Last commits:", *(f"  {line}" for line in commits.splitlines())]
+            lines += ["Last commits:", *(f"  {line[:LINE_MAX]}" for line in commits.split("\n"))]
         return "\n".join(lines)
 
     async def _git(self, workspace: Path, env: Mapping[str, str], *args: str) -> str | None:
         """What git prints, None when it fails or takes too long."""
         try:
-            child = await self._children.start(["git", *args], env=env, cwd=workspace)
+            child = await self._children.start(
+                ["git", *args], env=env, cwd=workspace, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0
+            )
         except OSError:
             return None
         try:
@@ -68,3 +104,25 @@ class GitState:
         if code is None:
             self._log.info("git takes too long", extra=fields(command=" ".join(args[:1])))
         return child.stdout.text().rstrip() if code == 0 else None
+
+
+def _configured(values: Mapping[str, str]) -> dict[str, str]:
+    """Variables that make git take these values over those of all files."""
+    found = {"GIT_CONFIG_COUNT": str(len(values))}
+    for number, (name, value) in enumerate(values.items()):
+        found |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return found
+
+
+def _filters(listed: str) -> dict[str, str] | None:
+    """What switches the filters off that are named in this list of scopes and names; None when they are too many."""
+    if len(listed) >= OUTPUT_MAX_BYTES:
+        return None
+    found: dict[str, str] = {}
+    for line in listed.splitlines():
+        scope, _, name = line.partition("\t")
+        if scope in ("local", "worktree") and _FILTER.fullmatch(name):
+            filter_name = name.rpartition(".")[0]
+            found |= {f"{filter_name}.{what}": "" for what in ("clean", "process", "smudge")}
+            found[f"{filter_name}.required"] = "false"
+    return found if len(found) <= FILTERS_MAX * 4 else None
