@@ -9,7 +9,7 @@ import pytest
 from tests.support.client import parts_of
 from tests.support.eventually import eventually
 from tests.support.house import House, Room
-from tests.support.processes import WORKSPACE_MARKER, Process, descendants, marked
+from tests.support.processes import WORKSPACE_MARKER, Process, descendants, marked, state_of, title
 
 
 async def test_T01_a_child_that_ignores_SIGTERM_is_gone_before_the_cancel_is_told(house: House) -> None:
@@ -118,7 +118,12 @@ async def test_T05_a_fork_bomb_is_stopped_at_the_limit_of_its_workspace(house: H
     run = await room.prompt(bash(BOMBS[bomb]))
     await room.ended(run, within_s=20.0)
     assert "60 may run in this workspace" in (await result(room))["content"]
-    await eventually(lambda: len(descendants(worker.pid)) == 0, what="the end of all", within_s=5.0)
+    await eventually(
+        lambda: not descendants(worker.pid),
+        what="the end of all",
+        within_s=5.0,
+        state=lambda: [(pid, state_of(pid), title(pid)) for pid in descendants(worker.pid)],
+    )
     assert [pid for pid in marked(WORKSPACE_MARKER, room.id) if pid != worker.pid] == []
     assert worker.is_alive
     await room.works()

@@ -166,6 +166,29 @@ def test_T03_a_daemon_ends_also_when_the_command_just_returns(tmp_path):
     run(main())
 
 
+def test_T03_what_dies_between_the_look_and_the_signal_is_collected_too(tmp_path):
+    async def main():
+        async with bench(tmp_path, limits=LIMITS) as place:
+            look = place.children.scan
+            dead = []
+
+            async def scan(leader, marker):
+                tree = await look(leader, marker)
+                for process in tree.members:
+                    dying = place.process(process.pid)
+                    dying.send(signal.SIGKILL)
+                    await dying.gone()
+                    dead.append(process.pid)
+                return tree
+
+            place.children.scan = scan
+            assert "begun" in (await place.bash("sleep 1000 >/dev/null 2>&1 & echo begun")).content
+            assert dead
+            assert all(_has_ended(pid) for pid in dead)
+
+    run(main())
+
+
 def test_an_unmarked_daemon_waits_for_the_last_tool_that_may_have_started_it(tmp_path):
     """Ending it with the first one could end what a neighbouring session still uses."""
 
