@@ -1,12 +1,13 @@
 """Which shell commands need nobody's permission: known reading forms, and nothing that only looks like one (W-39)."""
 
 import shlex
+import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.tools.commands import read_only
+from worker.tools.commands import read_only, tokens_of
 
 READING = [
     "ls",
@@ -34,6 +35,11 @@ READING = [
     "rg -n foo src",
     "tail -n 5 log.txt || true",
     "ls;",
+    "echo ';' '|' \"&&\"",
+    'echo "a \\"b\\" \\$x"',
+    "diff -u a.txt b.txt",
+    "free -h",
+    "echo ''",
 ]
 
 NOT_READING = [
@@ -139,6 +145,27 @@ NOT_READING = [
     "ls #comment",
     "!!",
     "wc --files0-from=x",
+    "wc --fi=x",
+    "du --files0=x",
+    "sort ';' cat -o out",
+    'sort "|" cat -o out',
+    "sort \\; cat -o out",
+    "find '|' echo -delete",
+    "rg x '&&' echo --pre=./run.sh",
+    "git diff '|' echo --output=x",
+    "grep -R x .",
+    "grep -nR x .",
+    "grep --deref x .",
+    "find -L . -name x",
+    "find . -follow",
+    "ls -LR",
+    "ls -l --dereference",
+    "rg -nL x",
+    "rg -nz x",
+    "rg --follow x",
+    "diff -l a b",
+    "free -s 1",
+    "??? x",
 ]
 
 
@@ -158,6 +185,28 @@ def test_words_that_may_be_paths_are_told():
     assert set(found.words) == {"a.txt", "b c", "x", "d/e"}
 
 
+def test_values_of_options_may_be_paths_as_well():
+    found = read_only("grep --file=a -flink x")
+    assert found is not None
+    assert {"a", "link", "x"} <= set(found.words)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.text(alphabet="ab -=.'\"\\;|&\t$", max_size=16))
+def test_words_are_taken_apart_as_the_shell_does(text):
+    """What has no operator in it: bash sees exactly the same words."""
+    tokens = tokens_of(f"show {text}")
+    if tokens is None or any(token.is_operator for token in tokens):
+        return
+    told = subprocess.run(
+        ["bash", "-c", 'show() { printf "%s\\0" show "$@"; }; eval "$1"', "bash", f"show {text}"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert told.stdout.split("\0")[:-1] == [token.text for token in tokens]
+
+
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4))
 def test_an_unknown_command_is_never_taken_for_a_known_one(words):
     """However the words are quoted: the first one is what the shell would run."""
@@ -171,9 +220,7 @@ def test_an_unknown_command_is_never_taken_for_a_known_one(words):
 def test_odd_texts_neither_break_it_nor_pass_with_what_the_shell_expands(command):
     found = read_only(command)
     if found is not None:
-        lexer = shlex.shlex(command, posix=True, punctuation_chars="();<>|&")
-        lexer.whitespace_split = True
-        lexer.commenters = ""
-        tokens = list(lexer)
-        assert "rm" not in tokens[:1]
-        assert not any(token in (">", "<", "&", "(", ")", ">>") for token in tokens)
+        tokens = tokens_of(command.strip())
+        assert tokens is not None
+        assert "rm" not in found.programs
+        assert {token.text for token in tokens if token.is_operator} <= {"|", "||", "&&", ";"}

@@ -11,11 +11,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.tools.commands import read_only
+from worker.tools.commands import ReadOnly
 from worker.tools.confinement import Cage
 from worker.tools.environment import tool_environment
 from worker.tools.jobs import Jobs, ending_of
 from worker.tools.paths import check_workspace, locate
+from worker.tools.reading import git_runs_nothing, reads_here
 from worker.tools.search import check_directory
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
@@ -64,7 +65,8 @@ class Bash:
         setting = await threads.run(
             lambda _stop: _prepare(context, wanted, env, start), within_s=limits.search_deadline_s
         )
-        if not setting.is_reading:
+        reading = setting.reading
+        if reading is None or (reading.git and not await git_runs_nothing(context, reading, setting.directory, env)):
             await context.permit(
                 action="execute",
                 path=str(setting.directory),
@@ -139,12 +141,14 @@ class Bash:
 
 @dataclass(frozen=True)
 class _Setting:
-    """Where a command runs: its directory, its shell, the file for its last directory; does it only read?"""
+    """Where a command runs: its directory, its shell, the file for its last directory; what is known of one that
+    reads.
+    """
 
     directory: Path
     shell: str
     report: Path
-    is_reading: bool
+    reading: ReadOnly | None
 
 
 def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start: Path) -> _Setting:
@@ -160,12 +164,4 @@ def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start:
         raise ToolError("cannot run: bash is not on the PATH of this workspace")
     folder = env.get("TMPDIR") or tempfile.gettempdir()
     report = Path(folder) / f"bulkhead-{context.children.new_marker()}.cwd"
-    return _Setting(directory, shell, report, _only_reads(context.workspace, directory, wanted.command))
-
-
-def _only_reads(workspace: Path, directory: Path, command: str) -> bool:
-    """A known reading command, in the workspace and on paths that do not leave it by a link (W-39, W-41)."""
-    found = read_only(command)
-    if found is None or not locate(workspace, str(directory)).inside:
-        return False
-    return all(locate(workspace, str(directory / word)).inside for word in found.words)
+    return _Setting(directory, shell, report, reads_here(context.workspace, directory, wanted.command, env))

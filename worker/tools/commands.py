@@ -2,95 +2,169 @@
 
 The command is taken apart as the shell would, and allowed only when every part of it is a known form: a command of the
 table with known options, joined by pipes, `&&`, `||` or `;`. Whatever is not understood is asked about: expansions,
-redirections, subshells, assignments, wrappers such as `env` or `timeout`, paths that lead out of the workspace.
+redirections, subshells, assignments, wrappers such as `env` or `timeout`, paths that lead out of the workspace, options
+that follow symbolic links. What depends on the disk is looked up by `worker/tools/reading.py`.
 """
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _JOINTS = frozenset({"|", "||", "&&", ";"})
+_OPERATORS = "();<>|&"
 _LENGTH_MAX = 4000
+_PATHS_MAX = 200
 
 Check = Callable[[Sequence[str]], bool]
 
 
 @dataclass(frozen=True)
 class ReadOnly:
-    """A command that only reads. `words` are its arguments that may be paths: they must not lead out by a link."""
+    """A command that only reads, as far as its words tell.
+
+    `words` may be paths, `patterns` are what the shell makes names of files of: none may lead out by a link. `files`
+    are those of both that must be no directories, because links in them would be followed. `programs` are the commands,
+    `git` those of git.
+    """
 
     words: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    programs: frozenset[str] = frozenset()
+    git: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word without its quotes, or an operator of the shell."""
+
+    text: str
+    is_operator: bool = False
+    has_pattern: bool = False
 
 
 def read_only(command: str) -> ReadOnly | None:
     """The command as a known reading one, None when it is anything else."""
-    scan = _scan(command.strip())
-    if len(command) > _LENGTH_MAX or not scan.is_plain:
+    tokens = tokens_of(command.strip()) if len(command) <= _LENGTH_MAX else None
+    if not tokens:
         return None
-    lexer = shlex.shlex(command.strip(), posix=True, punctuation_chars="();<>|&")
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    try:
-        tokens = list(lexer)
-    except ValueError:  # a quotation without its end
-        return None
+    if tokens[-1] != Token(";", is_operator=True):
+        tokens = [*tokens, Token(";", is_operator=True)]
     words: list[str] = []
-    part: list[str] = []
-    for token in [*tokens, ";"] if tokens and tokens[-1] != ";" else tokens:
-        if token in _JOINTS:
-            if not _is_known(part, scan.has_pattern):
-                return None
-            words += [word for word in part[1:] if not word.startswith("-")]
-            part = []
-        elif token and all(sign in "();<>|&" for sign in token):
-            return None
-        else:
+    patterns: list[str] = []
+    files: list[str] = []
+    programs: set[str] = set()
+    git: set[str] = set()
+    part: list[Token] = []
+    for token in tokens:
+        if not token.is_operator:
             part.append(token)
-    return ReadOnly(tuple(words)) if tokens and not part else None
+            continue
+        if token.text not in _JOINTS or not _is_known(part):
+            return None
+        name, arguments = part[0].text, part[1:]
+        programs.add(name)
+        if name == "git":
+            git.add(arguments[0].text)
+        paths = list(paths_of(word.text for word in arguments if not word.has_pattern))
+        shapes = [word.text for word in arguments if word.has_pattern]
+        words += paths
+        patterns += shapes
+        if _COMMANDS[name].follows_inside:
+            files += paths + shapes
+        part = []
+    if part or len(words) + len(patterns) > _PATHS_MAX:
+        return None
+    return ReadOnly(tuple(words), tuple(patterns), tuple(files), frozenset(programs), frozenset(git))
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """`is_plain`: nothing that the shell would expand or that ends a line. `has_pattern`: names of files come in."""
+def paths_of(arguments: Iterable[str]) -> Iterable[str]:
+    """What of these arguments may be a path: words, values of long options, any end of a bundle of short ones."""
+    for word in arguments:
+        if not word.startswith("-"):
+            yield word
+        elif word.startswith("--"):
+            if value := word.partition("=")[2]:
+                yield value
+        else:
+            yield from (word[start:] for start in range(2, len(word)))
 
-    is_plain: bool
-    has_pattern: bool = False
 
+def tokens_of(command: str) -> list[Token] | None:
+    """The words and operators; None for what the shell would expand, and for what does not end."""
+    tokens: list[Token] = []
+    word: list[str] | None = None  # None: between words; '' is a word as well
+    has_pattern = False
+    quote, at = "", 0
 
-def _scan(command: str) -> _Scan:
-    quote = ""
-    is_escaped = has_pattern = False
-    for sign in command:
+    def end_word() -> None:
+        nonlocal word, has_pattern
+        if word is not None:
+            tokens.append(Token("".join(word), has_pattern=has_pattern))
+        word, has_pattern = None, False
+
+    while at < len(command):
+        sign = command[at]
+        at += 1
         if sign in "\n\r\0":
-            return _Scan(False)
+            return None
         if quote == "'":
-            quote = "" if sign == "'" else quote
-        elif is_escaped:
-            is_escaped = False
-        elif sign == "\\":
-            is_escaped = True
-        elif sign in "$`!":
-            return _Scan(False)
-        elif quote == '"':
-            quote = "" if sign == '"' else quote
+            if sign == "'":
+                quote = ""
+            else:
+                assert word is not None
+                word.append(sign)
+            continue
+        if sign == "\\":
+            following = command[at : at + 1]
+            if not following or following in "\n\r\0":
+                return None
+            word = word if word is not None else []
+            if quote and following not in '$`"\\':
+                word.append(sign)  # in double quotes it stands for itself before anything else
+            word.append(following)
+            at += 1
+            continue
+        if sign in "$`!":
+            return None
+        if quote:
+            if sign == '"':
+                quote = ""
+            else:
+                assert word is not None
+                word.append(sign)
         elif sign in "'\"":
             quote = sign
+            word = word if word is not None else []
+        elif sign in " \t":
+            end_word()
+        elif sign in _OPERATORS:
+            end_word()
+            start = at - 1
+            while command[at : at + 1] and command[at] in _OPERATORS:
+                at += 1
+            tokens.append(Token(command[start:at], is_operator=True))
         elif sign in "{}#":
-            return _Scan(False)
-        elif sign in "*?[":
-            has_pattern = True
-    return _Scan(not quote and not is_escaped, has_pattern)
+            return None
+        else:
+            has_pattern = has_pattern or sign in "*?["
+            word = [*word, sign] if word is not None else [sign]
+    if quote:
+        return None
+    end_word()
+    return tokens
 
 
-def _is_known(part: Sequence[str], has_pattern: bool) -> bool:
-    if not part:
+def _is_known(part: Sequence[Token]) -> bool:
+    if not part or part[0].has_pattern:
         return False
-    name, arguments = part[0], part[1:]
-    check = _COMMANDS.get(name)
-    if check is None or not all(_stays(word) for word in arguments):
+    form = _COMMANDS.get(part[0].text)
+    arguments = [word.text for word in part[1:]]
+    if form is None or not all(_stays(word) for word in arguments):
         return False
-    # A file may be called like an option, so patterns are only for those whose every option is harmless.
-    return check is _anything or (not has_pattern and check(arguments))
+    # A file may be called like an option; reading.py looks for that, but only for those that could do little with it.
+    if any(word.has_pattern for word in part) and not form.takes_patterns:
+        return False
+    return form.check(arguments)
 
 
 def _stays(word: str) -> bool:
@@ -109,11 +183,15 @@ def _nothing(arguments: Sequence[str]) -> bool:
     return not arguments
 
 
-def _without(*options: str) -> Check:
-    """Any arguments but options that begin like these."""
+def _without(*options: str, letters: str = "") -> Check:
+    """Any arguments but options that begin like these, and bundles with one of these letters."""
 
     def check(arguments: Sequence[str]) -> bool:
-        return not any(word.startswith(options) for word in arguments)
+        return not any(
+            word.startswith(options)
+            or (word.startswith("-") and not word.startswith("--") and any(sign in letters for sign in word))
+            for word in arguments
+        )
 
     return check
 
@@ -181,43 +259,61 @@ _GIT: Mapping[str, Check] = {
     "status": _only("--short --branch --porcelain --untracked-files --ignored --long", letters="sbu"),
     "tag": _only("--list", letters="ln", words=False),
 }
-_COMMANDS: Mapping[str, Check] = {
-    "basename": _anything,
-    "cal": _nothing,
-    "cat": _anything,
-    "cut": _anything,
-    "date": _date,
-    "df": _anything,
-    "diff": _anything,
-    "dirname": _anything,
-    "du": _anything,
-    "echo": _anything,
-    "false": _nothing,
-    "find": _without("-exec", "-ok", "-delete", "-fprint", "-fls", "-files0-from"),
-    "free": _anything,
-    "git": _git,
-    "grep": _anything,
-    "groups": _nothing,
-    "head": _anything,
-    "hostname": _nothing,
-    "id": _anything,
-    "ls": _anything,
-    "nl": _anything,
-    "ps": _processes,
-    "pwd": _anything,
-    "readlink": _anything,
-    "realpath": _anything,
-    "rg": _without("--pre", "--hostname-bin", "--search-zip", "-z"),
-    "sort": _only("--numeric-sort --reverse --unique --key --field-separator --ignore-case", letters="nruktfhVs"),
-    "stat": _anything,
-    "tail": _only("--lines --bytes", letters="nc"),
-    "tr": _anything,
-    "tree": _only("--dirsfirst --noreport", letters="adLfi"),
-    "true": _nothing,
-    "type": _anything,
-    "uname": _anything,
-    "uptime": _nothing,
-    "wc": _without("--files0-from"),
-    "which": _anything,
-    "whoami": _nothing,
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a command may be used. `follows_inside`: it follows links that it finds in directories."""
+
+    check: Check
+    takes_patterns: bool = False
+    follows_inside: bool = False
+
+
+_FREE = _Form(_anything, takes_patterns=True)
+_NOTHING = _Form(_nothing)
+# Long options may be cut short, so these are the shortest beginnings that are understood.
+_COMMANDS: Mapping[str, _Form] = {
+    "basename": _FREE,
+    "cal": _NOTHING,
+    "cat": _FREE,
+    "cut": _FREE,
+    "date": _Form(_date),
+    "df": _FREE,
+    "diff": _Form(_without("--pag", letters="l"), takes_patterns=True, follows_inside=True),
+    "dirname": _FREE,
+    "du": _Form(_without("--de", "--f", letters="L"), takes_patterns=True),
+    "echo": _FREE,
+    "false": _NOTHING,
+    "find": _Form(
+        _without("-exec", "-ok", "-delete", "-fprint", "-fls", "-files0-from", "-L", "-follow"),
+    ),
+    "free": _Form(_only("--human --bytes --kibi --mebi --gibi --total --wide", letters="bkmghtlvw", words=False)),
+    "git": _Form(_git),
+    "grep": _Form(_without("--de", letters="R"), takes_patterns=True),
+    "groups": _NOTHING,
+    "head": _FREE,
+    "hostname": _NOTHING,
+    "id": _FREE,
+    "ls": _Form(_without("--de", letters="L"), takes_patterns=True),
+    "nl": _FREE,
+    "ps": _Form(_processes),
+    "pwd": _FREE,
+    "readlink": _FREE,
+    "realpath": _FREE,
+    "rg": _Form(_without("--pre", "--hostname-bin", "--search-zip", "--follow", letters="Lz")),
+    "sort": _Form(
+        _only("--numeric-sort --reverse --unique --key --field-separator --ignore-case", letters="nruktfhVs")
+    ),
+    "stat": _FREE,
+    "tail": _Form(_only("--lines --bytes", letters="nc")),
+    "tr": _FREE,
+    "tree": _Form(_only("--dirsfirst --noreport", letters="adLfi")),
+    "true": _NOTHING,
+    "type": _FREE,
+    "uname": _FREE,
+    "uptime": _NOTHING,
+    "wc": _Form(_without("--f")),
+    "which": _FREE,
+    "whoami": _NOTHING,
 }
