@@ -13,12 +13,14 @@ Key = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 ModelType = Literal["large", "small"]
 _TEXT_OR_TOKEN = {"anyOf": [{"type": "string"}, {"$ref": "#/components/schemas/OAuthToken"}]}
 
+_WITH_TUI = {"properties": {"tui": {"type": "object"}}, "required": ["tui"]}
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The merged configuration with secrets masked. Clients crash without `providers` and `options.tui`."""
 
     providers: dict[str, ProviderConfig]
-    options: dict[str, Any]
+    options: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_WITH_TUI)]
     models: dict[str, SelectedModel] = {}
     recent_models: dict[str, list[SelectedModel]] = {}
     mcp: dict[str, dict[str, Any]] = {}

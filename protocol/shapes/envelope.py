@@ -5,6 +5,15 @@ from typing import Literal
 import msgspec
 
 Change = Literal["created", "updated", "deleted"]
+
+
+class StreamReset(msgspec.Struct, frozen=True, kw_only=True):
+    """Of our own event `reset`: what came before is not told any more. Read all anew, go on from `cursor`."""
+
+    reason: str
+    cursor: str  # "" while the event log is not known
+
+
 _encoder = msgspec.json.Encoder()
 
 

@@ -10,6 +10,7 @@ from enum import Enum
 
 from protocol.base.machine import Machine
 from protocol.events import Event, EventId
+from protocol.shapes.envelope import StreamReset, envelope
 from supervisor.events.replay import AskWorker, FromMemory, ReplayLog, Reset, encode_event, join
 
 CHUNK_MAX_BYTES = 256 * 1024
@@ -225,7 +226,5 @@ def base_text(log: ReplayLog) -> bytes:
 def reset_text(log: ReplayLog, reason: str) -> bytes:
     """The `reset` event: load everything anew, and go on from this cursor."""
     cursor = f"{log.log_id}.{log.last}" if log.log_id else ""
-    head = f"id: {cursor}\n" if cursor else ""
-    # Both texts are ours and hold nothing that JSON would have to escape.
-    payload = f'{{"reason":"{reason}","cursor":"{cursor}"}}'
-    return f'{head}data: {{"type":"reset","payload":{{"type":"updated","payload":{payload}}}}}\n\n'.encode()
+    head = f"id: {cursor}\n".encode() if cursor else b""
+    return head + b"data: " + envelope("reset", "updated", StreamReset(reason=reason, cursor=cursor)) + b"\n\n"

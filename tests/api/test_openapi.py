@@ -4,11 +4,14 @@ import base64
 import hashlib
 import json
 import re
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from tests.support.asks import init, requested, resolved
 from tests.support.door import port_of, say, token_of
-from tests.support.house import House
+from tests.support.house import House, Room
 
 pytestmark = pytest.mark.house(bystander=False)
 
@@ -46,3 +49,80 @@ async def test_over_tcp_both_need_the_token(house: House) -> None:
         request = f"GET {path} HTTP/1.1\nHost: 127.0.0.1:{port}"
         assert (await say(port, request)).code == "unauthorized"
         assert (await say(port, f"{request}\nAuthorization: Bearer {token_of(house)}")).status == 200
+
+
+# --- what is said is what comes -----------------------------------------------------------------------------------
+
+
+def checks(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    """Holds values to a schema of the description."""
+    return Draft202012Validator({**schema, "components": document["components"]})
+
+
+@pytest.mark.house(limits={"heartbeat_interval_s": 0.1})
+async def test_events_and_answers_are_as_the_description_says(house: House) -> None:
+    path = house.directory("w", "script")
+    (path / ".bulkhead" / "skills" / "review").mkdir(parents=True)
+    (path / ".bulkhead" / "skills" / "review" / "SKILL.md").write_text(
+        "---\nname: review\ndescription: d\n---\nLook.\n"
+    )
+    servers = {
+        "lsp": {"broken": {"command": "/nowhere/to/be/found", "filetypes": ["py"]}},
+        "mcp": {"broken": {"type": "stdio", "command": "/nowhere/to/be/found"}},
+        "options": {"auto_lsp": False, "skills_paths": [str(path / "skills")]},
+    }
+    (path / "bulkhead.json").write_text(json.dumps(servers))
+    (path / "main.py").write_text("x = 1\n")
+    client = house.new_client()
+    workspace = await client.create(path)
+    session = await client.create_session(workspace["id"])
+    room = Room(house, workspace, session, await house.watch(workspace["id"], name="w", client=client))
+    document = (await client.get("/v1/openapi.json")).expect(200).json()
+
+    house.resets_are_fine = True
+    kinds = await much_happens(room)
+    event = checks(document, {"$ref": "#/components/schemas/Event"})
+    for seen in room.watcher.seen:
+        if not seen.is_base:
+            event.validate(json.loads(seen.data))
+    assert kinds <= {seen.kind for seen in room.watcher.seen}
+
+    words = {"id": room.id, "sid": session, "run": "r-1", "lsp": "broken"}
+    for place, methods in document["paths"].items():
+        answer = methods.get("get", {}).get("responses", {}).get("200", {}).get("content", {}).get("application/json")
+        if answer is None:
+            continue
+        query = "?name=broken" if place.endswith("auth-url") else ""
+        value = (await client.get(place.format(**words) + query)).expect(200).json()
+        checks(document, answer["schema"]).validate(value)
+
+
+async def much_happens(room: Room) -> set[str]:
+    """Something of nearly every kind; the kinds."""
+    base = f"/v1/workspaces/{room.id}"
+    await init(room, interactive=True)
+    await room.client.post(f"{base}/config/compact", {"scope": 1, "enabled": True})
+    await room.client.post(f"{base}/lsps/start", {"path": "main.py"})
+    edit = json.dumps({"file_path": "main.py", "old_string": "x = 1", "new_string": "x = 2"})
+    ask = json.dumps({"questions": [{"type": "yes_no", "question": "Go on?", "description": "d"}]})
+    todos = json.dumps({"todos": [{"content": "c", "status": "pending", "active_form": "a"}]})
+    calls = ['view {"file_path": "main.py"}', f"edit {edit}", f"todos {todos}", f"question {ask}"]
+    script = ["/think hm", *(f"/tool {call}" for call in calls), "/say done"]
+    run = await room.prompt("\n".join(script), "r-1")
+    assert await resolved(room, await requested(room.watcher), "allow")
+    batch = await requested(room.watcher, kind="question_batch_request")
+    answers = {"responses": [{"request_id": batch["questions"][0]["id"], "yes": True}]}
+    (await room.client.post(f"{base}/questions/answer", answers)).expect(200)
+    assert (await room.ended(run))["text"] == "done"
+    await room.ended(await room.prompt("/fail 401"))
+    (await room.client.post(f"{base}/agent/sessions/{room.session}/shell", {"command": "echo hi"})).expect(200)
+    other = await room.client.create_session(room.id, "gone soon")
+    await room.client.request("DELETE", f"{base}/sessions/{other}")
+    await room.watcher.close()
+    await room.watcher.open("somebody.elses.1")
+    await room.watcher.wait(lambda e: e.kind == "reset", what="a reset")
+    return {
+        *("message", "session", "file", "permission_request", "permission_notification", "question_batch_request"),
+        *("question_batch_notification", "agent_event", "run_complete", "lsp_event", "mcp_event", "config_changed"),
+        *("workspace_state", "reset"),
+    }

@@ -11,6 +11,14 @@ import pytest
 from protocol.errors import CODES
 from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
 from protocol.operations import OPERATIONS
+from protocol.shapes.agent import Run
+from protocol.shapes.lsp import Diagnostic, LspInfo
+from protocol.shapes.mcp import McpInfo
+from protocol.shapes.message import Message
+from protocol.shapes.permission import PermissionRequest
+from protocol.shapes.provider import SelectedModel
+from protocol.shapes.session import Session, Todo
+from protocol.shapes.workspace import WorkerStatus, Workspace
 from supervisor.http.openapi.document import TAGS, codes, document, operation_id
 from supervisor.http.openapi.examples import EXAMPLES
 from supervisor.http.openapi.schemas import takes
@@ -98,6 +106,28 @@ def test_every_kind_of_event_has_its_envelope() -> None:
     assert kinds == EVENT_KINDS | OWN_EVENT_KINDS
 
 
+def test_every_event_that_is_sent_has_a_type() -> None:
+    for choice in DOCUMENT["components"]["schemas"]["Event"]["oneOf"]:
+        payload = choice["properties"]["payload"]["properties"]["payload"]
+        assert "$ref" in payload or choice["properties"]["type"]["enum"] == ["update_available"], choice
+
+
+def test_answers_need_what_is_always_written_and_bodies_only_what_they_must_have() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    for kind in (Session, Message, Run, Workspace, WorkerStatus, PermissionRequest, Diagnostic, LspInfo, McpInfo):
+        written = msgspec.json.decode(msgspec.json.encode(kind(**{f.name: smallest(f) for f in needed(kind)})))
+        assert set(schemas[kind.__name__]["required"]) == set(written), kind
+    assert set(schemas["TextData"]["required"]) == {"text"}
+    assert schemas["TextPart"]["required"] == ["type", "data"]
+    assert schemas["Config"]["required"] == ["providers", "options"]
+    for kind in (PermissionRequest, Todo, SelectedModel):
+        told = schemas[f"{kind.__name__}Input"]
+        assert set(told.get("required", ())) == {field.name for field in needed(kind)}
+        assert told["title"] == f"{kind.__name__}Input"
+    assert schemas["Grant"]["properties"]["permission"]["$ref"].endswith("/PermissionRequestInput")
+    assert not any(f"{name}Input" in schemas for name in ("Skip", "Session", "ErrorBody")), "the same both ways"
+
+
 @pytest.mark.parametrize("route", [route for route in ROUTES if takes(route) is not None], ids=operation_id)
 def test_the_example_of_a_body_is_one(route: Route) -> None:
     example = EXAMPLES[route.operation or route.handler]
@@ -113,6 +143,16 @@ def test_bodies_are_described_by_the_type_that_the_handler_reads() -> None:
     door = readers((ROOT / "supervisor" / "http").glob("*.py"), "json", place=0)
     told = {route.handler: route.takes.__name__ for route in ROUTES if route.handler and route.takes is not None}
     assert set(told.values()) == set(door.values()) - {"_Scope"}, "of the door, by type"
+
+
+def needed(kind: Any) -> list[Any]:
+    """The fields that have no default."""
+    return [field for field in msgspec.structs.fields(kind) if field.required]
+
+
+def smallest(field: Any) -> Any:
+    """Something that can be written."""
+    return [] if "list" in str(field.type) else {"a": 1}
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------

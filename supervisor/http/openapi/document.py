@@ -156,7 +156,7 @@ def _operation(route: Route, schemas: Schemas, errors: "_Errors") -> dict[str, A
     if words := parameters.of(route):
         found["parameters"] = words
     if (body := takes(route)) is not None:
-        media: dict[str, Any] = {"schema": schemas.of(body)}
+        media: dict[str, Any] = {"schema": schemas.body(body)}
         if (example := EXAMPLES.get(route.operation or route.handler)) is not None:
             media["example"] = example
         found["requestBody"] = {"required": not is_optional, "content": {"application/json": media}}

@@ -1,17 +1,30 @@
-"""The JSON Schemas of everything that crosses the HTTP API, from the types that read and write it."""
+"""The JSON Schemas of everything that crosses the HTTP API, from the types that read and write it.
+
+An answer has every field that its type always writes, a default or not; a body may leave out what has a default. A
+type that is sent both ways and differs in this is described twice, as a body under its name with `Input` behind it.
+"""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
+from msgspec import NODEFAULT, UNSET
 
 from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
 from protocol.operations import OPERATIONS
 from protocol.shapes.agent import AgentEvent, RunComplete
 from protocol.shapes.config import ConfigChanged, OAuthToken
+from protocol.shapes.envelope import StreamReset
+from protocol.shapes.file import FileVersion
 from protocol.shapes.lsp import LspEvent
+from protocol.shapes.mcp import McpEvent
 from protocol.shapes.message import Message
-from protocol.shapes.permission import PermissionRequest
+from protocol.shapes.permission import (
+    PermissionNotification,
+    PermissionRequest,
+    QuestionNotification,
+    QuestionRequest,
+)
 from protocol.shapes.server import ErrorBody
 from protocol.shapes.services import SkillsChanged
 from protocol.shapes.session import Session
@@ -23,15 +36,21 @@ EVENT = "Event"
 PAYLOADS: dict[str, type] = {
     "agent_event": AgentEvent,
     "config_changed": ConfigChanged,
+    "file": FileVersion,
     "lsp_event": LspEvent,
+    "mcp_event": McpEvent,
     "message": Message,
+    "permission_notification": PermissionNotification,
     "permission_request": PermissionRequest,
+    "question_batch_notification": QuestionNotification,
+    "question_batch_request": QuestionRequest,
+    "reset": StreamReset,
     "run_complete": RunComplete,
     "session": Session,
     "skills_event": SkillsChanged,
     "workspace_state": WorkspaceState,
 }
-"""What an event of a kind carries, as far as it has a shape of its own."""
+"""What an event of a kind carries. The kinds without a type are never sent."""
 
 _EACH_EVENT: dict[str, Any] = {
     "type": "object",
@@ -54,7 +73,6 @@ BASE64_PATTERN = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 NEEDED = {"WorkspaceWish": ["path", "client_id"], "Prompt": ["session_id", "prompt"]}
 """Fields that may not be left out although their type has a default: their absence has an error of its own."""
 
-_CHANGES = Literal["created", "updated", "deleted"]
 _MEDIA = str  # an answer that is not JSON is named by its media type
 
 
@@ -72,27 +90,44 @@ class Schemas:
     """All types of the API at once, so that each shape is described once and referred to from everywhere."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        types: list[Any] = []
-        for route in routes:
-            types += [kind for kind in (takes(route), gives(route)) if kind is not None and not _is_media(kind)]
-        types += [ErrorBody, OAuthToken, _CHANGES, *PAYLOADS.values()]
-        self._types = types
-        self._schemas, self.components = msgspec.json.schema_components(types, ref_template=f"{AT}{{name}}")
-        self.components[EVENT] = _event(dict(zip(PAYLOADS, self._schemas[-len(PAYLOADS) :], strict=True)))
+        routes = tuple(routes)
+        bodies = [kind for route in routes if (kind := takes(route)) is not None]
+        answers = [kind for route in routes if (kind := gives(route)) is not None and not _is_media(kind)]
+        # A token is described by hand where a body may hold one.
+        taken, inputs = _described([*bodies, OAuthToken])
         for name, fields in NEEDED.items():
-            self.components[name]["required"] = fields
+            inputs[name]["required"] = fields
+        given, self.components = _described([*answers, *PAYLOADS.values(), ErrorBody])
+        for kind in _structs([*answers, *PAYLOADS.values(), ErrorBody]):
+            schema = self.components[kind.__name__]
+            if always := _always_written(kind):
+                schema["required"] = always
+            for name in always:
+                schema["properties"][name].pop("default", None)  # nobody has to fill it in
+        payloads = given[len(answers) : len(answers) + len(PAYLOADS)]
+        self.components[EVENT] = _event(dict(zip(PAYLOADS, payloads, strict=True)))
+        names = _two_sided(inputs, self.components)
+        for name, schema in inputs.items():
+            called = names.get(name, name)
+            self.components[called] = _renamed(schema, names) | {"title": called}
+        self._bodies = list(zip(bodies, _renamed(taken, names), strict=False))
+        self._answers = list(zip(answers, given, strict=False))
         for schema in self.components.values():
             _tidy(schema)
 
-    def of(self, kind: Any) -> dict[str, Any]:
-        """The schema of a type of the table, mostly a reference."""
-        return self._schemas[self._types.index(kind)]
+    def body(self, kind: Any) -> dict[str, Any]:
+        """The schema of a body of the table, mostly a reference."""
+        return next(schema for known, schema in self._bodies if known == kind)
+
+    def answer(self, kind: Any) -> dict[str, Any]:
+        """The schema of an answer of the table, mostly a reference."""
+        return next(schema for known, schema in self._answers if known == kind)
 
 
 def content(schemas: Schemas, kind: Any) -> dict[str, Any]:
     """The `content` of an answer of this type, or of this media type."""
     if not _is_media(kind):
-        return {"application/json": {"schema": schemas.of(kind)}}
+        return {"application/json": {"schema": schemas.answer(kind)}}
     if kind == EVENT_STREAM:
         return {EVENT_STREAM: {"schema": _EACH_EVENT}}
     return {str(kind): {"schema": {"type": "string"}}}
@@ -100,6 +135,67 @@ def content(schemas: Schemas, kind: Any) -> dict[str, Any]:
 
 def _is_media(kind: Any) -> bool:
     return isinstance(kind, _MEDIA)
+
+
+def _described(types: list[Any]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The schema of each type, and the components that they refer to."""
+    schemas, components = msgspec.json.schema_components(types, ref_template=f"{AT}{{name}}")
+    return list(schemas), components
+
+
+def _structs(types: list[Any]) -> set[type[msgspec.Struct]]:
+    """Every struct that a value of these types can hold."""
+    found: set[type[msgspec.Struct]] = set()
+    waiting = list(msgspec.inspect.multi_type_info(types))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, msgspec.inspect.StructType):
+            if node.cls in found:
+                continue
+            found.add(node.cls)
+            waiting += [field.type for field in node.fields]
+        for name in ("type", "item_type", "key_type", "value_type"):
+            if isinstance(below := getattr(node, name, None), msgspec.inspect.Type):
+                waiting.append(below)
+        waiting += getattr(node, "types", ())
+    return found
+
+
+def _always_written(kind: type[msgspec.Struct]) -> list[str]:
+    """The fields that no value of this struct is written without, its tag first."""
+    config = kind.__struct_config__
+    always = [config.tag_field] if config.tag_field is not None else []
+    for field in msgspec.structs.fields(kind):
+        is_left_out = config.omit_defaults and (
+            field.default is not NODEFAULT or field.default_factory in (list, dict, set)
+        )
+        if field.default is not UNSET and not is_left_out:
+            always.append(field.encode_name)
+    return always
+
+
+def _two_sided(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, str]:
+    """Old and new name of each component that is not the same in bodies and answers, or holds one that is not."""
+    names = {name: f"{name}Input" for name in inputs.keys() & outputs if inputs[name] != outputs[name]}
+    while more := {
+        name: f"{name}Input"
+        for name in inputs.keys() & outputs - names.keys()
+        if _renamed(inputs[name], names) != inputs[name]
+    }:
+        names |= more
+    return names
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """The same schema, referring to components by their new names."""
+    if isinstance(value, dict):
+        return {key: _renamed(each, names) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_renamed(each, names) for each in value]
+    if isinstance(value, str) and value.startswith(AT):
+        name = value.removeprefix(AT)
+        return AT + names.get(name, name)
+    return value
 
 
 def _event(payloads: dict[str, dict[str, Any]]) -> dict[str, Any]:
