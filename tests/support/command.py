@@ -12,6 +12,11 @@ from tests.support.server import Server
 COMMAND_S = 20.0
 
 
+def _take_signals() -> None:
+    """Tests that were started in the background ignore ctrl-C, and so would all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that has ended."""
@@ -51,6 +56,7 @@ class Command:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=1 << 24,
+            preexec_fn=_take_signals,
         )
         return cls(process)
 
