@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import json
 import os
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Response, texts
+from tests.support.client import Response, parts_of, texts
 from tests.support.house import House, Room
 
 
@@ -271,3 +273,32 @@ def copy(source: Path, target: Path) -> None:
     finally:
         reader.close()
         writer.close()
+
+
+async def test_D10_a_tool_that_reads_the_database_drops_no_lock(house: House) -> None:
+    """Closing any descriptor of a file drops all POSIX locks that the process holds on it, those of SQLite too.
+
+    Another program that then opens and closes the database takes itself for the last one, and removes the log."""
+    room = await house.room()
+    await room.works()
+    log = room.data_dir / "workspace.db-wal"
+    link = room.path / "harmless.txt"
+    link.hardlink_to(room.data_dir / "workspace.db")
+    for name in (".bulkhead/workspace.db", ".bulkhead/workspace.db-shm", "harmless.txt"):
+        await room.ended(await room.prompt("/tool view " + json.dumps({"file_path": name})))
+        [result] = [each for message in (await room.messages())[-3:] for each in parts_of(message, "tool_result")]
+        assert "the database of this workspace" in result["content"], result
+        told = {"session_id": room.session, "path": name}
+        (await room.client.post(f"/v1/workspaces/{room.id}/filetracker/read", told)).expect(200)
+    assert log.stat().st_size > 0, "nothing could be lost"
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM runs'); c.close()"
+    subprocess.run([sys.executable, "-c", script, str(room.data_dir / "workspace.db")], check=True)
+    assert log.exists(), "the locks were dropped"
+    worker = await room.worker()
+    run = await room.prompt("/say stored")
+    await room.ended(run)
+    seen = len(room.watcher.seen)
+    await worker.kill()
+    await room.watcher.state("ready", skip=seen)
+    await room.works()
+    assert (await room.run(run))["outcome"] == "completed"

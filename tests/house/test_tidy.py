@@ -57,6 +57,18 @@ def test_no_file_is_too_long() -> None:
     assert long == {}, f"look for the second thing in these files: {long}"
 
 
+def test_D10_only_the_store_opens_a_database() -> None:
+    allowed = {"worker/store/place.py", "worker/store/warm.py"}  # the one connection; one in memory, before the fork
+    found = set()
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "sqlite3.connect":
+                found.add(name_of(path))
+            if isinstance(node, ast.Constant) and node.value == "workspace.db":
+                assert name_of(path) == "worker/app.py", f"{name_of(path)} names the database"
+    assert found == allowed, "backups use the backup API on the worker's own connection"
+
+
 def _allowed_lines(path: Path) -> int:
     return LINES_MAX if name_of(path).partition("/")[0] in PACKAGES else 2 * LINES_MAX
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from worker.agent.instructions import ContextFile, Surroundings
 from worker.config.expand import expand_path
+from worker.store.guard import is_guarded
 
 CONTEXT_PATHS = (
     ".github/copilot-instructions.md",
@@ -90,6 +91,8 @@ class _Reader:
         try:
             status = path.stat()
             if most <= 0 or (status.st_dev, status.st_ino) in self._seen or not path.is_file():
+                return ""
+            if is_guarded(path):
                 return ""
             self._seen.add((status.st_dev, status.st_ino))
             with path.open("rb") as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from worker.lsp.catalogue import language_of
 from worker.lsp.shapes import uri_of
+from worker.store.guard import is_guarded
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
 
 def read_text(path: Path, max_bytes: int) -> OnDisk | None:
     """The file, None when it is not there, too large, or nothing that a server should read. Blocks."""
+    if is_guarded(path):
+        return None
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:

@@ -16,6 +16,7 @@ from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
 from worker.store import files
 from worker.store.database import Database, Transaction
+from worker.store.guard import is_guarded
 
 NEVER = b'"0001-01-01T00:00:00Z"'
 
@@ -77,7 +78,7 @@ class FileOperations:
 def _digest(path: Path, max_bytes: int) -> str:
     """The SHA-256 of a file, "" when it cannot be read or is larger than what may be edited."""
     try:
-        if not path.is_file() or path.stat().st_size > max_bytes:
+        if not path.is_file() or is_guarded(path) or path.stat().st_size > max_bytes:
             return ""
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:

@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from protocol.errors import Unavailable
+from worker.store.guard import guard
 
 READ_ONLY = "read-only"
 MOVED = "storage moved"
@@ -34,6 +35,7 @@ class Place:
 
     def connect(self, busy_s: float) -> sqlite3.Connection:
         """Open the file, or make it where there is none. Raises sqlite3.Error, OSError, StorageUnusable."""
+        guard(self._path)
         self.is_read_only = self._path.exists() and not self.may_write()
         if self.is_read_only:
             raw = self._connect_for_reading(busy_s)

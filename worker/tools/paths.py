@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.store.guard import is_guarded
 from worker.tools.tool import ToolError
 
 
@@ -59,6 +60,10 @@ def open_inside(place: Place) -> int:
 
     Returns a descriptor. Raises ToolError for what is not a regular file, OSError when it cannot be opened.
     """
+    if is_guarded(place.path):
+        raise ToolError(
+            f"cannot open {place.shown}: it is the database of this workspace, which is in use; read a copy of it"
+        )
     # Without O_NONBLOCK, opening a named pipe would wait for a writer.
     fd = os.open(place.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
