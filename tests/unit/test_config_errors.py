@@ -198,6 +198,37 @@ def test_a_file_counts_once_at_its_highest_place(tmp_path):
     assert found.allowed_tools == ("ls",)
 
 
+def test_a_file_with_several_names_counts_once(tmp_path):
+    (tmp_path / "crush.json").write_text('{"mcp": {"a": {"command": "npx", "args": ["-y"]}}}')
+    (tmp_path / "bulkhead.json").symlink_to("crush.json")
+    found = load_config(tmp_path, tmp_path / "d", {"HOME": str(tmp_path / "home")})
+    assert found.mcp["a"].args == ["-y"]
+    assert found.files == (tmp_path / "bulkhead.json",)
+
+
+def test_a_change_of_a_linked_file_is_tried_where_it_counts(tmp_path):
+    real = tmp_path / "dotfiles.json"
+    real.write_text('{"options": {"debug": true}}')
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "bulkhead.json").symlink_to(real)
+    found = load_config(
+        tmp_path,
+        tmp_path / "d",
+        {"HOME": "/nonexistent"},
+        unwritten={tmp_path / "d" / "bulkhead.json": {"env": {"A": "1"}}},
+    )
+    assert (found.options.debug, found.env) == (False, {"A": "1"})
+
+
+def test_a_key_that_stands_twice_is_a_warning(tmp_path):
+    found = load(tmp_path, '{"mcp": {"a": {"command": "x"}},\n "mcp": {"b": {"command": "y", "command": "z"}}}')
+    assert list(found.mcp) == ["b"]
+    assert found.mcp["b"].command == "z"
+    (warning,) = found.warnings
+    assert str(tmp_path) in warning
+    assert '"command", "mcp" stands twice' in warning
+
+
 def test_a_script_is_named_and_not_run(tmp_path):
     script = tmp_path / "crushrc"
     script.write_text("touch was-here\n")

@@ -195,12 +195,15 @@ def test_files_that_are_no_text_or_empty(tmp_path):
 
 
 def test_project_files_of_another_user_are_not_used(tmp_path, monkeypatch):
-    path = tmp_path / "repo" / "sub" / "crush.json"
-    write(path, {"options": {"debug": True}})
+    place = tmp_path / "repo" / "sub"
+    paths = [place / "crush.json", place / ".bulkhead" / "bulkhead.json"]  # who may make the first may make the second
+    for path in paths:
+        write(path, {"options": {"debug": True}})
+    assert load_config(place, paths[1].parent, {"HOME": "/nonexistent"}).files == tuple(paths)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    found = load(tmp_path)
+    found = load_config(place, paths[1].parent, {"HOME": "/nonexistent"})
     assert (found.files, found.options.debug) == ((), False)
-    assert "another user" in found.warnings[0]
+    assert ["another user" in warning for warning in found.warnings] == [True, True]
 
 
 # --- providers and models ---------------------------------------------------------------------------------------------

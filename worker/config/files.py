@@ -8,6 +8,7 @@ above all. Everything here blocks: it is called before the loop starts or in a t
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ DEPTH_MAX = 100
 """Levels of objects and lists; what is read recursively later stays far from the interpreter's own bound."""
 
 INTEGER_BITS_MAX = 64
+TWICE_SHOWN = 5  # keys that a warning names
 PROJECT_FILES = ("crush.json", ".crush.json", "bulkhead.json", ".bulkhead.json")
 SCRIPTS = ("crushrc", ".crushrc", "bulkheadrc", ".bulkheadrc")
 SYSTEM_DIR = Path("/etc")
@@ -39,7 +41,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What became of one file that may count. `problem` says why it is not used, "" for missing and empty ones."""
+    """What became of one file that may count. `problem` says why it is not used, or what is odd in one that is."""
 
     path: Path
     status: FileStatus
@@ -91,10 +93,20 @@ def merged_layers(layers: list[Layer], warnings: list[str]) -> Layers:
 def look(
     workspace: Path, data_dir: Path, env: Mapping[str, str], unwritten: Mapping[Path, Object] | None = None
 ) -> Iterator[Looked]:
-    """Every file that may count, lowest first, read. Scripts are only named when they exist."""
-    for path, must_be_ours in _candidates(workspace, data_dir, env):
-        if unwritten is not None and path in unwritten:
-            tree = unwritten[path]
+    """Every file that may count, lowest first, read. Scripts are only named when they exist.
+
+    A file that is reached by several names, by links, counts once, at the highest of its places: its lists would be
+    joined with themselves.
+    """
+    candidates = [
+        (path, os.path.realpath(path), must_be_ours) for path, must_be_ours in _candidates(workspace, data_dir, env)
+    ]
+    last = {real: place for place, (_, real, _) in enumerate(candidates)}
+    contents = {os.path.realpath(path): tree for path, tree in (unwritten or {}).items()}
+    for place, (path, real, must_be_ours) in enumerate(candidates):
+        is_last = last[real] == place
+        if real in contents and is_last:
+            tree = contents[real]
             try:
                 _check(tree)
             except ValueError as error:
@@ -108,7 +120,9 @@ def look(
             if path.name not in SCRIPTS:
                 yield Looked(path, "missing")
             continue
-        if must_be_ours and status.st_uid != os.getuid():
+        if not is_last:
+            yield Looked(path, "not read")
+        elif must_be_ours and status.st_uid != os.getuid():
             yield Looked(path, "not ours", f"{path} is not used: it belongs to another user")
         elif path.name in SCRIPTS:
             yield Looked(path, "not read", f"{path} is not read: scripts are not run here; write bulkhead.json")
@@ -119,10 +133,14 @@ def look(
 def _read(path: Path) -> Looked:
     try:
         text = read_text(path)
-        tree = parse(path, text)
+        tree, twice = _parsed(path, text)
     except BadInput as error:
         return Looked(path, "broken", error.message)
-    return Looked(path, "used", layer=Layer(path, tree, text)) if tree else Looked(path, "empty")
+    if not tree:
+        return Looked(path, "empty")
+    names = ", ".join(json.dumps(name[:100], ensure_ascii=False) for name in twice[:TWICE_SHOWN])
+    problem = f"{path}: {names} stands twice in one object; only the last of them counts" if twice else ""
+    return Looked(path, "used", problem, Layer(path, tree, text))
 
 
 def _candidates(workspace: Path, data_dir: Path, env: Mapping[str, str]) -> list[tuple[Path, bool]]:
@@ -139,7 +157,7 @@ def _candidates(workspace: Path, data_dir: Path, env: Mapping[str, str]) -> list
     candidates = [(path, False) for path in found]
     for directory in project_dirs(workspace):
         candidates += [(directory / name, True) for name in (*PROJECT_FILES, *SCRIPTS)]
-    candidates += [(data_dir / name, False) for name in ("crush.json", "bulkhead.json")]
+    candidates += [(data_dir / name, True) for name in ("crush.json", "bulkhead.json")]
     last = {path: place for place, (path, _) in enumerate(candidates)}
     return [candidate for place, candidate in enumerate(candidates) if last[candidate[0]] == place]
 
@@ -194,10 +212,23 @@ def read_text(path: Path) -> str:
 
 def parse(path: Path, text: str) -> Object:
     """The object that `text`, the content of `path`, is; empty for no text. Raises BadInput."""
+    return _parsed(path, text)[0]
+
+
+def _parsed(path: Path, text: str) -> tuple[Object, list[str]]:
+    """The same, and the keys that stand twice in one object. Raises BadInput."""
+    twice: list[str] = []
+
+    def made(pairs: list[tuple[str, object]]) -> Object:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return found
+
     if not text.strip():
-        return {}
+        return {}, []
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=made)
         _check(value)
     except json.JSONDecodeError as error:
         raise BadInput(f"cannot read {path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
@@ -207,7 +238,7 @@ def parse(path: Path, text: str) -> Object:
         raise BadInput(f"cannot read {path}: {error}") from None
     if not isinstance(value, dict):
         raise BadInput(f"cannot use {path}: it must hold one JSON object")
-    return value
+    return value, twice
 
 
 def _no_constant(word: str) -> NoReturn:
