@@ -135,8 +135,9 @@ async def test_an_agent_uses_a_real_server_and_survives_its_death(house: House) 
 
 
 @needs_npm
-async def test_a_server_of_files_is_called_where_the_workspace_is(house: House) -> None:
-    servers = {"files": {"command": NODE, "args": [str(FILES), "."], "disabled_tools": ["write_file"]}}
+@pytest.mark.parametrize("args", [["."], []], ids=["by its directory", "by the roots"])
+async def test_a_server_of_files_is_called_where_the_workspace_is(house: House, args: list[str]) -> None:
+    servers = {"files": {"command": NODE, "args": [str(FILES), *args], "disabled_tools": ["write_file"]}}
     room = await mcp_room(house, servers)
     (room.path / "hello.txt").write_text("hello from a file\n")
     await in_state(room, "files", "connected")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
@@ -15,6 +15,7 @@ from protocol.errors import BulkheadError
 from protocol.limits import Limits
 from worker.config.expand import shell_runner
 from worker.config.sections import McpSettings, OAuthToken
+from worker.lsp.shapes import uri_of
 from worker.mcp.offer import McpFailed, NeedsLogin, What
 from worker.mcp.plan import Target, expanded, start_s
 from worker.tools.child import Child, Children
@@ -108,7 +109,7 @@ class Reach:
 
     @contextlib.asynccontextmanager
     async def _by_pipes(self, target: Target) -> AsyncIterator["LiveSession"]:
-        from worker.mcp.session import open_session, over_pipes
+        from worker.mcp.session import over_pipes
         from worker.mcp.stdio import Lines
 
         lines = Lines(self._limits.mcp_message_max_bytes)
@@ -125,9 +126,7 @@ class Reach:
         )
         watching = self._tasks.start(self._watch(child, lines.end), "exit")
         try:
-            async with open_session(
-                over_pipes(lines, child.write), on_changed=self._on_changed, limits=self._limits
-            ) as session:
+            async with self._session(over_pipes(lines, child.write)) as session:
                 yield session
             raise McpFailed(await self._last_words(child, lines.problem))
         except McpFailed as error:
@@ -137,6 +136,14 @@ class Reach:
         finally:
             watching.cancel()
             await child.end()
+
+    def _session(
+        self, streams: contextlib.AbstractAsyncContextManager[Any]
+    ) -> contextlib.AbstractAsyncContextManager["LiveSession"]:
+        from worker.mcp.session import open_session
+
+        root = uri_of(self._around.workspace)
+        return open_session(streams, root=root, on_changed=self._on_changed, limits=self._limits)
 
     async def _watch(self, child: Child, end: Callable[[], None]) -> None:
         """The process has ended, but somebody else may still hold its output."""
@@ -159,7 +166,7 @@ class Reach:
     async def _by_network(self, target: Target) -> AsyncIterator["LiveSession"]:
         from worker.mcp.network import HttpLine
         from worker.mcp.oauth import Bearer, token_for
-        from worker.mcp.session import open_session, over_network
+        from worker.mcp.session import over_network
 
         auth = None
         if self.settings.oauth:
@@ -172,9 +179,7 @@ class Reach:
             auth = Bearer(token, save=lambda new: self.save(target, new), reread=reread, clock=self._around.clock)
         line = HttpLine(target, auth=auth, connect_s=self.start_s, limits=self._limits)
         try:
-            async with open_session(
-                over_network(line, target.kind, self._limits), on_changed=self._on_changed, limits=self._limits
-            ) as session:
+            async with self._session(over_network(line, target.kind, self._limits)) as session:
                 yield session
         except NeedsLogin:
             raise

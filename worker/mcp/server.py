@@ -266,6 +266,8 @@ class McpServer:
             raise Conflict(f"cannot log in at {self.name}: a login is under way already", code="busy")
         if not self.settings.oauth or self.settings.type == "stdio":
             raise Conflict(f"cannot log in at {self.name}: set mcp.{self.name}.oauth for a server on the network")
+        if self.settings.disabled:
+            raise Conflict(f"cannot log in at {self.name}: it is disabled; remove mcp.{self.name}.disabled first")
         self.is_logging_in = True
         try:
             await self._reach.load()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from mcp.client.session import ClientSession
@@ -29,11 +30,13 @@ from mcp_types import (
     EmbeddedResource,
     ImageContent,
     Implementation,
+    ListRootsResult,
     PaginatedRequestParams,
     Prompt,
     PromptListChangedNotification,
     ResourceLink,
     ResourceListChangedNotification,
+    Root,
     ServerCapabilities,
     TextContent,
     TextResourceContents,
@@ -138,13 +141,19 @@ def over_network(line: HttpLine, kind: str, limits: Limits) -> AbstractAsyncCont
 
 @asynccontextmanager
 async def open_session(
-    streams: AbstractAsyncContextManager[Any], *, on_changed: Callable[[What], None], limits: Limits
+    streams: AbstractAsyncContextManager[Any], *, root: str, on_changed: Callable[[What], None], limits: Limits
 ) -> AsyncIterator["LiveSession"]:
-    """Connect and introduce ourselves. The caller bounds it, and leaves in the task that entered. Raises McpFailed."""
+    """Connect and introduce ourselves. The caller bounds it, and leaves in the task that entered. Raises McpFailed.
+
+    `root` is the URI of the workspace, for a server that asks where it may work.
+    """
 
     async def hear(message: object) -> None:
         if (what := _CHANGES.get(type(message))) is not None:
             on_changed(what)
+
+    async def roots(context: object) -> ListRootsResult:
+        return ListRootsResult(roots=[Root.model_validate({"uri": root, "name": unquote(root.rpartition("/")[2])})])
 
     ended = asyncio.Event()
     with foreign_errors():
@@ -154,6 +163,7 @@ async def open_session(
                 _Watched(read, ended),
                 write,
                 message_handler=hear,
+                list_roots_callback=roots,
                 client_info=Implementation(name="bulkhead", version="1.0"),
             ) as session,
         ):
