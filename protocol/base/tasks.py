@@ -22,14 +22,17 @@ class TaskOwner:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run `work` as a task that this owner ends. An exception that nobody awaits is logged, never lost."""
+    def start(self, work: Coroutine[Any, Any, T], name: str, *, is_awaited: bool = False) -> asyncio.Task[T]:
+        """Run `work` as a task that this owner ends. An exception that nobody awaits is logged, never lost.
+
+        `is_awaited`: somebody waits for the task and hears what it raises, so that is no news for the log.
+        """
         if self._closed:
             work.close()
             raise RuntimeError(f"cannot start {name}: the owner {self._name} is closed")
         task = asyncio.get_running_loop().create_task(work, name=f"{self._name}.{name}")
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._tasks.discard if is_awaited else self._done)
         return task
 
     async def join(self, within_s: float) -> bool:

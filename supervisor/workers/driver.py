@@ -142,7 +142,10 @@ class WorkerDriver:
                     if self._lifecycle.state is State.READY and link is not None and link.is_open:
                         return link
                     if self._lifecycle.state is State.FAILED:
-                        message = f"cannot use this workspace: its worker failed ({self._lifecycle.reason})"
+                        message = (
+                            f"cannot use this workspace: its worker failed ({self._lifecycle.reason}); when the cause "
+                            "is gone, POST /v1/workspaces/{id}/restart or `bulkhead restart` tries again"
+                        )
                         raise Unavailable(message, code="worker_failed", retryable=False)
                     self.want()
                     await self._change()

@@ -118,7 +118,7 @@ class Caller:
 
     async def _wait_ready(self) -> Link:
         self.check_open()
-        task = self._tasks.start(self._driver.ready(self._limits.wake_deadline_s), "ready")
+        task = self._tasks.start(self._driver.ready(self._limits.wake_deadline_s), "ready", is_awaited=True)
         self._waiting.add(task)
         try:
             return await task

@@ -12,6 +12,7 @@ from pathlib import Path
 from protocol.errors import BadInput, Conflict, Denied
 
 PATH_LENGTH_MAX = 4096
+NAME_LENGTH_MAX = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,47 @@ def check(known: Identity) -> None:
 def data_dir_for(identity: Identity, asked: str, fallback: Path) -> str:
     """Where the workspace's own file lives: as asked, else inside the workspace, else (not writable) in `fallback`."""
     if asked:
-        return os.path.normpath(os.path.join(identity.path, os.path.expanduser(asked)))
+        return _place(identity, asked)
     if os.access(identity.path, os.W_OK):
         return os.path.join(identity.path, ".bulkhead")
     return str(fallback)
+
+
+def check_data_dir(identity: Identity, asked: str) -> None:
+    """Can the workspace's file be kept where the client asks, as far as one can tell before? Raises BadInput, Denied.
+
+    The answer counts for ever, because the first creator's wish does; a worker there would only die again and again.
+    """
+    place = _place(identity, asked)
+    if "\0" in place or len(os.fsencode(place)) > PATH_LENGTH_MAX or _longest_name(place) > NAME_LENGTH_MAX:
+        raise BadInput("cannot keep data in this `data_dir`: it must be the path of a directory")
+    nearest = place
+    try:
+        while not _is_there(nearest):
+            nearest = os.path.dirname(nearest)
+        found = os.stat(nearest)
+    except PermissionError:
+        raise Denied(f"cannot keep data in {place}: this user may not go there", code="forbidden") from None
+    except OSError as error:
+        raise BadInput(f"cannot keep data in {place}: {error.strerror}; choose another `data_dir`") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise BadInput(f"cannot keep data in {place}: {nearest} is not a directory; choose another `data_dir`")
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        raise Denied(f"cannot keep data in {place}: this user may not write to {nearest}", code="forbidden")
+
+
+def _is_there(path: str) -> bool:
+    """Does anything have this name, a link that leads nowhere included? Raises OSError for what cannot be told."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _longest_name(path: str) -> int:
+    return max(len(os.fsencode(name)) for name in path.split("/"))
+
+
+def _place(identity: Identity, asked: str) -> str:
+    return os.path.normpath(os.path.join(identity.path, os.path.expanduser(asked)))

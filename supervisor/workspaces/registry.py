@@ -14,7 +14,7 @@ from protocol.ids import ClientId, RandomSource, WorkspaceId, new_uuid
 from protocol.limits import Limits
 from protocol.secrets import without_masked
 from protocol.shapes.workspace import WorkspaceWish
-from supervisor.workspaces.identity import Identity, data_dir_for, resolve
+from supervisor.workspaces.identity import Identity, check_data_dir, data_dir_for, resolve
 from supervisor.workspaces.roster import Registration, Roster
 from supervisor.workspaces.workspace import Workspace
 
@@ -150,7 +150,8 @@ class Registry:
         """Find or register the workspace that `wish` means, and claim it for the client. Its worker may still sleep.
 
         `identity` is what `resolve` gave for the wish. Raises what that raises, Conflict for a retired client, a
-        directory that was exchanged or other channels than the first creator's, LimitReached.
+        directory that was exchanged or other channels than the first creator's, LimitReached. Of a new workspace
+        also BadInput or Denied when its data cannot be where the wish says.
         """
         env = tuple(without_masked(wish.env or []))
         identity = identity or await self.resolve(wish)
@@ -160,7 +161,7 @@ class Registry:
             known = await self._known(identity)
             task = self._creating.get(identity.path)  # somebody else may have begun meanwhile
             if known is None and task is None:
-                task = self._tasks.start(self._register(identity, wish), "register")
+                task = self._tasks.start(self._register(identity, wish), "register", is_awaited=True)
                 self._creating[identity.path] = task
         else:
             known = None
@@ -224,6 +225,8 @@ class Registry:
                     f"cannot register more than {self._limits.workspaces_max} workspaces; remove some registrations",
                     code="too_many_workspaces",
                 )
+            if wish.data_dir:
+                await self._roster.in_thread(lambda: check_data_dir(identity, wish.data_dir))
             new_id = workspace_id or WorkspaceId(new_uuid(self._random))
             fallback = self._state_dir / "workspaces" / new_id
             registration = Registration(

@@ -166,6 +166,31 @@ async def test_a_path_that_is_no_directory_is_refused_and_not_registered(house: 
     assert (await client.get("/v1/workspaces")).expect(200).json() == []
 
 
+async def test_data_that_cannot_be_where_it_is_wished_is_refused_and_spoils_nothing(house: House) -> None:
+    client = house.new_client()
+    path = house.directory("w", "script")
+    (path / "file").touch()
+    for wished in ("\0", "file", "file/below", "x" * 300, "/dev/null/below"):
+        wish = {"path": str(path), "client_id": client.client_id, "data_dir": wished}
+        refused(await create(client, wish), 400, "bad_input", "cannot keep data in")
+    assert (await client.get("/v1/workspaces")).expect(200).json() == []
+    made = await client.create(path, data_dir="elsewhere/below")
+    assert made["data_dir"] == str(path / "elsewhere" / "below")
+    again = await client.create(path, data_dir="file")
+    assert again["data_dir"] == made["data_dir"], "the first creator's wish counts"
+
+
+async def test_asking_a_workspace_that_failed_leaves_no_story_of_a_bug_in_the_log(house: House) -> None:
+    path = house.directory("w", "script")
+    (path / ".bulkhead").touch()
+    client = house.new_client()
+    refused(await create(client, {"path": str(path), "client_id": client.client_id}), 503, "worker_failed")
+    [workspace] = (await client.get("/v1/workspaces")).expect(200).json()
+    for _ in range(3):
+        refused(await client.get(f"/v1/workspaces/{workspace['id']}/sessions"), 503, "worker_failed")
+    assert "Traceback" not in house.server.log
+
+
 async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyway(house: House) -> None:
     room = await house.room(model="openai")
     await room.streaming()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import BadInput, Conflict
-from supervisor.workspaces.identity import check, data_dir_for, resolve
+from protocol.errors import BadInput, Conflict, Denied
+from supervisor.workspaces.identity import check, check_data_dir, data_dir_for, resolve
 
 
 def test_H06_two_paths_to_one_directory_are_one(tmp_path: Path) -> None:
@@ -61,3 +61,25 @@ def test_place_of_the_data(tmp_path: Path) -> None:
     if os.getuid() != 0:
         tmp_path.chmod(0o500)
         assert data_dir_for(here, "", fallback) == "/state/x"
+
+
+def test_data_goes_where_a_directory_is_or_can_be_made(tmp_path: Path) -> None:
+    here = resolve(str(tmp_path), ())
+    (tmp_path / "linked").symlink_to(tmp_path)
+    for asked in ("d", "d/e/f", str(tmp_path), f"{tmp_path}/linked/x", "../x"):
+        check_data_dir(here, asked)
+    assert sorted(os.listdir(tmp_path)) == ["linked"], "nothing was made"
+
+
+def test_data_does_not_go_where_no_directory_can_be(tmp_path: Path) -> None:
+    here = resolve(str(tmp_path), ())
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to("gone")
+    (tmp_path / "loop").symlink_to("loop")
+    for asked in ("a\0b", "file", "file/below", "nowhere", "nowhere/below", "loop/x", "x" * 300, "d/" + "x" * 300):
+        with pytest.raises(BadInput, match="data"):
+            check_data_dir(here, asked)
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if os.getuid() != 0:  # root may write everywhere
+        with pytest.raises(Denied, match="may not write"):
+            check_data_dir(here, "closed/d")
