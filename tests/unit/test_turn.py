@@ -188,6 +188,16 @@ def test_L06_duplicate_ids_are_told_apart_within_a_step_and_between_steps():
     assert len({result.tool_call_id for result in transcript.results}) == 3
 
 
+def test_L06_calls_with_one_id_keep_their_own_inputs_when_these_come_at_the_end():
+    tool = PlayedTool("look", says)
+    starts = [ToolCallStart("c", "look"), ToolCallStart("c", "look")]
+    ends = [ToolCallEnd("c", '{"n":1}'), ToolCallEnd("c", '{"n":2}'), ToolCallEnd("c", '{"n":3}')]
+    transcript = MemoryTranscript()
+    run(build_turn(PlayedModel([*starts, *ends, WANTS_TOOLS], [DONE]), transcript, tool).run([user("hi")]))
+    assert [dict(args)["n"] for args in tool.calls] == [1, 2]
+    assert not any(result.is_error for result in transcript.results)
+
+
 def test_L06_endless_tool_calls_end_at_the_step_limit_with_a_word():
     count = 0
 

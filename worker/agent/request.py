@@ -53,7 +53,7 @@ class StepRequest:
         self.tokens = 0
         """What the last request that was answered held together with its answer."""
         self._under_way: tuple[ModelRequest, MessageDraft] | None = None
-        self._names: dict[str, str] = {}
+        self._names: dict[str, list[str]] = {}  # ours for each id of the model, of the calls whose input is awaited
         self._taken: set[str] = set()
         self.unreadable: set[str] = set()
         """The calls of the last step whose input was no JSON object; their stored input is `{}`."""
@@ -113,8 +113,9 @@ class StepRequest:
                 draft.end_thinking(self._now(), signature=signature, block_id=block_id, provider=provider)
             case ToolCallStart(call_id, name):
                 draft.start_tool_call(self._unique(call_id), name)
-            case ToolCallEnd(call_id, text) if call_id in self._names:
-                draft.end_tool_call(self._names[call_id], self._readable(self._names[call_id], text))
+            case ToolCallEnd(call_id, text) if self._names.get(call_id):
+                unique = self._names[call_id].pop(0)
+                draft.end_tool_call(unique, self._readable(unique, text))
             case _:
                 pass
 
@@ -126,7 +127,7 @@ class StepRequest:
             count += 1
             unique = f"{base}_{count}"
         self._taken.add(unique)
-        self._names[call_id] = unique
+        self._names.setdefault(call_id, []).append(unique)
         return unique
 
     def _readable(self, call_id: str, text: str) -> str:
