@@ -17,6 +17,7 @@ from supervisor.admission import Admission
 from supervisor.http.base import Request, Response
 from supervisor.workspaces.registry import Registry
 
+LSP_NAME_MAX = 200
 _UNKNOWN = {"sid": "session_unknown", "run": "run_unknown"}
 _ONE_SESSION = frozenset({"session.get", "session.put"})
 _MANY_SESSIONS = "session.list"
@@ -43,7 +44,8 @@ class Forward:
             self._admission.check()
         args = {name: value for name, value in request.params.items() if name != "id"}
         for name, value in args.items():
-            if not is_id(value):
+            # A language server is called as its user likes; it is looked up by that, and never more.
+            if not (is_id(value) or (name == "lsp" and value.isprintable() and len(value) <= LSP_NAME_MAX)):
                 raise NotFound(f"there is nothing with the id {value[:100]!r}", code=_UNKNOWN.get(name, "not_found"))
         for word, name in request.route.query.items():
             if word in request.query:

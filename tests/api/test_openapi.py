@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -67,7 +68,7 @@ async def test_events_and_answers_are_as_the_description_says(house: House) -> N
         "---\nname: review\ndescription: d\n---\nLook.\n"
     )
     servers = {
-        "lsp": {"broken": {"command": "/nowhere/to/be/found", "filetypes": ["py"]}},
+        "lsp": {"a C++ server": {"command": "/nowhere/to/be/found", "filetypes": ["py"]}},
         "mcp": {"broken": {"type": "stdio", "command": "/nowhere/to/be/found"}},
         "options": {"auto_lsp": False, "skills_paths": [str(path / "skills")]},
     }
@@ -87,7 +88,7 @@ async def test_events_and_answers_are_as_the_description_says(house: House) -> N
             event.validate(json.loads(seen.data))
     assert kinds <= {seen.kind for seen in room.watcher.seen}
 
-    words = {"id": room.id, "sid": session, "run": "r-1", "lsp": "broken"}
+    words = {"id": room.id, "sid": session, "run": "r-1", "lsp": quote("a C++ server")}
     for place, methods in document["paths"].items():
         answer = methods.get("get", {}).get("responses", {}).get("200", {}).get("content", {}).get("application/json")
         if answer is None:

@@ -13,7 +13,7 @@ PATH: dict[str, tuple[str, dict[str, Any]]] = {
     "id": ("The workspace: the `id` that its creation answered with.", _TEXT),
     "sid": ("The session. A child session has `$$` in its id.", _ID),
     "run": ("The run: the `run_id` of its prompt.", _ID),
-    "lsp": ("The name that the configuration gives the language server.", _ID),
+    "lsp": ("The name that the configuration gives the language server.", {**_TEXT, "maxLength": 200}),
     "client_id": ("The client: a UUID that it made up for itself.", _UUID),
 }
 
