@@ -50,6 +50,9 @@ EVENT_STREAM, PAGE = "text/event-stream", "text/html"
 WAKING = ("worker_starting", "worker_failed", "worker_lost", "server_exiting", "deadline", "workspace_moved")
 """What can happen while a worker is woken and asked."""
 
+_DESCRIBING = (*WAKING, "too_many_calls", "workspace_closing")
+"""What can happen besides, when it is asked what its workspace is like."""
+
 _CALLER = {"client_id": "client_id"}
 
 ROUTES: tuple[Route, ...] = (
@@ -100,7 +103,7 @@ ROUTES: tuple[Route, ...] = (
         "Find or make the workspace of a directory, and wait until its worker is ready",
         takes=WorkspaceWish,
         gives=Workspace,
-        codes=("client_retired", "conflict", "too_many_workspaces", *WAKING),
+        codes=("client_retired", "conflict", "too_many_workspaces", "storage_failed", *_DESCRIBING),
     ),
     _by(
         "get_workspace",
@@ -108,7 +111,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/workspaces/{id}",
         "One workspace with its configuration; wakes it",
         gives=Workspace,
-        codes=WAKING,
+        codes=_DESCRIBING,
     ),
     _by(
         "release_workspace",
@@ -151,7 +154,7 @@ ROUTES: tuple[Route, ...] = (
         "DELETE",
         "/v1/workspaces/{id}/registration",
         "Forget the workspace; its files stay",
-        codes=("busy", *WAKING),
+        codes=("storage_failed", *WAKING),
     ),
     _to("config.get", "GET", "/config", "The merged configuration, secrets masked"),
     _to("config.providers", "GET", "/providers", "Providers and models to choose from"),
