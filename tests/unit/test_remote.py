@@ -36,6 +36,7 @@ from worker.config.schema import Options
 from worker.models import bounds
 from worker.models.build import Models
 from worker.models.client import (
+    Counted,
     Finished,
     ModelClient,
     ModelEvent,
@@ -44,6 +45,7 @@ from worker.models.client import (
     TextDelta,
     ThinkingDelta,
     ThinkingEnd,
+    Tokens,
     ToolCallEnd,
     ToolCallStart,
 )
@@ -221,7 +223,8 @@ def test_thinking_signatures_come_and_go_back_to_anthropic():
             exchange._blocks = 1
             await exchange.reply("done")
             events = await task
-            assert events[:2] == [ThinkingDelta("new"), ThinkingEnd("sig-2", "", "loop")]
+            assert events[0] == Counted(Tokens(input=11, output=1)), "the input is known before anything is said"
+            assert events[1:3] == [ThinkingDelta("new"), ThinkingEnd("sig-2", "", "loop")]
             sent = exchange.body["messages"][1]["content"]
             assert sent[0] == {"type": "thinking", "thinking": "old", "signature": "sig-1"}
             assert sent[1]["text"] == "said"

@@ -24,6 +24,7 @@ from worker.agent.outcome import TurnResult
 from worker.agent.stream import CANCELLED_CALL, SKIPPED_CALL, calls_of, close_message, finish_of, results_of, text_of
 from worker.agent.turn import Turn
 from worker.models.client import (
+    Counted,
     Finished,
     ModelFailure,
     TextDelta,
@@ -90,6 +91,37 @@ def test_usage_is_accounted_per_attempt_with_its_price():
     usage = transcript.usages[0]
     assert (usage.prompt_tokens, usage.completion_tokens, usage.cost) == (1_000_000, 500_000, 2.0)
     assert (usage.estimated, usage.ended) == (False, "completed")
+
+
+def test_W20_what_a_broken_attempt_cost_is_accounted():
+    count = Counted(Tokens(input=1_000_000, output=1))
+    cut = [count, TextDelta("four" * 3), failure("stream_cut", "cut", in_stream=True)]
+    model = PlayedModel(cut, [TextDelta("a"), Finished("end_turn", Tokens(input=10, output=2))])
+    transcript = MemoryTranscript()
+    run(build_turn(model, transcript).run([user("hi")]))
+    failed, done = transcript.usages
+    assert (failed.ended, failed.estimated, failed.prompt_tokens, failed.completion_tokens) == (
+        "failed",
+        False,
+        1_000_000,
+        3,
+    )
+    assert failed.cost == pytest.approx(1.000006)
+    assert (done.prompt_tokens, done.completion_tokens) == (10, 2)
+
+
+def test_W20_what_a_cancelled_attempt_cost_is_in_the_leftover():
+    async def main() -> None:
+        gate = Gate()
+        model = PlayedModel([Counted(Tokens(input=500_000, cache_read=7)), TextDelta("half"), gate])
+        turn = build_turn(model, MemoryTranscript())
+        await cancel_at(turn, gate)
+        usage = turn.leftover(CANCELLED_CALL).usage
+        assert usage is not None
+        assert (usage.ended, usage.prompt_tokens, usage.completion_tokens) == ("cancelled", 500_007, 1)
+        assert usage.cost == pytest.approx(0.500002)
+
+    run(main())
 
 
 def test_W08_a_folded_prompt_is_seen_by_every_later_step():

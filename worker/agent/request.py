@@ -20,6 +20,7 @@ from worker.agent.stream import EMPTY_INPUT, MessageDraft
 from worker.agent.transcript import Transcript
 from worker.agent.usage import Ended, Usage, measure
 from worker.models.client import (
+    Counted,
     Finished,
     ModelClient,
     ModelEvent,
@@ -95,6 +96,9 @@ class StepRequest:
                 if isinstance(event, Finished):
                     finished = event
                     break
+                if isinstance(event, Counted):
+                    self._tokens = event.tokens
+                    continue
                 self._take(event, draft)
                 await self._transcript.update(draft.snapshot())
         if finished is None:

@@ -1,7 +1,7 @@
 """Tokens and cost of one attempt at a model request, whatever became of it (W-20)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from protocol.shapes.message import (
@@ -49,13 +49,16 @@ def measure(
 ) -> Usage:
     """The usage of one attempt; estimated from the texts, at no cost, when the provider reported nothing.
 
-    A failed attempt that produced nothing reported and nothing to see counts as nothing.
+    A failed attempt that produced nothing reported and nothing to see counts as nothing. Of one that was broken off
+    providers report the input and not yet what came of it, so its output is at least what was seen.
     """
     if tokens.is_empty:
         output = estimate([answer])
         if ended == "failed" and output == 0:
             return Usage(0, 0, 0.0, True, ended)
         return Usage(estimate(request) + _tokens_of(len(system)), output, 0.0, True, ended)
+    if ended != "completed":
+        tokens = replace(tokens, output=max(tokens.output, estimate([answer])))
     prompt = tokens.input + tokens.cache_read + tokens.cache_write
     cost = 0.0 if is_flat_rate else cost_of(model, tokens)
     return Usage(prompt, tokens.output, cost, False, ended)

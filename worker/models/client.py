@@ -78,6 +78,13 @@ class ToolCallEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What the provider has counted so far, for an answer that never comes to its end. The newest one counts."""
+
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The provider's own end of the stream."""
 
@@ -85,7 +92,7 @@ class Finished:
     tokens: Tokens = Tokens()
 
 
-ModelEvent = TextDelta | ThinkingDelta | ThinkingEnd | ToolCallStart | ToolCallEnd | Finished
+ModelEvent = TextDelta | ThinkingDelta | ThinkingEnd | ToolCallStart | ToolCallEnd | Counted | Finished
 
 
 class ToolShape(Protocol):

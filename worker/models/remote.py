@@ -74,9 +74,9 @@ class RemoteModel:
                 translation = Translation(self.provider_id)
                 while event is not _END:
                     has_begun = True
-                    ours = translation.event(event)
-                    if ours is not None:
-                        yield ours
+                    for ours in (translation.counted(response.usage), translation.event(event)):
+                        if ours is not None:
+                            yield ours
                     event = await self._within(anext(events, _END))
                 for ended in translation.ends(response.get(), fail):
                     yield ended

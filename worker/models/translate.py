@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from protocol.shapes.message import FinishReason
 from worker.models.client import (
     Category,
+    Counted,
     Finished,
     ModelEvent,
     ModelFailure,
@@ -24,6 +25,7 @@ from worker.models.client import (
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelResponse
+    from pydantic_ai.usage import RequestUsage
 
 _REASONS: dict[str, FinishReason] = {
     "stop": "end_turn",
@@ -43,6 +45,7 @@ class Translation:
         self._calls: dict[int, str] = {}  # ids by their place in the answer
         self._items: dict[int, str] = {}  # ids of thinking items by the places of their parts
         self._signatures: dict[str, str] = {}  # by these ids
+        self._counted = Tokens()
 
     def event(self, event: Any) -> ModelEvent | None:
         """Our event for one of theirs, None for those that say nothing new."""
@@ -67,6 +70,14 @@ class Translation:
             case _:
                 return None
 
+    def counted(self, usage: "RequestUsage") -> Counted | None:
+        """What the provider has counted so far, None when that is nothing new."""
+        tokens = _tokens(usage)
+        if tokens == self._counted:
+            return None
+        self._counted = tokens
+        return Counted(tokens)
+
     def ends(self, response: "ModelResponse", fail: Fail) -> list[ModelEvent]:
         """The inputs of the calls, which may have been written in turns, and the end. Raises what `fail` makes."""
         details = response.provider_details or {}
@@ -80,20 +91,23 @@ class Translation:
             part: Any = response.parts[index]
             text = part.args if isinstance(part.args, str) else json.dumps(part.args) if part.args else ""
             ends.append(ToolCallEnd(call_id, _whole(text)))
-        usage = response.usage
-        cached = usage.cache_read_tokens + usage.cache_write_tokens
         cost = details.get("cost")
-        tokens = Tokens(
-            input=max(0, usage.input_tokens - cached),
-            output=usage.output_tokens,
-            cache_read=usage.cache_read_tokens,
-            cache_write=usage.cache_write_tokens,
-            cost=float(cost) if isinstance(cost, int | float) else None,
-        )
+        tokens = _tokens(response.usage, float(cost) if isinstance(cost, int | float) else None)
         reason = _REASONS.get(response.finish_reason or "", "unknown")
         if ends and reason == "end_turn":
             reason = "tool_use"  # some interfaces have no word of their own for it
         return [*ends, Finished(reason, tokens)]
+
+
+def _tokens(usage: "RequestUsage", cost: float | None = None) -> Tokens:
+    """The library's count as ours: its input includes both cache fields."""
+    return Tokens(
+        input=max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens),
+        output=usage.output_tokens,
+        cache_read=usage.cache_read_tokens,
+        cache_write=usage.cache_write_tokens,
+        cost=cost,
+    )
 
 
 def _delta(kind: str, text: object) -> ModelEvent | None:
