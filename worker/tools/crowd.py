@@ -1,7 +1,8 @@
 """Too many processes (T05): a watch on how many all commands of a worker are, which ends the largest above the limit.
 
-Limits of the kernel count per user, or want a cgroup of our own. Counting a tree costs milliseconds, so it is done only
-when the whole machine has so many threads more than before that the limit may be reached.
+Limits of the kernel count per user, or want a cgroup of our own. Counting a tree costs milliseconds, so it is done
+when the whole machine has so many threads more than before that the limit may be reached; and now and then anyway,
+because others may have ended as many as a command began.
 """
 
 import asyncio
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from worker.tools.child import Children
 
 LOOK_S = 0.1
+SURE_S = 2.0
+"""Between two counts whatever the machine says; longer where they take longer than `SURE_S / SHARE`."""
+
+SHARE = 50
 _LOAD = Path("/proc/loadavg")
 
 
@@ -32,14 +37,17 @@ class Crowd:
             self._task = self._children.tasks.start(self._watch(), "crowd")
 
     async def _watch(self) -> None:
-        limit = self._children.limits.tool_processes_max
+        limit, clock = self._children.limits.tool_processes_max, self._children.clock
+        sure_at = clock.now() + SURE_S
         while self._children.running:
             await asyncio.sleep(LOOK_S)
             now = machine_threads()
             # What others end meanwhile must not make room.
             self._suspicious_at = min(self._suspicious_at, now + limit)
-            if now >= self._suspicious_at:
+            if now >= self._suspicious_at or clock.now() >= sure_at:
+                began = clock.now()
                 self._suspicious_at = machine_threads() + max(1, limit - await self._count())
+                sure_at = clock.now() + max(SURE_S, SHARE * (clock.now() - began))
 
     async def _count(self) -> int:
         """How many they are; the largest is ended when they are too many."""
