@@ -15,12 +15,12 @@ from protocol.base.clock import SystemClock
 from protocol.base.logs import fields, set_up_logs
 from protocol.errors import BadInput
 from protocol.secrets import is_secret_name
-from protocol.spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_STORAGE, WorkerSpec
+from protocol.spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_NO_LOCKS, EXIT_STORAGE, WorkerSpec
 from worker.app import Worker
 from worker.config.load import Config
 from worker.config.place import data_dir_of
 from worker.runs.equipment import read_config
-from worker.store.lock import DataLock, Locked
+from worker.store.lock import DataLock, Locked, NoLocks
 
 LOG_NAME = "bulkhead.worker"
 
@@ -45,6 +45,9 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
     except Locked as error:
         log.error(str(error), extra=told)
         return EXIT_LOCKED
+    except NoLocks as error:
+        log.error(str(error), extra=told)
+        return EXIT_NO_LOCKS
     except OSError as error:
         log.error(f"cannot use data directory {data_dir}: {error}", extra=told)
         return EXIT_STORAGE

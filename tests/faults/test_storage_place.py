@@ -302,3 +302,22 @@ async def test_D10_a_tool_that_reads_the_database_drops_no_lock(house: House) ->
     await room.watcher.state("ready", skip=seen)
     await room.works()
     assert (await room.run(run))["outcome"] == "completed"
+
+
+async def test_D11_a_database_of_newer_code(house: House) -> None:
+    room = await house.room()
+    await room.works()
+    let_go = await stopped(house, room, crash=False, fails=True)
+    database = room.data_dir / "workspace.db"
+    [(known,)] = rows(database, "PRAGMA user_version")
+    rows(database, "PRAGMA user_version = 1000")
+    before, seen = digest(database), len(room.watcher.seen)
+    let_go()
+    assert (await room.watcher.state("failed", skip=seen))["reason"] == "database has a newer schema"
+    asked = await room.client.submit(room.id, room.session, "/say one", "r-refused")
+    assert (asked.status, asked.code) == (503, "worker_failed")
+    assert (await house.worker(room.id))["restarts"] == 1, "it is tried again and again"
+    assert digest(database) == before
+    rows(database, f"PRAGMA user_version = {known}")
+    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
+    await room.works()

@@ -236,8 +236,10 @@ def test_D11_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
         other.execute("PRAGMA user_version = 99")
         other.execute("CREATE TABLE future (x)")
     other.close()
+    before = path.read_bytes()
     with pytest.raises(SchemaNewer, match="version 99"):
         run(open_database(path))
+    assert path.read_bytes() == before
 
 
 def test_D05_a_file_that_was_replaced_is_noticed(tmp_path: Path) -> None:

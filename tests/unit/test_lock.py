@@ -1,6 +1,8 @@
 """The data directory's lock, with real processes."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +47,53 @@ def test_D09_a_child_of_a_dead_owner_does_not_hold_the_lock(tmp_path: Path) -> N
         DataLock.take(tmp_path, generation=2, within_s=0.5).release()
     finally:
         subprocess.run(["kill", "-9", str(child)], check=True)
+
+
+def test_D11_a_file_system_without_locks_is_refused(tmp_path: Path) -> None:
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("needs strace, which lets a system call fail")
+    command = [strace, "-f", "-qq", "-o", os.devnull, "-e", "trace=flock", "-e", "inject=flock:error=ENOLCK"]
+    holder = subprocess.run(
+        [*command, sys.executable, "-c", HOLDER, str(tmp_path)], input="", capture_output=True, text=True, check=False
+    )
+    if "ptrace" in holder.stderr:
+        pytest.skip(f"needs the privilege to trace: {holder.stderr.strip()}")
+    assert "NoLocks: cannot lock data directory" in holder.stderr
+    assert "held" not in holder.stdout
+
+
+@pytest.mark.parametrize("has_file", [True, False], ids=["file", "no file"])
+def test_D03_a_directory_that_may_only_be_read_is_locked_all_the_same(tmp_path: Path, has_file: bool) -> None:
+    """As another user, since modes do not bind root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs the privilege to become another user")
+    if has_file:
+        (tmp_path / "bulkhead.lock").write_text("{}")
+    tmp_path.chmod(0o555)
+    with _as_another_user(tmp_path) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        with _as_another_user(tmp_path) as second:
+            assert second.communicate(b"")[0] == b"Locked\n"
+        first.communicate(b"")
+
+
+def _as_another_user(path: Path) -> "subprocess.Popen[bytes]":
+    """Holds the lock until its input ends, or says why not."""
+    script = """
+import os, sys, pathlib
+from worker.store.lock import DataLock, Locked
+os.chdir(sys.argv[1])  # the directories above are closed to whom we become
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+try:
+    lock = DataLock.take(pathlib.Path("."), generation=1, within_s=0.1)
+except Locked:
+    print("Locked", flush=True)
+else:
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    return subprocess.Popen([sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

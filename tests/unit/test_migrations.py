@@ -1,7 +1,10 @@
 """A file of older code becomes one of this code: the same as a fresh one, with all that it held, or nothing changes."""
 
 import random
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,27 @@ def test_D11_a_step_that_fails_changes_nothing(tmp_path, monkeypatch):
         migrate(connection, random.Random(1))
     assert shape_of(connection) == before
     assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_D11_a_crash_inside_a_migration_changes_nothing_and_it_is_repeated(tmp_path):
+    path = tmp_path / "old.db"
+    connection = old(path)
+    before = shape_of(connection)
+    connection.close()
+    script = """
+import os, random, signal, sqlite3, sys
+from worker.store import migrations
+def dies(connection):
+    os.kill(os.getpid(), signal.SIGKILL)
+migrations.STEPS = (*migrations.STEPS[:-1], dies)
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode=WAL")
+migrations.migrate(connection, random.Random(1))
+"""
+    died = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    connection = sqlite3.connect(path, isolation_level=None)
+    assert shape_of(connection) == before
+    assert migrate(connection, random.Random(1)) == SCHEMA_VERSION - 1
+    assert connection.execute("SELECT title FROM sessions").fetchall() == [("kept",)]
+    connection.close()

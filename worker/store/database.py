@@ -35,7 +35,7 @@ from protocol.shapes.envelope import Change, envelope
 from worker.store import events as event_rows
 from worker.store.engine import wrap
 from worker.store.faults import Fault, is_corrupt, storage_fault
-from worker.store.migrations import SchemaNewer, check_schema, migrate
+from worker.store.migrations import SchemaNewer, check_schema, migrate, schema_version
 from worker.store.place import MOVED, READ_ONLY, Place, StorageCorrupt, StorageUnusable
 from worker.store.reserve import Reserve
 
@@ -304,6 +304,7 @@ class Database:
         self._place.remember()
 
     def _open_for_writing(self) -> None:
+        schema_version(self._raw)  # first: the mode is written into the file, and a newer one is not ours to touch
         mode = self._raw.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise StorageUnusable(f"cannot use the database {self.path}: it does not take WAL mode but {mode!r}")

@@ -19,6 +19,10 @@ class Locked(Exception):
     """Another process owns the data directory; the message names it."""
 
 
+class NoLocks(Exception):
+    """The file system of the data directory knows no locks; nothing may be stored there (D11)."""
+
+
 class DataLock:
     """Holds the lock for the life of the process, or until `release`."""
 
@@ -27,7 +31,10 @@ class DataLock:
 
     @classmethod
     def take(cls, data_dir: Path, *, generation: int, within_s: float) -> "DataLock":
-        """Take the lock; blocks at most `within_s` seconds for an owner that is just dying. Raises Locked."""
+        """Take the lock; blocks at most `within_s` seconds for an owner that is just dying.
+
+        Raises Locked, NoLocks, OSError.
+        """
         path = data_dir / LOCK_NAME
         descriptor, may_write = _open(path)
         deadline = time.monotonic() + within_s
@@ -46,7 +53,7 @@ class DataLock:
                 time.sleep(_POLL_S)  # an flock has no waiting with a bound; the loop does not run yet
             except OSError as error:
                 os.close(descriptor)
-                raise Locked(
+                raise NoLocks(
                     f"cannot lock data directory {data_dir}: {error}; it needs a file system with locks"
                 ) from error
         if not may_write:

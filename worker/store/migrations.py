@@ -55,7 +55,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_file_history, _a
 
 def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
     """Run the steps that are missing; returns how many. Raises SchemaNewer, or sqlite3.Error with nothing changed."""
-    version = _version(connection)
+    version = schema_version(connection)
     if version == SCHEMA_VERSION:
         return 0
     connection.execute("BEGIN IMMEDIATE")
@@ -76,7 +76,7 @@ def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
 
 def check_schema(connection: sqlite3.Connection) -> None:
     """Of a file that may only be read: is it one that we can read? Raises SchemaNewer, StorageUnusable."""
-    version = _version(connection)
+    version = schema_version(connection)
     if version < SCHEMA_VERSION:
         raise StorageUnusable(
             f"cannot read the database: its schema has version {version} and would have to be brought to "
@@ -84,7 +84,8 @@ def check_schema(connection: sqlite3.Connection) -> None:
         )
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def schema_version(connection: sqlite3.Connection) -> int:
+    """The version of what stands in the file, 0 for nothing; changes nothing. Raises SchemaNewer."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise SchemaNewer(
