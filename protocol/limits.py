@@ -145,6 +145,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     replay_kept: int = 4096  # numbered events of one workspace in the supervisor's memory
     replay_kept_bytes: int = 8 * 1024 * 1024
     workspaces_max: int = 10_000
+    disk_answer_s: float = 5.0  # a look at a workspace's directory; a share that is gone never answers
 
 
 DEFAULT_LIMITS = Limits()

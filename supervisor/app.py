@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Awaitable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from protocol.base.clock import SystemClock
@@ -44,6 +45,7 @@ from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors, make_private
 from supervisor.systemd import Notifier, inherited_sockets
 from supervisor.workers.driver import WorkerDriver
+from supervisor.workspaces.disk import Disk
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.roster import Registration, Roster, RosterFailed
 from supervisor.workspaces.workspace import Workspace
@@ -167,8 +169,10 @@ class App:
             log=log,
         )
         self._roster = Roster(self._config.state_dir / "roster.db")
+        self._disk = Disk(within_s=limits.disk_answer_s)
         self._registry = Registry(
             roster=self._roster,
+            disk=self._disk,
             make_workspace=self._make_workspace,
             state_dir=self._config.state_dir,
             limits=limits,
@@ -191,7 +195,7 @@ class App:
         return Workspace(
             registration=registration,
             make_driver=self._make_driver,
-            in_thread=self._roster.in_thread,
+            in_thread=partial(self._disk.ask, registration.identity.path),
             limits=self._limits,
             clock=self._clock,
             log=self._log,

@@ -9,11 +9,12 @@ from pathlib import Path
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
-from protocol.errors import BulkheadError, Conflict, LimitReached, NotFound, Unavailable
+from protocol.errors import BadInput, BulkheadError, Conflict, Denied, LimitReached, NotFound, Unavailable
 from protocol.ids import ClientId, RandomSource, WorkspaceId, new_uuid
 from protocol.limits import Limits
 from protocol.secrets import without_masked
 from protocol.shapes.workspace import WorkspaceWish
+from supervisor.workspaces.disk import Disk
 from supervisor.workspaces.identity import Identity, check_data_dir, data_dir_for, resolve
 from supervisor.workspaces.roster import Registration, Roster
 from supervisor.workspaces.workspace import Workspace
@@ -29,6 +30,7 @@ class Registry:
         self,
         *,
         roster: Roster,
+        disk: Disk,
         make_workspace: Callable[[Registration], Workspace],
         state_dir: Path,
         limits: Limits,
@@ -37,6 +39,7 @@ class Registry:
         log: logging.Logger,
     ) -> None:
         self._roster = roster
+        self._disk = disk
         self._make_workspace = make_workspace
         self._state_dir = state_dir
         self._limits = limits
@@ -143,8 +146,8 @@ class Registry:
     # --- creating ---------------------------------------------------------------------------------------------------
 
     async def resolve(self, wish: WorkspaceWish) -> Identity:
-        """The directory that `wish` means. Raises BadInput or Denied."""
-        return await self._roster.in_thread(lambda: resolve(wish.path, wish.env or ()))
+        """The directory that `wish` means. Raises BadInput or Denied; Unavailable when nothing can be told."""
+        return await self._disk.ask(wish.path, lambda: resolve(wish.path, wish.env or ()))
 
     async def create(self, wish: WorkspaceWish, client_id: ClientId, identity: Identity | None = None) -> Workspace:
         """Find or register the workspace that `wish` means, and claim it for the client. Its worker may still sleep.
@@ -178,7 +181,7 @@ class Registry:
 
     async def restore(self, workspace_id: WorkspaceId, path: str) -> Workspace:
         """Register again, under its old id, a workspace whose worker lives but whose row was lost."""
-        identity = await self._roster.in_thread(lambda: resolve(path, ()))
+        identity = await self._disk.ask(path, lambda: resolve(path, ()))
         return await self._register(identity, WorkspaceWish(path=path), workspace_id)
 
     async def remove(self, workspace_id: WorkspaceId) -> None:
@@ -194,7 +197,9 @@ class Registry:
                 del self._by_key[registration.identity.key]
 
     async def _known(self, identity: Identity) -> Workspace | None:
-        """The registered workspace for this directory. Raises Conflict when its path shows another directory now."""
+        """The registered workspace for this directory. Raises Conflict when its path shows another directory now, and
+        Unavailable when that cannot be told.
+        """
         at_path = self._by_path.get(identity.path)
         if at_path is not None:
             registration = self._registrations[at_path]
@@ -211,8 +216,8 @@ class Registry:
         # The same directory by another path (a bind mount), or a reused inode number: the known path decides.
         known = self._registrations[same].identity
         try:
-            now = await self._roster.in_thread(lambda: resolve(known.path, ()))
-        except Exception:
+            now = await self._disk.ask(known.path, lambda: resolve(known.path, ()))
+        except (BadInput, Denied):
             return None
         return self.get(same) if now.key == known.key else None
 
@@ -226,14 +231,14 @@ class Registry:
                     code="too_many_workspaces",
                 )
             if wish.data_dir:
-                await self._roster.in_thread(lambda: check_data_dir(identity, wish.data_dir))
+                await self._disk.ask(wish.data_dir, lambda: check_data_dir(identity, wish.data_dir))
             new_id = workspace_id or WorkspaceId(new_uuid(self._random))
             fallback = self._state_dir / "workspaces" / new_id
             registration = Registration(
                 id=new_id,
                 identity=identity,
                 asked_path=wish.path if wish.path.startswith("/") else identity.path,
-                data_dir=await self._roster.in_thread(lambda: data_dir_for(identity, wish.data_dir, fallback)),
+                data_dir=await self._disk.ask(identity.path, lambda: data_dir_for(identity, wish.data_dir, fallback)),
                 skip_permissions=wish.yolo,
                 debug=wish.debug,
                 channels=tuple(wish.channels or ()),

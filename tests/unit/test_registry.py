@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,8 @@ from protocol.errors import Conflict, LimitReached, NotFound, Unavailable
 from protocol.ids import ClientId
 from protocol.limits import Limits
 from protocol.shapes.workspace import WorkspaceWish
+from supervisor.workspaces.disk import Disk
+from supervisor.workspaces.identity import Identity, resolve
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.roster import Registration, Roster
 from supervisor.workspaces.workspace import Workspace
@@ -47,6 +50,7 @@ class PaperWorkspace:
 async def registry_at(state: Path, **limits: Any) -> AsyncIterator[Registry]:
     registry = Registry(
         roster=Roster(state / "roster.db"),
+        disk=Disk(within_s=limits.get("disk_answer_s", 5.0)),
         make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
         state_dir=state,
         limits=Limits(**limits),
@@ -190,10 +194,49 @@ def test_unknown_id(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, alive, back = tmp_path / "dead", tmp_path / "alive", threading.Event()
+    asked: list[str] = []
+
+    def hanging(path: str, env: Sequence[str]) -> Identity:
+        asked.append(path)
+        if path == str(dead):
+            back.wait()
+        return resolve(path, env)
+
+    monkeypatch.setattr("supervisor.workspaces.registry.resolve", hanging)
+
+    async def main() -> None:
+        dead.mkdir()
+        alive.mkdir()
+        async with registry_at(tmp_path, disk_answer_s=0.05) as registry:
+            for _ in range(3):
+                with pytest.raises(Unavailable, match="does not answer"):
+                    await registry.create(WorkspaceWish(path=str(dead)), A)
+                await registry.create(WorkspaceWish(path=str(alive)), A)
+            assert asked.count(str(dead)) == 1, "each further thread would hang as well"
+            back.set()
+            async with asyncio.timeout(10):
+                while True:
+                    try:
+                        await registry.create(WorkspaceWish(path=str(dead)), A)
+                        break
+                    except Unavailable:
+                        await asyncio.sleep(0.01)
+
+    try:
+        run(main())
+    finally:
+        back.set()
+
+
 def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
     async def main() -> None:
         registry = Registry(
             roster=Roster(tmp_path / "roster.db"),
+            disk=Disk(within_s=5.0),
             make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
             state_dir=tmp_path,
             limits=Limits(wake_deadline_s=0.01),
