@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from protocol.base.machine import InvalidTransition
 from worker.mcp.plan import TOOL_NAME_MAX, tool_name
 from worker.mcp.states import End, Launch, McpLife, McpState
+from worker.mcp.stdio import Lines
 
 FACTS = st.lists(
     st.one_of(
@@ -71,8 +72,6 @@ def test_names_of_tools_are_what_providers_take(server: str, tool: str) -> None:
 
 @given(st.lists(st.sampled_from(["message", "noise", "", "cut"]), max_size=20), st.integers(1, 40))
 def test_messages_come_whole_however_the_pipe_cuts_them(lines: list[str], size: int) -> None:
-    from worker.mcp.stdio import Lines
-
     sent = b""
     for number, line in enumerate(lines):
         sent += {
@@ -93,8 +92,6 @@ def test_messages_come_whole_however_the_pipe_cuts_them(lines: list[str], size: 
 
 
 async def test_a_message_without_an_end_breaks_off() -> None:
-    from worker.mcp.stdio import Lines
-
     stream = Lines(1000)
     stream.feed(b'{"jsonrpc": "2.0", "id": 1, "result": {}}\n')
     stream.feed(b"x" * 1001)
@@ -105,3 +102,21 @@ async def test_a_message_without_an_end_breaks_off() -> None:
     for _ in range(200):
         flood.feed(b'{"jsonrpc": "2.0", "method": "x"}\n')
     assert flood.problem == "it sends more than can be read"
+
+
+async def test_messages_without_end_leave_the_loop_its_turns() -> None:
+    stream = Lines(1_000_000)
+    stream.feed(b'{"jsonrpc": "2.0", "method": "notifications/message"}\n' * 1000)
+    stream.feed(b"")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.ensure_future(others())
+    assert len([item async for item in stream]) == 1000
+    task.cancel()
+    assert turns >= 40

@@ -155,6 +155,13 @@ async def test_without_oauth_a_refusal_says_what_would_help(tmp_path: Path) -> N
             await found.server.log_in()
 
 
+async def test_nobody_logs_in_at_a_server_that_is_disabled(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as (_, found):
+        found.server.settings = replace(found.server.settings, disabled=True)
+        with pytest.raises(Conflict, match="it is disabled"):
+            await found.server.log_in()
+
+
 def test_a_token_is_in_the_users_file_and_other_projects_see_no_server(tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path / "home")}
     token = OAuthToken(
