@@ -197,6 +197,25 @@ async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house
         assert stored_login(room)["api_key"] == "renewed-access-token-2"
 
 
+async def test_a_long_turn_outlives_more_than_one_token(house: House) -> None:
+    room = await house.room(model="responses", yolo=True)
+    async with authority() as giver:
+        await log_in(room, giver.url, expires_at=time.time() + 9000)
+        run = await room.prompt("take your time")
+        for number in (1, 2, 3):
+            giver.token = f"renewed-access-token-{number}"
+            await (await house.provider.next_call()).refuse(401)
+            call = await house.provider.next_call()
+            assert call.headers["authorization"] == f"Bearer renewed-access-token-{number}"
+            if number < 3:
+                await call.tool_call(f"c{number}", "ls", {})
+                await call.finish()
+            else:
+                await call.reply("done")
+        assert (await room.ended(run))["text"] == "done"
+        assert len(giver.asked) == 3
+
+
 async def test_a_cancel_wins_over_the_wait_for_a_token(house: House) -> None:
     room = await house.room(model="responses")
     async with authority() as giver:

@@ -43,8 +43,8 @@ class Choice:
     hint: str
 
 
-Renew = Callable[[str, Choice], Awaitable[ModelClient | None]]
-"""A client for `large` or `small` with a newer key than the one of that choice, which was refused."""
+Renew = Callable[[str, Choice], Awaitable[tuple[ModelClient, Choice] | None]]
+"""A client for `large` or `small` with a newer key than the one of that choice, which was refused, and its choice."""
 
 
 class Models:
@@ -94,7 +94,18 @@ class Models:
         choice = self.choice(kind)
         client = self.bare(kind)
         renew = self._renew
-        return client if renew is None or client is self._script else RenewingModel(client, lambda: renew(kind, choice))
+        if renew is None or client is self._script:
+            return client
+
+        async def newer() -> ModelClient | None:
+            nonlocal choice  # a long turn outlives more than one key
+            found = await renew(kind, choice)
+            if found is None:
+                return None
+            renewed, choice = found
+            return renewed
+
+        return RenewingModel(client, newer)
 
     def bare(self, kind: str) -> ModelClient:
         """The same, whose refused key is not renewed. Raises BadInput like `large`."""

@@ -302,13 +302,13 @@ class Equipment:
         for models in (*self._retired, self.outfit.models):
             await models.close()
 
-    async def _renewed(self, kind: str, refused: Choice) -> ModelClient | None:
+    async def _renewed(self, kind: str, refused: Choice) -> tuple[ModelClient, Choice] | None:
         """A client for the same model with a newer key than the one that was refused, None if there is none."""
         if not await self.logins.renew(refused.provider.id, refused.provider.api_key):
             return None
         choice = self.outfit.models.choice(kind)
         is_same = (choice.provider.id, choice.model.id) == (refused.provider.id, refused.model.id)
-        return self.outfit.models.bare(kind) if is_same else None
+        return (self.outfit.models.bare(kind), choice) if is_same else None
 
     def _fit(self, config: Config) -> Outfit:
         for secret in config.secrets:
