@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.shapes.message import (
     BinaryData,
@@ -176,6 +177,28 @@ def test_the_thinking_of_another_provider_is_not_sent(old, new):
             for gone in ("first", "second", "third", "secret", "rs_", "<think"):
                 assert gone not in text
             assert "of c2" in text
+
+    run(main())
+
+
+@pytest.mark.parametrize("dialect", ["responses", "anthropic"])
+def test_the_thinking_of_another_model_is_not_sent_to_one_that_cannot(dialect):
+    async def main() -> None:
+        async with house(dialect, model=THINKS) as (provider, client):
+            made = await step(provider, client)
+        async with house(dialect) as (provider, client):
+            other = replace(made, model="one-that-thinks")
+            rows = repair([user("hi"), other, answers("c1", "c2"), user("and?", "u2")], "loop")
+            text = str((await asked(provider, client, rows)).body)
+            for gone in ("first", "second", "third", "secret", "rs_", "<think"):
+                assert gone not in text
+            assert "of c2" in text
+            assert "looking" in text
+        if dialect == "anthropic":  # some think although nobody told us that they can, and want it back
+            async with house(dialect) as (provider, client):
+                own = replace(made, model=client.model.id)
+                rows = repair([user("hi"), own, answers("c1", "c2"), user("and?", "u2")], "loop")
+                assert "secret-2" in str((await asked(provider, client, rows)).body)
 
     run(main())
 

@@ -26,6 +26,7 @@ from protocol.shapes.message import (
     ToolResultData,
     ToolResultPart,
 )
+from protocol.shapes.provider import Model
 from worker.models.settings import Wire
 
 if TYPE_CHECKING:
@@ -49,15 +50,17 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@
 
 
 def to_wire(
-    messages: Sequence[Message], *, system: Sequence[str], wire: Wire, wire_name: str, takes_media: bool
+    messages: Sequence[Message], *, system: Sequence[str], wire: Wire, wire_name: str, model: Model
 ) -> "list[ModelMessage]":
-    """The conversation for one request. `wire_name` is the name under which the provider knows its own thinking; the
-    texts of `system` go out as messages of their own, in this order.
+    """The conversation for one request to `model`. `wire_name` is the name under which the provider knows its own
+    thinking; the texts of `system` go out as messages of their own, in this order.
 
-    Rows of the same side that follow each other become one message, as providers expect.
+    Rows of the same side that follow each other become one message, as providers expect. What another model thought is
+    not sent to one that cannot: it would be refused, or taken for something that was said.
     """
     from pydantic_ai.messages import ModelRequest, ModelResponse, SystemPromptPart
 
+    takes_media = model.supports_attachments
     result_media = takes_media and wire in _MEDIA_IN_RESULTS
     made: list[ModelMessage] = []
     asked: list[ModelRequestPart] = [SystemPromptPart(content=text) for text in system if text]
@@ -66,7 +69,9 @@ def to_wire(
             if asked:
                 made.append(ModelRequest(parts=asked))
                 asked = []
-            made.append(ModelResponse(parts=_answer(message, wire, wire_name), provider_name=wire_name))
+            knows_thinking = model.can_reason or message.model in ("", model.id)
+            parts = _answer(message, wire, wire_name, knows_thinking=knows_thinking)
+            made.append(ModelResponse(parts=parts, provider_name=wire_name))
         elif message.role == "tool":
             results = [part.data for part in message.parts if isinstance(part, ToolResultPart)]
             asked.extend(_result(result, result_media, takes_media) for result in results)
@@ -79,12 +84,14 @@ def to_wire(
     return made
 
 
-def _answer(message: Message, wire: Wire, wire_name: str) -> "list[ModelResponsePart]":
+def _answer(message: Message, wire: Wire, wire_name: str, *, knows_thinking: bool) -> "list[ModelResponsePart]":
     """Thinking, text and calls in the order in which they came (W-22)."""
     from pydantic_ai.messages import TextPart as WireText
     from pydantic_ai.messages import ToolCallPart as WireCall
 
     blocks = [block for part in message.parts if isinstance(part, ReasoningPart) for block in part.data.blocks]
+    if not knows_thinking:
+        blocks = []
     calls = [part.data for part in message.parts if isinstance(part, ToolCallPart)]
     # OpenAI tells what is said on the way from the final answer, and wants that back.
     details = {"phase": "commentary" if calls else "final_answer"} if wire == "responses" else None

@@ -101,7 +101,7 @@ class RemoteModel:
             system=(self._provider.system_prompt_prefix, request.system),
             wire=self._wire,
             wire_name=wire_model.system,
-            takes_media=self.model.supports_attachments,
+            model=self.model,
         )
         settings: Any = settings_for(
             self._wire,
