@@ -141,6 +141,7 @@ def test_other_ways_of_thinking():
         "thinking": {"type": "enabled"},
         "tool_stream": True,
     }
+    assert made("chat", think=True, provider={"id": "alibaba-cn"})["extra_body"] == {"enable_thinking": True}
     gemini = made("google", Model(id="gemini-2.5-pro", can_reason=True), think=True)
     assert gemini["google_thinking_config"] == {"thinking_budget": 2000, "include_thoughts": True}
     newer = made("google", Model(id="gemini-3.8-flash", can_reason=True), reasoning_effort="high")
@@ -156,3 +157,9 @@ def test_cache_markers_can_be_switched_off(name):
     assert "anthropic_cache_messages" not in made("anthropic")
     assert made("bedrock", caches=True)["bedrock_cache_messages"] is True
     assert "anthropic_cache_messages" not in made("chat", caches=True)
+    gateway = {"providerOptions": {"gateway": {"caching": "auto"}}}
+    assert made("chat", caches=True, provider={"type": "vercel"})["extra_body"] == gateway
+    assert "extra_body" not in made("chat", provider={"type": "vercel"})
+    order = {"provider_options": {"providerOptions": {"gateway": {"order": ["vertex"]}}}}
+    told = made("chat", caches=True, provider={"type": "vercel"} | order)
+    assert told["extra_body"]["providerOptions"]["gateway"] == {"caching": "auto", "order": ["vertex"]}

@@ -72,6 +72,24 @@ def test_compatible_servers_are_asked_in_the_older_words(kind):
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [("openai/gpt-oss-120b", "openai/gpt-oss-120b:exacto"), ("qwen/qwen3-coder:free", "qwen/qwen3-coder:free")],
+)
+def test_openrouter_is_asked_for_the_variant_that_calls_tools_well(name, sent):
+    async def main() -> None:
+        changes: Any = {"model": {"id": name}, "selected": {"model": name}}
+        async with house("openai", type="openrouter", **changes) as (provider, client):
+            task = asyncio.create_task(collect(client))
+            exchange = await provider.next_call()
+            await exchange.reply("x")
+            await task
+            assert exchange.body["model"] == sent
+            assert client.model.id == name
+
+    run(main())
+
+
 def test_openai_over_chat_and_a_compatible_server_over_responses():
     async def main() -> None:
         for dialect, api in (("responses", "chat"), ("openai", "responses")):
@@ -140,11 +158,17 @@ def test_gemini_is_asked_and_understood():
         "responseId": "r",
     }
     model = Model(id="gemini-3.8-flash", can_reason=True)
-    provider = provider_of("google", base_url="https://generativelanguage.googleapis.com", models=[model])
+    provider = provider_of(
+        "google",
+        base_url="https://generativelanguage.googleapis.com",
+        models=[model],
+        extra_headers={"x-team": "seven"},
+    )
     request, events = sent_by(provider, f"data: {json.dumps(chunk)}\r\n\r\n".encode())
     assert "gemini-3.8-flash:streamGenerateContent" in str(request.url)
     assert request.headers["x-goog-api-key"] == "k"
     assert request.headers["x-session-id"]
+    assert request.headers["x-team"] == "seven"
     body = json.loads(request.content)
     assert body["generationConfig"]["thinkingConfig"] == {"include_thoughts": True, "thinking_level": "LOW"}
     assert ThinkingDelta("hm") in events

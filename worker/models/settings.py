@@ -98,7 +98,9 @@ def settings_for(
     for name, value in settings.items():
         settings[name] = model.options.get(name) if value is None else value
     settings["max_tokens"] = max_tokens or selected.max_tokens or model.default_max_tokens or None
-    settings["extra_headers"] = dict(headers) or None
+    # The clients of the other wires send the provider's own with every request.
+    own = provider.extra_headers if wire in ("google", "bedrock") else {}
+    settings["extra_headers"] = {**own, **headers} or None
     effort = effort_of(model, selected)
     thinks = bool(model.can_reason and (effort or selected.think)) and effort != "none"
     body: dict[str, Any] = {}
@@ -115,6 +117,10 @@ def settings_for(
                 body["reasoning"] = {"enabled": True} | ({"effort": effort} if effort else {})
             elif provider.id in _SWITCHED_BY_BODY and thinks:
                 body["thinking"] = {"type": "enabled"}
+            elif provider.id.startswith("alibaba") and thinks:
+                body["enable_thinking"] = True
+            if provider.type == "vercel" and caches:  # it sets the markers itself, for models that need them
+                body["providerOptions"] = {"gateway": {"caching": "auto"}}
             if provider.id in ("zai", "z-ai"):
                 body["tool_stream"] = True
         case "openrouter":

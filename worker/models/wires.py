@@ -45,6 +45,18 @@ REGION = "us-east-1"
 EUROPEAN_REGION = "eu-west-1"
 
 
+_EXACTO = frozenset(
+    {
+        "moonshotai/kimi-k2-0905",
+        "deepseek/deepseek-v3.1-terminus",
+        "z-ai/glm-4.6",
+        "openai/gpt-oss-120b",
+        "qwen/qwen3-coder",
+    }
+)
+"""Models of OpenRouter with a variant that is served only by those who call tools well."""
+
+
 def wire_of(provider: ProviderConfig, model: Model, selected: SelectedModel) -> Wire:
     """How to speak to this provider. Raises BadInput: no such type, or its library is not installed."""
     wire = WIRES.get(provider.type)
@@ -147,7 +159,8 @@ def _openai(
         client = AsyncOpenAI(base_url=provider.base_url, **common)
     profile = _openai_profile(provider, model)
     if wire == "openrouter":
-        return OpenRouterModel(model.id, provider=OpenRouterProvider(openai_client=client), profile=profile)
+        name = f"{model.id}:exacto" if model.id in _EXACTO else model.id
+        return OpenRouterModel(name, provider=OpenRouterProvider(openai_client=client), profile=profile)
     if provider.type in ("openai", "azure"):
         official = OpenAIProvider(openai_client=client)
         if wire == "responses":
