@@ -37,6 +37,12 @@ async def ends(room: Room, session: str) -> list[dict[str, object]]:
     ]
 
 
+def notices(room: Room) -> list[tuple[object, object]]:
+    """What people were told, and of which session."""
+    seen = [event.payload for event in room.watcher.seen if event.kind == "agent_event"]
+    return [(payload["type"], payload["session_id"]) for payload in seen]
+
+
 async def test_an_agent_reads_reports_and_costs_its_caller(house: House) -> None:
     room = await house.room(model="openai")
     (room.path / "here.txt").write_text("treasure\n")
@@ -54,6 +60,7 @@ async def test_an_agent_reads_reports_and_costs_its_caller(house: House) -> None
     assert "It is in here.txt:1" in str(back.body["messages"])
     await back.reply("found")
     assert (await room.ended(run))["text"] == "found"
+    assert notices(room) == [("agent_finished", room.session)], "nobody waits for the agent but its caller"
     child = await told(room, session)
     assert [row["role"] for row in child] == ["user", "assistant", "tool", "assistant"]
     assert len(await ends(room, session)) == 1
@@ -98,6 +105,7 @@ async def test_an_agent_that_fails_is_an_error_to_its_caller(house: House) -> No
     assert "the agent failed: Unauthorized" in str(back.body["messages"])
     await back.reply("then not")
     await room.ended(run)
+    assert notices(room) == [("agent_finished", room.session)], "what its caller copes with is no error"
 
 
 async def test_a_worker_that_dies_interrupts_both_once(house: House) -> None:

@@ -125,11 +125,10 @@ class Scribe:
             self._summarized(transaction, run, last)
         elif sessions.exists(transaction.connection, run.session_id):
             self._change(transaction, run, last)
+            failpoint_blocking("flush.mid")
             session = sessions.get(transaction.connection, run.session_id)
             title = session.title if session is not None else ""
-            done = AgentEvent(type="agent_finished", session_id=run.session_id, session_title=title, run_id=run.id)
-            failpoint_blocking("flush.mid")
-            transaction.emit("agent_event", "created", done, session_id=run.session_id, run_id=run.id, key=done.type)
+            self._notify(transaction, run, AgentEvent(type="agent_finished", session_title=title))
         self._end(transaction, run, "completed", "", last.id, text_of(last), "", folded)
 
     def close(
@@ -160,9 +159,15 @@ class Scribe:
             if remains.usage is not None:
                 account(transaction, run.session_id, remains.usage, self._now())
         if verdict.error:
-            event = AgentEvent(type="error", error=verdict.error, run_id=run.id, session_id=run.session_id)
-            transaction.emit("agent_event", "created", event, session_id=run.session_id, run_id=run.id, key=event.type)
+            self._notify(transaction, run, AgentEvent(type="error", error=verdict.error))
         self._end(transaction, run, verdict.outcome, verdict.cause, message_id, text, verdict.error, folded)
+
+    def _notify(self, transaction: Transaction, run: StoredRun, event: AgentEvent) -> None:
+        """Tell people how a run ended; of one that works for another run only that run is told."""
+        if run.kind in runs.DELEGATED:
+            return
+        event = replace(event, session_id=run.session_id, run_id=run.id)
+        transaction.emit("agent_event", "created", event, session_id=run.session_id, run_id=run.id, key=event.type)
 
     def _summarized(self, transaction: Transaction, run: StoredRun, last: Message) -> None:
         """The conversation begins with this row from now on; nobody is told that the agent finished, for it did not."""
