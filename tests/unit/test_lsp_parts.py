@@ -1,14 +1,16 @@
 """The parts of language servers that only think: texts, symbols, reports, the catalogue, plans."""
 
+import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from worker.config.sections import LspSettings
 from worker.lsp.catalogue import CATALOGUE, GENERIC, handles, known_server, language_of
 from worker.lsp.connection import section_of
 from worker.lsp.diagnostics import FILES_MAX, OF_A_FILE_MAX, Board, Quiet, report
-from worker.lsp.documents import Documents, OnDisk
+from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
 from worker.lsp.edits import BadEdit, apply_edits, edits_by_file, index_of, units_of
 from worker.lsp.service import plan_of
 from worker.lsp.shapes import (
@@ -69,6 +71,17 @@ def test_only_edits_of_texts_of_files_are_taken() -> None:
         edits_by_file(WorkspaceEdit(documentChanges=[DocumentChange(kind="delete")]))
 
 
+def test_edits_that_are_said_in_both_ways_count_once() -> None:
+    edit = TextEdit(range=span(0, 0, 0, 1), newText="x")
+    both = msgspec.json.encode(
+        {
+            "changes": {"file:///a": [edit]},
+            "documentChanges": [{"textDocument": {"uri": "file:///a", "version": 1}, "edits": [edit]}],
+        }
+    )
+    assert edits_by_file(msgspec.json.decode(both, type=WorkspaceEdit)) == {Path("/a"): [edit]}
+
+
 def test_columns_there_and_back() -> None:
     line = "x = 'é🙂' + name"
     at = line.index("name")
@@ -82,6 +95,19 @@ def test_uris_there_and_back() -> None:
         assert path_of(uri_of(path)) == path
     assert path_of("https://x/y") is None
     assert path_of("file://elsewhere/y") is None
+    assert path_of("file://[x/y") is None
+    assert path_of("file:///x%00y") is None
+
+
+def test_what_is_no_file_is_not_read_and_costs_no_descriptor(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "file.py").write_text("x")
+    before = len(os.listdir("/proc/self/fd"))
+    for path in (tmp_path, tmp_path / "pipe.py", Path("/dev/zero"), tmp_path / "missing.py", Path("/a\0b")):
+        assert read_text(path, 1000) is None
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (read_text(tmp_path / "file.py", 1000) or OnDisk("", (0, 0))).text == "x"
+    assert stamp_of(Path("/a\0b")) is None
 
 
 @pytest.mark.parametrize(

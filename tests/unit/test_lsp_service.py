@@ -268,6 +268,16 @@ async def test_a_rename_never_leaves_the_workspace(tmp_path: Path) -> None:
         assert path.read_text() == "def thing\n"
 
 
+async def test_a_file_with_two_names_gets_all_edits_once(tmp_path: Path) -> None:
+    async with place(tmp_path, "linked") as here:
+        path = here.write("a.odd", "def thing\nuse thing\n")
+        (here.bench.workspace / "link.odd").symlink_to("a.odd")
+        result = await here.bench.call("lsp_rename", symbol="thing", new_name="other", path="a.odd")
+        assert "2 places in 1 file" in result.content
+        assert path.read_text() == "def other\nuse other\n"
+        assert (here.bench.workspace / "link.odd").is_symlink()
+
+
 async def test_a_rename_refuses_a_file_that_changed_since_the_session_read_it(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         path = here.write("a.odd", "def thing\n")

@@ -1,6 +1,6 @@
 """The tools that change code as language servers understand it: `lsp_rename` and `lsp_replace_symbol`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -85,9 +85,10 @@ class Rename:
             raise ToolError(
                 f"cannot rename {wanted.symbol}: {len(by_file)} files would change, at most {FILES_MAX} may"
             )
-        seen = {path: await context.files.last_read(context.session_id, str(path)) for path in by_file}
         threads, within_s = context.children.threads, context.limits.search_deadline_s
-        changes = await threads.run(lambda _stop: _planned(by_file, seen, context), within_s=within_s)
+        by_place = await threads.run(lambda _stop: _by_place(by_file, context), within_s=within_s)
+        seen = {place.path: await context.files.last_read(context.session_id, str(place.path)) for place, _ in by_place}
+        changes = await threads.run(lambda _stop: _planned(by_place, seen, context), within_s=within_s)
         names = [change.place.shown for change in changes]
         await context.permit(
             action="write",
@@ -95,7 +96,7 @@ class Rename:
             description=f"Rename {wanted.symbol} to {wanted.new_name} in {_listed(names)}",
             params=None,
         )
-        count = sum(map(len, by_file.values()))
+        count = sum(len(edits) for _, edits in by_place)
         text = f"Renamed {wanted.symbol} to {wanted.new_name}: {count} places in {_listed(names)}"
         return await _carry_out(changes, text, None, context, self._servers)
 
@@ -189,17 +190,26 @@ def replaced_lines(text: str, whole: Range, replacement: str, action: str) -> st
     return "".join(lines)
 
 
+def _by_place(by_file: Mapping[Path, list[TextEdit]], context: ToolContext) -> list[tuple[Place, list[TextEdit]]]:
+    """The edits of each real file: a server that looks through links names one file twice. Blocks. Raises ToolError."""
+    found: dict[Path, tuple[Place, list[TextEdit]]] = {}
+    for path, edits in sorted(by_file.items()):
+        place = locate_inside(context.workspace, str(path), verb="rename in")
+        known = found.setdefault(place.path, (place, []))[1]
+        known += [edit for edit in edits if edit not in known] if known else edits
+    return list(found.values())
+
+
 def _planned(
-    by_file: Mapping[Path, list[TextEdit]], seen: Mapping[Path, str | None], context: ToolContext
+    by_place: Sequence[tuple[Place, list[TextEdit]]], seen: Mapping[Path, str | None], context: ToolContext
 ) -> list[Change]:
     """What the edits make of the files as they are now. Blocks. Raises ToolError."""
     changes = []
-    for path, edits in sorted(by_file.items()):
-        place = locate_inside(context.workspace, str(path), verb="rename in")
+    for place, edits in by_place:
         before = read_content(place, context.limits.edit_max_bytes)
         if before is None:
             raise ToolError(f"cannot rename in {place.shown}: it does not exist")
-        if (known := seen[path]) is not None:  # what the session believes to know has to be true
+        if (known := seen[place.path]) is not None:  # what the session believes to know has to be true
             check_seen(place, before, known)
         old = before.text(place.shown)
         try:
