@@ -1,5 +1,6 @@
 """The tool `bash`: one command in a fresh shell, ended with everything that it started (T01-T06)."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from worker.tools.confinement import Cage
 from worker.tools.environment import tool_environment
 from worker.tools.jobs import Jobs, ending_of
 from worker.tools.paths import check_workspace, locate
+from worker.tools.reach import expanded
 from worker.tools.reading import git_runs_nothing, reads_here
 from worker.tools.search import check_directory
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
@@ -100,7 +102,8 @@ class Bash:
                 cage=cage,
             )
         except OSError as error:
-            raise ToolError(f"cannot run: the shell does not start: {error.strerror}") from error
+            hint = "; a long text goes into a file, with the tool write" if error.errno == errno.E2BIG else ""
+            raise ToolError(f"cannot run: the shell does not start: {error.strerror}{hint}") from error
         finally:
             if cage is not None:
                 cage.close()
@@ -153,7 +156,7 @@ class _Setting:
 
 def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start: Path) -> _Setting:
     if wanted.working_dir:
-        place = locate(context.workspace, wanted.working_dir)
+        place = locate(context.workspace, expanded(wanted.working_dir, context))
         check_directory(place, verb="run in")
         directory = place.path
     else:

@@ -57,8 +57,11 @@ def read_content(place: Place, max_bytes: int) -> Content | None:
 def replace_content(place: Place, data: bytes, mode: int | None) -> None:
     """Put `data` at `place` in one step: readers see the old file or the new one, a crash leaves one of them (D-rows).
 
-    Parents are made. `mode` is the mode to keep, None for a new file. Raises ToolError.
+    Parents are made. `mode` is the mode to keep, None for a new file; owner and extended attributes are kept as well.
+    Raises ToolError, also for a file that is protected from writing: it could be replaced all the same.
     """
+    if mode is not None and not (mode & 0o222 and os.access(place.path, os.W_OK, effective_ids=True)):
+        raise ToolError(f"cannot write {place.shown}: it is protected from writing; allow writing with chmod first")
     try:
         place.path.parent.mkdir(parents=True, exist_ok=True)
         parent = os.open(place.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -72,17 +75,38 @@ def replace_content(place: Place, data: bytes, mode: int | None) -> None:
 
 
 def _replace_in(parent: int, name: str, data: bytes, mode: int | None) -> None:
-    temporary = f".{name[:100]}.{os.getpid()}.{next(_names)}.bulkhead~"
+    temporary = f".{os.fsdecode(os.fsencode(name)[:100])}.{os.getpid()}.{next(_names)}.bulkhead~"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_FILE_MODE, dir_fd=parent)
     try:
         with open(fd, "wb") as file:
             file.write(data)
             file.flush()
             if mode is not None:
-                os.fchmod(fd, mode)
+                _keep_owner(fd, parent, name)
+                os.fchmod(fd, mode)  # after the owner, a change of which takes bits away
             os.fsync(fd)
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=parent)
         raise
+
+
+def _keep_owner(fd: int, parent: int, name: str) -> None:
+    """Give the new file owner, access list and labels of the one that it replaces, as far as we may."""
+    with contextlib.suppress(OSError):
+        old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            before, now = os.fstat(old), os.fstat(fd)
+            if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+                try:
+                    os.fchown(fd, before.st_uid, before.st_gid)
+                except OSError:  # the group may be one of ours, though the owner is somebody else
+                    with contextlib.suppress(OSError):
+                        os.fchown(fd, -1, before.st_gid)
+            for attribute in os.listxattr(old):
+                if attribute != "security.capability":  # it does not outlive a change of the content anywhere
+                    with contextlib.suppress(OSError):
+                        os.setxattr(fd, attribute, os.getxattr(old, attribute))
+        finally:
+            os.close(old)

@@ -11,6 +11,7 @@ from protocol.limits import Limits
 from worker.tools.changes import compare
 from worker.tools.disk import Content, read_content, replace_content, sha256
 from worker.tools.paths import Place, check_workspace, locate
+from worker.tools.reach import expanded
 from worker.tools.tool import ToolContext, ToolError, ToolResult
 
 
@@ -35,7 +36,9 @@ async def change_file(
     limits, threads = context.limits, context.children.threads
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
-    place = await threads.run(lambda _stop: locate(context.workspace, given), within_s=limits.search_deadline_s)
+    place = await threads.run(
+        lambda _stop: locate(context.workspace, expanded(given, context)), within_s=limits.search_deadline_s
+    )
     seen = await context.files.last_read(context.session_id, str(place.path))
 
     def planned(_stop: object = None) -> tuple[Content | None, Planned]:

@@ -91,7 +91,10 @@ async def _search(argv: list[str], directory: Path, context: ToolContext) -> tup
     limits = context.limits
     within_s = context.bounds.grep.within_s(limits.search_deadline_s)
     env = {"PATH": context.env.get("PATH", os.defpath), "LANG": "C.UTF-8"}
-    child = await context.children.start(argv, env=env, cwd=directory, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0)
+    try:
+        child = await context.children.start(argv, env=env, cwd=directory, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0)
+    except (OSError, ValueError) as error:  # too long, or with a NUL
+        raise ToolError(f"cannot search: the search does not start: {error}") from error
     code: int | None = None
     try:
         code = await child.exited_within(within_s)

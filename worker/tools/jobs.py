@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import signal
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ from worker.tools.tool import (
 
 KEPT_S = 8 * 3600.0
 KEPT_MAX = 100
+REPORT_MAX_BYTES = 4097  # the longest path, and the end of its line
 
 
 @dataclass(eq=False)
@@ -188,9 +190,7 @@ class Jobs(Service):
 
     async def close(self) -> None:
         """End all of them."""
-        for job in list(self._jobs.values()):
-            if not job.ended.is_set():
-                await job.child.end()
+        await asyncio.gather(*(job.child.end() for job in self._jobs.values() if not job.ended.is_set()))
         await self._owner.close(self._limits.kill_deadline_s)
 
     def _collect(self) -> None:
@@ -228,7 +228,11 @@ class JobOutput:
         if wanted.wait:
             await job.ended_within(context.limits.tool_max_s)
         is_done = job.ended.is_set()
-        lines = [f"Status: {'completed' if is_done else 'running'}", "", job.output() or "(no output yet)"]
+        lines = [
+            f"Status: {'completed' if is_done else 'running'}",
+            "",
+            job.output() or ("(no output)" if is_done else "(no output yet)"),
+        ]
         if is_done and (ending := ending_of(job)):
             lines.append(ending)
         return ToolResult(
@@ -273,15 +277,34 @@ def ending_of(job: Job) -> str:
     if job.killed:
         return f"Command was ended {job.killed}"
     if job.code is not None and job.code < 0:
-        return f"Command was ended by {signal.Signals(-job.code).name}\nExit code {128 - job.code}"
+        return f"Command was ended by {_name_of(-job.code)}\nExit code {128 - job.code}"
     return f"Exit code {job.code}" if job.code else ""
 
 
-def _take_report(report: Path) -> Path | None:
-    """What the shell wrote, and remove it."""
+def _name_of(signum: int) -> str:
     try:
-        data = report.read_bytes()
+        return signal.Signals(signum).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {signum}"
+
+
+def _take_report(report: Path) -> Path | None:
+    """What the shell wrote, and remove it. The command knows the path too, so anything may lie there: None for that."""
+    data = b""
+    with contextlib.suppress(OSError):
+        # A link would show what the command may not read itself; a pipe would never end.
+        fd = os.open(report, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                data = os.read(fd, REPORT_MAX_BYTES + 1)
+        finally:
+            os.close(fd)
+    with contextlib.suppress(OSError):
         report.unlink()
-    except OSError:
+    if not data.startswith(b"/") or len(data) > REPORT_MAX_BYTES:
         return None
-    return Path(os.fsdecode(data.removesuffix(b"\n"))) if data.startswith(b"/") else None
+    found = Path(os.fsdecode(data.removesuffix(b"\n")))
+    try:
+        return found if found.is_dir() else None
+    except (OSError, ValueError):
+        return None

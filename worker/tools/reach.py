@@ -16,7 +16,7 @@ async def reach(
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
     place = await context.children.threads.run(
-        lambda _stop: locate(context.workspace, _expanded(given, context)), within_s=context.limits.search_deadline_s
+        lambda _stop: locate(context.workspace, expanded(given, context)), within_s=context.limits.search_deadline_s
     )
     if not place.inside and not any(place.path.is_relative_to(root) for root in context.readable):
         await context.permit(
@@ -28,7 +28,7 @@ async def reach(
     return place
 
 
-def _expanded(path: str, context: ToolContext) -> str:
+def expanded(path: str, context: ToolContext) -> str:
     """`~` means the home directory, as the environment of the workspace has it."""
     home = context.env.get("HOME", "")
     return home + path[1:] if home and (path == "~" or path.startswith("~/")) else path

@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -114,9 +115,13 @@ class Glob:
 
 def check_directory(place: Place, *, verb: str) -> None:
     """Raise ToolError unless the place is a directory. Blocks."""
-    if not place.path.exists():
-        raise ToolError(f"cannot {verb} {place.shown}: it does not exist")
-    if not place.path.is_dir():
+    try:
+        mode = place.path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ToolError(f"cannot {verb} {place.shown}: it does not exist") from None
+    except OSError as error:
+        raise ToolError(f"cannot {verb} {place.shown}: {error.strerror}") from error
+    if not stat.S_ISDIR(mode):
         raise ToolError(f"cannot {verb} {place.shown}: it is not a directory")
 
 

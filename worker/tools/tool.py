@@ -214,14 +214,21 @@ class Tool(Protocol):
 def read_args(kind: type[Args], args: dict[str, object]) -> Args:
     """The arguments as `kind`. Raises BadInput naming the missing or ill-typed parameter.
 
-    Numbers and booleans that a model wrote as strings are taken; parameters that the tool does not know are ignored.
+    Numbers and booleans that a model wrote as strings are taken; parameters that the tool does not know are ignored,
+    and null is as good as left out.
     """
     try:
-        return msgspec.convert(args, kind, strict=False)
+        return msgspec.convert(_without_nulls(args), kind, strict=False)
     except msgspec.ValidationError as error:
         text = str(error)
         wanted = ", ".join(required_parameters(kind))
         raise BadInput(f"cannot read the arguments: {text}; required parameters are: {wanted or 'none'}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(below) for key, below in value.items() if below is not None}
+    return [_without_nulls(below) for below in value] if isinstance(value, list) else value
 
 
 def required_parameters(kind: type[msgspec.Struct]) -> list[str]:

@@ -1,0 +1,158 @@
+"""Tools met by what models, people and commands really do: nulls, odd names, other owners, odd ends, traps."""
+
+import asyncio
+import os
+import signal
+import stat
+
+import pytest
+
+from protocol.limits import Limits
+from tests.support.eventually import eventually
+from tests.support.loop import run
+from tests.support.tools import bench
+
+REPORT = 'report=$(tr "\\0" "\\n" </proc/$$/cmdline | grep -ao "/[^ ]*bulkhead-[^ ]*cwd" | head -n 1); trap - EXIT; '
+"""A command that finds the file for its last directory, and keeps the shell from writing it."""
+
+
+def _run(workspace, story, **more):
+    async def main():
+        async with bench(workspace, **more) as place:
+            await story(place)
+
+    run(main())
+
+
+def test_null_is_as_good_as_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("x\n")
+
+    async def story(place):
+        assert not (await place.call("view", file_path="a.txt", offset=None, limit=None)).is_error
+        assert not (await place.call("ls", path=None, ignore=None, depth=None)).is_error
+        edits = [{"old_string": "x", "new_string": "y", "replace_all": None}]
+        assert not (await place.call("multiedit", file_path="a.txt", edits=edits)).is_error
+        result = await place.bash("echo hi", working_dir=None, run_in_background=None, auto_background_after=None)
+        assert result.content.startswith("hi")
+        missing = await place.call("view", file_path=None)
+        assert missing.is_error
+        assert "file_path" in missing.content
+
+    _run(tmp_path, story)
+
+
+def test_a_command_that_a_nameless_signal_ends_is_told_like_any_other(tmp_path):
+    async def story(place):
+        result = await place.bash(f"kill -{signal.SIGRTMIN + 3} $$")
+        assert not result.is_error
+        assert f"Command was ended by signal {signal.SIGRTMIN + 3}" in result.content
+
+    _run(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    "trap", ['mkfifo "$report"', 'ln -s /dev/zero "$report"', 'ln -s "$PWD/other" "$report"', 'mkdir "$report"']
+)
+def test_what_a_command_lays_in_the_place_of_its_report_is_not_followed(tmp_path, trap):
+    (tmp_path / "other").write_text("/etc")
+    (tmp_path / "tmp").mkdir()
+
+    async def story(place):
+        result = await place.bash(f"{REPORT}{trap}; echo done")
+        assert result.content == f"done\n\n<cwd>{tmp_path}</cwd>"
+
+    _run(tmp_path, story, env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "tmp")})
+
+
+def test_jobs_that_will_not_end_are_ended_side_by_side(tmp_path):
+    limits = Limits(tool_term_grace_s=5.0)
+
+    async def story(place):
+        for number in range(6):
+            command = f"trap '' TERM; touch ready{number}; while :; do sleep 1000; done"
+            assert (await place.bash(command, run_in_background=True)).metadata["background"]
+        await eventually(lambda: all((tmp_path / f"ready{number}").exists() for number in range(6)))
+        async with asyncio.timeout(3 * limits.tool_term_grace_s):  # one after another would be twice that
+            await place.jobs.close()
+        assert place.children.count == 0
+
+    _run(tmp_path, story, limits=limits)
+
+
+def test_a_command_that_is_too_long_says_what_would_help(tmp_path):
+    async def story(place):
+        assert "write" in (await place.bash(f"true {'x' * 200_000}")).content
+        assert "cannot search" in (await place.call("grep", pattern="x" * 200_000)).content
+        assert "too long" in (await place.call("ls", path="x" * 300)).content
+
+    _run(tmp_path, story)
+
+
+def test_names_as_long_as_they_may_be_in_any_script(tmp_path):
+    name = "文" * 84 + ".c"  # 254 bytes
+    (tmp_path / name).write_text("hi\n")
+
+    async def story(place):
+        await place.call("view", file_path=name)
+        result = await place.call("edit", file_path=name, old_string="hi", new_string="ho")
+        assert not result.is_error, result.content
+        assert (tmp_path / name).read_text() == "ho\n"
+        assert os.listdir(tmp_path) == [name]
+
+    _run(tmp_path, story)
+
+
+def test_home_is_home_for_all_tools_that_take_a_path(tmp_path):
+    home, workspace = tmp_path / "home", tmp_path / "w"
+    home.mkdir()
+    workspace.mkdir()
+
+    async def story(place):
+        assert not (await place.call("write", file_path="~/a.txt", content="x\n")).is_error
+        assert (home / "a.txt").read_text() == "x\n"
+        assert not (await place.call("edit", file_path="~/a.txt", old_string="x", new_string="y")).is_error
+        assert str(home) in (await place.bash("pwd", working_dir="~")).content
+        assert not list(workspace.iterdir())
+
+    _run(workspace, story, env={"PATH": os.environ["PATH"], "HOME": str(home)})
+
+
+def test_a_change_keeps_owner_mode_and_attributes(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("hi\n")
+    if os.getuid() == 0:
+        os.chown(path, 1234, 2345)
+    path.chmod(0o2751)
+    has_attributes = True
+    try:
+        os.setxattr(path, "user.note", b"kept")
+    except OSError:
+        has_attributes = False
+    before = path.stat()
+
+    async def story(place):
+        await place.call("view", file_path="a.txt")
+        assert not (await place.call("edit", file_path="a.txt", old_string="hi", new_string="ho")).is_error
+
+    _run(tmp_path, story)
+    after = path.stat()
+    assert path.read_text() == "ho\n"
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (before.st_uid, before.st_gid, 0o2751)
+    if has_attributes:
+        assert os.getxattr(path, "user.note") == b"kept"
+
+
+def test_a_file_that_is_protected_from_writing_is_left_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("hi\n")
+    path.chmod(0o444)
+
+    async def story(place):
+        await place.call("view", file_path="a.txt")
+        for tool, args in (("edit", {"old_string": "hi", "new_string": "ho"}), ("write", {"content": "ho\n"})):
+            result = await place.call(tool, file_path="a.txt", **args)
+            assert result.is_error
+            assert "protected from writing" in result.content
+
+    _run(tmp_path, story)
+    assert path.read_text() == "hi\n"
