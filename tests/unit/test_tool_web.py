@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import gzip
+import os
 import random
+import tracemalloc
+import zlib
 
 import pytest
 
@@ -105,12 +109,12 @@ def test_a_redirect_from_outside_does_not_lead_into_the_local_network(tmp_path, 
         pages.answers["/out"] = redirect(pages.url("/secret"))
         pages.answers["/secret"] = page("secret", "text/plain")
         assert (await place.call("fetch", url=pages.url("/out"), format="text")).content == "secret"
-        before = client._is_local
+        before = client.is_local
 
         async def is_local(url: str) -> bool:
             return "/out" not in url and await before(url)  # the first address stands for a public one
 
-        monkeypatch.setattr(client, "_is_local", is_local)
+        monkeypatch.setattr(client, "is_local", is_local)
         result = await place.call("fetch", url=pages.url("/out"), format="text")
         assert result.is_error
         assert "local network" in result.content
@@ -184,6 +188,99 @@ def test_pages_for_an_agent_are_bare_and_cut(tmp_path):
         assert (await place.call("web_fetch", url=pages.url("/j"))).content == '{\n  "a": [\n    1\n  ]\n}'
 
     _run(tmp_path, story)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "headless", "parts"])
+def test_what_a_server_packed_is_unpacked(tmp_path, kind):
+    text = "many words " * 5000
+    packed = {
+        "deflate": zlib.compress(text.encode()),
+        "headless": zlib.compress(text.encode(), wbits=-15),
+        "parts": gzip.compress(text[:100].encode()) + gzip.compress(text[100:].encode()) + b"\0\0",
+    }.get(kind, gzip.compress(text.encode()))
+    named = {"headless": "deflate", "parts": "gzip"}.get(kind, kind)
+
+    async def story(place, pages):
+        pages.answers["/p"] = page(packed, "text/plain", "200 OK", f"Content-Encoding: {named}")
+        assert (await place.call("fetch", url=pages.url("/p"), format="text")).content == text
+        assert not (await place.call("download", url=pages.url("/p"), file_path="a")).is_error
+        assert (tmp_path / "a").read_text() == text
+
+    _run(tmp_path, story)
+
+
+@pytest.mark.parametrize("packed_as", ["gzip, gzip", "br", "zstd"])
+def test_layers_and_kinds_that_were_not_asked_for_are_refused(tmp_path, packed_as):
+    async def story(place, pages):
+        bomb = gzip.compress(gzip.compress(bytes(20_000_000)))
+        pages.answers["/p"] = page(bomb, "text/plain", "200 OK", f"Content-Encoding: {packed_as}")
+        for name, args in (("fetch", {"format": "text"}), ("download", {"file_path": "a"})):
+            result = await place.call(name, url=pages.url("/p"), **args)
+            assert result.is_error
+            assert "packed as" in result.content
+        assert not list(tmp_path.iterdir())
+
+    _run(tmp_path, story)
+
+
+def test_no_more_is_unpacked_than_is_wanted(tmp_path):
+    most = 0
+
+    async def story(place, pages):
+        nonlocal most
+        pages.answers["/p"] = page(
+            gzip.compress(bytes(200_000_000), 1), "text/plain", "200 OK", "Content-Encoding: gzip"
+        )
+        tracemalloc.start()
+        try:
+            result = await place.call("fetch", url=pages.url("/p"), format="text")
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert "only the first 102400 bytes" in result.content
+
+    _run(tmp_path, story)
+    assert most < 20_000_000
+
+
+@pytest.mark.parametrize("said", ["cut", "garbage"])
+def test_what_is_packed_badly_is_an_error(tmp_path, said):
+    data = gzip.compress(b"words " * 1000)[:-20] if said == "cut" else b"no gzip at all"
+
+    async def story(place, pages):
+        pages.answers["/p"] = page(data, "text/plain", "200 OK", "Content-Encoding: gzip")
+        result = await place.call("download", url=pages.url("/p"), file_path="a")
+        assert result.is_error
+        assert not list(tmp_path.iterdir())
+
+    _run(tmp_path, story)
+
+
+def test_a_download_replaces_no_device_and_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    async def story(place, pages):
+        pages.answers["/p"] = page("x", "text/plain")
+        result = await place.call("download", url=pages.url("/p"), file_path="pipe")
+        assert result.is_error
+        assert "not a regular file" in result.content
+        assert (tmp_path / "pipe").is_fifo()
+        long = "文" * 84 + ".c"
+        assert not (await place.call("download", url=pages.url("/p"), file_path=long)).is_error
+        assert sorted(os.listdir(tmp_path)) == ["pipe", long]
+
+    _run(tmp_path, story)
+
+
+def test_an_agent_on_the_web_asks_before_it_looks_at_the_local_network(tmp_path):
+    async def story(place, pages):
+        pages.answers["/p"] = page("internal", "text/plain")
+        result = await place.call("web_fetch", url=pages.url("/p"))
+        assert result.is_error
+        assert result.stop_turn
+        assert pages.asked == []
+
+    _run(tmp_path, story, rules=Rules())
 
 
 def test_without_permission_nothing_leaves_the_machine(tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,9 @@ import msgspec
 from msgspec import Meta
 
 from worker.tools.paths import Place, check_workspace, locate
+from worker.tools.reach import expanded
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.web.body import pieces
 from worker.web.client import check_url, fetch, opened
 from worker.web.pages import is_html, to_markdown, to_text
 
@@ -85,7 +88,8 @@ class Download:
             raise ToolError("cannot download: file_path is empty; say where to put the file")
         threads, limits = context.children.threads, context.limits
         place = await threads.run(
-            lambda _stop: locate(context.workspace, wanted.file_path), within_s=limits.search_deadline_s
+            lambda _stop: locate(context.workspace, expanded(wanted.file_path, context)),
+            within_s=limits.search_deadline_s,
         )
         await context.permit(
             action="download",
@@ -94,7 +98,8 @@ class Download:
             params={"url": url, "file_path": str(place.path), "timeout": wanted.timeout},
         )
         within_s = float(min(wanted.timeout or DOWNLOAD_S, DOWNLOAD_MAX_S))
-        part = place.path.with_name(f".{place.path.name[:100]}.{context.children.new_marker()}.part~")
+        name = os.fsdecode(os.fsencode(place.path.name)[:100])  # the whole may be as long as names can be
+        part = place.path.with_name(f".{name}.{context.children.new_marker()}.part~")
         try:
             async with asyncio.timeout(within_s):
                 size, kind = await self._write(url, part, place, context)
@@ -120,16 +125,15 @@ class Download:
             if place.inside:
                 check_workspace(context.workspace, "download")
             part.parent.mkdir(parents=True, exist_ok=True)
-            if place.path.is_dir():
-                raise ToolError(f"cannot download to {place.shown}: it is a directory; name the file")
+            _check_target(place)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             opened_files.append(os.open(part, flags, 0o666))
 
         size = 0
-        async with opened(url, within_s=SILENCE_S) as response:
+        async with opened(url, within_s=SILENCE_S) as response, contextlib.aclosing(pieces(response)) as body:
             try:
                 await threads.run(begin, within_s=limits.search_deadline_s)
-                async for piece in response.aiter_bytes(256 * 1024):
+                async for piece in body:
                     size += len(piece)
                     if size > limits.download_max_bytes:
                         raise ToolError(f"cannot download {url}: it is larger than {limits.download_max_bytes} bytes")
@@ -140,6 +144,18 @@ class Download:
             kind = response.headers.get("content-type", "")
         await threads.run(lambda _stop: os.replace(part, place.path), within_s=limits.search_deadline_s)
         return size, kind
+
+
+def _check_target(place: Place) -> None:
+    """Raise ToolError for what is there and no regular file: a device or a pipe would be replaced by the file."""
+    try:
+        mode = place.path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise ToolError(f"cannot download to {place.shown}: it is a directory; name the file")
+    if not stat.S_ISREG(mode):
+        raise ToolError(f"cannot download to {place.shown}: it is not a regular file")
 
 
 def _writer(fd: int, data: bytes) -> Callable[[object], None]:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from worker.tools.agent import Delegate
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.web.client import check_url, fetch
+from worker.web.client import check_url, fetch, is_local
 from worker.web.pages import readable
 from worker.web.search import ENDPOINT, Search
 
@@ -69,13 +69,22 @@ class WebFetchArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebFetch:
-    """Reads a page for the agent of `agentic_fetch`; the permission was given to its caller."""
+    """Reads a page for the agent of `agentic_fetch`; its caller was permitted the web, not what is near."""
 
     spec = ToolSpec("web_fetch", description_of("web_fetch"), schema_of(WebFetchArgs), parallel=True, effect="read")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `web_fetch.md`."""
-        return ToolResult(await page_text(read_args(WebFetchArgs, args).url, context))
+        url = check_url(read_args(WebFetchArgs, args).url)
+        if await is_local(url):
+            # A page that the agent read may have told it to: what only this machine can reach is not the web.
+            await context.permit(
+                action="fetch",
+                path=str(context.workspace),
+                description=f"Fetch {url}, in the local network",
+                params={"url": url},
+            )
+        return ToolResult(await page_text(url, context))
 
 
 class AgenticFetchArgs(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,13 +8,14 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol.version import BULKHEAD_VERSION
 from worker.tls import shared_tls
 from worker.tools.tool import ToolError
+from worker.web.body import ACCEPTED, pieces
 
 if TYPE_CHECKING:
     import httpx2
@@ -72,8 +73,8 @@ async def opened(url: str, *, within_s: float, accept: str = "*/*") -> "AsyncIte
     """The answer with status 200 at the end of all redirects; its body is not read yet. Raises ToolError."""
     import httpx2
 
-    first_is_local = await _is_local(url)
-    headers = {"User-Agent": AGENT, "Accept": accept}
+    first_is_local = await is_local(url)
+    headers = {"User-Agent": AGENT, "Accept": accept, "Accept-Encoding": ACCEPTED}
     timeout = httpx2.Timeout(within_s, connect=CONNECT_S)
     async with httpx2.AsyncClient(verify=shared_tls(), timeout=timeout, headers=headers, trust_env=True) as client:
         for _ in range(HOPS_MAX + 1):
@@ -81,7 +82,7 @@ async def opened(url: str, *, within_s: float, accept: str = "*/*") -> "AsyncIte
                 async with client.stream("GET", url, follow_redirects=False) as response:
                     if response.status_code in _REDIRECTS and "location" in response.headers:
                         url = check_url(str(response.url.join(response.headers["location"])))
-                        if not first_is_local and await _is_local(url):
+                        if not first_is_local and await is_local(url):
                             raise ToolError(f"cannot follow the redirect to {url}: it leads into the local network")
                         continue
                     if response.status_code != 200:
@@ -100,8 +101,12 @@ async def fetch(url: str, *, max_bytes: int, within_s: float, accept: str = "*/*
     url = check_url(url)
     data = bytearray()
     try:
-        async with asyncio.timeout(within_s), opened(url, within_s=within_s, accept=accept) as response:
-            async for piece in response.aiter_bytes():
+        async with (
+            asyncio.timeout(within_s),
+            opened(url, within_s=within_s, accept=accept) as response,
+            aclosing(pieces(response)) as body,
+        ):
+            async for piece in body:
                 data += piece
                 if len(data) > max_bytes:
                     break
@@ -113,7 +118,7 @@ async def fetch(url: str, *, max_bytes: int, within_s: float, accept: str = "*/*
         raise ToolError(f"cannot fetch {url}: it took longer than {within_s:g} s") from None
 
 
-async def _is_local(url: str) -> bool:
+async def is_local(url: str) -> bool:
     """Does the host of this address belong to this machine or to a private network?"""
     import httpx2
 
