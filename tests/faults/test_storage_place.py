@@ -321,3 +321,24 @@ async def test_D11_a_database_of_newer_code(house: House) -> None:
     rows(database, f"PRAGMA user_version = {known}")
     (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
     await room.works()
+
+
+async def test_D05_a_next_supervisor_learns_that_the_database_was_moved(house: House) -> None:
+    room = await house.room()
+    await room.works()
+    worker = await room.worker()
+    os.rename(room.data_dir / "workspace.db", room.data_dir / "aside.db")
+    assert len(await room.messages()) == 2
+    await room.watcher.state("failed")
+    room.watcher.resumes = house.bystander.may_reconnect = True
+    seen = len(room.watcher.seen)
+    await house.server.kill9()
+    await house.server.restart()
+    assert len(await room.messages()) == 2
+    row = await house.worker(room.id)
+    assert (row["state"], row["reason"], row["pid"]) == ("failed", "storage moved", worker.pid)
+    told = [event.payload["state"] for event in room.watcher.seen[seen:] if event.kind == "workspace_state"]
+    assert "ready" not in told, told
+    os.rename(room.data_dir / "aside.db", room.data_dir / "workspace.db")
+    await room.watcher.state("ready", skip=seen)
+    await room.works()
