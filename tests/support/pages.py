@@ -1,10 +1,13 @@
 """A small web server on loopback: pages, redirects, floods and silence, as a test wants them."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 def page(body: str | bytes, kind: str = "text/html; charset=utf-8", status: str = "200 OK", *more: str) -> Answer:
@@ -45,10 +48,12 @@ async def cut(writer: asyncio.StreamWriter) -> None:
 
 @dataclass
 class Pages:
-    """The server. `answers` by path; `asked` are the targets in their order."""
+    """The server. `answers` by path; `asked` are the targets in their order, `bodies` what came with those of them
+    that sent something."""
 
     answers: dict[str, Answer] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     port: int = 0
 
     async def __aenter__(self) -> "Pages":
@@ -72,8 +77,11 @@ class Pages:
         assert task is not None
         self._tasks.add(task)
         try:
-            target = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+            head = await reader.readuntil(b"\r\n\r\n")
+            target = head.split()[1].decode()
             self.asked.append(target)
+            if sent := _LENGTH.search(head):
+                self.bodies.append(await reader.readexactly(int(sent[1])))
             await self.answers.get(target.partition("?")[0], page("nothing", status="404 Not Found"))(writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass

@@ -7,6 +7,7 @@ from worker.tools.fetch import Download, Fetch
 from worker.tools.grep import Grep
 from worker.tools.multiedit import MultiEdit
 from worker.tools.search import Glob, Ls
+from worker.tools.sourcegraph import Sourcegraph
 from worker.tools.tool import Tool, ToolSpec
 from worker.tools.view import View
 from worker.tools.write import Write
@@ -45,7 +46,7 @@ class Toolbox:
         return self._tools.get(name)
 
 
-_FIXED = Toolbox([Download(), Edit(), Fetch(), Glob(), Grep(), Ls(), MultiEdit(), View(), Write()])
+_FIXED = Toolbox([Download(), Edit(), Fetch(), Glob(), Grep(), Ls(), MultiEdit(), Sourcegraph(), View(), Write()])
 """Made at import, before the fork: these know nothing of a workspace."""
 
 

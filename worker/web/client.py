@@ -118,6 +118,35 @@ async def fetch(url: str, *, max_bytes: int, within_s: float, accept: str = "*/*
         raise ToolError(f"cannot fetch {url}: it took longer than {within_s:g} s") from None
 
 
+async def post(url: str, body: bytes, *, max_bytes: int, within_s: float) -> Page:
+    """Send JSON and read at most `max_bytes` of the answer, in at most `within_s` seconds. Follows no redirect, which
+    would take the body to where nobody was asked about. Raises ToolError, also for a status other than 200."""
+    import httpx2
+
+    host = httpx2.URL(check_url(url)).host  # errors name no more of it: the address may hold a password
+    headers = {"User-Agent": AGENT, "Accept": "application/json", "Content-Type": "application/json"}
+    timeout = httpx2.Timeout(within_s, connect=CONNECT_S)
+    data = bytearray()
+    try:
+        async with (
+            asyncio.timeout(within_s),
+            httpx2.AsyncClient(verify=shared_tls(), timeout=timeout, headers=headers, trust_env=True) as client,
+            client.stream("POST", url, content=body, follow_redirects=False) as response,
+        ):
+            if response.status_code != 200:
+                raise ToolError(f"cannot ask {host}: the server answered {response.status_code}")
+            async for piece in response.aiter_bytes():
+                data += piece
+                if len(data) > max_bytes:
+                    break
+            content_type = response.headers.get("content-type", "")
+    except (TimeoutError, httpx2.TimeoutException):
+        raise ToolError(f"cannot ask {host}: it took longer than {within_s:g} s") from None
+    except httpx2.HTTPError as error:
+        raise ToolError(f"cannot ask {host}: {error or type(error).__name__}") from None
+    return Page(url, 200, content_type, bytes(data[:max_bytes]), len(data) > max_bytes)
+
+
 async def is_local(url: str) -> bool:
     """Does the host of this address belong to this machine or to a private network?"""
     import httpx2
