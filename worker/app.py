@@ -71,6 +71,7 @@ from worker.tools.agent import Agent
 from worker.tools.bash import Bash
 from worker.tools.child import Children
 from worker.tools.confinement import Confinement
+from worker.tools.crush_info import About, Standing
 from worker.tools.jobs import Jobs
 from worker.tools.lsp_tools import lsp_tools
 from worker.tools.todos import Todos
@@ -189,6 +190,10 @@ class Worker:
         search = Search(self._random)
         desk = Desk(database=database, limits=limits, clock=clock, random=self._random, log=self._log)
         questions = Questions(desk, database, limits)
+        about = About(
+            spec,
+            lambda: Standing(equipment.skip_permissions, languages.infos(), mcp.infos(), skills.states),
+        )
         equipment = Equipment(
             spec,
             config=self._config,
@@ -197,7 +202,7 @@ class Worker:
             files=StoredFileLedger(database, clock),
             services=[
                 Verbosity(spec.log_level, debug=spec.debug),
-                *(languages, mcp, hooks, skills, jobs, questions, confinement),
+                *(languages, mcp, hooks, skills, jobs, questions, confinement, about),
                 FixedTools(Bash(jobs)),
             ],
             code=languages,
