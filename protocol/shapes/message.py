@@ -4,7 +4,7 @@ A part is wrapped as `{"type": tag, "data": {…}}`. Unknown tags make a whole l
 are exactly these.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -54,6 +54,7 @@ class ReasoningBlock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     provider: str = ""
     before_text: bool = True  # where it stood: before or after the step's text
     calls_before: int = 0  # and behind how many of its tool calls
+    details: dict[str, Any] = {}  # what else the provider wants back with it
 
 
 class ImageURLPart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):

@@ -3,8 +3,10 @@ thinking of another provider not at all, pictures where the provider can see the
 
 import asyncio
 import base64
+import json
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -24,6 +26,7 @@ from protocol.shapes.message import (
 from tests.support.loop import run
 from tests.support.provider import Exchange
 from tests.unit.agent_house import user
+from tests.unit.test_models_types import gemini, gemini_answer, sent_by
 from tests.unit.test_remote import _loopback_is_allowed as _loopback_is_allowed
 from tests.unit.test_remote import collect, house
 from worker.agent.history import repair
@@ -57,8 +60,8 @@ def drafted(events: list[ModelEvent]) -> Message:
                 draft.add_text(text)
             case ThinkingDelta(text):
                 draft.add_thinking(text, 1)
-            case ThinkingEnd(signature, block_id, provider):
-                draft.end_thinking(1, signature=signature, block_id=block_id, provider=provider)
+            case ThinkingEnd(signature, block_id, provider, details):
+                draft.end_thinking(1, signature=signature, block_id=block_id, provider=provider, details=details)
             case ToolCallStart(call_id, name):
                 draft.start_tool_call(call_id, name)
             case ToolCallEnd(call_id, text):
@@ -179,6 +182,73 @@ def test_the_thinking_of_another_provider_is_not_sent(old, new):
             assert "of c2" in text
 
     run(main())
+
+
+def stored(message: Message) -> Message:
+    """As the file gives it back."""
+    return msgspec.json.decode(msgspec.json.encode(message), type=Message)
+
+
+def test_openrouter_gets_the_details_of_its_reasoning_back():
+    details = [
+        {
+            "type": "reasoning.text",
+            "text": "first",
+            "signature": "secret-1",
+            "format": "anthropic-claude-v1",
+            "index": 0,
+        },
+        {"type": "reasoning.encrypted", "data": "secret-2", "id": "rs_2", "format": "openai-responses-v1", "index": 1},
+        {"type": "reasoning.text", "text": "plain", "format": "unknown", "index": 2},
+    ]
+
+    async def main() -> None:
+        named: Any = {"model": THINKS | {"id": "anthropic/claude"}, "selected": {"model": "anthropic/claude"}}
+        async with house("openai", type="openrouter", **named) as (provider, client):
+            task = asyncio.create_task(collect(client))
+            exchange = await provider.next_call()
+            await exchange._open()
+            for detail in details:
+                await exchange._chunk({"reasoning_details": [detail]})
+            await exchange.tool_call("c1", "view", "{}")
+            await exchange.finish()
+            made = stored(drafted(await task))
+            rows = repair([user("hi"), made, answers("c1"), user("and?", "u2")], "loop")
+            exchange = await asked(provider, client, rows)
+            sent = next(row for row in exchange.messages if row["role"] == "assistant")["reasoning_details"]
+            told = [{key: value for key, value in detail.items() if value is not None} for detail in sent]
+            assert told == details
+
+    run(main())
+
+
+def test_google_gets_the_signatures_of_its_calls_back():
+    def signed(signature: str, **part: Any) -> dict[str, Any]:
+        return {**part, "thoughtSignature": base64.b64encode(signature.encode()).decode()}
+
+    parts = [
+        {"text": "hm", "thought": True},
+        {"text": "looking"},
+        signed("of one", functionCall={"name": "view", "args": {"n": 1}, "id": "c1"}),
+        {"functionCall": {"name": "view", "args": {"n": 2}, "id": "c2"}},
+        signed("of three", functionCall={"name": "view", "args": {"n": 3}, "id": "c3"}),
+    ]
+    made = stored(drafted(list(sent_by(gemini(), gemini_answer(parts))[1])))
+    silent = stored(drafted(list(sent_by(gemini(), gemini_answer(parts[2:]))[1])))
+    for answer, before in ((made, ["text"]), (silent, [])):
+        rows = repair([user("hi"), answer, answers("c1", "c2", "c3"), user("and?", "u2")], "p")
+        request, _ = sent_by(gemini(), gemini_answer([{"text": "fine"}]), messages=rows)
+        said = next(row for row in json.loads(request.content)["contents"] if row["role"] == "model")["parts"]
+        assert [key for part in said for key in part if key in ("text", "functionCall")] == [
+            *before,
+            *3 * ["functionCall"],
+        ]
+        signatures = [part.get("thoughtSignature") for part in said[len(before) :]]
+        assert [signature and base64.urlsafe_b64decode(signature) for signature in signatures] == [
+            b"of one",
+            None,
+            b"of three",
+        ]
 
 
 @pytest.mark.parametrize("dialect", ["responses", "anthropic"])

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
+from protocol.shapes.message import Message
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from tests.support.loop import run
 from tests.support.provider import API_KEY
@@ -104,7 +106,12 @@ def test_openai_over_chat_and_a_compatible_server_over_responses():
     run(main())
 
 
-def sent_by(provider: ProviderConfig, answer: bytes, env: dict[str, str] | None = None) -> tuple[Any, list[Any]]:
+def sent_by(
+    provider: ProviderConfig,
+    answer: bytes,
+    env: dict[str, str] | None = None,
+    messages: Sequence[Message] = (),
+) -> tuple[Any, list[Any]]:
     """The one request that such a provider gets, and the events of the answer."""
     import httpx2
 
@@ -119,7 +126,7 @@ def sent_by(provider: ProviderConfig, answer: bytes, env: dict[str, str] | None 
         config = Config({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
         transport = httpx2.MockTransport(reply)
         models = Models(config, env or {}, DEFAULT_LIMITS, seeded(), LOG, transport=transport)
-        events = await collect(models.large(), ModelRequest("be good", [user("hi")]))
+        events = await collect(models.large(), ModelRequest("be good", messages or [user("hi")]))
         await models.close()
         return events
 
@@ -149,22 +156,24 @@ def test_azure_speaks_responses_with_the_version_of_its_api(base_url, env, targe
     assert "k" in (request.headers.get("api-key"), request.headers.get("authorization", "").removeprefix("Bearer "))
 
 
-def test_gemini_is_asked_and_understood():
-    parts = [{"text": "hm", "thought": True}, {"text": "hello"}]
+def gemini(**changes: Any) -> ProviderConfig:
+    model = Model(id="gemini-3.8-flash", can_reason=True)
+    return provider_of("google", base_url="https://generativelanguage.googleapis.com", models=[model], **changes)
+
+
+def gemini_answer(parts: list[dict[str, Any]]) -> bytes:
     chunk = {
         "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP", "index": 0}],
         "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5},
         "modelVersion": "gemini-3.8-flash",
         "responseId": "r",
     }
-    model = Model(id="gemini-3.8-flash", can_reason=True)
-    provider = provider_of(
-        "google",
-        base_url="https://generativelanguage.googleapis.com",
-        models=[model],
-        extra_headers={"x-team": "seven"},
-    )
-    request, events = sent_by(provider, f"data: {json.dumps(chunk)}\r\n\r\n".encode())
+    return f"data: {json.dumps(chunk)}\r\n\r\n".encode()
+
+
+def test_gemini_is_asked_and_understood():
+    parts = [{"text": "hm", "thought": True}, {"text": "hello"}]
+    request, events = sent_by(gemini(extra_headers={"x-team": "seven"}), gemini_answer(parts))
     assert "gemini-3.8-flash:streamGenerateContent" in str(request.url)
     assert request.headers["x-goog-api-key"] == "k"
     assert request.headers["x-session-id"]

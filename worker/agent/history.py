@@ -98,7 +98,11 @@ def _assistant(message: Message, provider_id: str) -> Message | None:
 
 
 def _own_thinking(data: ReasoningData, provider_id: str) -> ReasoningData | None:
-    blocks = [block for block in data.blocks if block.provider == provider_id and (block.signature or block.id)]
+    blocks = [
+        block
+        for block in data.blocks
+        if block.provider == provider_id and (block.signature or block.id or block.details)
+    ]
     return replace(data, blocks=blocks) if blocks else None
 
 

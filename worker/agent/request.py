@@ -113,8 +113,10 @@ class StepRequest:
                 draft.add_text(text)
             case ThinkingDelta(text):
                 draft.add_thinking(text, self._now())
-            case ThinkingEnd(signature, block_id, provider):
-                draft.end_thinking(self._now(), signature=signature, block_id=block_id, provider=provider)
+            case ThinkingEnd(signature, block_id, provider, details):
+                draft.end_thinking(
+                    self._now(), signature=signature, block_id=block_id, provider=provider, details=details
+                )
             case ToolCallStart(call_id, name):
                 draft.start_tool_call(self._unique(call_id), name)
             case ToolCallEnd(call_id, text) if self._names.get(call_id):

@@ -5,7 +5,8 @@ metadata that a provider wants back are kept apart, in order, in `ReasoningData.
 order in which they first appeared; the finish part is last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -82,10 +83,20 @@ class MessageDraft:
     def add_thinking(self, text: str, now: int) -> None:
         """Append to the thinking block that is open, or open one."""
         self._open_block(now)
+        if not self._block_thinking and self._thinking and not self._thinking.endswith("\n"):
+            self._thinking += "\n\n"
         self._block_thinking += text
         self._thinking += text
 
-    def end_thinking(self, now: int, *, signature: str = "", block_id: str = "", provider: str = "") -> None:
+    def end_thinking(
+        self,
+        now: int,
+        *,
+        signature: str = "",
+        block_id: str = "",
+        provider: str = "",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         """Close the open block. A block may hold nothing but its metadata (redacted thinking)."""
         if not self._block_is_open and not (signature or block_id):
             return
@@ -98,6 +109,7 @@ class MessageDraft:
                 provider=provider,
                 before_text=self._block_before_text,
                 calls_before=self._block_calls_before,
+                details=dict(details or {}),
             )
         )
         self._block_thinking, self._block_is_open = "", False
@@ -147,8 +159,6 @@ class MessageDraft:
         self._block_calls_before = len(self._calls)
         self._reasoning_started = self._reasoning_started or now
         self._reasoning_finished = 0
-        if self._thinking and not self._thinking.endswith("\n"):
-            self._thinking += "\n\n"
 
     def _reasoning(self) -> ReasoningData:
         return ReasoningData(

@@ -5,8 +5,8 @@ Nothing here retries: that is `retry.py`, driven by the turn.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from protocol.errors import Upstream
 from protocol.shapes.message import FinishReason, Message
@@ -56,11 +56,15 @@ class ThinkingDelta:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingEnd:
-    """The block is over; the metadata must go back to the provider as it came."""
+    """The block is over; the metadata must go back to the provider as it came.
+
+    With a signature and nothing thought before it, it belongs to the tool call that follows (Google).
+    """
 
     signature: str = ""
     id: str = ""
     provider: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

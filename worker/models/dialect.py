@@ -97,19 +97,24 @@ def _answer(message: Message, wire: Wire, wire_name: str, *, knows_thinking: boo
     details = {"phase": "commentary" if calls else "final_answer"} if wire == "responses" else None
     made: list[ModelResponsePart] = []
     thinking = [(block, _thinking(block, wire_name)) for block in _signed_first(blocks, wire)]
-    made += [ready for block, ready in thinking if block.before_text and not block.calls_before]
+    made += [ready for block, ready in thinking if _leads(block)]
     made += [
         WireText(content=part.data.text, provider_name=wire_name if details else None, provider_details=details)
         for part in message.parts
         if isinstance(part, TextPart)
     ]
-    made += [ready for block, ready in thinking if not block.before_text and not block.calls_before]
+    made += [ready for block, ready in thinking if not _leads(block) and not block.calls_before]
     for count, call in enumerate(calls, 1):
         made.append(WireCall(tool_name=call.name, args=call.input, tool_call_id=call.id))
         made += [ready for block, ready in thinking if block.calls_before == count]
     while made and made[-1].part_kind == "thinking":
         made.pop()  # it led to nothing: the answer was cut there, and providers refuse it
     return made
+
+
+def _leads(block: ReasoningBlock) -> bool:
+    """Does it stand before the text? A signature and nothing else belongs to the call behind it."""
+    return block.before_text and not block.calls_before and bool(block.thinking or block.id or block.details)
 
 
 def _signed_first(blocks: Sequence[ReasoningBlock], wire: Wire) -> list[ReasoningBlock]:
@@ -129,7 +134,11 @@ def _thinking(block: ReasoningBlock, wire_name: str) -> "WireThinking":
     from pydantic_ai.messages import ThinkingPart as WireThinking
 
     return WireThinking(
-        content=block.thinking, id=block.id or None, signature=block.signature or None, provider_name=wire_name
+        content=block.thinking,
+        id=block.id or None,
+        signature=block.signature or None,
+        provider_name=wire_name,
+        provider_details=block.details or None,
     )
 
 

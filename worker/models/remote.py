@@ -74,9 +74,11 @@ class RemoteModel:
                 translation = Translation(self.provider_id)
                 while event is not _END:
                     has_begun = True
-                    for ours in (translation.counted(response.usage), translation.event(event)):
-                        if ours is not None:
-                            yield ours
+                    counted = translation.counted(response.usage)
+                    if counted is not None:
+                        yield counted
+                    for ours in translation.events(event):
+                        yield ours
                     event = await self._within(anext(events, _END))
                 for ended in translation.ends(response.get(), fail):
                     yield ended

@@ -47,8 +47,19 @@ class Translation:
         self._signatures: dict[str, str] = {}  # by these ids
         self._counted = Tokens()
 
-    def event(self, event: Any) -> ModelEvent | None:
-        """Our event for one of theirs, None for those that say nothing new."""
+    def events(self, event: Any) -> list[ModelEvent]:
+        """Our events for one of theirs, none for those that say nothing new."""
+        found = [] if event.event_kind != "part_start" else self._call_signature(event.part)
+        translated = self._event(event)
+        return [*found, translated] if translated is not None else found
+
+    def _call_signature(self, part: Any) -> list[ModelEvent]:
+        """Google signs calls, not thoughts."""
+        details = (part.provider_details if part.part_kind == "tool-call" else None) or {}
+        signature = details.get("thought_signature")
+        return [ThinkingEnd(signature, "", self._provider_id)] if isinstance(signature, str) else []
+
+    def _event(self, event: Any) -> ModelEvent | None:
         match event.event_kind:
             case "part_start":
                 part = event.part
@@ -66,7 +77,7 @@ class Translation:
             case "part_end" if event.part.part_kind == "thinking":
                 part = event.part
                 signature = part.signature or self._signatures.get(part.id or "", "")
-                return ThinkingEnd(signature, part.id or "", self._provider_id)
+                return ThinkingEnd(signature, part.id or "", self._provider_id, part.provider_details or {})
             case _:
                 return None
 
