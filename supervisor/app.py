@@ -268,6 +268,7 @@ class App:
             "control": control.control,
             "retire_client": workspaces.retire,
             "list_workers": status.workers,
+            "metrics": status.metrics,
             "list_workspaces": workspaces.list,
             "create_workspace": workspaces.create,
             "get_workspace": workspaces.get,

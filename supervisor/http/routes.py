@@ -44,7 +44,7 @@ def _by(handler: str, method: str, path: str, summary: str, **more: Any) -> Rout
 STREAM = "stream_events"
 """The handler whose answer does not end by itself."""
 
-EVENT_STREAM, PAGE = "text/event-stream", "text/html"
+EVENT_STREAM, PAGE, METRICS = "text/event-stream", "text/html", "text/plain"
 """Answers that are not JSON, by their media type; the others are named by the type of their value."""
 
 WAKING = ("worker_starting", "worker_failed", "worker_lost", "server_exiting", "deadline", "workspace_moved")
@@ -86,6 +86,7 @@ ROUTES: tuple[Route, ...] = (
         gives=list[WorkerStatus],
         query={"memory": "memory"},
     ),
+    _by("metrics", "GET", "/metrics", "The same in numbers, as Prometheus reads them", is_use=False, gives=METRICS),
     _by("openapi", "GET", "/v1/openapi.json", "This description", is_use=False, gives=dict[str, Any]),
     _by("docs", "GET", "/v1/docs", "This description as a page to read", is_use=False, gives=PAGE),
     # workspaces

@@ -1,12 +1,15 @@
 """What operators see: workers, their state and reason, what they use, what they do."""
 
+import os
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from protocol.shapes.workspace import WorkerStatus
+from protocol.version import BULKHEAD_VERSION
 from supervisor.http.base import Request, Response, json_response
+from supervisor.http.metrics import METRICS_TYPE, metrics_text
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.roster import Registration, Roster
 
@@ -39,11 +42,24 @@ class StatusHandlers:
     async def workers(self, request: Request) -> Response:
         """One row for each registered workspace."""
         await self._registry.wait_open()
-        is_full = request.query.get("memory") == "full"
+        rows, _ = await self._rows(is_full=request.query.get("memory") == "full")
+        return json_response(rows)
+
+    async def metrics(self, request: Request) -> Response:
+        """The same in numbers, for a program that collects them."""
+        await self._registry.wait_open()
+        rows, own = await self._rows(is_full=False, own_pid=os.getpid())
+        streams = sum(workspace.hub.streams for workspace in self._registry.touched())
+        used = (own.rss_bytes, own.cpu_s) if own is not None else (0, 0.0)
+        text = metrics_text(rows, version=BULKHEAD_VERSION, streams=streams, own=used)
+        return Response(200, text.encode(), {"Content-Type": METRICS_TYPE})
+
+    async def _rows(self, *, is_full: bool, own_pid: int = 0) -> tuple[list[WorkerStatus], Usage | None]:
+        """A row for each registered workspace, and what this process uses, if its pid is given."""
         rows = [self._row(registration) for registration in self._registry.registrations()]
-        pids = [row.pid for row in rows if row.pid]
+        pids = [pid for pid in (own_pid, *(row.pid for row in rows)) if pid]
         measured = await self._roster.in_thread(lambda: self._measure_all(pids, is_full))
-        return json_response([_with_usage(row, measured.get(row.pid or 0)) for row in rows])
+        return [_with_usage(row, measured.get(row.pid or 0)) for row in rows], measured.get(own_pid)
 
     def _row(self, registration: Registration) -> WorkerStatus:
         workspace = self._registry.touched_one(registration.id)

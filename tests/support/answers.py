@@ -128,7 +128,7 @@ _PATTERNS = [
     (method, re.compile("[^/]+".join(map(re.escape, _WORDS.split(path)))), check) for method, path, check in _ROWS
 ]
 STREAM = re.compile(r"/v1/workspaces/[^/]+/events")
-PAGE = "/v1/docs"
+NOT_JSON = {"/v1/docs": "text/html", "/metrics": "text/plain"}
 _KNOWN_CODES = any_of(400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 500, 502, 503, 504, 507)
 
 
@@ -145,7 +145,8 @@ def check(method: str, target: str, status: int, headers: dict[str, str], body: 
         raise ShapeError(f"{where}: Content-Length does not say how long the body is: {headers}")
     if "content-encoding" in headers or any(name.startswith("access-control-") for name in headers):
         raise ShapeError(f"{where}: compressed, or open to other pages: {headers}")
-    if body and path != PAGE and not headers.get("content-type", "").startswith("application/json"):
+    media = "application/json" if status >= 400 else NOT_JSON.get(path, "application/json")
+    if body and not headers.get("content-type", "").startswith(media):
         raise ShapeError(f"{where}: a body without its type: {headers}")
     if status >= 400:
         _KNOWN_CODES(status, where)
@@ -158,7 +159,7 @@ def check(method: str, target: str, status: int, headers: dict[str, str], body: 
     wanted = 202 if method == "POST" and path.endswith("/agent") else 200
     if status != wanted:
         raise ShapeError(f"{where}: the client takes {wanted} and nothing else")
-    if path == PAGE or (method == "GET" and STREAM.fullmatch(path)):
+    if path in NOT_JSON or (method == "GET" and STREAM.fullmatch(path)):
         return
     shape_of = _shape_of(method, path)
     if shape_of is EMPTY:
