@@ -22,7 +22,7 @@ SHOWN_MAX_CHARACTERS = 50_000
 _COUNT = re.compile(r"(?:^|\s)count:", re.IGNORECASE)
 _QUERY = """\
 query ($query: String!) {
-  search(query: $query, version: V3, patternType: keyword) {
+  search(query: $query, patternType: keyword) {
     results {
       matchCount limitHit
       alert { title description }
