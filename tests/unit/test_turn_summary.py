@@ -119,6 +119,32 @@ def test_what_the_provider_counted_decides():
     assert len(transcript.summaries) == 1
 
 
+def test_a_summary_that_shortens_nothing_is_not_written_at_every_step():
+    async def look(args: Mapping[str, object]) -> ToolResult:
+        return ToolResult("ok")
+
+    step = [ToolCallStart("c", "look"), ToolCallEnd("c", "{}"), Finished("tool_use", Tokens(input=850, output=5))]
+    model = SmallModel(step, [TextDelta("short"), DONE], step, step, step, [TextDelta("done"), DONE])
+    transcript = MemoryTranscript()
+    result = run(build_turn(model, transcript, PlayedTool("look", look)).run([user("go")]))
+    assert result.text == "done"
+    assert len(transcript.summaries) == 1, "the tools and the instructions alone fill this window"
+
+
+def test_after_a_summary_that_helped_another_may_follow():
+    async def look(args: Mapping[str, object]) -> ToolResult:
+        return ToolResult("ok")
+
+    def step(taken: int) -> list[object]:
+        return [ToolCallStart("c", "look"), ToolCallEnd("c", "{}"), Finished("tool_use", Tokens(input=taken, output=5))]
+
+    short = [TextDelta("short"), DONE]
+    model = SmallModel(step(850), short, step(500), step(850), short, [TextDelta("done"), DONE])
+    transcript = MemoryTranscript()
+    run(build_turn(model, transcript, PlayedTool("look", look)).run([user("go")]))
+    assert len(transcript.summaries) == 2
+
+
 def test_an_overflow_is_summarised_and_asked_again_and_leaves_no_empty_row():
     model = PlayedModel([OVERFLOW], [TextDelta("a summary"), DONE], [TextDelta("the answer"), DONE])
     transcript = MemoryTranscript()

@@ -45,4 +45,8 @@ class Budget:
     @property
     def is_full(self) -> bool:
         """Is less free than is to be kept free?"""
-        return self._window > 0 and self._window - self.used <= reserve(self._window)
+        return self.would_fill(self.used)
+
+    def would_fill(self, tokens: int) -> bool:
+        """Would so many tokens leave less free than is to be kept free?"""
+        return self._window > 0 and self._window - tokens <= reserve(self._window)

@@ -53,6 +53,8 @@ class StepRequest:
         self._tokens = Tokens()
         self.tokens = 0
         """What the last request that was answered held together with its answer."""
+        self.prompt_tokens = 0
+        """What that request held alone."""
         self._under_way: tuple[ModelRequest, MessageDraft] | None = None
         self._names: dict[str, list[str]] = {}  # ours for each id of the model, of the calls whose input is awaited
         self._taken: set[str] = set()
@@ -165,6 +167,7 @@ class StepRequest:
     async def _account(self, ended: Ended) -> None:
         usage = self._usage(ended)
         if ended == "completed":
+            self.prompt_tokens = usage.prompt_tokens
             self.tokens = usage.prompt_tokens + usage.completion_tokens
         self._under_way = None  # from here a cancel has nothing more to account
         await self._transcript.account(usage)

@@ -64,6 +64,7 @@ class Turn:
         self._loops = LoopWatch()
         self._budget = Budget(model.model.context_window if may_summarize else 0)
         self._may_summarize = may_summarize
+        self._is_short = False  # nothing stands before the next request but a summary
         self._asked: list[Message] = []  # what the user said in this turn
         self._messages: list[Message] = []
         self._call_ids: set[str] = set()
@@ -150,6 +151,10 @@ class Turn:
         self._calls = None
         draft = self._draft = MessageDraft(row)
         reason = await self._request.run(request, draft, self._call_ids)
+        was_short, self._is_short = self._is_short, False
+        if was_short and self._budget.would_fill(self._request.prompt_tokens):
+            self._log.warning("what no summary can shorten fills the context", extra=fields(message=draft.message_id))
+            self._budget = Budget(0)
         self._budget.measured(self._request.tokens)
         return draft, reason
 
@@ -176,6 +181,7 @@ class Turn:
         ]
         self._messages = [*as_told([row]), *shown]
         self._budget.begin(0, self._messages)
+        self._is_short = True
 
     async def _discard_summary(self) -> None:
         summary, self._summary = self._summary, None
