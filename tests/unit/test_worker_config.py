@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import BadInput
+from protocol.limits import Limits
 from worker.config import files as config_files
-from worker.config.expand import CommandFailed, expand, shell_runner
+from worker.config.discover import DISCOVER_S
+from worker.config.expand import COMMANDS_S, CommandFailed, Patience, expand, shell_runner
 from worker.config.files import merge, project_dirs
 from worker.config.load import Config, load_config
 from worker.config.place import data_dir_of
@@ -126,6 +128,28 @@ def test_commands_run_in_a_shell_and_are_bounded(tmp_path):
         runner("head -c 100000 /dev/zero")
     with pytest.raises(CommandFailed, match="longer"):
         shell_runner(tmp_path, env, within_s=0.1)("sleep 30")
+    with pytest.raises(CommandFailed, match="could not be started"):
+        runner("echo a\0b")
+
+
+def test_all_commands_of_a_load_have_their_time_together(tmp_path):
+    env = {"PATH": os.environ["PATH"]}
+    patience = Patience(0.2)
+    runners = [shell_runner(tmp_path, env, patience=patience) for _ in range(2)]
+    with pytest.raises(CommandFailed, match=r"took longer than 0\.2 s"):
+        runners[0]("sleep 30")
+    with pytest.raises(CommandFailed, match=r"longer than 0\.2 s together"):
+        runners[1]("echo x")
+    assert Limits().start_deadline_s > COMMANDS_S + DISCOVER_S
+
+
+def test_one_allowance_counts_for_variables_and_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr("worker.config.load.Patience", lambda: Patience(0.3))
+    keys = {name: {"base_url": "http://x", "api_key": "$(sleep 30)"} for name in "abc"}
+    write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"A": "$(echo 1)"}, "providers": keys})
+    found = load(tmp_path, env={"PATH": os.environ["PATH"]})
+    assert [warning.partition(" is not used")[0] for warning in found.warnings] == [f"provider '{n}'" for n in "abc"]
+    assert "together" in found.warnings[2]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -377,6 +401,13 @@ def test_a_variable_that_cannot_be_expanded_is_told_with_its_place(tmp_path):
         load(tmp_path, {"SECRET": "hunter2"})
     assert caught.value.message.startswith(f"cannot use {path}: line 3: env.A: cannot expand")
     assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize("variable", [{"A=B": "x"}, {"": "x"}, {"A": "x\0y"}, {"A\0": "x"}])
+def test_a_variable_that_cannot_be_one_is_told_with_its_place(tmp_path, variable):
+    write(tmp_path / "repo" / "sub" / "crush.json", {"env": variable})
+    with pytest.raises(BadInput, match=r"crush\.json: line \d+: env\..*cannot be a variable"):
+        load(tmp_path)
 
 
 def test_a_header_that_fails_is_told_with_its_place(tmp_path):

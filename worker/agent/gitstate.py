@@ -93,7 +93,7 @@ class GitState:
             child = await self._children.start(
                 ["git", *args], env=env, cwd=workspace, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0
             )
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a variable that cannot be one
             return None
         try:
             code = await child.exited_within(self._limits.git_s)
