@@ -351,6 +351,24 @@ def test_L05_garbage_in_the_stream_is_a_failure_and_not_a_crash(dialect, data):
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("code", "category", "retryable"),
+    [("server_error", "server", True), ("invalid_prompt", "bad_request", False)],
+)
+def test_L02_an_error_in_the_stream_is_tried_again_when_that_can_help(code, category, retryable):
+    async def main() -> None:
+        async with house("responses") as (provider, client):
+            task = asyncio.create_task(failing(client))
+            exchange = await provider.next_call()
+            await exchange.tokens("half")
+            await exchange._say([{"type": "error", "sequence_number": 9, "code": code, "message": "no", "param": None}])
+            await exchange.cut()
+            error = await task
+            assert (error.category, error.retryable, error.in_stream) == (category, retryable, True)
+
+    run(main())
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_L03_the_first_event_has_a_deadline_that_comments_do_not_move(dialect):
     async def main() -> None:

@@ -25,6 +25,8 @@ def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], ke
     category = _category(error, status, has_begun)
     if isinstance(error, exceptions.ModelAPIError) and error.provider_error_type == LLAMA_OVERFLOW:
         category = "context_overflow"
+    elif category == "server" and not status and code.startswith("invalid_"):
+        category = "bad_request"  # an error in the stream has no status, and the same request would get it again
     message = _message(error)
     if status == 401 and key_hint:
         message = f"{message.rstrip('. ')[:800]}; {key_hint}"
