@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.loop import run
 from tests.support.tools import bench
+from worker.tools.changes import excerpt
 from worker.tools.loose import hint, replace_loosely, unit_of
 from worker.tools.replace import NoMatch, SeveralMatches
 from worker.tools.tool import Denied, Wish
@@ -183,3 +184,54 @@ def test_what_is_asked_shows_the_change_and_a_file_that_changes_meanwhile_is_lef
         assert (tmp_path / "a.txt").read_text() == "somebody else\n"
 
     _run(tmp_path, story)
+
+
+@pytest.mark.parametrize("place_of_change", ["start", "middle", "end", "everywhere", "new"])
+def test_what_is_asked_about_a_long_file_is_the_part_that_changes(tmp_path, place_of_change):
+    """Clients send the request back whole, and it is stored: a few megabytes could not be answered any more."""
+    lines = [f'line {number} of a "long" file\n' for number in range(200_000)]
+    (tmp_path / "long.txt").write_text("".join(lines))
+    at = {"start": 0, "middle": 100_000, "end": 199_999}.get(place_of_change, 0)
+    asked: list[Wish] = []
+
+    class Asks:
+        async def permit(self, wish: Wish) -> None:
+            asked.append(wish)
+
+    async def story(place):
+        place.gate = Asks()
+        await place.call("view", file_path="long.txt")
+        if place_of_change == "everywhere":
+            args = {"old_string": "line", "new_string": "LINE", "replace_all": True}
+            result = await place.call("edit", file_path="long.txt", **args)
+        elif place_of_change == "new":
+            result = await place.call("write", file_path="new.txt", content="".join(lines))
+        else:
+            result = await place.call("edit", file_path="long.txt", old_string=lines[at], new_string="another\n")
+        assert not result.is_error, result.content
+
+    async def main():
+        async with bench(tmp_path) as place:
+            await story(place)
+
+    run(main())
+    [wish] = asked
+    assert wish.params is not None
+    old, new = str(wish.params["old_content"]), str(wish.params["new_content"])
+    assert len(old) + len(new) < 1024 * 1024 + 1000
+    if place_of_change in ("everywhere", "new"):
+        assert "bytes left out" in new
+    else:
+        assert lines[at] in old
+        assert "another\n" in new
+        assert "equal lines left out" in old
+        assert (tmp_path / "long.txt").read_text() == "".join([*lines[:at], "another\n", *lines[at + 1 :]])
+
+
+@given(st.text(alphabet="ab\n\r", max_size=60), st.text(alphabet="ab\n\r", max_size=60), st.integers(8, 200))
+def test_an_excerpt_is_the_whole_or_shows_that_it_is_none(old, new, most):
+    one, other = excerpt(old, new, most)
+    if len(old) + len(new) <= most:
+        assert (one, other) == (old, new)
+    else:
+        assert (one == other) is (old == new) or "left out" in one + other

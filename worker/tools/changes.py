@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 LINES_MAX = 2000  # of the differing part; beyond it comparing line by line takes too long, all of it counts as changed
 CONTEXT_LINES = 3
+EXCERPT_LINES = 20  # around the differing part, for people who are asked about it
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,38 @@ def compare(old: str, new: str, name: str, diff_max_bytes: int) -> Change:
     removals = sum(1 for line in lines[2:] if line.startswith("-"))
     text = "".join(_shifted(line, first) for line in lines)
     return Change(additions, removals, text if len(text.encode("utf-8", "replace")) <= diff_max_bytes else "")
+
+
+def excerpt(old: str, new: str, max_bytes: int) -> tuple[str, str]:
+    """Both texts, or of long ones the part that differs, with what is left out counted alike in both.
+
+    At most about `max_bytes` together.
+    """
+    if _size(old) + _size(new) <= max_bytes:
+        return old, new
+    before, after = _lines(old), _lines(new)
+    start = _common(before, after)
+    end = _common(before[start:][::-1], after[start:][::-1])
+    first, last = max(0, start - EXCERPT_LINES), max(0, end - EXCERPT_LINES)
+    head = f"... [{first} equal lines left out] ...\n" if first else ""
+    foot = f"... [{last} equal lines left out] ...\n" if last else ""
+    parts = ("".join(lines[first : len(lines) - last]) for lines in (before, after))
+    one, other = (f"{head}{_shortened(part, max_bytes // 2)}{foot}" for part in parts)
+    return one, other
+
+
+def _shortened(text: str, max_bytes: int) -> str:
+    """Beginning and end of a text that is too long."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= max_bytes:
+        return text
+    half = max_bytes // 2
+    head, tail = data[:half].decode("utf-8", "ignore"), data[len(data) - half :].decode("utf-8", "ignore")
+    return f"{head}\n... [{len(data) - 2 * half} bytes left out] ...\n{tail}"
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def _lines(text: str) -> list[str]:

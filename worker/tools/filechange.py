@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from protocol.limits import Limits
-from worker.tools.changes import compare
+from worker.tools.changes import compare, excerpt
 from worker.tools.disk import Content, read_content, replace_content, sha256
 from worker.tools.paths import Place, check_workspace, locate
 from worker.tools.reach import expanded
 from worker.tools.tool import ToolContext, ToolError, ToolResult
+
+ASKED_MAX_BYTES = 1024 * 1024
+"""Of the texts in a request: clients send it back whole, and it is stored with the events."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,17 @@ async def change_file(
             replace_content(place, data, before.mode if before else None)
         return wanted
 
-    _, wanted = await threads.run(planned, within_s=limits.search_deadline_s)
-    encoded(wanted.new, limits.edit_max_bytes, place.shown)
+    def to_ask(_stop: object) -> tuple[Planned, str, str]:
+        _, wanted = planned()
+        encoded(wanted.new, limits.edit_max_bytes, place.shown)
+        return wanted, *excerpt(wanted.old or "", wanted.new, ASKED_MAX_BYTES)
+
+    wanted, old, new = await threads.run(to_ask, within_s=limits.search_deadline_s)
     await context.permit(
         action="write",
         path=str(context.workspace if place.inside else place.path),
         description=f"{'Create' if wanted.old is None else 'Change'} {place.shown}",
-        params={"file_path": str(place.path), "old_content": wanted.old or "", "new_content": wanted.new},
+        params={"file_path": str(place.path), "old_content": old, "new_content": new},
     )
     wanted = await threads.run(write, within_s=limits.search_deadline_s)
     path = str(place.path)
