@@ -268,6 +268,18 @@ async def test_a_rename_never_leaves_the_workspace(tmp_path: Path) -> None:
         assert path.read_text() == "def thing\n"
 
 
+async def test_what_is_used_nowhere_or_cannot_be_checked_is_no_error(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        here.write("a.odd", "def thing\n")
+        here.write("a.other", "thing\n")
+        nowhere = await here.bench.call("lsp_references", symbol="nothing")
+        assert (nowhere.is_error, "was not found" in nowhere.content) == (False, True)
+        refused = await here.bench.call("lsp_references", symbol="thing", path="a.odd")
+        assert (refused.is_error, "not today" in refused.content) == (True, True)
+        unchecked = await here.bench.call("lsp_diagnostics", file_path="a.other")
+        assert (unchecked.is_error, "a.other was not checked" in unchecked.content) == (False, True)
+
+
 async def test_a_file_with_two_names_gets_all_edits_once(tmp_path: Path) -> None:
     async with place(tmp_path, "linked") as here:
         path = here.write("a.odd", "def thing\nuse thing\n")

@@ -13,7 +13,7 @@ from worker.lsp.server import ANYTHING, LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.shapes import KINDS, Call, CallItem, Location, LocationLink, Symbol, path_of, uri_of
 from worker.lsp.symbols import outline
-from worker.tools.lsp_places import Spot, first_answer, server_of, shown_location
+from worker.tools.lsp_places import Spot, SymbolUnknown, first_answer, server_of, shown_location
 from worker.tools.paths import locate_inside
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
@@ -67,9 +67,12 @@ class References:
             params = spot.params(context={"includeDeclaration": True})
             return await server.request("textDocument/references", params, _LOCATIONS) or None
 
-        found = await first_answer(
-            self._servers, wanted.symbol, wanted.path, context, ask, verb="find the references of"
-        )
+        try:
+            found = await first_answer(
+                self._servers, wanted.symbol, wanted.path, context, ask, verb="find the references of"
+            )
+        except SymbolUnknown as error:  # that it is used nowhere is an answer as well
+            return ToolResult(str(error))
 
         def text(_stop: object) -> str:
             by_file: dict[str, list[tuple[int, int]]] = {}

@@ -45,7 +45,9 @@ class Diagnostics:
             within_s=context.limits.search_deadline_s,
         )
         if not await self._servers.ready_for(place.path):
-            raise ToolError(f"cannot check {place.shown}: {no_server(self._servers)}")
+            if any(server.handles(place.path) for server in self._servers.servers.values()):
+                raise ToolError(f"cannot check {place.shown}: {no_server(self._servers)}")
+            return ToolResult(f"{place.shown} was not checked: {no_server(self._servers)}")
         text = await self._servers.changed(place.path)
         return ToolResult(text or f"No problems found in {place.shown}")
 
