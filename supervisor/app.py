@@ -355,6 +355,7 @@ class App:
         while True:
             await asyncio.sleep(interval_s)
             self._look_after_runtime_dir()
+            self._front.restore()
             for workspace in self._registry.touched():
                 workspace.observe()
             if self._admission.observed(is_busy=self._is_busy(), now=self._clock.now()):

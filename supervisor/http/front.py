@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from protocol.base.logs import Redactor
+from protocol.base.logs import Redactor, fields
 from protocol.base.tasks import TaskOwner
 from protocol.ids import RandomSource
 from supervisor.config import ServerConfig, TcpAddress
@@ -46,7 +46,9 @@ class Front:
         self._table = RouteTable()
         self._requests = TaskOwner("http", log)
         self._listeners: list[Listener] = []
-        self._doors: list[Door] = []
+        self._doors: list[Door] = []  # those that were replaced still have their connections
+        self._is_closing = False
+        self._problem = ""
 
     @property
     def names(self) -> list[str]:
@@ -66,24 +68,47 @@ class Front:
                 failed.append(error)
                 continue
             self._listeners.append(listener)
-            self._doors.append(
-                Door(
-                    listening=listener.socket,
-                    access=self._access(listener),
-                    answer=self._answer,
-                    table=self._table,
-                    limits=self._config.limits,
-                    random=self._random,
-                    log=self._log,
-                    tasks=self._requests,
-                )
-            )
+            self._doors.append(self._door(listener))
         if not self._doors:
             raise ListenFailed("; ".join(map(str, failed)) or "cannot listen anywhere: name a listener with --host")
         for refusal in failed:
             self._log.error(str(refusal))
         for door in self._doors:
             door.open()
+
+    def restore(self) -> None:
+        """Listen anew where somebody removed our socket file: who is connected stays, but nobody else could come."""
+        if self._is_closing:
+            return
+        for place, listener in enumerate(self._listeners):
+            if not listener.is_unreachable:
+                continue
+            try:
+                again = open_listener(listener.address)
+            except ListenFailed as error:
+                if str(error) != self._problem:  # it is tried every second
+                    self._problem = str(error)
+                    self._log.error("cannot listen again", extra=fields(reason=error))
+                continue
+            self._log.error("socket file vanished, listening again", extra=fields(listener=again))
+            self._problem = ""
+            door = self._door(again)
+            self._doors[place].close()
+            self._doors.append(self._doors[place])
+            self._listeners[place], self._doors[place] = again, door
+            door.open()
+
+    def _door(self, listener: Listener) -> Door:
+        return Door(
+            listening=listener.socket,
+            access=self._access(listener),
+            answer=self._answer,
+            table=self._table,
+            limits=self._config.limits,
+            random=self._random,
+            log=self._log,
+            tasks=self._requests,
+        )
 
     async def close(self) -> None:
         """Accept no more, remove our socket files, let the last answers out, then cut what is left."""
@@ -100,7 +125,8 @@ class Front:
                 self._log.error("connections do not close in time")
 
     def remove_files(self) -> None:
-        """Remove our socket files; who is connected stays connected."""
+        """Remove our socket files for good; who is connected stays connected."""
+        self._is_closing = True
         for listener in self._listeners:
             listener.remove_file()
 

@@ -30,6 +30,13 @@ class Listener:
     def __str__(self) -> str:
         return str(self.address)
 
+    @property
+    def is_unreachable(self) -> bool:
+        """Was our socket file taken away, and nothing put in its place?"""
+        if self.made is None or not isinstance(self.address, UnixAddress):
+            return False
+        return not os.path.lexists(self.address.path)
+
     def remove_file(self) -> None:
         """Remove the socket file, if it is still the one we made."""
         if self.made is None or not isinstance(self.address, UnixAddress):

@@ -231,3 +231,15 @@ async def test_S15_the_zygote_dies(house: House) -> None:
     assert (await room.worker()).identity == worker.identity, "the zygote's end touched a worker"
     second = await house.room("second")
     await second.works()
+
+
+async def test_T07_the_socket_of_the_api_is_removed(house: House) -> None:
+    room = await house.room(model="openai")
+    run, call = await room.streaming("on ")
+    house.server.socket_path.unlink()
+    await eventually(house.server.socket_path.exists, what="the socket made again")
+    (await house.new_client().get(f"/v1/workspaces/{room.id}/sessions")).expect(200)
+    await call.reply("and on")
+    assert (await room.ended(run))["text"] == "on and on"
+    assert (await house.worker(room.id))["clients"] == 1, "the stream that was open stayed open"
+    assert "listening again" in house.server.log

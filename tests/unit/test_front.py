@@ -1,5 +1,6 @@
 """All listeners together: what opens, what only is told of, and what makes a start impossible."""
 
+import asyncio
 import logging
 import random
 import socket
@@ -41,6 +42,47 @@ def test_one_listener_that_fails_does_not_keep_the_others_from_opening(tmp_path:
         assert door.names == [f"unix://{tmp_path / 's'}"]
         await door.close()
         assert not (tmp_path / "s").exists()
+
+    run(main())
+
+
+async def health(path: Path) -> bytes:
+    """The first line of an answer."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    try:
+        return await reader.readline()
+    finally:
+        writer.close()
+
+
+def test_a_socket_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "s"
+        door = front(tmp_path, UnixAddress(path), TcpAddress("127.0.0.1", 0))
+        door.open()
+        before = path.lstat().st_ino
+        door.restore()
+        assert path.lstat().st_ino == before, "nothing is missing"
+        reader, writer = await asyncio.open_unix_connection(path)
+        for _ in range(3):
+            path.unlink()
+            door.restore()
+            assert path.lstat().st_mode & 0o777 == 0o600
+            assert b" 200 " in await health(path)
+        writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await reader.readline(), "who was connected stays connected"
+        path.unlink()
+        path.write_text("not ours")
+        door.restore()
+        assert path.read_text() == "not ours"
+        await door.close()
+        assert await reader.read() == b"\r\n".join([b"Content-Length: 0", b"", b""])
+        writer.close()
+        assert path.exists()
+        path.unlink()
+        door.restore()
+        assert not path.exists(), "a server that leaves comes not back"
 
     run(main())
 
