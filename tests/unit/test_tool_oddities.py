@@ -156,3 +156,54 @@ def test_a_file_that_is_protected_from_writing_is_left_alone(tmp_path):
 
     _run(tmp_path, story)
     assert path.read_text() == "hi\n"
+
+
+def test_directories_that_a_pattern_names_are_meant(tmp_path):
+    for name in ("dist/a.js", "dist/deep/node_modules/b.js", "build/c.txt", ".github/w.yml", "src/d.js"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "link").symlink_to("src")
+
+    async def found(place, pattern):
+        result = await place.call("glob", pattern=pattern)
+        if "No files" in result.content:
+            return []
+        return sorted(str(os.path.relpath(line, tmp_path)) for line in result.content.splitlines())
+
+    async def story(place):
+        assert await found(place, "dist/*.js") == ["dist/a.js"]
+        assert await found(place, "dist/**/*.js") == ["dist/a.js"]
+        assert await found(place, "{dist,src,d*}/**") == ["dist/a.js", "src/d.js"]
+        assert await found(place, f"{tmp_path}/build/*") == ["build/c.txt"]
+        assert await found(place, ".github/*.yml") == [".github/w.yml"]
+        assert await found(place, "**/*.js") == ["src/d.js"]
+        assert await found(place, "link/*.js") == []
+        assert await found(place, "nowhere/at/all/*.js") == []
+
+    _run(tmp_path, story)
+
+
+def test_ls_knows_variables_but_no_secrets(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x").write_text("")
+
+    async def story(place):
+        assert "x" in (await place.call("ls", path="$WHERE/sub")).content
+        assert "x" in (await place.call("ls", path="${WHERE}/sub/")).content
+        assert "hidden" not in (await place.call("ls", path="$MY_API_KEY")).content
+
+    _run(tmp_path, story, env={"PATH": os.environ["PATH"], "WHERE": str(tmp_path), "MY_API_KEY": "hidden"})
+
+
+def test_many_edits_in_a_long_file_give_up_in_time(tmp_path):
+    (tmp_path / "long.txt").write_text("some words in a line\n" * 100_000)
+    limits = Limits(search_deadline_s=1.0)
+
+    async def story(place):
+        await place.call("view", file_path="long.txt")
+        edits = [{"old_string": f"not there {number}", "new_string": "x"} for number in range(400)]
+        result = await place.call("multiedit", file_path="long.txt", edits=edits)
+        assert result.is_error
+        assert "fewer at once" in result.content
+
+    _run(tmp_path, story, limits=limits)

@@ -10,6 +10,7 @@ from worker.tools.filechange import Planned, change_file, check_seen
 from worker.tools.loose import hint, replace_loosely
 from worker.tools.paths import Place
 from worker.tools.replace import NoMatch, SeveralMatches, replace_text
+from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 LOOSE_NOTE = (
@@ -36,7 +37,7 @@ class Edit:
         """See `edit.md`."""
         wanted = read_args(EditArgs, args)
 
-        def plan(place: Place, before: Content | None, seen: str | None) -> Planned:
+        def plan(place: Place, before: Content | None, seen: str | None, stop: Stop) -> Planned:
             if wanted.old_string == "":
                 if before is not None:
                     raise ToolError(f"cannot create {place.shown}: it exists; give the text to replace, or use write")

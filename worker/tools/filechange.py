@@ -12,6 +12,7 @@ from worker.tools.changes import compare, excerpt
 from worker.tools.disk import Content, read_content, replace_content, sha256
 from worker.tools.paths import Place, check_workspace, locate
 from worker.tools.reach import expanded
+from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult
 
 ASKED_MAX_BYTES = 1024 * 1024
@@ -28,8 +29,9 @@ class Planned:
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
-Plan = Callable[[Place, Content | None, str | None], Planned]
-"""Given the place, its content (None for no file) and the hash that the session has seen. Raises ToolError. Blocks."""
+Plan = Callable[[Place, Content | None, str | None, Stop], Planned]
+"""Given the place, its content (None for no file), the hash that the session has seen, and what tells it to give up.
+Raises ToolError. Blocks."""
 
 
 async def change_file(
@@ -44,21 +46,21 @@ async def change_file(
     )
     seen = await context.files.last_read(context.session_id, str(place.path))
 
-    def planned(_stop: object = None) -> tuple[Content | None, Planned]:
+    def planned(stop: Stop) -> tuple[Content | None, Planned]:
         if place.inside:
             check_workspace(context.workspace, verb)  # else it would be made again as a parent (H05)
         before = read_content(place, limits.edit_max_bytes)
-        return before, plan(place, before, seen)
+        return before, plan(place, before, seen, stop)
 
-    def write(_stop: object) -> Planned:
+    def write(stop: Stop) -> Planned:
         with threads.writing:  # between this plan and the write, no other session of ours changes the file
-            before, wanted = planned()
+            before, wanted = planned(stop)
             data = encoded(wanted.new, limits.edit_max_bytes, place.shown)
             replace_content(place, data, before.mode if before else None)
         return wanted
 
-    def to_ask(_stop: object) -> tuple[Planned, str, str]:
-        _, wanted = planned()
+    def to_ask(stop: Stop) -> tuple[Planned, str, str]:
+        _, wanted = planned(stop)
         encoded(wanted.new, limits.edit_max_bytes, place.shown)
         return wanted, *excerpt(wanted.old or "", wanted.new, ASKED_MAX_BYTES)
 

@@ -9,6 +9,7 @@ from worker.tools.disk import Content
 from worker.tools.edit import edited
 from worker.tools.filechange import Planned, change_file, check_seen
 from worker.tools.paths import Place
+from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 EDITS_MAX = 500
@@ -40,28 +41,30 @@ class MultiEdit:
         if not wanted.edits or len(wanted.edits) > EDITS_MAX:
             raise ToolError(f"cannot edit: give 1 to {EDITS_MAX} edits, not {len(wanted.edits)}")
 
-        def plan(place: Place, before: Content | None, seen: str | None) -> Planned:
+        def plan(place: Place, before: Content | None, seen: str | None, stop: Stop) -> Planned:
             first, *later = wanted.edits
             if any(edit.old_string == "" for edit in later):
                 raise ToolError(f"cannot edit {place.shown}: only the first edit may have an empty old_string")
             if first.old_string == "":
                 if before is not None:
                     raise ToolError(f"cannot create {place.shown}: it exists; give the text to replace, or use write")
-                return _result(place, None, first.new_string, later, done=1)
+                return _result(place, None, first.new_string, later, done=1, stop=stop)
             if before is None:
                 raise ToolError(f"cannot edit {place.shown}: it does not exist")
             check_seen(place, before, seen)
             old = before.text(place.shown)
-            return _result(place, old, old, wanted.edits, done=0)
+            return _result(place, old, old, wanted.edits, done=0, stop=stop)
 
         return await change_file(context, wanted.file_path, plan, verb="edit")
 
 
-def _result(place: Place, old: str | None, text: str, edits: list[OneEdit], *, done: int) -> Planned:
+def _result(place: Place, old: str | None, text: str, edits: list[OneEdit], *, done: int, stop: Stop) -> Planned:
     """Carry out `edits` on `text`. Raises ToolError when nothing changes at all."""
     failed: list[dict[str, object]] = []
     made = done
     for index, edit in enumerate(edits, start=done + 1):
+        if stop.is_asked:
+            raise ToolError(f"cannot edit {place.shown}: edit {index} was not reached in time; give fewer at once")
         try:
             text, _, _ = edited(
                 text, edit.old_string, edit.new_string, replace_all=edit.replace_all, shown=f"edit {index}"

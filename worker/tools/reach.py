@@ -4,7 +4,9 @@ What lies in the directories of skills may be read without asking.
 """
 
 from collections.abc import Mapping
+from string import Template
 
+from worker.tools.environment import tool_environment
 from worker.tools.paths import Place, locate
 from worker.tools.tool import ToolContext, ToolError
 
@@ -32,3 +34,8 @@ def expanded(path: str, context: ToolContext) -> str:
     """`~` means the home directory, as the environment of the workspace has it."""
     home = context.env.get("HOME", "")
     return home + path[1:] if home and (path == "~" or path.startswith("~/")) else path
+
+
+def with_variables(path: str, context: ToolContext) -> str:
+    """`$NAME` and `${NAME}` by their values, as a command would see them; names that are not set stay as they are."""
+    return Template(path).safe_substitute(tool_environment(context.env)) if "$" in path else path

@@ -14,7 +14,7 @@ from msgspec import Meta
 from worker.tools.ignore import DEFAULT_LINES, Ignore, parse
 from worker.tools.paths import Place
 from worker.tools.patterns import expand_braces, matches, split
-from worker.tools.reach import reach
+from worker.tools.reach import reach, with_variables
 from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.walk import Entry, walk
@@ -62,7 +62,7 @@ class Ls:
         depth = min(wanted.depth or bounds.max_depth, bounds.max_depth or wanted.depth)
         place = await reach(
             context,
-            wanted.path or ".",
+            with_variables(wanted.path, context) or ".",
             verb="list",
             action="list",
             params={"path": wanted.path, "ignore": wanted.ignore, "depth": wanted.depth},
@@ -156,25 +156,57 @@ def _newest(root: Path, pattern: str, most: int, stop: Stop) -> tuple[list[str],
     """The newest files that fit, and whether there are more. Memory is bounded by `most`."""
     # Without a slash a pattern means names at any depth, as in a `.gitignore`.
     shapes = [split(each) if "/" in each else ("**", *split(each)) for each in expand_braces(pattern)]
-    wants_hidden = any(part.startswith(".") for shape in shapes for part in shape)
+    by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for shape in shapes:
+        start = _literal_start(root, shape)
+        by_start.setdefault(start, []).append(shape[len(start) :])
     newest: list[tuple[float, str]] = []
+    kept: set[str] = set()  # alternatives may find a file twice
     fitting = 0
-    for entry in walk(root, lambda: stop.is_asked):
-        if entry.is_directory or not GLOB_DROPPED.isdisjoint(entry.names):
-            continue
-        if not wants_hidden and any(name.startswith(".") for name in entry.names):
-            continue
-        if not any(matches(shape, entry.names) for shape in shapes):
-            continue
-        fitting += 1
-        heapq.heappush(newest, (_modified(root, entry), entry.relative))
-        if len(newest) > most:
-            heapq.heappop(newest)
+    for start, below in by_start.items():
+        wants_hidden = any(part.startswith(".") for shape in below for part in shape)
+        for entry in walk(root.joinpath(*start), lambda: stop.is_asked):
+            if entry.is_directory or not GLOB_DROPPED.isdisjoint(entry.names):
+                continue
+            if not wants_hidden and any(name.startswith(".") for name in entry.names):
+                continue
+            if not any(matches(shape, entry.names) for shape in below):
+                continue
+            path = "/".join((*start, *entry.names))
+            if path in kept:
+                continue
+            fitting += 1
+            kept.add(path)
+            heapq.heappush(newest, (_modified(root, path), path))
+            if len(newest) > most:
+                kept.discard(heapq.heappop(newest)[1])
     return [path for _, path in sorted(newest, reverse=True)], fitting > most or stop.is_asked
 
 
-def _modified(root: Path, entry: Entry) -> float:
+def _literal_start(root: Path, shape: tuple[str, ...]) -> tuple[str, ...]:
+    """The directories that a pattern names itself: what is named is meant, though it may be ignored otherwise.
+
+    Never through a link, as in any other walk.
+    """
+    start: list[str] = []
+    for part in shape[:-1]:
+        if any(sign in part for sign in "*?["):
+            break
+        start.append(part)
+        if not _is_plain_directory(root.joinpath(*start)):
+            return ()
+    return tuple(start)
+
+
+def _is_plain_directory(path: Path) -> bool:
     try:
-        return os.lstat(root.joinpath(*entry.names)).st_mtime
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _modified(root: Path, path: str) -> float:
+    try:
+        return os.lstat(root / path).st_mtime
     except OSError:
         return 0.0

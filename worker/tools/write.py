@@ -8,6 +8,7 @@ from msgspec import Meta
 from worker.tools.disk import Content
 from worker.tools.filechange import Planned, change_file, check_seen
 from worker.tools.paths import Place
+from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 
@@ -27,7 +28,7 @@ class Write:
         """See `write.md`."""
         wanted = read_args(WriteArgs, args)
 
-        def plan(place: Place, before: Content | None, seen: str | None) -> Planned:
+        def plan(place: Place, before: Content | None, seen: str | None, stop: Stop) -> Planned:
             size = len(wanted.content.encode("utf-8", "replace"))
             if before is None:
                 return Planned(None, wanted.content, f"Created {place.shown} ({size} bytes)")
