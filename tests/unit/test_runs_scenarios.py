@@ -623,6 +623,24 @@ def test_what_was_shown_is_in_the_file_before_the_end(tmp_path: Path) -> None:
     run(story())
 
 
+def test_what_one_client_reads_is_shown_to_the_others(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path, limits=Limits(picture_interval_s=3600.0)) as house:
+            await house.session()
+            await house.submit("hello")
+            house.model.say("one ")
+            await until(lambda: house.shown)
+            house.model.say("two")
+            await until(lambda: house.model.script.empty())
+            for _ in range(5):
+                await asyncio.sleep(0)  # the turn takes it in
+            await house.dispatcher.flush()
+            assert (await house.outline())[1] == "assistant one two"
+            assert b"one two" in house.shown[-1].data, "the model says nothing more for now, so nobody would see it"
+
+    run(story())
+
+
 def test_a_run_that_takes_too_long_fails_with_its_reason(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_house(tmp_path, limits=Limits(run_max_s=0.05)) as house:

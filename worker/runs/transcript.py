@@ -190,12 +190,14 @@ class StoredTranscript:
         await self._database.write(job)
 
     async def flush(self) -> None:
-        """Store what waits to be stored: before somebody reads the conversation, and at the end of the process."""
-        message = self._pending
-        if message is not None:
-            self._pending = None
-            self._stored = message
-            await self._database.write(lambda transaction: messages.change(transaction.connection, message))
+        """Show and store what waits: before somebody reads the conversation, and at the end of the process."""
+        if self._pending is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._picture()
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
 
     def close(self) -> None:
         """The run is about to end: nothing is shown or stored from here any more."""
@@ -250,7 +252,8 @@ class StoredTranscript:
         except Exception as error:  # told to the turn at its next update, so that it ends visibly (W-28)
             self._failure = error
         finally:
-            self._writing = None
+            if self._writing is asyncio.current_task():  # a flush does not wait for the one before it
+                self._writing = None
         self._arm()
 
     def _quieten(self) -> None:
