@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from protocol.base.clock import SystemClock
+from protocol.base.clock import Clock, SystemClock
 from protocol.events import Event
 from protocol.limits import Limits
 from tests.support import strict
@@ -21,7 +21,7 @@ from tests.support.processes import descendants, title
 from tests.support.tools import LOG, Bench, bench
 from worker.config.load import Config, Options
 from worker.config.sections import McpSettings, OAuthToken
-from worker.mcp.server import McpServer
+from worker.mcp.server import RETRY_S, McpServer
 from worker.mcp.service import McpService
 from worker.mcp.states import McpState
 from worker.permissions.rules import Rules
@@ -74,7 +74,12 @@ def odd(mode: str = "good", **more: Any) -> McpSettings:
 
 @contextlib.asynccontextmanager
 async def place(
-    tmp_path: Path, servers: dict[str, McpSettings], *, limits: Limits = QUICK, rules: Rules | None = None
+    tmp_path: Path,
+    servers: dict[str, McpSettings],
+    *,
+    limits: Limits = QUICK,
+    rules: Rules | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Place]:
     workspace = tmp_path / "w"
     workspace.mkdir()
@@ -95,7 +100,7 @@ async def place(
 
         service = McpService(
             workspace=workspace, children=made.children, show=show, save=save, reload=reload, keep_secret=secrets.add,
-            limits=limits, clock=SystemClock(), log=LOG,
+            limits=limits, clock=clock or SystemClock(), log=LOG,
         )  # fmt: skip
         found = Place(made, service, events, secrets, saved)
         found.configure(servers)
@@ -322,3 +327,31 @@ async def test_a_turn_that_begins_connects_what_broke_but_not_what_never_was(tmp
         await found.servers.refresh()
         assert found.server.state is McpState.CONNECTED
         assert {event["name"] for event in found.events} == {"odd"}
+
+
+class Ahead(SystemClock):
+    """A clock that can be put forward."""
+
+    ahead_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead_s
+
+
+async def test_a_server_that_was_down_for_a_turn_comes_back_with_a_later_one(tmp_path: Path) -> None:
+    start = f"test -e down && exit 1; exec {sys.executable} -S {PROGRAM} good"
+    clock = Ahead()
+    async with place(tmp_path, {"odd": McpSettings(command="sh", args=["-c", start])}, clock=clock) as found:
+        (found.bench.workspace / "down").touch()
+        (pid,) = found.pids()
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: found.server.state is McpState.ERROR, what="error")
+        await found.servers.refresh()
+        assert found.server.state is McpState.ERROR
+        (found.bench.workspace / "down").unlink()
+        found.events.clear()
+        await found.servers.refresh()
+        assert found.events == [], "it was tried a moment ago, and each turn would wait for it"
+        clock.ahead_s = RETRY_S
+        await found.servers.refresh()
+        assert found.server.state is McpState.CONNECTED
