@@ -3,14 +3,16 @@
 There is no splitting and no globbing. Errors quote the template, never a value, since values are secrets (L01).
 """
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from protocol.base.clock import Clock, SystemClock
 from protocol.errors import BadInput
 
 Run = Callable[[str], str]
@@ -22,6 +24,8 @@ _ESCAPED_IN_QUOTES = frozenset('$`\\"}')
 _SPECIAL = frozenset("$`\\'\"")
 OUTPUT_MAX_BYTES = 64 * 1024
 COMMAND_S = 10.0
+COMMANDS_S = 14.0
+"""For all commands of one load: with what else a start takes, the worker must be ready before it is taken for hung."""
 QUOTED_LENGTH_MAX = 200
 REASON_MAX_BYTES = 512
 
@@ -72,10 +76,40 @@ def _no_command(command: str) -> str:
     raise CommandFailed("commands are not run for paths")
 
 
-def shell_runner(cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S) -> Run:
-    """A `Run` that uses `sh -c`. It blocks for at most `within_s` seconds, so it never belongs on a loop."""
+class Patience:
+    """How long commands may still take, together."""
+
+    def __init__(self, within_s: float = COMMANDS_S, clock: Clock | None = None) -> None:
+        self.within_s = within_s
+        self._left = within_s
+        self._clock = clock or SystemClock()
+
+    @contextlib.contextmanager
+    def spending(self, most_s: float) -> Iterator[float]:
+        """For one command: the seconds that it has. Raises CommandFailed when there are none left."""
+        if self._left <= 0:
+            raise CommandFailed(f"the commands before it have taken longer than {self.within_s:g} s together")
+        start = self._clock.now()
+        try:
+            yield min(most_s, self._left)
+        finally:
+            self._left -= self._clock.now() - start
+
+
+def shell_runner(
+    cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S, patience: Patience | None = None
+) -> Run:
+    """A `Run` that uses `sh -c`. It blocks for at most `within_s` seconds, so it never belongs on a loop.
+
+    All runners with the same `patience` have that much time together.
+    """
+    shared = patience or Patience()
 
     def run(command: str) -> str:
+        with shared.spending(within_s) as seconds:
+            return once(command, seconds)
+
+    def once(command: str, within_s: float) -> str:
         with tempfile.TemporaryFile() as output:
             try:
                 child = subprocess.Popen(
@@ -88,8 +122,9 @@ def shell_runner(cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S)
                     # A group, not a session: in our session it is not taken for a daemon that a tool left behind.
                     process_group=0,
                 )
-            except OSError as error:
-                raise CommandFailed(f"the command could not be started ({error.strerror})") from None
+            except (OSError, ValueError) as error:  # ValueError: a NUL in it
+                why = error.strerror if isinstance(error, OSError) else error
+                raise CommandFailed(f"the command could not be started ({why})") from None
             try:
                 code = child.wait(within_s)
             except subprocess.TimeoutExpired:

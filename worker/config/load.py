@@ -4,7 +4,7 @@
 thread, never on the loop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from protocol.shapes.provider import ProviderConfig, SelectedModel
 from worker.config.check import Broken, convert, place, unknown_keys
 from worker.config.discover import DISCOVERY
 from worker.config.edit import RECENT_MAX
-from worker.config.expand import BadTemplate, Run, expand, shell_runner
+from worker.config.expand import BadTemplate, Patience, Run, expand, shell_runner
 from worker.config.files import Layers, Object, read_layers
 from worker.config.mask import Mask
 from worker.config.positions import KeyPath, dotted
@@ -138,8 +138,13 @@ def config_of(
 ) -> Config:
     """`load_config` of files that are read already. Blocks as well."""
     known = convert(layers)
-    own_env = _environment(known.env, layers, workspace, env, run)
-    resolved = _resolved(known, layers, workspace, {**env, **own_env}, default_model, local_model, run, chosen or {})
+    patience = Patience()
+
+    def runner(seen: Mapping[str, str]) -> Run:
+        return run or shell_runner(workspace, seen, patience=patience)
+
+    own_env = _environment(known.env, layers, env, runner)
+    resolved = _resolved(known, layers, {**env, **own_env}, default_model, local_model, runner, chosen or {})
     return Config(
         providers=resolved.providers,
         models=resolved.models,
@@ -160,28 +165,31 @@ def config_of(
 
 
 def _environment(
-    templates: Mapping[str, str], layers: Layers, workspace: Path, env: Mapping[str, str], run: Run | None
+    templates: Mapping[str, str], layers: Layers, env: Mapping[str, str], runner: Callable[[Mapping[str, str]], Run]
 ) -> dict[str, str]:
     """The section `env`, each value expanded with those before it in sight."""
     values: dict[str, str] = {}
     seen = dict(env)
-    run = run or shell_runner(workspace, seen)
+    run = runner(seen)
     for name in sorted(templates):
         try:
             values[name] = seen[name] = expand(templates[name], seen, run)
         except BadTemplate as error:
             raise _located(error, layers, ("env", name)) from None
+        if not name or "=" in name or "\0" in name + values[name]:  # nothing could be started with it
+            at = ("env", name)
+            text = f"{dotted(at)}: this cannot be a variable: its name must not be empty nor hold `=`, and nothing NUL"
+            raise Broken([place(Sources(layers.layers), at, text)])
     return values
 
 
 def _resolved(
     known: Schema,
     layers: Layers,
-    workspace: Path,
     env: Mapping[str, str],
     default_model: str,
     local_model: str,
-    run: Run | None,
+    runner: Callable[[Mapping[str, str]], Run],
     chosen: Mapping[str, SelectedModel],
 ) -> Resolved:
     borrowed = {name.removeprefix(_BORROWED): env[name] for name in sorted(env) if name.startswith(_BORROWED)}
@@ -194,7 +202,7 @@ def _resolved(
             use_known=not (known.options.disable_default_providers or is_off),
             default_model="" if "large" in chosen else default_model,
             env=env,
-            run=run or shell_runner(workspace, env),
+            run=runner(env),
             discovery=DISCOVERY,
             local_model=local_model,
         )

@@ -1,6 +1,7 @@
 """The files that are open in one server: what it was told of each, and what is on the disk. `read_text` blocks."""
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
     """Time of change and size of a regular file, None for anything else. Blocks."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in what a server calls a file
         return None
     return (found.st_mtime_ns, found.st_size)
 
@@ -105,10 +106,15 @@ def read_text(path: Path, max_bytes: int) -> OnDisk | None:
         return None
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
+        try:
             found = os.fstat(fd)
-            data = file.read(max_bytes + 1)
-    except OSError:
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
         return None
     if len(data) > max_bytes or b"\0" in data[:1024]:
         return None

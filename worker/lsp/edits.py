@@ -16,7 +16,8 @@ class BadEdit(Exception):
 def edits_by_file(edit: WorkspaceEdit) -> dict[Path, list[TextEdit]]:
     """The text edits of each file. Raises BadEdit for anything else."""
     found: dict[Path, list[TextEdit]] = {}
-    named = [(uri, edits) for uri, edits in (edit.changes or {}).items()]
+    # Some servers say the same twice; the newer way counts then.
+    named = [(uri, edits) for uri, edits in (edit.changes or {}).items()] if not edit.documentChanges else []
     for change in edit.documentChanges or ():
         if change.kind or change.textDocument is None:
             raise BadEdit(f"the server wants to {change.kind or 'change'} files, not only their texts")

@@ -129,7 +129,11 @@ def uri_of(path: Path) -> str:
 
 def path_of(uri: str) -> Path | None:
     """The path behind a `file:` URI, None for any other."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # a server may send anything
+        return None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         return None
-    return Path(unquote(parts.path))
+    path = unquote(parts.path)
+    return Path(path) if "\0" not in path else None

@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # imports the library
 
 IMPORT_S = 60.0
 NOTE_BYTES = 2000
+ENDED = "it was ended"
+"""The reason when it was our doing: the worker ends all its children when it closes."""
 MISSING = (
     "the Model Context Protocol is not installed: install bulkhead-agents[mcp] (pip install 'bulkhead-agents[mcp]')"
 )
@@ -154,7 +156,7 @@ class Reach:
     async def _last_words(self, child: Child, problem: str) -> str:
         """Why a child is not there any more."""
         if child.is_ending:
-            return "it was ended"
+            return ENDED
         code = await child.exited_within(self._limits.tool_pipe_grace_s)
         if code is None:
             return problem or "it closed its output"

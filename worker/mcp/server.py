@@ -16,13 +16,16 @@ from protocol.errors import BulkheadError, Conflict
 from worker.config.sections import McpSettings, OAuthToken
 from worker.mcp.offer import McpFailed, NeedsLogin, Offer, Session, What
 from worker.mcp.plan import Target
-from worker.mcp.reach import Around, Reach
+from worker.mcp.reach import ENDED, Around, Reach
 from worker.mcp.states import Effect, End, Launch, McpLife, McpState
 
 if TYPE_CHECKING:  # imports the library
     from worker.mcp.session import LiveSession
 
 REASON_MAX = 1000
+RETRY_S = 10.0
+RETRY_MAX_S = 300.0
+"""A server that was there once and cannot be connected is left alone so long, first and at most: turns wait for it."""
 CHANGES_S = 1.0
 """A server that says again and again that its lists have changed is asked no more often."""
 T = TypeVar("T")
@@ -56,6 +59,8 @@ class McpServer:
         self._run_task: asyncio.Task[None] | None = None
         self._session: LiveSession | None = None
         self._was_connected = False
+        self._failed_starts = 0
+        self._retry_at = 0.0
         self._calls = 0
         self._reviving = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -83,14 +88,14 @@ class McpServer:
 
     @property
     def is_broken(self) -> bool:
-        """Was it connected, and then failed?"""
-        return self.state is McpState.ERROR and self._was_connected
+        """Was it connected, and then failed? False for a while after each try to connect it again that failed, too."""
+        is_due = self._around.clock.now() >= self._retry_at
+        return self.state is McpState.ERROR and self._was_connected and is_due
 
     # --- its life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Connect, or connect again."""
-        self._was_connected = False
         self._perform(self._life.start())
 
     async def close(self) -> None:
@@ -141,6 +146,7 @@ class McpServer:
                 if not self._life.connected(generation):
                     return
                 self._session, self.offer, self._was_connected = session, offer, True
+                self._failed_starts = 0
                 self.connected_at = self._around.clock.wall()
                 self._tell()
                 await session.ended.wait()
@@ -157,9 +163,14 @@ class McpServer:
 
     def _ended(self, generation: int, is_login: bool, reason: str) -> None:
         reason = self._reach.clean(reason)[:REASON_MAX]
+        if self.state is McpState.STARTING and generation == self._life.generation:
+            delay_s = min(RETRY_S * 2**self._failed_starts, RETRY_MAX_S)
+            self._failed_starts = min(self._failed_starts + 1, 16)
+            self._retry_at = self._around.clock.now() + delay_s
         is_news = self._life.refused(generation, reason) if is_login else self._life.failed(generation, reason)
         if is_news:
-            self._around.log.warning("MCP server failed", extra=fields(server=self.name, reason=reason))
+            log = self._around.log.info if reason == ENDED else self._around.log.warning
+            log("MCP server failed", extra=fields(server=self.name, reason=reason))
             self._forget()
             self._tell()
 

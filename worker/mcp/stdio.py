@@ -13,7 +13,9 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 NOTE_BYTES = 200
-_ROUND = 100  # so many lines that are no messages, then the loop has its turn
+_ROUND = 100  # so many lines that are no messages,
+_MESSAGES = 20  # or so many messages (long ones count more): a server that never stops must not hold up the worker
+_LONG_BYTES = 8192
 
 
 class Lines:
@@ -24,6 +26,7 @@ class Lines:
         self._partial = bytearray()
         self._lines: deque[bytes] = deque()
         self._held = 0
+        self._given = 0
         self._news = asyncio.Event()
         self._is_over = False
         self.problem = ""  # why it was broken off
@@ -65,9 +68,15 @@ class Lines:
                 line = self._lines.popleft()
                 self._held -= len(line)
                 try:
-                    return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+                    message = SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
                 except ValueError:
                     self.note = self.note or line[:NOTE_BYTES].decode(errors="replace")
+                else:
+                    self._given += 1 + len(line) // _LONG_BYTES
+                    if self._given >= _MESSAGES:
+                        self._given = 0
+                        await asyncio.sleep(0)
+                    return message
                 passed += 1
                 if passed % _ROUND == 0:
                     await asyncio.sleep(0)

@@ -21,6 +21,10 @@ SPOTS_MAX = 20
 ASK_S = 60.0  # all spots together
 
 
+class SymbolUnknown(ToolError):
+    """The name stands nowhere, or means nothing to the servers that answered."""
+
+
 @dataclass(frozen=True)
 class Spot:
     """A place in a file: line and UTF-16 column, counted from 0."""
@@ -36,7 +40,7 @@ class Spot:
 
 
 async def spots_of(symbol: str, path: str, context: ToolContext, *, verb: str) -> list[Spot]:
-    """Where the last part of the symbol's name stands, likely declarations first. Raises ToolError for nowhere."""
+    """Where the last part of the symbol's name stands, likely declarations first. Raises SymbolUnknown, ToolError."""
     steps = steps_of(symbol)
     if not steps:
         raise ToolError(f"cannot {verb}: the symbol is empty; give the name of a function, class or variable")
@@ -48,7 +52,7 @@ async def spots_of(symbol: str, path: str, context: ToolContext, *, verb: str) -
         if (columns := columns_of(match.text, word))
     ]
     if not spots:
-        raise ToolError(f"cannot {verb} {symbol}: {word} was not found in {path or 'the workspace'}")
+        raise SymbolUnknown(f"cannot {verb} {symbol}: {word} was not found in {path or 'the workspace'}")
     return [spot for _, spot in sorted(spots, key=lambda one: one[0])]
 
 
@@ -61,7 +65,7 @@ async def first_answer(
     *,
     verb: str,
 ) -> T:
-    """What the first server says that knows the symbol at one of its places. Raises ToolError."""
+    """What the first server says that knows the symbol at one of its places. Raises SymbolUnknown, ToolError."""
     refused = ""
     asked = 0
     try:
@@ -83,7 +87,9 @@ async def first_answer(
         refused = f"no answer within {ASK_S:g} s"
     if not asked:
         raise ToolError(f"cannot {verb} {symbol}: {no_server(servers)}")
-    raise ToolError(f"cannot {verb} {symbol}: no language server knows it{': ' + refused if refused else ''}")
+    if refused:
+        raise ToolError(f"cannot {verb} {symbol}: no language server knows it: {refused}")
+    raise SymbolUnknown(f"cannot {verb} {symbol}: no language server knows it")
 
 
 async def server_of(servers: LanguageServers, file_path: str, context: ToolContext, *, verb: str) -> LanguageServer:
