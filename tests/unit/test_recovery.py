@@ -232,6 +232,29 @@ def test_a_run_of_a_deleted_session_still_ends(tmp_path: Path) -> None:
     run(story())
 
 
+def test_W20_an_agent_that_died_is_paid_for_by_its_caller(tmp_path: Path) -> None:
+    def wreck(transaction: Transaction) -> None:
+        left = Wreck(transaction)
+        left.run("r", active=True)
+        left.user("r")
+        child = Session(id="child", parent_session_id="s1", created_at=1, updated_at=1)
+        sessions.create(left.connection, child)
+        agent = StoredRun(id="a", session_id="child", accept_seq=7, prompt="find", keyed=True, kind=runs.TASK)
+        runs.accept(left.connection, agent)
+        runs.start(left.connection, "a", 5)
+        sessions.account(left.connection, "child", input_tokens=9, output_tokens=9, cost=0.5, now=1)
+        sessions.account(left.connection, "s1", input_tokens=3, output_tokens=3, cost=0.25, now=1)
+
+    async def story() -> None:
+        for before in (wreck, None):  # the second start finds nothing more to pay
+            async with open_house(tmp_path, before=before) as house:
+                session = await house.database.read(lambda connection: sessions.get(connection, "s1"))
+                assert session is not None
+                assert (session.cost, session.prompt_tokens) == (0.75, 3)
+
+    run(story())
+
+
 def test_recovery_twice_is_recovery_once(tmp_path: Path) -> None:
     def wreck(transaction: Transaction) -> None:
         left = Wreck(transaction)

@@ -9,6 +9,7 @@ from protocol.shapes.session import Session
 from worker.agent.stream import finish_of, text_of
 from worker.runs import rows
 from worker.runs.dispatcher import Dispatcher
+from worker.runs.transcript import charge
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
 from worker.tools.agent import TaskKind
@@ -57,15 +58,4 @@ class Delegation:
     async def _charge(self, parent_session_id: str, session_id: str) -> None:
         """What the agent has cost is the caller's to pay, also when it came to nothing (W-20, W-33)."""
         now = int(self._clock.wall())
-
-        def job(transaction: Transaction) -> None:
-            connection = transaction.connection
-            child = sessions.get(connection, session_id)
-            if child is None or not child.cost:
-                return
-            sessions.account(connection, parent_session_id, input_tokens=0, output_tokens=0, cost=child.cost, now=now)
-            parent = sessions.get(connection, parent_session_id)
-            if parent is not None:
-                transaction.emit("session", "updated", parent, session_id=parent_session_id)
-
-        await self._database.write(job)
+        await self._database.write(lambda transaction: charge(transaction, parent_session_id, session_id, now))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from protocol.ids import RunId
 from protocol.limits import Limits
 from worker.runs.ending import CRASHED_REPEATEDLY, INTERRUPTED, Scribe
-from worker.store import runs
+from worker.runs.transcript import charge
+from worker.store import runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.runs import StoredRun
 
@@ -37,6 +38,8 @@ async def recover(database: Database, scribe: Scribe, limits: Limits) -> Recover
         for run in open_runs:
             if run.state == "active" and not run.folded_into:
                 scribe.close(transaction, run, INTERRUPTED, folded=folded.get(run.id, ()))
+                if run.kind in runs.DELEGATED:
+                    _charge(transaction, run, scribe)
                 result.interrupted.extend(RunId(run_id) for run_id in (run.id, *folded.pop(run.id, ())))
             elif run.state == "active":
                 pass  # ends with its host
@@ -54,3 +57,10 @@ async def recover(database: Database, scribe: Scribe, limits: Limits) -> Recover
     if last_accept_seq == 0 or database.failed:
         return Recovered(last_accept_seq=last_accept_seq)  # a fresh file, or one that can only be read
     return await database.write(job, is_ending=True)
+
+
+def _charge(transaction: Transaction, run: StoredRun, scribe: Scribe) -> None:
+    """The caller of this run died with it, before it could take its cost."""
+    session = sessions.get(transaction.connection, run.session_id)
+    if session is not None and session.parent_session_id:
+        charge(transaction, session.parent_session_id, run.session_id, int(scribe.clock.wall()))

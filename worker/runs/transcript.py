@@ -318,3 +318,15 @@ def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -
     session = sessions.get(transaction.connection, session_id)
     if session is not None:
         transaction.emit("session", "updated", session, session_id=session_id)
+
+
+def charge(transaction: Transaction, parent_session_id: str, session_id: str, now: int) -> None:
+    """Add what an agent's session has cost to that of its caller, and tell clients."""
+    connection = transaction.connection
+    child = sessions.get(connection, session_id)
+    if child is None or not child.cost:
+        return
+    sessions.account(connection, parent_session_id, input_tokens=0, output_tokens=0, cost=child.cost, now=now)
+    parent = sessions.get(connection, parent_session_id)
+    if parent is not None:
+        transaction.emit("session", "updated", parent, session_id=parent_session_id)
