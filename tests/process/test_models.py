@@ -79,6 +79,22 @@ async def test_another_model_in_the_middle_of_a_session(house: House, old: str, 
     assert (await room.last_assistant())["provider"] == "other"
 
 
+async def test_W20_what_was_paid_before_a_cancel_is_told(house: House) -> None:
+    room = await house.room(model="anthropic")
+    write(house, room, lambda tree: tree["providers"]["loop"]["models"][0].update(PRICES))
+    await reload(room)
+    run = await room.prompt("hello?")
+    call = await house.provider.next_call()
+    call.usage = (100, 10, 60, 0)
+    await call.tokens("half of it")
+    await room.watcher.text(room.session, "half of it")
+    (await room.client.cancel(room.id, room.session)).expect(200)
+    assert (await room.ended(run))["cancelled"] is True
+    session = await room.client.session(room.id, room.session)
+    assert (session["prompt_tokens"], session["completion_tokens"]) == (100, 3)
+    assert session["cost"] == pytest.approx((40 * 1000 + 60 * 100 + 3 * 2000) / 1e6)
+
+
 async def test_a_command_is_asked_for_a_newer_key_after_a_401(house: House) -> None:
     room = await house.room(model="responses")
     (room.path / "key").write_text("first-key-0123456789")
