@@ -207,3 +207,28 @@ def test_many_edits_in_a_long_file_give_up_in_time(tmp_path):
         assert "fewer at once" in result.content
 
     _run(tmp_path, story, limits=limits)
+
+
+def test_a_skill_is_viewed_as_a_whole_and_named(tmp_path):
+    workspace, skills = tmp_path / "w", tmp_path / "skills"
+    workspace.mkdir()
+    (skills / "paint").mkdir(parents=True)
+    head = "---\nname: paint\ndescription: How to paint.\n---\n"
+    (skills / "paint" / "SKILL.md").write_text(head + "a line of some length, to fill the pages\n" * 6000 + "the end\n")
+    (skills / "paint" / "notes.md").write_text("a line\n" * 300)
+
+    async def story(place):
+        place.readable = (skills,)
+        result = await place.call("view", file_path=str(skills / "paint" / "SKILL.md"))
+        assert not result.is_error, result.content
+        assert "the end" in result.content
+        assert result.metadata["resource_type"] == "skill"
+        assert result.metadata["resource_name"] == "paint"
+        assert result.metadata["resource_description"] == "How to paint."
+        short = await place.call("view", file_path=str(skills / "paint" / "SKILL.md"), limit=2)
+        assert "read on with offset 2" in short.content
+        other = await place.call("view", file_path=str(skills / "paint" / "notes.md"))
+        assert "read on with offset 200" in other.content
+        assert "resource_type" not in other.metadata
+
+    _run(workspace, story)

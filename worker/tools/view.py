@@ -5,7 +5,8 @@ import difflib
 import io
 import itertools
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, BinaryIO
 
 import msgspec
@@ -21,6 +22,8 @@ from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, desc
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
 FRAGMENT_BYTES = 64 * 1024  # of a long line, read at once
+SKILL_FILE = "SKILL.md"
+SKILL_LINES_MAX, SKILL_MAX_BYTES = 1_000_000, 1024 * 1024
 SUGGESTIONS_MAX = 3
 NAMES_COMPARED_MAX = 2000
 
@@ -50,6 +53,7 @@ class Viewed:
     image: bytes
     mime_type: str
     digest: str | None
+    resource: Mapping[str, str] = field(default_factory=dict)  # what clients show of a skill
 
 
 class View:
@@ -85,7 +89,8 @@ class View:
         if wrong := await context.code.seen(viewed.place.path):
             text += f"\n{wrong}"
         content = "\n".join(viewed.section.lines).encode()[: limits.tool_metadata_max_bytes]
-        return ToolResult(text, metadata={"file_path": path, "content": content.decode("utf-8", "ignore")})
+        metadata = {"file_path": path, "content": content.decode("utf-8", "ignore")}
+        return ToolResult(text, metadata={**metadata, **viewed.resource})
 
 
 def _view(context: ToolContext, place: Place, wanted: ViewArgs, stop: Stop) -> Viewed:
@@ -108,12 +113,34 @@ def _view(context: ToolContext, place: Place, wanted: ViewArgs, stop: Stop) -> V
             data = file.read(limits.edit_max_bytes + 1)
             digest = sha256(data)
             source = io.BytesIO(data)
-        section = _section(source, place, wanted, limits, stop)
-        return Viewed(place, section, b"", "", digest)
+        if not _is_skill(context, place):
+            return Viewed(place, _section(source, place, wanted, limits, stop), b"", "", digest)
+        # Instructions are of use only as a whole.
+        whole = msgspec.structs.replace(wanted, limit=wanted.limit or SKILL_LINES_MAX)
+        section = _section(source, place, whole, limits, stop, max_bytes=SKILL_MAX_BYTES)
+        return Viewed(place, section, b"", "", digest, {} if wanted.offset else _resource(section, place))
 
 
-def _section(file: BinaryIO, place: Place, wanted: ViewArgs, limits: Limits, stop: Stop) -> Section:
+def _is_skill(context: ToolContext, place: Place) -> bool:
+    return place.path.name == SKILL_FILE and any(place.path.is_relative_to(root) for root in context.readable)
+
+
+def _resource(section: Section, place: Place) -> dict[str, str]:
+    """What clients show of the skill whose file this is. Its name is that of its directory."""
+    resource = {"resource_type": "skill", "resource_name": place.path.parent.name}
+    for line in itertools.takewhile(lambda line: line.rstrip() != "---", section.lines[1:]):
+        key, _, value = line.partition(": ")
+        value = value.strip().strip("\"'")
+        if key == "description" and value[:1] not in ("", "|", ">"):  # a text over several lines is left out
+            resource["resource_description"] = value
+    return resource
+
+
+def _section(
+    file: BinaryIO, place: Place, wanted: ViewArgs, limits: Limits, stop: Stop, *, max_bytes: int = 0
+) -> Section:
     """The wanted lines, cut to their bound. Raises ToolError when they are not text, or too much together."""
+    max_bytes = max_bytes or limits.view_max_bytes
     lines: list[str] = []
     last = wanted.offset + (wanted.limit or limits.view_lines)
     size = 0
@@ -128,9 +155,9 @@ def _section(file: BinaryIO, place: Place, wanted: ViewArgs, limits: Limits, sto
         if number >= last:
             break
         size += len(line)
-        if size > limits.view_max_bytes:
+        if size > max_bytes:
             raise ToolError(
-                f"cannot view {place.shown}: lines {wanted.offset} to {number} are more than {limits.view_max_bytes} "
+                f"cannot view {place.shown}: lines {wanted.offset} to {number} are more than {max_bytes} "
                 "bytes; use a smaller limit"
             )
         try:
