@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.skills.discovery import BUILTIN, Cache, discover
+from worker.skills.discovery import BUILTIN, Cache, discover, read_bytes
 from worker.skills.skill import HEAD_LENGTH_MAX, BadSkill, note, read_head
 
 
@@ -117,6 +117,17 @@ def test_a_pipe_is_no_skill_and_holds_nobody_up(tmp_path):
     found = discover(tmp_path, {})
     assert names(found) == ["paint"]
     assert [one.error for one in found.found if one.name == "pipe"] == ["it is not a file"]
+
+
+def test_a_skill_that_became_a_pipe_is_not_waited_for(tmp_path):
+    file = put(tmp_path, ".agents/skills/paint", head())
+    assert read_bytes(file) == head().encode()
+    file.unlink()
+    os.mkfifo(file)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="not a file"):
+        read_bytes(file)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_links_that_lead_in_circles_are_followed_once(tmp_path):

@@ -10,7 +10,7 @@ from protocol.limits import Limits
 from protocol.shapes.services import SkillInfo, SkillText, SkillTextResult, SkillWish
 from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
-from worker.skills.discovery import FILE_MAX_BYTES
+from worker.skills.discovery import FILE_MAX_BYTES, read_bytes
 from worker.skills.service import SkillService
 from worker.tools.threads import Threads
 
@@ -50,8 +50,7 @@ class SkillOperations:
             raise NotFound(f"cannot find skill {wanted[:200]!r}: take an id from the list of skills")
 
         def content(_stop: object) -> bytes:
-            with Path(skill.path).open("rb") as file:
-                return file.read(FILE_MAX_BYTES)
+            return read_bytes(Path(skill.path))[:FILE_MAX_BYTES]
 
         try:
             data = await self._threads.run(content, within_s=self._limits.search_deadline_s)
