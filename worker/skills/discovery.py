@@ -3,6 +3,7 @@
 Of two skills with one name the later one counts: what comes with Bulkhead, then the user's, then the project's.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,10 +160,21 @@ def _known(file: Path, source: Source, old: Cache, new: Cache) -> Skill:
     return read
 
 
+def read_bytes(file: Path) -> bytes:
+    """What is in a skill file, and one byte more than it may have. Raises OSError, also for what is no file."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may have become a pipe
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file")
+        with open(descriptor, "rb", closefd=False) as opened:
+            return opened.read(FILE_MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
 def _read(file: Path, source: Source) -> Skill:
     try:
-        with file.open("rb") as opened:
-            data = opened.read(FILE_MAX_BYTES + 1)
+        data = read_bytes(file)
         text = data.decode()
     except OSError as error:
         raise BadSkill(f"the file cannot be read: {error.strerror}") from None
