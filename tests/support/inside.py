@@ -58,7 +58,7 @@ class LedModel:
 
     def __init__(self) -> None:
         self.requests: asyncio.Queue[ModelRequest] = asyncio.Queue()
-        self.script: asyncio.Queue[ModelEvent | Exception] = asyncio.Queue()
+        self.script: asyncio.Queue[ModelEvent | BaseException] = asyncio.Queue()
         self.closed = 0
         self.running = 0
         self.running_max = 0
@@ -70,7 +70,7 @@ class LedModel:
         try:
             while True:
                 event = await self.script.get()
-                if isinstance(event, Exception):
+                if isinstance(event, BaseException):
                     raise event
                 yield event
                 if isinstance(event, Finished):

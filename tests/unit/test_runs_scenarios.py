@@ -365,6 +365,56 @@ def test_C14_W04_cancel_between_two_steps_leaves_the_finished_row_alone(tmp_path
     run(story())
 
 
+class Broken(Holding):
+    """A tool that waits for something that is cancelled."""
+
+    def __init__(self, name: str, parallel: bool) -> None:
+        super().__init__(name)
+        self.spec = ToolSpec(name, "breaks", {"type": "object"}, parallel=parallel, effect="read")
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        gone.cancel()
+        await gone
+        return ToolResult("done")
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_what_breaks_inside_a_tool_is_not_a_cancel_of_the_user(tmp_path: Path, parallel: bool) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path, toolbox=Toolbox([Broken("breaks", parallel)])) as house:
+            await house.session()
+            run_id = await house.submit("hello")
+            await house.model.asked()
+            house.model.call("c1", "breaks")
+            house.model.call("c2", "breaks")
+            house.model.finish("tool_use")
+            await house.model.asked()
+            house.model.answer("then otherwise")
+            assert (await house.ended(run_id)).outcome == "completed"
+            assert (await house.outline())[2:] == [
+                "tool error:c1",
+                "tool error:c2",
+                "assistant then otherwise [end_turn]",
+            ]
+
+    run(story())
+
+
+def test_what_breaks_in_a_model_is_a_failure_and_not_a_cancel(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with open_house(tmp_path) as house:
+            await house.session()
+            run_id = await house.submit("hello")
+            house.model.say("half")
+            house.model.script.put_nowait(asyncio.CancelledError())
+            ended = await house.ended(run_id)
+            assert (ended.outcome, ended.cause) == ("failed", "internal")
+            assert (await house.outline())[1] == "assistant half [error]"
+
+    run(story())
+
+
 def test_C15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
     async def story() -> None:
         tool = Holding("ask")

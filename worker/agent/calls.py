@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
+from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from protocol.shapes.message import Message, ToolCallData, ToolResultData
@@ -20,6 +21,8 @@ from worker.tools.tool import ToolContext, ToolResult
 from worker.tools.toolbox import Toolbox
 
 UNREADABLE = "The arguments of this call were not a valid JSON object, so it was not executed. Send the call again."
+
+BROKEN_CALL = "This tool call was broken off, because what it waited for was ended. It may be tried again."
 
 ContextMaker = Callable[[ToolCallData, str], ToolContext]
 
@@ -74,7 +77,16 @@ class StepCalls:
         if call.id in self._unreadable:
             await self._answer(answers_for([call], UNREADABLE)[0])
             return
-        result = await invoke(self._toolbox, call, self._tool_context(call, self._message_id))
+        try:
+            result = await invoke(self._toolbox, call, self._tool_context(call, self._message_id))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled us: what the tool waited for was cancelled, and that is the tool's failure.
+            self._log.warning("tool broken off", extra=fields(tool=call.name, call=call.id))
+            await self._answer(answers_for([call], BROKEN_CALL)[0])
+            return
         self.has_stopped = self.has_stopped or result.stop_turn
         await self._answer(_stored(call, result))
 

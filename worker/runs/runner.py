@@ -60,6 +60,9 @@ class Tools:
 
 
 _NO_ROW = Verdict("failed", cause="internal", title="Internal error", details="the turn ended without an answer")
+_BROKEN = Verdict(
+    "failed", cause="internal", title="Internal error", details="the turn was broken off, by nobody's wish"
+)
 
 
 class Runner:
@@ -121,7 +124,7 @@ class Runner:
             work = tools.ending.completed(self._run, held, self._folded(), self._on_end)
         else:
             # A cancel wins over what it led to (W-05).
-            verdict = self._verdict or verdict or (CANCELLED if result is None else _NO_ROW)
+            verdict = self._verdict or verdict or (_BROKEN if result is None else _NO_ROW)
             work = tools.ending.closed(self._run, verdict, self._remains(verdict), self._folded(), self._on_end)
         await settle(work, owner=tools.owner, within_s=4 * tools.limits.storage_job_s, name=f"end-{self.run_id}")
 
