@@ -9,7 +9,7 @@ import pytest
 
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
-from protocol.shapes.message import Message
+from protocol.shapes.message import Message, ToolCallData, ToolCallPart, ToolResultData, ToolResultPart
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from tests.support.loop import run
 from tests.support.provider import API_KEY
@@ -23,7 +23,7 @@ from worker.config.resolve import resolve
 from worker.config.schema import Options
 from worker.models import wires
 from worker.models.build import Models
-from worker.models.client import Finished, ModelRequest, TextDelta, ThinkingDelta
+from worker.models.client import Finished, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
 from worker.models.wires import WIRES, wire_of
 
 MODEL = Model(id="m")
@@ -198,6 +198,48 @@ def test_bedrock_is_reached_with_a_key_or_with_the_accounts_own_credentials():
         assert made.system == "bedrock"
         region = "eu-west-1" if provider.id.endswith("europe") else "us-east-1"
         assert region in str(made.base_url)
+
+
+@pytest.mark.parametrize("has_calls", [True, False])
+def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_calls):
+    seen: list[dict[str, Any]] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.split("content-length: ")[1].split("\r\n")[0])
+        seen.append(json.loads(await reader.readexactly(length)))
+        body = b'{"message": "seen"}'
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    call = ToolCallPart(ToolCallData(id="c1", name="ls", input="{}", finished=True))
+    result = ToolResultPart(ToolResultData(tool_call_id="c1", name="ls", content="a b"))
+    called = [
+        Message(id="a", session_id="s1", role="assistant", parts=[call]),
+        Message(id="t", session_id="s1", role="tool", parts=[result]),
+    ]
+    said = [user("hi"), *(called if has_calls else []), user("summarise", "u2")]
+
+    async def main() -> None:
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        model = Model(id="anthropic.claude-sonnet-4-5-20250929-v1:0")
+        where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        provider = provider_of("bedrock", base_url=where, api_key="", models=[model])
+        account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
+        config = Config(
+            {"p": provider}, {"large": SelectedModel(model=model.id, provider="p")}, (), Options(), {}, "", (), (), ()
+        )
+        models = Models(config, account, DEFAULT_LIMITS, seeded(), LOG)
+        async with server:
+            with pytest.raises(ModelFailure, match="seen"):
+                await collect(models.large(), ModelRequest("be good", said))
+        await models.close()
+
+    run(main())
+    (body,) = seen
+    assert ("toolConfig" in body) == has_calls, "a provider refuses calls without it"
+    if has_calls:
+        assert body["additionalModelRequestFields"]["tool_choice"] == {"type": "none"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from protocol.errors import BadInput
 from protocol.limits import Limits
+from protocol.shapes.message import ToolCallPart
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.models.client import Category, ModelEvent, ModelFailure, ModelRequest
 from worker.models.dialect import to_wire
@@ -22,6 +23,7 @@ from worker.models.translate import Translation
 if TYPE_CHECKING:
     from pydantic_ai.models import Model as WireModel
     from pydantic_ai.models import ModelRequestParameters
+    from pydantic_ai.tools import ToolDefinition
 
 T = TypeVar("T")
 _END: Any = object()
@@ -115,9 +117,11 @@ class RemoteModel:
             headers=_headers(request),
             caches=self._caches,
         )
-        return model_request_stream(
-            wire_model, messages, model_settings=settings, model_request_parameters=self._parameters(request)
-        )
+        parameters = self._parameters(request)
+        if self._wire == "bedrock" and not request.tools and _has_calls(request):
+            parameters.function_tools.append(_no_tool())
+            settings["tool_choice"] = "none"
+        return model_request_stream(wire_model, messages, model_settings=settings, model_request_parameters=parameters)
 
     def _parameters(self, request: ModelRequest) -> "ModelRequestParameters":
         from pydantic_ai.models import ModelRequestParameters
@@ -140,6 +144,21 @@ class RemoteModel:
     async def _within(self, pull: Awaitable[T]) -> T:
         async with asyncio.timeout(self._limits.model_progress_s):
             return await pull
+
+
+def _has_calls(request: ModelRequest) -> bool:
+    return any(isinstance(part, ToolCallPart) for message in request.messages for part in message.parts)
+
+
+def _no_tool() -> "ToolDefinition":
+    """Bedrock refuses a conversation with tool calls, as that to be summarised, when no tool is declared."""
+    from pydantic_ai.tools import ToolDefinition
+
+    return ToolDefinition(
+        name="none",
+        description="There are no tools now. Do not call this.",
+        parameters_json_schema={"type": "object", "properties": {}},
+    )
 
 
 def _headers(request: ModelRequest) -> dict[str, str]:
