@@ -1,6 +1,7 @@
 """bash: the shape of its results, and where the shell ended."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -114,6 +115,24 @@ def test_no_file_is_left_behind(tmp_path):
 
     (tmp_path / "tmp").mkdir()
     _run(tmp_path, story, env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "tmp")})
+
+
+def test_what_a_killed_worker_left_behind_is_taken_away(tmp_path):
+    (tmp_path / "w").mkdir()
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    left = tmp_path / f"bulkhead-{ended.pid}-0123456789abcdef.cwd"
+    kept = [tmp_path / f"bulkhead-{os.getppid()}-0123456789abcdef.cwd", tmp_path / "bulkhead-notes.cwd"]
+    for path in (left, *kept):
+        path.write_text("/tmp")
+
+    async def main():
+        async with bench(tmp_path / "w", env={"TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}) as place:
+            await place.bash("true")
+            assert not left.exists()
+            assert all(path.exists() for path in kept)
+
+    run(main())
 
 
 def test_what_is_wrong_is_an_error_result(tmp_path):

@@ -32,7 +32,7 @@ async def _invoke(place, work, input_text="{}"):
 
 def test_every_tool_has_a_description_and_a_plain_schema():
     specs = build_toolbox().specs
-    names = "download edit fetch glob grep ls multiedit view write"
+    names = "download edit fetch glob grep ls multiedit sourcegraph view write"
     assert [spec.name for spec in specs] == names.split()
     for spec in specs:
         assert len(spec.description) > 100

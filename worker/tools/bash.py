@@ -19,6 +19,7 @@ from worker.tools.jobs import Jobs, ending_of
 from worker.tools.paths import check_workspace, locate
 from worker.tools.reach import expanded
 from worker.tools.reading import git_runs_nothing, reads_here
+from worker.tools.report import report_path, sweep_reports
 from worker.tools.search import check_directory
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
@@ -52,6 +53,7 @@ class Bash:
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
+        self._has_swept = False
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `bash.md`."""
@@ -67,6 +69,9 @@ class Bash:
         setting = await threads.run(
             lambda _stop: _prepare(context, wanted, env, start), within_s=limits.search_deadline_s
         )
+        if not self._has_swept:
+            self._has_swept = True
+            await threads.run(lambda _stop: sweep_reports(setting.report.parent), within_s=limits.search_deadline_s)
         reading = setting.reading
         if reading is None or (reading.git and not await git_runs_nothing(context, reading, setting.directory, env)):
             await context.permit(
@@ -165,6 +170,5 @@ def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start:
     shell = shutil.which("bash", path=env.get("PATH", os.defpath))
     if shell is None:
         raise ToolError("cannot run: bash is not on the PATH of this workspace")
-    folder = env.get("TMPDIR") or tempfile.gettempdir()
-    report = Path(folder) / f"bulkhead-{context.children.new_marker()}.cwd"
+    report = report_path(Path(env.get("TMPDIR") or tempfile.gettempdir()), context.children.new_marker())
     return _Setting(directory, shell, report, reads_here(context.workspace, directory, wanted.command, env))

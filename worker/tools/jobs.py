@@ -7,10 +7,8 @@ worker. While one runs the worker is not sent to sleep. A finished one is kept f
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import signal
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from protocol.limits import Limits
 from worker.service import Service
 from worker.tools.child import Child, Children
 from worker.tools.confinement import Cage, Confinement
+from worker.tools.report import take_report
 from worker.tools.tool import (
     Tool,
     ToolContext,
@@ -38,7 +37,6 @@ from worker.tools.tool import (
 
 KEPT_S = 8 * 3600.0
 KEPT_MAX = 100
-REPORT_MAX_BYTES = 4097  # the longest path, and the end of its line
 
 
 @dataclass(eq=False)
@@ -155,7 +153,7 @@ class Jobs(Service):
             # Last, because a shell that is being ended may still write its report.
             with contextlib.suppress(TimeoutError, RuntimeError):  # of the threads, when they are closed
                 job.final_directory = await self._children.threads.run(
-                    lambda _stop: _take_report(job.report), within_s=self._limits.search_deadline_s
+                    lambda _stop: take_report(job.report), within_s=self._limits.search_deadline_s
                 )
             job.ended_at = self._clock.now()
             job.ended.set()
@@ -286,25 +284,3 @@ def _name_of(signum: int) -> str:
         return signal.Signals(signum).name
     except ValueError:  # most of the real-time signals have no name
         return f"signal {signum}"
-
-
-def _take_report(report: Path) -> Path | None:
-    """What the shell wrote, and remove it. The command knows the path too, so anything may lie there: None for that."""
-    data = b""
-    with contextlib.suppress(OSError):
-        # A link would show what the command may not read itself; a pipe would never end.
-        fd = os.open(report, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                data = os.read(fd, REPORT_MAX_BYTES + 1)
-        finally:
-            os.close(fd)
-    with contextlib.suppress(OSError):
-        report.unlink()
-    if not data.startswith(b"/") or len(data) > REPORT_MAX_BYTES:
-        return None
-    found = Path(os.fsdecode(data.removesuffix(b"\n")))
-    try:
-        return found if found.is_dir() else None
-    except (OSError, ValueError):
-        return None

@@ -14,8 +14,9 @@ from worker.lsp.server import LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.shapes import Range, TextEdit, WorkspaceEdit
 from worker.lsp.symbols import find_symbols, outline, steps_of
+from worker.tools.changes import excerpt
 from worker.tools.disk import Content, read_content, replace_content, sha256
-from worker.tools.filechange import check_seen, encoded
+from worker.tools.filechange import ASKED_MAX_BYTES, check_seen, encoded
 from worker.tools.lsp_places import Spot, first_answer, server_of
 from worker.tools.lsp_query import symbols_of
 from worker.tools.paths import Place, locate_inside
@@ -146,11 +147,12 @@ class ReplaceSymbol:
 
         change = await threads.run(plan, within_s=within_s)
         content = {"file_path": str(place.path), "old_content": change.old, "new_content": change.new}
+        old, new = await threads.run(lambda _stop: excerpt(change.old, change.new, ASKED_MAX_BYTES), within_s=within_s)
         await context.permit(
             action="write",
             path=str(context.workspace),
             description=f"{_DONE[wanted.action]} {wanted.symbol} in {place.shown}",
-            params=content,
+            params=content | {"old_content": old, "new_content": new},
         )
         metadata: dict[str, object] = {"file_path": str(place.path), "action": wanted.action}
         if len(change.old.encode()) + len(change.new.encode()) <= context.limits.tool_metadata_max_bytes:

@@ -125,6 +125,7 @@ async def post(url: str, body: bytes, *, max_bytes: int, within_s: float) -> Pag
 
     host = httpx2.URL(check_url(url)).host  # errors name no more of it: the address may hold a password
     headers = {"User-Agent": AGENT, "Accept": "application/json", "Content-Type": "application/json"}
+    headers["Accept-Encoding"] = ACCEPTED
     timeout = httpx2.Timeout(within_s, connect=CONNECT_S)
     data = bytearray()
     try:
@@ -135,10 +136,11 @@ async def post(url: str, body: bytes, *, max_bytes: int, within_s: float) -> Pag
         ):
             if response.status_code != 200:
                 raise ToolError(f"cannot ask {host}: the server answered {response.status_code}")
-            async for piece in response.aiter_bytes():
-                data += piece
-                if len(data) > max_bytes:
-                    break
+            async with aclosing(pieces(response)) as answer:
+                async for piece in answer:
+                    data += piece
+                    if len(data) > max_bytes:
+                        break
             content_type = response.headers.get("content-type", "")
     except (TimeoutError, httpx2.TimeoutException):
         raise ToolError(f"cannot ask {host}: it took longer than {within_s:g} s") from None
