@@ -41,7 +41,7 @@ def test_every_tool_has_a_description_and_a_plain_schema():
     by_name = {spec.name: spec for spec in specs}
     assert by_name["edit"].schema["required"] == ["file_path", "old_string", "new_string"]
     assert by_name["ls"].schema["required"] == []
-    assert [spec.name for spec in specs if spec.parallel] == ["download", "fetch"]
+    assert [spec.name for spec in specs if spec.parallel] == ["download", "fetch", "sourcegraph"]
 
 
 def test_a_disabled_tool_is_not_there():
