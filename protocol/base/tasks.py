@@ -35,6 +35,10 @@ class TaskOwner:
         task.add_done_callback(self._tasks.discard if is_awaited else self._done)
         return task
 
+    def report(self, task: asyncio.Task[Any]) -> None:
+        """Whoever awaited `task` does so no longer: an exception of it is logged."""
+        task.add_done_callback(self._done)
+
     async def join(self, within_s: float) -> bool:
         """Wait until every task has ended by itself; False when some still run after `within_s` seconds."""
         if self._tasks:
@@ -66,7 +70,7 @@ async def settle(work: Coroutine[Any, Any, T], *, owner: TaskOwner, within_s: fl
     kept and raised after the work has ended. Raises TimeoutError when the work takes longer; it then goes on in the
     background, and its outcome must be treated as unknown.
     """
-    task = owner.start(work, name)
+    task = owner.start(work, name, is_awaited=True)
     deadline = asyncio.get_running_loop().time() + within_s
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -77,8 +81,7 @@ async def settle(work: Coroutine[Any, Any, T], *, owner: TaskOwner, within_s: fl
             await asyncio.wait({task}, timeout=left)
         except asyncio.CancelledError as error:
             cancelled = error
-    if not task.done() and cancelled is None:
-        raise TimeoutError(f"{name} did not settle within {within_s} s")
-    if cancelled is not None:
-        raise cancelled
-    return task.result()
+    if task.done() and cancelled is None:
+        return task.result()
+    owner.report(task)
+    raise cancelled or TimeoutError(f"{name} did not settle within {within_s} s")

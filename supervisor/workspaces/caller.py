@@ -94,6 +94,8 @@ class Caller:
                 return await self._driver.ready(self._limits.wake_deadline_s)
             return await self._wait_ready()
         except Unavailable as error:
+            if error.code == "worker_failed":
+                await self.check_directory()  # a directory that is gone is the reason that helps
             raise _with_retry(error) from error
 
     async def check_directory(self) -> None:

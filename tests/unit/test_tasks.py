@@ -42,7 +42,7 @@ def test_an_error_that_nobody_awaits_is_logged(caplog: pytest.LogCaptureFixture)
     assert any(record.message == "task failed" and record.exc_info for record in caplog.records)
 
 
-def test_settle_gives_the_result_and_the_error_of_the_work() -> None:
+def test_settle_gives_the_result_and_the_error_of_the_work(caplog: pytest.LogCaptureFixture) -> None:
     async def work(error: Exception | None) -> str:
         await asyncio.sleep(0)
         if error is not None:
@@ -57,6 +57,7 @@ def test_settle_gives_the_result_and_the_error_of_the_work() -> None:
         await owner.close()
 
     run(main())
+    assert not caplog.records, "its caller was told"
 
 
 def test_settle_finishes_although_its_caller_is_cancelled_twice() -> None:
@@ -85,7 +86,7 @@ def test_settle_finishes_although_its_caller_is_cancelled_twice() -> None:
     run(main())
 
 
-def test_settle_past_its_time_is_unknown_and_goes_on() -> None:
+def test_settle_past_its_time_is_unknown_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         owner = TaskOwner("test", LOG)
         go_on, written = asyncio.Event(), asyncio.Event()
@@ -93,6 +94,7 @@ def test_settle_past_its_time_is_unknown_and_goes_on() -> None:
         async def write() -> None:
             await go_on.wait()
             written.set()
+            raise ValueError("nobody hears me")
 
         with pytest.raises(TimeoutError, match="settle"):
             await settle(write(), owner=owner, within_s=0.01, name="write")
@@ -101,3 +103,4 @@ def test_settle_past_its_time_is_unknown_and_goes_on() -> None:
         await owner.close()
 
     run(main())
+    assert [record.message for record in caplog.records] == ["task failed"]
