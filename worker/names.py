@@ -25,110 +25,115 @@ EXIT_CLEAN RehearsalFailed getvalue spec log code rehearsal HOME workspace_id ge
 log_path env __str__ _str _format_parsed_parts __truediv__ _make_child NotImplemented key join_parsed_parts
 _from_parsed_parts casefold drv2 root2 parts2 _new_target _old_targets new_target _stream setattr msgspec json encode
 data set_up_logs log_level items is_secret_name logging getLogger LOG_NAME fields R_OK X_OK error EXIT_DIRECTORY
-data_dir_of _make DataLock take limits lock_deadline_s Locked EXIT_LOCKED OSError EXIT_STORAGE read_config BadInput
-SystemClock Random urandom asyncio Runner run redactor value told lock config worker runner workspace extra within_s
-clock register_secret Redactor StreamHandler stderr setFormatter LineFormatter handlers set_level propagate
-raiseExceptions level stream handler bulkhead super _secrets nlen Handler Filterer _name _checkLevel formatter _closed
-_addHandlerRef createLock filters _nameToLevel rv _acquireLock _handlerList _removeHandlerRef _releaseLock _lock
-threading RLock _register_at_fork_reinit_lock _CRLock _PyRLock _at_fork_reinit_lock_weakset add _pending_removals
-_commit_removals _remove item _redactor _STYLES keys _style validate _fmt datefmt fmt style defaults default_format
-_defaults validation_pattern search Logger manager loggerDict PlaceHolder loggerClass _loggerClass _fixupChildren
-_fixupParents ph _iterating discard selfref remove wr getLevelName upper setLevel wanted _levelToName get result
-SECRET_LENGTH_MIN secret _VARIABLE _FIELDS values stat S_ISDIR st_mode s st DEFAULT_NAME look merged_layers merged
-dict expand _no_command normpath given layers options data_directory __eq__ _cparts other _cached_cparts
-casefold_parts layer looked _candidates _check Looked Layer SCRIPTS st_uid getuid _read unwritten must_be_ours tree
-status used broken missing state_file SYSTEM_DIR project_dirs PROJECT_FILES enumerate home state crush own found
-candidates directory last XDG_CONFIG_HOME XDG_DATA_HOME share CRUSH_GLOBAL_CONFIG CONFIGURATION_DIRECTORY crushrc
-bulkheadrc CRUSH_GLOBAL_DATA parents exists dirs _PathParents _pathcls __len__ __iter__ IndexError v __getitem__ slice
-tuple indices idx _ignore_error e follow_symlinks __fspath__ _IGNORED_ERRNOS _IGNORED_WINERRORS exception errno
-winerror place __hash__ _hash hash candidate __setattr__ problem __dataclass_builtins_object__ parent merge Layers
-warnings write_text ignore mode exist_ok FileNotFoundError is_dir text_encoding open write newline f w buffering
-buffer LOCK_NAME O_RDWR O_CREAT O_CLOEXEC time monotonic fcntl flock LOCK_EX LOCK_NB BlockingIOError _POLL_S _owner
-close sleep own_start_ticks ftruncate pwrite dumps descriptor deadline owner pid start_ticks read_text rpartition read
-r IncrementalDecoder _buffer_decode input final consumed _default_encoder JSONEncoder skipkeys ensure_ascii
-check_circular allow_nan indent separators default sort_keys kw encode_basestring_ascii encode_basestring iterencode o
-chunks _one_shot float INFINITY c_make_encoder key_separator item_separator _make_iterencode markers _encoder floatstr
-_iterencode _descriptor load_config default_model local_model chosen config_of read_layers convert _environment
-_resolved Config providers models permissions allowed_tools _options hint unknown_keys files secrets lsp hooks mcp
-tools known own_env resolved raw Schema ValidationError _without_nulls _schema Sources _look Broken wrongs sources
-shell_runner sorted BadTemplate _located templates seen cwd command return lower _TRUE resolve
+data_dir_of _make DataLock take limits lock_deadline_s Locked EXIT_LOCKED NoLocks EXIT_NO_LOCKS OSError EXIT_STORAGE
+read_config BadInput SystemClock Random urandom asyncio Runner run redactor value told lock config worker runner
+workspace extra within_s clock register_secret Redactor StreamHandler stderr setFormatter LineFormatter handlers
+set_level propagate raiseExceptions level stream handler bulkhead super _secrets nlen Handler Filterer _name
+_checkLevel formatter _closed _addHandlerRef createLock filters _nameToLevel rv _acquireLock _handlerList
+_removeHandlerRef _releaseLock _lock threading RLock _register_at_fork_reinit_lock _CRLock _PyRLock
+_at_fork_reinit_lock_weakset add _pending_removals _commit_removals _remove item _redactor _STYLES keys _style
+validate _fmt datefmt fmt style defaults default_format _defaults validation_pattern search Logger manager loggerDict
+PlaceHolder loggerClass _loggerClass _fixupChildren _fixupParents ph _iterating discard selfref remove wr getLevelName
+upper setLevel wanted _levelToName get result SECRET_LENGTH_MIN secret _VARIABLE _FIELDS values stat S_ISDIR st_mode s
+st DEFAULT_NAME look merged_layers merged dict expand _no_command normpath given layers options data_directory __eq__
+_cparts other _cached_cparts casefold_parts layer looked _candidates enumerate _check Looked Layer SCRIPTS st_uid
+getuid _read unwritten candidates last contents place real must_be_ours is_last tree status used broken missing
+state_file SYSTEM_DIR project_dirs PROJECT_FILES home state crush own found directory XDG_CONFIG_HOME XDG_DATA_HOME
+share CRUSH_GLOBAL_CONFIG CONFIGURATION_DIRECTORY crushrc bulkheadrc CRUSH_GLOBAL_DATA parents exists dirs
+_PathParents _pathcls __len__ __iter__ IndexError v __getitem__ slice tuple indices idx __fspath__ __hash__ _hash hash
+candidate realpath _joinrealpath abspath strict ok isabs partition lstat S_ISLNK readlink rest seen curdir pardir
+newpath is_link getcwdb getcwd cwd _path_normpath follow_symlinks __setattr__ problem __dataclass_builtins_object__
+parent merge Layers warnings write_text ignore mode exist_ok FileNotFoundError is_dir _ignore_error e _IGNORED_ERRNOS
+_IGNORED_WINERRORS exception errno winerror text_encoding open write newline f w buffering buffer LOCK_NAME _open time
+monotonic fcntl flock LOCK_EX LOCK_NB BlockingIOError _POLL_S _owner close sleep own_start_ticks ftruncate pwrite
+dumps descriptor may_write deadline owner pid start_ticks O_RDWR O_CREAT O_CLOEXEC EROFS EACCES EPERM O_RDONLY
+O_DIRECTORY read_text rpartition read r IncrementalDecoder _buffer_decode input final consumed _default_encoder
+JSONEncoder skipkeys ensure_ascii check_circular allow_nan indent separators default sort_keys kw
+encode_basestring_ascii encode_basestring iterencode o chunks _one_shot float INFINITY c_make_encoder key_separator
+item_separator _make_iterencode markers _encoder floatstr _iterencode _descriptor load_config default_model
+local_model chosen config_of read_layers convert Patience Mapping Run _environment _resolved Config providers models
+permissions allowed_tools _options hint unknown_keys files secrets lsp hooks mcp tools known own_env resolved patience
+return raw Schema ValidationError _without_nulls _schema Sources _look Broken wrongs sources _left _clock sorted
+BadTemplate _located dotted templates at text shell_runner once shared command lower _TRUE resolve
 disable_default_providers DISCOVERY extra_headers borrowed is_off provider_id provider header
 CRUSH_DISABLE_DEFAULT_PROVIDERS large use_known discovery _BORROWED removeprefix _Resolver KNOWN_PROVIDERS id disable
 KNOWN_BY_ID BUILTIN_ID custom discover bool LOCAL_ID local_provider BUILTIN _large _small _with_model model HINT
 LOCAL_HINT Resolved fromkeys configured selected resolver has_own small choice _env _run ProviderConfig base_url
 api_key _expanded any credentials key_hint settings expanded has_login is_told azure key_variable message _tokens
-rstrip headers _SPECIAL intersection _Expansion whole _Bad _printable _text _is_quiet _is_quoted _at text _until
-_escaped _upto _quoted _command _dollar end char _parentheses _braces _NAME match _skip_word operator start is_taken
-reason oauth login access_token refresh_token local LOCAL_TYPES discover_models partition SelectedModel AssertionError
-model_id why small_model Model DEFAULT_MAX_TOKENS unlisted default_max_tokens attribution co_authored_by marks section
-written trailer_style none _unknown EVENT event _meant at _only inspect StructType DictType value_type ListType
-item_type kind number Metadata UnionType types others encode_name each _HAS_DEFAULT_FACTORY _dflt_hooks _dflt_lsp
-_dflt_mcp _dflt_raw _dflt_tools seed gauss_next ord bytearray from_bytes _sha512 digest version c _spec _config
-_limits _clock _random _log _register_secret Drain _drain Phase OPEN _drain_s _flush_s _deadline _in_time deque
-STORY_LENGTH _story maxlen _State CREATED _state _debug _loop_factory _loop _context _interrupt_count _set_event_loop
-debug loop_factory _lazy_init CLOSED RuntimeError INITIALIZED events new_event_loop set_event_loop set_debug
-contextvars copy_context get_event_loop_policy _event_loop_policy _init_event_loop_policy _signal_handlers selector
-selectors DefaultSelector logger _selector _make_self_pipe WeakValueDictionary _transports _timer_cancelled_count
-_stopping collections _ready _scheduled _default_executor _internal_fds _thread_id get_clock_info resolution
-_clock_resolution _exception_handler coroutines _is_debug_mode slow_callback_duration _current_handle _task_factory
-_coroutine_origin_tracking_enabled _coroutine_origin_tracking_saved_depth WeakSet _asyncgens
-_asyncgens_shutdown_called _executor_shutdown_called flags dev_mode ignore_environment environ PYTHONASYNCIODEBUG
-KeyError _data encodekey decodevalue surrogateescape is_running call_soon_threadsafe _set_coroutine_origin_tracking
-enabled set update _selector_cls _fd_to_key _SelectorMapping _map isEnabledFor DEBUG msg disabled _cache
-getEffectiveLevel is_enabled socket socketpair _ssock _csock setblocking _add_reader fileno _read_from_self AF_UNIX
-NameError AF_INET _socket detach family proto SOCK_STREAM _io_refs _check_closed Handle get_key modify EVENT_READ
-cancel fd callback handle mask reader writer _callback _args _cancelled _repr get_debug format_helpers extract_stack
-_getframe _source_traceback loop context get_map fileobj mapping _fileobj_lookup _fileobj_to_fd _EVENT_READ
-EVENT_WRITE _EVENT_WRITE unregister poller_events SelectorKey _tuple_new _cls _remove_dead_weakref hasattr KeyedRef d
-_watcher current_thread main_thread attach_loop _local _set_called AbstractEventLoop iscoroutine _get_running_loop
-create_task signal getsignal SIGINT default_int_handler functools partial _on_sigint run_until_complete exceptions
-CancelledError KeyboardInterrupt coro task sigint_handler uncancel main_task _iscoroutine_typecache _COROUTINE_TYPES
-tasks Task _set_task_name call_soon _check_thread _check_callback _call_soon _active get_ident _DummyThread
-_main_thread _signal _int_to_enum Handlers signalnum enum_klass __call__ _create_ module qualname boundary
-_value2member_map_ _member_map_ _value_ _missing_ Exception Flag issubclass _boundary_ EJECT __qualname__ __context__
-member exc ve_exc _enum_to_int _check_running futures isfuture ensure_future _log_destroy_pending add_done_callback
-_run_until_complete_cb run_forever done cancelled remove_done_callback future new_task _asyncio_future_blocking
-_ensure_future coro_or_future _get_loop isawaitable _wrap_awaitable _get_event_loop called_wrap_awaitable stacklevel
-get_loop fut get_asyncgen_hooks set_asyncgen_hooks _asyncgen_firstiter_hook _asyncgen_finalizer_hook _set_running_loop
-_run_once old_agen_hooks firstiter finalizer get_coroutine_origin_tracking_depth set_coroutine_origin_tracking_depth
-constants DEBUG_STACK_DEPTH _MIN_SCHEDULED_TIMER_HANDLES _MIN_CANCELLED_TIMER_HANDLES_FRACTION heapq heapify heappop
-_when min max MAXIMUM_SELECT_TIMEOUT select _process_events popleft warning _format_handle sched_count new_scheduled
-timeout when event_list end_time ntodo t0 dt math ceil poll InterruptedError EPOLLIN EPOLLOUT _key_from_fd max_ev
-ready fd_event_list _remove_reader _add_callback _remove_writer SystemExit BaseException _format_callback_source
+rstrip headers _SPECIAL intersection _Expansion whole _Bad _printable _text _is_quiet _is_quoted _at _until _escaped
+_upto _quoted _command _dollar end char _parentheses _braces _NAME match _skip_word operator start is_taken reason
+oauth login access_token refresh_token local LOCAL_TYPES discover_models SelectedModel AssertionError model_id why
+small_model Model DEFAULT_MAX_TOKENS unlisted default_max_tokens attribution co_authored_by marks section written
+trailer_style none _unknown EVENT event _meant _only inspect StructType DictType value_type ListType item_type kind
+number Metadata UnionType types others encode_name each _HAS_DEFAULT_FACTORY _dflt_hooks _dflt_lsp _dflt_mcp _dflt_raw
+_dflt_tools seed gauss_next ord bytearray from_bytes _sha512 digest version c _spec _config _limits _random _log
+_register_secret Drain _drain _is_corrupt Phase OPEN _drain_s _flush_s _deadline _in_time deque STORY_LENGTH _story
+maxlen _State CREATED _state _debug _loop_factory _loop _context _interrupt_count _set_event_loop debug loop_factory
+_lazy_init CLOSED RuntimeError INITIALIZED events new_event_loop set_event_loop set_debug contextvars copy_context
+get_event_loop_policy _event_loop_policy _init_event_loop_policy _signal_handlers selector selectors DefaultSelector
+logger _selector _make_self_pipe WeakValueDictionary _transports _timer_cancelled_count _stopping collections _ready
+_scheduled _default_executor _internal_fds _thread_id get_clock_info resolution _clock_resolution _exception_handler
+coroutines _is_debug_mode slow_callback_duration _current_handle _task_factory _coroutine_origin_tracking_enabled
+_coroutine_origin_tracking_saved_depth WeakSet _asyncgens _asyncgens_shutdown_called _executor_shutdown_called flags
+dev_mode ignore_environment environ PYTHONASYNCIODEBUG KeyError _data encodekey decodevalue surrogateescape is_running
+call_soon_threadsafe _set_coroutine_origin_tracking enabled set update _selector_cls _fd_to_key _SelectorMapping _map
+isEnabledFor DEBUG msg disabled _cache getEffectiveLevel is_enabled socket socketpair _ssock _csock setblocking
+_add_reader fileno _read_from_self AF_UNIX NameError AF_INET _socket detach family proto SOCK_STREAM _io_refs
+_check_closed Handle get_key modify EVENT_READ cancel fd callback handle mask reader writer _callback _args _cancelled
+_repr get_debug format_helpers extract_stack _getframe _source_traceback loop context get_map fileobj mapping
+_fileobj_lookup _fileobj_to_fd _EVENT_READ EVENT_WRITE _EVENT_WRITE unregister poller_events SelectorKey _tuple_new
+_cls _remove_dead_weakref hasattr KeyedRef d _watcher current_thread main_thread attach_loop _local _set_called
+AbstractEventLoop iscoroutine _get_running_loop create_task signal getsignal SIGINT default_int_handler functools
+partial _on_sigint run_until_complete exceptions CancelledError KeyboardInterrupt coro task sigint_handler uncancel
+main_task _iscoroutine_typecache _COROUTINE_TYPES tasks Task _set_task_name call_soon _check_thread _check_callback
+_call_soon _active get_ident _DummyThread _main_thread _signal _int_to_enum Handlers signalnum enum_klass __call__
+_create_ module qualname boundary _value2member_map_ _member_map_ _value_ _missing_ Exception Flag issubclass
+_boundary_ EJECT __qualname__ __context__ member exc ve_exc _enum_to_int _check_running futures isfuture ensure_future
+_log_destroy_pending add_done_callback _run_until_complete_cb run_forever done cancelled remove_done_callback future
+new_task _asyncio_future_blocking _ensure_future coro_or_future _get_loop isawaitable _wrap_awaitable _get_event_loop
+called_wrap_awaitable stacklevel get_loop fut get_asyncgen_hooks set_asyncgen_hooks _asyncgen_firstiter_hook
+_asyncgen_finalizer_hook _set_running_loop _run_once old_agen_hooks firstiter finalizer
+get_coroutine_origin_tracking_depth set_coroutine_origin_tracking_depth constants DEBUG_STACK_DEPTH
+_MIN_SCHEDULED_TIMER_HANDLES _MIN_CANCELLED_TIMER_HANDLES_FRACTION heapq heapify heappop _when min max
+MAXIMUM_SELECT_TIMEOUT select _process_events popleft warning _format_handle sched_count new_scheduled timeout when
+event_list end_time ntodo t0 dt math ceil poll InterruptedError EPOLLIN EPOLLOUT _key_from_fd max_ev ready
+fd_event_list _remove_reader _add_callback _remove_writer SystemExit BaseException _format_callback_source
 call_exception_handler cb source_traceback get_running_loop create_future _leaving _broken add_signal_handler SIGTERM
-_leave _open SchemaNewer _fields EXIT_SCHEMA StorageUnusable BulkheadError _serve remove_signal_handler house
-recovered Future iscoroutinefunction _check_signal set_wakeup_fd _sighandler_noop siginterrupt EINVAL sig nexc
-_is_coroutine _has_code_flag CO_COROUTINE ismethod __func__ _unwrap_partial isfunction _signature_is_functionlike
-__code__ co_flags flag MethodType FunctionType valid_signals Signals wrapper fillvalue repr_running user_function
-_task_repr _task_repr_info base_futures _future_repr_info cancelling insert get_name _format_coroutine _coro
-_fut_waiter _FINISHED _exception reprlib repr _result _callbacks _format_callbacks frame size format_cb
-_format_callback _get_function_source func_repr source _format_args_and_kwargs keywords extend unwrap co_filename
-co_firstlineno partialmethod getrecursionlimit __wrapped__ stop _is_wrapper memo recursion_limit id_func cr_code
-gi_code gi_frame cr_frame f_lineno coro_code coro_name coro_frame lineno coro_repr Event Publisher Database
+_leave SchemaNewer _fields EXIT_SCHEMA StorageUnusable BulkheadError StorageCorrupt EXIT_CORRUPT _broken_code _serve
+remove_signal_handler house recovered Future iscoroutinefunction _check_signal set_wakeup_fd _sighandler_noop
+siginterrupt EINVAL sig nexc _is_coroutine _has_code_flag CO_COROUTINE ismethod __func__ _unwrap_partial isfunction
+_signature_is_functionlike __code__ co_flags flag MethodType FunctionType valid_signals Signals wrapper fillvalue
+repr_running user_function _task_repr _task_repr_info base_futures _future_repr_info cancelling insert get_name
+_format_coroutine _coro _fut_waiter _FINISHED _exception reprlib repr _result _callbacks _format_callbacks frame size
+format_cb _format_callback _get_function_source func_repr source _format_args_and_kwargs keywords extend unwrap
+co_filename co_firstlineno partialmethod getrecursionlimit __wrapped__ stop _is_wrapper memo recursion_limit id_func
+cr_code gi_code gi_frame cr_frame f_lineno coro_code coro_name coro_frame lineno coro_repr Event Publisher Database
 DATABASE_NAME committed _storage_failed Children LanguageServers picture lsp_tools McpService SkillService threads
-Confinement closed Jobs HookService Search Desk Questions Equipment StoredFileLedger Verbosity FixedTools Bash
+Confinement closed Jobs HookService Search Desk Questions About Equipment StoredFileLedger Verbosity FixedTools Bash
 StoredHistory Scribe author recover Titles title_models Dispatcher Ending make_turn Counter last_accept_seq Delegation
 Agent AgenticFetch WebSearch Todos StoredTodos PromptOperations SessionOperations WorkspaceOperations AgentOperations
 SummaryOperations PermissionOperations ConfigOperations FileOperations ProjectOperations McpOperations SkillOperations
 LspOperations ShellOperations Tenure tenure_s now Vitals OperationTable Replies replies_kept replies_kept_bytes
-link_class _asked attached _House fetch publisher languages skills confinement jobs questions scribe titles delegation
-operations vitals table replies children database desk dispatcher equipment link tenure after count send on_commit
-on_fatal show save reload keep_secret services history on_stuck ending name_session drain counter is_open count_max
-bytes_max on_shutdown on_supervisor_heard on_attached _send _fetch Window event_window event_batch_max_bytes _window
-TaskOwner _tasks _timer _timer_is_late _sent_at _fetching _changed is_connected sent _credit _count_max _bytes_max
-_waiting _bytes _pictures _waiters _value Thread _opened target daemon log_id last_number degraded _on_commit
-_on_fatal queue SimpleQueue _queue _ended _inode Reserve _reserve _probed_at reserve _path is_whole _is_proved
-_newname _target _kwargs _daemonic _ident _HAVE_THREAD_NATIVE_ID _native_id _tstate_lock _started _is_stopped
-_initialized _stderr _make_invoke_excepthook _invoke_excepthook _dangling group target_name Condition Lock _cond _flag
-_release_save _acquire_restore _is_owned _deque excepthook exc_info print invoke_excepthook local_print local_sys
-old_excepthook old_sys_excepthook sys_exc_info is_set _active_limbo_lock _limbo _start_new_thread _bootstrap wait
-signaled _allocate_lock waiter saved_state gotit sqlite3 Error _tell _fail _done _take _perform Unavailable _break
-_deliver _trouble _connection job storage_failed connect storage_busy_s _raw execute fetchone _PRAGMAS migrate restore
-wrap event_rows chmod st_dev st_ino pragma isolation_level cached_statements wal __exit__ lru_cache callable
-_lru_cache_wrapper _CacheInfo cache_parameters update_wrapper maxsize typed decorating_function wrapped assigned
-updated attr SCHEMA_VERSION _create STEPS in_transaction connection step COMMIT ROLLBACK DDL getrandbits executemany
-RESERVE_ROWS statement RESERVE_ROW_BYTES fstat st_blocks RESERVE_FILE_BYTES posix_fallocate _transact _wrapping
-_ENGINE _connection_cls engine dialect raw_connection _dbapi_connection loaded_dbapi Connection
+link_class _asked attached _House fetch publisher confinement jobs questions about scribe titles delegation operations
+vitals table replies children database desk dispatcher equipment languages link skills tenure after count send
+on_commit on_fatal on_writable show save reload keep_secret services history on_stuck ending name_session drain
+counter is_open count_max bytes_max on_shutdown on_supervisor_heard on_attached _send _fetch Window event_window
+event_batch_max_bytes _window TaskOwner _tasks _timer _timer_is_late _sent_at _fetching _changed is_connected sent
+_credit _count_max _bytes_max _waiting _bytes _pictures _waiters _value Thread _opened target daemon log_id
+last_number degraded failed _on_commit _on_fatal _on_writable queue SimpleQueue _queue _ended Place _place _is_moved
+Reserve _reserve _probed_at reserve is_read_only _path _sides _inode with_name is_whole _is_proved _newname _target
+_kwargs _daemonic _ident _HAVE_THREAD_NATIVE_ID _native_id _tstate_lock _started _is_stopped _initialized _stderr
+_make_invoke_excepthook _invoke_excepthook _dangling group target_name Condition Lock _cond _flag _release_save
+_acquire_restore _is_owned _deque excepthook exc_info print invoke_excepthook local_print local_sys old_excepthook
+old_sys_excepthook sys_exc_info is_set _active_limbo_lock _limbo _start_new_thread _bootstrap wait signaled
+_allocate_lock waiter saved_state gotit sqlite3 Error is_corrupt _tell _fail _done _take _perform Unavailable _break
+_deliver _trouble _connection job storage_failed connect storage_busy_s _raw check_schema READ_ONLY _open_for_writing
+wrap event_rows remember guard _connect_for_reading suppress chmod busy_s side isolation_level cached_statements
+_guarded _exceptions __exit__ exctype excinst exctb lru_cache callable _lru_cache_wrapper _CacheInfo cache_parameters
+update_wrapper maxsize typed decorating_function wrapped assigned updated attr schema_version execute fetchone
+_PRAGMAS migrate restore pragma wal SCHEMA_VERSION connection _create STEPS in_transaction step COMMIT ROLLBACK DDL
+getrandbits executemany RESERVE_ROWS statement RESERVE_ROW_BYTES fstat st_blocks RESERVE_FILE_BYTES posix_fallocate
+_transact _wrapping _ENGINE _connection_cls engine dialect raw_connection _dbapi_connection loaded_dbapi Connection
 _handle_dbapi_exception_noconnection _transaction _nested_transaction _Connection__savepoint_seq _Connection__in_begin
 _Connection__can_reconnect _allow_autobegin _should_log_info _echo dispatch _join _has_events _execution_options
 engine_connect _allow_revalidate err pool _ConnectionFairy _checkout _ConnectionRecord checkout current
@@ -141,7 +146,7 @@ for_modify exec_once_unless_exception _exec_w_sync_on_first_run _close_connectio
 parent_listeners _exec_w_sync_once _get_exec_once_mutex listeners fn on_connect connection_record do_on_connect conn
 fns set_regexp create_function create_func_kw regexp floor_func builtin_connect _assert_and_set_isolation_level
 _on_connect_isolation_level dbapi_conn conn_rec _gen_allowed_isolation_levels ArgumentError set_isolation_level
-_allowed_isolation_levels AUTOCOMMIT go pop strong_fn once_fn once retry_on_exception clear _recycle _invalidate_time
+_allowed_isolation_levels AUTOCOMMIT go pop strong_fn once_fn retry_on_exception clear _recycle _invalidate_time
 _soft_invalidate_time _ConnectionRecord__close recycle _pool _finalize_fairy transaction_was_reset is_gc_cleanup INFO
 __get__ _for_instance __dict__ disp ae _for_class instance_cls _parent _instance_cls _empty_listener_reg
 _empty_listeners _event_descriptors _joined_dispatch_cls _LOG_ID scalar_one _distill_params_20 _execute_on_connection
@@ -182,28 +187,28 @@ preserve_rowcount cursor_strategy _init_metadata _log_debug _row_logging_fn _row
 row Any CursorResultMetaData _safe_for_cache _cached_metadata _adapt_to_context driver_column_names metadata
 num_sentinel_cols _result_disable_adapt_to_context fget _memoized_keys _effective_processors _processors NONE_SET
 issuperset _only_one_row raise_for_second_row raise_for_none scalar _fetchone_impl hard_close handle_exception
-dbapi_cursor hard soft_close _safe_close_cursor _LAST function _write_to_self csock set_result recv _process_self_data
-_handle_signal signum _make_threads tool_threads _scan_thread _children _is_closed has_ended Crowd _crowd Threads
-settle_s _count _settle_s _running writing _task _suspicious_at realpath _show _tools _servers _auto _absent
-_joinrealpath abspath strict ok isabs lstat S_ISLNK readlink rest curdir pardir newpath is_link getcwdb getcwd
-_path_normpath CallHierarchy Definition Diagnostics References Rename ReplaceSymbol Restart Symbols servers _reload
-Around _reread _around _stored ListResources ReadResource _resource_tools reread _workspace _database _threads _extra
-_disabled _looking _has_looked Skills _locked usable roots _data_dir _operator ToolSettings _settings _told _jobs
-_directories JobOutput JobKill _hooks _sleep _turn _has_asked Presence detach_grace_s presence Pending _pending
-grace_s asks _grace_s _clients _empty_since _interactive _asks _desk Question _tool _asker asker _level _files
-_services NoCodeServers _code NoHooks NoHistory _history Toolbox WebFetch _web_tools GitState _git _retired _chosen
-_reading skip_permissions is_interactive _nothing Logins edit logins _fit outfit _search tool OrderedDict _providers
-_edit _under_way Models _renewed configure Outfit build_toolbox disabled_tools service renew _renew ScriptModel
-_script _transport _http _socket_http transport _failed auto_lsp plan _bundled plans is_same_env server is_bundled
-plan_of SERVERS_MAX _end _reconcile is_meant oauth_token hooks_of _EVENT_NAMES Hook matcher hook_s one timeout_s
-skills_paths disabled_skills _FIXED without toolbox Transaction Recovered runs is_ending finish _put _Job is_write
-work then storage_backlog_max put storage_busy retry_after_s storage_job_s TimeoutError posted Timeout delay
-_timeout_handler __aenter__ current_task ENTERED _cancelling reschedule _current_tasks _on_timeout call_at TimerHandle
-heappush timer _PROBE_S Empty _probe get_nowait first _commit is_full _commit_alone failpoint_blocking writes fault
-storage_fault is_fatal run_complete is_moved set_exception __aexit__ EXPIRING EXPIRED EXITED exc_type exc_val exc_tb
-_timer_handle_cancelled interrupted failed waiting _dflt_failed _dflt_interrupted _dflt_waiting _models _scribe
-_on_stuck _ending Tools _lanes _runs _counted _runners _accepting _ends _watchers _dispatcher _delegate delegate
-_store store _equipment _skills _workspace_id _is_open submit list_runs get_run create delete messages user_messages
+dbapi_cursor hard soft_close _safe_close_cursor _LAST st_dev st_ino function _write_to_self csock _PROBE_S Empty
+_probe get_nowait put is_well first set_result recv _process_self_data _handle_signal signum _make_threads
+tool_threads _scan_thread _children _is_closed has_ended Crowd _crowd Threads settle_s _count _settle_s _running
+writing _task _suspicious_at _show _tools _servers _auto _absent CallHierarchy Definition Diagnostics References
+Rename ReplaceSymbol Restart Symbols servers _reload Around _reread _around _stored ListResources ReadResource
+_resource_tools reread _workspace _database _threads _extra _disabled _looking _has_looked Skills _locked usable roots
+_data_dir _operator ToolSettings _settings _told _jobs _directories JobOutput JobKill _hooks _sleep _turn _has_asked
+Presence detach_grace_s presence Pending _pending grace_s asks _grace_s _clients _empty_since _interactive _asks _desk
+Question _tool _asker asker _worker _standing standing _level _has_swept _files _services NoCodeServers _code NoHooks
+NoHistory _history Toolbox WebFetch _web_tools GitState _git _retired _chosen _reading skip_permissions is_interactive
+_nothing Logins edit logins _fit outfit _search tool OrderedDict _providers _edit _under_way Models _renewed configure
+Outfit build_toolbox disabled_tools service renew _renew ScriptModel _script _transport _http _socket_http transport
+_failed auto_lsp plan _bundled plans is_same_env server is_bundled plan_of SERVERS_MAX _end _reconcile is_meant
+oauth_token hooks_of _EVENT_NAMES Hook matcher hook_s one timeout_s skills_paths disabled_skills _FIXED without
+toolbox Transaction Recovered runs is_ending finish _put _Job is_write work then storage_backlog_max storage_busy
+retry_after_s storage_job_s TimeoutError posted Timeout delay _timeout_handler __aenter__ current_task ENTERED
+_cancelling reschedule _current_tasks _on_timeout call_at TimerHandle heappush timer _unrefused _commit is_full
+_commit_alone failpoint_blocking _settle_log writes fault _looks_moved refusal is_moved was_moved storage_fault
+is_fatal run_complete MOVED set_exception __aexit__ EXPIRING EXPIRED EXITED exc_type exc_val exc_tb
+_timer_handle_cancelled interrupted waiting _dflt_failed _dflt_interrupted _dflt_waiting _models _scribe _on_stuck
+_ending Tools _lanes _runs _counted _runners _accepting _ends _watchers _dispatcher _delegate delegate _store store
+_equipment _skills _workspace_id _is_open submit list_runs get_run create delete messages user_messages
 all_user_messages describe since init session default_small_model summarize get_skip set_skip grant answer open_asks
 compact provider_key import_copilot refresh_oauth docker_enable docker_disable last_read needs_init init_prompt states
 prompts get_prompt read_resource refresh_tools refresh_prompts refresh_resources pending_auth auth_url auth
@@ -213,30 +218,30 @@ _is_blocked _ready_told _hello_number _bad_messages ENVIRONMENT _has_failpoints 
 _check_scheduled _fds __contains__ strip boot_id failpoint Ready resume _watch_tenure _first _close exit_s _break_off
 closing open_runs requeued _srcfile findCaller __traceback__ makeRecord stack_info sinfo lno record currentframe
 f_back _is_internal_frame f_code traceback print_stack co_name next_f co sio normcase importlib _logRecordFactory
-asctime abc Mapping levelname levelno pathname basename splitext exc_text funcName created msecs _startTime
-relativeCreated logThreads thread threadName logMultiprocessing processName modules current_process logProcesses
-process ct mp MainProcess multiprocessing rfind _splitext extsep sepIndex altsepIndex dotIndex filenameIndex filter
-callHandlers lastResort emittedNoHandlerWarning hdlr emit terminator flush RecursionError handleError
-_defaultFormatter strftime gmtime getMessage formatException clean stamp Z open_unix_connection _report readline _act
-continue Queue _say_hello _receive Welcome credit _maxsize _getters _putters _unfinished_tasks locks _finished _init
-Hello WIRE_VERSION BULKHEAD_VERSION wire_version code_version open_count busy configuration open_questions sum running
-is_service child is_logging_in message_max_bytes _offer _OUTBOX_MAX max_bytes _VERSION TooLarge decode_to_supervisor
-Answer put_nowait EventBatch _decode _to_supervisor WireError is_speakable VersionUnknown memoryview MsgspecError
-UnicodeDecodeError decoder SPEAKABLE peer_version _received decode_to_worker _welcomed Refusal _interrupted call_later
-_HELLO_AGAIN_S _hello_again Call CancelCall Attached Shutdown _stale Credit _obey frames _to_worker connected
-_tell_ready heard RunId _play structs _schedule _clear _flush delay_s _lane SessionId session_id accept keyed
-accept_seq enter lane ticket sequence watcher FIRST_COMPLETED return_when FIRST_EXCEPTION ALL_COMPLETED _wait fs
-_release_waiter _on_completion pending timeout_handle next_batch event_batch_max went all hole _fill batch fill _tail
-_ask operation shape body call_id _called more clients Known NEW _do is_bound RUNNING _answer call move_to_end empty
-_wakeup_next getter _global_lock is_over __sleep0 _set_result_unless_cancelled h dropped finished FailpointRaised
-NotFound Request _plain expired _overdue _bug round began response took_s __lt__ Raw wire Response Description request
-_mask shown_providers _WIRE_OBJECTS shown tui recent is_secret recent_models Mask provider_options MASK extra_body
+asctime abc levelname levelno pathname basename splitext exc_text funcName created msecs _startTime relativeCreated
+logThreads thread threadName logMultiprocessing processName modules current_process logProcesses process ct mp
+MainProcess multiprocessing rfind _splitext extsep sepIndex altsepIndex dotIndex filenameIndex filter callHandlers
+lastResort emittedNoHandlerWarning hdlr emit terminator flush RecursionError handleError _defaultFormatter strftime
+gmtime getMessage formatException clean stamp Z open_unix_connection _report readline _act continue Queue _say_hello
+_receive Welcome credit _maxsize _getters _putters _unfinished_tasks locks _finished _init Hello WIRE_VERSION
+BULKHEAD_VERSION wire_version code_version open_count busy configuration open_questions sum running is_service child
+is_logging_in message_max_bytes _offer _OUTBOX_MAX max_bytes _VERSION TooLarge decode_to_supervisor Answer put_nowait
+EventBatch _decode _to_supervisor WireError is_speakable VersionUnknown memoryview MsgspecError UnicodeDecodeError
+decoder SPEAKABLE peer_version _received decode_to_worker _welcomed Refusal _interrupted call_later _HELLO_AGAIN_S
+_hello_again Call CancelCall Attached Shutdown _stale Credit _obey frames _to_worker connected _tell_ready heard RunId
+_play structs _schedule _clear _flush delay_s is_awaited _lane SessionId session_id accept keyed accept_seq enter lane
+ticket sequence watcher FIRST_COMPLETED return_when FIRST_EXCEPTION ALL_COMPLETED _wait fs _release_waiter
+_on_completion pending timeout_handle next_batch event_batch_max went all hole _fill batch fill _tail _ask operation
+shape body call_id _called more clients Known NEW _do is_bound RUNNING _answer call move_to_end empty _wakeup_next
+getter _global_lock is_over __sleep0 _set_result_unless_cancelled h dropped finished FailpointRaised NotFound Request
+_plain expired _overdue _bug round began response took_s __lt__ Raw wire Response Description request _mask
+shown_providers _WIRE_OBJECTS shown tui recent is_secret recent_models Mask provider_options MASK extra_body
 _USER_INFO sub is_secret_key _model SkillState popitem oldest refused too_large full QueueFull qsize waiters
 QueueEmpty _get rehearsed drain_s flush_s shutdown Refuse CancelAll cancel_all AwaitRuns _within idle drained overdue
 open_ids Flush flushed Leave assert_never last_word LastWord EXIT_LEFT ask effects left effect in_time draining
 flushing cancelled_runs left_runs _move CLOSING InvalidTransition fact to allowed story ownerclass Closing stage
 DRAINING _change FLUSHING run_id gather _GatheringFuture return_exceptions coros_or_futures _done_callback arg_to_fut
-nfinished nfuts outer late cancel_futures transcript is_drained ended kill_deadline_s CLOSE_S aclose http shield
+nfinished nfuts outer late cancel_futures transcript is_drained kill_deadline_s ended CLOSE_S aclose http shield
 _outer_done_callback _inner_done_callback inner _close_special skip_reset transaction_reset _do_close _close_impl
 _connection_rollback_impl _cancel _deactivate_from_connection try_deactivate _rollback_impl rollback
 _still_open_and_dbapi_connection_is_valid skip_autocommit_rollback do_rollback is_valid pool_proxied_connection
@@ -247,13 +252,13 @@ _return_conn _do_return_conn __close do_terminate do_close is_cancellation_excep
 _readable disconnected remove_reader disable_monitor _monitor run_in_executor term linger SIG_DFL _cancel_all_tasks
 shutdown_asyncgens shutdown_default_executor all_tasks to_cancel _all_tasks _IterationGuard itemref weakcontainer t
 closing_agens results agen asyncgen _do_shutdown is_finalizing ResourceWarning is_closed _close_self_pipe _real_close
-_ss executor exctype excinst exctb cleanup tb _rmtree _shutil rmtree onerror _use_fd_functions O_RDONLY samestat
-_rmtree_safe_fd rmdir islink _rmtree_islink _rmtree_unsafe dir_fd orig_st fd_closed s1 s2 scandir unlink topfd
-scandir_it entries entry fullname dirfd dirfd_closed _passes point getsockopt zmq FD _thread FrozenInstanceError
-__delattr__ writable Context DEALER link_identity setsockopt IDENTITY LINGER IMMEDIATE RECONNECT_IVL _RECONNECT_MS
-MAXMSGSIZE SNDHWM _HIGH_WATER RCVHWM get_monitor_socket EVENT_HANDSHAKE_SUCCEEDED EVENT_DISCONNECTED add_reader _watch
-_beat _schedule_check identity heartbeat send_events omitted recv_multipart NOBLOCK Again parse_monitor_message
-_flush_outbox _ROUND Conflict heartbeat_interval_s Heartbeat interval_s due loop_lag_s
+_ss executor cleanup tb _rmtree _shutil rmtree onerror _use_fd_functions samestat _rmtree_safe_fd rmdir islink
+_rmtree_islink _rmtree_unsafe dir_fd orig_st fd_closed s1 s2 scandir unlink topfd scandir_it entries entry fullname
+dirfd dirfd_closed _passes point getsockopt zmq FD _thread FrozenInstanceError __delattr__ writable Context DEALER
+link_identity setsockopt IDENTITY LINGER IMMEDIATE RECONNECT_IVL _RECONNECT_MS MAXMSGSIZE SNDHWM _HIGH_WATER RCVHWM
+get_monitor_socket EVENT_HANDSHAKE_SUCCEEDED EVENT_DISCONNECTED add_reader _watch _beat _schedule_check identity
+heartbeat send_events omitted recv_multipart NOBLOCK Again parse_monitor_message _flush_outbox _ROUND Conflict
+heartbeat_interval_s Heartbeat interval_s due loop_lag_s
 """
 _made: list[str] = []
 
