@@ -27,7 +27,9 @@ import stat
 import sys
 import time
 import traceback
+from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import msgspec
@@ -51,6 +53,7 @@ from protocol.zygote import (
 )
 from worker.birth import become_subreaper, become_worker
 from worker.forking import renew_random
+from worker.hugepages import collapse, huge_ranges
 from worker.preload import preload
 
 ALONE_S = 120.0
@@ -84,6 +87,7 @@ class Zygote:
         self._ending_at: float | None = None  # SIGTERM came; when patience ends
         self._quit = False  # end as soon as no child lives, unless somebody wants one before
         self._alone_since = time.monotonic()
+        self._small = deque(huge_ranges(Path("/proc/self/maps").read_text()))  # memory not in huge pages yet
 
     def serve(self) -> int:
         """Until nobody needs us; returns the exit code."""
@@ -95,7 +99,10 @@ class Zygote:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         while not self._is_over():
-            for key, _ in self._selector.select(timeout=1.0):
+            events = self._selector.select(timeout=0.0 if self._may_gather() else 1.0)
+            if not events and self._may_gather():
+                collapse(self._small.popleft())
+            for key, _ in events:
                 if key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj == self._wake_read:
@@ -114,6 +121,10 @@ class Zygote:
         if living or self._connections or self._stay:
             self._alone_since = time.monotonic()
         return time.monotonic() - self._alone_since > ALONE_S
+
+    def _may_gather(self) -> bool:
+        """While nobody wants anything. Pages that a worker shares would become its own by that."""
+        return bool(self._small) and not self._living()
 
     def _living(self) -> list[int]:
         return [pid for pid, known in self._children.items() if known.status is None]
