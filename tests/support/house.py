@@ -151,6 +151,8 @@ class House:
         watcher = Watcher(client or self.new_client(), workspace, name=name, ids=ids)
         await watcher.open()
         self._watchers.append(watcher)
+        if ids:  # what is so at the beginning must not be taken later for something new
+            await watcher.wait(lambda event: event.kind == "workspace_state", what="the state at the beginning")
         return watcher
 
     def directory(self, name: str, model: str) -> Path:
