@@ -130,6 +130,7 @@ def test_repositories_remarks_and_nothing_found(tmp_path):
         ("/silence", "longer than 1 s"),
         ("/cut", "cannot ask 127.0.0.1"),
         ("/flood", "larger than"),
+        ("/packed", "cannot be unpacked"),
     ],
 )
 def test_what_cannot_be_searched_is_an_error_result(tmp_path, path, said):
@@ -144,6 +145,7 @@ def test_what_cannot_be_searched_is_an_error_result(tmp_path, path, said):
             "/silence": silence,
             "/cut": cut,
             "/flood": flood,
+            "/packed": page("no gzip at all", "application/json", "200 OK", "Content-Encoding: gzip"),
         }
         place.env = {**place.env, "BULKHEAD_SOURCEGRAPH_URL": pages.url(path).replace("//", "//me:hidden@")}
         result = await place.call("sourcegraph", query="x", timeout=1 if path == "/silence" else 0)

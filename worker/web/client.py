@@ -99,21 +99,9 @@ async def opened(url: str, *, within_s: float, accept: str = "*/*") -> "AsyncIte
 async def fetch(url: str, *, max_bytes: int, within_s: float, accept: str = "*/*") -> Page:
     """Read a page, at most `max_bytes` of it, in at most `within_s` seconds. Raises ToolError."""
     url = check_url(url)
-    data = bytearray()
     try:
-        async with (
-            asyncio.timeout(within_s),
-            opened(url, within_s=within_s, accept=accept) as response,
-            aclosing(pieces(response)) as body,
-        ):
-            async for piece in body:
-                data += piece
-                if len(data) > max_bytes:
-                    break
-            content_type = response.headers.get("content-type", "")
-            return Page(
-                str(response.url), response.status_code, content_type, bytes(data[:max_bytes]), len(data) > max_bytes
-            )
+        async with asyncio.timeout(within_s), opened(url, within_s=within_s, accept=accept) as response:
+            return await _page(response, str(response.url), max_bytes)
     except TimeoutError:
         raise ToolError(f"cannot fetch {url}: it took longer than {within_s:g} s") from None
 
@@ -124,10 +112,13 @@ async def post(url: str, body: bytes, *, max_bytes: int, within_s: float) -> Pag
     import httpx2
 
     host = httpx2.URL(check_url(url)).host  # errors name no more of it: the address may hold a password
-    headers = {"User-Agent": AGENT, "Accept": "application/json", "Content-Type": "application/json"}
-    headers["Accept-Encoding"] = ACCEPTED
+    headers = {
+        "User-Agent": AGENT,
+        "Accept": "application/json",
+        "Accept-Encoding": ACCEPTED,
+        "Content-Type": "application/json",
+    }
     timeout = httpx2.Timeout(within_s, connect=CONNECT_S)
-    data = bytearray()
     try:
         async with (
             asyncio.timeout(within_s),
@@ -136,17 +127,26 @@ async def post(url: str, body: bytes, *, max_bytes: int, within_s: float) -> Pag
         ):
             if response.status_code != 200:
                 raise ToolError(f"cannot ask {host}: the server answered {response.status_code}")
-            async with aclosing(pieces(response)) as answer:
-                async for piece in answer:
-                    data += piece
-                    if len(data) > max_bytes:
-                        break
-            content_type = response.headers.get("content-type", "")
+            try:
+                return await _page(response, url, max_bytes)
+            except ToolError:  # it names the whole address
+                raise ToolError(f"cannot ask {host}: its answer cannot be unpacked") from None
     except (TimeoutError, httpx2.TimeoutException):
         raise ToolError(f"cannot ask {host}: it took longer than {within_s:g} s") from None
     except httpx2.HTTPError as error:
         raise ToolError(f"cannot ask {host}: {error or type(error).__name__}") from None
-    return Page(url, 200, content_type, bytes(data[:max_bytes]), len(data) > max_bytes)
+
+
+async def _page(response: "httpx2.Response", url: str, max_bytes: int) -> Page:
+    """What came, read no further than is needed to know that it is too much. Raises as `pieces` does."""
+    data = bytearray()
+    async with aclosing(pieces(response)) as body:
+        async for piece in body:
+            data += piece
+            if len(data) > max_bytes:
+                break
+    content_type = response.headers.get("content-type", "")
+    return Page(url, response.status_code, content_type, bytes(data[:max_bytes]), len(data) > max_bytes)
 
 
 async def is_local(url: str) -> bool:
