@@ -19,6 +19,7 @@ from typing import assert_never
 
 import msgspec
 
+from protocol.base.alarm import Alarm
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
@@ -80,7 +81,7 @@ class LocalModel:
         self._listener: socket.socket | None = None
         self._control: socket.socket | None = None
         self._process: Process | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(clock, self._elapsed)
         self._watch: asyncio.TimerHandle | None = None
         self._last_beat = 0.0
         self._is_over = asyncio.Event()
@@ -120,9 +121,9 @@ class LocalModel:
         self._hang_up()
         await self._tasks.close()
         self._deaf()  # whatever was decided in the last moment
-        for timer in (self._timer, self._watch):
-            if timer is not None:
-                timer.cancel()
+        self._alarm.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -145,7 +146,7 @@ class LocalModel:
                     if self._process is not None:
                         self._process.send(signal.SIGKILL)
                 case WakeAt(at):
-                    self._wake_at(at)
+                    self._alarm.set(at)
                 case Attend():
                     self._hear(self._asked)
                 case Refuse(reason):
@@ -156,16 +157,7 @@ class LocalModel:
         if self._life.state is State.OVER:
             self._is_over.set()
 
-    def _wake_at(self, at: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if at is not None:
-            delay_s = max(0.0, at - self._clock.now())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._elapsed)
-
     def _elapsed(self) -> None:
-        self._timer = None
         self._perform(self._life.elapsed(self._clock.now()))
 
     def _hear(self, callback: Callable[[], None]) -> None:

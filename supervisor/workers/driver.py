@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
+from protocol.base.alarm import Alarm
 from protocol.base.clock import Clock
 from protocol.base.failpoints import FailpointRaised, failpoint
 from protocol.base.logs import fields
@@ -113,7 +114,7 @@ class WorkerDriver:
         self._cannot_store = ""  # why, as the worker said last
         self._started_wall: float | None = None
         self._started_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(clock, self._elapsed)
         self._changed: asyncio.Event = asyncio.Event()
         self._published = ("", "")
         self._is_over = False  # no other worker will be started
@@ -196,9 +197,7 @@ class WorkerDriver:
         """The supervisor exits: stop driving. The worker lives on with `leave_worker`, else it is killed."""
         self._is_over = self._is_let_go = True
         self._wake_waiters()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         await self._tasks.close()
         if self._handle is not None:
             if not leave_worker:
@@ -253,7 +252,7 @@ class WorkerDriver:
                 case Kill(reason, dump):
                     self._kill(reason, dump)
                 case WakeAt(at):
-                    self._arm(at)
+                    self._alarm.set(at)
                 case FailCalls(cause):
                     self._fail_calls(cause)
                 case Publish():
@@ -345,16 +344,7 @@ class WorkerDriver:
         await asyncio.sleep(0.05)
         handle.kill()
 
-    def _arm(self, at: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if at is not None:
-            delay_s = max(0.0, at - self._clock.now())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._elapsed)
-
     def _elapsed(self) -> None:
-        self._timer = None
         self._perform(self._lifecycle.elapsed(self._clock.now()))
 
     def _fail_calls(self, cause: str) -> None:

@@ -3,7 +3,6 @@
 It wakes the worker when a request needs one, hands events on, and lets the worker sleep when nothing is to be done.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from protocol.base.alarm import Alarm
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
@@ -58,7 +58,7 @@ class Workspace:
         self._cancel_on_last_detach = cancel_on_last_detach
         self._tasks = TaskOwner(f"workspace.{registration.id}", log)
         self._leases = Leases(create_grace_s=limits.create_grace_s, detach_grace_s=limits.detach_grace_s)
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(clock, self._elapsed)
         self._eviction = Eviction(idle_s=limits.evict_idle_s)
         self._evicting = False
         self._streams = 0
@@ -118,9 +118,7 @@ class Workspace:
         await self._leave()
 
     async def _leave(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         self.hub.close()
         await self.hub.tasks.close()
         await self._caller.close()
@@ -287,20 +285,11 @@ class Workspace:
         for effect in effects:
             match effect:
                 case Arm(at):
-                    self._arm(at)
+                    self._alarm.set(at)
                 case LastGone():
                     self._last_gone()
 
-    def _arm(self, at: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if at is not None:
-            delay_s = max(0.0, at - self._clock.now())
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._elapsed)
-
     def _elapsed(self) -> None:
-        self._timer = None
         self._perform(self._leases.elapsed(self._clock.now()))
 
     def _last_gone(self) -> None:
