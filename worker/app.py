@@ -48,6 +48,7 @@ from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
 from worker.permissions.desk import Desk
 from worker.permissions.questions import Questions
+from worker.processes.child import Children
 from worker.runs.delegation import Delegation
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import AwaitRuns, CancelAll, Drain, Flush, Leave, Refuse
@@ -69,7 +70,6 @@ from worker.store.todos import StoredTodos
 from worker.tenure import Tenure
 from worker.tools.agent import Agent
 from worker.tools.bash import Bash
-from worker.tools.child import Children
 from worker.tools.confinement import Confinement
 from worker.tools.crush_info import About, Standing
 from worker.tools.jobs import Jobs

@@ -14,7 +14,7 @@ from tests.faults.test_tools import bash, result
 from tests.support.client import parts_of
 from tests.support.eventually import eventually
 from tests.support.house import House, Room
-from worker.tools.landlock import ABI_MIN, abi
+from worker.processes.landlock import ABI_MIN, abi
 
 
 def kernel_confines() -> bool:

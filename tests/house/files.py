@@ -84,7 +84,7 @@ PURE = (
     "worker/runs/rows.py",
     "worker/tenure.py",
     "worker/tools/loose.py",
-    "worker/tools/output.py",
+    "worker/processes/output_buffer.py",
     "worker/tools/replace.py",
 )
 """The files that think: no clock, no I/O, no waiting (architecture.md 3, the files with a ◇)."""

@@ -24,7 +24,7 @@ OWN_TIME = {
     "supervisor/launch/containment.py",  # blocks, on a thread of its own
     "worker/preload.py",  # blocks, in the zygote
     "worker/store/lock.py",  # blocks, before there is a loop
-    "worker/tools/tree.py",  # blocks, on a thread of its own
+    "worker/processes/process_tree.py",  # blocks, on a thread of its own
     "worker/zygote.py",  # never has a loop
 }
 """Who asks the machine for the time, and why."""

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.tools.output import OutputBuffer
+from worker.processes.output_buffer import OutputBuffer
 
 texts = st.one_of(st.text(max_size=200).map(str.encode), st.binary(max_size=200))
 sizes = st.integers(0, 40)

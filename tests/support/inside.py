@@ -32,6 +32,7 @@ from worker.models.client import (
     ToolCallStart,
 )
 from worker.permissions.rules import Rules
+from worker.processes.child import Children
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import Drain
 from worker.runs.ending import Author, Ending, Scribe
@@ -42,7 +43,6 @@ from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.files import StoredFileLedger
 from worker.store.runs import StoredRun
-from worker.tools.child import Children
 from worker.tools.tool import ToolContext
 from worker.tools.toolbox import Toolbox
 

@@ -15,8 +15,8 @@ from protocol.shapes.message import ToolCallData
 from tests.support.gates import RulesGate
 from tests.support.processes import Process
 from worker.permissions.rules import Rules
+from worker.processes.child import Children
 from worker.tools.bash import Bash
-from worker.tools.child import Children
 from worker.tools.invoke import invoke
 from worker.tools.jobs import Jobs
 from worker.tools.tool import CodeServers, Gate, NoCodeServers, ToolContext, ToolResult

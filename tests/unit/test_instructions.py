@@ -15,7 +15,7 @@ from tests.support.loop import run
 from worker.agent.gitstate import GitState
 from worker.agent.instructions import Surroundings, attribution_note, compose, compose_task
 from worker.agent.surroundings import FILE_MAX_BYTES, gather
-from worker.tools.child import Children
+from worker.processes.child import Children
 
 DAY = date(2026, 1, 2)
 

@@ -16,9 +16,9 @@ from protocol.spec import WorkerSpec
 from tests.support.loop import run
 from tests.support.tools import bench
 from worker.config.load import Config, load_config
+from worker.processes.thread_pool import Stop
 from worker.tools.crush_info import About, Standing
 from worker.tools.crush_logs import LINE_MAX_BYTES, READ_MAX_BYTES, masked, tail_of
-from worker.tools.threads import Stop
 from worker.tools.tool import ToolResult
 
 KEY = "sk-live-0123456789abcdef"

@@ -11,7 +11,7 @@ from protocol.limits import Limits
 from tests.support.loop import run
 from tests.support.processes import Process
 from tests.support.tools import Bench, bench
-from worker.tools import crowd
+from worker.processes import process_limit
 
 LIMITS = Limits(tool_term_grace_s=0.1, tool_pipe_grace_s=0.1)
 
@@ -347,8 +347,8 @@ def test_exit_codes_and_signals(tmp_path):
 
 def test_T05_a_crowd_is_found_also_where_the_machine_tells_nothing(tmp_path, monkeypatch):
     """As when others end as many threads as a command begins."""
-    monkeypatch.setattr(crowd, "_LOAD", tmp_path / "nothing")
-    monkeypatch.setattr(crowd, "SURE_S", 0.05)
+    monkeypatch.setattr(process_limit, "_LOAD", tmp_path / "nothing")
+    monkeypatch.setattr(process_limit, "SURE_S", 0.05)
 
     async def main():
         async with bench(tmp_path, limits=Limits(tool_term_grace_s=0.1, tool_processes_max=10)) as place:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.tools.landlock import ABI_MIN, CHANGE, READ, Ruleset, abi
+from worker.processes.landlock import ABI_MIN, CHANGE, READ, Ruleset, abi
 
 NOBODY = 65534
 

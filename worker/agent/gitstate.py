@@ -12,8 +12,8 @@ from pathlib import Path
 
 from protocol.base.logs import fields
 from protocol.limits import Limits
-from worker.tools.child import Children
-from worker.tools.environment import tool_environment
+from worker.processes.child import Children
+from worker.processes.environment import tool_environment
 
 STATUS_LINES = 20
 LINE_MAX = 200

@@ -18,9 +18,9 @@ from protocol.limits import Limits
 from worker.config.load import Config
 from worker.config.sections import HookSettings
 from worker.hooks.answers import Answer, Heard, answer_of, together
+from worker.processes.child import Children
+from worker.processes.environment import FORCED, user_environment
 from worker.service import Service
-from worker.tools.child import Children
-from worker.tools.environment import FORCED, user_environment
 from worker.tools.tool import HookVerdict, ToolContext
 
 EVENT = "PreToolUse"

@@ -28,8 +28,8 @@ from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
 from worker.lsp.offer import offer
 from worker.lsp.shapes import Capabilities, Initialized, Published, Report, uri_of
 from worker.lsp.states import Effect, End, Launch, ServerLife, ServerState
-from worker.tools.child import Child, Children
-from worker.tools.environment import tool_environment
+from worker.processes.child import Child, Children
+from worker.processes.environment import tool_environment
 
 T = TypeVar("T")
 

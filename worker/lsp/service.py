@@ -26,8 +26,8 @@ from worker.lsp.diagnostics import Found, report
 from worker.lsp.server import LanguageServer, Plan
 from worker.lsp.shapes import LspEvent, LspInfo
 from worker.lsp.states import ServerState
+from worker.processes.child import Children
 from worker.service import Service
-from worker.tools.child import Children
 from worker.tools.paths import locate
 from worker.tools.tool import Tool, ToolError
 

@@ -18,8 +18,8 @@ from worker.config.sections import McpSettings, OAuthToken
 from worker.lsp.shapes import uri_of
 from worker.mcp.offer import McpFailed, NeedsLogin, What
 from worker.mcp.plan import Target, expanded, start_s
-from worker.tools.child import Child, Children
-from worker.tools.environment import tool_environment
+from worker.processes.child import Child, Children
+from worker.processes.environment import tool_environment
 
 if TYPE_CHECKING:  # imports the library
     from worker.mcp.session import LiveSession

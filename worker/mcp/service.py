@@ -29,8 +29,8 @@ from worker.mcp.reach import Around
 from worker.mcp.server import McpServer
 from worker.mcp.states import McpState
 from worker.mcp.tools import ListResources, McpTool, ReadResource
+from worker.processes.child import Children
 from worker.service import Service
-from worker.tools.child import Children
 from worker.tools.tool import Tool
 
 SERVERS_MAX = 64

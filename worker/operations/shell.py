@@ -18,12 +18,12 @@ from protocol.limits import Limits
 from protocol.shapes.services import ShellResult, ShellWish
 from worker.operations.reading import read
 from worker.operations.table import Handler, Request, Response
+from worker.processes.child import Children
+from worker.processes.environment import user_environment
 from worker.runs import rows
 from worker.runs.equipment import Equipment
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
-from worker.tools.child import Children
-from worker.tools.environment import user_environment
 
 COLOURS = {"COLORTERM": "truecolor", "CLICOLOR_FORCE": "1", "FORCE_COLOR": "1"}
 TOO_LONG = 124  # as `timeout` says it

@@ -33,13 +33,13 @@ from worker.models.client import ModelClient
 from worker.permissions.desk import Desk
 from worker.permissions.gate import AskingGate, RunPolicy
 from worker.permissions.rules import Rules
+from worker.processes.child import Children
 from worker.runs.ending import Author
 from worker.runs.logins import Logins
 from worker.runs.transcript import StoredTranscript
 from worker.service import Service
 from worker.store.runs import DELEGATED, SUMMARY, TASK, WEB, StoredRun
 from worker.tools.agent import AGENT_TOOLS
-from worker.tools.child import Children
 from worker.tools.tool import (
     CodeServers,
     FileHistory,

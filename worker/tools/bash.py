@@ -12,9 +12,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from worker.processes.environment import tool_environment
 from worker.tools.commands import ReadOnly
 from worker.tools.confinement import Cage
-from worker.tools.environment import tool_environment
 from worker.tools.jobs import Jobs, ending_of
 from worker.tools.paths import check_workspace, locate
 from worker.tools.reach import expanded

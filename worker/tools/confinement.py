@@ -18,8 +18,8 @@ from pathlib import Path
 from protocol.base.failpoints import failpoint_blocking
 from worker.config.load import Config
 from worker.config.schema import ToolSettings
+from worker.processes.landlock import ABI_MIN, CHANGE, READ, Ruleset, abi
 from worker.service import Service
-from worker.tools.landlock import ABI_MIN, CHANGE, READ, Ruleset, abi
 from worker.tools.tool import ToolError
 
 CACHES = (

@@ -16,7 +16,7 @@ from msgspec import Meta
 from protocol.secrets import MASK
 from worker.config.load import Config
 from worker.config.mask import Mask
-from worker.tools.threads import Stop
+from worker.processes.thread_pool import Stop
 from worker.tools.tool import ToolContext, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 LINES, LINES_MAX = 50, 100

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from protocol.limits import Limits
+from worker.processes.thread_pool import Stop
 from worker.tools.changes import compare, excerpt
 from worker.tools.disk import Content, read_content, replace_content, sha256
 from worker.tools.paths import Place, check_workspace, locate
 from worker.tools.reach import expanded
-from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult
 
 ASKED_MAX_BYTES = 1024 * 1024

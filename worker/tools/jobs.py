@@ -20,8 +20,8 @@ from msgspec import Meta
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
+from worker.processes.child import Child, Children
 from worker.service import Service
-from worker.tools.child import Child, Children
 from worker.tools.confinement import Cage, Confinement
 from worker.tools.report import take_report
 from worker.tools.tool import (

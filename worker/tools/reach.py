@@ -6,7 +6,7 @@ What lies in the directories of skills may be read without asking.
 from collections.abc import Mapping
 from string import Template
 
-from worker.tools.environment import tool_environment
+from worker.processes.environment import tool_environment
 from worker.tools.paths import Place, locate
 from worker.tools.tool import ToolContext, ToolError
 

@@ -11,11 +11,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from worker.processes.thread_pool import Stop
 from worker.tools.ignore import DEFAULT_LINES, Ignore, parse
 from worker.tools.paths import Place
 from worker.tools.patterns import expand_braces, matches, split
 from worker.tools.reach import reach, with_variables
-from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.walk import Entry, walk
 

@@ -17,7 +17,7 @@ from protocol.limits import Limits
 from worker.config.schema import ToolSettings
 
 if TYPE_CHECKING:  # the keeper of children does I/O; here it is only a type
-    from worker.tools.child import Children
+    from worker.processes.child import Children
 
 Effect = Literal["read", "write", "execute"]
 Args = TypeVar("Args", bound=msgspec.Struct)

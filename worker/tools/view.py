@@ -13,11 +13,11 @@ import msgspec
 from msgspec import Meta
 
 from protocol.limits import Limits
+from worker.processes.output_buffer import without_cut_end
+from worker.processes.thread_pool import Stop
 from worker.tools.disk import sha256
-from worker.tools.output import without_cut_end
 from worker.tools.paths import Place, open_inside
 from worker.tools.reach import reach
-from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")

@@ -5,10 +5,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from worker.processes.thread_pool import Stop
 from worker.tools.disk import Content
 from worker.tools.filechange import Planned, change_file, check_seen
 from worker.tools.paths import Place
-from worker.tools.threads import Stop
 from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 

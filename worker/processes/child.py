@@ -20,13 +20,13 @@ from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner, settle
 from protocol.limits import Limits
-from worker.tools.crowd import Crowd
-from worker.tools.environment import markers
-from worker.tools.input import InputPipe
-from worker.tools.landlock import Ruleset
-from worker.tools.output import OutputBuffer
-from worker.tools.threads import Threads
-from worker.tools.tree import Process, Tree, find_tree, read_process, send
+from worker.processes.environment import markers
+from worker.processes.landlock import Ruleset
+from worker.processes.output_buffer import OutputBuffer
+from worker.processes.process_limit import Crowd
+from worker.processes.process_tree import Process, Tree, find_tree, read_process, send
+from worker.processes.stdin_pipe import InputPipe
+from worker.processes.thread_pool import Threads
 
 MARKER = "BULKHEAD_TOOL"
 """The environment variable by which the tree of one child is found again."""

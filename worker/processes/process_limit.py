@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from protocol.base.logs import fields
 
 if TYPE_CHECKING:
-    from worker.tools.child import Children
+    from worker.processes.child import Children
 
 LOOK_S = 0.1
 SURE_S = 2.0
