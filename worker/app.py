@@ -57,7 +57,6 @@ from worker.runs.equipment import Equipment
 from worker.runs.lane import Counter
 from worker.runs.recovery import Recovered, recover
 from worker.runs.titles import Titles
-from worker.service import FixedTools
 from worker.skills.service import SkillService
 from worker.store import events as event_rows
 from worker.store.database import Database
@@ -68,6 +67,7 @@ from worker.store.migrations import SchemaNewer
 from worker.store.place import StorageCorrupt, StorageUnusable
 from worker.store.todos import StoredTodos
 from worker.tenure import Tenure
+from worker.toolkit.extension import FixedTools
 from worker.tools.agent import Agent
 from worker.tools.bash import Bash
 from worker.tools.confinement import Confinement

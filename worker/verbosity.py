@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from protocol.base.logs import set_level
 from worker.config.load import Config
-from worker.service import Service
+from worker.toolkit.extension import Service
 
 
 class Verbosity(Service):

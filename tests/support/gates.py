@@ -1,7 +1,7 @@
 """A gate of the standing rules alone: there is nobody to ask."""
 
 from worker.permissions.rules import Rules
-from worker.tools.tool import Denied, Wish
+from worker.toolkit.tool import Denied, Wish
 
 
 class RulesGate:

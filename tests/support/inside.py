@@ -43,8 +43,8 @@ from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.files import StoredFileLedger
 from worker.store.runs import StoredRun
-from worker.tools.tool import ToolContext
-from worker.tools.toolbox import Toolbox
+from worker.toolkit.tool import ToolContext
+from worker.toolkit.toolbox import Toolbox
 
 LOG = logging.getLogger("bulkhead.test")
 

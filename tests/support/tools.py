@@ -16,11 +16,11 @@ from tests.support.gates import RulesGate
 from tests.support.processes import Process
 from worker.permissions.rules import Rules
 from worker.processes.child import Children
+from worker.toolkit.invoke import invoke
+from worker.toolkit.tool import CodeServers, Gate, NoCodeServers, ToolContext, ToolResult
+from worker.toolkit.toolbox import build_toolbox
 from worker.tools.bash import Bash
-from worker.tools.invoke import invoke
 from worker.tools.jobs import Jobs
-from worker.tools.tool import CodeServers, Gate, NoCodeServers, ToolContext, ToolResult
-from worker.tools.toolbox import build_toolbox
 
 PR_SET_CHILD_SUBREAPER = 36
 LOG = logging.getLogger("bulkhead.test")

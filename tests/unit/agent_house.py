@@ -22,8 +22,8 @@ from worker.agent.turn import Turn
 from worker.agent.usage import Usage
 from worker.models.client import Finished, ModelEvent, ModelRequest
 from worker.permissions.rules import Rules
-from worker.tools.tool import Tool, ToolContext, ToolResult, ToolSpec
-from worker.tools.toolbox import Toolbox
+from worker.toolkit.tool import Tool, ToolContext, ToolResult, ToolSpec
+from worker.toolkit.toolbox import Toolbox
 
 LOG = logging.getLogger("bulkhead.test")
 LIMITS = Limits(model_retry_delay_s=0.001, model_retry_delay_s_max=0.01)

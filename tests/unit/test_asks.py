@@ -23,7 +23,7 @@ from worker.permissions.questions import batch_of, in_order
 from worker.permissions.rules import Rules
 from worker.store import asks, sessions
 from worker.store.database import Database
-from worker.tools.tool import Denied, Wish
+from worker.toolkit.tool import Denied, Wish
 
 Story = Callable[[Desk, Database, Heard], Awaitable[None]]
 

@@ -25,8 +25,8 @@ from worker.lsp.shapes import (
     uri_of,
 )
 from worker.lsp.symbols import columns_of, find_symbols, outline, steps_of, word_pattern
+from worker.toolkit.tool import ToolError
 from worker.tools.lsp_change import replaced_lines
-from worker.tools.tool import ToolError
 
 ROOT = Path("/w")
 

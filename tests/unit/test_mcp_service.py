@@ -25,7 +25,7 @@ from worker.mcp.server import RETRY_S, McpServer
 from worker.mcp.service import McpService
 from worker.mcp.states import McpState
 from worker.permissions.rules import Rules
-from worker.tools.tool import ToolResult
+from worker.toolkit.tool import ToolResult
 
 PROGRAM = str(Path(__file__).parent.parent / "support" / "mcp_server.py")
 QUICK = Limits(tool_term_grace_s=0.1, mcp_ping_s=0.5)

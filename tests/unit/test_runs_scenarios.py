@@ -14,8 +14,8 @@ from tests.support.inside import House, open_house, outline, payload, texts, unt
 from tests.support.loop import run
 from worker.models.client import ThinkingDelta, ToolCallStart
 from worker.models.failures import failure
-from worker.tools.tool import ToolContext, ToolResult, ToolSpec
-from worker.tools.toolbox import Toolbox
+from worker.toolkit.tool import ToolContext, ToolResult, ToolSpec
+from worker.toolkit.toolbox import Toolbox
 
 
 class Holding:

@@ -34,7 +34,7 @@ from worker.models.script import (
     newest_prompt,
     parse,
 )
-from worker.tools.tool import ToolResult
+from worker.toolkit.tool import ToolResult
 
 
 class StillClock:

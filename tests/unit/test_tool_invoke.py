@@ -10,9 +10,9 @@ from protocol.shapes.message import ToolCallData
 from tests.support.loop import run
 from tests.support.tools import bench
 from worker.permissions.rules import Rules
-from worker.tools.invoke import invoke
-from worker.tools.tool import ToolResult, ToolSpec
-from worker.tools.toolbox import Toolbox, build_toolbox
+from worker.toolkit.invoke import invoke
+from worker.toolkit.tool import ToolResult, ToolSpec
+from worker.toolkit.toolbox import Toolbox, build_toolbox
 
 
 class Odd:
@@ -120,7 +120,7 @@ def test_a_bug_in_a_tool_is_an_error_result_and_logged(tmp_path, caplog):
 
 
 def test_a_tool_that_takes_too_long_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("worker.tools.invoke.END_MARGIN_S", 0.0)
+    monkeypatch.setattr("worker.toolkit.invoke.END_MARGIN_S", 0.0)
 
     async def main():
         ended = []

@@ -10,9 +10,9 @@ import pytest
 from tests.support.loop import run
 from tests.support.tools import bench
 from worker.permissions.rules import Rules
+from worker.toolkit.paths import locate, locate_inside, open_inside
+from worker.toolkit.tool import ToolError
 from worker.tools.disk import replace_content
-from worker.tools.paths import locate, locate_inside, open_inside
-from worker.tools.tool import ToolError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 

@@ -12,8 +12,8 @@ from tests.support.pages import Pages, cut, flood, page, redirect, silence
 from tests.support.tool_shapes import metadata
 from tests.support.tools import bench
 from worker.permissions.rules import Rules
+from worker.toolkit.tool import Wish
 from worker.tools.agent import AGENT_TOOLS
-from worker.tools.tool import Wish
 
 PATH = "/.api/graphql"
 CONTENT = "\n".join(f"line {number}" for number in range(1, 31)) + "\n"

@@ -15,7 +15,7 @@ from tests.support.loop import run
 from tests.support.pages import Pages, cut, flood, page, redirect, silence
 from tests.support.tools import bench
 from worker.permissions.rules import Rules
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
 from worker.tools.web import WebFetch, WebSearch
 from worker.web import client
 from worker.web.client import check_url

@@ -35,7 +35,7 @@ from worker.models.client import (
     ToolCallStart,
 )
 from worker.models.failures import failure
-from worker.tools.tool import ToolResult
+from worker.toolkit.tool import ToolResult
 
 
 def call(call_id: str, name: str, text: str = "{}") -> list[ToolCallStart | ToolCallEnd]:

@@ -28,7 +28,7 @@ from worker.agent.stream import finish_of, text_of
 from worker.agent.summary import SYSTEM, clipped
 from worker.models.client import Finished, ModelFailure, TextDelta, Tokens, ToolCallEnd, ToolCallStart
 from worker.models.failures import failure
-from worker.tools.tool import ToolResult
+from worker.toolkit.tool import ToolResult
 
 OVERFLOW = failure("context_overflow", "too long", status=400)
 

@@ -16,9 +16,9 @@ from protocol.limits import Limits
 from protocol.shapes.message import Message, ToolCallData, ToolResultData
 from worker.agent.stream import SKIPPED_CALL, answers_for
 from worker.agent.transcript import Transcript
-from worker.tools.invoke import invoke
-from worker.tools.tool import ToolContext, ToolResult
-from worker.tools.toolbox import Toolbox
+from worker.toolkit.invoke import invoke
+from worker.toolkit.tool import ToolContext, ToolResult
+from worker.toolkit.toolbox import Toolbox
 
 UNREADABLE = "The arguments of this call were not a valid JSON object, so it was not executed. Send the call again."
 

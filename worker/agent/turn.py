@@ -24,7 +24,7 @@ from worker.agent.stream import MessageDraft, answers_for, calls_of, text_of
 from worker.agent.summary import GOES_ON_NOTE, SummaryWriter, as_told, summary_request
 from worker.agent.transcript import Transcript
 from worker.models.client import ModelClient, ModelFailure, ModelRequest
-from worker.tools.toolbox import Toolbox
+from worker.toolkit.toolbox import Toolbox
 
 GOES_ON: frozenset[FinishReason] = frozenset({"tool_use", "end_turn", "stop", "unknown"})
 """Reasons after which a step with calls is followed by another; some servers say `stop` although they call tools."""

@@ -20,8 +20,8 @@ from worker.config.sections import HookSettings
 from worker.hooks.answers import Answer, Heard, answer_of, together
 from worker.processes.child import Children
 from worker.processes.environment import FORCED, user_environment
-from worker.service import Service
-from worker.tools.tool import HookVerdict, ToolContext
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import HookVerdict, ToolContext
 
 EVENT = "PreToolUse"
 ANSWER_MAX_BYTES = 1024 * 1024

@@ -27,9 +27,9 @@ from worker.lsp.server import LanguageServer, Plan
 from worker.lsp.shapes import LspEvent, LspInfo
 from worker.lsp.states import ServerState
 from worker.processes.child import Children
-from worker.service import Service
-from worker.tools.paths import locate
-from worker.tools.tool import Tool, ToolError
+from worker.toolkit.extension import Service
+from worker.toolkit.paths import locate
+from worker.toolkit.tool import Tool, ToolError
 
 ABSENT_S = 30.0
 """So long a command that is not installed is not looked for again."""

@@ -30,8 +30,8 @@ from worker.mcp.server import McpServer
 from worker.mcp.states import McpState
 from worker.mcp.tools import ListResources, McpTool, ReadResource
 from worker.processes.child import Children
-from worker.service import Service
-from worker.tools.tool import Tool
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import Tool
 
 SERVERS_MAX = 64
 

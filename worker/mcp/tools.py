@@ -10,7 +10,7 @@ from msgspec import Meta
 from worker.mcp.offer import McpFailed, Media, ToolOffer
 from worker.mcp.plan import tool_name
 from worker.processes.output_buffer import OutputBuffer
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 if TYPE_CHECKING:  # each needs the other
     from worker.mcp.server import McpServer

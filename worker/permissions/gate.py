@@ -9,7 +9,7 @@ from protocol.shapes.permission import PermissionPolicy, PermissionRequest
 from worker.permissions.desk import Desk
 from worker.permissions.pending import Asked
 from worker.permissions.rules import Rules
-from worker.tools.tool import Denied, Wish
+from worker.toolkit.tool import Denied, Wish
 
 ONE_SHOT = "the only client of this workspace said that it cannot answer requests for permission"
 

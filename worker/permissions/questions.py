@@ -6,11 +6,11 @@ from protocol.limits import Limits
 from protocol.shapes.permission import QuestionItem, QuestionRequest, QuestionResponse
 from worker.permissions.desk import Desk
 from worker.permissions.pending import Asked
-from worker.service import Service
 from worker.store import runs
 from worker.store.database import Database
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import Tool, ToolContext, ToolError
 from worker.tools.question import Question
-from worker.tools.tool import Tool, ToolContext, ToolError
 
 
 class Questions(Service):

@@ -12,8 +12,8 @@ from worker.runs.dispatcher import Dispatcher
 from worker.runs.transcript import charge
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
+from worker.toolkit.tool import ToolError
 from worker.tools.agent import TaskKind
-from worker.tools.tool import ToolError
 
 _ENDED = {"failed": "failed", "cancelled": "was cancelled", "interrupted": "was interrupted"}
 

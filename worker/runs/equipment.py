@@ -37,10 +37,9 @@ from worker.processes.child import Children
 from worker.runs.ending import Author
 from worker.runs.logins import Logins
 from worker.runs.transcript import StoredTranscript
-from worker.service import Service
 from worker.store.runs import DELEGATED, SUMMARY, TASK, WEB, StoredRun
-from worker.tools.agent import AGENT_TOOLS
-from worker.tools.tool import (
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import (
     CodeServers,
     FileHistory,
     FileLedger,
@@ -50,7 +49,8 @@ from worker.tools.tool import (
     NoHooks,
     ToolContext,
 )
-from worker.tools.toolbox import Toolbox, build_toolbox
+from worker.toolkit.toolbox import Toolbox, build_toolbox
+from worker.tools.agent import AGENT_TOOLS
 from worker.tools.web import WebFetch, WebSearch
 from worker.web.search import Search
 

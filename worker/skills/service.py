@@ -8,10 +8,10 @@ from protocol.limits import Limits
 from protocol.shapes.services import SkillsChanged, SkillState
 from worker.config.load import Config
 from worker.processes.thread_pool import Threads
-from worker.service import Service
 from worker.skills.discovery import Cache, Skills, discover
 from worker.skills.skill import note
 from worker.store.database import Database, Transaction
+from worker.toolkit.extension import Service
 
 
 class SkillService(Service):

@@ -13,15 +13,15 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.environment import tool_environment
+from worker.toolkit.paths import check_workspace, locate
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.commands import ReadOnly
 from worker.tools.confinement import Cage
 from worker.tools.jobs import Jobs, ending_of
-from worker.tools.paths import check_workspace, locate
 from worker.tools.reach import expanded
 from worker.tools.reading import git_runs_nothing, reads_here
 from worker.tools.report import report_path, sweep_reports
 from worker.tools.search import check_directory
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 NO_OUTPUT = "no output"  # exactly this text is shown as nothing by clients
 

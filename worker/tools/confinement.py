@@ -19,8 +19,8 @@ from protocol.base.failpoints import failpoint_blocking
 from worker.config.load import Config
 from worker.config.schema import ToolSettings
 from worker.processes.landlock import ABI_MIN, CHANGE, READ, Ruleset, abi
-from worker.service import Service
-from worker.tools.tool import ToolError
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import ToolError
 
 CACHES = (
     *(".cache", ".npm", ".yarn", ".cargo/registry", ".cargo/git", "go/pkg", ".gradle/caches", ".m2/repository"),

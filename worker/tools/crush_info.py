@@ -13,9 +13,9 @@ from protocol.shapes.mcp import McpInfo
 from protocol.shapes.services import SkillState
 from protocol.spec import WorkerSpec
 from worker.config.load import Config
-from worker.service import Service
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import Tool, ToolContext, ToolResult, ToolSpec, description_of, schema_of
 from worker.tools.crush_logs import CrushLogs
-from worker.tools.tool import Tool, ToolContext, ToolResult, ToolSpec, description_of, schema_of
 
 
 @dataclass(frozen=True)

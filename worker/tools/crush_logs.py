@@ -17,7 +17,7 @@ from protocol.secrets import MASK
 from worker.config.load import Config
 from worker.config.mask import Mask
 from worker.processes.thread_pool import Stop
-from worker.tools.tool import ToolContext, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.toolkit.tool import ToolContext, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 LINES, LINES_MAX = 50, 100
 LINE_MAX_BYTES = 1024 * 1024  # a longer one is left out

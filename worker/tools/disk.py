@@ -6,8 +6,8 @@ import itertools
 import os
 from dataclasses import dataclass
 
-from worker.tools.paths import Place, check_still_there, open_inside
-from worker.tools.tool import ToolError
+from worker.toolkit.paths import Place, check_still_there, open_inside
+from worker.toolkit.tool import ToolError
 
 NEW_FILE_MODE = 0o666  # minus the umask, as for any file that a user makes
 _names = itertools.count()

@@ -6,12 +6,12 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.thread_pool import Stop
+from worker.toolkit.paths import Place
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.disk import Content
 from worker.tools.filechange import Planned, change_file, check_seen
 from worker.tools.loose import hint, replace_loosely
-from worker.tools.paths import Place
 from worker.tools.replace import NoMatch, SeveralMatches, replace_text
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 LOOSE_NOTE = (
     "The text was found only with its white space taken loosely, and the new text was indented as the file is. "

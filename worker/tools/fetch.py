@@ -11,9 +11,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.tools.paths import Place, check_workspace, locate
+from worker.toolkit.paths import Place, check_workspace, locate
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.reach import expanded
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.web.body import pieces
 from worker.web.client import check_url, fetch, opened
 from worker.web.pages import is_html, to_markdown, to_text

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from protocol.limits import Limits
 from worker.processes.thread_pool import Stop
+from worker.toolkit.paths import Place, check_workspace, locate
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult
 from worker.tools.changes import compare, excerpt
 from worker.tools.disk import Content, read_content, replace_content, sha256
-from worker.tools.paths import Place, check_workspace, locate
 from worker.tools.reach import expanded
-from worker.tools.tool import ToolContext, ToolError, ToolResult
 
 ASKED_MAX_BYTES = 1024 * 1024
 """Of the texts in a request: clients send it back whole, and it is stored with the events."""

@@ -16,11 +16,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from worker.toolkit.paths import Place
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.ignore import SKIPPED_DIRECTORIES
-from worker.tools.paths import Place
 from worker.tools.reach import reach
 from worker.tools.search import check_directory
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 LINE_MAX_CHARACTERS = 500
 OUTPUT_MAX_BYTES = 4 * 1024 * 1024  # of matches that are sorted; beyond it the result says that there is more

@@ -21,10 +21,8 @@ from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.processes.child import Child, Children
-from worker.service import Service
-from worker.tools.confinement import Cage, Confinement
-from worker.tools.report import take_report
-from worker.tools.tool import (
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import (
     Tool,
     ToolContext,
     ToolError,
@@ -34,6 +32,8 @@ from worker.tools.tool import (
     read_args,
     schema_of,
 )
+from worker.tools.confinement import Cage, Confinement
+from worker.tools.report import take_report
 
 KEPT_S = 8 * 3600.0
 KEPT_MAX = 100

@@ -14,13 +14,13 @@ from worker.lsp.server import LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.shapes import Range, TextEdit, WorkspaceEdit
 from worker.lsp.symbols import find_symbols, outline, steps_of
+from worker.toolkit.paths import Place, locate_inside
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.changes import excerpt
 from worker.tools.disk import Content, read_content, replace_content, sha256
 from worker.tools.filechange import ASKED_MAX_BYTES, check_seen, encoded
 from worker.tools.lsp_places import Spot, first_answer, server_of
 from worker.tools.lsp_query import symbols_of
-from worker.tools.paths import Place, locate_inside
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 FILES_MAX = 500
 LISTED_MAX = 50

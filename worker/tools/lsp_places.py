@@ -11,9 +11,9 @@ from worker.lsp.server import LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.shapes import Location, path_of, uri_of
 from worker.lsp.symbols import columns_of, looks_like_declaration, steps_of, word_pattern
+from worker.toolkit.paths import locate, locate_inside
+from worker.toolkit.tool import ToolContext, ToolError
 from worker.tools.grep import GrepArgs, find_matches
-from worker.tools.paths import locate, locate_inside
-from worker.tools.tool import ToolContext, ToolError
 
 T = TypeVar("T")
 

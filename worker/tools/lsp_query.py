@@ -13,9 +13,9 @@ from worker.lsp.server import ANYTHING, LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.shapes import KINDS, Call, CallItem, Location, LocationLink, Symbol, path_of, uri_of
 from worker.lsp.symbols import outline
+from worker.toolkit.paths import locate_inside
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.lsp_places import Spot, SymbolUnknown, first_answer, server_of, shown_location
-from worker.tools.paths import locate_inside
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 LOCATIONS_MAX = 200
 CONTEXT_LINES = 3

@@ -8,9 +8,9 @@ from msgspec import Meta
 
 from worker.lsp.service import LanguageServers
 from worker.lsp.states import ServerState
+from worker.toolkit.paths import locate_inside
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.lsp_places import no_server
-from worker.tools.paths import locate_inside
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 
 class DiagnosticsArgs(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from worker.lsp.service import LanguageServers
+from worker.toolkit.tool import Tool
 from worker.tools.lsp_change import Rename, ReplaceSymbol
 from worker.tools.lsp_query import CallHierarchy, Definition, References, Symbols
 from worker.tools.lsp_servers import Diagnostics, Restart
-from worker.tools.tool import Tool
 
 
 def lsp_tools(servers: LanguageServers) -> Sequence[Tool]:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.shapes.permission import Choice, QuestionItem, QuestionResponse
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 TYPES = ("yes_no", "single_choice", "multi_choice", "free_text")
 CHOOSES = ("single_choice", "multi_choice")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from string import Template
 
 from worker.processes.environment import tool_environment
-from worker.tools.paths import Place, locate
-from worker.tools.tool import ToolContext, ToolError
+from worker.toolkit.paths import Place, locate
+from worker.toolkit.tool import ToolContext, ToolError
 
 
 async def reach(

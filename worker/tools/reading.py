@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from worker.toolkit.paths import locate
+from worker.toolkit.tool import ToolContext
 from worker.tools.commands import ReadOnly, paths_of, read_only
-from worker.tools.paths import locate
-from worker.tools.tool import ToolContext
 
 NAMES_MAX = 1000  # of files that the patterns of one command stand for
 SYSTEM_DIRECTORIES = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"})

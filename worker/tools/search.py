@@ -12,11 +12,11 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.thread_pool import Stop
+from worker.toolkit.paths import Place
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.ignore import DEFAULT_LINES, Ignore, parse
-from worker.tools.paths import Place
 from worker.tools.patterns import expand_braces, matches, split
 from worker.tools.reach import reach, with_variables
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.walk import Entry, walk
 
 GLOB_DROPPED = frozenset({"coverage", "logs", "generated", "bower_components", "jspm_packages"})

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol.shapes.session import Todo
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 STATUSES = ("completed", "in_progress", "pending")
 TASKS_MAX = 200

@@ -15,10 +15,10 @@ from msgspec import Meta
 from protocol.limits import Limits
 from worker.processes.output_buffer import without_cut_end
 from worker.processes.thread_pool import Stop
+from worker.toolkit.paths import Place, open_inside
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.disk import sha256
-from worker.tools.paths import Place, open_inside
 from worker.tools.reach import reach
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
 FRAGMENT_BYTES = 64 * 1024  # of a long line, read at once

@@ -6,10 +6,10 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.thread_pool import Stop
+from worker.toolkit.paths import Place
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.disk import Content
 from worker.tools.filechange import Planned, change_file, check_seen
-from worker.tools.paths import Place
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 
 class WriteArgs(msgspec.Struct, frozen=True, kw_only=True):

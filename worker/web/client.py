@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from protocol.version import BULKHEAD_VERSION
 from worker.tls import shared_tls
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
 from worker.web.body import ACCEPTED, pieces
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.store.guard import is_guarded
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
 
 
 @dataclass(frozen=True)

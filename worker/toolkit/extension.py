@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from worker.config.load import Config
-from worker.tools.tool import Tool
+from worker.toolkit.tool import Tool
 
 
 class Service:

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Iterable
 
+from worker.toolkit.tool import Tool, ToolSpec
 from worker.tools.edit import Edit
 from worker.tools.fetch import Download, Fetch
 from worker.tools.grep import Grep
 from worker.tools.multiedit import MultiEdit
 from worker.tools.search import Glob, Ls
 from worker.tools.sourcegraph import Sourcegraph
-from worker.tools.tool import Tool, ToolSpec
 from worker.tools.view import View
 from worker.tools.write import Write
 

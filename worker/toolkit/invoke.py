@@ -15,8 +15,8 @@ import msgspec
 from protocol.base.logs import fields
 from protocol.errors import BulkheadError
 from protocol.shapes.message import ToolCallData
-from worker.tools.tool import Denied, HookVerdict, Tool, ToolContext, ToolError, ToolResult
-from worker.tools.toolbox import Toolbox
+from worker.toolkit.tool import Denied, HookVerdict, Tool, ToolContext, ToolError, ToolResult
+from worker.toolkit.toolbox import Toolbox
 
 log = logging.getLogger("bulkhead.tools")
 
