@@ -68,14 +68,14 @@ from worker.store.place import StorageCorrupt, StorageUnusable
 from worker.store.todos import StoredTodos
 from worker.tenure import Tenure
 from worker.toolkit.extension import FixedTools
-from worker.tools.agent import Agent
-from worker.tools.bash import Bash
-from worker.tools.confinement import Confinement
-from worker.tools.crush_info import About, Standing
-from worker.tools.jobs import Jobs
-from worker.tools.lsp_tools import lsp_tools
-from worker.tools.todos import Todos
-from worker.tools.web import AgenticFetch, WebSearch
+from worker.tools.code.all_tools import lsp_tools
+from worker.tools.session.agent import Agent
+from worker.tools.session.crush_info import About, Standing
+from worker.tools.session.todos import Todos
+from worker.tools.shell.bash import Bash
+from worker.tools.shell.jobs import Jobs
+from worker.tools.shell.sandbox import Confinement
+from worker.tools.web.web_search import AgenticFetch, WebSearch
 from worker.verbosity import Verbosity
 from worker.web.search import Search
 

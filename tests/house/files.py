@@ -75,7 +75,7 @@ PURE = (
     "worker/models/retry.py",
     "worker/models/script.py",
     "worker/operations/replies.py",
-    "worker/tools/commands.py",
+    "worker/tools/shell/read_only_commands.py",
     "worker/permissions/pending.py",
     "worker/permissions/presence.py",
     "worker/permissions/rules.py",
@@ -83,9 +83,9 @@ PURE = (
     "worker/runs/lane.py",
     "worker/runs/rows.py",
     "worker/tenure.py",
-    "worker/tools/loose.py",
+    "worker/tools/files/whitespace_match.py",
     "worker/processes/output_buffer.py",
-    "worker/tools/replace.py",
+    "worker/tools/files/replace.py",
 )
 """The files that think: no clock, no I/O, no waiting (architecture.md 3, the files with a ◇)."""
 

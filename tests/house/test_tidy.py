@@ -13,7 +13,7 @@ LINES_MAX = 500
 
 ENTRIES = {
     *("supervisor/__main__.py", "supervisor/local_model/server.py"),
-    *("worker/__main__.py", "worker/zygote.py", "worker/tools/grep_child.py", "worker/config/show.py"),
+    *("worker/__main__.py", "worker/zygote.py", "worker/tools/search/grep_child.py", "worker/config/show.py"),
 }
 """Started by command line, not imported."""
 

@@ -19,8 +19,8 @@ from worker.processes.child import Children
 from worker.toolkit.invoke import invoke
 from worker.toolkit.tool import CodeServers, Gate, NoCodeServers, ToolContext, ToolResult
 from worker.toolkit.toolbox import build_toolbox
-from worker.tools.bash import Bash
-from worker.tools.jobs import Jobs
+from worker.tools.shell.bash import Bash
+from worker.tools.shell.jobs import Jobs
 
 PR_SET_CHILD_SUBREAPER = 36
 LOG = logging.getLogger("bulkhead.test")

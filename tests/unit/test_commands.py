@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.tools.commands import read_only, tokens_of
+from worker.tools.shell.read_only_commands import read_only, tokens_of
 
 READING = [
     "ls",

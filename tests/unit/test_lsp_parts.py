@@ -26,7 +26,7 @@ from worker.lsp.shapes import (
 )
 from worker.lsp.symbols import columns_of, find_symbols, outline, steps_of, word_pattern
 from worker.toolkit.tool import ToolError
-from worker.tools.lsp_change import replaced_lines
+from worker.tools.code.change import replaced_lines
 
 ROOT = Path("/w")
 

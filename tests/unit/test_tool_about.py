@@ -18,8 +18,8 @@ from tests.support.tools import bench
 from worker.config.load import Config, load_config
 from worker.processes.thread_pool import Stop
 from worker.toolkit.tool import ToolResult
-from worker.tools.crush_info import About, Standing
-from worker.tools.crush_logs import LINE_MAX_BYTES, READ_MAX_BYTES, masked, tail_of
+from worker.tools.session.crush_info import About, Standing
+from worker.tools.session.crush_logs import LINE_MAX_BYTES, READ_MAX_BYTES, masked, tail_of
 
 KEY = "sk-live-0123456789abcdef"
 LSP = LspInfo(name="gopls", state=2, connected_at="0001-01-01T00:00:00Z", diagnostic_count=3)

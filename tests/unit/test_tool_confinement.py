@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from worker.config.schema import ToolSettings
-from worker.tools.confinement import CACHES, Cage, Confinement, beside, places
+from worker.tools.shell.sandbox import CACHES, Cage, Confinement, beside, places
 
 LOG = logging.getLogger("bulkhead.test")
 
@@ -77,7 +77,7 @@ def test_everything_beside_what_is_closed_may_be_read(ground):
 
 
 def test_too_many_neighbours_are_an_error_and_not_a_hole(ground, monkeypatch):
-    monkeypatch.setattr("worker.tools.confinement.ENTRIES_MAX", 3)
+    monkeypatch.setattr("worker.tools.shell.sandbox.ENTRIES_MAX", 3)
     with pytest.raises(OSError, match="more than 3"):
         list(beside((ground / "run/bulkhead",)))
 

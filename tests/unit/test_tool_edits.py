@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.support.loop import run
 from tests.support.tools import bench
 from worker.toolkit.tool import Denied, Wish
-from worker.tools.changes import excerpt
-from worker.tools.loose import hint, replace_loosely, unit_of
-from worker.tools.replace import NoMatch, SeveralMatches
+from worker.tools.files.diff import excerpt
+from worker.tools.files.replace import NoMatch, SeveralMatches
+from worker.tools.files.whitespace_match import hint, replace_loosely, unit_of
 
 PYTHON = "def f():\n    if a:\n        return 1\n    return 2\n"
 

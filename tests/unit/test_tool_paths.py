@@ -12,7 +12,7 @@ from tests.support.tools import bench
 from worker.permissions.rules import Rules
 from worker.toolkit.paths import locate, locate_inside, open_inside
 from worker.toolkit.tool import ToolError
-from worker.tools.disk import replace_content
+from worker.tools.files.file_io import replace_content
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 

@@ -10,8 +10,8 @@ import pytest
 from protocol.limits import Limits
 from tests.support.loop import run
 from tests.support.tools import bench
-from worker.tools.ignore import Ignore, parse
-from worker.tools.patterns import expand_braces, matches, split
+from worker.tools.search.ignore import Ignore, parse
+from worker.tools.search.patterns import expand_braces, matches, split
 
 
 def _run(tmp_path, story, **more):

@@ -13,7 +13,7 @@ from tests.support.tool_shapes import metadata
 from tests.support.tools import bench
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import Wish
-from worker.tools.agent import AGENT_TOOLS
+from worker.tools.session.agent import AGENT_TOOLS
 
 PATH = "/.api/graphql"
 CONTENT = "\n".join(f"line {number}" for number in range(1, 31)) + "\n"

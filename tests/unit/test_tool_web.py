@@ -16,7 +16,7 @@ from tests.support.pages import Pages, cut, flood, page, redirect, silence
 from tests.support.tools import bench
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import ToolError
-from worker.tools.web import WebFetch, WebSearch
+from worker.tools.web.web_search import WebFetch, WebSearch
 from worker.web import client
 from worker.web.client import check_url
 from worker.web.pages import readable, to_markdown, to_text

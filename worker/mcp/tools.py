@@ -73,7 +73,7 @@ class ListResources:
 
     spec = ToolSpec(
         "list_mcp_resources",
-        description_of("list_mcp_resources"),
+        description_of(__file__, "list_mcp_resources"),
         schema_of(ResourcesArgs),
         parallel=True,
         effect="read",
@@ -109,7 +109,11 @@ class ReadResource:
     """What a resource holds."""
 
     spec = ToolSpec(
-        "read_mcp_resource", description_of("read_mcp_resource"), schema_of(ResourceArgs), parallel=True, effect="read"
+        "read_mcp_resource",
+        description_of(__file__, "read_mcp_resource"),
+        schema_of(ResourceArgs),
+        parallel=True,
+        effect="read",
     )
 
     def __init__(self, servers: "McpService") -> None:

@@ -12,7 +12,7 @@ from protocol.shapes.config import InitPrompt, NeedsInit
 from worker.agent.surroundings import CONTEXT_PATHS
 from worker.operations.table import Handler, Request, Response
 from worker.runs.equipment import Equipment
-from worker.tools.ignore import Ignore
+from worker.tools.search.ignore import Ignore
 
 MARK = "init"
 DEFAULT_FILE = "AGENTS.md"

@@ -17,7 +17,7 @@ from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
 from worker.store import history, messages, sessions
 from worker.store.database import Database, Transaction
-from worker.tools.jobs import Jobs
+from worker.tools.shell.jobs import Jobs
 
 USER_MESSAGES_MAX = 1000
 TITLE_MAX = 500

@@ -10,7 +10,7 @@ from worker.store import runs
 from worker.store.database import Database
 from worker.toolkit.extension import Service
 from worker.toolkit.tool import Tool, ToolContext, ToolError
-from worker.tools.question import Question
+from worker.tools.session.question import Question
 
 
 class Questions(Service):

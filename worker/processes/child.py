@@ -298,7 +298,7 @@ class Children:
         `stdin` the child takes what `Child.write` sends, otherwise its input is empty. `on_stdout` gets its output
         piece by piece, on the loop, and an empty piece at the end; nothing of it is kept then, and it must not raise.
         A service lives beside the runs: it is ended with the worker, but does not keep it awake (`count`).
-        `ruleset` confines it (worker/tools/confinement.py).
+        `ruleset` confines it (worker/tools/shell/sandbox.py).
         """
         if self._is_closed:
             raise OSError("this worker is closing")

@@ -13,7 +13,7 @@ from worker.runs.transcript import charge
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
 from worker.toolkit.tool import ToolError
-from worker.tools.agent import TaskKind
+from worker.tools.session.agent import TaskKind
 
 _ENDED = {"failed": "failed", "cancelled": "was cancelled", "interrupted": "was interrupted"}
 

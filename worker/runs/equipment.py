@@ -50,8 +50,8 @@ from worker.toolkit.tool import (
     ToolContext,
 )
 from worker.toolkit.toolbox import Toolbox, build_toolbox
-from worker.tools.agent import AGENT_TOOLS
-from worker.tools.web import WebFetch, WebSearch
+from worker.tools.session.agent import AGENT_TOOLS
+from worker.tools.web.web_search import WebFetch, WebSearch
 from worker.web.search import Search
 
 _GATHER_S = 10.0

@@ -247,6 +247,9 @@ def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return schema
 
 
-def description_of(name: str) -> str:
-    """The text beside the code that tells the model what a tool is for. Read at import, before the fork."""
-    return (Path(__file__).parent / f"{name}.md").read_text(encoding="utf-8").strip()
+def description_of(module_file: str, name: str) -> str:
+    """Read the description that the model gets of a tool: `NAME.md` beside the module that defines the tool.
+
+    `module_file` is that module's `__file__`. Called at import, so that forked workers share the text.
+    """
+    return Path(module_file).with_name(f"{name}.md").read_text(encoding="utf-8").strip()

@@ -3,14 +3,14 @@
 from collections.abc import Collection, Iterable
 
 from worker.toolkit.tool import Tool, ToolSpec
-from worker.tools.edit import Edit
-from worker.tools.fetch import Download, Fetch
-from worker.tools.grep import Grep
-from worker.tools.multiedit import MultiEdit
-from worker.tools.search import Glob, Ls
-from worker.tools.sourcegraph import Sourcegraph
-from worker.tools.view import View
-from worker.tools.write import Write
+from worker.tools.files.edit import Edit
+from worker.tools.files.multiedit import MultiEdit
+from worker.tools.files.view import View
+from worker.tools.files.write import Write
+from worker.tools.search.grep import Grep
+from worker.tools.search.ls_glob import Glob, Ls
+from worker.tools.web.fetch import Download, Fetch
+from worker.tools.web.sourcegraph import Sourcegraph
 
 
 class Toolbox:
