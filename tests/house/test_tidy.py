@@ -13,7 +13,7 @@ LINES_MAX = 500
 
 ENTRIES = {
     *("supervisor/__main__.py", "supervisor/local_model/server.py"),
-    *("worker/__main__.py", "worker/zygote.py", "worker/tools/search/grep_child.py", "worker/config/show.py"),
+    *("worker/__main__.py", "worker/zygote/__main__.py", "worker/tools/search/grep_child.py", "worker/config/show.py"),
 }
 """Started by command line, not imported."""
 
@@ -22,10 +22,10 @@ OWN_TIME = {
     "protocol/base/logs.py",  # a stamp for people
     "supervisor/cli/screen.py",  # the same
     "supervisor/launch/containment.py",  # blocks, on a thread of its own
-    "worker/preload.py",  # blocks, in the zygote
+    "worker/zygote/preload.py",  # blocks, in the zygote
     "worker/store/lock.py",  # blocks, before there is a loop
     "worker/processes/process_tree.py",  # blocks, on a thread of its own
-    "worker/zygote.py",  # never has a loop
+    "worker/zygote/server.py",  # never has a loop
 }
 """Who asks the machine for the time, and why."""
 
@@ -58,7 +58,10 @@ def test_no_file_is_too_long() -> None:
 
 
 def test_D10_only_the_store_opens_a_database() -> None:
-    allowed = {"worker/store/place.py", "worker/store/warm.py"}  # the one connection; one in memory, before the fork
+    allowed = {
+        "worker/store/place.py",
+        "worker/zygote/warm_store.py",
+    }  # the one connection; one in memory, before the fork
     found = set()
     for path in sources():
         for node in ast.walk(tree(path)):

@@ -286,7 +286,7 @@ async def test_a_server_does_not_keep_a_worker_awake_and_goes_with_it(house: Hou
 def test_the_library_is_not_loaded_where_no_server_is_configured() -> None:
     program = (
         "import sys, importlib\n"
-        "from worker.preload import MODULES\n"
+        "from worker.zygote.preload import MODULES\n"
         "for name in MODULES: importlib.import_module(name)\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('mcp', 'mcp_types', 'starlette')])"
     )

@@ -133,11 +133,11 @@ def test_providers_take_every_repaired_history(dialect: str):
     from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
     from worker.config.load import Config
     from worker.config.schema import Options
-    from worker.models import warm
     from worker.models.build import Models
+    from worker.zygote import warm_models
 
     kind = {"openai": "openai-compat", "responses": "openai", "anthropic": "anthropic"}[dialect]
-    body = warm._ANSWERS.get(kind, warm._OPENAI_ANSWER)
+    body = warm_models._ANSWERS.get(kind, warm_models._OPENAI_ANSWER)
     check = CHECKS[dialect]
 
     def answer(request: httpx2.Request) -> httpx2.Response:

@@ -41,7 +41,7 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
-from worker.models.warm import WarmTool
+from worker.zygote.warm_models import WarmTool
 
 PNG = b"\x89PNG\r\n\x1a\nnothing more"
 THINKS = {"can_reason": True, "supports_attachments": True}

@@ -148,10 +148,10 @@ def sent_by(
     ],
 )
 def test_azure_speaks_responses_with_the_version_of_its_api(base_url, env, target):
-    from worker.models import warm
+    from worker.zygote import warm_models
 
     provider = provider_of("azure", base_url=base_url, models=[MODEL])
-    request, _ = sent_by(provider, warm._RESPONSES_ANSWER, env)
+    request, _ = sent_by(provider, warm_models._RESPONSES_ANSWER, env)
     assert str(request.url) == target
     assert "k" in (request.headers.get("api-key"), request.headers.get("authorization", "").removeprefix("Bearer "))
 

@@ -49,7 +49,7 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
-from worker.models.warm import WarmTool
+from worker.zygote.warm_models import WarmTool
 
 DIALECTS = ("openai", "responses", "anthropic")
 

@@ -12,9 +12,9 @@ from tests.support.loop import run
 from tests.unit.agent_house import LIMITS, LOG, seeded
 from worker.config.load import Config
 from worker.config.schema import Options
-from worker.models import warm
 from worker.models.build import Models
 from worker.models.client import ModelRequest
+from worker.zygote import warm_models
 
 _PROBE = """
 import json, os
@@ -27,7 +27,7 @@ def state():
             pass  # the listing's own
     return {"threads": len(os.listdir("/proc/self/task")), "fds": fds}
 before = state()
-from worker.models.warm import warm_up
+from worker.zygote.warm_models import warm_up
 warm_up()
 import asyncio, time
 for _ in range(200):  # a thread that has said its last word may still be leaving the kernel
@@ -87,7 +87,9 @@ def bodies(monkeypatch: pytest.MonkeyPatch, request: ModelRequest, kind: str) ->
     def answer(sent: httpx2.Request) -> httpx2.Response:
         seen.append(json.loads(sent.content))
         return httpx2.Response(
-            200, headers={"content-type": "text/event-stream"}, content=warm._ANSWERS.get(kind, warm._OPENAI_ANSWER)
+            200,
+            headers={"content-type": "text/event-stream"},
+            content=warm_models._ANSWERS.get(kind, warm_models._OPENAI_ANSWER),
         )
 
     async def main() -> None:
@@ -117,7 +119,7 @@ def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_tra
     from protocol.shapes.message import BinaryData, BinaryPart, Message
     from worker.models import wires
 
-    request = warm._request()
+    request = warm_models._request()
     picture = Message(
         id="p", session_id="s", role="user", parts=[BinaryPart(BinaryData(mime_type="image/png", data=b"png"))]
     )

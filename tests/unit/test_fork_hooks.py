@@ -7,7 +7,7 @@ import sys
 
 CODE = """
 import os
-from worker.forking import keep_forks_quiet, renew_random
+from worker.zygote.fork_hooks import keep_forks_quiet, renew_random
 keep_forks_quiet()
 import concurrent.futures.thread, logging, random, threading
 ran = []

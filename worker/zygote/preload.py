@@ -19,7 +19,7 @@ MODULES = (
     "yaml",
     "worker.main",
     "worker.app",
-    "worker.models.warm",
+    "worker.zygote.warm_models",
 )
 
 _THREAD_END_S = 1.0
@@ -39,10 +39,10 @@ def preload() -> None:
     before = open_descriptors()
     for name in MODULES:
         importlib.import_module(name)
-    from worker.heap import fill_holes
-    from worker.models.warm import warm_up
-    from worker.rehearsal import rehearse
-    from worker.store.warm import warm_up_store
+    from worker.zygote.heap import fill_holes
+    from worker.zygote.warm_models import warm_up
+    from worker.zygote.warm_store import warm_up_store
+    from worker.zygote.warm_up import rehearse
 
     warm_up()
     warm_up_store()

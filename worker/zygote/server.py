@@ -7,14 +7,6 @@ foster parent, of everything that workers leave behind, so it alone can read exi
 SIGTERM: every worker gets SIGTERM and drains by itself; the zygote waits for them, kills what overruns, exits 0.
 """
 
-if __name__ == "__main__":  # the imports below would register their hooks, and make the names
-    from worker.names import make_names
-
-    make_names()
-    from worker.forking import keep_forks_quiet
-
-    keep_forks_quiet()
-
 import argparse
 import contextlib
 import errno
@@ -52,9 +44,9 @@ from protocol.zygote import (
     encode_packet,
 )
 from worker.birth import become_subreaper, become_worker
-from worker.forking import renew_random
-from worker.hugepages import collapse, huge_ranges
-from worker.preload import preload
+from worker.zygote.fork_hooks import renew_random
+from worker.zygote.huge_pages import collapse, huge_ranges
+from worker.zygote.preload import preload
 
 ALONE_S = 120.0
 """Without a connection and without children for so long, nobody needs this zygote (unless told to stay)."""
@@ -365,8 +357,3 @@ def main() -> int:
     notify_ready()
     print("zygote ready", flush=True)
     return Zygote(listener, stay=options.stay, limits=limits).serve()
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("SPT_NOENV", "1")  # titles must not overwrite what /proc shows of the environment
-    sys.exit(main())

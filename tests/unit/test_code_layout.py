@@ -1,12 +1,10 @@
 """Code that is laid together: found by running it, copied, and the same to whoever calls it."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from types import CodeType
 
-from worker.together import code_run_by, lay_together
+from worker.zygote.code_layout import code_run_by, lay_together
 
 
 def _make() -> tuple[Callable[[int], int], Callable[[int], list[int]], type]:
@@ -81,16 +79,3 @@ def test_code_that_did_not_run_stays() -> None:
 
     lay_together(code_run_by(live))
     assert grow.__code__ is untouched
-
-
-def test_the_names_of_an_idle_worker_lie_together() -> None:
-    code = (
-        "from worker import names; names.make_names(); made = names._made;"
-        "import worker.link;"
-        "assert len(made) > 1000 and len(set(made)) == len(made);"
-        "used = set(worker.link.WorkerLink.start.__code__.co_names);"
-        "assert any(mine is name for mine in made for name in used);"
-        "print(len(made) / len({id(name) // 4096 for name in made}))"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True)
-    assert float(told.stdout) > 8, "names for each page"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.server import SharedZygote
-from worker.hugepages import HUGE_BYTES, collapse, huge_ranges
+from worker.zygote.huge_pages import HUGE_BYTES, collapse, huge_ranges
 
 MAPS = """\
 55d000000000-55d000001000 r-xp 00000000 fe:00 1234  /usr/bin/python3.11

@@ -25,7 +25,7 @@ from protocol.spec import EXIT_CLEAN, WorkerSpec, spec_from_bytes, spec_to_bytes
 from worker.app import Worker
 from worker.link import WorkerLink
 from worker.main import run_worker
-from worker.together import code_run_by, lay_together
+from worker.zygote.code_layout import code_run_by, lay_together
 
 _LIVES = 8
 """The interpreter specialises a function when it was called about so often."""
