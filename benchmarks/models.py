@@ -136,8 +136,8 @@ async def _longest(kind: str) -> tuple[float, float]:
     from worker.agent.history import repair
     from worker.config.load import Config
     from worker.config.schema import Options
-    from worker.models.build import Models
     from worker.models.client import ModelRequest
+    from worker.models.registry import Models
     from worker.zygote import warm_models
 
     bodies: list[bytes] = []

@@ -7,7 +7,7 @@ import sys
 import msgspec
 
 from protocol.spec import EXIT_USAGE, spec_from_bytes
-from worker.birth import become_worker
+from worker.process_setup import become_worker
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
 from worker.link import Vitals, WorkerLink
+from worker.log_level import Verbosity
 from worker.lsp.service import LanguageServers
 from worker.mcp.service import McpService, store_token
 from worker.operations.agent import AgentOperations
@@ -39,34 +40,34 @@ from worker.operations.mcp import McpOperations
 from worker.operations.permissions import PermissionOperations
 from worker.operations.project import ProjectOperations
 from worker.operations.prompts import PromptOperations
-from worker.operations.replies import Replies
+from worker.operations.reply_cache import Replies
 from worker.operations.sessions import SessionOperations
 from worker.operations.shell import ShellOperations
 from worker.operations.skills import SkillOperations
 from worker.operations.summary import SummaryOperations
 from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
-from worker.permissions.desk import Desk
+from worker.permissions.broker import Desk
 from worker.permissions.questions import Questions
 from worker.processes.child import Children
 from worker.runs.delegation import Delegation
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import AwaitRuns, CancelAll, Drain, Flush, Leave, Refuse
-from worker.runs.ending import Ending, Scribe
-from worker.runs.equipment import Equipment
-from worker.runs.lane import Counter
 from worker.runs.recovery import Recovered, recover
+from worker.runs.run_end import Ending, Scribe
+from worker.runs.session_queue import Counter
 from worker.runs.titles import Titles
+from worker.runs.turn_factory import Equipment
 from worker.skills.service import SkillService
 from worker.store import events as event_rows
 from worker.store.database import Database
-from worker.store.faults import is_corrupt
-from worker.store.files import StoredFileLedger
-from worker.store.history import StoredHistory
+from worker.store.database_file import StorageCorrupt, StorageUnusable
+from worker.store.error_classes import is_corrupt
+from worker.store.file_versions import StoredHistory
 from worker.store.migrations import SchemaNewer
-from worker.store.place import StorageCorrupt, StorageUnusable
+from worker.store.read_files import StoredFileLedger
 from worker.store.todos import StoredTodos
-from worker.tenure import Tenure
+from worker.supervisor_lease import Tenure
 from worker.toolkit.extension import FixedTools
 from worker.tools.code.all_tools import lsp_tools
 from worker.tools.session.agent import Agent
@@ -76,7 +77,6 @@ from worker.tools.shell.bash import Bash
 from worker.tools.shell.jobs import Jobs
 from worker.tools.shell.sandbox import Confinement
 from worker.tools.web.web_search import AgenticFetch, WebSearch
-from worker.verbosity import Verbosity
 from worker.web.search import Search
 
 DATABASE_NAME = "workspace.db"

@@ -47,7 +47,7 @@ from protocol.messages import (
 )
 from protocol.spec import WorkerSpec
 from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
-from worker.operations.replies import Known, Replies
+from worker.operations.reply_cache import Known, Replies
 from worker.operations.table import OperationTable
 
 _ROUND = 64

@@ -1,6 +1,6 @@
 """A worker from the moment its process is set up: checks, directory, lock, loop; returns the exit code.
 
-`worker/birth.py` has set environment, directory, standard files and title before, whether a zygote forked us or not.
+`worker/process_setup.py` has set environment, directory, standard files and title before, whether a zygote forked us or not.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from protocol.errors import BadInput
 from protocol.secrets import is_secret_name
 from protocol.spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_NO_LOCKS, EXIT_STORAGE, WorkerSpec
 from worker.app import Worker
+from worker.config.data_dir import data_dir_of
 from worker.config.load import Config
-from worker.config.place import data_dir_of
-from worker.runs.equipment import read_config
+from worker.runs.turn_factory import read_config
 from worker.store.lock import DataLock, Locked, NoLocks
 
 LOG_NAME = "bulkhead.worker"

@@ -44,7 +44,7 @@ _EXITS_KEPT = 1024
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _TITLE_ROOM = "." * 160
 _PLACEHOLDER = "-" * 40
-"""Room in the zygote's environment for the marker of a forked worker (worker/birth.py knows the same)."""
+"""Room in the zygote's environment for the marker of a forked worker (worker/process_setup.py knows the same)."""
 
 
 class ZygoteLink:

@@ -59,7 +59,7 @@ def test_no_file_is_too_long() -> None:
 
 def test_D10_only_the_store_opens_a_database() -> None:
     allowed = {
-        "worker/store/place.py",
+        "worker/store/database_file.py",
         "worker/zygote/warm_store.py",
     }  # the one connection; one in memory, before the fork
     found = set()

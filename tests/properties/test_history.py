@@ -29,7 +29,7 @@ from tests.support.loop import run
 from tests.support.model_requests import CHECKS
 from tests.unit.agent_house import LIMITS, LOG, seeded
 from worker.agent.history import repair
-from worker.agent.stream import calls_of, results_of
+from worker.agent.message_draft import calls_of, results_of
 from worker.models.client import ModelRequest
 
 ids = st.sampled_from(["c1", "c2", "c3", "c4"])
@@ -133,7 +133,7 @@ def test_providers_take_every_repaired_history(dialect: str):
     from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
     from worker.config.load import Config
     from worker.config.schema import Options
-    from worker.models.build import Models
+    from worker.models.registry import Models
     from worker.zygote import warm_models
 
     kind = {"openai": "openai-compat", "responses": "openai", "anthropic": "anthropic"}[dialect]

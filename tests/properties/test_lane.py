@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from protocol.ids import RunId, SessionId
-from worker.runs.lane import CancelActive, Drop, Effect, End, Fold, Lane, Start, Ticket
+from worker.runs.session_queue import CancelActive, Drop, Effect, End, Fold, Lane, Start, Ticket
 
 
 class Lanes(RuleBasedStateMachine):

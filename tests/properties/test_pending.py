@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.base.machine import InvalidTransition
-from worker.permissions.pending import Ask, Asked, AskState, Decision, Pending
-from worker.permissions.presence import Presence
+from worker.permissions.client_presence import Presence
+from worker.permissions.requests import Ask, Asked, AskState, Decision, Pending
 
 IDS = ("a", "b", "c")
 FACTS = st.lists(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.messages import Answer
-from worker.operations.replies import Known, Replies
+from worker.operations.reply_cache import Known, Replies
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(["begin", "finish", "drop"]), st.integers(0, 8), st.integers(0, 30)), max_size=80

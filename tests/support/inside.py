@@ -35,13 +35,13 @@ from worker.permissions.rules import Rules
 from worker.processes.child import Children
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import Drain
-from worker.runs.ending import Author, Ending, Scribe
-from worker.runs.lane import Counter
 from worker.runs.recovery import Recovered, recover
+from worker.runs.run_end import Author, Ending, Scribe
+from worker.runs.session_queue import Counter
 from worker.runs.titles import Titles
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
-from worker.store.files import StoredFileLedger
+from worker.store.read_files import StoredFileLedger
 from worker.store.runs import StoredRun
 from worker.toolkit.tool import ToolContext
 from worker.toolkit.toolbox import Toolbox

@@ -17,7 +17,7 @@ from protocol.shapes.message import Message, TextData, TextPart, ToolCallData, T
 from protocol.shapes.provider import Model
 from protocol.shapes.session import Session
 from tests.support.gates import RulesGate
-from worker.agent.stream import finish_of, needs_store
+from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.turn import Turn
 from worker.agent.usage import Usage
 from worker.models.client import Finished, ModelEvent, ModelRequest

@@ -14,7 +14,7 @@ from protocol.shapes.message import (
 )
 from protocol.shapes.provider import Model
 from tests.unit.agent_house import user
-from worker.agent.loops import LoopWatch
+from worker.agent.loop_detection import LoopWatch
 from worker.agent.usage import estimate, measure
 from worker.models.client import Category, Tokens
 from worker.models.failures import DETAIL_LENGTH_MAX, TITLES, category_of_status, failure

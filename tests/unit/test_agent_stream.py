@@ -1,7 +1,7 @@
 """The growing assistant row, what must be stored at once, and closing a row that did not end by itself."""
 
 from protocol.shapes.message import FinishPart, Message, ReasoningPart, TextPart, ToolCallPart
-from worker.agent.stream import (
+from worker.agent.message_draft import (
     EMPTY_INPUT,
     MessageDraft,
     answers_for,

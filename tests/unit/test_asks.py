@@ -16,12 +16,12 @@ from protocol.shapes.permission import PermissionRequest, QuestionItem, Question
 from protocol.shapes.session import Session
 from tests.support.loop import run
 from tests.support.store import Heard, open_database
-from worker.permissions.desk import Desk, Reply
+from worker.permissions.broker import Desk, Reply
 from worker.permissions.gate import AskingGate, RunPolicy, asked_path
-from worker.permissions.pending import Asked, AskState
 from worker.permissions.questions import batch_of, in_order
+from worker.permissions.requests import Asked, AskState
 from worker.permissions.rules import Rules
-from worker.store import asks, sessions
+from worker.store import permission_requests, sessions
 from worker.store.database import Database
 from worker.toolkit.tool import Denied, Wish
 
@@ -90,8 +90,8 @@ def test_a_grant_for_the_session_answers_what_is_alike(tmp_path: Path) -> None:
         assert all(reply.granted for reply in await asyncio.gather(*waiting))
         assert (await asking(desk, "d")).granted
         assert desk.open_count == 0
-        found = await database.read(lambda connection: asks.outcome(connection, "a"))
-        assert found == asks.Outcome(AskState.RESOLVED, "allow_session of b")
+        found = await database.read(lambda connection: permission_requests.outcome(connection, "a"))
+        assert found == permission_requests.Outcome(AskState.RESOLVED, "allow_session of b")
         kinds = [event.kind for event in heard.events if event.key in ("call-a", "a")]
         assert kinds == ["permission_notification", "permission_request", "permission_notification"]
 
@@ -102,7 +102,9 @@ def test_the_answer_and_the_end_of_the_run_at_the_same_time(tmp_path: Path) -> N
     async def story(desk: Desk, database: Database, heard: Heard) -> None:
         waiting = asking(desk)
         await opened(desk)
-        await database.write(lambda transaction: asks.end_of_run(transaction, "r", AskState.CANCELLED, "over", 1))
+        await database.write(
+            lambda transaction: permission_requests.end_of_run(transaction, "r", AskState.CANCELLED, "over", 1)
+        )
         with pytest.raises(Conflict) as late:
             await desk.decide("a", "permission", "allow_session", granted=True, for_session=True)
         assert late.value.code == "no_longer_asked"
@@ -128,8 +130,8 @@ def test_time_counts_only_while_nobody_is_there(tmp_path: Path) -> None:
         assert not waiting.done()
         desk.attached(0)
         assert "0.05 s" in (await waiting).why
-        found = await database.read(lambda connection: asks.outcome(connection, "a"))
-        assert found == asks.Outcome(AskState.EXPIRED, "nobody answered within 0.05 s")
+        found = await database.read(lambda connection: permission_requests.outcome(connection, "a"))
+        assert found == permission_requests.Outcome(AskState.EXPIRED, "nobody answered within 0.05 s")
 
     tell(tmp_path, story, permission_wait_s=0.05)
 

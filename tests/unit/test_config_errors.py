@@ -9,9 +9,9 @@ import pytest
 from protocol.errors import BadInput
 from worker.config import files as config_files
 from worker.config.files import DEPTH_MAX, FILE_MAX_BYTES, Layer, merged_layers, parse
+from worker.config.json_positions import Position, dotted, positions
 from worker.config.load import Config, load_config
-from worker.config.positions import Position, dotted, positions
-from worker.config.sources import Sources
+from worker.config.provenance import Sources
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from tests.support.store import Heard, open_database
 from worker.store import events as event_rows
 from worker.store import sessions
 from worker.store.database import Transaction
+from worker.store.database_file import StorageUnusable
 from worker.store.migrations import SchemaNewer
-from worker.store.place import StorageUnusable
 
 
 def build_session(name: str = "s1", title: str = "") -> Session:

@@ -8,8 +8,8 @@ from protocol.limits import Limits
 from protocol.shapes.session import Session
 from tests.support.loop import run
 from tests.support.store import Heard, open_database
-from worker.store import history, sessions
-from worker.store.history import StoredHistory
+from worker.store import file_versions, sessions
+from worker.store.file_versions import StoredHistory
 
 
 def _run(tmp_path: Path, story, limits: Limits | None = None) -> None:
@@ -25,7 +25,7 @@ def _run(tmp_path: Path, story, limits: Limits | None = None) -> None:
         kept = StoredHistory(database, limits, SystemClock(), random.Random(1))
 
         async def versions(session_id: str) -> list[tuple[str, int, str]]:
-            found = await database.read(lambda connection: history.of_session(connection, session_id))
+            found = await database.read(lambda connection: file_versions.of_session(connection, session_id))
             return [(one.path, one.version, one.content) for one in found]
 
         await story(kept, versions, heard, database)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.limits import Limits
 from worker.config.sections import HookSettings
-from worker.hooks.answers import EXIT_DENY, EXIT_HALT, Answer, Heard, answer_of, together
+from worker.hooks.results import EXIT_DENY, EXIT_HALT, Answer, Heard, answer_of, together
 from worker.hooks.service import hooks_of
 
 

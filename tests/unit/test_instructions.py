@@ -12,9 +12,9 @@ import pytest
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
 from tests.support.loop import run
-from worker.agent.gitstate import GitState
-from worker.agent.instructions import Surroundings, attribution_note, compose, compose_task
-from worker.agent.surroundings import FILE_MAX_BYTES, gather
+from worker.agent.git_status import GitState
+from worker.agent.project_context import FILE_MAX_BYTES, gather
+from worker.agent.system_prompt import Surroundings, attribution_note, compose, compose_task
 from worker.processes.child import Children
 
 DAY = date(2026, 1, 2)

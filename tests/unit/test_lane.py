@@ -4,7 +4,7 @@ import pytest
 
 from protocol.base.machine import InvalidTransition
 from protocol.ids import RunId, SessionId
-from worker.runs.lane import CancelActive, Counter, Drop, End, Fold, Lane, Outcome, Start, Ticket, part
+from worker.runs.session_queue import CancelActive, Counter, Drop, End, Fold, Lane, Outcome, Start, Ticket, part
 
 A, B, C, D = RunId("a"), RunId("b"), RunId("c"), RunId("d")
 CANCELLED = Outcome.CANCELLED

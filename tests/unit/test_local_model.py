@@ -17,8 +17,8 @@ from supervisor.local_model.process import LocalModel
 from supervisor.local_model.server import Front, Traffic
 from tests.support.loop import run
 from worker.config.load import Config, load_config
-from worker.models.build import Models
 from worker.models.client import ModelFailure, ModelRequest
+from worker.models.registry import Models
 
 SOCKET = "/run/model.sock"
 

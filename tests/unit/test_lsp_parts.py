@@ -13,7 +13,8 @@ from worker.lsp.diagnostics import FILES_MAX, OF_A_FILE_MAX, Board, Quiet, repor
 from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
 from worker.lsp.edits import BadEdit, apply_edits, edits_by_file, index_of, units_of
 from worker.lsp.service import plan_of
-from worker.lsp.shapes import (
+from worker.lsp.symbols import columns_of, find_symbols, outline, steps_of, word_pattern
+from worker.lsp.types import (
     Diagnostic,
     DocumentChange,
     Position,
@@ -24,7 +25,6 @@ from worker.lsp.shapes import (
     path_of,
     uri_of,
 )
-from worker.lsp.symbols import columns_of, find_symbols, outline, steps_of, word_pattern
 from worker.toolkit.tool import ToolError
 from worker.tools.code.change import replaced_lines
 

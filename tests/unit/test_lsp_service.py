@@ -20,9 +20,9 @@ from tests.support.eventually import eventually
 from tests.support.tools import Bench, bench
 from worker.config.load import Config, Options
 from worker.config.sections import LspSettings
+from worker.lsp.lifecycle import ServerState
 from worker.lsp.server import LanguageServer
 from worker.lsp.service import LanguageServers
-from worker.lsp.states import ServerState
 from worker.permissions.rules import Rules
 from worker.tools.code.all_tools import lsp_tools
 

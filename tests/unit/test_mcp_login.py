@@ -21,9 +21,9 @@ from tests.unit.test_mcp_service import Place, place
 from worker.config.edit import edit_file, file_of
 from worker.config.load import load_config
 from worker.config.sections import McpSettings, OAuthClient, OAuthToken
-from worker.mcp.offer import McpFailed
+from worker.mcp.capabilities import McpFailed
+from worker.mcp.lifecycle import McpState
 from worker.mcp.service import store_token
-from worker.mcp.states import McpState
 
 HARD = Limits(mcp_login_s=0.5)
 

@@ -21,9 +21,9 @@ from tests.support.processes import descendants, title
 from tests.support.tools import LOG, Bench, bench
 from worker.config.load import Config, Options
 from worker.config.sections import McpSettings, OAuthToken
+from worker.mcp.lifecycle import McpState
 from worker.mcp.server import RETRY_S, McpServer
 from worker.mcp.service import McpService
-from worker.mcp.states import McpState
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import ToolResult
 

@@ -30,7 +30,7 @@ from tests.unit.test_models_types import gemini, gemini_answer, sent_by
 from tests.unit.test_remote import _loopback_is_allowed as _loopback_is_allowed
 from tests.unit.test_remote import collect, house
 from worker.agent.history import repair
-from worker.agent.stream import MessageDraft
+from worker.agent.message_draft import MessageDraft
 from worker.models.client import (
     ModelClient,
     ModelEvent,

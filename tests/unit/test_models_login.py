@@ -12,8 +12,8 @@ from tests.support.loop import run
 from tests.unit.agent_house import user
 from worker.models.client import Finished, ModelClient, ModelEvent, ModelFailure, ModelRequest, TextDelta
 from worker.models.failures import failure
+from worker.models.key_renewal import RenewingModel
 from worker.models.login import can_renew, exchange, is_due
-from worker.models.renewing import RenewingModel
 
 LOGIN: dict[str, Any] = {
     "access_token": "old-access-token",

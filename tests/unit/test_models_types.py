@@ -21,10 +21,10 @@ from worker.config.discover import LOCAL_TYPES
 from worker.config.load import Config
 from worker.config.resolve import resolve
 from worker.config.schema import Options
-from worker.models import wires
-from worker.models.build import Models
+from worker.models import provider_clients
 from worker.models.client import Finished, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
-from worker.models.wires import WIRES, wire_of
+from worker.models.provider_clients import WIRES, wire_of
+from worker.models.registry import Models
 
 MODEL = Model(id="m")
 CHOICE = SelectedModel(model="m", provider="p")
@@ -44,7 +44,7 @@ def test_an_unknown_type_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize(("kind", "extra"), [("google", "google"), ("google-vertex", "google"), ("bedrock", "bedrock")])
 def test_a_library_that_is_not_there_is_named_with_how_to_install_it(kind, extra, monkeypatch):
-    monkeypatch.setattr(wires, "find_spec", lambda name: None)
+    monkeypatch.setattr(provider_clients, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=rf"install bulkhead-agents\[{extra}\]"):
         wire_of(provider_of(kind), MODEL, CHOICE)
 
@@ -192,7 +192,7 @@ def test_bedrock_is_reached_with_a_key_or_with_the_accounts_own_credentials():
         (provider_of("bedrock", base_url=""), {}),
         (provider_of("bedrock", base_url="", api_key="", id="bedrock-europe"), account),
     ):
-        made = wires.make_wire_model(
+        made = provider_clients.make_wire_model(
             "bedrock", provider, MODEL, http=lambda: pytest.fail("not used"), env=env, limits=DEFAULT_LIMITS
         )
         assert made.system == "bedrock"

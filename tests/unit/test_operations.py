@@ -14,9 +14,9 @@ from protocol.messages import Answer, Call
 from protocol.operations import Operation
 from protocol.shapes.agent import Prompt
 from tests.support.loop import run
-from worker.operations.replies import Known, Replies
+from worker.operations.reply_cache import Known, Replies
 from worker.operations.table import Handler, OperationTable, Request, Response
-from worker.tenure import Tenure
+from worker.supervisor_lease import Tenure
 
 OPERATIONS = {"do": Operation("do", is_safe=False), "bound": Operation("bound", is_safe=True, is_bound=True)}
 

@@ -19,7 +19,7 @@ from protocol.shapes.message import (
 from protocol.shapes.session import Session
 from tests.support.inside import open_house, outline
 from tests.support.loop import run
-from worker.runs import rows
+from worker.runs import message_rows
 from worker.store import messages, runs, sessions
 from worker.store.database import Transaction
 from worker.store.runs import StoredRun
@@ -44,7 +44,7 @@ class Wreck:
             runs.start(self.connection, run_id, 5, into)
 
     def user(self, run_id: str) -> None:
-        row = rows.user_row(row_id=f"u-{run_id}", session_id="s1", prompt=f"do {run_id}", attachments=[], now=1)
+        row = message_rows.user_row(row_id=f"u-{run_id}", session_id="s1", prompt=f"do {run_id}", attachments=[], now=1)
         messages.create(self.connection, row, run_id=run_id)
 
     def assistant(self, run_id: str, name: str, *parts: Part) -> None:
@@ -54,7 +54,7 @@ class Wreck:
 
     def result(self, run_id: str, call_id: str) -> None:
         result = ToolResultData(tool_call_id=call_id, name="bash", content="ok")
-        row = rows.tool_row(row_id=f"t-{call_id}", session_id="s1", result=result, now=1)
+        row = message_rows.tool_row(row_id=f"t-{call_id}", session_id="s1", result=result, now=1)
         messages.create(self.connection, row, run_id=run_id)
 
 

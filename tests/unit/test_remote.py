@@ -33,8 +33,7 @@ from worker.config.catalogue import key_hint
 from worker.config.load import Config
 from worker.config.resolve import resolve
 from worker.config.schema import Options
-from worker.models import bounds
-from worker.models.build import Models
+from worker.models import response_limits
 from worker.models.client import (
     Counted,
     Finished,
@@ -49,6 +48,7 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
+from worker.models.registry import Models
 from worker.zygote.warm_models import WarmTool
 
 DIALECTS = ("openai", "responses", "anthropic")
@@ -448,7 +448,7 @@ def test_nothing_logged_names_the_key(caplog):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_L05_an_event_without_an_end_stops_at_a_bound(dialect, monkeypatch):
-    monkeypatch.setattr(bounds.EventMeter.__init__, "__defaults__", (100_000, 10_000_000))
+    monkeypatch.setattr(response_limits.EventMeter.__init__, "__defaults__", (100_000, 10_000_000))
 
     async def main() -> None:
         async with house(dialect) as (provider, client):

@@ -40,7 +40,7 @@ from tests.support.eventually import eventually
 from tests.support.failpoints import Failpoints
 from tests.support.loop import run
 from worker.link import Vitals, WorkerLink
-from worker.operations.replies import Replies
+from worker.operations.reply_cache import Replies
 from worker.operations.table import Handler, OperationTable, Request, Response
 
 LOG = logging.getLogger("bulkhead.test")

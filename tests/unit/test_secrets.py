@@ -2,7 +2,7 @@
 
 from protocol.secrets import is_secret_name, masked_environment, without_masked
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
-from worker.config.mask import Mask
+from worker.config.redaction import Mask
 
 KEY = "sk-0123456789abcdef0123"
 MASK = Mask([KEY, "lm-studio"])

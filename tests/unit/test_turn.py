@@ -19,10 +19,18 @@ from tests.unit.agent_house import (
     build_turn,
     user,
 )
-from worker.agent.calls import UNREADABLE
-from worker.agent.outcome import TurnResult
-from worker.agent.stream import CANCELLED_CALL, SKIPPED_CALL, calls_of, close_message, finish_of, results_of, text_of
+from worker.agent.message_draft import (
+    CANCELLED_CALL,
+    SKIPPED_CALL,
+    calls_of,
+    close_message,
+    finish_of,
+    results_of,
+    text_of,
+)
+from worker.agent.tool_calls import UNREADABLE
 from worker.agent.turn import Turn
+from worker.agent.turn_result import TurnResult
 from worker.models.client import (
     Counted,
     Finished,

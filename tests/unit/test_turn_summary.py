@@ -23,8 +23,8 @@ from tests.unit.agent_house import (
     build_turn,
     user,
 )
-from worker.agent.budget import Budget, reserve
-from worker.agent.stream import finish_of, text_of
+from worker.agent.context_budget import Budget, reserve
+from worker.agent.message_draft import finish_of, text_of
 from worker.agent.summary import SYSTEM, clipped
 from worker.models.client import Finished, ModelFailure, TextDelta, Tokens, ToolCallEnd, ToolCallStart
 from worker.models.failures import failure

@@ -12,8 +12,8 @@ from tests.support.loop import run
 from tests.unit.agent_house import LIMITS, LOG, seeded
 from worker.config.load import Config
 from worker.config.schema import Options
-from worker.models.build import Models
 from worker.models.client import ModelRequest
+from worker.models.registry import Models
 from worker.zygote import warm_models
 
 _PROBE = """
@@ -45,7 +45,7 @@ print(json.dumps({"before": before, "after": state(), "loop": loop}))
 
 _SCRIPT_PROBE = """
 import sys
-import worker.agent.turn, worker.models.build, worker.config.load
+import worker.agent.turn, worker.models.registry, worker.config.load
 heavy = [name for name in ("pydantic_ai", "openai", "anthropic", "httpx2", "pydantic") if name in sys.modules]
 print(heavy)
 """
@@ -117,7 +117,7 @@ def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_tra
     import openai.resources.responses.responses as responses
 
     from protocol.shapes.message import BinaryData, BinaryPart, Message
-    from worker.models import wires
+    from worker.models import provider_clients
 
     request = warm_models._request()
     picture = Message(
@@ -127,7 +127,7 @@ def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_tra
     plain = bodies(monkeypatch, request, kind)
     module = responses if kind == "openai" else completions
     assert module.async_maybe_transform is not original_transform
-    monkeypatch.setattr(wires, "patch_openai", lambda: None)
+    monkeypatch.setattr(provider_clients, "patch_openai", lambda: None)
     module.async_maybe_transform = original_transform
     assert bodies(monkeypatch, request, kind) == plain
     assert plain["input" if kind == "openai" else "messages"]
@@ -138,7 +138,7 @@ def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_tra
 def test_what_was_not_given_is_dropped_at_every_depth():
     from openai import NOT_GIVEN, Omit
 
-    from worker.models.transform import plain_transform
+    from worker.models.openai_patch import plain_transform
 
     value = {"a": 1, "b": NOT_GIVEN, "c": [{"d": Omit(), "e": (1, 2)}], "f": None, "g": b"x"}
     assert asyncio.run(plain_transform(value, object)) == {"a": 1, "c": [{"e": [1, 2]}], "f": None, "g": b"x"}

@@ -10,12 +10,12 @@ import pytest
 from protocol.errors import BadInput
 from protocol.limits import Limits
 from worker.config import files as config_files
+from worker.config.data_dir import data_dir_of
 from worker.config.discover import DISCOVER_S
 from worker.config.expand import COMMANDS_S, CommandFailed, Patience, expand, shell_runner
 from worker.config.files import merge, project_dirs
 from worker.config.load import Config, load_config
-from worker.config.place import data_dir_of
-from worker.verbosity import Verbosity
+from worker.log_level import Verbosity
 
 
 @pytest.fixture(autouse=True)

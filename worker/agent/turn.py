@@ -14,15 +14,15 @@ from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.limits import Limits
 from protocol.shapes.message import BinaryPart, FinishReason, Message, ToolResultData
-from worker.agent.budget import Budget
-from worker.agent.calls import ContextMaker, StepCalls
+from worker.agent.context_budget import Budget
 from worker.agent.history import repair
-from worker.agent.loops import LoopWatch
-from worker.agent.outcome import Leftover, TurnResult
-from worker.agent.request import StepRequest
-from worker.agent.stream import MessageDraft, answers_for, calls_of, text_of
+from worker.agent.loop_detection import LoopWatch
+from worker.agent.message_draft import MessageDraft, answers_for, calls_of, text_of
+from worker.agent.model_request import StepRequest
 from worker.agent.summary import GOES_ON_NOTE, SummaryWriter, as_told, summary_request
+from worker.agent.tool_calls import ContextMaker, StepCalls
 from worker.agent.transcript import Transcript
+from worker.agent.turn_result import Leftover, TurnResult
 from worker.models.client import ModelClient, ModelFailure, ModelRequest
 from worker.toolkit.toolbox import Toolbox
 

@@ -17,7 +17,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.config.load import Config
 from worker.config.sections import HookSettings
-from worker.hooks.answers import Answer, Heard, answer_of, together
+from worker.hooks.results import Answer, Heard, answer_of, together
 from worker.processes.child import Children
 from worker.processes.environment import FORCED, user_environment
 from worker.toolkit.extension import Service

@@ -23,9 +23,9 @@ from worker.config.load import Config
 from worker.config.sections import LspSettings
 from worker.lsp.catalogue import CATALOGUE, GENERIC, Known, handles, known_server
 from worker.lsp.diagnostics import Found, report
+from worker.lsp.lifecycle import ServerState
 from worker.lsp.server import LanguageServer, Plan
-from worker.lsp.shapes import LspEvent, LspInfo
-from worker.lsp.states import ServerState
+from worker.lsp.types import LspEvent, LspInfo
 from worker.processes.child import Children
 from worker.toolkit.extension import Service
 from worker.toolkit.paths import locate

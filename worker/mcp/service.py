@@ -24,10 +24,10 @@ from worker.config.edit import set_key
 from worker.config.files import Object
 from worker.config.load import Config
 from worker.config.sections import McpSettings, OAuthToken
-from worker.mcp.plan import is_meant, offers, settings_of, without_password
-from worker.mcp.reach import Around
+from worker.mcp.connector import Around
+from worker.mcp.lifecycle import McpState
 from worker.mcp.server import McpServer
-from worker.mcp.states import McpState
+from worker.mcp.settings import is_meant, offers, settings_of, without_password
 from worker.mcp.tools import ListResources, McpTool, ReadResource
 from worker.processes.child import Children
 from worker.toolkit.extension import Service

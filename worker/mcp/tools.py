@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.mcp.offer import McpFailed, Media, ToolOffer
-from worker.mcp.plan import tool_name
+from worker.mcp.capabilities import McpFailed, Media, ToolOffer
+from worker.mcp.settings import tool_name
 from worker.processes.output_buffer import OutputBuffer
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 

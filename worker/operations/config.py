@@ -25,9 +25,9 @@ from protocol.shapes.config import (
 from protocol.shapes.provider import CatalogueProvider, ProviderConfig, SelectedModel
 from worker.config.edit import literal, names_of, remember_model, remove_key, set_key
 from worker.config.files import Object
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
-from worker.runs.equipment import Equipment
+from worker.runs.turn_factory import Equipment
 from worker.store.database import Database, Transaction
 
 _DOCKER: Object = {"type": "stdio", "command": "docker", "args": ["mcp", "gateway", "run"]}

@@ -7,7 +7,7 @@ import msgspec
 from protocol.errors import NotFound
 from protocol.shapes.services import PathWish
 from worker.lsp.service import LanguageServers
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 
 

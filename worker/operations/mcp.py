@@ -7,9 +7,9 @@ import msgspec
 from protocol.errors import BadInput, Upstream
 from protocol.shapes.mcp import LoginAddress, PromptText
 from protocol.shapes.services import PromptWish, ResourceWish, ServerName
-from worker.mcp.offer import McpFailed, What
+from worker.mcp.capabilities import McpFailed, What
 from worker.mcp.service import McpService
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 
 

@@ -12,10 +12,10 @@ from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from protocol.shapes.message import Message
 from protocol.shapes.session import Session, SessionWish
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
-from worker.store import history, messages, sessions
+from worker.store import file_versions, messages, sessions
 from worker.store.database import Database, Transaction
 from worker.tools.shell.jobs import Jobs
 
@@ -151,7 +151,7 @@ class SessionOperations:
     async def history(self, request: Request) -> Response:
         """The versions of the files that a session changed, in order."""
         session_id = request.args.get("sid", "")
-        found = await self._database.read(lambda connection: history.of_session(connection, session_id))
+        found = await self._database.read(lambda connection: file_versions.of_session(connection, session_id))
         return Response(msgspec.json.encode(found))
 
     async def messages(self, request: Request) -> Response:

@@ -8,7 +8,7 @@ import msgspec
 from protocol.errors import NotFound, Unavailable
 from protocol.limits import Limits
 from protocol.shapes.services import SkillInfo, SkillText, SkillTextResult, SkillWish
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 from worker.processes.thread_pool import Threads
 from worker.skills.discovery import FILE_MAX_BYTES, read_bytes

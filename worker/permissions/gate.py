@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from protocol.shapes.permission import PermissionPolicy, PermissionRequest
-from worker.permissions.desk import Desk
-from worker.permissions.pending import Asked
+from worker.permissions.broker import Desk
+from worker.permissions.requests import Asked
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import Denied, Wish
 

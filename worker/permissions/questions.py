@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from protocol.limits import Limits
 from protocol.shapes.permission import QuestionItem, QuestionRequest, QuestionResponse
-from worker.permissions.desk import Desk
-from worker.permissions.pending import Asked
+from worker.permissions.broker import Desk
+from worker.permissions.requests import Asked
 from worker.store import runs
 from worker.store.database import Database
 from worker.toolkit.extension import Service

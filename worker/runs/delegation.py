@@ -6,8 +6,8 @@ It ends with its caller: a cancel of the caller cancels it, and a worker that di
 from protocol.base.clock import Clock
 from protocol.errors import BulkheadError
 from protocol.shapes.session import Session
-from worker.agent.stream import finish_of, text_of
-from worker.runs import rows
+from worker.agent.message_draft import finish_of, text_of
+from worker.runs import message_rows
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.transcript import charge
 from worker.store import messages, sessions
@@ -32,7 +32,7 @@ class Delegation:
         child = Session(
             id=session_id,
             parent_session_id=parent_session_id,
-            title=rows.title_from(prompt),
+            title=message_rows.title_from(prompt),
             created_at=now,
             updated_at=now,
         )

@@ -22,9 +22,9 @@ from protocol.limits import Limits
 from protocol.shapes.agent import Prompt, Run
 from protocol.shapes.permission import PermissionPolicy
 from worker.runs.drain import Drain
-from worker.runs.ending import CANCELLED, CLOSED, Ending, Remains, Verdict
-from worker.runs.lane import CancelActive, Counter, Drop, Effect, End, Fold, Lane, Start, Ticket
+from worker.runs.run_end import CANCELLED, CLOSED, Ending, Remains, Verdict
 from worker.runs.runner import NameSession, Runner, Tools, TurnMaker
+from worker.runs.session_queue import CancelActive, Counter, Drop, Effect, End, Fold, Lane, Start, Ticket
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.store.guard import is_guarded
+from worker.store.open_file_guard import is_guarded
 from worker.toolkit.tool import ToolError
 
 

@@ -43,7 +43,7 @@ from protocol.zygote import (
     decode_to_zygote,
     encode_packet,
 )
-from worker.birth import become_subreaper, become_worker
+from worker.process_setup import become_subreaper, become_worker
 from worker.zygote.fork_hooks import renew_random
 from worker.zygote.huge_pages import collapse, huge_ranges
 from worker.zygote.preload import preload

@@ -28,10 +28,10 @@ from protocol.shapes.message import (
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.config.load import Config
 from worker.config.schema import Options
-from worker.models.build import Models
 from worker.models.client import ModelRequest
-from worker.models.transform import patch_openai
-from worker.tls import shared_tls
+from worker.models.openai_patch import patch_openai
+from worker.models.registry import Models
+from worker.web.tls import shared_tls
 
 _OPENAI_ANSWER = (
     b'data: {"id":"w","object":"chat.completion.chunk","created":1,"model":"warm","choices":[{"index":0,"delta":'

@@ -7,8 +7,8 @@ from protocol.shapes.file import FileVersion
 from protocol.shapes.message import Message
 from protocol.shapes.permission import PermissionRequest
 from protocol.shapes.session import Session
-from worker.permissions.pending import Asked, AskState
-from worker.store import asks, events, files, history, messages, runs, sessions
+from worker.permissions.requests import Asked, AskState
+from worker.store import events, file_versions, messages, permission_requests, read_files, runs, sessions
 from worker.store.database import Transaction
 from worker.store.engine import wrap
 from worker.store.migrations import migrate
@@ -49,20 +49,20 @@ def warm_up_store() -> None:
     messages.user_of_workspace(connection, 1)
     runs.tell_story(connection, "r", "m")
     runs.end(connection, "r", outcome="completed", cause="", message_id="m", now_ms=1)
-    files.record(connection, "s", "/f", "", 1)
-    files.last(connection, "s", "/f")
-    files.paths(connection, "s")
+    read_files.record(connection, "s", "/f", "", 1)
+    read_files.last(connection, "s", "/f")
+    read_files.paths(connection, "s")
     asked = Asked("a", "permission", "s", "r", "c", tool="bash", action="execute", path="/")
-    asks.is_granted(connection, asked)
-    asks.add(connection, asked, body=PermissionRequest(id="a"), number=1, now_ms=1)
-    asks.outcome(connection, "a")
-    asks.end(connection, "a", AskState.RESOLVED, "allow", 1)
-    asks.grant(connection, asked, 1)
-    asks.end_of_run(transaction, "r", AskState.VOID, "", 1)
-    history.add(connection, FileVersion(id="f", session_id="s", path="/f", content="x"))
-    history.last(connection, "s", "/f")
-    history.of_session(connection, "s")
-    history.thin(connection, "s", "/f", 1, 0)
+    permission_requests.is_granted(connection, asked)
+    permission_requests.add(connection, asked, body=PermissionRequest(id="a"), number=1, now_ms=1)
+    permission_requests.outcome(connection, "a")
+    permission_requests.end(connection, "a", AskState.RESOLVED, "allow", 1)
+    permission_requests.grant(connection, asked, 1)
+    permission_requests.end_of_run(transaction, "r", AskState.VOID, "", 1)
+    file_versions.add(connection, FileVersion(id="f", session_id="s", path="/f", content="x"))
+    file_versions.last(connection, "s", "/f")
+    file_versions.of_session(connection, "s")
+    file_versions.thin(connection, "s", "/f", 1, 0)
     transaction.emit("session", "created", session, session_id="s")
     events.since(connection, 0, 1)
     events.prune(connection, kept=1, kept_bytes=1)

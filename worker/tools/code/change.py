@@ -12,8 +12,8 @@ from msgspec.json import Decoder
 from worker.lsp.edits import BadEdit, apply_edits, edits_by_file, line_starts
 from worker.lsp.server import LanguageServer
 from worker.lsp.service import LanguageServers
-from worker.lsp.shapes import Range, TextEdit, WorkspaceEdit
 from worker.lsp.symbols import find_symbols, outline, steps_of
+from worker.lsp.types import Range, TextEdit, WorkspaceEdit
 from worker.toolkit.paths import Place, locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.code.query import symbols_of

@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from worker.lsp.lifecycle import ServerState
 from worker.lsp.service import LanguageServers
-from worker.lsp.states import ServerState
 from worker.toolkit.paths import locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.code.symbol_positions import no_server

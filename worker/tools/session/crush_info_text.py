@@ -12,7 +12,7 @@ from protocol.spec import WorkerSpec
 from protocol.version import BULKHEAD_VERSION
 from worker.config.files import read_layers
 from worker.config.load import Config
-from worker.config.mask import Mask
+from worker.config.redaction import Mask
 from worker.tools.session.crush_info import Standing
 
 SHOWN_MAX_CHARACTERS = 30_000

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from protocol.secrets import MASK
 from worker.config.load import Config
-from worker.config.mask import Mask
+from worker.config.redaction import Mask
 from worker.processes.thread_pool import Stop
 from worker.toolkit.tool import ToolContext, ToolResult, ToolSpec, description_of, read_args, schema_of
 

@@ -15,9 +15,9 @@ from protocol.errors import BulkheadError
 from protocol.limits import Limits
 from worker.config.expand import shell_runner
 from worker.config.sections import McpSettings, OAuthToken
-from worker.lsp.shapes import uri_of
-from worker.mcp.offer import McpFailed, NeedsLogin, What
-from worker.mcp.plan import Target, expanded, start_s
+from worker.lsp.types import uri_of
+from worker.mcp.capabilities import McpFailed, NeedsLogin, What
+from worker.mcp.settings import Target, expanded, start_s
 from worker.processes.child import Child, Children
 from worker.processes.environment import tool_environment
 
@@ -112,7 +112,7 @@ class Reach:
     @contextlib.asynccontextmanager
     async def _by_pipes(self, target: Target) -> AsyncIterator["LiveSession"]:
         from worker.mcp.session import over_pipes
-        from worker.mcp.stdio import Lines
+        from worker.mcp.stdio_transport import Lines
 
         lines = Lines(self._limits.mcp_message_max_bytes)
         self.note = lambda: lines.note
@@ -166,7 +166,7 @@ class Reach:
 
     @contextlib.asynccontextmanager
     async def _by_network(self, target: Target) -> AsyncIterator["LiveSession"]:
-        from worker.mcp.network import HttpLine
+        from worker.mcp.http_transport import HttpLine
         from worker.mcp.oauth import Bearer, token_for
         from worker.mcp.session import over_network
 

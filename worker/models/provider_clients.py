@@ -11,8 +11,8 @@ from protocol.errors import BadInput
 from protocol.limits import Limits
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.config.discover import LOCAL_TYPES
-from worker.models.settings import API_OPTION, Wire, options_of
-from worker.models.transform import patch_openai
+from worker.models.openai_patch import patch_openai
+from worker.models.request_options import API_OPTION, Wire, options_of
 
 if TYPE_CHECKING:
     import httpx2

@@ -17,15 +17,15 @@ from protocol.limits import Limits
 from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.config.catalogue import BUILTIN_ID, LOCAL_ID, key_hint
 from worker.config.load import Config
-from worker.models.bounds import client_options
 from worker.models.client import ModelClient
-from worker.models.local import at_socket, socket_transport
+from worker.models.key_renewal import RenewingModel
+from worker.models.local_model import at_socket, socket_transport
+from worker.models.provider_clients import make_wire_model, wire_of
 from worker.models.remote import RemoteModel
-from worker.models.renewing import RenewingModel
+from worker.models.request_options import may_cache
+from worker.models.response_limits import client_options
 from worker.models.script import ScriptModel, Sleeper
-from worker.models.settings import may_cache
-from worker.models.wires import make_wire_model, wire_of
-from worker.tls import shared_tls
+from worker.web.tls import shared_tls
 
 if TYPE_CHECKING:
     import httpx2

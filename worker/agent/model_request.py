@@ -16,7 +16,7 @@ from protocol.base.logs import fields
 from protocol.limits import Limits
 from protocol.shapes.agent import AgentEvent
 from protocol.shapes.message import FinishReason
-from worker.agent.stream import EMPTY_INPUT, MessageDraft
+from worker.agent.message_draft import EMPTY_INPUT, MessageDraft
 from worker.agent.transcript import Transcript
 from worker.agent.usage import Ended, Usage, measure
 from worker.models.client import (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.config.files import Layer, Object
-from worker.config.positions import KeyPath, Position, positions
+from worker.config.json_positions import KeyPath, Position, positions
 
 
 @dataclass(frozen=True, slots=True)

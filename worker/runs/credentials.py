@@ -24,7 +24,7 @@ from protocol.shapes.provider import ProviderConfig
 from worker.config.edit import literal, set_key
 from worker.config.files import Object, read_json, state_file
 from worker.models.login import can_renew, exchange, is_due
-from worker.tls import shared_tls
+from worker.web.tls import shared_tls
 
 LOCK_S = 45.0
 LOCK_POLL_S = 0.1

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from protocol.errors import Unavailable
-from worker.store.guard import guard
+from worker.store.open_file_guard import guard
 
 READ_ONLY = "read-only"
 MOVED = "storage moved"

@@ -27,7 +27,7 @@ from protocol.shapes.message import (
     ToolResultPart,
 )
 from protocol.shapes.provider import Model
-from worker.models.settings import Wire
+from worker.models.request_options import Wire
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import (

@@ -18,24 +18,24 @@ from protocol.limits import Limits
 from protocol.shapes.message import ToolCallData
 from protocol.shapes.provider import SelectedModel
 from protocol.spec import WorkerSpec
-from worker.agent.gitstate import GitState
-from worker.agent.instructions import TALK, attribution_note, compose, compose_task
+from worker.agent.git_status import GitState
+from worker.agent.project_context import gather
 from worker.agent.summary import SummaryTurn
-from worker.agent.surroundings import gather
+from worker.agent.system_prompt import TALK, attribution_note, compose, compose_task
 from worker.agent.turn import Turn
 from worker.config.catalogue import BUILTIN_ID, LOCAL_ID
 from worker.config.edit import edit_file, file_of
 from worker.config.files import Object
 from worker.config.load import Config, load_config
 from worker.config.schema import Options
-from worker.models.build import Choice, Models
 from worker.models.client import ModelClient
-from worker.permissions.desk import Desk
+from worker.models.registry import Choice, Models
+from worker.permissions.broker import Desk
 from worker.permissions.gate import AskingGate, RunPolicy
 from worker.permissions.rules import Rules
 from worker.processes.child import Children
-from worker.runs.ending import Author
-from worker.runs.logins import Logins
+from worker.runs.credentials import Logins
+from worker.runs.run_end import Author
 from worker.runs.transcript import StoredTranscript
 from worker.store.runs import DELEGATED, SUMMARY, TASK, WEB, StoredRun
 from worker.toolkit.extension import Service

@@ -18,7 +18,7 @@ from protocol.errors import BulkheadError, LimitReached
 from protocol.ids import RandomSource, new_uuid
 from protocol.shapes.agent import AgentEvent, RunComplete, RunOutcome
 from protocol.shapes.message import FinishReason, Message, ToolResultData
-from worker.agent.stream import (
+from worker.agent.message_draft import (
     CANCELLED_CALL,
     FAILED_CALL,
     INTERRUPTED_CALL,
@@ -30,10 +30,10 @@ from worker.agent.stream import (
     text_of,
 )
 from worker.agent.usage import Usage
-from worker.permissions.pending import AskState
-from worker.runs import rows
+from worker.permissions.requests import AskState
+from worker.runs import message_rows
 from worker.runs.transcript import account, forget
-from worker.store import asks, messages, runs, sessions
+from worker.store import messages, permission_requests, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.runs import StoredRun
 
@@ -242,7 +242,7 @@ class Scribe:
             return newest
         # No row is open: before the first step, or between two. The end gets a record of its own.
         author = self.author()
-        row = rows.ended_row(
+        row = message_rows.ended_row(
             row_id=new_uuid(self.random),
             session_id=run.session_id,
             model=author.model,
@@ -269,7 +269,7 @@ class Scribe:
         """State and terminal event of the run and of those folded into it; what has ended already stays as it is."""
         now_ms = int(self.clock.wall() * 1000)
         state = AskState.VOID if outcome == "interrupted" else AskState.CANCELLED
-        asks.end_of_run(transaction, run.id, state, f"its run ended: {cause or outcome}", now_ms)
+        permission_requests.end_of_run(transaction, run.id, state, f"its run ended: {cause or outcome}", now_ms)
         for run_id in (*folded, run.id):
             host = run.id if run_id != run.id else ""
             ended = runs.end(
@@ -303,7 +303,7 @@ class Scribe:
         transaction.emit("message", "created", row, session_id=row.session_id, run_id=run.id, key=row.id)
 
     def _user_row(self, run: StoredRun) -> Message:
-        return rows.user_row(
+        return message_rows.user_row(
             row_id=new_uuid(self.random),
             session_id=run.session_id,
             prompt=run.prompt,
@@ -312,7 +312,9 @@ class Scribe:
         )
 
     def _tool_row(self, run: StoredRun, result: ToolResultData) -> Message:
-        return rows.tool_row(row_id=new_uuid(self.random), session_id=run.session_id, result=result, now=self._now())
+        return message_rows.tool_row(
+            row_id=new_uuid(self.random), session_id=run.session_id, result=result, now=self._now()
+        )
 
     def _now(self) -> int:
         return int(self.clock.wall())

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from worker.agent.instructions import ContextFile, Surroundings
+from worker.agent.system_prompt import ContextFile, Surroundings
 from worker.config.expand import expand_path
-from worker.store.guard import is_guarded
+from worker.store.open_file_guard import is_guarded
 
 CONTEXT_PATHS = (
     ".github/copilot-instructions.md",

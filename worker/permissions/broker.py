@@ -19,9 +19,9 @@ from protocol.ids import RandomSource, SessionId, new_uuid
 from protocol.limits import Limits
 from protocol.shapes.envelope import envelope
 from protocol.shapes.permission import PermissionRequest, QuestionRequest, QuestionResponse
-from worker.permissions.pending import Asked, AskState, Decision, Kind, Pending
-from worker.permissions.presence import Presence
-from worker.store import asks
+from worker.permissions.client_presence import Presence
+from worker.permissions.requests import Asked, AskState, Decision, Kind, Pending
+from worker.store import permission_requests
 from worker.store.database import Database, Transaction
 
 KIND_OF_EVENT: dict[Kind, str] = {"permission": "permission_request", "question": "question_batch_request"}
@@ -139,15 +139,17 @@ class Desk:
             """The number of the request's event; 0: granted before, -1: refused."""
             where = (transaction, asked.session_id, asked.run_id, asked.tool_call_id)
             if asked.kind == "permission":
-                if asks.is_granted(transaction.connection, asked):
-                    asks.notify(*where)
-                    asks.notify(*where, granted=True)
+                if permission_requests.is_granted(transaction.connection, asked):
+                    permission_requests.notify(*where)
+                    permission_requests.notify(*where, granted=True)
                     return 0
                 if refusal:
-                    asks.notify(*where, denied=True)
-                    asks.add(transaction.connection, asked, body=None, number=0, now_ms=now_ms, refused=refusal)
+                    permission_requests.notify(*where, denied=True)
+                    permission_requests.add(
+                        transaction.connection, asked, body=None, number=0, now_ms=now_ms, refused=refusal
+                    )
                     return -1
-                asks.notify(*where)
+                permission_requests.notify(*where)
             transaction.emit(
                 KIND_OF_EVENT[asked.kind],
                 "created",
@@ -157,7 +159,7 @@ class Desk:
                 key=asked.id,
             )
             number = transaction.last_number
-            asks.add(transaction.connection, asked, body=request, number=number, now_ms=now_ms)
+            permission_requests.add(transaction.connection, asked, body=request, number=number, now_ms=now_ms)
             return number
 
         def stored(number: int) -> None:  # before its events go out, so that no answer comes too early
@@ -180,7 +182,7 @@ class Desk:
     async def approve(self, session_id: str, run_id: str, tool_call_id: str) -> None:
         """Somebody else decided before anybody was asked; clients are told."""
         await self._database.write(
-            lambda transaction: asks.notify(transaction, session_id, run_id, tool_call_id, granted=True)
+            lambda transaction: permission_requests.notify(transaction, session_id, run_id, tool_call_id, granted=True)
         )
 
     async def _wait(self, asked: Asked, waiter: _Waiter) -> Reply:
@@ -272,11 +274,13 @@ class Desk:
         now_ms = int(self._clock.wall() * 1000)
 
         def job(transaction: Transaction) -> bool:
-            if not asks.end(transaction.connection, asked.id, decision.state, decision.resolution, now_ms):
+            if not permission_requests.end(
+                transaction.connection, asked.id, decision.state, decision.resolution, now_ms
+            ):
                 return False
             if decision.for_session:
-                asks.grant(transaction.connection, asked, now_ms)
-            asks.tell_end(
+                permission_requests.grant(transaction.connection, asked, now_ms)
+            permission_requests.tell_end(
                 transaction,
                 asked.id,
                 asked.kind,
@@ -304,7 +308,11 @@ class Desk:
         """An answer to what is not open here: False, or Conflict when nobody will ever read it."""
         if ask_id in self._pending:
             return False  # somebody was first, and that is being stored
-        found = await self._database.read(lambda connection: asks.outcome(connection, ask_id)) if ask_id else None
+        found = (
+            await self._database.read(lambda connection: permission_requests.outcome(connection, ask_id))
+            if ask_id
+            else None
+        )
         if found is None or found.state is AskState.RESOLVED:
             return False
         why = found.resolution or "its run is over"

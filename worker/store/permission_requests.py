@@ -7,7 +7,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from protocol.shapes.permission import PermissionNotification, QuestionNotification
-from worker.permissions.pending import Asked, AskState
+from worker.permissions.requests import Asked, AskState
 from worker.store.database import Transaction
 from worker.store.schema import ASKS, GRANTS
 

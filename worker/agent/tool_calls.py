@@ -14,7 +14,7 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from protocol.shapes.message import Message, ToolCallData, ToolResultData
-from worker.agent.stream import SKIPPED_CALL, answers_for
+from worker.agent.message_draft import SKIPPED_CALL, answers_for
 from worker.agent.transcript import Transcript
 from worker.toolkit.invoke import invoke
 from worker.toolkit.tool import ToolContext, ToolResult

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import httpx2
 
 from protocol.limits import Limits
-from worker.mcp.offer import McpFailed
-from worker.mcp.plan import Target
-from worker.tls import shared_tls
+from worker.mcp.capabilities import McpFailed
+from worker.mcp.settings import Target
+from worker.web.tls import shared_tls
 
 GOODBYE_S = 2.0
 CONNECTIONS_MAX = 16
