@@ -131,8 +131,8 @@ async def _longest(kind: str) -> tuple[float, float]:
     """Milliseconds: the longest callback of a request, and the body of that request to JSON; medians."""
     import httpx2
 
+    from protocol.api.provider import Model, ProviderConfig, SelectedModel
     from protocol.limits import DEFAULT_LIMITS
-    from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
     from worker.agent.history import repair
     from worker.config.load import Config
     from worker.config.schema import Options
@@ -184,7 +184,7 @@ async def _watch(gaps: list[float]) -> None:
 
 
 def _rows() -> list["object"]:
-    from protocol.shapes import message as m
+    from protocol.api import message as m
 
     rows: list[object] = []
     for number in range(MESSAGES // 3):

@@ -23,7 +23,7 @@ from protocol.errors import BulkheadError
 from protocol.ids import Generation
 from protocol.local_model import is_installed
 from protocol.secrets import is_secret_name
-from protocol.spec import MARKER, WorkerSpec
+from protocol.worker_spec import MARKER, WorkerSpec
 from supervisor.admission import Admission
 from supervisor.config import ServerConfig
 from supervisor.http.base import Handler, Request, Response

@@ -6,7 +6,7 @@ import sys
 
 import msgspec
 
-from protocol.spec import EXIT_USAGE, spec_from_bytes
+from protocol.worker_spec import EXIT_USAGE, spec_from_bytes
 from worker.process_setup import become_worker
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
+from protocol.api.config import GLOBAL
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
@@ -23,8 +24,7 @@ from protocol.errors import BadInput, BulkheadError, Conflict
 from protocol.events import Event
 from protocol.ids import Epoch, RunId
 from protocol.messages import LastWord, Ready, Shutdown
-from protocol.shapes.config import GLOBAL
-from protocol.spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, WorkerSpec
+from protocol.worker_spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, WorkerSpec
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService

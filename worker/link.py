@@ -45,8 +45,8 @@ from protocol.messages import (
     ToWorker,
     Welcome,
 )
-from protocol.spec import WorkerSpec
 from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
+from protocol.worker_spec import WorkerSpec
 from worker.operations.reply_cache import Known, Replies
 from worker.operations.table import OperationTable
 

@@ -15,7 +15,7 @@ from protocol.base.clock import SystemClock
 from protocol.base.logs import fields, set_up_logs
 from protocol.errors import BadInput
 from protocol.secrets import is_secret_name
-from protocol.spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_NO_LOCKS, EXIT_STORAGE, WorkerSpec
+from protocol.worker_spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_NO_LOCKS, EXIT_STORAGE, WorkerSpec
 from worker.app import Worker
 from worker.config.data_dir import data_dir_of
 from worker.config.load import Config
@@ -26,7 +26,7 @@ LOG_NAME = "bulkhead.worker"
 
 
 def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
-    """Live as the worker that `spec` describes; returns when it has ended, with one of the codes of protocol.spec."""
+    """Live as the worker that `spec` describes; returns when it has ended, with one of the codes of protocol.worker_spec."""
     redactor = set_up_logs(spec.log_level)
     redactor.register(spec.token)
     for name, value in spec.env.items():

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import setproctitle
 
-from protocol.spec import EXIT_DIRECTORY, EXIT_USAGE, MARKER, WorkerSpec
+from protocol.worker_spec import EXIT_DIRECTORY, EXIT_USAGE, MARKER, WorkerSpec
 
 GENERATION_MARKER = "BULKHEAD_GENERATION"
 PLACEHOLDER = "-" * 40

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from protocol.api.agent import Run
 from protocol.errors import BadInput, NotFound
-from protocol.shapes.agent import Run
 from supervisor.cli.connect import find_door, find_worker, perform, server_options, workspace_options
 from supervisor.cli.screen import note, one_line
 from supervisor.client.api import Api

@@ -5,8 +5,8 @@ Events carry whole messages, not what was added; what was shown of each message 
 
 from dataclasses import dataclass, field
 
-from protocol.shapes.agent import RunComplete
-from protocol.shapes.message import (
+from protocol.api.agent import RunComplete
+from protocol.api.message import (
     Message,
     ReasoningPart,
     TextPart,

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from protocol.api.config_report import ConfigFile, ConfigReport, ConfigValue
 from protocol.errors import BadInput, Unavailable
-from protocol.shapes.config_report import ConfigFile, ConfigReport, ConfigValue
 from supervisor.cli.connect import EXIT_FAILED, directory, json_option, perform, print_json
 from supervisor.cli.screen import note, one_line, paint, table
 

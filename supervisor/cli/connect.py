@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from protocol.api.workspace import WorkerStatus
 from protocol.errors import BadInput, BulkheadError, NotFound
-from protocol.shapes.workspace import WorkerStatus
 from supervisor.cli.screen import note
 from supervisor.client.address import Address, TcpAddress, default_address, parse_address
 from supervisor.client.api import Api

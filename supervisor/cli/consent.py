@@ -10,9 +10,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from protocol.api.permission import PermissionNotification, PermissionRequest
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from protocol.shapes.permission import PermissionNotification, PermissionRequest
 from supervisor.cli.difference import difference
 from supervisor.cli.screen import note, one_line
 

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import click
 
+from protocol.api.agent import RunComplete
+from protocol.api.message import Message
+from protocol.api.workspace import WorkerStatus, WorkspaceState
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from protocol.shapes.agent import RunComplete
-from protocol.shapes.message import Message
-from protocol.shapes.workspace import WorkerStatus, WorkspaceState
 from supervisor.cli.answer import text_of
 from supervisor.cli.connect import EXIT_FAILED, perform
 from supervisor.cli.private import spawn, wait_healthy

@@ -13,13 +13,13 @@ from typing import Literal
 import click
 import msgspec
 
+from protocol.api.agent import AgentEvent, Run, RunComplete
+from protocol.api.message import Message
+from protocol.api.permission import PermissionNotification, PermissionRequest
+from protocol.api.session import Session
+from protocol.api.workspace import WorkspaceState
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from protocol.shapes.agent import AgentEvent, Run, RunComplete
-from protocol.shapes.message import Message
-from protocol.shapes.permission import PermissionNotification, PermissionRequest
-from protocol.shapes.session import Session
-from protocol.shapes.workspace import WorkspaceState
 from supervisor.cli.answer import AnswerView, Text, text_of
 from supervisor.cli.connect import (
     EXIT_FAILED,

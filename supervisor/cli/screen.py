@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
-from protocol.shapes.agent import Run
+from protocol.api.agent import Run
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CODES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35"}

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from protocol.errors import NotFound
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryPart,
     FinishPart,
     ImageURLPart,
@@ -20,6 +19,7 @@ from protocol.shapes.message import (
     ToolCallPart,
     ToolResultPart,
 )
+from protocol.errors import NotFound
 from supervisor.cli.connect import (
     find_door,
     find_worker,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from protocol.shapes.agent import AgentEvent, RunComplete
-from protocol.shapes.message import FinishPart, Message, ToolCallPart, ToolResultPart
-from protocol.shapes.session import Session
-from protocol.shapes.workspace import WorkspaceState
+from protocol.api.agent import AgentEvent, RunComplete
+from protocol.api.message import FinishPart, Message, ToolCallPart, ToolResultPart
+from protocol.api.session import Session
+from protocol.api.workspace import WorkspaceState
 from supervisor.cli.answer import text_of
 from supervisor.cli.connect import find_door, find_worker, json_option, perform, server_options, workspace_options
 from supervisor.cli.screen import note, one_line, paint

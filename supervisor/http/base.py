@@ -10,10 +10,10 @@ import msgspec
 from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
 
+from protocol.api.server import ErrorBody
 from protocol.base.logs import fields
 from protocol.errors import BadInput, BulkheadError, Internal
 from protocol.ids import ClientId, RandomSource, is_uuid, new_uuid
-from protocol.shapes.server import ErrorBody
 from supervisor.http.routes import MethodUnknown, Route
 
 T = TypeVar("T")

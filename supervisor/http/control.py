@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Callable
 
-from protocol.shapes.server import Command, Version
+from protocol.api.server import Command, Version
 from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
 from supervisor.http.base import Request, Response, json_response

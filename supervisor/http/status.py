@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from protocol.shapes.workspace import WorkerStatus
+from protocol.api.workspace import WorkerStatus
 from protocol.version import BULKHEAD_VERSION
 from supervisor.http.base import Request, Response, json_response
 from supervisor.http.metrics import METRICS_TYPE, metrics_text

@@ -5,12 +5,12 @@ import logging
 
 import msgspec
 
+from protocol.api.workspace import EMPTY_CONFIG, CurrentSession, Description, WorkspaceWish
+from protocol.api.workspace import Workspace as WorkspaceShape
 from protocol.base.logs import fields
 from protocol.errors import BadInput, BulkheadError
 from protocol.ids import SessionId, WorkspaceId
 from protocol.secrets import masked_environment
-from protocol.shapes.workspace import EMPTY_CONFIG, CurrentSession, Description, WorkspaceWish
-from protocol.shapes.workspace import Workspace as WorkspaceShape
 from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
 from supervisor.http.base import Request, Response, json_response

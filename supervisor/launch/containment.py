@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Collection
 
-from protocol.spec import MARKER
+from protocol.worker_spec import MARKER
 
 _PAUSE_S = 0.005
 _LOOKS_MAX = 16

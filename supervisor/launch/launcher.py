@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from protocol.ids import WorkspaceId
-from protocol.spec import EXIT_REASONS, WorkerSpec
+from protocol.worker_spec import EXIT_REASONS, WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)

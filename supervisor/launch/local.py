@@ -15,7 +15,7 @@ from protocol.base.logs import fields
 from protocol.errors import Unavailable
 from protocol.ids import WorkspaceId
 from protocol.limits import Limits
-from protocol.spec import MARKER, WorkerSpec, spec_to_bytes
+from protocol.worker_spec import MARKER, WorkerSpec, spec_to_bytes
 from supervisor.launch import containment, process
 from supervisor.launch.adoption import Verdict, judge
 from supervisor.launch.launcher import ExitReport, Handle, Record

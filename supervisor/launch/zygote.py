@@ -23,7 +23,7 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import Unavailable
 from protocol.limits import Limits
-from protocol.spec import MARKER
+from protocol.worker_spec import MARKER
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Child,

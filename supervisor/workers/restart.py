@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from protocol.limits import Limits
-from protocol.spec import HOPELESS
+from protocol.worker_spec import HOPELESS
 
 _FIRST_DELAY_S = 0.25
 

@@ -12,7 +12,7 @@ import pytest
 
 from protocol.ids import Generation, WorkspaceId
 from protocol.limits import Limits
-from protocol.spec import EXIT_LOCKED, WorkerSpec
+from protocol.worker_spec import EXIT_LOCKED, WorkerSpec
 from tests.support.house import House
 from tests.support.raw_supervisor import connect_zygote, exit_status, fork
 from tests.support.server import SharedZygote

@@ -8,17 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from protocol.api.agent import Run
+from protocol.api.lsp import Diagnostic, LspInfo
+from protocol.api.mcp import McpInfo
+from protocol.api.message import Message
+from protocol.api.permission import PermissionRequest
+from protocol.api.provider import SelectedModel
+from protocol.api.session import Session, Todo
+from protocol.api.workspace import WorkerStatus, Workspace
 from protocol.errors import CODES
 from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
 from protocol.operations import OPERATIONS
-from protocol.shapes.agent import Run
-from protocol.shapes.lsp import Diagnostic, LspInfo
-from protocol.shapes.mcp import McpInfo
-from protocol.shapes.message import Message
-from protocol.shapes.permission import PermissionRequest
-from protocol.shapes.provider import SelectedModel
-from protocol.shapes.session import Session, Todo
-from protocol.shapes.workspace import WorkerStatus, Workspace
 from supervisor.http.openapi.document import TAGS, codes, document, operation_id
 from supervisor.http.openapi.examples import EXAMPLES
 from supervisor.http.openapi.schemas import takes

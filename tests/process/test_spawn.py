@@ -20,7 +20,7 @@ import pytest
 from protocol.base.clock import SystemClock
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.limits import DEFAULT_LIMITS, Limits
-from protocol.spec import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_REASONS, MARKER, WorkerSpec
+from protocol.worker_spec import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_REASONS, MARKER, WorkerSpec
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Forget,

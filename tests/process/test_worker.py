@@ -9,7 +9,7 @@ import pytest
 
 from protocol.errors import BadInput, Conflict, NotFound
 from protocol.limits import Limits
-from protocol.spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
+from protocol.worker_spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
 from supervisor.launch.containment import sweep
 from tests.support.loop import run
 from tests.support.one_worker import Process, open_stage

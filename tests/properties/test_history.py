@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryData,
     BinaryPart,
     FinishData,
@@ -130,7 +130,7 @@ def test_providers_take_every_repaired_history(dialect: str):
     import httpx2
     from pydantic_ai.models import override_allow_model_requests
 
-    from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+    from protocol.api.provider import Model, ProviderConfig, SelectedModel
     from worker.config.load import Config
     from worker.config.schema import Options
     from worker.models.registry import Models

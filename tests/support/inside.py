@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
+from protocol.api.agent import Prompt
+from protocol.api.message import FinishReason, Message, TextPart
+from protocol.api.provider import Model
+from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.events import Event
 from protocol.limits import DEFAULT_LIMITS, Limits
-from protocol.shapes.agent import Prompt
-from protocol.shapes.message import FinishReason, Message, TextPart
-from protocol.shapes.provider import Model
-from protocol.shapes.session import Session
 from tests.support.gates import RulesGate
 from tests.support.store import Heard, open_database
 from worker.agent.turn import Turn

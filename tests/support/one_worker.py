@@ -20,7 +20,7 @@ from protocol.events import Event
 from protocol.ids import Epoch, Generation, WorkspaceId, new_uuid
 from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.messages import Answer, Closing, Heartbeat, Hello, LastWord, Ready, Shutdown
-from protocol.spec import WorkerSpec, spec_to_bytes
+from protocol.worker_spec import WorkerSpec, spec_to_bytes
 from supervisor.routing.link import Link
 from supervisor.routing.router import Router
 

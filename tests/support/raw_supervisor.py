@@ -14,7 +14,7 @@ from protocol.codec import decode_to_supervisor, encode
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.limits import Limits
 from protocol.messages import Answer, Call, Hello, Ready, Shutdown, ToSupervisor, ToWorker, Welcome
-from protocol.spec import WorkerSpec, spec_to_bytes
+from protocol.worker_spec import WorkerSpec, spec_to_bytes
 from protocol.zygote import Exited, Fork, Forked, decode_from_zygote, encode_packet
 from tests.support.processes import Process
 

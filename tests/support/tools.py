@@ -9,9 +9,9 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from protocol.api.message import ToolCallData
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
-from protocol.shapes.message import ToolCallData
 from tests.support.gates import RulesGate
 from tests.support.processes import Process
 from worker.permissions.rules import Rules

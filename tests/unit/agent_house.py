@@ -10,12 +10,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from protocol.api.agent import AgentEvent
+from protocol.api.message import Message, TextData, TextPart, ToolCallData, ToolResultData, ToolResultPart
+from protocol.api.provider import Model
+from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
-from protocol.shapes.agent import AgentEvent
-from protocol.shapes.message import Message, TextData, TextPart, ToolCallData, ToolResultData, ToolResultPart
-from protocol.shapes.provider import Model
-from protocol.shapes.session import Session
 from tests.support.gates import RulesGate
 from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.turn import Turn

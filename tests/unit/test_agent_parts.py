@@ -2,8 +2,7 @@
 
 import pytest
 
-from protocol.limits import Limits
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryData,
     BinaryPart,
     Message,
@@ -12,7 +11,8 @@ from protocol.shapes.message import (
     ToolCallData,
     ToolResultData,
 )
-from protocol.shapes.provider import Model
+from protocol.api.provider import Model
+from protocol.limits import Limits
 from tests.unit.agent_house import user
 from worker.agent.loop_detection import LoopWatch
 from worker.agent.usage import estimate, measure

@@ -1,6 +1,6 @@
 """The growing assistant row, what must be stored at once, and closing a row that did not end by itself."""
 
-from protocol.shapes.message import FinishPart, Message, ReasoningPart, TextPart, ToolCallPart
+from protocol.api.message import FinishPart, Message, ReasoningPart, TextPart, ToolCallPart
 from worker.agent.message_draft import (
     EMPTY_INPUT,
     MessageDraft,

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from protocol.base.alarm import Alarm
 from protocol.base.clock import SystemClock
+from protocol.base.timer import Alarm
 from tests.support.loop import run
 
 

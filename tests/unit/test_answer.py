@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.shapes.agent import RunComplete
-from protocol.shapes.message import (
+from protocol.api.agent import RunComplete
+from protocol.api.message import (
     FinishData,
     FinishPart,
     Message,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from protocol.api.permission import PermissionRequest, QuestionItem, QuestionRequest, QuestionResponse
+from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.errors import Conflict, LimitReached
 from protocol.limits import Limits
-from protocol.shapes.permission import PermissionRequest, QuestionItem, QuestionRequest, QuestionResponse
-from protocol.shapes.session import Session
 from tests.support.loop import run
 from tests.support.store import Heard, open_database
 from worker.permissions.broker import Desk, Reply

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from protocol.api.session import Session
 from protocol.errors import LimitReached, Unavailable
 from protocol.limits import Limits
-from protocol.shapes.session import Session
 from tests.support.loop import run
 from tests.support.store import Heard, open_database
 from worker.store import events as event_rows

@@ -15,8 +15,8 @@ from protocol.events import Event
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.limits import Limits
 from protocol.messages import Hello, Ready, ToWorker
-from protocol.spec import WorkerSpec
 from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
+from protocol.worker_spec import WorkerSpec
 from supervisor.launch.launcher import ExitReport, Record
 from supervisor.launch.records import RecordStore
 from supervisor.routing.link import Link, LinkSink

@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
+from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
-from protocol.shapes.session import Session
 from tests.support.loop import run
 from tests.support.store import Heard, open_database
 from worker.store import file_versions, sessions

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
+from protocol.api.workspace import WorkspaceState
 from protocol.base.clock import SystemClock
 from protocol.errors import BulkheadError, Conflict, Unavailable
 from protocol.events import MARK_KIND, Event, EventId, parse_event_id
 from protocol.limits import DEFAULT_LIMITS, Limits
-from protocol.shapes.workspace import WorkspaceState
 from supervisor.events.hub import Hub, Stream
 from tests.support.loop import run
 

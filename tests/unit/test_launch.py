@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from protocol.ids import WorkspaceId
-from protocol.spec import MARKER
+from protocol.worker_spec import MARKER
 from supervisor.launch import containment, process
 from supervisor.launch.adoption import Verdict, judge
 from supervisor.launch.launcher import ExitReport, Record

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from protocol.api.message import Message, TextData, TextPart
 from protocol.base.clock import SystemClock
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS, Limits
-from protocol.shapes.message import Message, TextData, TextPart
 from supervisor.config import ConfigError, read_config
 from supervisor.local_model.process import LocalModel
 from supervisor.local_model.server import Front, Traffic

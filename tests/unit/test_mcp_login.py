@@ -10,10 +10,10 @@ import httpx2
 import pytest
 from msgspec.structs import replace
 
+from protocol.api.config import GLOBAL
 from protocol.base.clock import SystemClock
 from protocol.errors import Conflict
 from protocol.limits import Limits
-from protocol.shapes.config import GLOBAL
 from tests.support import strict
 from tests.support.eventually import eventually
 from tests.support.mcp_network import Guarded

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from worker.config.catalogue import BUILTIN_ID
 from worker.config.discover import Discovery
 from worker.config.resolve import Resolved, resolve

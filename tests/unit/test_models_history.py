@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryData,
     BinaryPart,
     ImageURLData,

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from protocol.shapes.provider import Model
+from protocol.api.provider import Model
 from tests.support.loop import run
 from tests.unit.agent_house import user
 from worker.models.client import Finished, ModelClient, ModelEvent, ModelFailure, ModelRequest, TextDelta

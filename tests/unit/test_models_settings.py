@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from worker.models.request_options import Wire, effort_of, may_cache, merge, settings_for
 
 THINKER = Model(id="m", can_reason=True, default_max_tokens=5000)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from protocol.api.message import Message, ToolCallData, ToolCallPart, ToolResultData, ToolResultPart
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
-from protocol.shapes.message import Message, ToolCallData, ToolCallPart, ToolResultData, ToolResultPart
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from tests.support.loop import run
 from tests.support.provider import API_KEY
 from tests.unit.agent_house import LOG, seeded, user

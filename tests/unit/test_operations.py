@@ -6,13 +6,13 @@ import logging
 import msgspec
 import pytest
 
+from protocol.api.agent import Prompt
 from protocol.base.clock import SystemClock
 from protocol.errors import CODES, Conflict
 from protocol.ids import Epoch
 from protocol.limits import DEFAULT_LIMITS
 from protocol.messages import Answer, Call
 from protocol.operations import Operation
-from protocol.shapes.agent import Prompt
 from tests.support.loop import run
 from worker.operations.reply_cache import Known, Replies
 from worker.operations.table import Handler, OperationTable, Request, Response

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.api.agent import Prompt, RunComplete
+from protocol.api.envelope import envelope
+from protocol.api.workspace import EMPTY_CONFIG, Workspace
 from protocol.base.machine import STORY_LENGTH, InvalidTransition, Machine
 from protocol.errors import CODES, BulkheadError, Internal, NotFound, Unavailable, from_info
 from protocol.events import EVENT_KINDS, MARK_KIND, OWN_EVENT_KINDS, Event, EventId, parse_event_id
 from protocol.ids import Generation, WorkspaceId, is_id, is_uuid, link_identity, new_token, new_uuid
 from protocol.limits import DEFAULT_LIMITS, limits_from_json
 from protocol.operations import OPERATIONS
-from protocol.shapes.agent import Prompt, RunComplete
-from protocol.shapes.envelope import envelope
-from protocol.shapes.workspace import EMPTY_CONFIG, Workspace
-from protocol.spec import WorkerSpec, spec_from_bytes, spec_to_bytes
+from protocol.worker_spec import WorkerSpec, spec_from_bytes, spec_to_bytes
 
 # --- ids ------------------------------------------------------------------------------------------------------------
 

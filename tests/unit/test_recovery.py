@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from protocol.limits import Limits
-from protocol.shapes.message import (
+from protocol.api.message import (
     FinishData,
     FinishPart,
     Message,
@@ -16,7 +15,8 @@ from protocol.shapes.message import (
     ToolCallPart,
     ToolResultData,
 )
-from protocol.shapes.session import Session
+from protocol.api.session import Session
+from protocol.limits import Limits
 from tests.support.inside import open_house, outline
 from tests.support.loop import run
 from worker.runs import message_rows

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
+from protocol.api.workspace import WorkspaceWish
 from protocol.base.clock import SystemClock
 from protocol.errors import Conflict, LimitReached, NotFound, Unavailable
 from protocol.ids import ClientId
 from protocol.limits import Limits
-from protocol.shapes.workspace import WorkspaceWish
 from supervisor.workspaces.disk import Disk
 from supervisor.workspaces.identity import Identity, resolve
 from supervisor.workspaces.registry import Registry

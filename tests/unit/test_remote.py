@@ -11,8 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from protocol.limits import DEFAULT_LIMITS, Limits
-from protocol.shapes.message import (
+from protocol.api.message import (
     Message,
     ReasoningBlock,
     ReasoningData,
@@ -24,7 +23,8 @@ from protocol.shapes.message import (
     ToolResultData,
     ToolResultPart,
 )
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
+from protocol.limits import DEFAULT_LIMITS, Limits
 from tests.support.loop import run
 from tests.support.provider import API_KEY, Exchange, Provider
 from tests.unit.agent_house import LOG, seeded, user

@@ -32,8 +32,8 @@ from protocol.messages import (
     Shutdown,
 )
 from protocol.operations import Operation
-from protocol.spec import WorkerSpec
 from protocol.version import WIRE_VERSION
+from protocol.worker_spec import WorkerSpec
 from supervisor.routing.link import Link
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually

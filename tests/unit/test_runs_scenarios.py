@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from protocol.api.agent import Prompt
+from protocol.api.message import Attachment
 from protocol.errors import BadInput, Conflict, LimitReached, NotFound
 from protocol.limits import Limits
-from protocol.shapes.agent import Prompt
-from protocol.shapes.message import Attachment
 from tests.support.inside import House, open_house, outline, payload, texts, until
 from tests.support.loop import run
 from worker.models.client import ThinkingDelta, ToolCallStart

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 from msgspec.structs import replace
 
-from protocol.shapes.message import Message, TextData, TextPart
+from protocol.api.message import Message, TextData, TextPart
 from tests.support.loop import run
 from tests.unit.agent_house import LIMITS, SESSION, MemoryTranscript, PlayedTool, build_turn, user
 from worker.models.client import (

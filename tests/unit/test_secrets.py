@@ -1,7 +1,7 @@
 """What is masked where a configuration or an environment is shown (X08), and that nothing else changes."""
 
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.secrets import is_secret_name, masked_environment, without_masked
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.config.redaction import Mask
 
 KEY = "sk-0123456789abcdef0123"

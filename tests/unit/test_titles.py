@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from protocol.api.provider import Model
 from protocol.base.clock import SystemClock
-from protocol.shapes.provider import Model
 from tests.support.inside import House, open_house, until
 from tests.support.loop import run
 from tests.unit.agent_house import LIMITS, LOG, PlayedModel

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from protocol.api.lsp import LspInfo
+from protocol.api.mcp import McpInfo
+from protocol.api.services import SkillState
 from protocol.base.clock import SystemClock
 from protocol.ids import Generation, WorkspaceId
-from protocol.shapes.lsp import LspInfo
-from protocol.shapes.mcp import McpInfo
-from protocol.shapes.services import SkillState
-from protocol.spec import WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from tests.support.loop import run
 from tests.support.tools import bench
 from worker.config.load import Config, load_config

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from protocol.api.message import ToolCallData
 from protocol.limits import Limits
-from protocol.shapes.message import ToolCallData
 from tests.support.loop import run
 from tests.support.tools import bench
 from worker.permissions.rules import Rules

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 from msgspec.structs import replace
 
-from protocol.shapes.message import ReasoningPart
+from protocol.api.message import ReasoningPart
 from tests.support.loop import run
 from tests.unit.agent_house import (
     DONE,

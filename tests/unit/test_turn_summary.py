@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from protocol.shapes.message import BinaryData, BinaryPart, Message, TextData, TextPart
-from protocol.shapes.provider import Model
-from protocol.shapes.session import Session, Todo
+from protocol.api.message import BinaryData, BinaryPart, Message, TextData, TextPart
+from protocol.api.provider import Model
+from protocol.api.session import Session, Todo
 from tests.support.loop import run
 from tests.unit.agent_house import (
     DONE,

@@ -80,7 +80,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch, request: ModelRequest, kind: str) ->
     import httpx2
     from pydantic_ai.models import override_allow_model_requests
 
-    from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+    from protocol.api.provider import Model, ProviderConfig, SelectedModel
 
     seen: list[dict[str, Any]] = []
 
@@ -116,7 +116,7 @@ def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_tra
     import openai.resources.chat.completions.completions as completions
     import openai.resources.responses.responses as responses
 
-    from protocol.shapes.message import BinaryData, BinaryPart, Message
+    from protocol.api.message import BinaryData, BinaryPart, Message
     from worker.models import provider_clients
 
     request = warm_models._request()

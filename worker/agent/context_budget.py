@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from protocol.shapes.message import Message
+from protocol.api.message import Message
 from worker.agent.usage import estimate
 
 LARGE_WINDOW = 200_000

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryPart,
     FinishPart,
     ImageURLPart,

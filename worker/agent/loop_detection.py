@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
-from protocol.shapes.message import ToolCallData, ToolResultData
+from protocol.api.message import ToolCallData, ToolResultData
 
 WINDOW_STEPS = 10
 REPEATS_MAX = 5

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     FinishData,
     FinishPart,
     FinishReason,

@@ -11,11 +11,11 @@ from contextlib import aclosing
 
 import msgspec
 
+from protocol.api.agent import AgentEvent
+from protocol.api.message import FinishReason
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.limits import Limits
-from protocol.shapes.agent import AgentEvent
-from protocol.shapes.message import FinishReason
 from worker.agent.message_draft import EMPTY_INPUT, MessageDraft
 from worker.agent.transcript import Transcript
 from worker.agent.usage import Ended, Usage, measure

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
+from protocol.api.message import Message, ToolCallData, ToolResultData
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
-from protocol.shapes.message import Message, ToolCallData, ToolResultData
 from worker.agent.message_draft import SKIPPED_CALL, answers_for
 from worker.agent.transcript import Transcript
 from worker.toolkit.invoke import invoke

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from protocol.api.message import BinaryPart, FinishReason, Message, ToolResultData
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.limits import Limits
-from protocol.shapes.message import BinaryPart, FinishReason, Message, ToolResultData
 from worker.agent.context_budget import Budget
 from worker.agent.history import repair
 from worker.agent.loop_detection import LoopWatch

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from protocol.shapes.message import FinishReason, Message, ToolResultData
+from protocol.api.message import FinishReason, Message, ToolResultData
 from worker.agent.usage import Usage
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from protocol.api.provider import ProviderConfig, SelectedModel
 from protocol.secrets import is_secret_name
-from protocol.shapes.provider import ProviderConfig, SelectedModel
 from worker.config.check import Broken, convert, place, unknown_keys
 from worker.config.discover import DISCOVERY
 from worker.config.edit import RECENT_MAX

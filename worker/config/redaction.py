@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.secrets import MASK
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.config.files import Object
 
 SECRET_LENGTH_MIN = 16

@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect
 
+from protocol.api.config_report import ConfigFile, ConfigReport, ConfigValue
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
 from protocol.local_model import is_installed
 from protocol.secrets import MASK
-from protocol.shapes.config_report import ConfigFile, ConfigReport, ConfigValue
 from worker.config.check import Broken
 from worker.config.data_dir import DEFAULT_NAME, data_dir_of
 from worker.config.files import Layers, Looked, look, merged_layers

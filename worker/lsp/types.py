@@ -7,11 +7,11 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 # What clients see, too, is said where both sides find it.
-from protocol.shapes.lsp import Diagnostic as Diagnostic
-from protocol.shapes.lsp import LspEvent as LspEvent
-from protocol.shapes.lsp import LspInfo as LspInfo
-from protocol.shapes.lsp import Position as Position
-from protocol.shapes.lsp import Range as Range
+from protocol.api.lsp import Diagnostic as Diagnostic
+from protocol.api.lsp import LspEvent as LspEvent
+from protocol.api.lsp import LspInfo as LspInfo
+from protocol.api.lsp import Position as Position
+from protocol.api.lsp import Range as Range
 
 ERROR, WARNING, INFORMATION, HINT = 1, 2, 3, 4
 """Severities of diagnostics."""

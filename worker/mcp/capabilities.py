@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from protocol.shapes.mcp import McpPrompt, ResourceContent
+from protocol.api.mcp import McpPrompt, ResourceContent
 
 What = Literal["tools", "prompts", "resources"]
 

@@ -14,12 +14,12 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from protocol.api.mcp import McpEvent, McpInfo, McpPrompt, PendingLogin
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import NotFound
 from protocol.events import Event
 from protocol.limits import Limits
-from protocol.shapes.mcp import McpEvent, McpInfo, McpPrompt, PendingLogin
 from worker.config.edit import set_key
 from worker.config.files import Object
 from worker.config.load import Config

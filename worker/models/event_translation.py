@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from protocol.shapes.message import FinishReason
+from protocol.api.message import FinishReason
 from worker.models.client import (
     Category,
     Counted,

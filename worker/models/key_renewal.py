@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
-from protocol.shapes.provider import Model
+from protocol.api.provider import Model
 from worker.models.client import ModelClient, ModelEvent, ModelFailure, ModelRequest
 
 UNAUTHORIZED = 401

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from protocol.shapes.provider import ProviderConfig
+from protocol.api.provider import ProviderConfig
 from worker.models.failures import failure
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryData,
     BinaryPart,
     ImageURLPart,
@@ -26,7 +26,7 @@ from protocol.shapes.message import (
     ToolResultData,
     ToolResultPart,
 )
-from protocol.shapes.provider import Model
+from protocol.api.provider import Model
 from worker.models.request_options import Wire
 
 if TYPE_CHECKING:

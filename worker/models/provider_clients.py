@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.errors import BadInput
 from protocol.limits import Limits
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.config.discover import LOCAL_TYPES
 from worker.models.openai_patch import patch_openai
 from worker.models.request_options import API_OPTION, Wire, options_of

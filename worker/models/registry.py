@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.base.clock import Clock, SystemClock
 from protocol.limits import Limits
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.config.catalogue import BUILTIN_ID, LOCAL_ID, key_hint
 from worker.config.load import Config
 from worker.models.client import ModelClient

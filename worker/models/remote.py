@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from protocol.api.message import ToolCallPart
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.errors import BadInput
 from protocol.limits import Limits
-from protocol.shapes.message import ToolCallPart
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.models.client import Category, ModelEvent, ModelFailure, ModelRequest
 from worker.models.error_mapping import described
 from worker.models.event_translation import Translation

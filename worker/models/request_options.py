@@ -6,7 +6,7 @@ Pure. The result has the names that pydantic_ai gives its settings; a setting of
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 
 Wire = Literal["responses", "chat", "openrouter", "anthropic", "google", "bedrock"]
 """How a request is written: the interface of a provider, whatever its name."""

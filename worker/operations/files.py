@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.file import FileRead
 from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
-from protocol.shapes.file import FileRead
 from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 from worker.store import read_files

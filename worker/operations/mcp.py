@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.mcp import LoginAddress, PromptText
+from protocol.api.services import PromptWish, ResourceWish, ServerName
 from protocol.errors import BadInput, Upstream
-from protocol.shapes.mcp import LoginAddress, PromptText
-from protocol.shapes.services import PromptWish, ResourceWish, ServerName
 from worker.mcp.capabilities import McpFailed, What
 from worker.mcp.service import McpService
 from worker.operations.decode import read

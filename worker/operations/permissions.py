@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from protocol.shapes.permission import Answers, Grant, Resolved, Skip
+from protocol.api.permission import Answers, Grant, Resolved, Skip
 from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 from worker.permissions.broker import Desk

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.config import InitPrompt, NeedsInit
 from protocol.errors import Unavailable
-from protocol.shapes.config import InitPrompt, NeedsInit
 from worker.agent.project_context import CONTEXT_PATHS
 from worker.operations.table import Handler, Request, Response
 from worker.runs.turn_factory import Equipment

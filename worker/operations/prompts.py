@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.agent import Accepted, Prompt
 from protocol.errors import BadInput, Denied, NotFound
-from protocol.shapes.agent import Accepted, Prompt
 from worker.operations.decode import number, read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
+from protocol.api.message import Message
+from protocol.api.session import Session, SessionWish
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, Conflict, NotFound
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.message import Message
-from protocol.shapes.session import Session, SessionWish
 from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.services import ShellResult, ShellWish
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, Conflict, Unavailable
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.services import ShellResult, ShellWish
 from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 from worker.processes.child import Children

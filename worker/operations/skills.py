@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.services import SkillInfo, SkillText, SkillTextResult, SkillWish
 from protocol.errors import NotFound, Unavailable
 from protocol.limits import Limits
-from protocol.shapes.services import SkillInfo, SkillText, SkillTextResult, SkillWish
 from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 from worker.processes.thread_pool import Threads

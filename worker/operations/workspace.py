@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.workspace import Description
 from protocol.errors import Conflict
 from protocol.limits import Limits
-from protocol.shapes.workspace import Description
 from worker.operations.decode import number
 from worker.operations.table import Handler, Request, Response
 from worker.runs.turn_factory import Equipment

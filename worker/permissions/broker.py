@@ -10,6 +10,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from protocol.api.envelope import envelope
+from protocol.api.permission import PermissionRequest, QuestionRequest, QuestionResponse
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.tasks import TaskOwner, settle
@@ -17,8 +19,6 @@ from protocol.errors import BulkheadError, Conflict
 from protocol.events import Event
 from protocol.ids import RandomSource, SessionId, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.envelope import envelope
-from protocol.shapes.permission import PermissionRequest, QuestionRequest, QuestionResponse
 from worker.permissions.client_presence import Presence
 from worker.permissions.requests import Asked, AskState, Decision, Kind, Pending
 from worker.store import permission_requests

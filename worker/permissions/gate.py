@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from protocol.shapes.permission import PermissionPolicy, PermissionRequest
+from protocol.api.permission import PermissionPolicy, PermissionRequest
 from worker.permissions.broker import Desk
 from worker.permissions.requests import Asked
 from worker.permissions.rules import Rules

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from protocol.api.permission import QuestionItem, QuestionRequest, QuestionResponse
 from protocol.limits import Limits
-from protocol.shapes.permission import QuestionItem, QuestionRequest, QuestionResponse
 from worker.permissions.broker import Desk
 from worker.permissions.requests import Asked
 from worker.store import runs

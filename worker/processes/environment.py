@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from protocol.secrets import is_secret_name
-from protocol.spec import MARKER
+from protocol.worker_spec import MARKER
 
 FORCED = {
     "BULKHEAD": "1",

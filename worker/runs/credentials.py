@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from protocol.api.config import GLOBAL, WORKSPACE
+from protocol.api.provider import ProviderConfig
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Unavailable
-from protocol.shapes.config import GLOBAL, WORKSPACE
-from protocol.shapes.provider import ProviderConfig
 from worker.config.edit import literal, set_key
 from worker.config.files import Object, read_json, state_file
 from worker.models.login import can_renew, exchange, is_due

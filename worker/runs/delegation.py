@@ -3,9 +3,9 @@
 It ends with its caller: a cancel of the caller cancels it, and a worker that dies interrupts both.
 """
 
+from protocol.api.session import Session
 from protocol.base.clock import Clock
 from protocol.errors import BulkheadError
-from protocol.shapes.session import Session
 from worker.agent.message_draft import finish_of, text_of
 from worker.runs import message_rows
 from worker.runs.dispatcher import Dispatcher

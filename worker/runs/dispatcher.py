@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from protocol.api.agent import Prompt, Run
+from protocol.api.permission import PermissionPolicy
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.tasks import TaskOwner, settle
@@ -19,8 +21,6 @@ from protocol.errors import BadInput, Conflict, LimitReached, NotFound
 from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId, is_id, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.agent import Prompt, Run
-from protocol.shapes.permission import PermissionPolicy
 from worker.runs.drain import Drain
 from worker.runs.run_end import CANCELLED, CLOSED, Ending, Remains, Verdict
 from worker.runs.runner import NameSession, Runner, Tools, TurnMaker

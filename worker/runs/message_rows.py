@@ -1,6 +1,6 @@
 """The message rows that a run writes around its turn, made from facts: no clock, no ids of their own making."""
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     Attachment,
     BinaryData,
     BinaryPart,

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from protocol.api.agent import AgentEvent, RunComplete, RunOutcome
+from protocol.api.message import FinishReason, Message, ToolResultData
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint_blocking
 from protocol.base.logs import fields
 from protocol.errors import BulkheadError, LimitReached
 from protocol.ids import RandomSource, new_uuid
-from protocol.shapes.agent import AgentEvent, RunComplete, RunOutcome
-from protocol.shapes.message import FinishReason, Message, ToolResultData
 from worker.agent.message_draft import (
     CANCELLED_CALL,
     FAILED_CALL,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from protocol.api.message import Message
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
@@ -17,7 +18,6 @@ from protocol.base.tasks import TaskOwner, settle
 from protocol.errors import BulkheadError
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.message import Message
 from worker.agent.summary import as_told, summary_request
 from worker.agent.turn_result import Leftover, TurnResult
 from worker.models.client import ModelFailure

@@ -15,16 +15,16 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from protocol.api.agent import AgentEvent
+from protocol.api.envelope import envelope
+from protocol.api.message import Message, ToolResultData
+from protocol.api.session import Session
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.agent import AgentEvent
-from protocol.shapes.envelope import envelope
-from protocol.shapes.message import Message, ToolResultData
-from protocol.shapes.session import Session
 from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.usage import Usage
 from worker.runs import message_rows

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from protocol.api.message import ToolCallData
+from protocol.api.provider import SelectedModel
 from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
-from protocol.shapes.message import ToolCallData
-from protocol.shapes.provider import SelectedModel
-from protocol.spec import WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from worker.agent.git_status import GitState
 from worker.agent.project_context import gather
 from worker.agent.summary import SummaryTurn

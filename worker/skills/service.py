@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from protocol.api.services import SkillsChanged, SkillState
 from protocol.limits import Limits
-from protocol.shapes.services import SkillsChanged, SkillState
 from worker.config.load import Config
 from worker.processes.thread_pool import Threads
 from worker.skills.discovery import Cache, Skills, discover

@@ -8,10 +8,10 @@ import zlib
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
+from protocol.api.file import FileVersion
 from protocol.base.clock import Clock
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.file import FileVersion
 from worker.store import sessions
 from worker.store.database import Database, Transaction
 from worker.store.schema import FILES

@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from protocol.shapes.permission import PermissionNotification, QuestionNotification
+from protocol.api.permission import PermissionNotification, QuestionNotification
 from worker.permissions.requests import Asked, AskState
 from worker.store.database import Transaction
 from worker.store.schema import ASKS, GRANTS

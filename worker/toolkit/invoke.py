@@ -12,9 +12,9 @@ from functools import partial
 
 import msgspec
 
+from protocol.api.message import ToolCallData
 from protocol.base.logs import fields
 from protocol.errors import BulkheadError
-from protocol.shapes.message import ToolCallData
 from worker.toolkit.tool import Denied, HookVerdict, Tool, ToolContext, ToolError, ToolResult
 from worker.toolkit.toolbox import Toolbox
 

@@ -28,8 +28,8 @@ import msgspec
 import setproctitle
 
 from protocol.limits import DEFAULT_LIMITS, Limits, limits_from_json
-from protocol.spec import EXIT_USAGE, spec_from_bytes
 from protocol.version import BULKHEAD_VERSION
+from protocol.worker_spec import EXIT_USAGE, spec_from_bytes
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Child,

@@ -12,8 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from protocol.limits import DEFAULT_LIMITS
-from protocol.shapes.message import (
+from protocol.api.message import (
     Message,
     ReasoningBlock,
     ReasoningData,
@@ -25,7 +24,8 @@ from protocol.shapes.message import (
     ToolResultData,
     ToolResultPart,
 )
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
+from protocol.limits import DEFAULT_LIMITS
 from worker.config.load import Config
 from worker.config.schema import Options
 from worker.models.client import ModelRequest

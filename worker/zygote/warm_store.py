@@ -3,10 +3,10 @@
 import random
 import sqlite3
 
-from protocol.shapes.file import FileVersion
-from protocol.shapes.message import Message
-from protocol.shapes.permission import PermissionRequest
-from protocol.shapes.session import Session
+from protocol.api.file import FileVersion
+from protocol.api.message import Message
+from protocol.api.permission import PermissionRequest
+from protocol.api.session import Session
 from worker.permissions.requests import Asked, AskState
 from worker.store import events, file_versions, messages, permission_requests, read_files, runs, sessions
 from worker.store.database import Transaction

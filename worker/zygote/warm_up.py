@@ -21,7 +21,7 @@ from protocol.base import failpoints
 from protocol.codec import decode_to_supervisor, encode
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.messages import Answer, Call, EventBatch, Ready, Shutdown, ToWorker, Welcome
-from protocol.spec import EXIT_CLEAN, WorkerSpec, spec_from_bytes, spec_to_bytes
+from protocol.worker_spec import EXIT_CLEAN, WorkerSpec, spec_from_bytes, spec_to_bytes
 from worker.app import Worker
 from worker.link import WorkerLink
 from worker.main import run_worker

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from protocol.shapes.lsp import LspInfo
-from protocol.shapes.mcp import McpInfo
-from protocol.shapes.services import SkillState
-from protocol.spec import WorkerSpec
+from protocol.api.lsp import LspInfo
+from protocol.api.mcp import McpInfo
+from protocol.api.services import SkillState
+from protocol.worker_spec import WorkerSpec
 from worker.config.load import Config
 from worker.toolkit.extension import Service
 from worker.toolkit.tool import Tool, ToolContext, ToolResult, ToolSpec, description_of, schema_of

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.provider import ProviderConfig
 from protocol.errors import BadInput
-from protocol.shapes.provider import ProviderConfig
-from protocol.spec import WorkerSpec
 from protocol.version import BULKHEAD_VERSION
+from protocol.worker_spec import WorkerSpec
 from worker.config.files import read_layers
 from worker.config.load import Config
 from worker.config.redaction import Mask

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from protocol.shapes.permission import Choice, QuestionItem, QuestionResponse
+from protocol.api.permission import Choice, QuestionItem, QuestionResponse
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 TYPES = ("yes_no", "single_choice", "multi_choice", "free_text")

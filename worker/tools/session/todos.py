@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 import msgspec
 from msgspec import Meta
 
-from protocol.shapes.session import Todo
+from protocol.api.session import Todo
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 STATUSES = ("completed", "in_progress", "pending")

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from protocol.api.message import Attachment, Message
+from protocol.api.permission import PermissionPolicy
+from protocol.api.provider import Model, SelectedModel
 from protocol.ids import ID_PATTERN
-from protocol.shapes.message import Attachment, Message
-from protocol.shapes.permission import PermissionPolicy
-from protocol.shapes.provider import Model, SelectedModel
 
 SAYS_SOMETHING = r"^[^\x00]*[^\s\x00\x1c-\x1f][^\x00]*$"
 """A text that is more than white space, and has no NUL."""

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from protocol.shapes.file import Moment
+from protocol.api.file import Moment
 
 ERROR = 1
 """The severity of a diagnostic that has none."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from protocol.shapes.file import Moment
+from protocol.api.file import Moment
 
 
 class McpInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

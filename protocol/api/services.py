@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from protocol.shapes.agent import SAYS_SOMETHING
+from protocol.api.agent import SAYS_SOMETHING
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 

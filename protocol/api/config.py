@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from protocol.shapes.provider import ProviderConfig, SelectedModel
+from protocol.api.provider import ProviderConfig, SelectedModel
 
 GLOBAL, WORKSPACE = 0, 1
 """The scopes: a file of this user, for all workspaces; a file in the workspace's data directory. Others are global."""
