@@ -7,7 +7,7 @@ from collections.abc import Callable
 from protocol.api.server import Command, Version
 from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
-from supervisor.http.base import Request, Response, json_response
+from supervisor.http.messages import Request, Response, json_response
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 

@@ -14,7 +14,7 @@ from protocol.errors import NotFound
 from protocol.ids import SessionId, is_id
 from protocol.operations import OPERATIONS
 from supervisor.admission import Admission
-from supervisor.http.base import Request, Response
+from supervisor.http.messages import Request, Response
 from supervisor.workspaces.registry import Registry
 
 LSP_NAME_MAX = 200

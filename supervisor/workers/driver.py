@@ -27,8 +27,8 @@ from supervisor.launch.process import boot_id
 from supervisor.launch.records import RecordStore
 from supervisor.routing.link import Link
 from supervisor.routing.router import Router
-from supervisor.workers.deaths import Death, Deaths
-from supervisor.workers.ears import Ears
+from supervisor.workers.crash_history import Death, Deaths
+from supervisor.workers.generation_fence import Ears
 from supervisor.workers.heartbeat import HeartbeatWatch, Pulse
 from supervisor.workers.lifecycle import (
     Effect,

@@ -24,10 +24,10 @@ from protocol.messages import Answer
 from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
 from supervisor.workers.driver import DriverStatus, WorkerDriver
-from supervisor.workspaces.caller import SLEEPING, Caller, InThread
 from supervisor.workspaces.eviction import Eviction, Facts
 from supervisor.workspaces.leases import Arm, Effect, LastGone, Leases
-from supervisor.workspaces.roster import Registration
+from supervisor.workspaces.worker_calls import SLEEPING, Caller, InThread
+from supervisor.workspaces.workspace_table import Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ OWN_TIME = {
     "protocol/base/clock.py",
     "protocol/base/logs.py",  # a stamp for people
     "supervisor/cli/screen.py",  # the same
-    "supervisor/launch/containment.py",  # blocks, on a thread of its own
+    "supervisor/launch/process_sweep.py",  # blocks, on a thread of its own
     "worker/zygote/preload.py",  # blocks, in the zygote
     "worker/store/lock.py",  # blocks, before there is a loop
     "worker/processes/process_tree.py",  # blocks, on a thread of its own

@@ -32,10 +32,10 @@ from protocol.zygote import (
     decode_from_zygote,
     encode_packet,
 )
-from supervisor.launch import containment, process
+from supervisor.launch import process, process_sweep
 from supervisor.launch.launcher import ExitReport, Record
 from supervisor.launch.local import LocalHandle, LocalLauncher
-from supervisor.launch.vitals import measure
+from supervisor.launch.process_usage import measure
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually
 from tests.support.loop import run
@@ -266,10 +266,10 @@ def test_P08_what_a_worker_leaves_behind_is_gone_when_its_end_is_told(root: Path
                 *("sh", "-c", "setsid sleep 1000 >/dev/null & wait"),
                 env={MARKER: worker.spec.workspace_id, "PATH": os.environ["PATH"]},
             )
-            await eventually(lambda: len(containment.marked(worker.spec.workspace_id)) == 3, what="shell and sleep")
+            await eventually(lambda: len(process_sweep.marked(worker.spec.workspace_id)) == 3, what="shell and sleep")
             worker.handle.kill()
             await worker.handle.exited()
-            assert containment.marked(worker.spec.workspace_id) == []
+            assert process_sweep.marked(worker.spec.workspace_id) == []
             await daemon.wait()
 
     run(main())

@@ -16,8 +16,8 @@ from protocol.messages import Answer, Heartbeat
 from supervisor.routing.link import Link
 from supervisor.workers.driver import DriverStatus, WorkerDriver
 from supervisor.workspaces.identity import resolve
-from supervisor.workspaces.roster import Registration
 from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace_table import Registration
 
 
 class PaperDriver:

@@ -11,9 +11,9 @@ import pytest
 
 from protocol.base.logs import Redactor
 from supervisor.config import Address, ServerConfig, TcpAddress, UnixAddress
-from supervisor.http.base import Request, Response
-from supervisor.http.front import Front
+from supervisor.http.listener_set import Front
 from supervisor.http.listeners import ListenFailed
+from supervisor.http.messages import Request, Response
 from supervisor.runtime import RuntimeRefused
 from tests.support.loop import run
 

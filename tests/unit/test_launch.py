@@ -12,12 +12,12 @@ import pytest
 
 from protocol.ids import WorkspaceId
 from protocol.worker_spec import MARKER
-from supervisor.launch import containment, process
+from supervisor.launch import process, process_sweep
 from supervisor.launch.adoption import Verdict, judge
 from supervisor.launch.launcher import ExitReport, Record
 from supervisor.launch.process import Process
+from supervisor.launch.process_usage import measure
 from supervisor.launch.records import RecordStore
-from supervisor.launch.vitals import measure
 from tests.support.loop import run
 
 SLEEPER = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -103,10 +103,10 @@ def test_P08_a_sweep_finds_what_carries_the_marker_and_nothing_else() -> None:
     mine = f"sweep{os.getpid()}"  # nobody else's on this machine
     with start(mine) as ours, start(mine) as kept, start(mine + "b") as neighbour:
         try:
-            assert containment.sweep(mine, keep={kept.pid}, within_s=5.0) == 1
+            assert process_sweep.sweep(mine, keep={kept.pid}, within_s=5.0) == 1
             assert ours.wait() == -signal.SIGKILL
-            assert containment.marked(mine) == [kept.pid]
-            assert containment.marked(mine + "b") == [neighbour.pid]
+            assert process_sweep.marked(mine) == [kept.pid]
+            assert process_sweep.marked(mine + "b") == [neighbour.pid]
         finally:
             kept.kill()
             neighbour.kill()
@@ -120,8 +120,8 @@ def test_P08_a_process_in_the_middle_of_an_exec_is_found_too() -> None:
         ["sh", "-c", again, again], env={MARKER: workspace_id, "PATH": os.environ["PATH"]}
     ) as restless:
         try:
-            assert all(containment.marked(workspace_id) == [restless.pid] for _ in range(200))
-            assert containment.sweep(workspace_id, keep=(), within_s=5.0) == 1
+            assert all(process_sweep.marked(workspace_id) == [restless.pid] for _ in range(200))
+            assert process_sweep.sweep(workspace_id, keep=(), within_s=5.0) == 1
             assert restless.wait() == -signal.SIGKILL
         finally:
             restless.kill()

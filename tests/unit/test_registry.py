@@ -16,11 +16,11 @@ from protocol.base.clock import SystemClock
 from protocol.errors import Conflict, LimitReached, NotFound, Unavailable
 from protocol.ids import ClientId
 from protocol.limits import Limits
-from supervisor.workspaces.disk import Disk
+from supervisor.workspaces.filesystem_probe import Disk
 from supervisor.workspaces.identity import Identity, resolve
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.roster import Registration, Roster
 from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace_table import Registration, Roster
 from tests.support.loop import run
 
 A = ClientId("00000000-0000-4000-8000-00000000000a")

@@ -8,7 +8,7 @@ import pytest
 
 from protocol.ids import WorkspaceId
 from supervisor.workspaces.identity import Identity
-from supervisor.workspaces.roster import Registration, Roster, RosterFailed
+from supervisor.workspaces.workspace_table import Registration, Roster, RosterFailed
 from tests.support.loop import run
 
 ONE = Registration(

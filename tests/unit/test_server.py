@@ -15,10 +15,10 @@ from protocol.errors import BadInput, LimitReached, Unavailable
 from protocol.limits import Limits
 from supervisor.config import UnixAddress
 from supervisor.http.access import UnixAccess
-from supervisor.http.base import Request, Response, json_response
+from supervisor.http.http_listener import Door, body_length
 from supervisor.http.listeners import open_listener
+from supervisor.http.messages import Request, Response, json_response
 from supervisor.http.routes import RouteTable
-from supervisor.http.server import Door, body_length
 from tests.support.client import read_head
 from tests.support.loop import run
 

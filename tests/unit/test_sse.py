@@ -21,10 +21,10 @@ from protocol.limits import Limits
 from supervisor.admission import Admission
 from supervisor.config import UnixAddress
 from supervisor.http.access import TcpAccess, UnixAccess
-from supervisor.http.base import Request
+from supervisor.http.http_listener import Door
 from supervisor.http.listeners import open_listener
+from supervisor.http.messages import Request
 from supervisor.http.routes import RouteTable
-from supervisor.http.server import Door
 from supervisor.http.sse import EventStreams
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import Workspace

@@ -13,9 +13,9 @@ from protocol.base.tasks import TaskOwner
 from protocol.ids import RandomSource
 from supervisor.config import ServerConfig, TcpAddress
 from supervisor.http.access import Access, TcpAccess, UnixAccess, own_hosts
+from supervisor.http.http_listener import Answerer, Door
 from supervisor.http.listeners import Listener, ListenFailed, inherited_listener, open_listener
 from supervisor.http.routes import RouteTable
-from supervisor.http.server import Answerer, Door
 from supervisor.runtime import RuntimeRefused, read_or_make_token
 
 LAST_ANSWERS_S = 2.0

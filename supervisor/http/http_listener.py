@@ -30,7 +30,7 @@ from protocol.limits import Limits
 from protocol.operations import OPERATIONS
 from supervisor.http.accept import Acceptor, RequestStream, last_answer, phrase
 from supervisor.http.access import Access, Refusals, absolute_form
-from supervisor.http.base import Request, Response, error_response, unexpected
+from supervisor.http.messages import Request, Response, error_response, unexpected
 from supervisor.http.routes import STREAM, MethodUnknown, Route, RouteTable
 
 REFUSED_LINGER_S = 1.0
