@@ -6,7 +6,8 @@ import sys
 
 import msgspec
 
-from protocol.worker_spec import EXIT_USAGE, spec_from_bytes
+from protocol.exit_codes import EXIT_USAGE
+from protocol.worker_spec import spec_from_bytes
 from worker.process_setup import become_worker
 
 

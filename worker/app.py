@@ -22,9 +22,10 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BadInput, BulkheadError, Conflict
 from protocol.events import Event
+from protocol.exit_codes import EXIT_CLEAN, EXIT_CORRUPT, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE
 from protocol.ids import Epoch, RunId
 from protocol.messages import LastWord, Ready, Shutdown
-from protocol.worker_spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService

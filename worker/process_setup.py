@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 import setproctitle
 
-from protocol.worker_spec import EXIT_DIRECTORY, EXIT_USAGE, MARKER, WorkerSpec
+from protocol.exit_codes import EXIT_DIRECTORY, EXIT_USAGE
+from protocol.worker_spec import MARKER, WorkerSpec
 
 GENERATION_MARKER = "BULKHEAD_GENERATION"
 PLACEHOLDER = "-" * 40

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from protocol.exit_codes import EXIT_LOCKED
 from protocol.ids import Generation, WorkspaceId
 from protocol.limits import Limits
-from protocol.worker_spec import EXIT_LOCKED, WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from tests.support.house import House
 from tests.support.raw_supervisor import connect_zygote, exit_status, fork
 from tests.support.server import SharedZygote

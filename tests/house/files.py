@@ -32,7 +32,7 @@ PURE = (
     "protocol/worker_spec.py",
     "protocol/version.py",
     "supervisor/admission.py",
-    "supervisor/cli/answer.py",
+    "supervisor/cli/terminal/run_output.py",
     "supervisor/client/sse.py",
     "supervisor/events/replay.py",
     "supervisor/events/stream.py",

@@ -20,7 +20,7 @@ ENTRIES = {
 OWN_TIME = {
     "protocol/base/clock.py",
     "protocol/base/logs.py",  # a stamp for people
-    "supervisor/cli/screen.py",  # the same
+    "supervisor/cli/terminal/formatting.py",  # the same
     "supervisor/launch/process_sweep.py",  # blocks, on a thread of its own
     "worker/zygote/preload.py",  # blocks, in the zygote
     "worker/store/lock.py",  # blocks, before there is a loop
@@ -98,7 +98,7 @@ def test_no_file_is_dead() -> None:
 def _lazily_used() -> set[str]:
     from supervisor.cli.main import COMMANDS
 
-    targets = {f"supervisor.cli.{where.partition(':')[0]}" for where, _ in COMMANDS.values()}
+    targets = {f"supervisor.cli.commands.{where.partition(':')[0]}" for where, _ in COMMANDS.values()}
     return targets | {"supervisor.cli.main"}
 
 

@@ -18,9 +18,10 @@ import msgspec
 import pytest
 
 from protocol.base.clock import SystemClock
+from protocol.exit_codes import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_REASONS
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.limits import DEFAULT_LIMITS, Limits
-from protocol.worker_spec import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_REASONS, MARKER, WorkerSpec
+from protocol.worker_spec import MARKER, WorkerSpec
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Forget,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import BadInput, Conflict, NotFound
+from protocol.exit_codes import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
 from protocol.limits import Limits
-from protocol.worker_spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
 from supervisor.launch.process_sweep import sweep
 from tests.support.loop import run
 from tests.support.one_worker import Process, open_stage

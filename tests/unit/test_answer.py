@@ -18,7 +18,7 @@ from protocol.api.message import (
     ToolResultData,
     ToolResultPart,
 )
-from supervisor.cli.answer import AnswerView, Note, Shown, Text
+from supervisor.cli.terminal.run_output import AnswerView, Note, Shown, Text
 
 
 def said(text: str, message: str = "m1", *more: Part, session: str = "s") -> Message:

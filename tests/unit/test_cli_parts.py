@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from supervisor import config as server_config
-from supervisor.cli.difference import LINES_MAX, difference
+from supervisor.cli.commands.serve import FLAGS, SWITCHES, arguments
 from supervisor.cli.main import COMMANDS, LazyGroup, cli
-from supervisor.cli.process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
-from supervisor.cli.screen import ago, has_colour, one_line, paint, size, table, tame
-from supervisor.cli.serve import FLAGS, SWITCHES, arguments
+from supervisor.cli.server_process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
+from supervisor.cli.terminal.diff import LINES_MAX, difference
+from supervisor.cli.terminal.formatting import ago, has_colour, one_line, paint, size, table, tame
 from supervisor.client.address import UnixAddress
 
 HEAVY = ("asyncio", "msgspec", "tornado", "zmq", "sqlalchemy", "supervisor.app", "supervisor.client.api")
@@ -41,7 +41,11 @@ def test_help_pays_for_nothing() -> None:
 
 
 def test_serve_pays_for_no_other_face() -> None:
-    assert not imported_by("serve", "--help") & {"supervisor.client.api", "supervisor.cli.run", "supervisor.app"}
+    assert not imported_by("serve", "--help") & {
+        "supervisor.client.api",
+        "supervisor.cli.commands.run",
+        "supervisor.app",
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)

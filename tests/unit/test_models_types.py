@@ -138,7 +138,11 @@ def sent_by(
 @pytest.mark.parametrize(
     ("base_url", "env", "target"),
     [
-        ("https://me.azure.com", {}, f"https://me.azure.com/openai/responses?api-version={wires.AZURE_API_VERSION}"),
+        (
+            "https://me.azure.com",
+            {},
+            f"https://me.azure.com/openai/responses?api-version={provider_clients.AZURE_API_VERSION}",
+        ),
         (
             "https://me.azure.com",
             {"AZURE_OPENAI_API_VERSION": "2030-01-01"},

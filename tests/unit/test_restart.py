@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.exit_codes import HOPELESS
 from protocol.limits import Limits
-from protocol.worker_spec import HOPELESS
 from supervisor.workers.restart import Again, RestartPolicy, Stop
 
 LIMITS = Limits(restart_intensity=3, restart_period_s=60.0, restart_delay_s_max=10.0)

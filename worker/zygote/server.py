@@ -27,9 +27,10 @@ from types import FrameType
 import msgspec
 import setproctitle
 
+from protocol.exit_codes import EXIT_USAGE
 from protocol.limits import DEFAULT_LIMITS, Limits, limits_from_json
 from protocol.version import BULKHEAD_VERSION
-from protocol.worker_spec import EXIT_USAGE, spec_from_bytes
+from protocol.worker_spec import spec_from_bytes
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Child,

@@ -19,9 +19,10 @@ import msgspec
 
 from protocol.base import failpoints
 from protocol.codec import decode_to_supervisor, encode
+from protocol.exit_codes import EXIT_CLEAN
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.messages import Answer, Call, EventBatch, Ready, Shutdown, ToWorker, Welcome
-from protocol.worker_spec import EXIT_CLEAN, WorkerSpec, spec_from_bytes, spec_to_bytes
+from protocol.worker_spec import WorkerSpec, spec_from_bytes, spec_to_bytes
 from worker.app import Worker
 from worker.link import WorkerLink
 from worker.main import run_worker

@@ -1,4 +1,4 @@
-"""`bulkhead cancel` and `bulkhead restart`: what a person does to runs and workers by hand."""
+"""Implement `bulkhead cancel`: end one run, the runs of a session, or all runs of a workspace."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import click
 
 from protocol.api.agent import Run
 from protocol.errors import BadInput, NotFound
-from supervisor.cli.connect import find_door, find_worker, perform, server_options, workspace_options
-from supervisor.cli.screen import note, one_line
+from supervisor.cli.common_options import find_door, find_worker, perform, server_options, workspace_options
+from supervisor.cli.terminal.formatting import note, one_line
 from supervisor.client.api import Api
 
 OPEN_RUNS_MAX = 1000
@@ -65,23 +65,3 @@ async def _choose(api: Api, workspace_id: str, run_id: str | None, session_id: s
         lines = "\n".join(f"  {run.id}  {run.state}  {one_line(run.prompt, 60)}" for run in there)
         raise BadInput(f"cannot tell which of {len(there)} open runs is meant; name one, or use --all:\n{lines}")
     return there
-
-
-@click.command(epilog="\b\nExamples:\n  bulkhead restart\n  bulkhead restart --workspace 5f0c")
-@workspace_options
-@server_options
-def restart(cwd: Path | None, workspace: str | None, host: str | None, token_file: Path | None) -> None:
-    """Replace the worker of a workspace.
-
-    Also the way out of `failed`. Open runs of that workspace are cancelled in order first; other workspaces are not
-    touched.
-    """
-
-    async def work() -> None:
-        api = find_door(host, token_file).api()
-        worker = await find_worker(api, cwd, workspace)
-        await api.restart(worker.id)
-        now = next((row for row in await api.workers() if row.id == worker.id), worker)
-        note(f"restarted {now.path}: {now.state}" + (f", pid {now.pid}" if now.pid else ""))
-
-    perform(work())

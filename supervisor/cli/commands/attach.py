@@ -10,9 +10,16 @@ from protocol.api.agent import AgentEvent, RunComplete
 from protocol.api.message import FinishPart, Message, ToolCallPart, ToolResultPart
 from protocol.api.session import Session
 from protocol.api.workspace import WorkspaceState
-from supervisor.cli.answer import text_of
-from supervisor.cli.connect import find_door, find_worker, json_option, perform, server_options, workspace_options
-from supervisor.cli.screen import note, one_line, paint
+from supervisor.cli.common_options import (
+    find_door,
+    find_worker,
+    json_option,
+    perform,
+    server_options,
+    workspace_options,
+)
+from supervisor.cli.terminal.formatting import note, one_line, paint
+from supervisor.cli.terminal.run_output import text_of
 from supervisor.client.events import Reset, StreamEvent
 
 WIDTH = 160

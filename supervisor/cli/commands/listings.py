@@ -20,7 +20,7 @@ from protocol.api.message import (
     ToolResultPart,
 )
 from protocol.errors import NotFound
-from supervisor.cli.connect import (
+from supervisor.cli.common_options import (
     find_door,
     find_worker,
     json_option,
@@ -29,7 +29,7 @@ from supervisor.cli.connect import (
     server_options,
     workspace_options,
 )
-from supervisor.cli.screen import has_colour, note, one_line, outcome, paint, since, size, table, tame
+from supervisor.cli.terminal.formatting import has_colour, note, one_line, outcome, paint, since, size, table, tame
 
 Options = dict[str, Any]
 _STATE_COLOURS = {"ready": "green", "failed": "red", "asleep": "dim"}

@@ -26,11 +26,11 @@ from protocol.api.message import Message
 from protocol.api.workspace import WorkerStatus, WorkspaceState
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from supervisor.cli.answer import text_of
-from supervisor.cli.connect import EXIT_FAILED, perform
-from supervisor.cli.private import spawn, wait_healthy
-from supervisor.cli.process import Target
-from supervisor.cli.screen import paint
+from supervisor.cli.autostart import spawn, wait_healthy
+from supervisor.cli.common_options import EXIT_FAILED, perform
+from supervisor.cli.server_process import Target
+from supervisor.cli.terminal.formatting import paint
+from supervisor.cli.terminal.run_output import text_of
 from supervisor.client.address import UnixAddress
 from supervisor.client.api import Api
 

@@ -19,8 +19,8 @@ import click
 from protocol.errors import BulkheadError
 from protocol.local_model import PACKAGES, is_installed
 from protocol.version import BULKHEAD_VERSION
-from supervisor.cli.connect import Door, find_door, find_worker, json_option, perform, print_json, server_options
-from supervisor.cli.screen import paint, table
+from supervisor.cli.common_options import Door, find_door, find_worker, json_option, perform, print_json, server_options
+from supervisor.cli.terminal.formatting import paint, table
 
 Status = Literal["ok", "warn", "missing"]
 _COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}

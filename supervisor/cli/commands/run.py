@@ -20,8 +20,8 @@ from protocol.api.session import Session
 from protocol.api.workspace import WorkspaceState
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from supervisor.cli.answer import AnswerView, Text, text_of
-from supervisor.cli.connect import (
+from supervisor.cli.autostart import start_private
+from supervisor.cli.common_options import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     Door,
@@ -32,9 +32,9 @@ from supervisor.cli.connect import (
     perform,
     server_options,
 )
-from supervisor.cli.consent import Action, Consent, open_terminal
-from supervisor.cli.private import start_private
-from supervisor.cli.screen import note, tame
+from supervisor.cli.terminal.formatting import note, tame
+from supervisor.cli.terminal.permission_prompt import Action, Consent, open_terminal
+from supervisor.cli.terminal.run_output import AnswerView, Text, text_of
 from supervisor.client.events import RESUMED, EventStream, StreamEvent
 
 Policy = Literal["ask", "deny", "allow"]

@@ -11,8 +11,8 @@ import msgspec
 
 from protocol.api.config_report import ConfigFile, ConfigReport, ConfigValue
 from protocol.errors import BadInput, Unavailable
-from supervisor.cli.connect import EXIT_FAILED, directory, json_option, perform, print_json
-from supervisor.cli.screen import note, one_line, paint, table
+from supervisor.cli.common_options import EXIT_FAILED, directory, json_option, perform, print_json
+from supervisor.cli.terminal.formatting import note, one_line, paint, table
 
 READER = "worker.config.show"
 READ_S = 60.0

@@ -13,8 +13,8 @@ from typing import Literal
 from protocol.api.permission import PermissionNotification, PermissionRequest
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from supervisor.cli.difference import difference
-from supervisor.cli.screen import note, one_line
+from supervisor.cli.terminal.diff import difference
+from supervisor.cli.terminal.formatting import note, one_line
 
 Action = Literal["allow", "allow_session", "deny"]
 Answer = Callable[[PermissionRequest, Action], Awaitable[bool]]

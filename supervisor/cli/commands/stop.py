@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from protocol.errors import BadInput, BulkheadError, Conflict, Unavailable
-from supervisor.cli.connect import find_door, perform
-from supervisor.cli.process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
-from supervisor.cli.screen import note
+from supervisor.cli.common_options import find_door, perform
+from supervisor.cli.server_process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
+from supervisor.cli.terminal.formatting import note
 from supervisor.client.address import Address, UnixAddress, default_runtime_dir, parse_address
 from supervisor.client.api import Api
 

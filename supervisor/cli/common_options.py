@@ -13,7 +13,7 @@ import msgspec
 
 from protocol.api.workspace import WorkerStatus
 from protocol.errors import BadInput, BulkheadError, NotFound
-from supervisor.cli.screen import note
+from supervisor.cli.terminal.formatting import note
 from supervisor.client.address import Address, TcpAddress, default_address, parse_address
 from supervisor.client.api import Api
 
