@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.server import SharedZygote
+from tests.support.harness.server import SharedZygote
 from worker.zygote.huge_pages import HUGE_BYTES, collapse, huge_ranges
 
 MAPS = """\

@@ -39,10 +39,10 @@ from supervisor.launch.local import LocalHandle, LocalLauncher
 from supervisor.launch.process_usage import measure
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually
-from tests.support.loop import run
-from tests.support.one_worker import Ear
+from tests.support.harness.one_worker import Ear
+from tests.support.harness.server import SharedZygote
 from tests.support.processes import Process, parent_of
-from tests.support.server import SharedZygote
+from tests.support.run_coroutine import run
 
 LOG = logging.getLogger("bulkhead.test")
 

@@ -12,9 +12,9 @@ from protocol.exit_codes import EXIT_STORAGE
 from protocol.ids import Epoch
 from protocol.limits import Limits
 from protocol.messages import Shutdown
-from tests.support.failpoints import Failpoints
-from tests.support.loop import run
-from tests.support.one_worker import Process, Stage, open_stage
+from tests.support.harness.failpoints import Failpoints
+from tests.support.harness.one_worker import Process, Stage, open_stage
+from tests.support.run_coroutine import run
 
 
 @asynccontextmanager

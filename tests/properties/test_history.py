@@ -25,9 +25,9 @@ from protocol.api.message import (
     ToolResultData,
     ToolResultPart,
 )
-from tests.support.loop import run
-from tests.support.model_requests import CHECKS
-from tests.unit.agent_house import LIMITS, LOG, seeded
+from tests.support.checks.model_requests import CHECKS
+from tests.support.run_coroutine import run
+from tests.unit.agent.agent_harness import LIMITS, LOG, seeded
 from worker.agent.history import repair
 from worker.agent.message_draft import calls_of, results_of
 from worker.models.client import ModelRequest
