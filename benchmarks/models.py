@@ -137,7 +137,7 @@ async def _longest(kind: str) -> tuple[float, float]:
     from worker.config.load import Config
     from worker.config.schema import Options
     from worker.models.client import ModelRequest
-    from worker.models.registry import Models
+    from worker.models.registry import ModelRegistry
     from worker.zygote import warm_models
 
     bodies: list[bytes] = []
@@ -153,7 +153,7 @@ async def _longest(kind: str) -> tuple[float, float]:
     config = Config({"p": provider}, {"large": choice, "small": choice}, (), Options(), {}, "", (), (), ())
     transport = httpx2.MockTransport(answer)
     log = logging.getLogger("bench")
-    models = Models(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=transport)
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=transport)
     rows = _rows()
     blocked, dumped = [], []
     for _ in range(ROUNDS):

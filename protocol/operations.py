@@ -9,7 +9,7 @@ them the API describes itself, and the tests hold the handlers to them.
 from dataclasses import dataclass
 from typing import Any
 
-from protocol.api.agent import Accepted, AgentInfo, AgentWish, Prompt, Run
+from protocol.api.agent import Accepted, AgentInfo, InitAgent, Prompt, Run
 from protocol.api.config import (
     ChooseModel,
     Config,
@@ -29,17 +29,17 @@ from protocol.api.message import Message
 from protocol.api.permission import Answers, Grant, PermissionRequest, QuestionRequest, Resolved, Skip
 from protocol.api.provider import CatalogueProvider, SelectedModel
 from protocol.api.services import (
-    PathWish,
-    PromptWish,
-    ResourceWish,
+    GetMcpPrompt,
+    ReadMcpResource,
+    ReadSkill,
+    RunShellCommand,
     ServerName,
     ShellResult,
-    ShellWish,
     SkillInfo,
     SkillText,
-    SkillWish,
+    StartLanguageServers,
 )
-from protocol.api.session import Session, SessionWish
+from protocol.api.session import Session, WriteSession
 from protocol.api.workspace import Description
 
 
@@ -72,9 +72,9 @@ _ROWS = (
     ),  # args number, count -> msgpack list[Event]; 409 `reset` when too old
     # sessions
     Operation("session.list", is_safe=True, gives=list[Session]),
-    Operation("session.create", is_safe=False, takes=SessionWish, gives=Session),
+    Operation("session.create", is_safe=False, takes=WriteSession, gives=Session),
     Operation("session.get", is_safe=True, gives=Session, codes=_NO_SESSION),  # args sid
-    Operation("session.put", is_safe=True, takes=SessionWish, gives=Session, codes=_NO_SESSION),
+    Operation("session.put", is_safe=True, takes=WriteSession, gives=Session, codes=_NO_SESSION),
     Operation("session.delete", is_safe=True, codes=(*_NO_SESSION, "busy")),
     Operation("session.history", is_safe=True, gives=list[FileVersion]),
     Operation("session.messages", is_safe=True, gives=list[Message]),
@@ -109,7 +109,7 @@ _ROWS = (
     Operation("run.get", is_safe=True, gives=Run, codes=("run_unknown",)),  # args run
     # agent
     Operation("agent.info", is_safe=True, gives=AgentInfo),
-    Operation("agent.init", is_safe=True, takes=AgentWish, is_body_optional=True),
+    Operation("agent.init", is_safe=True, takes=InitAgent, is_body_optional=True),
     Operation("agent.update", is_safe=True),
     Operation("agent.session", is_safe=True, gives=Session, codes=_NO_SESSION),
     Operation("agent.default_small_model", is_safe=True, gives=SelectedModel),
@@ -152,21 +152,21 @@ _ROWS = (
         is_safe=False,
         within_s=660.0,
         is_bound=True,
-        takes=ShellWish,
+        takes=RunShellCommand,
         gives=ShellResult,
         codes=("workspace_closing",),
     ),
     # language servers, skills, MCP servers
     Operation("lsp.list", is_safe=True, gives=dict[str, LspInfo]),
     Operation("lsp.diagnostics", is_safe=True, gives=dict[str, list[Diagnostic]], codes=_NOT_THERE),  # args lsp
-    Operation("lsp.start", is_safe=True, takes=PathWish),
+    Operation("lsp.start", is_safe=True, takes=StartLanguageServers),
     Operation("lsp.stop", is_safe=True),
     Operation("skill.list", is_safe=True, gives=list[SkillInfo]),
-    Operation("skill.read", is_safe=True, takes=SkillWish, gives=SkillText, codes=_NOT_THERE),
+    Operation("skill.read", is_safe=True, takes=ReadSkill, gives=SkillText, codes=_NOT_THERE),
     Operation("mcp.states", is_safe=True, gives=dict[str, McpInfo]),
     Operation("mcp.prompts", is_safe=True, gives=list[McpPrompt]),
-    Operation("mcp.get_prompt", is_safe=True, takes=PromptWish, gives=PromptText, codes=_MCP),
-    Operation("mcp.read_resource", is_safe=True, takes=ResourceWish, gives=list[ResourceContent], codes=_MCP),
+    Operation("mcp.get_prompt", is_safe=True, takes=GetMcpPrompt, gives=PromptText, codes=_MCP),
+    Operation("mcp.read_resource", is_safe=True, takes=ReadMcpResource, gives=list[ResourceContent], codes=_MCP),
     Operation("mcp.refresh_tools", is_safe=True, takes=ServerName),
     Operation("mcp.refresh_prompts", is_safe=True, takes=ServerName),
     Operation("mcp.refresh_resources", is_safe=True, takes=ServerName),

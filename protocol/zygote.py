@@ -14,7 +14,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", omit_def
     """What all packets share."""
 
 
-class Child(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ForkedChild(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A child of the zygote. `status` is the raw wait status, None while it lives."""
 
     pid: int
@@ -45,7 +45,7 @@ class ZygoteHello(Packet, frozen=True, kw_only=True, tag="hello"):
 
     pid: int
     code_version: str
-    children: list[Child]
+    children: list[ForkedChild]
 
 
 class Forked(Packet, frozen=True, kw_only=True, tag="forked"):
@@ -60,7 +60,7 @@ class Forked(Packet, frozen=True, kw_only=True, tag="forked"):
 class Exited(Packet, frozen=True, kw_only=True, tag="exited"):
     """A child ended (sent to every connection)."""
 
-    child: Child
+    child: ForkedChild
 
 
 ToZygote = Fork | Forget | Quit

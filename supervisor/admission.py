@@ -11,24 +11,28 @@ from protocol.base.machine import Machine
 from protocol.errors import BadInput, Conflict, Unavailable
 
 
-class State(Enum):
+class AdmissionState(Enum):
     """Open: work is taken. Exiting: the shutdown was decided."""
 
     OPEN = "open"
     EXITING = "exiting"
 
 
-class Admission(Machine[State]):
+class Admission(Machine[AdmissionState]):
     """One per server. `now` is monotonic, in seconds."""
 
     table: ClassVar[Mapping[Enum, Mapping[str, Sequence[Enum]]]] = {
-        State.OPEN: {"stopped": (State.EXITING,), "idled": (State.EXITING,), "asked": (State.EXITING,)},
-        State.EXITING: {},
+        AdmissionState.OPEN: {
+            "stopped": (AdmissionState.EXITING,),
+            "idled": (AdmissionState.EXITING,),
+            "asked": (AdmissionState.EXITING,),
+        },
+        AdmissionState.EXITING: {},
     }
 
     def __init__(self, *, idle_exit_s: float | None) -> None:
         """`idle_exit_s`: leave after so long without use; None: stay for ever."""
-        super().__init__(State.OPEN)
+        super().__init__(AdmissionState.OPEN)
         self._idle_exit_s = idle_exit_s
         self._was_used = False
         self._creates = 0
@@ -37,7 +41,7 @@ class Admission(Machine[State]):
     @property
     def is_exiting(self) -> bool:
         """Was the exit decided?"""
-        return self.state is State.EXITING
+        return self.state is AdmissionState.EXITING
 
     def check(self) -> None:
         """Raises Unavailable (server_exiting) once the exit was decided."""
@@ -75,7 +79,7 @@ class Admission(Machine[State]):
             self._idle_since = now
         if now - self._idle_since < self._idle_exit_s:
             return False
-        self._move("idled", State.EXITING)
+        self._move("idled", AdmissionState.EXITING)
         return True
 
     def commanded(self, command: str, *, is_busy: bool) -> None:
@@ -94,9 +98,9 @@ class Admission(Machine[State]):
             )
         if is_busy or self._creates:
             raise Conflict("cannot shut down: a workspace is in use", code="not_idle")
-        self._move("asked", State.EXITING)
+        self._move("asked", AdmissionState.EXITING)
 
     def stopped(self) -> None:
         """A signal, or our own end, decided the exit. Repeating it changes nothing."""
         if not self.is_exiting:
-            self._move("stopped", State.EXITING)
+            self._move("stopped", AdmissionState.EXITING)

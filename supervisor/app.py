@@ -28,7 +28,7 @@ from supervisor.admission import Admission
 from supervisor.config import ServerConfig
 from supervisor.http.control import ControlHandlers
 from supervisor.http.forward import Forward
-from supervisor.http.listener_set import Front
+from supervisor.http.listener_set import ListenerSet
 from supervisor.http.listeners import ListenFailed
 from supervisor.http.messages import Handler, Request, Response
 from supervisor.http.openapi.page import DescriptionHandlers
@@ -37,7 +37,7 @@ from supervisor.http.sse import EventStreams
 from supervisor.http.status import StatusHandlers
 from supervisor.http.workspaces import WorkspaceHandlers
 from supervisor.launch.local import LocalLauncher
-from supervisor.launch.process_usage import measure
+from supervisor.launch.process_usage import measure_process
 from supervisor.launch.records import Record, RecordStore
 from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
 from supervisor.local_model.process import LocalModel
@@ -45,10 +45,10 @@ from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors, make_private
 from supervisor.systemd import Notifier, inherited_sockets
 from supervisor.workers.driver import WorkerDriver
-from supervisor.workspaces.filesystem_probe import Disk
+from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import Workspace
-from supervisor.workspaces.workspace_table import Registration, Roster, RosterFailed
+from supervisor.workspaces.workspace_table import Registration, WorkspaceTable, WorkspaceTableFailed
 
 EXIT_CLEAN, EXIT_USAGE, EXIT_TAKEN, EXIT_DEAF = 0, 2, 3, 4
 ADOPT_AT_ONCE = 16
@@ -89,7 +89,7 @@ def serve(config: ServerConfig) -> int:
     except RuntimeTaken as error:
         print(f"bulkhead: {error}", file=sys.stderr)
         return EXIT_TAKEN
-    except (RuntimeRefused, RosterFailed) as error:
+    except (RuntimeRefused, WorkspaceTableFailed) as error:
         print(f"bulkhead: {error}", file=sys.stderr)
         return EXIT_USAGE
     except OSError as error:
@@ -168,8 +168,8 @@ class App:
             clock=clock,
             log=log,
         )
-        self._roster = Roster(self._config.state_dir / "roster.db")
-        self._disk = Disk(within_s=limits.disk_answer_s)
+        self._roster = WorkspaceTable(self._config.state_dir / "roster.db")
+        self._disk = BoundedFilesystem(within_s=limits.disk_answer_s)
         self._registry = Registry(
             roster=self._roster,
             disk=self._disk,
@@ -181,7 +181,7 @@ class App:
             log=log,
         )
         self._handlers = self._make_handlers()
-        self._front = Front(
+        self._front = ListenerSet(
             config=self._config,
             token_file=self._runtime.token_file,
             inherited=self._inherited,
@@ -250,7 +250,7 @@ class App:
         registry, admission, log = self._registry, self._admission, self._log
         workspaces = WorkspaceHandlers(registry=registry, admission=admission, log=log)
         control = ControlHandlers(admission=admission, is_busy=self._is_busy, leave=self._leave_soon)
-        status = StatusHandlers(registry=registry, roster=self._roster, measure=measure)
+        status = StatusHandlers(registry=registry, roster=self._roster, measure=measure_process)
         streams = EventStreams(
             registry=registry,
             admission=admission,
@@ -296,7 +296,7 @@ class App:
     async def _start_or_note(self) -> None:
         try:
             await self._start()
-        except (RosterFailed, OSError) as error:
+        except (WorkspaceTableFailed, OSError) as error:
             self._start_failed = error  # `run` raises it, and `serve` says it in one line
 
     async def _start(self) -> None:

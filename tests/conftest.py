@@ -16,13 +16,13 @@ import pytest
 from xprocess import XProcess
 
 from tests.support.harness.server import SharedZygote, skip_unless_linux
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.processes import descendants, title
 from tests.support.run_coroutine import run
 
 STORY_S = 50.0
 
-_houses = pytest.StashKey[House]()
+_houses = pytest.StashKey[ServerHarness]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -135,13 +135,13 @@ def shared_zygote(short_root: Path) -> Iterator[SharedZygote]:
 @pytest.fixture
 def house(
     request: pytest.FixtureRequest, xprocess: XProcess, short_root: Path, shared_zygote: SharedZygote
-) -> Iterator[House]:
+) -> Iterator[ServerHarness]:
     """A fresh server with everything around it; options by `@pytest.mark.house(...)`."""
     marker = request.node.get_closest_marker("house")
     options: dict[str, Any] = dict(marker.kwargs) if marker else {}
     wants_own = options.pop("zygote", "shared") == "own"
     root = Path(tempfile.mkdtemp(dir=short_root))
-    built = House(xprocess, root, zygote=None if wants_own else shared_zygote, **options)
+    built = ServerHarness(xprocess, root, zygote=None if wants_own else shared_zygote, **options)
     request.node.stash[_houses] = built
     yield built
     built.server.close()

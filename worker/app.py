@@ -29,8 +29,8 @@ from protocol.worker_spec import WorkerSpec
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
-from worker.link import Vitals, WorkerLink
-from worker.log_level import Verbosity
+from worker.link import WorkerLink, WorkerStats
+from worker.log_level import LogLevel
 from worker.lsp.service import LanguageServers
 from worker.mcp.service import McpService, store_token
 from worker.operations.agent import AgentOperations
@@ -41,24 +41,24 @@ from worker.operations.mcp import McpOperations
 from worker.operations.permissions import PermissionOperations
 from worker.operations.project import ProjectOperations
 from worker.operations.prompts import PromptOperations
-from worker.operations.reply_cache import Replies
+from worker.operations.reply_cache import ReplyCache
 from worker.operations.sessions import SessionOperations
 from worker.operations.shell import ShellOperations
 from worker.operations.skills import SkillOperations
 from worker.operations.summary import SummaryOperations
 from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
-from worker.permissions.broker import Desk
+from worker.permissions.broker import PermissionBroker
 from worker.permissions.questions import Questions
-from worker.processes.child import Children
+from worker.processes.child import ChildProcesses
 from worker.runs.delegation import Delegation
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import AwaitRuns, CancelAll, Drain, Flush, Leave, Refuse
 from worker.runs.recovery import Recovered, recover
-from worker.runs.run_end import Ending, Scribe
-from worker.runs.session_queue import Counter
+from worker.runs.run_end import EndWriter, RunFinisher
+from worker.runs.session_queue import AcceptCounter
 from worker.runs.titles import Titles
-from worker.runs.turn_factory import Equipment
+from worker.runs.turn_factory import TurnFactory
 from worker.skills.service import SkillService
 from worker.store import events as event_rows
 from worker.store.database import Database
@@ -68,15 +68,15 @@ from worker.store.file_versions import StoredHistory
 from worker.store.migrations import SchemaNewer
 from worker.store.read_files import StoredFileLedger
 from worker.store.todos import StoredTodos
-from worker.supervisor_lease import Tenure
+from worker.supervisor_lease import SupervisorLease
 from worker.toolkit.extension import FixedTools
 from worker.tools.code.all_tools import lsp_tools
 from worker.tools.session.agent import Agent
-from worker.tools.session.crush_info import About, Standing
+from worker.tools.session.crush_info import InfoTools, WorkerSnapshot
 from worker.tools.session.todos import Todos
 from worker.tools.shell.bash import Bash
 from worker.tools.shell.jobs import Jobs
-from worker.tools.shell.sandbox import Confinement
+from worker.tools.shell.sandbox import SandboxPolicy
 from worker.tools.web.web_search import AgenticFetch, WebSearch
 from worker.web.search import Search
 
@@ -89,11 +89,11 @@ class _House:
 
     database: Database
     publisher: Publisher
-    equipment: Equipment
-    children: Children
+    equipment: TurnFactory
+    children: ChildProcesses
     dispatcher: Dispatcher
     link: WorkerLink
-    tenure: Tenure
+    tenure: SupervisorLease
 
 
 class Worker:
@@ -163,7 +163,7 @@ class Worker:
             on_fatal=self._storage_failed,
             on_writable=lambda: self._leave("the database may be written again"),
         )
-        children = Children(limits=limits, clock=clock, log=self._log, random=self._random)
+        children = ChildProcesses(limits=limits, clock=clock, log=self._log, random=self._random)
         languages = LanguageServers(
             workspace=Path(spec.path),
             children=children,
@@ -185,24 +185,24 @@ class Worker:
             log=self._log,
         )
         skills = SkillService(Path(spec.path), database=database, threads=children.threads, limits=limits)
-        confinement = Confinement(Path(spec.path), Path(spec.data_dir), spec.closed, self._log, operator=spec.env)
+        confinement = SandboxPolicy(Path(spec.path), Path(spec.data_dir), spec.closed, self._log, operator=spec.env)
         jobs = Jobs(children, limits=limits, clock=clock, random=self._random, log=self._log, confinement=confinement)
         hooks = HookService(children, limits, self._log)
         search = Search(self._random)
-        desk = Desk(database=database, limits=limits, clock=clock, random=self._random, log=self._log)
+        desk = PermissionBroker(database=database, limits=limits, clock=clock, random=self._random, log=self._log)
         questions = Questions(desk, database, limits)
-        about = About(
+        about = InfoTools(
             spec,
-            lambda: Standing(equipment.skip_permissions, languages.infos(), mcp.infos(), skills.states),
+            lambda: WorkerSnapshot(equipment.skip_permissions, languages.infos(), mcp.infos(), skills.states),
         )
-        equipment = Equipment(
+        equipment = TurnFactory(
             spec,
             config=self._config,
             children=children,
             desk=desk,
             files=StoredFileLedger(database, clock),
             services=[
-                Verbosity(spec.log_level, debug=spec.debug),
+                LogLevel(spec.log_level, debug=spec.debug),
                 *(languages, mcp, hooks, skills, jobs, questions, confinement, about),
                 FixedTools(Bash(jobs)),
             ],
@@ -216,17 +216,17 @@ class Worker:
             log=self._log,
             register_secret=self._register_secret,
         )
-        scribe = Scribe(clock, self._random, equipment.author)
+        scribe = EndWriter(clock, self._random, equipment.author)
         recovered = await recover(database, scribe, limits)
         titles = Titles(database=database, models=equipment.title_models, limits=limits, clock=clock, log=self._log)
         dispatcher = Dispatcher(
             database=database,
-            ending=Ending(database=database, scribe=scribe, log=self._log, on_stuck=self._storage_failed),
+            ending=RunFinisher(database=database, scribe=scribe, log=self._log, on_stuck=self._storage_failed),
             make_turn=equipment.make_turn,
             name_session=titles.name,
             show=publisher.picture,
             drain=self._drain,
-            counter=Counter(recovered.last_accept_seq),
+            counter=AcceptCounter(recovered.last_accept_seq),
             limits=limits,
             clock=clock,
             random=self._random,
@@ -265,10 +265,10 @@ class Worker:
             ),
         ):
             handlers.update(operations.handlers())
-        tenure = Tenure(tenure_s=limits.tenure_s, now=clock.now())
+        tenure = SupervisorLease(tenure_s=limits.tenure_s, now=clock.now())
 
-        def vitals() -> Vitals:
-            return Vitals(
+        def vitals() -> WorkerStats:
+            return WorkerStats(
                 log_id=database.log_id,
                 last_number=database.last_number,
                 open_runs=dispatcher.open_runs,
@@ -279,7 +279,7 @@ class Worker:
             )
 
         table = OperationTable(handlers, limits=limits, clock=clock, log=self._log)
-        replies = Replies(count_max=limits.replies_kept, bytes_max=limits.replies_kept_bytes)
+        replies = ReplyCache(count_max=limits.replies_kept, bytes_max=limits.replies_kept_bytes)
         link = self.link_class(
             spec=spec,
             limits=limits,

@@ -47,7 +47,7 @@ from protocol.messages import (
 )
 from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
 from protocol.worker_spec import WorkerSpec
-from worker.operations.reply_cache import Known, Replies
+from worker.operations.reply_cache import CachedReply, ReplyCache
 from worker.operations.table import OperationTable
 
 _ROUND = 64
@@ -64,7 +64,7 @@ _HELLO_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class WorkerStats:
     """How this worker is, asked for at each hello and each heartbeat."""
 
     log_id: str = ""
@@ -99,9 +99,9 @@ class WorkerLink:
         clock: Clock,
         log: logging.Logger,
         table: OperationTable,
-        replies: Replies,
+        replies: ReplyCache,
         publisher: EventSource,
-        vitals: Callable[[], Vitals],
+        vitals: Callable[[], WorkerStats],
         on_shutdown: Callable[[Shutdown], None],
         on_supervisor_heard: Callable[[], None],
         on_attached: Callable[[int], None],
@@ -376,11 +376,11 @@ class WorkerLink:
 
     def _called(self, call: Call) -> None:
         match self._replies.begin(call.call_id):
-            case Known.NEW:
+            case CachedReply.NEW:
                 task = self._tasks.start(self._do(call), call.operation)
                 if self._table.is_bound(call.operation):
                     self._bound[call.call_id] = task
-            case Known.RUNNING:
+            case CachedReply.RUNNING:
                 pass  # its one answer goes to whoever is connected then
             case Answer() as answer:
                 self._answer(answer)

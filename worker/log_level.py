@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from protocol.base.logs import set_level
 from worker.config.load import Config
-from worker.toolkit.extension import Service
+from worker.toolkit.extension import Extension
 
 
-class Verbosity(Service):
+class LogLevel(Extension):
     """Follows `options.debug`; `level` is the server's, `debug` was asked for by who made the workspace."""
 
     def __init__(self, level: str, *, debug: bool) -> None:

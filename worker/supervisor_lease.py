@@ -1,7 +1,7 @@
 """How long a worker stays when no supervisor is heard: a lease, never shorter than its open runs (S14)."""
 
 
-class Tenure:
+class SupervisorLease:
     """The lease of a worker. Any word of a supervisor renews it."""
 
     def __init__(self, *, tenure_s: float, now: float) -> None:

@@ -77,7 +77,7 @@ class AgentEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: Message | msgspec.UnsetType = msgspec.UNSET
 
 
-class AgentWish(msgspec.Struct, frozen=True, kw_only=True):
+class InitAgent(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/agent/init`; the whole body may be left out."""
 
     interactive: bool = False  # is there somebody who can answer requests and questions?

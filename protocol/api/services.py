@@ -9,13 +9,13 @@ from protocol.api.agent import SAYS_SOMETHING
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
-class PathWish(msgspec.Struct, frozen=True, kw_only=True):
+class StartLanguageServers(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/lsps/start`: the file for which language servers are wanted."""
 
     path: str
 
 
-class SkillWish(msgspec.Struct, frozen=True, kw_only=True):
+class ReadSkill(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/skills/read`."""
 
     skill_id: Name
@@ -69,7 +69,7 @@ class ServerName(msgspec.Struct, frozen=True, kw_only=True):
     name: Name
 
 
-class PromptWish(msgspec.Struct, frozen=True, kw_only=True):
+class GetMcpPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/mcp/get-prompt`. `client_id` is the MCP server's name here."""
 
     client_id: Name
@@ -77,14 +77,14 @@ class PromptWish(msgspec.Struct, frozen=True, kw_only=True):
     args: dict[str, str] | None = None
 
 
-class ResourceWish(msgspec.Struct, frozen=True, kw_only=True):
+class ReadMcpResource(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/mcp/read-resource`."""
 
     name: Name
     uri: Name
 
 
-class ShellWish(msgspec.Struct, frozen=True, kw_only=True):
+class RunShellCommand(msgspec.Struct, frozen=True, kw_only=True):
     """`POST …/shell`. The session of the path counts, not the one of the body."""
 
     command: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SAYS_SOMETHING})]

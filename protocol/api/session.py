@@ -29,7 +29,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     attached_clients: int = 0  # computed on reads, by the supervisor
 
 
-class SessionWish(msgspec.Struct, frozen=True, kw_only=True):
+class WriteSession(msgspec.Struct, frozen=True, kw_only=True):
     """What a client may say about a session: create reads `title`, put reads all; None leaves a field as it is."""
 
     id: str | None = None

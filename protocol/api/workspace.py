@@ -10,7 +10,7 @@ EMPTY_CONFIG = msgspec.Raw(b'{"providers":{},"options":{"tui":{}}}')
 """The least that clients survive; sent for a workspace whose configuration was not read yet."""
 
 
-class WorkspaceWish(msgspec.Struct, frozen=True, kw_only=True):
+class CreateWorkspace(msgspec.Struct, frozen=True, kw_only=True):
     """`POST /v1/workspaces`."""
 
     path: Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})] = ""

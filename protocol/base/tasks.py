@@ -63,7 +63,7 @@ class TaskOwner:
             self._log.error("task failed", exc_info=error, extra=fields(task=task.get_name()))
 
 
-async def settle(work: Coroutine[Any, Any, T], *, owner: TaskOwner, within_s: float, name: str) -> T:
+async def run_shielded(work: Coroutine[Any, Any, T], *, owner: TaskOwner, within_s: float, name: str) -> T:
     """Finish `work` although the caller is, or gets, cancelled; at most `within_s` seconds.
 
     The work runs as a task of `owner`, so a cancel of the caller does not reach it. A cancel that arrives meanwhile is

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from protocol.base.clock import Clock
 
 
-class Alarm:
+class Timer:
     """Rings once at the time that was set last. Whoever makes it cancels it in the end."""
 
     def __init__(self, clock: Clock, ring: Callable[[], None]) -> None:

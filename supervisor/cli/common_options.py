@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ServerTarget:
     """Where the server was said to be. `is_default`: nobody said anything."""
 
     address: Address
@@ -66,7 +66,7 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(command)
 
 
-def find_door(host: str | None, token_file: Path | None) -> Door:
+def find_server(host: str | None, token_file: Path | None) -> ServerTarget:
     """The server that was named by option or environment, or the default one. Raises BadInput."""
     named = host or os.environ.get("BULKHEAD_HOST", "")
     address = parse_address(named) if named else default_address(os.environ)
@@ -78,7 +78,7 @@ def find_door(host: str | None, token_file: Path | None) -> Door:
             raise BadInput(f"cannot read the token file {token_file}: {error}") from None
     if token and not (token.isascii() and token.isprintable()):
         raise BadInput("cannot use this token: it must be one word of ASCII characters")
-    return Door(address, token if isinstance(address, TcpAddress) else "", not named)
+    return ServerTarget(address, token if isinstance(address, TcpAddress) else "", not named)
 
 
 def directory(cwd: Path | None) -> Path:
@@ -123,7 +123,7 @@ def perform(work: Coroutine[Any, Any, int | None]) -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        hush()
+        silence_stdout()
         sys.exit(EXIT_FAILED)
     sys.exit(code)
 
@@ -137,7 +137,7 @@ def fail(error: BulkheadError) -> None:
     sys.exit(EXIT_FAILED)
 
 
-def hush() -> None:
+def silence_stdout() -> None:
     """Nobody reads our output any more: keep the interpreter from complaining about that at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -17,7 +17,7 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class LockOwner:
     """What the lock file of a runtime directory says about the server that holds it."""
 
     pid: int
@@ -25,7 +25,7 @@ class Owner:
     listeners: tuple[str, ...] = ()
 
 
-class Target:
+class TrackedProcess:
     """A process held by a pidfd, so that its pid cannot become another's while we look at it."""
 
     def __init__(self, pid: int) -> None:
@@ -33,7 +33,7 @@ class Target:
         self.pid = pid
         self._fd = os.pidfd_open(pid)
 
-    def __enter__(self) -> "Target":
+    def __enter__(self) -> "TrackedProcess":
         return self
 
     def __exit__(
@@ -60,12 +60,12 @@ class Target:
         return True
 
 
-def read_owner(runtime_dir: Path) -> Owner | None:
+def read_owner(runtime_dir: Path) -> LockOwner | None:
     """Who holds the runtime directory, as its lock file says; None when it says nobody. The process may be gone."""
     try:
         with (runtime_dir / "supervisor.lock").open("rb") as file:
             said = json.loads(file.read(LOCK_MAX_BYTES))
-        return Owner(int(said["pid"]), int(said["start_ticks"]), tuple(map(str, said.get("listeners", ()))))
+        return LockOwner(int(said["pid"]), int(said["start_ticks"]), tuple(map(str, said.get("listeners", ()))))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -12,14 +12,14 @@ import msgspec
 from protocol.api.agent import Accepted, AgentInfo, Prompt, Run
 from protocol.api.message import Message
 from protocol.api.permission import Grant, PermissionPolicy, PermissionRequest, Resolved
-from protocol.api.session import Session, SessionWish
-from protocol.api.workspace import WorkerStatus, Workspace, WorkspaceWish
+from protocol.api.session import Session, WriteSession
+from protocol.api.workspace import CreateWorkspace, WorkerStatus, Workspace
 from protocol.errors import CODES, BulkheadError, ErrorInfo, Internal, Unavailable, from_info
 from protocol.ids import new_uuid
 from protocol.version import BULKHEAD_VERSION
 from supervisor.client.address import Address
 from supervisor.client.events import EventStream
-from supervisor.client.transport import Answer, ConnectionLost, Transport
+from supervisor.client.transport import ConnectionLost, HttpResponse, Transport
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Api:
 
         Waits on while the server says that the worker is still starting: on a cold disk that takes a while.
         """
-        wish = WorkspaceWish(path=str(path), client_id=self.client_id, version=BULKHEAD_VERSION)
+        wish = CreateWorkspace(path=str(path), client_id=self.client_id, version=BULKHEAD_VERSION)
         deadline = asyncio.get_running_loop().time() + CREATE_S
         while True:
             try:
@@ -130,7 +130,7 @@ class Api:
 
     async def create_session(self, workspace_id: str, title: str) -> Session:
         """A new session."""
-        return await self._send("POST", _at(workspace_id, "sessions"), SessionWish(title=title), Session)
+        return await self._send("POST", _at(workspace_id, "sessions"), WriteSession(title=title), Session)
 
     async def messages(self, workspace_id: str, session_id: str) -> list[Message]:
         """The conversation, oldest first."""
@@ -204,7 +204,7 @@ class Api:
     async def _send(self, method: str, path: str, body: msgspec.Struct, kind: type[T]) -> T:
         return _decode(await self._call(method, path, msgspec.json.encode(body)), kind)
 
-    async def _call(self, method: str, target: str, body: bytes = b"", *, within_s: float = CALL_S) -> Answer:
+    async def _call(self, method: str, target: str, body: bytes = b"", *, within_s: float = CALL_S) -> HttpResponse:
         try:
             answer = await self._transport.request(method, target, body, within_s=within_s)
         except TimeoutError:
@@ -222,7 +222,7 @@ def _at(workspace_id: str, *words: str) -> str:
     return "/".join(["/v1/workspaces", *(quote(word, safe="$") for word in (workspace_id, *words))])
 
 
-def _decode(answer: Answer, kind: type[T]) -> T:
+def _decode(answer: HttpResponse, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -37,7 +37,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """A whole answer."""
 
     head: Head
@@ -59,7 +59,7 @@ class Transport:
         *,
         within_s: float,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> HttpResponse:
         """Send a request and read the whole answer. Raises Unreachable, ConnectionLost, TimeoutError."""
         async with asyncio.timeout(within_s), self._exchange(method, target, body, headers or {}) as (head, read):
             pieces, size = [], 0
@@ -68,7 +68,7 @@ class Transport:
                 size += len(piece)
                 if size > BODY_MAX_BYTES:
                     raise ConnectionLost(f"the answer of {self.address} is larger than {BODY_MAX_BYTES} bytes")
-            return Answer(head, b"".join(pieces))
+            return HttpResponse(head, b"".join(pieces))
 
     @asynccontextmanager
     async def stream(

@@ -73,7 +73,7 @@ class Reset:
     reason: str
 
 
-Found = FromMemory | AskWorker | Reset
+ReplaySource = FromMemory | AskWorker | Reset
 
 
 class ReplayLog:
@@ -166,7 +166,7 @@ class ReplayLog:
         while self.end - self.start > self._behind_max or self._charged > self._behind_max_bytes:
             self._forget()
 
-    def find(self, cursor: EventId, known_to: int) -> Found:
+    def find(self, cursor: EventId, known_to: int) -> ReplaySource:
         """Where the events after `cursor` are; `known_to` is the highest number that the worker spoke of."""
         if cursor.log_id != self.log_id:
             return Reset("this id is of another event log")

@@ -17,7 +17,7 @@ CHUNK_MAX_BYTES = 256 * 1024
 """A client gets so much in one write, or one event if that is larger."""
 
 
-class State(Enum):
+class StreamState(Enum):
     """Where a client stands."""
 
     BEHIND = "behind"  # it needs pages from the worker
@@ -26,31 +26,31 @@ class State(Enum):
     OVER = "over"
 
 
-class ClientStream(Machine[State]):
+class ClientStream(Machine[StreamState]):
     """What one client gets, in order. `wants_ids` clients may have a cursor and see our own remarks."""
 
     table = {
-        State.BEHIND: {
-            "found": (State.LIVE,),
-            "older": (State.BEHIND,),
-            "reset": (State.LIVE,),
-            "ended": (State.OVER,),
-            "closed": (State.OVER,),
+        StreamState.BEHIND: {
+            "found": (StreamState.LIVE,),
+            "older": (StreamState.BEHIND,),
+            "reset": (StreamState.LIVE,),
+            "ended": (StreamState.OVER,),
+            "closed": (StreamState.OVER,),
         },
-        State.LIVE: {
-            "older": (State.BEHIND,),
-            "reset": (State.LIVE, State.OVER),
-            "overtaken": (State.OVER,),
-            "ended": (State.ENDING,),
-            "closed": (State.OVER,),
+        StreamState.LIVE: {
+            "older": (StreamState.BEHIND,),
+            "reset": (StreamState.LIVE, StreamState.OVER),
+            "overtaken": (StreamState.OVER,),
+            "ended": (StreamState.ENDING,),
+            "closed": (StreamState.OVER,),
         },
-        State.ENDING: {
-            "reset": (State.OVER,),
-            "overtaken": (State.OVER,),
-            "drained": (State.OVER,),
-            "closed": (State.OVER,),
+        StreamState.ENDING: {
+            "reset": (StreamState.OVER,),
+            "overtaken": (StreamState.OVER,),
+            "drained": (StreamState.OVER,),
+            "closed": (StreamState.OVER,),
         },
-        State.OVER: {},
+        StreamState.OVER: {},
     }
 
     def __init__(
@@ -63,7 +63,7 @@ class ClientStream(Machine[State]):
         known_to: int,
         preamble: bytes = b"",
     ) -> None:
-        super().__init__(State.LIVE)
+        super().__init__(StreamState.LIVE)
         self.wants_ids = wants_ids
         self.position = log.end
         self._log = log
@@ -90,24 +90,24 @@ class ClientStream(Machine[State]):
 
     def asked_before(self, events: Sequence[Event]) -> None:
         """Requests that are open: the client, which has no cursor, gets those that are older than its stream."""
-        if self._live_after is not None and self.state is not State.OVER:
+        if self._live_after is not None and self.state is not StreamState.OVER:
             older = [event for event in events if event.number <= self._live_after]
             self._texts += [b"data: %b\n\n" % event.data for event in older]
 
     @property
     def is_over(self) -> bool:
         """Will nothing come any more?"""
-        return self.state is State.OVER
+        return self.state is StreamState.OVER
 
     @property
     def is_reading(self) -> bool:
         """Does the client still need what is in memory from its position on?"""
-        return self.state is State.LIVE or self.state is State.ENDING
+        return self.state is StreamState.LIVE or self.state is StreamState.ENDING
 
     @property
     def wants_page(self) -> EventId | None:
         """The cursor after which the worker must be asked for events, while the client is behind."""
-        return self._cursor if self.state is State.BEHIND and not self._texts else None
+        return self._cursor if self.state is StreamState.BEHIND and not self._texts else None
 
     def take(self) -> bytes:
         """The next piece of text, b"" when there is nothing now. It counts as delivered."""
@@ -115,10 +115,10 @@ class ClientStream(Machine[State]):
             text = b"".join(self._texts)
             self._texts.clear()
             return text
-        if self.state is State.BEHIND or self.state is State.OVER:
+        if self.state is StreamState.BEHIND or self.state is StreamState.OVER:
             return b""
         if self.position < self._log.start:
-            self._move("overtaken", State.OVER)
+            self._move("overtaken", StreamState.OVER)
             return b""
         text = b""
         while not text and self.position < self._log.end:
@@ -126,13 +126,13 @@ class ClientStream(Machine[State]):
         if self.position == self._log.end and self._version < self._log.version:
             text += self._log.pictures_text(self._version, wants_ids=self.wants_ids)
             self._version = self._log.version
-        if not text and self.state is State.ENDING:
-            self._move("drained", State.OVER)
+        if not text and self.state is StreamState.ENDING:
+            self._move("drained", StreamState.OVER)
         return text
 
     def paged(self, cursor: EventId, events: list[Event], known_to: int) -> bool:
         """The worker told what comes after `cursor`. False when that leads nowhere: the client must be reset."""
-        if self.state is not State.BEHIND or cursor != self._cursor:
+        if self.state is not StreamState.BEHIND or cursor != self._cursor:
             return True  # the log was replaced, or the client left, while the worker looked
         if cursor.log_id == self._log.log_id:
             number = cursor.number
@@ -154,30 +154,30 @@ class ClientStream(Machine[State]):
 
     def look(self, known_to: int) -> None:
         """While behind: has the log in memory become able to serve us?"""
-        if self.state is State.BEHIND and self._cursor is not None and self._log.log_id:
+        if self.state is StreamState.BEHIND and self._cursor is not None and self._log.log_id:
             self._locate(self._cursor, known_to)
 
     def reset(self, reason: str) -> None:
         """What the client knows cannot be continued: tell it, or end it if it would not understand."""
-        if self.state is State.OVER:
+        if self.state is StreamState.OVER:
             return
-        if self.wants_ids and self.state is not State.ENDING:
+        if self.wants_ids and self.state is not StreamState.ENDING:
             self._reset(reason)
         else:
             # It would wait for ever for what it missed; a clean end makes it come back and load anew.
-            self._move("reset", State.OVER)
+            self._move("reset", StreamState.OVER)
 
     def end(self) -> None:
         """End cleanly, after what is there; a client that is behind ends at once and comes back with its id."""
-        if self.state is State.BEHIND:
-            self._move("ended", State.OVER)
-        elif self.state is State.LIVE:
-            self._move("ended", State.ENDING)
+        if self.state is StreamState.BEHIND:
+            self._move("ended", StreamState.OVER)
+        elif self.state is StreamState.LIVE:
+            self._move("ended", StreamState.ENDING)
 
     def close(self) -> None:
         """The client is gone."""
-        if self.state is not State.OVER:
-            self._move("closed", State.OVER)
+        if self.state is not StreamState.OVER:
+            self._move("closed", StreamState.OVER)
 
     def _take_items(self) -> bytes:
         if self._skip_through or self.position < self._remarks_from:
@@ -202,16 +202,16 @@ class ClientStream(Machine[State]):
                 self.position = position
                 self._skip_through = cursor.number
                 self._cursor = None
-                if self.state is State.BEHIND:
-                    self._move("found", State.LIVE)
+                if self.state is StreamState.BEHIND:
+                    self._move("found", StreamState.LIVE)
             case AskWorker():
                 self._cursor = cursor
-                self._move("older", State.BEHIND)
+                self._move("older", StreamState.BEHIND)
             case Reset(reason):
                 self._reset(reason)
 
     def _reset(self, reason: str) -> None:
-        self._move("reset", State.LIVE)
+        self._move("reset", StreamState.LIVE)
         self._cursor = None
         self._skip_through = 0
         self.position = self._log.end

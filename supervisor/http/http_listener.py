@@ -38,10 +38,10 @@ REFUSED_LINGER_S = 1.0
 
 REFUSED_READ_BYTES = 64 * 1024
 
-Answerer = Callable[[Request], Awaitable[Response | None]]
+RequestHandler = Callable[[Request], Awaitable[Response | None]]
 
 
-class Door(HTTPServerConnectionDelegate):
+class HttpListener(HTTPServerConnectionDelegate):
     """One listener: accepts, and has each request answered by `answer`."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Door(HTTPServerConnectionDelegate):
         *,
         listening: socket.socket,
         access: Access,
-        answer: Answerer,
+        answer: RequestHandler,
         table: RouteTable,
         limits: Limits,
         random: RandomSource,
@@ -93,16 +93,16 @@ class Door(HTTPServerConnectionDelegate):
         assert isinstance(request_conn, HTTP1Connection)
         assert isinstance(request_conn.stream, RequestStream)
         request_conn.stream.head_wanted()
-        return Exchange(self, request_conn, request_conn.stream)
+        return RequestExchange(self, request_conn, request_conn.stream)
 
     def on_close(self, server_conn: object) -> None:
         """Tornado: a connection is gone; its exchange was told."""
 
 
-class Exchange(HTTPMessageDelegate):
+class RequestExchange(HTTPMessageDelegate):
     """One request and its answer."""
 
-    def __init__(self, door: Door, connection: HTTP1Connection, stream: RequestStream) -> None:
+    def __init__(self, door: HttpListener, connection: HTTP1Connection, stream: RequestStream) -> None:
         self._door = door
         self._connection = connection
         self._stream = stream

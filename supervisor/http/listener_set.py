@@ -13,7 +13,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.ids import RandomSource
 from supervisor.config import ServerConfig, TcpAddress
 from supervisor.http.access import Access, TcpAccess, UnixAccess, own_hosts
-from supervisor.http.http_listener import Answerer, Door
+from supervisor.http.http_listener import HttpListener, RequestHandler
 from supervisor.http.listeners import Listener, ListenFailed, inherited_listener, open_listener
 from supervisor.http.routes import RouteTable
 from supervisor.runtime import RuntimeRefused, read_or_make_token
@@ -22,7 +22,7 @@ LAST_ANSWERS_S = 2.0
 """So long the last answers and the ends of streams may take on their way out."""
 
 
-class Front:
+class ListenerSet:
     """From `open` to `close`."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Front:
         config: ServerConfig,
         token_file: Path,
         inherited: Sequence[socket.socket],
-        answer: Answerer,
+        answer: RequestHandler,
         random: RandomSource,
         redactor: Redactor,
         log: logging.Logger,
@@ -46,7 +46,7 @@ class Front:
         self._table = RouteTable()
         self._requests = TaskOwner("http", log)
         self._listeners: list[Listener] = []
-        self._doors: list[Door] = []  # those that were replaced still have their connections
+        self._doors: list[HttpListener] = []  # those that were replaced still have their connections
         self._is_closing = False
         self._problem = ""
 
@@ -98,8 +98,8 @@ class Front:
             self._listeners[place], self._doors[place] = again, door
             door.open()
 
-    def _door(self, listener: Listener) -> Door:
-        return Door(
+    def _door(self, listener: Listener) -> HttpListener:
+        return HttpListener(
             listening=listener.socket,
             access=self._access(listener),
             answer=self._answer,

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from protocol.api.server import Command, Version
-from protocol.api.workspace import CurrentSession, WorkerStatus, Workspace, WorkspaceWish
+from protocol.api.workspace import CreateWorkspace, CurrentSession, WorkerStatus, Workspace
 from protocol.errors import BadInput, NotFound
 
 
@@ -102,7 +102,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/workspaces",
         "Find or make the workspace of a directory, and wait until its worker is ready",
-        takes=WorkspaceWish,
+        takes=CreateWorkspace,
         gives=Workspace,
         codes=("client_retired", "conflict", "too_many_workspaces", "storage_failed", *_DESCRIBING),
     ),

@@ -11,7 +11,7 @@ from protocol.version import BULKHEAD_VERSION
 from supervisor.http.messages import Request, Response, json_response
 from supervisor.http.metrics import METRICS_TYPE, metrics_text
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.workspace_table import Registration, Roster
+from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
 
 
 class Usage(Protocol):
@@ -34,7 +34,7 @@ Measure = Callable[[int, bool], Usage | None]
 class StatusHandlers:
     """The handlers of the operators' rows."""
 
-    def __init__(self, *, registry: Registry, roster: Roster, measure: Measure) -> None:
+    def __init__(self, *, registry: Registry, roster: WorkspaceTable, measure: Measure) -> None:
         self._registry = registry
         self._roster = roster
         self._measure = measure

@@ -5,7 +5,7 @@ import logging
 
 import msgspec
 
-from protocol.api.workspace import EMPTY_CONFIG, CurrentSession, Description, WorkspaceWish
+from protocol.api.workspace import EMPTY_CONFIG, CreateWorkspace, CurrentSession, Description
 from protocol.api.workspace import Workspace as WorkspaceShape
 from protocol.base.logs import fields
 from protocol.errors import BadInput, BulkheadError
@@ -42,7 +42,7 @@ class WorkspaceHandlers:
 
     async def create(self, request: Request) -> Response:
         """Find or make a workspace, wait until its worker is ready, answer with its configuration."""
-        wish = request.json(WorkspaceWish)
+        wish = request.json(CreateWorkspace)
         if not wish.path:
             raise BadInput("cannot create a workspace: `path` must name its directory")
         client_id = request.client_id(given=wish.client_id)

@@ -17,9 +17,9 @@ from protocol.ids import WorkspaceId
 from protocol.limits import Limits
 from protocol.worker_spec import MARKER, WorkerSpec, spec_to_bytes
 from supervisor.launch import process, process_sweep
-from supervisor.launch.adoption import Verdict, judge
+from supervisor.launch.adoption import AdoptionDecision, decide_adoption
 from supervisor.launch.launcher import ExitReport, Handle, Record
-from supervisor.launch.process import Process
+from supervisor.launch.process import ProcessHandle
 from supervisor.launch.zygote import ZygoteLink
 
 _EXIT_REPORT_S = 0.5
@@ -73,15 +73,15 @@ class LocalLauncher:
                 pid, ticks = child.pid, process.start_ticks(child.pid) or 0
         finally:
             os.close(descriptor)
-        held = Process.open(pid, ticks)
+        held = ProcessHandle.open(pid, ticks)
         return LocalHandle(self, spec.workspace_id, pid, ticks, held, child)
 
     async def adopt(self, record: Record) -> Handle | None:
         """The living process that `record` tells of, or None."""
         ticks = process.start_ticks(record.pid) if record.pid else None
-        if judge(record, boot_id=process.boot_id(), start_ticks=ticks) is not Verdict.ADOPT:
+        if decide_adoption(record, boot_id=process.boot_id(), start_ticks=ticks) is not AdoptionDecision.ADOPT:
             return None
-        held = Process.open(record.pid, record.start_ticks)
+        held = ProcessHandle.open(record.pid, record.start_ticks)
         if held is None:
             return None
         return LocalHandle(self, record.workspace_id, record.pid, record.start_ticks, held, None)
@@ -172,7 +172,7 @@ class LocalHandle:
         workspace_id: WorkspaceId,
         pid: int,
         ticks: int,
-        held: Process | None,
+        held: ProcessHandle | None,
         child: "subprocess.Popen[bytes] | None",
     ) -> None:
         self.pid = pid

@@ -30,7 +30,7 @@ def start_ticks(pid: int) -> int | None:
     return None if after_name[0] in (b"Z", b"X") else int(after_name[19])
 
 
-class Process:
+class ProcessHandle:
     """A process held by a pidfd, so that nothing we do can hit a stranger with the same pid."""
 
     def __init__(self, pid: int, ticks: int, descriptor: int) -> None:
@@ -40,7 +40,7 @@ class Process:
         self._ended: asyncio.Future[None] | None = None
 
     @classmethod
-    def open(cls, pid: int, ticks: int) -> "Process | None":
+    def open(cls, pid: int, ticks: int) -> "ProcessHandle | None":
         """The process with this identity, or None when it is gone."""
         try:
             descriptor = os.pidfd_open(pid)

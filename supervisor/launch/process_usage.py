@@ -6,7 +6,7 @@ import psutil
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ProcessUsage:
     """Of one process. `uss_bytes` is its private memory, only when asked for: it costs the kernel a walk."""
 
     rss_bytes: int
@@ -14,7 +14,7 @@ class Usage:
     cpu_s: float
 
 
-def measure(pid: int, is_full: bool) -> Usage | None:
+def measure_process(pid: int, is_full: bool) -> ProcessUsage | None:
     """What the process uses now; None when it is gone. May block for milliseconds: call it on a thread."""
     try:
         process = psutil.Process(pid)
@@ -22,7 +22,7 @@ def measure(pid: int, is_full: bool) -> Usage | None:
             times = process.cpu_times()
             if is_full:
                 memory = process.memory_full_info()
-                return Usage(memory.rss, memory.uss, times.user + times.system)
-            return Usage(process.memory_info().rss, None, times.user + times.system)
+                return ProcessUsage(memory.rss, memory.uss, times.user + times.system)
+            return ProcessUsage(process.memory_info().rss, None, times.user + times.system)
     except psutil.Error:
         return None

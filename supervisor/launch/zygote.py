@@ -26,11 +26,11 @@ from protocol.limits import Limits
 from protocol.worker_spec import MARKER
 from protocol.zygote import (
     PACKET_MAX_BYTES,
-    Child,
     Exited,
     Forget,
     Fork,
     Forked,
+    ForkedChild,
     Quit,
     ToZygote,
     ZygoteHello,
@@ -65,8 +65,8 @@ class ZygoteLink:
         self._hello: asyncio.Future[ZygoteHello] | None = None
         self._joining: asyncio.Task[None] | None = None
         self._forks: dict[str, asyncio.Future[Forked]] = {}
-        self._exits: dict[tuple[int, int], Child] = {}
-        self._exit_waiters: dict[tuple[int, int], asyncio.Future[Child]] = {}
+        self._exits: dict[tuple[int, int], ForkedChild] = {}
+        self._exit_waiters: dict[tuple[int, int], asyncio.Future[ForkedChild]] = {}
         self._closed = False
         self._failures = 0  # zygotes in a row that did not do
         self._not_before = 0.0  # when the next may be tried
@@ -122,7 +122,7 @@ class ZygoteLink:
             raise Unavailable(forked.error, code="worker_failed")
         return forked.pid, forked.start_ticks
 
-    async def exit_of(self, pid: int, start_ticks: int, within_s: float) -> Child | None:
+    async def exit_of(self, pid: int, start_ticks: int, within_s: float) -> ForkedChild | None:
         """The exit that the zygote saw of its child, None when nobody told within `within_s` seconds."""
         key = (pid, start_ticks)
         if key not in self._exits:
@@ -267,7 +267,7 @@ class ZygoteLink:
                 case Exited():
                     self._exited(packet.child)
 
-    def _exited(self, child: Child) -> None:
+    def _exited(self, child: ForkedChild) -> None:
         key = (child.pid, child.start_ticks)
         self._exits[key] = child
         if len(self._exits) > _EXITS_KEPT:  # of children that were never ours

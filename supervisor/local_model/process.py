@@ -22,20 +22,20 @@ import msgspec
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
-from protocol.base.timer import Alarm
+from protocol.base.timer import Timer
 from protocol.limits import Limits
 from protocol.secrets import is_secret_name
 from supervisor.launch import process
-from supervisor.launch.process import Process
+from supervisor.launch.process import ProcessHandle
 from supervisor.local_model.lifecycle import (
-    Attend,
     Effect,
     Kill,
     LocalModelLifecycle,
+    LocalModelState,
     Refuse,
     Spawn,
-    State,
     WakeAt,
+    WatchListener,
 )
 
 COMMAND = (sys.executable, "-P", "-m", "supervisor.local_model.server")
@@ -80,8 +80,8 @@ class LocalModel:
         self._tasks = TaskOwner("local_model", log)
         self._listener: socket.socket | None = None
         self._control: socket.socket | None = None
-        self._process: Process | None = None
-        self._alarm = Alarm(clock, self._elapsed)
+        self._process: ProcessHandle | None = None
+        self._alarm = Timer(clock, self._elapsed)
         self._watch: asyncio.TimerHandle | None = None
         self._last_beat = 0.0
         self._is_over = asyncio.Event()
@@ -107,7 +107,7 @@ class LocalModel:
             self._perform(self._life.found(self._clock.now()))
             self._tasks.start(self._attend(former, None), "former")
         else:
-            self._perform([Attend()])
+            self._perform([WatchListener()])
 
     async def close(self, *, end: bool) -> None:
         """Let go. With `end` the process ends too; else it gives the answers under way and leaves by itself."""
@@ -116,7 +116,7 @@ class LocalModel:
             self._perform(self._life.close(self._clock.now()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2 * self._limits.kill_deadline_s):
-                    while self._life.state is not State.OVER:
+                    while self._life.state is not LocalModelState.OVER:
                         await self._is_over.wait()
         self._hang_up()
         await self._tasks.close()
@@ -147,14 +147,14 @@ class LocalModel:
                         self._process.send(signal.SIGKILL)
                 case WakeAt(at):
                     self._alarm.set(at)
-                case Attend():
+                case WatchListener():
                     self._hear(self._asked)
                 case Refuse(reason):
                     self._log.error("local model failed", extra=fields(reason=reason, log=self._log_path))
                     self._hear(self._refused)
                 case _:
                     assert_never(effect)
-        if self._life.state is State.OVER:
+        if self._life.state is LocalModelState.OVER:
             self._is_over.set()
 
     def _elapsed(self) -> None:
@@ -181,7 +181,7 @@ class LocalModel:
             self._perform(self._life.not_started(f"cannot start it: {error}", self._clock.now()))
             return
         ticks = process.start_ticks(child.pid) or 0
-        held = Process.open(child.pid, ticks)
+        held = ProcessHandle.open(child.pid, ticks)
         if held is None:  # gone already, or no descriptor left to watch it with
             child.kill()
             child.wait()
@@ -236,16 +236,16 @@ class LocalModel:
         except OSError as error:  # it still ends with us, as long as it lives as it should
             self._log.error("local model not recorded", extra=fields(error=error))
 
-    def _former(self) -> Process | None:
+    def _former(self) -> ProcessHandle | None:
         try:
             record = msgspec.json.decode(self._record_path.read_bytes(), type=_Record)
         except (OSError, msgspec.MsgspecError):
             return None
         if record.boot_id != process.boot_id():
             return None
-        return Process.open(record.pid, record.start_ticks)
+        return ProcessHandle.open(record.pid, record.start_ticks)
 
-    async def _attend(self, held: Process, child: "subprocess.Popen[bytes] | None") -> None:
+    async def _attend(self, held: ProcessHandle, child: "subprocess.Popen[bytes] | None") -> None:
         """Wait for the end of the process, and tell the lifecycle how it ended."""
         try:
             await held.ended()
@@ -284,7 +284,7 @@ class LocalModel:
             self._hang_up()  # it is about to end, or it hangs without a voice: the watch finds out
             return
         self._last_beat = self._clock.now()
-        if self._life.state is State.STARTING and b"ready" in data:
+        if self._life.state is LocalModelState.STARTING and b"ready" in data:
             self._log.info("local model ready")
             self._perform(self._life.became_ready(self._clock.now()))
             self._look()
@@ -292,7 +292,7 @@ class LocalModel:
     def _look(self) -> None:
         """Is it still heard of?"""
         self._watch = None
-        if self._life.state is not State.SERVING:
+        if self._life.state is not LocalModelState.SERVING:
             return
         if self._clock.now() - self._last_beat > self._limits.local_model_lost_s:
             self._perform(self._life.beat_lost(self._clock.now()))

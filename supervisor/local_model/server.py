@@ -54,7 +54,7 @@ class Traffic:
         return not self._waiting and self._now() - self._last >= seconds
 
 
-class Front:
+class Relay:
     """Takes connections from the listener and carries their bytes to llama.cpp and back."""
 
     def __init__(self, listener: socket.socket, inner: Path, traffic: Traffic) -> None:
@@ -156,7 +156,7 @@ async def serve(listener: socket.socket, control: socket.socket, inner: Path, *,
     loop = asyncio.get_running_loop()
     server = await loop.run_in_executor(None, load, inner)
     traffic = Traffic(clock.now)
-    front = Front(listener, inner, traffic)
+    front = Relay(listener, inner, traffic)
     front.open()
     control.setblocking(False)
     abandoned = asyncio.Event()

@@ -8,7 +8,7 @@ _KEPT = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class Crash:
     """One death that nobody asked for."""
 
     at_wall: float
@@ -20,22 +20,22 @@ class Death:
     tail: str
 
 
-class Deaths:
+class CrashHistory:
     """The last few, oldest first."""
 
     def __init__(self) -> None:
-        self._ring: deque[Death] = deque(maxlen=_KEPT)
+        self._ring: deque[Crash] = deque(maxlen=_KEPT)
         self.total = 0
 
-    def add(self, death: Death) -> None:
+    def add(self, death: Crash) -> None:
         """Remember one more."""
         self._ring.append(death)
         self.total += 1
 
-    def __iter__(self) -> Iterator[Death]:
+    def __iter__(self) -> Iterator[Crash]:
         return iter(self._ring)
 
     @property
-    def last(self) -> Death | None:
+    def last(self) -> Crash | None:
         """The newest, if there was any."""
         return self._ring[-1] if self._ring else None

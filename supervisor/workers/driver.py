@@ -15,7 +15,7 @@ from protocol.base.clock import Clock
 from protocol.base.failpoints import FailpointRaised, failpoint
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
-from protocol.base.timer import Alarm
+from protocol.base.timer import Timer
 from protocol.errors import BulkheadError, Unavailable
 from protocol.events import Event
 from protocol.ids import Generation, RandomSource, WorkspaceId, new_token
@@ -27,9 +27,9 @@ from supervisor.launch.process import boot_id
 from supervisor.launch.records import RecordStore
 from supervisor.routing.link import Link
 from supervisor.routing.router import Router
-from supervisor.workers.crash_history import Death, Deaths
-from supervisor.workers.generation_fence import Ears
-from supervisor.workers.heartbeat import HeartbeatWatch, Pulse
+from supervisor.workers.crash_history import Crash, CrashHistory
+from supervisor.workers.generation_fence import FencedSink
+from supervisor.workers.heartbeat import HeartbeatState, HeartbeatWatch
 from supervisor.workers.lifecycle import (
     Effect,
     FailCalls,
@@ -37,12 +37,12 @@ from supervisor.workers.lifecycle import (
     Publish,
     SendShutdown,
     Spawn,
-    State,
     WakeAt,
     WorkerLifecycle,
+    WorkerState,
 )
 
-_OVER = (State.ASLEEP, State.BACKOFF, State.FAILED)
+_OVER = (WorkerState.ASLEEP, WorkerState.BACKOFF, WorkerState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class WorkerDriver:
         log: logging.Logger,
         sink: DriverSink,
     ) -> None:
-        self.deaths = Deaths()
+        self.deaths = CrashHistory()
         self._workspace_id = workspace_id
         self._path = path
         self._make_spec = make_spec
@@ -114,7 +114,7 @@ class WorkerDriver:
         self._cannot_store = ""  # why, as the worker said last
         self._started_wall: float | None = None
         self._started_at = 0.0
-        self._alarm = Alarm(clock, self._elapsed)
+        self._alarm = Timer(clock, self._elapsed)
         self._changed: asyncio.Event = asyncio.Event()
         self._published = ("", "")
         self._is_over = False  # no other worker will be started
@@ -140,9 +140,9 @@ class WorkerDriver:
                     if self._is_over:
                         raise self._leaving()
                     link = self._link
-                    if self._lifecycle.state is State.READY and link is not None and link.is_open:
+                    if self._lifecycle.state is WorkerState.READY and link is not None and link.is_open:
                         return link
-                    if self._lifecycle.state is State.FAILED:
+                    if self._lifecycle.state is WorkerState.FAILED:
                         message = (
                             f"cannot use this workspace: its worker failed ({self._lifecycle.reason}); when the cause "
                             "is gone, POST /v1/workspaces/{id}/restart or `bulkhead restart` tries again"
@@ -212,20 +212,20 @@ class WorkerDriver:
         """The worker as clients see it."""
         reason = self._lifecycle.reason
         match self._lifecycle.state:
-            case State.ASLEEP:
+            case WorkerState.ASLEEP:
                 word = "asleep"
-            case State.STARTING:
+            case WorkerState.STARTING:
                 word = "restarting" if reason else "starting"
-            case State.READY:
+            case WorkerState.READY:
                 reason = self._cannot_store or (self._last_beat.degraded if self._last_beat else "")
                 word = "failed" if self._cannot_store else "degraded" if reason else "ready"
-            case State.CLOSING:
+            case WorkerState.CLOSING:
                 word = "closing"
-            case State.BACKOFF:
+            case WorkerState.BACKOFF:
                 word = "restarting"
-            case State.KILLING:
+            case WorkerState.KILLING:
                 word = "failed" if self._lifecycle.wanted else "closing"
-            case State.FAILED:
+            case WorkerState.FAILED:
                 word = "failed"
             case _ as never:
                 assert_never(never)
@@ -237,7 +237,7 @@ class WorkerDriver:
             started_wall=self._started_wall if self._handle else None,
             restarts=self.deaths.total,
             heartbeat=self._last_beat,
-            answers=self._lifecycle.state is State.READY,
+            answers=self._lifecycle.state is WorkerState.READY,
         )
 
     # --- effects --------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class WorkerDriver:
         self._attend(handle)
         self._log.info("worker started", extra=self._fields(pid=handle.pid))
         self._perform(self._lifecycle.born(self._clock.now()))
-        if self._lifecycle.state is State.KILLING:
+        if self._lifecycle.state is WorkerState.KILLING:
             handle.kill()  # nobody wants it any more; it was not there when that was decided
 
     async def _launch(self) -> Handle:
@@ -318,7 +318,7 @@ class WorkerDriver:
         if self._link is not None:
             self._router.forget(self._link)
         generation = self._generation
-        ears = Ears(self, lambda: self._generation == generation)
+        ears = FencedSink(self, lambda: self._generation == generation)
         self._link = self._router.expect(
             workspace_id=self._workspace_id, generation=self._generation, token=token, sink=ears
         )
@@ -390,21 +390,21 @@ class WorkerDriver:
             await asyncio.sleep(self._limits.heartbeat_interval_s)
             pulse = watch.look(self._clock.now())
             # Before it is ready a worker recovers, which has the start deadline instead.
-            if self._handle is handle and pulse is Pulse.LOST and self._lifecycle.state is State.READY:
+            if self._handle is handle and pulse is HeartbeatState.LOST and self._lifecycle.state is WorkerState.READY:
                 self._perform(self._lifecycle.beat_lost(self._clock.now()))
 
     def _note(self, handle: Handle, report: ExitReport) -> None:
         alive_s = round(self._clock.now() - self._started_at, 3)
         told = self._fields(pid=handle.pid, cause=report.cause, after_s=alive_s)
-        if self._lifecycle.state in (State.CLOSING, State.KILLING) and not self._lifecycle.wanted:
+        if self._lifecycle.state in (WorkerState.CLOSING, WorkerState.KILLING) and not self._lifecycle.wanted:
             self._log.info("worker ended", extra=told)
             return
         if self._last_word is not None:
             self._log.info("worker left", extra=told)
             return
-        cause = self._lifecycle.reason if self._lifecycle.state is State.KILLING else report.cause
+        cause = self._lifecycle.reason if self._lifecycle.state is WorkerState.KILLING else report.cause
         self.deaths.add(
-            Death(
+            Crash(
                 at_wall=report.at_wall,
                 generation=self._generation,
                 pid=handle.pid,

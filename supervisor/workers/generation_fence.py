@@ -7,7 +7,7 @@ from protocol.events import Event
 from protocol.messages import Closing, Heartbeat, Hello, LastWord, Ready
 
 
-class Hearer(Protocol):
+class WorkerListener(Protocol):
     """Who wants to know what the present process says."""
 
     def heard_hello(self, message: Hello) -> None: ...
@@ -23,10 +23,10 @@ class Hearer(Protocol):
     def heard_last_word(self, message: LastWord) -> None: ...
 
 
-class Ears:
+class FencedSink:
     """Passes on what is said, for as long as `is_current()` holds."""
 
-    def __init__(self, hearer: Hearer, is_current: Callable[[], bool]) -> None:
+    def __init__(self, hearer: WorkerListener, is_current: Callable[[], bool]) -> None:
         self._hearer = hearer
         self._is_current = is_current
 

@@ -5,7 +5,7 @@ from enum import Enum
 from protocol.limits import Limits
 
 
-class Pulse(Enum):
+class HeartbeatState(Enum):
     """What the last beat means now."""
 
     FRESH = "fresh"
@@ -26,7 +26,7 @@ class HeartbeatWatch:
         """The worker's loop spoke."""
         self._last_beat = now
 
-    def look(self, now: float) -> Pulse:
+    def look(self, now: float) -> HeartbeatState:
         """Judge; to be called about every interval.
 
         When we were not called for much longer than that, we were the ones who slept (H01, a suspended machine, a
@@ -38,5 +38,5 @@ class HeartbeatWatch:
             self._last_beat = min(now, self._last_beat + slept_s)
         silent_s = now - self._last_beat
         if silent_s > self._lost_s:
-            return Pulse.LOST
-        return Pulse.LATE if silent_s > 2 * self._interval_s else Pulse.FRESH
+            return HeartbeatState.LOST
+        return HeartbeatState.LATE if silent_s > 2 * self._interval_s else HeartbeatState.FRESH

@@ -12,7 +12,7 @@ from protocol.limits import Limits
 from supervisor.workers.restart import Again, RestartPolicy, Stop
 
 
-class State(Enum):
+class WorkerState(Enum):
     """Where the process is in its life. ASLEEP, BACKOFF and FAILED have none."""
 
     ASLEEP = "asleep"
@@ -66,43 +66,43 @@ class Publish:
 Effect = Spawn | SendShutdown | Kill | WakeAt | FailCalls | Publish
 
 
-class WorkerLifecycle(Machine[State]):
+class WorkerLifecycle(Machine[WorkerState]):
     """The life of one workspace's worker. Times are monotonic seconds."""
 
     table = {
-        State.ASLEEP: {"wanted": (State.STARTING,), "adopted": (State.STARTING,)},
-        State.STARTING: {
-            "became_ready": (State.READY,),
-            "unwanted": (State.KILLING,),
-            "beat_lost": (State.KILLING,),
-            "elapsed": (State.KILLING,),
-            "exited": (State.STARTING, State.ASLEEP, State.BACKOFF, State.FAILED),
-            "not_started": (State.ASLEEP, State.BACKOFF, State.FAILED),
+        WorkerState.ASLEEP: {"wanted": (WorkerState.STARTING,), "adopted": (WorkerState.STARTING,)},
+        WorkerState.STARTING: {
+            "became_ready": (WorkerState.READY,),
+            "unwanted": (WorkerState.KILLING,),
+            "beat_lost": (WorkerState.KILLING,),
+            "elapsed": (WorkerState.KILLING,),
+            "exited": (WorkerState.STARTING, WorkerState.ASLEEP, WorkerState.BACKOFF, WorkerState.FAILED),
+            "not_started": (WorkerState.ASLEEP, WorkerState.BACKOFF, WorkerState.FAILED),
         },
-        State.READY: {
-            "unwanted": (State.CLOSING,),
-            "restarted": (State.CLOSING,),
-            "beat_lost": (State.KILLING,),
-            "exited": (State.ASLEEP, State.STARTING, State.BACKOFF, State.FAILED),
+        WorkerState.READY: {
+            "unwanted": (WorkerState.CLOSING,),
+            "restarted": (WorkerState.CLOSING,),
+            "beat_lost": (WorkerState.KILLING,),
+            "exited": (WorkerState.ASLEEP, WorkerState.STARTING, WorkerState.BACKOFF, WorkerState.FAILED),
         },
-        State.CLOSING: {
-            "elapsed": (State.KILLING,),
-            "exited": (State.ASLEEP, State.STARTING),
+        WorkerState.CLOSING: {
+            "elapsed": (WorkerState.KILLING,),
+            "exited": (WorkerState.ASLEEP, WorkerState.STARTING),
         },
-        State.KILLING: {
-            "elapsed": (State.KILLING,),
-            "exited": (State.ASLEEP, State.STARTING, State.BACKOFF, State.FAILED),
+        WorkerState.KILLING: {
+            "elapsed": (WorkerState.KILLING,),
+            "exited": (WorkerState.ASLEEP, WorkerState.STARTING, WorkerState.BACKOFF, WorkerState.FAILED),
         },
-        State.BACKOFF: {
-            "elapsed": (State.STARTING,),
-            "restarted": (State.STARTING,),
-            "unwanted": (State.ASLEEP,),
+        WorkerState.BACKOFF: {
+            "elapsed": (WorkerState.STARTING,),
+            "restarted": (WorkerState.STARTING,),
+            "unwanted": (WorkerState.ASLEEP,),
         },
-        State.FAILED: {"restarted": (State.STARTING,), "unwanted": (State.ASLEEP,)},
+        WorkerState.FAILED: {"restarted": (WorkerState.STARTING,), "unwanted": (WorkerState.ASLEEP,)},
     }
 
     def __init__(self, limits: Limits) -> None:
-        super().__init__(State.ASLEEP)
+        super().__init__(WorkerState.ASLEEP)
         self.wanted = False
         self.reason = ""  # why the state is what it is, "" when all is well
         self._limits = limits
@@ -114,10 +114,10 @@ class WorkerLifecycle(Machine[State]):
 
     def want(self, now: float) -> list[Effect]:
         """A request needs a worker. While one closes, its successor is noted; `failed` needs `restart`."""
-        if self.state is State.FAILED:
+        if self.state is WorkerState.FAILED:
             return []
         self.wanted = True
-        if self.state is State.ASLEEP:
+        if self.state is WorkerState.ASLEEP:
             return self._start("wanted", now)
         return []
 
@@ -125,25 +125,25 @@ class WorkerLifecycle(Machine[State]):
         """End the worker in order; also forgets a pending restart and a failure."""
         self.wanted = False
         match self.state:
-            case State.STARTING:
+            case WorkerState.STARTING:
                 self._is_asked_for = True  # it took no prompt yet: there is nothing to drain
                 return self._kill("unwanted", reason, now)
-            case State.READY:
+            case WorkerState.READY:
                 return self._close("unwanted", reason, now)
-            case State.BACKOFF | State.FAILED:
+            case WorkerState.BACKOFF | WorkerState.FAILED:
                 self.reason = ""
                 effects: list[Effect] = [WakeAt(None), Publish()]
-                return self._move("unwanted", State.ASLEEP, effects)
-            case State.ASLEEP | State.CLOSING | State.KILLING:
+                return self._move("unwanted", WorkerState.ASLEEP, effects)
+            case WorkerState.ASLEEP | WorkerState.CLOSING | WorkerState.KILLING:
                 return []
 
     def restart(self, now: float) -> list[Effect]:
         """Somebody asked for a fresh worker by hand; past deaths don't count."""
         self._policy.clear()
-        if self.state in (State.BACKOFF, State.FAILED):
+        if self.state in (WorkerState.BACKOFF, WorkerState.FAILED):
             self.wanted = True
             return self._start("restarted", now)
-        if self.state is State.READY:
+        if self.state is WorkerState.READY:
             self.wanted = True
             return self._close("restarted", "restart", now)
         return self.want(now)
@@ -154,22 +154,22 @@ class WorkerLifecycle(Machine[State]):
         """A process of a former supervisor lives; it has the start deadline to say hello."""
         self.wanted = True
         effects: list[Effect] = [WakeAt(now + self._limits.start_deadline_s), Publish()]
-        return self._move("adopted", State.STARTING, effects)
+        return self._move("adopted", WorkerState.STARTING, effects)
 
     def born(self, now: float) -> list[Effect]:
         """The process exists; its start deadline runs from here, not from when somebody first wanted it."""
-        if self.state is not State.STARTING:
+        if self.state is not WorkerState.STARTING:
             return []  # given up while the launcher was at work, or ready already
         return [WakeAt(now + self._limits.start_deadline_s)]
 
     def became_ready(self, now: float) -> list[Effect]:
         """Recovery is done, calls are answered."""
-        if self.state is not State.STARTING:
+        if self.state is not WorkerState.STARTING:
             return []  # it was given up meanwhile, or says so again after a reconnect
         self.reason = ""
         self._policy.became_ready(now)
         effects: list[Effect] = [WakeAt(None), Publish()]
-        return self._move("became_ready", State.READY, effects)
+        return self._move("became_ready", WorkerState.READY, effects)
 
     def last_word(self) -> list[Effect]:
         """The process said that it leaves by itself, in order."""
@@ -178,34 +178,34 @@ class WorkerLifecycle(Machine[State]):
 
     def beat_lost(self, now: float) -> list[Effect]:
         """Its loop does not beat any more."""
-        if self.state in (State.STARTING, State.READY):
+        if self.state in (WorkerState.STARTING, WorkerState.READY):
             return self._kill("beat_lost", "hung", now, dump=True)
         return []  # closing has its own deadline, and the dead don't beat
 
     def elapsed(self, now: float) -> list[Effect]:
         """The time that WakeAt named has come."""
         match self.state:
-            case State.STARTING:
+            case WorkerState.STARTING:
                 late = f"not ready within {self._limits.start_deadline_s:g} s"
                 return self._kill("elapsed", late, now, dump=True)
-            case State.CLOSING:
+            case WorkerState.CLOSING:
                 return self._kill("elapsed", "shutdown overran its budget", now, dump=True)
-            case State.KILLING:
+            case WorkerState.KILLING:
                 return self._kill("elapsed", self.reason, now)
-            case State.BACKOFF:
+            case WorkerState.BACKOFF:
                 return self._start("elapsed", now)
-            case State.ASLEEP | State.READY | State.FAILED:
+            case WorkerState.ASLEEP | WorkerState.READY | WorkerState.FAILED:
                 return []  # the timer lost the race
 
     def not_started(self, reason: str, now: float) -> list[Effect]:
         """The launcher could not make a process."""
-        if self.state is not State.STARTING:
+        if self.state is not WorkerState.STARTING:
             return self._gone("exited", reason, now)  # given up meanwhile: the same as a process that is gone
         return self._gone("not_started", reason, now)
 
     def exited(self, cause: str, now: float) -> list[Effect]:
         """The process is gone, and all that it had started."""
-        if self.state is State.KILLING and self.reason:
+        if self.state is WorkerState.KILLING and self.reason:
             cause = self.reason  # not "signal 9": that was us
         return self._gone("exited", cause, now)
 
@@ -217,7 +217,7 @@ class WorkerLifecycle(Machine[State]):
         # A launcher may first have to warm up a zygote; `born` sets the deadline of the process itself.
         limits = self._limits
         overdue = now + limits.zygote_ready_s + limits.start_deadline_s
-        return self._move(fact, State.STARTING, [Spawn(), WakeAt(overdue), Publish()])
+        return self._move(fact, WorkerState.STARTING, [Spawn(), WakeAt(overdue), Publish()])
 
     def _close(self, fact: str, reason: str, now: float) -> list[Effect]:
         limits = self._limits
@@ -225,12 +225,12 @@ class WorkerLifecycle(Machine[State]):
         self.reason = reason
         overdue = now + limits.drain_s + limits.flush_s + limits.exit_s
         effects: list[Effect] = [SendShutdown(reason), WakeAt(overdue), Publish()]
-        return self._move(fact, State.CLOSING, effects)
+        return self._move(fact, WorkerState.CLOSING, effects)
 
     def _kill(self, fact: str, reason: str, now: float, *, dump: bool = False) -> list[Effect]:
         self.reason = reason
         effects: list[Effect] = [Kill(reason, dump), WakeAt(now + self._limits.kill_deadline_s), Publish()]
-        return self._move(fact, State.KILLING, effects)
+        return self._move(fact, WorkerState.KILLING, effects)
 
     def _gone(self, fact: str, cause: str, now: float) -> list[Effect]:
         lost: list[Effect] = [FailCalls(cause), WakeAt(None)]
@@ -240,15 +240,15 @@ class WorkerLifecycle(Machine[State]):
             if self._is_asked_for and self.wanted:
                 return lost + self._start(fact, now)
             self.wanted = False
-            return self._move(fact, State.ASLEEP, [*lost, Publish()])
+            return self._move(fact, WorkerState.ASLEEP, [*lost, Publish()])
         if not self.wanted:
             self.reason = cause
-            return self._move(fact, State.ASLEEP, [*lost, Publish()])
+            return self._move(fact, WorkerState.ASLEEP, [*lost, Publish()])
         match self._policy.after(cause, now):
             case Again(delay_s):
                 self.reason = cause
-                return self._move(fact, State.BACKOFF, [*lost, WakeAt(now + delay_s), Publish()])
+                return self._move(fact, WorkerState.BACKOFF, [*lost, WakeAt(now + delay_s), Publish()])
             case Stop(reason):
                 self.reason = reason
                 self.wanted = False
-                return self._move(fact, State.FAILED, [*lost, Publish()])
+                return self._move(fact, WorkerState.FAILED, [*lost, Publish()])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class EvictionFacts:
     """What is known of one workspace with a ready worker."""
 
     claims: int
@@ -38,7 +38,7 @@ class Eviction:
         self._idle_since = None
         self._beat_needed = 1
 
-    def may_sleep(self, facts: Facts) -> bool:
+    def may_sleep(self, facts: EvictionFacts) -> bool:
         """Would nothing be lost if the worker went to sleep at this moment?"""
         if facts.claims or facts.streams or facts.calls:
             return False
@@ -46,7 +46,7 @@ class Eviction:
             return False
         return not (facts.open_runs or facts.open_questions or facts.children)
 
-    def observed(self, facts: Facts, now: float) -> bool:
+    def observed(self, facts: EvictionFacts, now: float) -> bool:
         """Look at the worker; True when it has had nothing to do for long enough and may sleep."""
         if not self.may_sleep(facts):
             self._idle_since = None

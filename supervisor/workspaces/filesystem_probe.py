@@ -15,7 +15,7 @@ from protocol.errors import Unavailable
 T = TypeVar("T")
 
 
-class Disk:
+class BoundedFilesystem:
     """`within_s` is what one question may take."""
 
     def __init__(self, *, within_s: float) -> None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from protocol.api.workspace import WorkspaceWish
+from protocol.api.workspace import CreateWorkspace
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
@@ -14,10 +14,10 @@ from protocol.errors import BadInput, BulkheadError, Conflict, Denied, LimitReac
 from protocol.ids import ClientId, RandomSource, WorkspaceId, new_uuid
 from protocol.limits import Limits
 from protocol.secrets import without_masked
-from supervisor.workspaces.filesystem_probe import Disk
+from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.identity import Identity, check_data_dir, data_dir_for, resolve
 from supervisor.workspaces.workspace import Workspace
-from supervisor.workspaces.workspace_table import Registration, Roster
+from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
 
 RETIRED_KEPT = 65_536
 """How many retired clients are remembered; the oldest are forgotten first (P13)."""
@@ -29,8 +29,8 @@ class Registry:
     def __init__(
         self,
         *,
-        roster: Roster,
-        disk: Disk,
+        roster: WorkspaceTable,
+        disk: BoundedFilesystem,
         make_workspace: Callable[[Registration], Workspace],
         state_dir: Path,
         limits: Limits,
@@ -145,11 +145,11 @@ class Registry:
 
     # --- creating ---------------------------------------------------------------------------------------------------
 
-    async def resolve(self, wish: WorkspaceWish) -> Identity:
+    async def resolve(self, wish: CreateWorkspace) -> Identity:
         """The directory that `wish` means. Raises BadInput or Denied; Unavailable when nothing can be told."""
         return await self._disk.ask(wish.path, lambda: resolve(wish.path, wish.env or ()))
 
-    async def create(self, wish: WorkspaceWish, client_id: ClientId, identity: Identity | None = None) -> Workspace:
+    async def create(self, wish: CreateWorkspace, client_id: ClientId, identity: Identity | None = None) -> Workspace:
         """Find or register the workspace that `wish` means, and claim it for the client. Its worker may still sleep.
 
         `identity` is what `resolve` gave for the wish. Raises what that raises, Conflict for a retired client, a
@@ -182,7 +182,7 @@ class Registry:
     async def restore(self, workspace_id: WorkspaceId, path: str) -> Workspace:
         """Register again, under its old id, a workspace whose worker lives but whose row was lost."""
         identity = await self._disk.ask(path, lambda: resolve(path, ()))
-        return await self._register(identity, WorkspaceWish(path=path), workspace_id)
+        return await self._register(identity, CreateWorkspace(path=path), workspace_id)
 
     async def remove(self, workspace_id: WorkspaceId) -> None:
         """End the worker of a workspace and forget it; its files stay. Raises NotFound."""
@@ -222,7 +222,7 @@ class Registry:
         return self.get(same) if now.key == known.key else None
 
     async def _register(
-        self, identity: Identity, wish: WorkspaceWish, workspace_id: WorkspaceId | None = None
+        self, identity: Identity, wish: CreateWorkspace, workspace_id: WorkspaceId | None = None
     ) -> Workspace:
         try:
             if len(self._registrations) >= self._limits.workspaces_max:

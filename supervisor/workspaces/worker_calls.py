@@ -25,7 +25,7 @@ class InThread(Protocol):
     def __call__(self, work: Callable[[], None]) -> Awaitable[None]: ...
 
 
-class Caller:
+class WorkerCaller:
     """All calls to one workspace's worker go through here."""
 
     def __init__(

@@ -15,7 +15,7 @@ from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
-from protocol.base.timer import Alarm
+from protocol.base.timer import Timer
 from protocol.errors import Conflict
 from protocol.events import Event, EventId
 from protocol.ids import ClientId, SessionId
@@ -24,9 +24,9 @@ from protocol.messages import Answer
 from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
 from supervisor.workers.driver import DriverStatus, WorkerDriver
-from supervisor.workspaces.eviction import Eviction, Facts
+from supervisor.workspaces.eviction import Eviction, EvictionFacts
 from supervisor.workspaces.leases import Arm, Effect, LastGone, Leases
-from supervisor.workspaces.worker_calls import SLEEPING, Caller, InThread
+from supervisor.workspaces.worker_calls import SLEEPING, InThread, WorkerCaller
 from supervisor.workspaces.workspace_table import Registration
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ class Workspace:
         self._cancel_on_last_detach = cancel_on_last_detach
         self._tasks = TaskOwner(f"workspace.{registration.id}", log)
         self._leases = Leases(create_grace_s=limits.create_grace_s, detach_grace_s=limits.detach_grace_s)
-        self._alarm = Alarm(clock, self._elapsed)
+        self._alarm = Timer(clock, self._elapsed)
         self._eviction = Eviction(idle_s=limits.evict_idle_s)
         self._evicting = False
         self._streams = 0
         self._link: Link | None = None
         self.hub = Hub(workspace_id=registration.id, limits=limits, clock=clock, log=log, fetch=self._fetch)
         self.driver = make_driver(self)
-        self._caller = Caller(
+        self._caller = WorkerCaller(
             identity=registration.identity,
             driver=self.driver,
             in_thread=in_thread,
@@ -259,9 +259,9 @@ class Workspace:
             last_event_id=self.hub.last_event_id,
         )
 
-    def _facts(self) -> Facts:
+    def _facts(self) -> EvictionFacts:
         beat = self.driver.status().heartbeat
-        return Facts(
+        return EvictionFacts(
             claims=len(self._leases),
             streams=self.hub.streams,
             calls=self._caller.in_flight,

@@ -38,7 +38,7 @@ create table registrations (
 """
 
 
-class RosterFailed(Unavailable):
+class WorkspaceTableFailed(Unavailable):
     """The roster cannot be opened or written; the text says why."""
 
     default_code = "storage_failed"
@@ -58,7 +58,7 @@ class Registration:
     registered_at_ms: int = 0
 
 
-class Roster:
+class WorkspaceTable:
     """The file. Inode numbers above 2**63 are stored as negative numbers."""
 
     def __init__(self, path: Path) -> None:
@@ -112,7 +112,7 @@ class Roster:
             with self._connection.begin():
                 version = self._connection.exec_driver_sql("pragma user_version").scalar_one()
                 if version > SCHEMA_VERSION:
-                    raise RosterFailed(f"cannot read {self._path}: a newer Bulkhead wrote it; use that one")
+                    raise WorkspaceTableFailed(f"cannot read {self._path}: a newer Bulkhead wrote it; use that one")
                 if version == 0:
                     self._connection.exec_driver_sql(_CREATE)
                     self._connection.exec_driver_sql(f"pragma user_version = {SCHEMA_VERSION}")
@@ -120,18 +120,20 @@ class Roster:
             return [_from_row(dict(row)) for row in rows]
         except (SQLAlchemyError, OSError) as error:
             reason = getattr(error, "orig", None) or error
-            raise RosterFailed(f"cannot open {self._path}: {reason}; move the file away to start afresh") from error
+            raise WorkspaceTableFailed(
+                f"cannot open {self._path}: {reason}; move the file away to start afresh"
+            ) from error
 
     def _write(self, statement: str, values: dict[str, Any]) -> None:
         from sqlalchemy.exc import SQLAlchemyError
 
         if self._connection is None:
-            raise RosterFailed("cannot write the list of workspaces: it is closed")
+            raise WorkspaceTableFailed("cannot write the list of workspaces: it is closed")
         try:
             with self._connection.begin():
                 self._connection.execute(self._text(statement), values)
         except SQLAlchemyError as error:
-            raise RosterFailed(f"cannot write {self._path}: {error}") from error
+            raise WorkspaceTableFailed(f"cannot write {self._path}: {error}") from error
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -9,16 +9,16 @@ import pytest
 from tests.support.checks import api_shapes
 from tests.support.clients.http_client import Response, head, texts
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room, together
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 
 pytestmark = pytest.mark.house(bystander=False)
 
 
-async def ask(room: Room, method: str, path: str, body: object = None) -> Response:
+async def ask(room: WorkspaceFixture, method: str, path: str, body: object = None) -> Response:
     return await room.client.request(method, f"/v1/workspaces/{room.id}{path}", body)
 
 
-async def waiting(room: Room, session: str = "") -> list[str]:
+async def waiting(room: WorkspaceFixture, session: str = "") -> list[str]:
     """The prompts that wait in a session; the count has to agree."""
     base = f"/agent/sessions/{session or room.session}/prompts"
     listed: list[str] = (await ask(room, "GET", f"{base}/list")).expect(200).json()
@@ -26,7 +26,7 @@ async def waiting(room: Room, session: str = "") -> list[str]:
     return listed
 
 
-async def busy(room: Room, session: str = "") -> tuple[bool, bool]:
+async def busy(room: WorkspaceFixture, session: str = "") -> tuple[bool, bool]:
     """Is the session busy, by both routes, and is any?"""
     session = session or room.session
     short = (await ask(room, "GET", f"/agent/sessions/{session}")).expect(200).json()
@@ -38,7 +38,7 @@ async def busy(room: Room, session: str = "") -> tuple[bool, bool]:
 # --- run ids ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_id_is_kept_or_made_up_and_told(house: House) -> None:
+async def test_a_run_id_is_kept_or_made_up_and_told(house: ServerHarness) -> None:
     room = await house.room()
     kept = f"K_{uuid.uuid4().hex}.1:$$x-"
     assert await room.prompt("/say one", kept) == kept
@@ -52,7 +52,7 @@ async def test_a_run_id_is_kept_or_made_up_and_told(house: House) -> None:
     assert [row["id"] for row in (await ask(room, "GET", "/runs")).json()] == [made, kept]
 
 
-async def test_a_run_id_is_a_key_before_while_and_after_its_run(house: House) -> None:
+async def test_a_run_id_is_a_key_before_while_and_after_its_run(house: ServerHarness) -> None:
     room, elsewhere = await house.room("w", model="openai"), await house.room("elsewhere")
     other = await room.client.create_session(room.id, "other")
     run, call = await room.streaming()
@@ -76,7 +76,7 @@ async def test_a_run_id_is_a_key_before_while_and_after_its_run(house: House) ->
     assert len((await ask(room, "GET", "/runs")).json()) == 2
 
 
-async def test_every_prompt_has_its_own_end_also_when_it_was_folded(house: House) -> None:
+async def test_every_prompt_has_its_own_end_also_when_it_was_folded(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     run, call = await room.streaming()
     plain = [await room.prompt(f"plain {number}", "") for number in range(2)]
@@ -106,7 +106,7 @@ async def test_every_prompt_has_its_own_end_also_when_it_was_folded(house: House
 # --- what waits ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_queue_holds_what_waits_in_one_session(house: House) -> None:
+async def test_the_queue_holds_what_waits_in_one_session(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     other = await room.client.create_session(room.id, "other")
     run, call = await room.streaming()
@@ -133,7 +133,7 @@ async def test_the_queue_holds_what_waits_in_one_session(house: House) -> None:
 # --- who is busy --------------------------------------------------------------------------------------------------
 
 
-async def test_busy_is_the_session_that_works_and_the_agent_of_its_workspace(house: House) -> None:
+async def test_busy_is_the_session_that_works_and_the_agent_of_its_workspace(house: ServerHarness) -> None:
     room, neighbour = await house.room("w", model="openai"), await house.room("neighbour")
     other = await room.client.create_session(room.id, "other")
     assert await busy(room) == (False, False)
@@ -148,7 +148,7 @@ async def test_busy_is_the_session_that_works_and_the_agent_of_its_workspace(hou
     assert await busy(room) == (False, False)
 
 
-async def test_a_failed_and_a_cancelled_run_leave_nobody_busy(house: House) -> None:
+async def test_a_failed_and_a_cancelled_run_leave_nobody_busy(house: ServerHarness) -> None:
     room = await house.room()
     failed = await room.prompt("/fail 400")
     assert (await room.ended(failed))["error"]
@@ -169,7 +169,7 @@ async def test_a_failed_and_a_cancelled_run_leave_nobody_busy(house: House) -> N
 # --- the agent ----------------------------------------------------------------------------------------------------
 
 
-async def test_agent_info_names_the_model_that_would_answer(house: House) -> None:
+async def test_agent_info_names_the_model_that_would_answer(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     info = await room.client.agent(room.id)
     config = (await ask(room, "GET", "/config")).json()
@@ -187,7 +187,7 @@ async def test_agent_info_names_the_model_that_would_answer(house: House) -> Non
         assert found["model"]
 
 
-async def test_init_and_update_never_touch_a_run_or_its_queue(house: House) -> None:
+async def test_init_and_update_never_touch_a_run_or_its_queue(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming()
     queued = await room.prompt("second")
@@ -220,7 +220,7 @@ async def test_init_and_update_never_touch_a_run_or_its_queue(house: House) -> N
 # --- commands of the user -----------------------------------------------------------------------------------------
 
 
-async def test_a_command_of_the_user_needs_no_agent_and_waits_for_none(house: House) -> None:
+async def test_a_command_of_the_user_needs_no_agent_and_waits_for_none(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming()
     path = f"/agent/sessions/{room.session}/shell"
@@ -232,7 +232,7 @@ async def test_a_command_of_the_user_needs_no_agent_and_waits_for_none(house: Ho
     (await room.client.cancel(room.id, room.session)).expect(200)
 
 
-async def test_all_that_a_command_started_ends_with_its_caller(house: House) -> None:
+async def test_all_that_a_command_started_ends_with_its_caller(house: ServerHarness) -> None:
     room = await house.room()
     pipe = house.pipe()
     command = f"setsid sleep 1000 & first=$!; (trap '' TERM; echo $$ $first $BASHPID > {pipe.path}; sleep 1000); wait"

@@ -15,7 +15,7 @@ import pytest
 from protocol.version import BULKHEAD_VERSION
 from tests.support.clients.http_client import Client, head, read_head
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 LONG, SHORT = 600.0, 0.05
 BEAT = {"heartbeat_interval_s": 0.05}
@@ -31,13 +31,13 @@ async def may_sleep(client: Client, workspace: str) -> bool:
     return answer.status == 200
 
 
-async def unclaimed(house: House, workspace: str) -> None:
+async def unclaimed(house: ServerHarness, workspace: str) -> None:
     """Returns when the last claim has gone."""
     client = house.new_client()
     await eventually(lambda: may_sleep(client, workspace), within_s=10, what="a workspace without claims")
 
 
-async def claimed(house: House, workspace: str) -> None:
+async def claimed(house: ServerHarness, workspace: str) -> None:
     """The workspace is kept awake, also after time enough for one that is not."""
     control = house.new_client()
     path = house.directory(f"control-{uuid.uuid4().hex[:6]}", "script")
@@ -60,7 +60,7 @@ async def look(client: Client, workspace: str, session: str) -> int:
     return (await client.post(path, {"session_id": session})).status
 
 
-async def attached(house: House, room: Room, count: int) -> None:
+async def attached(house: ServerHarness, room: WorkspaceFixture, count: int) -> None:
     """So many clients have a stream now."""
 
     async def are() -> bool:
@@ -69,14 +69,14 @@ async def attached(house: House, room: Room, count: int) -> None:
     await eventually(are, what=f"{count} attached clients")
 
 
-async def viewers(room: Room) -> int:
+async def viewers(room: WorkspaceFixture) -> int:
     return int((await room.client.session(room.id, room.session))["attached_clients"])
 
 
 # --- one directory, one workspace ---------------------------------------------------------------------------------
 
 
-async def test_every_spelling_of_a_directory_is_its_workspace(house: House) -> None:
+async def test_every_spelling_of_a_directory_is_its_workspace(house: ServerHarness) -> None:
     real = house.directory("real", "script")
     (real / "sub").mkdir()
     link = house.root / "link"
@@ -101,7 +101,7 @@ async def test_every_spelling_of_a_directory_is_its_workspace(house: House) -> N
     assert (await client.get(f"/v1/workspaces/{first['id']}")).json() == first
 
 
-async def test_the_first_creator_of_a_relative_path_gets_an_absolute_one(house: House) -> None:
+async def test_the_first_creator_of_a_relative_path_gets_an_absolute_one(house: ServerHarness) -> None:
     (house.directory("here", "script") / "sub").mkdir()
     client = house.new_client()
     wish = {"path": "./sub", "client_id": client.client_id, "env": [f"PWD={house.root / 'here'}"]}
@@ -109,7 +109,7 @@ async def test_the_first_creator_of_a_relative_path_gets_an_absolute_one(house: 
     assert found["path"] == str(house.root / "here" / "sub")
 
 
-async def test_a_workspace_is_the_same_after_sleep_restart_and_crash(house: House) -> None:
+async def test_a_workspace_is_the_same_after_sleep_restart_and_crash(house: ServerHarness) -> None:
     room = await house.room(yolo=True, debug=True, channels=["b", "a"], env=["A=1"])
     lasting = ("id", "path", "data_dir", "yolo", "debug", "channels", "version")
     before = (await room.client.get(f"/v1/workspaces/{room.id}")).json()
@@ -131,7 +131,7 @@ async def test_a_workspace_is_the_same_after_sleep_restart_and_crash(house: Hous
     assert refused.expect(409).code == "conflict"
 
 
-async def test_version_tells_all_five_and_another_clients_version_is_welcome(house: House) -> None:
+async def test_version_tells_all_five_and_another_clients_version_is_welcome(house: ServerHarness) -> None:
     client = house.new_client()
     version = (await client.get("/v1/version")).expect(200).json()
     assert set(version) == {"version", "commit", "build_id", "go_version", "platform"}
@@ -146,7 +146,7 @@ async def test_version_tells_all_five_and_another_clients_version_is_welcome(hou
 
 
 @pytest.mark.house(limits=HELD | {"create_grace_s": SHORT}, bystander=False)
-async def test_a_creator_that_never_listens_is_forgotten_after_the_create_grace(house: House) -> None:
+async def test_a_creator_that_never_listens_is_forgotten_after_the_create_grace(house: ServerHarness) -> None:
     client = house.new_client()
     workspace = (await client.create(house.directory("w", "script")))["id"]
     await unclaimed(house, workspace)
@@ -154,7 +154,7 @@ async def test_a_creator_that_never_listens_is_forgotten_after_the_create_grace(
 
 
 @pytest.mark.house(limits=HELD | {"create_grace_s": SHORT}, bystander=False)
-async def test_a_creator_that_listens_is_held_by_the_detach_grace_from_then_on(house: House) -> None:
+async def test_a_creator_that_listens_is_held_by_the_detach_grace_from_then_on(house: ServerHarness) -> None:
     room = await house.room()
     await claimed_by_stream(house, room)
     await room.watcher.close()
@@ -163,12 +163,12 @@ async def test_a_creator_that_listens_is_held_by_the_detach_grace_from_then_on(h
     assert not await may_sleep(room.client, room.id)
 
 
-async def claimed_by_stream(house: House, room: Room) -> None:
+async def claimed_by_stream(house: ServerHarness, room: WorkspaceFixture) -> None:
     await attached(house, room, 1)
     assert not await may_sleep(room.client, room.id)
 
 
-async def may_sleep_control(house: House) -> bool:
+async def may_sleep_control(house: ServerHarness) -> bool:
     """A workspace that was created now and never listened to is let go in the end."""
     client = house.new_client()
     path = house.root / "control"
@@ -180,13 +180,13 @@ async def may_sleep_control(house: House) -> bool:
 
 
 @pytest.mark.house(limits=HELD | {"detach_grace_s": SHORT}, bystander=False)
-async def test_a_lost_stream_is_forgotten_after_the_detach_grace(house: House) -> None:
+async def test_a_lost_stream_is_forgotten_after_the_detach_grace(house: ServerHarness) -> None:
     room = await house.room()
     await room.watcher.close()
     await unclaimed(house, room.id)
 
 
-async def test_a_lost_stream_begins_a_grace_in_which_the_client_may_come_back(house: House) -> None:
+async def test_a_lost_stream_begins_a_grace_in_which_the_client_may_come_back(house: ServerHarness) -> None:
     room = await house.room()
     assert await look(room.client, room.id, room.session) == 200
     assert await viewers(room) == 1
@@ -199,7 +199,7 @@ async def test_a_lost_stream_begins_a_grace_in_which_the_client_may_come_back(ho
     assert await viewers(room) == 1  # what it looked at was kept
 
 
-async def test_a_claim_that_was_given_back_forgets_what_its_client_looked_at(house: House) -> None:
+async def test_a_claim_that_was_given_back_forgets_what_its_client_looked_at(house: ServerHarness) -> None:
     room = await house.room()
     assert await look(room.client, room.id, room.session) == 200
     await release(room.client, room.id)
@@ -210,7 +210,7 @@ async def test_a_claim_that_was_given_back_forgets_what_its_client_looked_at(hou
     assert await viewers(room) == 0
 
 
-async def test_streams_of_one_client_are_one_claim(house: House) -> None:
+async def test_streams_of_one_client_are_one_claim(house: ServerHarness) -> None:
     room = await house.room()
     second = await house.watch(room.id, name="second", client=room.client)
     plain = await house.watch(room.id, name="plain", client=room.client, ids=False)
@@ -227,7 +227,7 @@ async def test_streams_of_one_client_are_one_claim(house: House) -> None:
     await unclaimed(house, room.id)  # released before, so without a grace
 
 
-async def test_a_release_before_any_stream_ends_the_claim_at_once(house: House) -> None:
+async def test_a_release_before_any_stream_ends_the_claim_at_once(house: ServerHarness) -> None:
     client, other = house.new_client(), house.new_client()
     path = house.directory("w", "script")
     workspace = (await client.create(path))["id"]
@@ -240,7 +240,7 @@ async def test_a_release_before_any_stream_ends_the_claim_at_once(house: House) 
     await unclaimed(house, workspace)
 
 
-async def test_a_create_takes_a_release_back(house: House) -> None:
+async def test_a_create_takes_a_release_back(house: ServerHarness) -> None:
     room = await house.room()
     await release(room.client, room.id)
     await room.client.create(room.path)
@@ -249,7 +249,7 @@ async def test_a_create_takes_a_release_back(house: House) -> None:
     await claimed(house, room.id)
 
 
-async def test_a_retired_client_is_gone_from_every_workspace(house: House) -> None:
+async def test_a_retired_client_is_gone_from_every_workspace(house: ServerHarness) -> None:
     client, other = house.new_client(), house.new_client()
     paths = [house.directory(name, "script") for name in ("ra", "rb")]
     first, second = [(await client.create(path))["id"] for path in paths]
@@ -274,7 +274,7 @@ async def test_a_retired_client_is_gone_from_every_workspace(house: House) -> No
     await unclaimed(house, first)  # no grace for one that has retired
 
 
-async def test_a_run_outlives_its_last_client(house: House) -> None:
+async def test_a_run_outlives_its_last_client(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming()
     await room.watcher.close()
@@ -320,7 +320,7 @@ class Line:
 @pytest.mark.house(
     limits=HELD | {"control_grace_s": 1.0}, arguments=("--idle-exit", "600"), bystander=False, zygote="shared"
 )
-async def test_an_idle_private_server_leaves_when_it_is_asked(house: House, command: str) -> None:
+async def test_an_idle_private_server_leaves_when_it_is_asked(house: ServerHarness, command: str) -> None:
     room = await house.room()
     client = house.new_client()
     body = {"command": command}
@@ -342,7 +342,7 @@ async def test_an_idle_private_server_leaves_when_it_is_asked(house: House, comm
 
 
 @pytest.mark.house(limits=HELD, arguments=("--idle-exit", "600"), bystander=False)
-async def test_the_socket_goes_at_once_although_a_worker_takes_its_time(house: House) -> None:
+async def test_the_socket_goes_at_once_although_a_worker_takes_its_time(house: ServerHarness) -> None:
     room = await house.room()
     await room.watcher.close()
     await release(room.client, room.id)
@@ -359,7 +359,7 @@ async def test_the_socket_goes_at_once_although_a_worker_takes_its_time(house: H
 
 
 @pytest.mark.house(arguments=("--idle-exit", "600"), bystander=False)
-async def test_a_create_under_way_keeps_the_server(house: House) -> None:
+async def test_a_create_under_way_keeps_the_server(house: ServerHarness) -> None:
     house.failpoints.arm("wake.before_spawn")
     client = house.new_client()
     creating = asyncio.ensure_future(client.create(house.directory("w", "script")))
@@ -372,7 +372,7 @@ async def test_a_create_under_way_keeps_the_server(house: House) -> None:
 
 
 @pytest.mark.house(limits=HELD, bystander=False)
-async def test_a_managed_server_stays_whoever_asks_and_however_idle(house: House) -> None:
+async def test_a_managed_server_stays_whoever_asks_and_however_idle(house: ServerHarness) -> None:
     client = house.new_client()
     for command in ("shutdown", "shutdown_if_idle"):
         answer = await client.post("/v1/control", {"command": command})
@@ -388,7 +388,7 @@ async def test_a_managed_server_stays_whoever_asks_and_however_idle(house: House
     env={"CRUSH_SERVER_DETACH_GRACE": "0", "CRUSH_SERVER_IDLE_TIMEOUT": "soon"},
     bystander=False,
 )
-async def test_the_detach_grace_of_the_reference_server_counts(house: House) -> None:
+async def test_the_detach_grace_of_the_reference_server_counts(house: ServerHarness) -> None:
     room = await house.room()
     await room.watcher.close()
     await unclaimed(house, room.id)
@@ -397,7 +397,7 @@ async def test_the_detach_grace_of_the_reference_server_counts(house: House) -> 
 
 
 @pytest.mark.house(limits=HELD, env={"CRUSH_SERVER_IDLE_TIMEOUT": "0"}, bystander=False)
-async def test_the_idle_time_of_the_reference_server_counts(house: House) -> None:
+async def test_the_idle_time_of_the_reference_server_counts(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     await room.watcher.close()

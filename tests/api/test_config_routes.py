@@ -10,9 +10,9 @@ import pytest
 
 from tests.support.checks import api_shapes
 from tests.support.clients.http_client import Response
-from tests.support.clients.stream_reader import Watcher
+from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room, together
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 
 pytestmark = pytest.mark.house(bystander=False)
 
@@ -20,35 +20,35 @@ MODEL = {"model": "script", "provider": "builtin"}
 OTHER = MODEL | {"max_tokens": 77}
 
 
-def state_file(house: House) -> Path:
+def state_file(house: ServerHarness) -> Path:
     """Where scope 0 is written."""
     return house.root / "h" / ".local" / "share" / "bulkhead" / "bulkhead.json"
 
 
-async def config(room: Room) -> dict[str, Any]:
+async def config(room: WorkspaceFixture) -> dict[str, Any]:
     found: dict[str, Any] = (await room.client.get(f"/v1/workspaces/{room.id}/config")).expect(200).json()
     api_shapes.CONFIG(found, "config")
     return found
 
 
-async def change(room: Room, what: str, **body: object) -> Response:
+async def change(room: WorkspaceFixture, what: str, **body: object) -> Response:
     return await room.client.post(f"/v1/workspaces/{room.id}/config/{what}", body)
 
 
-async def told(watcher: Watcher, room: Room, *, skip: int = 0) -> None:
+async def told(watcher: StreamReader, room: WorkspaceFixture, *, skip: int = 0) -> None:
     """This client hears that the configuration of `room` changed."""
     event = await watcher.wait(lambda e: e.kind == "config_changed", what="config_changed", skip=skip)
     assert (event.change, event.payload) == ("updated", {"workspace_id": room.id})
 
 
-def count(watcher: Watcher) -> int:
+def count(watcher: StreamReader) -> int:
     return sum(event.kind == "config_changed" for event in watcher.seen)
 
 
 # --- who hears ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_change_for_the_user_reaches_every_workspace(house: House) -> None:
+async def test_a_change_for_the_user_reaches_every_workspace(house: ServerHarness) -> None:
     first, second = await house.room("first"), await house.room("second")
     plain = await house.watch(second.id, name="plain", ids=False)
     (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
@@ -62,7 +62,7 @@ async def test_a_change_for_the_user_reaches_every_workspace(house: House) -> No
     assert (await first.client.agent(first.id))["model_cfg"] == OTHER
 
 
-async def test_a_change_for_one_workspace_stays_there(house: House) -> None:
+async def test_a_change_for_one_workspace_stays_there(house: ServerHarness) -> None:
     first, second = await house.room("first"), await house.room("second")
     (await change(first, "compact", scope=1, enabled=True)).expect(200)
     await told(first.watcher, first)
@@ -75,7 +75,7 @@ async def test_a_change_for_one_workspace_stays_there(house: House) -> None:
     assert json.loads(state_file(house).read_text()) == {"options": {"notifications": "bell"}}
 
 
-async def test_a_change_that_makes_no_difference_elsewhere_is_not_told_there(house: House) -> None:
+async def test_a_change_that_makes_no_difference_elsewhere_is_not_told_there(house: ServerHarness) -> None:
     first, second = await house.room("first"), await house.room("second")
     (await change(second, "set", scope=1, key="options.notifications", value="osc")).expect(200)
     (await change(second, "set", scope=0, key="options.progress", value=True)).expect(200)
@@ -87,7 +87,7 @@ async def test_a_change_that_makes_no_difference_elsewhere_is_not_told_there(hou
     assert count(second.watcher) == 3
 
 
-async def test_a_workspace_that_sleeps_is_not_woken_and_reads_later(house: House) -> None:
+async def test_a_workspace_that_sleeps_is_not_woken_and_reads_later(house: ServerHarness) -> None:
     first, second = await house.room("first"), await house.room("second")
     await second.watcher.close()
     (await second.client.request("DELETE", f"/v1/workspaces/{second.id}?client_id={second.client.client_id}")).expect(
@@ -104,7 +104,7 @@ async def test_a_workspace_that_sleeps_is_not_woken_and_reads_later(house: House
     assert (await config(second))["options"]["notifications"] == "bell"
 
 
-async def test_a_running_turn_of_another_workspace_is_left_alone(house: House) -> None:
+async def test_a_running_turn_of_another_workspace_is_left_alone(house: ServerHarness) -> None:
     first, second = await house.room("first"), await house.room("second", model="openai")
     run, call = await second.streaming()
     (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
@@ -114,7 +114,7 @@ async def test_a_running_turn_of_another_workspace_is_left_alone(house: House) -
     assert (await second.ended(run))["text"] == "one two three"
 
 
-async def test_reading_tells_nobody(house: House) -> None:
+async def test_reading_tells_nobody(house: ServerHarness) -> None:
     room = await house.room()
     for path in ("agent/init", "agent/update"):
         (await room.client.post(f"/v1/workspaces/{room.id}/{path}")).expect(200)
@@ -123,7 +123,7 @@ async def test_reading_tells_nobody(house: House) -> None:
     assert count(room.watcher) == 0  # a client that updates whenever it hears of a change would go round for ever
 
 
-async def test_many_writers_lose_nothing(house: House) -> None:
+async def test_many_writers_lose_nothing(house: ServerHarness) -> None:
     rooms = [await house.room(name) for name in ("first", "second")]
     answers = await together(
         *(change(room, "set", scope=0, key=f"own.{room.path.name}{n}", value=n) for room in rooms for n in range(10))
@@ -135,7 +135,7 @@ async def test_many_writers_lose_nothing(house: House) -> None:
 # --- whose files --------------------------------------------------------------------------------------------------
 
 
-async def test_files_that_the_user_wrote_are_read_and_never_written(house: House) -> None:
+async def test_files_that_the_user_wrote_are_read_and_never_written(house: ServerHarness) -> None:
     written = '{"options": {"debug_lsp": true},\n\n  "mine": [1,2]}'
     users = house.root / "c" / "bulkhead" / "bulkhead.json"
     users.parent.mkdir()
@@ -154,7 +154,7 @@ async def test_files_that_the_user_wrote_are_read_and_never_written(house: House
 
 
 @pytest.mark.house(start=False, bystander=False)
-async def test_what_stands_in_the_file_of_the_user_stays(house: House) -> None:
+async def test_what_stands_in_the_file_of_the_user_stays(house: ServerHarness) -> None:
     real = house.root / "dotfiles" / "b.json"
     real.parent.mkdir()
     real.write_text('{"zeta": {"unknown": [1]}, "options": {"progress": false}}')
@@ -176,7 +176,7 @@ async def test_what_stands_in_the_file_of_the_user_stays(house: House) -> None:
 
 
 @pytest.mark.parametrize("scope", [0, 1])
-async def test_a_broken_file_is_named_and_left_alone(house: House, scope: int) -> None:
+async def test_a_broken_file_is_named_and_left_alone(house: ServerHarness, scope: int) -> None:
     room = await house.room()
     broken = '{\n  "options": {\n    // mine\n  }\n}'
     path = state_file(house) if scope == 0 else room.data_dir / "bulkhead.json"
@@ -197,7 +197,7 @@ async def test_a_broken_file_is_named_and_left_alone(house: House, scope: int) -
     await room.works()  # what was read before still counts
 
 
-async def test_a_change_under_way_when_the_worker_is_killed_is_made_once_by_the_next(house: House) -> None:
+async def test_a_change_under_way_when_the_worker_is_killed_is_made_once_by_the_next(house: ServerHarness) -> None:
     room = await house.room()
     (await change(room, "compact", scope=1, enabled=True)).expect(200)
     path = room.data_dir / "bulkhead.json"

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 SAMPLE = re.compile(r'([a-z_]+)(?:\{([a-z]+)="([^"\\\n]*)"\})? ([0-9.e+-]+)')
 
@@ -31,7 +31,7 @@ def read(text: str) -> dict[tuple[str, str], float]:
 
 
 @pytest.mark.house(bystander=False, limits={"heartbeat_interval_s": 0.05})
-async def test_the_numbers_are_those_of_the_server(house: House) -> None:
+async def test_the_numbers_are_those_of_the_server(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     client = house.new_client()
     (house.root / "asleep").mkdir()

@@ -11,13 +11,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.support.clients.raw_requests import port_of, say, token_of
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.permission_requests import init, requested, resolved
 
 pytestmark = pytest.mark.house(bystander=False)
 
 
-async def test_the_description_is_there_at_once_and_stays_the_same(house: House) -> None:
+async def test_the_description_is_there_at_once_and_stays_the_same(house: ServerHarness) -> None:
     client = house.new_client()
     answer = (await client.get("/v1/openapi.json")).expect(200)
     assert answer.json()["openapi"].startswith("3.1")
@@ -25,7 +25,7 @@ async def test_the_description_is_there_at_once_and_stays_the_same(house: House)
     assert "/v1/workspaces/{id}/events" in answer.json()["paths"]
 
 
-async def test_the_page_runs_only_what_stands_in_it(house: House) -> None:
+async def test_the_page_runs_only_what_stands_in_it(house: ServerHarness) -> None:
     answer = (await house.new_client().get("/v1/docs")).expect(200)
     assert answer.headers["content-type"].startswith("text/html")
     text = answer.body.decode()
@@ -44,7 +44,7 @@ async def test_the_page_runs_only_what_stands_in_it(house: House) -> None:
 
 
 @pytest.mark.house(bystander=False, tcp=True)
-async def test_over_tcp_both_need_the_token(house: House) -> None:
+async def test_over_tcp_both_need_the_token(house: ServerHarness) -> None:
     port = port_of(house)
     for path in ("/v1/openapi.json", "/v1/docs"):
         request = f"GET {path} HTTP/1.1\nHost: 127.0.0.1:{port}"
@@ -61,7 +61,7 @@ def checks(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Valid
 
 
 @pytest.mark.house(limits={"heartbeat_interval_s": 0.1})
-async def test_events_and_answers_are_as_the_description_says(house: House) -> None:
+async def test_events_and_answers_are_as_the_description_says(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     (path / ".bulkhead" / "skills" / "review").mkdir(parents=True)
     (path / ".bulkhead" / "skills" / "review" / "SKILL.md").write_text(
@@ -77,7 +77,7 @@ async def test_events_and_answers_are_as_the_description_says(house: House) -> N
     client = house.new_client()
     workspace = await client.create(path)
     session = await client.create_session(workspace["id"])
-    room = Room(house, workspace, session, await house.watch(workspace["id"], name="w", client=client))
+    room = WorkspaceFixture(house, workspace, session, await house.watch(workspace["id"], name="w", client=client))
     document = (await client.get("/v1/openapi.json")).expect(200).json()
 
     house.resets_are_fine = True
@@ -98,7 +98,7 @@ async def test_events_and_answers_are_as_the_description_says(house: House) -> N
         checks(document, answer["schema"]).validate(value)
 
 
-async def much_happens(room: Room) -> set[str]:
+async def much_happens(room: WorkspaceFixture) -> set[str]:
     """Something of nearly every kind; the kinds."""
     base = f"/v1/workspaces/{room.id}"
     await init(room, interactive=True)

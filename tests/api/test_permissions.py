@@ -7,24 +7,24 @@ import pytest
 
 from tests.support.clients.http_client import finish_of, parts_of
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room, together
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 from tests.support.permission_requests import bash, grant, init, outcomes, requested, resolved, waiting
 
 pytestmark = pytest.mark.house(bystander=False, limits={"heartbeat_interval_s": 0.1})
 
 
-async def results(room: Room, session: str = "") -> list[dict[str, Any]]:
+async def results(room: WorkspaceFixture, session: str = "") -> list[dict[str, Any]]:
     """The results of all tool calls, oldest first."""
     messages = await room.client.messages(room.id, session or room.session)
     return [result for message in messages for result in parts_of(message, "tool_result")]
 
 
-def requests_of(room: Room) -> list[dict[str, Any]]:
+def requests_of(room: WorkspaceFixture) -> list[dict[str, Any]]:
     """The requests that the watcher of the room has seen."""
     return [event.payload for event in room.watcher.seen if event.kind == "permission_request"]
 
 
-async def submit(room: Room, prompt: str, **more: object) -> str:
+async def submit(room: WorkspaceFixture, prompt: str, **more: object) -> str:
     body = {"session_id": room.session, "prompt": prompt, **more}
     answer = (await room.client.post(f"/v1/workspaces/{room.id}/agent", body)).expect(202)
     run_id = str(answer.json()["run_id"])
@@ -33,7 +33,7 @@ async def submit(room: Room, prompt: str, **more: object) -> str:
     return run_id
 
 
-async def test_a_request_is_shown_and_its_answer_decides(house: House) -> None:
+async def test_a_request_is_shown_and_its_answer_decides(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(f"{bash('echo made > made.txt')}\n/say on")
     request = await requested(room.watcher)
@@ -54,7 +54,7 @@ async def test_a_request_is_shown_and_its_answer_decides(house: House) -> None:
     assert outcomes(room.watcher, call) == ["waiting", "granted"]
 
 
-async def test_a_denial_ends_the_turn(house: House) -> None:
+async def test_a_denial_ends_the_turn(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(f"{bash('touch made.txt')}\n/say not reached")
     assert await resolved(room, await requested(room.watcher), "deny")
@@ -70,7 +70,7 @@ async def test_a_denial_ends_the_turn(house: House) -> None:
     assert not (room.path / "made.txt").exists()
 
 
-async def test_the_first_of_many_answers_wins(house: House) -> None:
+async def test_the_first_of_many_answers_wins(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(bash("touch made.txt"))
     request = await requested(room.watcher)
@@ -94,13 +94,13 @@ async def test_the_first_of_many_answers_wins(house: House) -> None:
     await room.ended(again)
 
 
-async def test_an_answer_may_be_long_gone_or_of_nothing(house: House) -> None:
+async def test_an_answer_may_be_long_gone_or_of_nothing(house: ServerHarness) -> None:
     room = await house.room()
     for request_id in ("", "nothing", "x" * 200):
         assert not await resolved(room, {"id": request_id, "params": None}, "allow")
 
 
-async def test_a_grant_for_the_session_covers_the_same_again_and_nothing_else(house: House) -> None:
+async def test_a_grant_for_the_session_covers_the_same_again_and_nothing_else(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(bash("touch one.txt"))
     request = await requested(room.watcher)
@@ -129,7 +129,7 @@ async def test_a_grant_for_the_session_covers_the_same_again_and_nothing_else(ho
         await room.ended(other)
 
 
-async def test_an_open_request_holds_up_no_other_session(house: House) -> None:
+async def test_an_open_request_holds_up_no_other_session(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(bash("touch one.txt"))
     request = await requested(room.watcher)
@@ -146,7 +146,7 @@ async def test_an_open_request_holds_up_no_other_session(house: House) -> None:
     await room.ended(run)
 
 
-async def test_skipping_meanwhile_decides_nothing_that_is_open(house: House) -> None:
+async def test_skipping_meanwhile_decides_nothing_that_is_open(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(f"{bash('touch one.txt')}\n{bash('touch two.txt')}")
     request = await requested(room.watcher)
@@ -158,7 +158,7 @@ async def test_skipping_meanwhile_decides_nothing_that_is_open(house: House) -> 
     assert len(requests_of(room)) == 1
 
 
-async def test_a_cancel_takes_the_request_back(house: House) -> None:
+async def test_a_cancel_takes_the_request_back(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(bash("touch one.txt"))
     request = await requested(room.watcher)
@@ -172,7 +172,7 @@ async def test_a_cancel_takes_the_request_back(house: House) -> None:
     assert not (room.path / "one.txt").exists()
 
 
-async def test_who_comes_later_is_told_once(house: House) -> None:
+async def test_who_comes_later_is_told_once(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(bash("touch one.txt"))
     request = await requested(room.watcher)
@@ -205,7 +205,7 @@ async def test_who_comes_later_is_told_once(house: House) -> None:
 @pytest.mark.house(
     bystander=False, limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.05, "create_grace_s": 0.05}
 )
-async def test_P11_an_open_request_keeps_its_worker(house: House) -> None:
+async def test_P11_an_open_request_keeps_its_worker(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(bash("touch one.txt"))
     request = await requested(room.watcher)
@@ -220,7 +220,7 @@ async def test_P11_an_open_request_keeps_its_worker(house: House) -> None:
     await room.ended(run)
 
 
-async def test_a_hook_that_approves_spares_the_question(house: House) -> None:
+async def test_a_hook_that_approves_spares_the_question(house: ServerHarness) -> None:
     room = await house.room()
     approve = json.dumps({"decision": "allow"})
     hook = {"matcher": "^bash$", "command": f"echo '{approve}'"}
@@ -237,7 +237,7 @@ async def test_a_hook_that_approves_spares_the_question(house: House) -> None:
 
 
 @pytest.mark.parametrize("policy", ["deny", "ask"])
-async def test_an_agent_has_the_policy_of_its_caller(house: House, policy: str) -> None:
+async def test_an_agent_has_the_policy_of_its_caller(house: ServerHarness, policy: str) -> None:
     room = await house.room(model="openai")
     outside = house.root / "outside.txt"
     outside.write_text("secret")
@@ -265,7 +265,7 @@ async def test_an_agent_has_the_policy_of_its_caller(house: House, policy: str) 
 # --- policies -----------------------------------------------------------------------------------------------------
 
 
-async def test_deny_refuses_at_once_and_says_why(house: House) -> None:
+async def test_deny_refuses_at_once_and_says_why(house: ServerHarness) -> None:
     room = await house.room()
     run = await submit(room, bash("touch one.txt"), permission_policy="deny")
     await room.ended(run)
@@ -278,7 +278,7 @@ async def test_deny_refuses_at_once_and_says_why(house: House) -> None:
     assert not (room.path / "one.txt").exists()
 
 
-async def test_allow_asks_nobody_where_the_configuration_lets_it(house: House) -> None:
+async def test_allow_asks_nobody_where_the_configuration_lets_it(house: ServerHarness) -> None:
     room = await house.room()
     await room.ended(await submit(room, bash("touch one.txt"), permission_policy="allow"))
     assert (room.path / "one.txt").exists()
@@ -292,7 +292,7 @@ async def test_allow_asks_nobody_where_the_configuration_lets_it(house: House) -
     assert (await client.post(f"/v1/workspaces/{workspace['id']}/agent", body)).expect(403).code == "forbidden"
 
 
-async def test_wait_is_denied_at_its_deadline_and_that_is_stored(house: House) -> None:
+async def test_wait_is_denied_at_its_deadline_and_that_is_stored(house: ServerHarness) -> None:
     room = await house.room()
     run = await submit(room, bash("touch one.txt"), permission_policy="wait", permission_wait_s=0.3)
     request = await requested(room.watcher)
@@ -305,7 +305,7 @@ async def test_wait_is_denied_at_its_deadline_and_that_is_stored(house: House) -
     assert "nobody answered within 0.3 s" in late.json()["message"]
 
 
-async def test_a_prompt_with_a_policy_is_a_run_of_its_own(house: House) -> None:
+async def test_a_prompt_with_a_policy_is_a_run_of_its_own(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming()
     own = await submit(room, "own", permission_policy="deny")
@@ -329,13 +329,13 @@ async def test_a_prompt_with_a_policy_is_a_run_of_its_own(house: House) -> None:
     ],
     ids=str,
 )
-async def test_a_policy_that_is_none_is_refused(house: House, wrong: dict[str, object]) -> None:
+async def test_a_policy_that_is_none_is_refused(house: ServerHarness, wrong: dict[str, object]) -> None:
     room = await house.room()
     body = {"session_id": room.session, "prompt": "/say x", **wrong}
     assert (await room.client.post(f"/v1/workspaces/{room.id}/agent", body)).expect(400).code == "bad_input"
 
 
-async def test_a_one_shot_client_alone_is_not_asked(house: House) -> None:
+async def test_a_one_shot_client_alone_is_not_asked(house: ServerHarness) -> None:
     room = await house.room()
     await init(room, False)
     await room.ended(await room.prompt(bash("touch one.txt")))
@@ -373,17 +373,17 @@ def question(*items: dict[str, Any]) -> str:
     return "/tool question " + json.dumps({"questions": list(items)})
 
 
-async def asked_in(room: Room, session: str = "") -> dict[str, Any]:
+async def asked_in(room: WorkspaceFixture, session: str = "") -> dict[str, Any]:
     return await requested(room.watcher, session or room.session, kind="question_batch_request")
 
 
-async def answer(room: Room, responses: list[dict[str, Any]] | None, batch: str = "") -> bool:
+async def answer(room: WorkspaceFixture, responses: list[dict[str, Any]] | None, batch: str = "") -> bool:
     body = {"batch_request_id": batch, "responses": responses}
     found = (await room.client.post(f"/v1/workspaces/{room.id}/questions/answer", body)).expect(200)
     return bool(found.json()["resolved"])
 
 
-async def test_questions_are_asked_and_answered_by_their_ids(house: House) -> None:
+async def test_questions_are_asked_and_answered_by_their_ids(house: ServerHarness) -> None:
     room = await house.room()
     await init(room, True)
     run = await room.prompt(f"{question(*QUESTIONS)}\n/say thanks")
@@ -405,7 +405,7 @@ async def test_questions_are_asked_and_answered_by_their_ids(house: House) -> No
     assert told == [{"batch_id": batch["id"]}]
 
 
-async def test_several_batches_are_open_and_told_apart(house: House) -> None:
+async def test_several_batches_are_open_and_told_apart(house: ServerHarness) -> None:
     room = await house.room()
     await init(room, True)
     other = await room.client.create_session(room.id, "other")
@@ -424,7 +424,7 @@ async def test_several_batches_are_open_and_told_apart(house: House) -> None:
     assert (await room.client.post(path)).expect(200).json() == {"resolved": False}
 
 
-async def test_refusing_to_answer_ends_the_turn(house: House) -> None:
+async def test_refusing_to_answer_ends_the_turn(house: ServerHarness) -> None:
     room = await house.room()
     await init(room, True)
     run = await room.prompt(f"{question(QUESTIONS[0])}\n/say not reached")
@@ -436,7 +436,7 @@ async def test_refusing_to_answer_ends_the_turn(house: House) -> None:
     assert (await results(room))[0]["is_error"]
 
 
-async def test_questions_are_for_clients_that_can_answer(house: House) -> None:
+async def test_questions_are_for_clients_that_can_answer(house: ServerHarness) -> None:
     room = await house.room()
     for interactive in (None, False):
         if interactive is not None:

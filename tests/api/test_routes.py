@@ -11,7 +11,7 @@ import pytest
 from tests.support.checks import api_shapes
 from tests.support.clients.http_client import Client, head
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 pytestmark = pytest.mark.house(bystander=False)
 
@@ -116,7 +116,7 @@ BAD = (
 )
 
 
-async def test_what_is_not_there_yet_is_empty_and_decodable(house: House) -> None:
+async def test_what_is_not_there_yet_is_empty_and_decodable(house: ServerHarness) -> None:
     room = await house.room()
     for method, path, body, expected in EMPTY:
         answer = (await ask(room, method, path, body)).expect(200)
@@ -125,7 +125,7 @@ async def test_what_is_not_there_yet_is_empty_and_decodable(house: House) -> Non
         assert (await ask(room, method, path, body)).expect(404).code == "not_found", path
 
 
-async def test_bad_requests_are_400_and_say_why(house: House) -> None:
+async def test_bad_requests_are_400_and_say_why(house: ServerHarness) -> None:
     room = await house.room()
     for method, path in WITH_BODY:
         for raw in (b"", b"{", b"[]", b'"\xff"'):
@@ -144,7 +144,7 @@ async def test_bad_requests_are_400_and_say_why(house: House) -> None:
     assert await paths_below(house.root / "h") == []
 
 
-async def test_an_unknown_workspace_is_404_everywhere_but_for_release(house: House) -> None:
+async def test_an_unknown_workspace_is_404_everywhere_but_for_release(house: ServerHarness) -> None:
     from supervisor.http.routes import ROUTES
 
     client = house.new_client()
@@ -161,7 +161,7 @@ async def test_an_unknown_workspace_is_404_everywhere_but_for_release(house: Hou
             assert answer.code == "workspace_unknown", (route, answer.body)
 
 
-async def test_conflicts_are_409(house: House) -> None:
+async def test_conflicts_are_409(house: ServerHarness) -> None:
     room = await house.room()
     other = house.new_client()
     view = f"/v1/workspaces/{room.id}/current-session?client_id={other.client_id}"
@@ -172,7 +172,7 @@ async def test_conflicts_are_409(house: House) -> None:
     assert (await other.post("/v1/workspaces", wish)).expect(409).code == "client_retired"
 
 
-async def test_a_prompt_is_refused_while_the_agent_cannot_be_made(house: House) -> None:
+async def test_a_prompt_is_refused_while_the_agent_cannot_be_made(house: ServerHarness) -> None:
     path = house.directory("broken", "script")
     (path / "bulkhead.json").write_text("{")
     client = house.new_client()
@@ -187,7 +187,7 @@ async def test_a_prompt_is_refused_while_the_agent_cannot_be_made(house: House) 
     assert changed.expect(400).code == "bad_input"
 
 
-async def test_an_unknown_session_is_an_error_or_an_empty_list(house: House) -> None:
+async def test_an_unknown_session_is_an_error_or_an_empty_list(house: ServerHarness) -> None:
     room = await house.room()
     for path in ("/sessions/none", "/agent/sessions/none"):
         assert (await ask(room, "GET", path)).expect(404).code == "session_unknown"
@@ -202,7 +202,7 @@ async def test_an_unknown_session_is_an_error_or_an_empty_list(house: House) -> 
 # --- configuration ------------------------------------------------------------------------------------------------
 
 
-async def test_changes_are_written_used_and_told(house: House) -> None:
+async def test_changes_are_written_used_and_told(house: ServerHarness) -> None:
     room = await house.room()
     plain = await house.watch(room.id, name="plain", ids=False)
     state_file = house.root / "h" / ".local" / "share" / "bulkhead" / "bulkhead.json"
@@ -236,7 +236,7 @@ async def test_changes_are_written_used_and_told(house: House) -> None:
     assert all(event.payload == {"workspace_id": room.id} for event in told)
 
 
-async def test_a_key_is_stored_masked_and_makes_a_provider(house: House) -> None:
+async def test_a_key_is_stored_masked_and_makes_a_provider(house: ServerHarness) -> None:
     room = await house.room()
     await change(room, "provider-key", scope=0, provider_id="groq", kind="string", api_key="gsk-very-secret")
     config = await read_config(room)
@@ -256,7 +256,7 @@ async def test_a_key_is_stored_masked_and_makes_a_provider(house: House) -> None
     assert "gsk-very-secret" not in house.server.log
 
 
-async def test_a_choice_counts_although_the_project_says_otherwise(house: House) -> None:
+async def test_a_choice_counts_although_the_project_says_otherwise(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     assert (await room.client.agent(room.id))["model_cfg"]["provider"] != "builtin"
     await change(room, "model", scope=0, model_type="large", model=MODEL)
@@ -267,7 +267,7 @@ async def test_a_choice_counts_although_the_project_says_otherwise(house: House)
     assert (await room.client.agent(room.id))["model_cfg"]["provider"] != "builtin"
 
 
-async def test_a_change_that_could_not_be_used_changes_nothing(house: House) -> None:
+async def test_a_change_that_could_not_be_used_changes_nothing(house: ServerHarness) -> None:
     room = await house.room()
     await change(room, "compact", scope=1, enabled=True)
     before = (room.data_dir / "bulkhead.json").read_bytes()
@@ -282,7 +282,7 @@ async def test_a_change_that_could_not_be_used_changes_nothing(house: House) -> 
     await room.works()
 
 
-async def test_a_change_does_not_reach_a_running_turn(house: House) -> None:
+async def test_a_change_does_not_reach_a_running_turn(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming()
     await change(room, "model", scope=0, model_type="large", model=MODEL)
@@ -293,7 +293,7 @@ async def test_a_change_does_not_reach_a_running_turn(house: House) -> None:
     assert (await room.ended(run))["text"] == "other"
 
 
-async def test_docker_is_an_entry_of_the_workspace(house: House) -> None:
+async def test_docker_is_an_entry_of_the_workspace(house: ServerHarness) -> None:
     room = await house.room()
     (await ask(room, "POST", "/mcp/docker/enable")).expect(200)
     assert (await read_config(room))["mcp"]["docker"]["type"] == "stdio"
@@ -302,7 +302,7 @@ async def test_docker_is_an_entry_of_the_workspace(house: House) -> None:
     assert "docker" not in (await read_config(room)).get("mcp", {})
 
 
-async def test_a_project_is_offered_its_context_file_once(house: House) -> None:
+async def test_a_project_is_offered_its_context_file_once(house: ServerHarness) -> None:
     room = await house.room()
 
     async def needs() -> bool:
@@ -323,7 +323,7 @@ async def test_a_project_is_offered_its_context_file_once(house: House) -> None:
 # --- the shell ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_shell_command_is_answered_stored_and_told(house: House) -> None:
+async def test_a_shell_command_is_answered_stored_and_told(house: ServerHarness) -> None:
     room = await house.room(env=["MINE=yes", "BULKHEAD_X=no", "strange", "=x", "NUL=\0"])
     command = 'echo "$MINE$BULKHEAD_X $FORCE_COLOR $COLUMNS"; pwd; echo wrong >&2; exit 3'
     path = f"/agent/sessions/{room.session}/shell"
@@ -344,7 +344,7 @@ async def test_a_shell_command_is_answered_stored_and_told(house: House) -> None
     await room.works()
 
 
-async def test_a_shell_command_ends_with_its_caller(house: House) -> None:
+async def test_a_shell_command_ends_with_its_caller(house: ServerHarness) -> None:
     room = await house.room()
     pipe = house.pipe()
     body = json.dumps({"command": f"echo $$ > {pipe.path}; sleep 100"}).encode()
@@ -362,7 +362,7 @@ async def test_a_shell_command_ends_with_its_caller(house: House) -> None:
 # --- who looks ----------------------------------------------------------------------------------------------------
 
 
-async def test_sessions_say_how_many_clients_look_at_them(house: House) -> None:
+async def test_sessions_say_how_many_clients_look_at_them(house: ServerHarness) -> None:
     room = await house.room()
     second = await house.watch(room.id, name="second")
     other = await room.client.create_session(room.id, "other")
@@ -384,7 +384,7 @@ async def test_sessions_say_how_many_clients_look_at_them(house: House) -> None:
     assert await counts(room) == {room.session: 0, other: 0}
 
 
-async def test_skipping_permissions_is_seen_where_it_was_set(house: House) -> None:
+async def test_skipping_permissions_is_seen_where_it_was_set(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     assert (await ask(room, "GET", "/permissions/skip")).expect(200).json() == {"skip": True}
     (await ask(room, "POST", "/permissions/skip", {"skip": False})).expect(200)
@@ -397,27 +397,27 @@ async def test_skipping_permissions_is_seen_where_it_was_set(house: House) -> No
 # --- helpers ------------------------------------------------------------------------------------------------------
 
 
-async def ask(room: Room, method: str, path: str, body: object = None) -> Any:
+async def ask(room: WorkspaceFixture, method: str, path: str, body: object = None) -> Any:
     return await room.client.request(method, f"/v1/workspaces/{room.id}{path}", body)
 
 
-async def change(room: Room, what: str, **body: object) -> None:
+async def change(room: WorkspaceFixture, what: str, **body: object) -> None:
     answer = (await ask(room, "POST", f"/config/{what}", body)).expect(200)
     assert answer.body == b""
 
 
-async def read_config(room: Room) -> dict[str, Any]:
+async def read_config(room: WorkspaceFixture) -> dict[str, Any]:
     config: dict[str, Any] = (await ask(room, "GET", "/config")).expect(200).json()
     api_shapes.CONFIG(config, "config")
     return config
 
 
-async def look(client: Client, room: Room, session: str) -> None:
+async def look(client: Client, room: WorkspaceFixture, session: str) -> None:
     path = f"/v1/workspaces/{room.id}/current-session?client_id={client.client_id}"
     (await client.post(path, {"session_id": session})).expect(200)
 
 
-async def counts(room: Room) -> dict[str, int]:
+async def counts(room: WorkspaceFixture) -> dict[str, int]:
     sessions = (await ask(room, "GET", "/sessions")).expect(200).json()
     api_shapes.list_of(api_shapes.SESSION)(sessions, "sessions")
     for session in sessions:

@@ -10,7 +10,7 @@ import pytest
 
 from supervisor.http.routes import ROUTES, STREAM
 from tests.support.clients.http_client import Client, Response, head, read_head
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 pytestmark = pytest.mark.house(bystander=False)
 
@@ -45,7 +45,7 @@ def filled(path: str) -> str:
 # --- which paths take which methods -------------------------------------------------------------------------------
 
 
-async def test_every_path_names_the_methods_that_it_takes(house: House) -> None:
+async def test_every_path_names_the_methods_that_it_takes(house: ServerHarness) -> None:
     client = house.new_client()
     takes: dict[str, set[str]] = {}
     for route in ROUTES:
@@ -59,14 +59,14 @@ async def test_every_path_names_the_methods_that_it_takes(house: House) -> None:
             assert set(answer.headers["allow"].split(", ")) == known, (method, path, answer)
 
 
-async def test_what_is_nowhere_is_404_by_every_method(house: House) -> None:
+async def test_what_is_nowhere_is_404_by_every_method(house: ServerHarness) -> None:
     client = house.new_client()
     for path in ("/", "/v1", "/v1/health/", "/v2/health", "/v1/workspaces//events", f"/v1/workspaces/{NOBODY}/nothing"):
         for method in METHODS:
             refused(await client.request(method, path), 404, "route_unknown", "/v1/")
 
 
-async def test_head_answers_as_get_without_a_body(house: House) -> None:
+async def test_head_answers_as_get_without_a_body(house: ServerHarness) -> None:
     room = await house.room()
     for path in ("/v1/health", "/v1/version", f"/v1/workspaces/{room.id}/sessions", "/v1/workspaces/nobody", "/v1/no"):
         got = await room.client.get(path)
@@ -79,7 +79,7 @@ async def test_head_answers_as_get_without_a_body(house: House) -> None:
     assert (await house.worker(room.id))["clients"] == 1
 
 
-async def say_head(house: House, path: str) -> tuple[int, dict[str, str], bytes]:
+async def say_head(house: ServerHarness, path: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and whatever comes before the connection is closed."""
     reader, writer = await asyncio.open_unix_connection(house.server.socket_path)
     try:
@@ -98,7 +98,7 @@ def test_the_stream_is_a_row_of_the_table() -> None:
 # --- who calls ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_id_is_a_uuid_in_any_usual_spelling(house: House) -> None:
+async def test_a_client_id_is_a_uuid_in_any_usual_spelling(house: ServerHarness) -> None:
     room = await house.room()
     base = f"/v1/workspaces/{room.id}"
     for spelling in SPELLINGS:
@@ -123,7 +123,7 @@ async def test_a_client_id_is_a_uuid_in_any_usual_spelling(house: House) -> None
         refused(await room.client.request(method, path), 400, "bad_input", "client_id")
 
 
-async def test_client_ids_are_compared_as_they_are_written(house: House) -> None:
+async def test_client_ids_are_compared_as_they_are_written(house: ServerHarness) -> None:
     room = await house.room()
     (await room.client.request("DELETE", f"/v1/clients/{HEX}")).expect(200)
     for spelling in SPELLINGS:
@@ -142,7 +142,7 @@ async def create(client: Client, wish: object) -> Response:
     return await client.post("/v1/workspaces", wish)
 
 
-async def test_create_looks_at_body_path_client_directory_and_then_at_itself(house: House) -> None:
+async def test_create_looks_at_body_path_client_directory_and_then_at_itself(house: ServerHarness) -> None:
     room = await house.room()
     client, nowhere = house.new_client(), str(house.root / "nowhere")
     refused(await client.post("/v1/workspaces", raw=b'{"path":7}'), 400, "bad_input", "cannot read the body")
@@ -160,13 +160,13 @@ async def test_create_looks_at_body_path_client_directory_and_then_at_itself(hou
 
 
 @pytest.mark.parametrize("value", ["relative/to/nothing", "\0", "/proc/self/environ", "x" * 5000, "/dev/null/below"])
-async def test_a_path_that_is_no_directory_is_refused_and_not_registered(house: House, value: str) -> None:
+async def test_a_path_that_is_no_directory_is_refused_and_not_registered(house: ServerHarness, value: str) -> None:
     client = house.new_client()
     refused(await create(client, {"path": value, "client_id": NOBODY}), 400, "bad_input", "cannot use")
     assert (await client.get("/v1/workspaces")).expect(200).json() == []
 
 
-async def test_data_that_cannot_be_where_it_is_wished_is_refused_and_spoils_nothing(house: House) -> None:
+async def test_data_that_cannot_be_where_it_is_wished_is_refused_and_spoils_nothing(house: ServerHarness) -> None:
     client = house.new_client()
     path = house.directory("w", "script")
     (path / "file").touch()
@@ -180,7 +180,7 @@ async def test_data_that_cannot_be_where_it_is_wished_is_refused_and_spoils_noth
     assert again["data_dir"] == made["data_dir"], "the first creator's wish counts"
 
 
-async def test_asking_a_workspace_that_failed_leaves_no_story_of_a_bug_in_the_log(house: House) -> None:
+async def test_asking_a_workspace_that_failed_leaves_no_story_of_a_bug_in_the_log(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     (path / ".bulkhead").touch()
     client = house.new_client()
@@ -191,7 +191,7 @@ async def test_asking_a_workspace_that_failed_leaves_no_story_of_a_bug_in_the_lo
     assert "Traceback" not in house.server.log
 
 
-async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyway(house: House) -> None:
+async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyway(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     await room.streaming()
     client = house.new_client()
@@ -215,7 +215,7 @@ async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyw
     assert await house.server.ended() == 0
 
 
-async def test_current_session_looks_at_client_body_workspace_and_attachment(house: House) -> None:
+async def test_current_session_looks_at_client_body_workspace_and_attachment(house: ServerHarness) -> None:
     room = await house.room()
     client = house.new_client()
     unknown, known = "/v1/workspaces/nobody/current-session", f"/v1/workspaces/{room.id}/current-session"
@@ -230,7 +230,7 @@ async def test_current_session_looks_at_client_body_workspace_and_attachment(hou
         (await client.post(known + me, {"session_id": session})).expect(200)
 
 
-async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: House) -> None:
+async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: ServerHarness) -> None:
     path = house.directory("broken", "script")
     (path / "bulkhead.json").write_text("{")
     client = house.new_client()
@@ -257,7 +257,7 @@ async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: House
 
 
 @pytest.mark.house(limits={"body_max_bytes": 20_000, "header_max_bytes": 4000, "queued_prompts_max": 1})
-async def test_what_is_too_much_is_named(house: House) -> None:
+async def test_what_is_too_much_is_named(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     agent = f"/v1/workspaces/{room.id}/agent"
     large = json.dumps({"session_id": room.session, "prompt": "x" * 30_000}).encode()
@@ -274,7 +274,7 @@ async def test_what_is_too_much_is_named(house: House) -> None:
         await room.ended(run_id)
 
 
-async def test_an_operation_that_is_not_there_yet_or_any_more_is_404(house: House) -> None:
+async def test_an_operation_that_is_not_there_yet_or_any_more_is_404(house: ServerHarness) -> None:
     room = await house.room()
     base = f"/v1/workspaces/{room.id}"
     for method, path, code in (

@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.checks.history import Seen
 from tests.support.clients.http_client import head, read_head
-from tests.support.clients.stream_reader import Watcher
+from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room, together
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 
 pytestmark = pytest.mark.house(bystander=False)
 
@@ -24,7 +24,7 @@ RETRY = range(1000, 2001)
 class RawStream:
     """An event stream as bytes, for what the decoder does not show."""
 
-    def __init__(self, house: House, workspace: str, query: str = "", **headers: str) -> None:
+    def __init__(self, house: ServerHarness, workspace: str, query: str = "", **headers: str) -> None:
         self._path = house.server.socket_path
         self._target = f"/v1/workspaces/{workspace}/events?client_id={uuid.uuid4()}{query}"
         self._headers = headers
@@ -46,16 +46,16 @@ class RawStream:
             return await self.reader.readuntil(end)
 
 
-async def all_of(*watchers: Watcher, run: str) -> None:
+async def all_of(*watchers: StreamReader, run: str) -> None:
     for watcher in watchers:
         await watcher.ended(run)
 
 
-def numbered(watcher: Watcher) -> list[Seen]:
+def numbered(watcher: StreamReader) -> list[Seen]:
     return [event for event in watcher.seen if event.number and not event.is_base]
 
 
-async def killed(room: Room) -> None:
+async def killed(room: WorkspaceFixture) -> None:
     """The worker dies, and its clients hear that the next one is there."""
     worker = await room.worker()
     seen = len(room.watcher.seen)
@@ -67,7 +67,7 @@ async def killed(room: Room) -> None:
 
 
 @pytest.mark.house(limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.0}, bystander=False)
-async def test_headers_come_before_there_is_a_worker(house: House) -> None:
+async def test_headers_come_before_there_is_a_worker(house: ServerHarness) -> None:
     room = await house.room()
     await room.watcher.close()
 
@@ -86,7 +86,7 @@ async def test_headers_come_before_there_is_a_worker(house: House) -> None:
         assert b"awake" in await stream.until(b'"run_id":"r-1"')
 
 
-async def test_nothing_is_missed_between_the_headers_and_a_prompt(house: House) -> None:
+async def test_nothing_is_missed_between_the_headers_and_a_prompt(house: ServerHarness) -> None:
     room = await house.room()
     for number in range(10):
         async with RawStream(house, room.id, **{"Accept-Encoding": "gzip"}) as stream:
@@ -100,7 +100,7 @@ async def test_nothing_is_missed_between_the_headers_and_a_prompt(house: House) 
 # --- what is on it ------------------------------------------------------------------------------------------------
 
 
-async def test_a_plain_stream_says_nothing_that_the_reference_client_does_not_know(house: House) -> None:
+async def test_a_plain_stream_says_nothing_that_the_reference_client_does_not_know(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     async with RawStream(house, room.id) as stream:
         await room.ended(await room.prompt("/think hm\n/tokens 20\n/tool ls {}\n/say done"))
@@ -115,7 +115,7 @@ async def test_a_plain_stream_says_nothing_that_the_reference_client_does_not_kn
         assert json.loads(line[6:])["type"] not in ("workspace_state", "reset"), line
 
 
-async def test_two_streams_of_one_client_see_the_same(house: House) -> None:
+async def test_two_streams_of_one_client_see_the_same(house: ServerHarness) -> None:
     room = await house.room()
     second = await house.watch(room.id, name="second", client=room.client)
     plain = await house.watch(room.id, name="plain", client=room.client, ids=False)
@@ -127,7 +127,7 @@ async def test_two_streams_of_one_client_see_the_same(house: House) -> None:
     assert [data for data in everything if data in set(mine)] == mine
 
 
-async def test_ids_grow_and_clients_come_back_at_different_times(house: House) -> None:
+async def test_ids_grow_and_clients_come_back_at_different_times(house: ServerHarness) -> None:
     room = await house.room()
     watchers = await together(*(house.watch(room.id, name=f"w{n}") for n in range(8)))
     run = await room.prompt("/tokens 20")
@@ -140,7 +140,7 @@ async def test_ids_grow_and_clients_come_back_at_different_times(house: House) -
     assert len({watcher.retry_ms for watcher in watchers}) > 1
 
 
-async def test_a_last_event_id_alone_asks_for_ids_and_for_all_that_came_after(house: House) -> None:
+async def test_a_last_event_id_alone_asks_for_ids_and_for_all_that_came_after(house: ServerHarness) -> None:
     room = await house.room()
     for number in range(3):
         await room.ended(await room.prompt(f"/say number {number}"))
@@ -155,7 +155,9 @@ async def test_a_last_event_id_alone_asks_for_ids_and_for_all_that_came_after(ho
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "otherlog.3", "LOG.999999", "LOG.-1", "LOG.", "."])
-async def test_a_cursor_that_cannot_be_served_is_a_reset_and_the_stream_goes_on(house: House, cursor: str) -> None:
+async def test_a_cursor_that_cannot_be_served_is_a_reset_and_the_stream_goes_on(
+    house: ServerHarness, cursor: str
+) -> None:
     house.resets_are_fine = True
     room = await house.room()
     await room.ended(await room.prompt("/say before"))
@@ -170,7 +172,7 @@ async def test_a_cursor_that_cannot_be_served_is_a_reset_and_the_stream_goes_on(
 # --- order --------------------------------------------------------------------------------------------------------
 
 
-async def test_messages_are_announced_and_calls_come_before_results(house: House) -> None:
+async def test_messages_are_announced_and_calls_come_before_results(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     run = await room.prompt("/tokens 30\n/tool ls {}\n/tool ls {}\n/tokens 5")
     await room.ended(run)
@@ -195,7 +197,7 @@ async def test_messages_are_announced_and_calls_come_before_results(house: House
         assert [seen for seen in shown if seen["id"] == message["id"]][-1]["parts"] == message["parts"]
 
 
-async def test_the_end_is_the_last_word_of_a_run_and_says_what_is_stored(house: House) -> None:
+async def test_the_end_is_the_last_word_of_a_run_and_says_what_is_stored(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     busy: list[asyncio.Task[dict[str, Any]]] = []
     finished: list[int] = []
@@ -225,7 +227,7 @@ async def test_the_end_is_the_last_word_of_a_run_and_says_what_is_stored(house: 
 # --- staying open, and ending -------------------------------------------------------------------------------------
 
 
-async def test_streams_stay_open_when_the_worker_dies_is_restarted_or_its_client_retires(house: House) -> None:
+async def test_streams_stay_open_when_the_worker_dies_is_restarted_or_its_client_retires(house: ServerHarness) -> None:
     room = await house.room()
     plain = await house.watch(room.id, name="plain", ids=False)
     await killed(room)
@@ -241,7 +243,7 @@ async def test_streams_stay_open_when_the_worker_dies_is_restarted_or_its_client
     assert plain.ends == room.watcher.ends == []
 
 
-async def test_streams_end_cleanly_with_their_workspace_and_only_those(house: House) -> None:
+async def test_streams_end_cleanly_with_their_workspace_and_only_those(house: ServerHarness) -> None:
     room, other = await house.room("w"), await house.room("other")
     plain = await house.watch(room.id, name="plain", ids=False)
     (await room.client.request("DELETE", f"/v1/workspaces/{room.id}/registration")).expect(200)
@@ -261,7 +263,7 @@ async def test_streams_end_cleanly_with_their_workspace_and_only_those(house: Ho
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_streams_end_cleanly_with_their_server(house: House, number: signal.Signals) -> None:
+async def test_streams_end_cleanly_with_their_server(house: ServerHarness, number: signal.Signals) -> None:
     room = await house.room(model="openai")
     house.open_runs_are_fine = number == signal.SIGHUP
     plain = await house.watch(room.id, name="plain", ids=False)
@@ -279,11 +281,11 @@ async def test_streams_end_cleanly_with_their_server(house: House, number: signa
         assert (await room.run(run))["outcome"] == "completed"
 
 
-async def is_over(room: Room, run: str) -> bool:
+async def is_over(room: WorkspaceFixture, run: str) -> bool:
     return (await room.run(run))["state"] == "ended"
 
 
-async def test_a_killed_server_is_a_clean_end_for_a_plain_stream(house: House) -> None:
+async def test_a_killed_server_is_a_clean_end_for_a_plain_stream(house: ServerHarness) -> None:
     room = await house.room()
     plain = await house.watch(room.id, name="plain", ids=False)
     await house.server.kill9()
@@ -297,7 +299,7 @@ async def test_a_killed_server_is_a_clean_end_for_a_plain_stream(house: House) -
 
 
 @pytest.mark.house(limits={"stream_keepalive_s": 0.05}, bystander=False)
-async def test_quiet_streams_get_empty_lines_and_nothing_else(house: House) -> None:
+async def test_quiet_streams_get_empty_lines_and_nothing_else(house: ServerHarness) -> None:
     room = await house.room()
     async with RawStream(house, room.id) as plain, RawStream(house, room.id, "&ids=1") as chunked:
         async with asyncio.timeout(10):
@@ -307,7 +309,7 @@ async def test_quiet_streams_get_empty_lines_and_nothing_else(house: House) -> N
 
 
 @pytest.mark.house(limits={"stream_write_deadline_s": 0.5}, bystander=False)
-async def test_C01_a_client_that_reads_nothing_is_closed_and_the_others_go_on(house: House) -> None:
+async def test_C01_a_client_that_reads_nothing_is_closed_and_the_others_go_on(house: ServerHarness) -> None:
     room = await house.room()
     slow = RawStream(house, room.id)
     async with slow:

@@ -7,12 +7,12 @@ import pytest
 
 from tests.support.clients.http_client import Response, finish_of, head, texts
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 pytestmark = pytest.mark.house(bystander=False)
 
 
-async def told(house: House) -> Room:
+async def told(house: ServerHarness) -> WorkspaceFixture:
     """A room in which something was said."""
     room = await house.room(model="openai")
     house.diary.asked(room.id, room.session, "")  # a summary's run has an id that no client chose
@@ -22,15 +22,15 @@ async def told(house: House) -> Room:
     return room
 
 
-def path(room: Room, session: str = "") -> str:
+def path(room: WorkspaceFixture, session: str = "") -> str:
     return f"/v1/workspaces/{room.id}/agent/sessions/{session or room.session}/summarize"
 
 
-def summarize(room: Room) -> "asyncio.Task[Response]":
+def summarize(room: WorkspaceFixture) -> "asyncio.Task[Response]":
     return asyncio.get_running_loop().create_task(room.client.post(path(room)))
 
 
-async def test_a_summary_becomes_the_beginning_of_the_conversation(house: House) -> None:
+async def test_a_summary_becomes_the_beginning_of_the_conversation(house: ServerHarness) -> None:
     room = await told(house)
     asked = summarize(room)
     call = await house.provider.next_call()
@@ -56,14 +56,14 @@ async def test_a_summary_becomes_the_beginning_of_the_conversation(house: House)
     assert updates[0]["completion_tokens"] > 0
 
 
-async def test_nothing_to_summarise(house: House) -> None:
+async def test_nothing_to_summarise(house: ServerHarness) -> None:
     room = await house.room()
     (await room.client.post(path(room))).expect(200)
     assert await room.messages() == []
     assert (await room.client.post(path(room, "none"))).expect(404).code == "session_unknown"
 
 
-async def test_a_busy_session_is_not_summarised(house: House) -> None:
+async def test_a_busy_session_is_not_summarised(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming()
     assert (await room.client.post(path(room))).expect(409).code == "busy"
@@ -71,7 +71,7 @@ async def test_a_busy_session_is_not_summarised(house: House) -> None:
     await room.ended(run)
 
 
-async def test_a_cancel_leaves_no_trace(house: House) -> None:
+async def test_a_cancel_leaves_no_trace(house: ServerHarness) -> None:
     room = await told(house)
     before = await room.messages()
     asked = summarize(room)
@@ -86,7 +86,7 @@ async def test_a_cancel_leaves_no_trace(house: House) -> None:
     await room.watcher.wait(lambda e: e.kind == "message" and e.change == "deleted", what="the deleted row")
 
 
-async def test_a_caller_that_leaves_cancels_it(house: House) -> None:
+async def test_a_caller_that_leaves_cancels_it(house: ServerHarness) -> None:
     room = await told(house)
     before = await room.messages()
     _, writer = await asyncio.open_unix_connection(house.server.socket_path)
@@ -105,7 +105,7 @@ async def test_a_caller_that_leaves_cancels_it(house: House) -> None:
     await room.works()
 
 
-async def test_a_failure_is_told_and_stored(house: House) -> None:
+async def test_a_failure_is_told_and_stored(house: ServerHarness) -> None:
     room = await told(house)
     asked = summarize(room)
     await (await house.provider.next_call()).refuse(400)
@@ -119,7 +119,7 @@ async def test_a_failure_is_told_and_stored(house: House) -> None:
     await room.works()
 
 
-async def test_a_worker_that_dies_takes_the_half_summary_with_it(house: House) -> None:
+async def test_a_worker_that_dies_takes_the_half_summary_with_it(house: ServerHarness) -> None:
     room = await told(house)
     asked = summarize(room)
     call = await house.provider.next_call()
@@ -133,7 +133,7 @@ async def test_a_worker_that_dies_takes_the_half_summary_with_it(house: House) -
     await room.works()
 
 
-async def test_a_summary_that_had_not_begun_is_done_by_the_next_worker(house: House) -> None:
+async def test_a_summary_that_had_not_begun_is_done_by_the_next_worker(house: ServerHarness) -> None:
     room = await told(house)
     house.failpoints.arm("run.before_start", "kill", workspace=room.id)
     assert (await summarize(room)).expect(503).code == "worker_lost"

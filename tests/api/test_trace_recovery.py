@@ -8,10 +8,10 @@ import pytest
 from tests.api.test_trace_run import BOTH, client_of, trace
 from tests.api.test_trace_tui import W, answered, is_end
 from tests.support.checks.event_order import check_order
-from tests.support.clients.crush import Door
+from tests.support.clients.crush import ServerAddress
 from tests.support.clients.crush_tui import Tui
 from tests.support.clients.raw_requests import port_of, token_of
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
@@ -26,19 +26,21 @@ RELOAD = [
 ]
 
 
-async def restarted(house: House, *clients: Tui, number: signal.Signals = signal.SIGHUP) -> None:
+async def restarted(house: ServerHarness, *clients: Tui, number: signal.Signals = signal.SIGHUP) -> None:
     """Another server takes over; by TCP it has another port, which a real one would not."""
     house.server.send(number)
     assert await house.server.ended() == (-number if number == signal.SIGKILL else 0)
     await house.server.restart()
     for tui in clients:
         if tui.crush.door.is_tcp:
-            tui.crush.door = Door(f"tcp://127.0.0.1:{port_of(house)}", token_of(house))
+            tui.crush.door = ServerAddress(f"tcp://127.0.0.1:{port_of(house)}", token_of(house))
 
 
 @BOTH
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
-async def test_a_new_server_is_found_and_everything_read_again(house: House, way: str, number: signal.Signals) -> None:
+async def test_a_new_server_is_found_and_everything_read_again(
+    house: ServerHarness, way: str, number: signal.Signals
+) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await answered(tui, "/say before")
@@ -57,7 +59,7 @@ async def test_a_new_server_is_found_and_everything_read_again(house: House, way
 
 
 @BOTH
-async def test_a_run_goes_on_while_the_server_is_changed(house: House, way: str) -> None:
+async def test_a_run_goes_on_while_the_server_is_changed(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "openai")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await tui.ask("tell me a story")
@@ -77,7 +79,7 @@ async def test_a_run_goes_on_while_the_server_is_changed(house: House, way: str)
 
 
 @BOTH
-async def test_a_workspace_that_is_gone_is_made_again(house: House, way: str) -> None:
+async def test_a_workspace_that_is_gone_is_made_again(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     env = ["PATH=/usr/bin:/bin", "MINE=kept"]
     wish = {"yolo": True, "debug": True, "channels": ["c"]}
@@ -110,7 +112,7 @@ async def test_a_workspace_that_is_gone_is_made_again(house: House, way: str) ->
 
 
 @BOTH
-async def test_a_worker_that_dies_ends_no_stream(house: House, way: str) -> None:
+async def test_a_worker_that_dies_ends_no_stream(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await answered(tui, "/say before")
@@ -121,7 +123,7 @@ async def test_a_worker_that_dies_ends_no_stream(house: House, way: str) -> None
 
 
 @BOTH
-async def test_two_terminals_come_back_to_one_workspace(house: House, way: str) -> None:
+async def test_two_terminals_come_back_to_one_workspace(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with (
         client_of(house, way) as one,

@@ -10,10 +10,10 @@ import pytest
 from protocol.version import BULKHEAD_VERSION
 from tests.support.checks.event_order import check_order
 from tests.support.clients import crush_commands as commands
-from tests.support.clients.crush import OWN, RUNNING, Crush, Door, body_of
-from tests.support.clients.crush_commands import CommandFailed, Outcome, hash_of
+from tests.support.clients.crush import OWN, RUNNING, Crush, ServerAddress, body_of
+from tests.support.clients.crush_commands import CommandFailed, CommandOutcome, hash_of
 from tests.support.clients.raw_requests import port_of, token_of
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
@@ -23,11 +23,13 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 SCRIPT = ("builtin", "script")
 
 
-def client_of(house: House, way: str, **options: Any) -> Crush:
+def client_of(house: ServerHarness, way: str, **options: Any) -> Crush:
     """A client process by the Unix socket or by TCP with the token."""
     if way == "tcp":
-        return Crush(Door(f"tcp://127.0.0.1:{port_of(house)}/ignored", token_of(house)), house.diary, **options)
-    door = Door(f"unix://{house.server.socket_path}")
+        return Crush(
+            ServerAddress(f"tcp://127.0.0.1:{port_of(house)}/ignored", token_of(house)), house.diary, **options
+        )
+    door = ServerAddress(f"unix://{house.server.socket_path}")
     return Crush(door, house.diary, has_proxy=way == "proxied", **options)
 
 
@@ -57,13 +59,13 @@ CONFIG_MODEL = "POST /v1/workspaces/ID/config/model 200"
 SMALL = "GET /v1/workspaces/ID/agent/default-small-model?provider_id=builtin 200"
 
 
-def worked(outcome: Outcome, text: str) -> None:
+def worked(outcome: CommandOutcome, text: str) -> None:
     assert (outcome.code, outcome.text) == (0, text)
     check_order(outcome.seen)
 
 
 @PROXIED
-async def test_run_in_a_new_session(house: House, way: str) -> None:
+async def test_run_in_a_new_session(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush:
         outcome = await commands.run(crush, path, "/say <b> & \u2028 é \U0001f600")
@@ -80,7 +82,7 @@ async def test_run_in_a_new_session(house: House, way: str) -> None:
 
 
 @BOTH
-async def test_run_continues_a_session_by_its_id(house: House, way: str) -> None:
+async def test_run_continues_a_session_by_its_id(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush:
         first = await commands.run(crush, path, "/say one")
@@ -93,7 +95,7 @@ async def test_run_continues_a_session_by_its_id(house: House, way: str) -> None
 
 
 @BOTH
-async def test_run_finds_a_session_by_the_beginning_of_its_hash(house: House, way: str) -> None:
+async def test_run_finds_a_session_by_the_beginning_of_its_hash(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush:
         first = await commands.run(crush, path, "/say one")
@@ -110,7 +112,7 @@ async def test_run_finds_a_session_by_the_beginning_of_its_hash(house: House, wa
 
 
 @BOTH
-async def test_run_continues_the_newest_session(house: House, way: str) -> None:
+async def test_run_continues_the_newest_session(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     for text in ("old", "new"):
         async with client_of(house, way) as crush:
@@ -124,7 +126,7 @@ async def test_run_continues_the_newest_session(house: House, way: str) -> None:
 
 
 @BOTH
-async def test_run_with_models_of_its_own(house: House, way: str) -> None:
+async def test_run_with_models_of_its_own(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     expected = {
         "large": [CONFIG_MODEL, SMALL, CONFIG_MODEL],
@@ -149,7 +151,7 @@ async def test_run_with_models_of_its_own(house: House, way: str) -> None:
             await commands.run(crush, path, "/say hello", model=("builtin", "gpt-99"))
 
 
-async def test_run_goes_on_with_the_model_that_answered_last(house: House) -> None:
+async def test_run_goes_on_with_the_model_that_answered_last(house: ServerHarness) -> None:
     path = house.directory("w", "openai")
     async with client_of(house, "unix") as crush:
         first, _ = await asyncio.gather(commands.run(crush, path, "hello"), replied(house, 2))  # one for the title
@@ -164,13 +166,13 @@ async def test_run_goes_on_with_the_model_that_answered_last(house: House) -> No
         assert trace(crush) == [*start_of("unix"), *CREATED, SESSION, *READY, SESSION, MESSAGES, *restored, *TALK]
 
 
-async def replied(house: House, times: int = 1) -> None:
+async def replied(house: ServerHarness, times: int = 1) -> None:
     for _ in range(times):
         await (await house.provider.next_call()).reply("hi")
 
 
 @BOTH
-async def test_run_tells_of_a_failure_and_of_tools(house: House, way: str) -> None:
+async def test_run_tells_of_a_failure_and_of_tools(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush:
         outcome = await commands.run(crush, path, "/fail 401")
@@ -190,14 +192,16 @@ async def test_run_tells_of_a_failure_and_of_tools(house: House, way: str) -> No
 # --- the start ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_of_our_version_asks_nobody_to_leave(house: House) -> None:
+async def test_a_client_of_our_version_asks_nobody_to_leave(house: ServerHarness) -> None:
     async with client_of(house, "unix", version=BULKHEAD_VERSION, build_id=BULKHEAD_VERSION) as crush:
         assert await crush.start() == RUNNING
         assert trace(crush) == ["GET /v1/version 200", "GET /v1/health 200"]
 
 
 @pytest.mark.parametrize("options", [{"version": "v0.1.0"}, {"build_id": "x"}, {}])
-async def test_a_client_of_another_version_stays_with_a_managed_server(house: House, options: dict[str, str]) -> None:
+async def test_a_client_of_another_version_stays_with_a_managed_server(
+    house: ServerHarness, options: dict[str, str]
+) -> None:
     same = {"version": BULKHEAD_VERSION, "build_id": BULKHEAD_VERSION} if options else {}
     async with client_of(house, "unix", **same | options) as crush:
         assert await crush.start() == RUNNING
@@ -205,7 +209,7 @@ async def test_a_client_of_another_version_stays_with_a_managed_server(house: Ho
 
 
 @pytest.mark.house(arguments=("--idle-exit", "600"), bystander=False)
-async def test_a_client_of_another_version_replaces_an_idle_private_server(house: House) -> None:
+async def test_a_client_of_another_version_replaces_an_idle_private_server(house: ServerHarness) -> None:
     async with client_of(house, "unix") as crush:
         assert await crush.start() == OWN
         assert trace(crush) == ["GET /v1/version 200", "POST /v1/control 200"]
@@ -228,7 +232,7 @@ LEFT = "DELETE /v1/clients/ID 200"
 
 
 @BOTH
-async def test_login_and_logout(house: House, way: str) -> None:
+async def test_login_and_logout(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "openai")
     async with client_of(house, way) as crush:
         after = await commands.login(crush, path, "loop", TOKEN)

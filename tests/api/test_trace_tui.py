@@ -10,7 +10,7 @@ from tests.api.test_trace_run import BOTH, PROXIED, client_of, start_of, trace
 from tests.support.checks.event_order import check_order
 from tests.support.checks.history import Seen
 from tests.support.clients.crush_tui import Tui
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
@@ -53,7 +53,7 @@ async def answered(tui: Tui, prompt: str, permission: str = "") -> dict[str, Any
 
 
 @PROXIED
-async def test_from_the_start_to_the_first_answer(house: House, way: str) -> None:
+async def test_from_the_start_to_the_first_answer(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     image = {"file_path": "/x/a.png", "file_name": "a.png", "mime_type": "text/plain", "content": "aGVsbG8="}
     async with client_of(house, way) as crush:
@@ -82,7 +82,7 @@ async def test_from_the_start_to_the_first_answer(house: House, way: str) -> Non
 
 
 @BOTH
-async def test_the_stream_shows_a_turn_with_tools_in_order(house: House, way: str) -> None:
+async def test_the_stream_shows_a_turn_with_tools_in_order(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path, yolo=True) as tui:
         write = json.dumps({"file_path": str(path / "a.txt"), "content": "one\n"})
@@ -101,7 +101,7 @@ async def test_the_stream_shows_a_turn_with_tools_in_order(house: House, way: st
 
 
 @BOTH
-async def test_a_denied_tool_ends_the_turn_without_an_error(house: House, way: str) -> None:
+async def test_a_denied_tool_ends_the_turn_without_an_error(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         write = json.dumps({"file_path": str(path / "a.txt"), "content": "one\n"})
@@ -119,7 +119,7 @@ async def test_a_denied_tool_ends_the_turn_without_an_error(house: House, way: s
 
 
 @BOTH
-async def test_cancel_and_clear(house: House, way: str) -> None:
+async def test_cancel_and_clear(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "openai")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await tui.ask("tell me a story")
@@ -147,7 +147,7 @@ async def test_cancel_and_clear(house: House, way: str) -> None:
 
 
 @BOTH
-async def test_sessions_are_renamed_deleted_and_begun(house: House, way: str) -> None:
+async def test_sessions_are_renamed_deleted_and_begun(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await answered(tui, "/say one")
@@ -177,7 +177,7 @@ async def test_sessions_are_renamed_deleted_and_begun(house: House, way: str) ->
 
 
 @BOTH
-async def test_a_busy_session_is_not_deleted(house: House, way: str) -> None:
+async def test_a_busy_session_is_not_deleted(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await tui.ask("/tokens 3\n/hang")
@@ -191,7 +191,7 @@ async def test_a_busy_session_is_not_deleted(house: House, way: str) -> None:
 
 
 @BOTH
-async def test_shell_and_files(house: House, way: str) -> None:
+async def test_shell_and_files(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     (path / "a.txt").write_text("one\n")
     async with client_of(house, way) as crush, Tui(crush, path, env=["PATH=/usr/bin:/bin", "MINE=x y"]) as tui:
@@ -212,7 +212,7 @@ async def test_shell_and_files(house: House, way: str) -> None:
 
 
 @BOTH
-async def test_a_change_of_the_configuration_reaches_both_terminals(house: House, way: str) -> None:
+async def test_a_change_of_the_configuration_reaches_both_terminals(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with (
         client_of(house, way) as one,

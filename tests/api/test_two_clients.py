@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.support.checks.history import read_stored
-from tests.support.harness.client_process import Other
-from tests.support.harness.server_harness import House
+from tests.support.harness.client_process import OtherProcess
+from tests.support.harness.server_harness import ServerHarness
 
 pytestmark = pytest.mark.house(bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
@@ -28,10 +28,10 @@ def reason_of(message: dict[str, Any]) -> str:
     return next(str(part["data"]["reason"]) for part in message["parts"] if part["type"] == "finish")
 
 
-async def test_one_streams_another_cancels_and_both_come_back_by_an_old_cursor(house: House) -> None:
+async def test_one_streams_another_cancels_and_both_come_back_by_an_old_cursor(house: ServerHarness) -> None:
     path = house.directory("w", "openai")
     socket_path = house.server.socket_path
-    async with Other(socket_path) as one, Other(socket_path) as two:
+    async with OtherProcess(socket_path) as one, OtherProcess(socket_path) as two:
         assert one.pid != two.pid
         workspace, session = await one.ask("create", path=str(path))
         house.diary.workspaces[workspace] = path / ".bulkhead"
@@ -55,7 +55,7 @@ async def test_one_streams_another_cancels_and_both_come_back_by_an_old_cursor(h
         # Whoever comes back by an old cursor is told the rest, in the same words: the first, the second, a third.
         cursor = live[1][0]
         rest = after(live, cursor)
-        async with Other(socket_path) as three:
+        async with OtherProcess(socket_path) as three:
             for client in (one, two, three):
                 await client.ask("watch", workspace=workspace, after=cursor)
                 assert await client.ask("until_end", run=run) == rest
@@ -79,6 +79,6 @@ async def test_one_streams_another_cancels_and_both_come_back_by_an_old_cursor(h
         assert logged[-len(both[0]) :] == [(each[0].rpartition(".")[2], each[1]) for each in both[0]]
 
 
-def read(house: House, workspace: str) -> Any:
+def read(house: ServerHarness, workspace: str) -> Any:
     """The events that the file of the workspace holds."""
     return read_stored(workspace, house.diary.workspaces[workspace]).events

@@ -12,6 +12,7 @@ PURE = (
     "protocol/codec.py",
     "protocol/errors.py",
     "protocol/events.py",
+    "protocol/exit_codes.py",
     "protocol/ids.py",
     "protocol/limits.py",
     "protocol/messages.py",

@@ -19,7 +19,7 @@ from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
 from supervisor.http.routes import ROUTES
 from tests.support.clients.raw_requests import port_of, say, token_of
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.processes import start_ticks
 
 NOBODY = 65534
@@ -40,7 +40,7 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become anot
 
 
 @pytest.mark.house(tcp=True)
-async def test_X01_every_route_wants_the_token(house: House) -> None:
+async def test_X01_every_route_wants_the_token(house: ServerHarness) -> None:
     room = await house.room()
     port = port_of(house)
     words = {"{id}": room.id, "{sid}": room.session, "{run}": "r", "{lsp}": "l", "{client_id}": room.client.client_id}
@@ -57,7 +57,7 @@ async def test_X01_every_route_wants_the_token(house: House) -> None:
 
 
 @pytest.mark.house(tcp=True)
-async def test_X01_only_the_right_token_in_the_right_place_counts(house: House) -> None:
+async def test_X01_only_the_right_token_in_the_right_place_counts(house: ServerHarness) -> None:
     port, token = port_of(house), token_of(house)
     ours = f"Host: 127.0.0.1:{port}"
     for line in (
@@ -84,7 +84,7 @@ async def test_X01_only_the_right_token_in_the_right_place_counts(house: House) 
 
 
 @pytest.mark.house(tcp=True)
-async def test_X01_a_body_is_not_read_for_a_stranger(house: House) -> None:
+async def test_X01_a_body_is_not_read_for_a_stranger(house: ServerHarness) -> None:
     port = port_of(house)
     told = await say(port, f"POST /v1/workspaces HTTP/1.1\nHost: localhost:{port}\nContent-Length: 1000000")
     assert told.status == 401, "the answer came without the body"
@@ -107,7 +107,7 @@ async def test_X01_a_body_is_not_read_for_a_stranger(house: House) -> None:
     ids=" ".join,
 )
 @pytest.mark.house(start=False, bystander=False)
-async def test_X02_an_address_that_others_reach_wants_a_token(house: House, arguments: tuple[str, ...]) -> None:
+async def test_X02_an_address_that_others_reach_wants_a_token(house: ServerHarness, arguments: tuple[str, ...]) -> None:
     refused = await asyncio.to_thread(house.server.run_another, *arguments)
     assert refused.returncode == 2, refused
     assert len(refused.stderr.splitlines()) == 1, refused.stderr
@@ -116,7 +116,7 @@ async def test_X02_an_address_that_others_reach_wants_a_token(house: House, argu
 
 
 @pytest.mark.house(tcp=True, arguments=("--no-auth", "--log-level", "error"))
-async def test_X02_without_a_token_it_says_what_that_means(house: House) -> None:
+async def test_X02_without_a_token_it_says_what_that_means(house: ServerHarness) -> None:
     port = port_of(house)
     assert "every program on this machine, of any user" in house.server.log
     assert not (house.server.runtime_dir / "token").exists()
@@ -129,7 +129,7 @@ async def test_X02_without_a_token_it_says_what_that_means(house: House) -> None
 
 
 @pytest.mark.house(tcp=True)
-async def test_X03_foreign_hosts_and_pages_are_refused_before_routing(house: House) -> None:
+async def test_X03_foreign_hosts_and_pages_are_refused_before_routing(house: ServerHarness) -> None:
     room = await house.room()
     port, token = port_of(house), token_of(house)
     ours, pass_ = f"Host: localhost:{port}", f"Authorization: Bearer {token}"
@@ -170,7 +170,7 @@ async def test_X03_foreign_hosts_and_pages_are_refused_before_routing(house: Hou
 
 
 @pytest.mark.house(tcp=True)
-async def test_absolute_targets_are_understood(house: House) -> None:
+async def test_absolute_targets_are_understood(house: ServerHarness) -> None:
     port, token = port_of(house), token_of(house)
     target = f"http://localhost:{port}/v1/version?x=1"
     told = await say(port, f"GET {target} HTTP/1.1\nHost: localhost:{port}\nAuthorization: Bearer {token}")
@@ -189,7 +189,7 @@ async def test_absolute_targets_are_understood(house: House) -> None:
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
 @pytest.mark.house(tcp=True, start=False)
-async def test_X04_modes_under_any_umask(house: House, umask: int) -> None:
+async def test_X04_modes_under_any_umask(house: ServerHarness, umask: int) -> None:
     before = os.umask(umask)
     try:
         await house.server.restart()
@@ -207,7 +207,7 @@ async def test_X04_modes_under_any_umask(house: House, umask: int) -> None:
 
 @as_root
 @pytest.mark.parametrize("flag", ["--runtime-dir", "--state-dir"])
-async def test_X04_a_directory_of_another_user_is_refused(house: House, flag: str) -> None:
+async def test_X04_a_directory_of_another_user_is_refused(house: ServerHarness, flag: str) -> None:
     foreign = house.root / "x"
     foreign.mkdir(mode=0o700)
     os.chown(foreign, NOBODY, NOBODY)
@@ -220,7 +220,7 @@ async def test_X04_a_directory_of_another_user_is_refused(house: House, flag: st
 
 
 @as_root
-async def test_X04_another_user_is_sent_away_even_when_the_files_are_open(house: House) -> None:
+async def test_X04_another_user_is_sent_away_even_when_the_files_are_open(house: ServerHarness) -> None:
     opened = [house.root.parent, house.root, house.root / "r", house.server.runtime_dir]
     before = {path: mode(path) for path in opened}
     try:
@@ -260,7 +260,7 @@ def as_nobody(path: Path) -> str:
 
 
 @pytest.mark.house(tcp=True)
-async def test_X05_a_program_of_this_user_without_the_token_is_refused_and_logged(house: House) -> None:
+async def test_X05_a_program_of_this_user_without_the_token_is_refused_and_logged(house: ServerHarness) -> None:
     room = await house.room()
     port = port_of(house)
     query = "token=a-guess-that-stays-secret"
@@ -275,7 +275,7 @@ async def test_X05_a_program_of_this_user_without_the_token_is_refused_and_logge
 
 
 @pytest.mark.parametrize("knows", ["nothing", "the name"])
-async def test_X05_the_workers_socket_takes_nobody_without_a_workers_token(house: House, knows: str) -> None:
+async def test_X05_the_workers_socket_takes_nobody_without_a_workers_token(house: ServerHarness, knows: str) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("one ")
     generation = Generation((await house.worker(room.id))["generation"])

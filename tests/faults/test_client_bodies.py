@@ -10,7 +10,7 @@ from protocol.limits import DEFAULT_LIMITS
 from tests.support.clients.http_client import Response, head, texts
 from tests.support.clients.raw_connection import wire
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.process_usage import peak_bytes
 
 LIMIT = DEFAULT_LIMITS.prompt_max_bytes
@@ -20,7 +20,7 @@ OFTEN = 3
 UNDER_WAY = 5
 
 
-async def test_C08_a_prompt_at_the_limit_is_stored_whole_and_one_above_is_not(house: House) -> None:
+async def test_C08_a_prompt_at_the_limit_is_stored_whole_and_one_above_is_not(house: ServerHarness) -> None:
     room = await house.room()
     text = "/say heard\n" + "ä漢🦀z" * (LIMIT // 11)
     text += "." * (LIMIT - len(text.encode()))
@@ -36,7 +36,7 @@ async def test_C08_a_prompt_at_the_limit_is_stored_whole_and_one_above_is_not(ho
     await room.works()
 
 
-async def test_C08_ten_times_the_limit_is_refused_by_its_length_alone(house: House) -> None:
+async def test_C08_ten_times_the_limit_is_refused_by_its_length_alone(house: ServerHarness) -> None:
     room = await house.room()
     async with wire(house.server.socket_path) as large:
         large.send(head("POST", f"/v1/workspaces/{room.id}/agent", {"Content-Length": str(10 * LIMIT)}))
@@ -47,7 +47,7 @@ async def test_C08_ten_times_the_limit_is_refused_by_its_length_alone(house: Hou
     await room.works()
 
 
-async def test_C08_ten_times_the_limit_in_chunks_is_refused_on_the_way(house: House) -> None:
+async def test_C08_ten_times_the_limit_in_chunks_is_refused_on_the_way(house: ServerHarness) -> None:
     room = await house.room()
     before, sent = peak_bytes(house.server.pid), 0
     async with wire(house.server.socket_path) as large:
@@ -69,7 +69,7 @@ async def test_C08_ten_times_the_limit_in_chunks_is_refused_on_the_way(house: Ho
     await room.works()
 
 
-async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_hold_nobody_up(house: House) -> None:
+async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_hold_nobody_up(house: ServerHarness) -> None:
     room = await house.room()
     runs = [f"large-{number}" for number in range(UNDER_WAY)]
     bodies = [
@@ -95,7 +95,7 @@ async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_hold_nobody_u
         assert (await room.ended(run))["text"] == "heard"
 
 
-async def prompted(room: Room, run: str, text: str) -> Response:
+async def prompted(room: WorkspaceFixture, run: str, text: str) -> Response:
     """The answer to a prompt whose text is sent as it is; escaped it would be more than a body may be."""
     room.client.diary.asked(room.id, room.session, run)
     wish = {"session_id": room.session, "run_id": run, "prompt": text}
@@ -104,7 +104,7 @@ async def prompted(room: Room, run: str, text: str) -> Response:
 
 
 @contextlib.asynccontextmanager
-async def others_are_answered(house: House) -> AsyncIterator[asyncio.Event]:
+async def others_are_answered(house: ServerHarness) -> AsyncIterator[asyncio.Event]:
     """Meanwhile another client asks the server and the bystander's worker, again and again, and is answered.
 
     The event is set once it was answered a few times. What is over sooner than that has held nobody up, provided that

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.support.clients.light_reader import Onlooker, all_saw_end, assert_exact, gone_at_the_end
+from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, gone_at_the_end
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 FORGETFUL = {"replay_kept": 4, "event_batch_max": 3}
 """Nearly every cursor is older than the supervisor's memory; the worker is asked, page by page."""
@@ -39,14 +39,14 @@ NO_CURSOR = (
 
 
 @pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
-async def test_C04_every_id_that_was_sent_gives_the_exact_tail(house: House, memory: str) -> None:
+async def test_C04_every_id_that_was_sent_gives_the_exact_tail(house: ServerHarness, memory: str) -> None:
     room = await house.room()
     for word in ("one", "two", "three"):
         await room.ended(await room.prompt(f"/say {word}"))
     before = house.stored(room)
     first, last = before.events[0].number, before.events[-1].number
     cursors = [f"{before.log}.{number}" for number in (0, *range(first, last + 1))]
-    late = [Onlooker(house.server.socket_path, room.id, cursor) for cursor in cursors]
+    late = [LightReader(house.server.socket_path, room.id, cursor) for cursor in cursors]
     with gone_at_the_end(late):
         for onlooker in late:
             assert await onlooker.open() == 200
@@ -59,7 +59,7 @@ async def test_C04_every_id_that_was_sent_gives_the_exact_tail(house: House, mem
 
 
 @pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
-async def test_C04_what_cannot_be_served_is_a_reset(house: House, memory: str) -> None:
+async def test_C04_what_cannot_be_served_is_a_reset(house: ServerHarness, memory: str) -> None:
     room, other = await house.room("w"), await house.room("other")
     await other.ended(await other.prompt("/say private words"))
     await room.ended(await room.prompt("/say one"))
@@ -68,7 +68,7 @@ async def test_C04_what_cannot_be_served_is_a_reset(house: House, memory: str) -
     for text in NO_CURSOR:
         for name, log in logs.items():
             text = text.replace(name, log)
-        late.append(Onlooker(house.server.socket_path, room.id, text))
+        late.append(LightReader(house.server.socket_path, room.id, text))
     with gone_at_the_end(late):
         for onlooker in late:
             assert await onlooker.open() == 200
@@ -84,7 +84,7 @@ async def test_C04_what_cannot_be_served_is_a_reset(house: House, memory: str) -
             assert not onlooker.saw(b"private")
 
 
-def unreset(late: list[Onlooker]) -> list[str]:
+def unreset(late: list[LightReader]) -> list[str]:
     """The cursors whose clients were not told."""
     return [text for text, one in zip(NO_CURSOR, late, strict=True) if not one.resets]
 
@@ -93,14 +93,14 @@ def unreset(late: list[Onlooker]) -> list[str]:
 
 
 @pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
-async def test_C05_cut_after_every_single_event(house: House, memory: str) -> None:
+async def test_C05_cut_after_every_single_event(house: ServerHarness, memory: str) -> None:
     """Each event in turn is the last one before a cut: in the replay, between it and the live events, and live."""
     room = await house.room(model="openai")
     log = house.stored(room).log
     for word in ("one", "two"):
         await reply(house, room, word)
     run, call = await room.streaming("three")
-    onlooker = Onlooker(house.server.socket_path, room.id, f"{log}.0")
+    onlooker = LightReader(house.server.socket_path, room.id, f"{log}.0")
     onlooker.on_event = onlooker.close
     with gone_at_the_end([onlooker]):
         replayed = len(house.stored(room).events)
@@ -117,12 +117,12 @@ async def test_C05_cut_after_every_single_event(house: House, memory: str) -> No
         assert_exact(onlooker, house.stored(room), after=f"{log}.0")
 
 
-async def test_C05_cut_before_the_first_id_again_and_again(house: House) -> None:
+async def test_C05_cut_before_the_first_id_again_and_again(house: ServerHarness) -> None:
     room = await house.room()
     await room.ended(await room.prompt("/say one"))
     stored = house.stored(room)
     cursor = f"{stored.log}.{stored.events[2].number}"
-    onlookers = [Onlooker(house.server.socket_path, room.id, cursor), Onlooker(house.server.socket_path, room.id)]
+    onlookers = [LightReader(house.server.socket_path, room.id, cursor), LightReader(house.server.socket_path, room.id)]
     with gone_at_the_end(onlookers):
         for number in range(20):
             for onlooker in onlookers:
@@ -139,7 +139,7 @@ async def test_C05_cut_before_the_first_id_again_and_again(house: House) -> None
         assert_exact(onlookers[1], house.stored(room), after=onlookers[1].base)
 
 
-async def reply(house: House, room: Room, text: str) -> None:
+async def reply(house: ServerHarness, room: WorkspaceFixture, text: str) -> None:
     """A run whose model says `text`."""
     run = await room.prompt("go on")
     await (await house.provider.next_call()).reply(text)

@@ -9,8 +9,8 @@ import pytest
 
 from supervisor.http.routes import ROUTES, Route
 from tests.support.clients.http_client import head
-from tests.support.clients.raw_connection import Wire, wire
-from tests.support.harness.server_harness import House
+from tests.support.clients.raw_connection import RawConnection, wire
+from tests.support.harness.server_harness import ServerHarness
 
 SECRET = "what stands beside the workspace"
 
@@ -55,7 +55,7 @@ FAR = ("..", "../..", "/etc", "/", "%2e%2e", "..%2f", "SELF/..", "./", "//", "SE
 
 
 @pytest.mark.house(bystander=False)
-async def test_C12_crooked_ids_are_none_in_every_route(house: House) -> None:
+async def test_C12_crooked_ids_are_none_in_every_route(house: ServerHarness) -> None:
     room = await house.room()
     (house.root / "secret").write_text(SECRET)
     before = everything_below(house.root)
@@ -76,7 +76,7 @@ async def test_C12_crooked_ids_are_none_in_every_route(house: House) -> None:
 
 
 @pytest.mark.house(bystander=False)
-async def test_C12_a_path_does_not_leave_the_table(house: House) -> None:
+async def test_C12_a_path_does_not_leave_the_table(house: ServerHarness) -> None:
     room = await house.room()
     (house.root / "secret").write_text(SECRET)
     async with wire(house.server.socket_path) as inside:
@@ -90,7 +90,7 @@ async def test_C12_a_path_does_not_leave_the_table(house: House) -> None:
 
 
 @pytest.mark.house(bystander=False)
-async def test_C12_directories_that_cannot_be_meant(house: House) -> None:
+async def test_C12_directories_that_cannot_be_meant(house: ServerHarness) -> None:
     room = await house.room()
     link = house.root / "link"
     link.symlink_to(house.root / "nowhere")
@@ -129,7 +129,7 @@ async def test_C12_directories_that_cannot_be_meant(house: House) -> None:
 
 
 @pytest.mark.house(bystander=False)
-async def test_C12_what_is_named_in_a_body_or_a_query_is_looked_up_and_never_opened(house: House) -> None:
+async def test_C12_what_is_named_in_a_body_or_a_query_is_looked_up_and_never_opened(house: ServerHarness) -> None:
     room = await house.room()
     (house.root / "secret").write_text(SECRET)
     base = f"/v1/workspaces/{room.id}"
@@ -156,7 +156,7 @@ def path_of(route: Route, words: dict[str, str]) -> str:
     return path + ("?client_id=" + words["client_id"] if "client_id" in route.needs else "")
 
 
-async def ask(inside: Wire, method: str, target: str, body: Any = None) -> tuple[int, str]:
+async def ask(inside: RawConnection, method: str, target: str, body: Any = None) -> tuple[int, str]:
     """A request on a connection that stays; status and body of its answer."""
     data = json.dumps({} if body is None else body).encode()
     inside.send(head(method, target, {"Content-Length": str(len(data))}) + data)

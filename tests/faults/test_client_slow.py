@@ -6,11 +6,11 @@ import json
 import pytest
 
 from protocol.limits import DEFAULT_LIMITS
-from tests.support.clients.light_reader import Onlooker, all_saw_end, assert_exact, gone_at_the_end
-from tests.support.clients.raw_connection import Wire, wire
+from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, gone_at_the_end
+from tests.support.clients.raw_connection import RawConnection, wire
 from tests.support.eventually import eventually
 from tests.support.fakes.proxy import Proxy
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.process_usage import descriptors, peak_bytes
 
 LARGE = 300_000
@@ -25,9 +25,9 @@ TRICKLE_S = 0.05
 
 
 @pytest.mark.house(limits={"stream_write_deadline_s": 0.5})
-async def test_C01_a_client_with_a_tiny_buffer_stops_reading(house: House) -> None:
+async def test_C01_a_client_with_a_tiny_buffer_stops_reading(house: ServerHarness) -> None:
     room = await house.room()
-    slow = Onlooker(house.server.socket_path, room.id)
+    slow = LightReader(house.server.socket_path, room.id)
     with gone_at_the_end([slow]):
         assert await slow.open(receive_buffer=1) == 200
         await eventually(lambda: slow.base, what="where it stands")
@@ -42,11 +42,11 @@ async def test_C01_a_client_with_a_tiny_buffer_stops_reading(house: House) -> No
 
 
 @pytest.mark.house(limits={"stream_write_deadline_s": 0.5})
-async def test_C01_a_peer_vanishes_behind_a_frozen_proxy(house: House) -> None:
+async def test_C01_a_peer_vanishes_behind_a_frozen_proxy(house: ServerHarness) -> None:
     room = await house.room()
     before = len(descriptors(house.server.pid))
     async with Proxy(house.root / "proxy", house.server.socket_path) as proxy:
-        gone = Onlooker(proxy.path, room.id)
+        gone = LightReader(proxy.path, room.id)
         with gone_at_the_end([gone]):
             assert await gone.open() == 200
             await eventually(lambda: gone.base, what="where it stands")
@@ -58,17 +58,19 @@ async def test_C01_a_peer_vanishes_behind_a_frozen_proxy(house: House) -> None:
             await eventually(lambda: len(descriptors(house.server.pid)) <= before, what="its descriptor closed")
             assert gone.is_open, "it does not know yet"
             gone.close()
-            await resumes(house, room, Onlooker(house.server.socket_path, room.id, gone.last_id), gone)
+            await resumes(house, room, LightReader(house.server.socket_path, room.id, gone.last_id), gone)
 
 
-async def say_much(room: Room, runs: int) -> None:
+async def say_much(room: WorkspaceFixture, runs: int) -> None:
     """More than every buffer between the server and a client holds; the room's own client takes all of it."""
     for number in range(runs):
         run = await room.prompt(f"/say {number} {'x' * LARGE}")
         await room.ended(run)
 
 
-async def resumes(house: House, room: Room, onlooker: Onlooker, before: Onlooker | None = None) -> None:
+async def resumes(
+    house: ServerHarness, room: WorkspaceFixture, onlooker: LightReader, before: LightReader | None = None
+) -> None:
     """It comes back with its last id and gets the rest: nothing is missing, nothing comes twice."""
     with gone_at_the_end([onlooker]):
         assert await onlooker.open() == 200
@@ -93,7 +95,7 @@ BEGINNINGS = (
 
 @pytest.mark.parametrize("begin", BEGINNINGS)
 @pytest.mark.house(limits=SLOW, bystander=False)
-async def test_C10_headers_that_do_not_end(house: House, begin: bytes) -> None:
+async def test_C10_headers_that_do_not_end(house: ServerHarness, begin: bytes) -> None:
     async with wire(house.server.socket_path) as silent, wire(house.server.socket_path) as drop:
         silent.send(begin)
         drop.send(begin)
@@ -105,7 +107,7 @@ async def test_C10_headers_that_do_not_end(house: House, begin: bytes) -> None:
 
 
 @pytest.mark.house(limits=SLOW, bystander=False)
-async def test_C10_an_idle_connection_is_none_that_is_slow(house: House) -> None:
+async def test_C10_an_idle_connection_is_none_that_is_slow(house: ServerHarness) -> None:
     assert DEFAULT_LIMITS.idle_connection_s > 90, "clients keep idle connections for 90 s and lose requests to the race"
     async with (
         wire(house.server.socket_path) as fresh,
@@ -130,7 +132,7 @@ async def test_C10_an_idle_connection_is_none_that_is_slow(house: House) -> None
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 4000", b"Transfer-Encoding: chunked"])
 @pytest.mark.house(limits=SLOW)
-async def test_C10_a_body_that_does_not_end(house: House, framing: bytes) -> None:
+async def test_C10_a_body_that_does_not_end(house: ServerHarness, framing: bytes) -> None:
     room = await house.room()
     async with wire(house.server.socket_path) as slow:
         slow.send(b"POST /v1/workspaces/%b/agent HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % (room.id.encode(), framing))
@@ -144,7 +146,7 @@ async def test_C10_a_body_that_does_not_end(house: House, framing: bytes) -> Non
 
 
 @pytest.mark.house(bystander=False)
-async def test_C10_a_header_without_an_end(house: House) -> None:
+async def test_C10_a_header_without_an_end(house: ServerHarness) -> None:
     for piece in (b"x" * 65536, b"X-Header: " + b"y" * 100 + b"\r\n"):
         async with wire(house.server.socket_path) as long:
             long.send(b"GET /v1/health HTTP/1.1\r\nHost: x\r\nX-Long: ")
@@ -172,7 +174,7 @@ BAD_CHUNKS = (
 
 
 @pytest.mark.house(bystander=False)
-async def test_C10_chunks_that_cannot_be_read(house: House) -> None:
+async def test_C10_chunks_that_cannot_be_read(house: ServerHarness) -> None:
     begin = b"POST /v1/workspaces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     for chunks in BAD_CHUNKS:
         async with wire(house.server.socket_path) as bad:
@@ -224,7 +226,7 @@ NO_HTTP = (
 
 
 @pytest.mark.house(bystander=False)
-async def test_C10_what_is_not_http_gets_an_error_like_all_others(house: House) -> None:
+async def test_C10_what_is_not_http_gets_an_error_like_all_others(house: ServerHarness) -> None:
     for said in NO_HTTP:
         async with wire(house.server.socket_path) as bad:
             bad.send(said)
@@ -233,7 +235,7 @@ async def test_C10_what_is_not_http_gets_an_error_like_all_others(house: House) 
 
 
 @pytest.mark.house(limits={"body_max_bytes": 100_000}, bystander=False)
-async def test_C10_a_body_that_was_refused_already_is_not_refused_again(house: House) -> None:
+async def test_C10_a_body_that_was_refused_already_is_not_refused_again(house: ServerHarness) -> None:
     async with wire(house.server.socket_path) as large:
         large.send(b"POST /v1/workspaces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         large.send(b"30d40\r\n" + b"x" * 200_000 + b"\r\n" + b"zz\r\n")
@@ -243,7 +245,7 @@ async def test_C10_a_body_that_was_refused_already_is_not_refused_again(house: H
 
 
 @pytest.mark.house(bystander=False)
-async def test_C10_no_second_request_comes_in_behind_a_crooked_one(house: House) -> None:
+async def test_C10_no_second_request_comes_in_behind_a_crooked_one(house: ServerHarness) -> None:
     room = await house.room()
     prompt = b'{"session_id":"%b","run_id":"smuggled","prompt":"/say gotcha"}' % room.session.encode()
     agent = b"POST /v1/workspaces/%b/agent HTTP/1.1\r\nHost: x\r\n" % room.id.encode()
@@ -266,13 +268,13 @@ def assert_refused_once(said: bytes, sent: bytes) -> None:
     assert json.loads(body)["code"] == "bad_input", (sent, said)
 
 
-async def still_open(house: House) -> bool:
+async def still_open(house: ServerHarness) -> bool:
     """Honest requests, two at once on one connection, are both answered."""
     async with wire(house.server.socket_path) as honest:
         honest.send(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
         return [await status(honest), await status(honest)] == [200, 200]
 
 
-async def status(connection: Wire) -> int:
+async def status(connection: RawConnection) -> int:
     """Of the next answer."""
     return (await connection.answer())[0]

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from tests.support.clients.http_client import ConnectionLost, texts
-from tests.support.harness.server_harness import House, together
+from tests.support.harness.server_harness import ServerHarness, together
 
 
-async def test_C06_the_same_prompt_ten_times_at_once(house: House) -> None:
+async def test_C06_the_same_prompt_ten_times_at_once(house: ServerHarness) -> None:
     room = await house.room()
     body = {"session_id": room.session, "run_id": "the-key", "prompt": "/say once"}
     house.diary.asked(room.id, room.session, "the-key")
@@ -23,7 +23,7 @@ async def test_C06_the_same_prompt_ten_times_at_once(house: House) -> None:
     assert other.expect(409).code == "run_id_reused"
 
 
-async def test_C07_the_client_of_a_run_leaves(house: House) -> None:
+async def test_C07_the_client_of_a_run_leaves(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     other = await house.watch(room.id, name="other")
     run, call = await room.streaming("still ")
@@ -33,7 +33,7 @@ async def test_C07_the_client_of_a_run_leaves(house: House) -> None:
     assert (await other.ended(run))["text"] == "still running"
 
 
-async def test_C07_one_of_two_clients_cancels_one_run(house: House) -> None:
+async def test_C07_one_of_two_clients_cancels_one_run(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     other = house.new_client()
     watcher = await house.watch(room.id, name="other", client=other)
@@ -50,7 +50,7 @@ async def test_C07_one_of_two_clients_cancels_one_run(house: House) -> None:
         assert (await seen.ended(first))["text"] == "first goes on"
 
 
-async def test_C07_a_named_cancel_spares_the_others_of_its_session(house: House) -> None:
+async def test_C07_a_named_cancel_spares_the_others_of_its_session(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     first, call = await room.streaming("one")
     second, third = await room.prompt("two"), await room.prompt("three")
@@ -91,7 +91,7 @@ PROMPT = b'{"session_id":"%s","run_id":"r-bad","prompt":%s}'
     ids=lambda value: value[:40].decode("ascii", "backslashreplace"),
 )
 @pytest.mark.house(bystander=False)
-async def test_C09_a_body_that_cannot_be_read(house: House, value: bytes) -> None:
+async def test_C09_a_body_that_cannot_be_read(house: ServerHarness, value: bytes) -> None:
     room = await house.room()
     answer = await room.client.post(
         f"/v1/workspaces/{room.id}/agent", raw=value.replace(b'"S"', b'"' + room.session.encode() + b'"')
@@ -103,7 +103,7 @@ async def test_C09_a_body_that_cannot_be_read(house: House, value: bytes) -> Non
 
 
 @pytest.mark.house(bystander=False)
-async def test_C09_bodies_of_the_other_routes(house: House) -> None:
+async def test_C09_bodies_of_the_other_routes(house: ServerHarness) -> None:
     room = await house.room()
     base = f"/v1/workspaces/{room.id}"
     before = (await room.client.get(f"{base}/sessions")).json()
@@ -121,7 +121,7 @@ async def test_C09_bodies_of_the_other_routes(house: House) -> None:
     assert (await room.client.get(f"{base}/sessions")).json() == before
 
 
-async def test_C09_text_of_every_kind_comes_back_as_it_was(house: House) -> None:
+async def test_C09_text_of_every_kind_comes_back_as_it_was(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     text = 'tab\t quote" back\\slash é 漢字 🦀 \u2028 \u0001 end'
     run = await room.prompt(text)
@@ -133,7 +133,7 @@ async def test_C09_text_of_every_kind_comes_back_as_it_was(house: House) -> None
     assert (texts(user), texts(answer)) == (text, text)
 
 
-async def test_C02_connections_that_send_nothing_or_half_of_something(house: House) -> None:
+async def test_C02_connections_that_send_nothing_or_half_of_something(house: ServerHarness) -> None:
     room = await house.room()
     writers = []
     for data in (b"", b"GET", b"POST /v1/workspaces HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", b"\x16\x03\x01\x00"):

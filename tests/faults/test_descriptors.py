@@ -12,8 +12,8 @@ import pytest
 
 from supervisor.runtime import DESCRIPTORS_WANTED
 from tests.support.clients.http_client import head
-from tests.support.clients.raw_connection import Wire, wire
-from tests.support.harness.server_harness import House, Room
+from tests.support.clients.raw_connection import RawConnection, wire
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.process_usage import cpu_s, descriptors
 
 ROUNDS = 10
@@ -26,7 +26,7 @@ CPU_SHARE_MAX = 0.05
 """Of one core, beside two runs and a crowd that is turned away; a loop that asks again at once takes all of it."""
 
 
-async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: House) -> None:
+async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: ServerHarness) -> None:
     room = await house.room()
     async with wire(house.server.socket_path) as inside:
         await still_works(house, room, inside)
@@ -44,7 +44,7 @@ async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: H
 
 
 @pytest.mark.house(bystander=False)
-async def test_H02_told_to_leave_without_descriptors(house: House) -> None:
+async def test_H02_told_to_leave_without_descriptors(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     worker = await room.worker()
     await room.streaming("cut ")
@@ -57,7 +57,7 @@ async def test_H02_told_to_leave_without_descriptors(house: House) -> None:
 
 
 @pytest.mark.house(start=False, bystander=False)
-async def test_H02_a_shells_small_limit_is_raised_at_the_start(house: House) -> None:
+async def test_H02_a_shells_small_limit_is_raised_at_the_start(house: ServerHarness) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (SHELL_LIMIT, hard))
     try:
@@ -68,7 +68,7 @@ async def test_H02_a_shells_small_limit_is_raised_at_the_start(house: House) -> 
     assert resource.prlimit(house.server.pid, resource.RLIMIT_NOFILE) == (wanted, hard)
 
 
-async def is_turned_away(house: House) -> None:
+async def is_turned_away(house: ServerHarness) -> None:
     """A connection is answered 503 before long, and closed."""
     async with wire(house.server.socket_path) as outside:
         outside.send(head("GET", "/v1/health", {}))
@@ -77,7 +77,7 @@ async def is_turned_away(house: House) -> None:
         assert await outside.rest() == b""
 
 
-async def still_works(house: House, room: Room, inside: Wire) -> None:
+async def still_works(house: ServerHarness, room: WorkspaceFixture, inside: RawConnection) -> None:
     """A run over a connection that was there before."""
     run = str(uuid.uuid4())
     house.diary.asked(room.id, room.session, run)
@@ -89,7 +89,7 @@ async def still_works(house: House, room: Room, inside: Wire) -> None:
 
 
 @contextlib.asynccontextmanager
-async def no_descriptors_left(house: House) -> AsyncIterator[None]:
+async def no_descriptors_left(house: ServerHarness) -> AsyncIterator[None]:
     """The server's limit is below the first descriptor that it could open."""
     pid = house.server.pid
     taken = descriptors(pid)

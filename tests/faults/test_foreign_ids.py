@@ -3,13 +3,13 @@
 from typing import Any
 
 from tests.support.clients.http_client import Response, texts
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 READS_NOTHING = ("history", "messages", "messages/user", "filetracker/files")
 """Below a session; for an unknown one the reference answers an empty list, and so do we."""
 
 
-async def test_X06_a_session_is_unknown_in_another_workspace(house: House) -> None:
+async def test_X06_a_session_is_unknown_in_another_workspace(house: ServerHarness) -> None:
     ours, theirs = await house.room("ours"), await house.room("theirs")
     await theirs.ended(await theirs.prompt("/say private words"))
     before = await theirs.client.session(theirs.id, theirs.session)
@@ -32,7 +32,7 @@ async def test_X06_a_session_is_unknown_in_another_workspace(house: House) -> No
     assert [texts(message) for message in await theirs.messages()] == ["/say private words", "private words"]
 
 
-async def test_X06_a_run_is_unknown_in_another_workspace_and_cannot_be_cancelled_there(house: House) -> None:
+async def test_X06_a_run_is_unknown_in_another_workspace_and_cannot_be_cancelled_there(house: ServerHarness) -> None:
     ours = await house.room("ours")
     theirs = await house.room("theirs", model="openai")
     run, call = await theirs.streaming("not ")
@@ -54,7 +54,7 @@ async def test_X06_a_run_is_unknown_in_another_workspace_and_cannot_be_cancelled
     assert (await theirs.ended(queued))["text"] == "done"
 
 
-async def test_X06_the_same_run_id_is_another_run_in_another_workspace(house: House) -> None:
+async def test_X06_the_same_run_id_is_another_run_in_another_workspace(house: ServerHarness) -> None:
     ours, theirs = await house.room("ours"), await house.room("theirs")
     for room, word in ((ours, "here"), (theirs, "there")):
         await room.prompt(f"/say {word}", "the-same-id")
@@ -63,7 +63,7 @@ async def test_X06_the_same_run_id_is_another_run_in_another_workspace(house: Ho
         assert word in (await room.run("the-same-id"))["prompt"]
 
 
-async def test_X06_a_question_is_not_answered_through_another_workspace(house: House) -> None:
+async def test_X06_a_question_is_not_answered_through_another_workspace(house: ServerHarness) -> None:
     ours, theirs = await house.room("ours"), await house.room("theirs")
     request = {"id": "p", "session_id": theirs.session, "tool_call_id": "c", "tool_name": "bash", "path": "/"}
     for path, body in (
@@ -77,7 +77,7 @@ async def test_X06_a_question_is_not_answered_through_another_workspace(house: H
     assert (await ask(theirs, "GET", "/permissions/skip")).expect(200).json() == {"skip": False}
 
 
-async def test_X06_a_cursor_of_another_workspace_replays_nothing_of_it(house: House) -> None:
+async def test_X06_a_cursor_of_another_workspace_replays_nothing_of_it(house: ServerHarness) -> None:
     house.resets_are_fine = True
     ours, theirs = await house.room("ours"), await house.room("theirs")
     await theirs.ended(await theirs.prompt("/say private words"))
@@ -94,7 +94,7 @@ async def test_X06_a_cursor_of_another_workspace_replays_nothing_of_it(house: Ho
         await watcher.close()
 
 
-async def test_X06_a_client_is_attached_to_its_own_workspace_only(house: House) -> None:
+async def test_X06_a_client_is_attached_to_its_own_workspace_only(house: ServerHarness) -> None:
     ours, theirs = await house.room("ours"), await house.room("theirs")
     view = f"/current-session?client_id={ours.client.client_id}"
     assert (await ask(theirs, "POST", view, {"session_id": theirs.session})).expect(409).code == "not_attached"
@@ -104,6 +104,6 @@ async def test_X06_a_client_is_attached_to_its_own_workspace_only(house: House) 
     await ours.works()
 
 
-async def ask(room: Room, method: str, path: str, body: Any = None) -> Response:
+async def ask(room: WorkspaceFixture, method: str, path: str, body: Any = None) -> Response:
     """A request below the workspace of `room`."""
     return await room.client.request(method, f"/v1/workspaces/{room.id}{path}", body)

@@ -13,14 +13,14 @@ from supervisor.workspaces.identity import resolve
 from tests.faults.test_tools import bash, results
 from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 
 
 @pytest.mark.house(limits={"restart_delay_s_max": 0.1})
-async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house: House) -> None:
+async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house: ServerHarness) -> None:
     room = await elsewhere(house)
     await room.ended(await room.prompt("/say first"))
     worker = await room.worker()
@@ -58,7 +58,7 @@ async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house:
     await room.works_unwatched()
 
 
-async def test_H05_a_directory_that_goes_away_with_its_history(house: House) -> None:
+async def test_H05_a_directory_that_goes_away_with_its_history(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     await room.ended(await room.prompt("/say first"))
     row = await house.worker(room.id)
@@ -76,7 +76,7 @@ async def test_H05_a_directory_that_goes_away_with_its_history(house: House) -> 
     moved.rename(room.path)
 
 
-async def test_H05_a_directory_is_deleted_while_a_tool_runs_in_it(house: House) -> None:
+async def test_H05_a_directory_is_deleted_while_a_tool_runs_in_it(house: ServerHarness) -> None:
     room = await elsewhere(house)
     pipe, go = house.pipe(), house.root / "go"
     command = f"echo $$ > {pipe.path}; until [ -e {go} ]; do sleep 0.02; done; echo x > made; echo rc=$?"
@@ -92,7 +92,7 @@ async def test_H05_a_directory_is_deleted_while_a_tool_runs_in_it(house: House) 
     await room.works()
 
 
-async def test_H05_another_directory_in_its_place_gets_no_worker(house: House) -> None:
+async def test_H05_another_directory_in_its_place_gets_no_worker(house: ServerHarness) -> None:
     room = await elsewhere(house)
     worker = await room.worker()
     moved = room.path.rename(house.root / "moved")
@@ -132,12 +132,12 @@ def as_nobody() -> Iterator[None]:
         os.setresuid(0, 0, 0)
 
 
-async def elsewhere(house: House) -> Room:
+async def elsewhere(house: ServerHarness) -> WorkspaceFixture:
     """A room whose history does not go away with its directory."""
     return await house.room(yolo=True, data_dir=str(house.root / "data"))
 
 
-async def in_state(house: House, room: Room, state: str) -> None:
+async def in_state(house: ServerHarness, room: WorkspaceFixture, state: str) -> None:
     """Wait for the state of a workspace."""
 
     async def is_there() -> bool:

@@ -8,11 +8,11 @@ import pytest
 from tests.support.clients.http_client import head, read_head
 from tests.support.clients.raw_requests import say
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
 @pytest.mark.house(limits={"clients_max": 3})
-async def test_X11_event_streams(house: House) -> None:
+async def test_X11_event_streams(house: ServerHarness) -> None:
     room = await house.room()  # the second stream: the bystander has the first
     third = await house.watch(room.id, name="third")
     path = f"/v1/workspaces/{room.id}/events"
@@ -33,7 +33,7 @@ async def test_X11_event_streams(house: House) -> None:
 
 
 @pytest.mark.house(limits={"queued_prompts_max": 2})
-async def test_X11_queued_prompts(house: House) -> None:
+async def test_X11_queued_prompts(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     first, call = await room.streaming("one")
     queued = [await room.prompt("two"), await room.prompt("three")]
@@ -52,7 +52,7 @@ async def test_X11_queued_prompts(house: House) -> None:
 
 
 @pytest.mark.house(limits={"body_max_bytes": 100_000, "prompt_max_bytes": 50_000, "header_max_bytes": 8_000})
-async def test_X11_bodies_prompts_and_headers(house: House) -> None:
+async def test_X11_bodies_prompts_and_headers(house: ServerHarness) -> None:
     room = await house.room()
     agent = f"/v1/workspaces/{room.id}/agent"
     refused = await room.client.submit(room.id, room.session, "x" * 60_000)
@@ -76,7 +76,7 @@ async def test_X11_bodies_prompts_and_headers(house: House) -> None:
 
 
 @pytest.mark.house(limits={"workspaces_max": 2})
-async def test_X11_workspaces(house: House) -> None:
+async def test_X11_workspaces(house: ServerHarness) -> None:
     room = await house.room()  # the second: the bystander is the first
     path = house.directory("third", "script")
     wish = {"path": str(path), "client_id": room.client.client_id}
@@ -90,7 +90,7 @@ async def test_X11_workspaces(house: House) -> None:
 
 
 @pytest.mark.house(limits={"calls_in_flight_max": 2})
-async def test_X11_calls_under_way_in_one_worker(house: House) -> None:
+async def test_X11_calls_under_way_in_one_worker(house: ServerHarness) -> None:
     room = await house.room()
     shell = f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/shell"
     pipe, command = house.pipe(), "echo here > {}; exec sleep 1000"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.clients.http_client import ConnectionLost
-from tests.support.clients.light_reader import Onlooker, all_saw_end, assert_exact, gone_at_the_end, open_all
+from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, gone_at_the_end, open_all
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.process_usage import resident_bytes
 
 CROWD = 1000
@@ -34,14 +34,14 @@ def many_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.house(limits={"clients_max": CROWD + 2})  # and the room's own, and the bystander's
-async def test_C03_a_thousand_clients_on_one_run(house: House, many_descriptors: None) -> None:
+async def test_C03_a_thousand_clients_on_one_run(house: ServerHarness, many_descriptors: None) -> None:
     room = await house.room()
     run = await room.prompt("/tokens 100000 5")
-    crowd: list[Onlooker] = []
+    crowd: list[LightReader] = []
     memory: dict[int, int] = {}
     with gone_at_the_end(crowd):
         for size in STEPS:
-            crowd += [Onlooker(house.server.socket_path, room.id) for _ in range(size - len(crowd))]
+            crowd += [LightReader(house.server.socket_path, room.id) for _ in range(size - len(crowd))]
             for begin in range(0, size, 50):
                 await open_all([onlooker for onlooker in crowd[begin : begin + 50] if not onlooker.is_open])
             await text_at_everybody(crowd)
@@ -67,13 +67,13 @@ async def test_C03_a_thousand_clients_on_one_run(house: House, many_descriptors:
 
 
 @pytest.mark.house(limits={"stream_retry_ms": 50, "stream_retry_jitter_ms": 400})
-async def test_C05_two_hundred_come_back_after_a_restart(house: House, many_descriptors: None) -> None:
+async def test_C05_two_hundred_come_back_after_a_restart(house: ServerHarness, many_descriptors: None) -> None:
     room = await house.room(model="openai")
     room.watcher.resumes = True
     house.bystander.may_reconnect = True
     run, call = await room.streaming("before ")
     worker = await room.worker()
-    crowd = [Onlooker(house.server.socket_path, room.id) for _ in range(RETURNING)]
+    crowd = [LightReader(house.server.socket_path, room.id) for _ in range(RETURNING)]
     with gone_at_the_end(crowd):
         await open_all(crowd)
         await eventually(lambda: all(one.base and one.retries_ms for one in crowd), what="where each of them stands")
@@ -105,14 +105,14 @@ async def test_C05_two_hundred_come_back_after_a_restart(house: House, many_desc
             assert_exact(onlooker, stored, after=onlooker.base)
 
 
-async def text_at_everybody(crowd: list[Onlooker]) -> None:
+async def text_at_everybody(crowd: list[LightReader]) -> None:
     """The run streams to each of them now."""
     for onlooker in crowd:
         onlooker.pictures = 0
     await eventually(lambda: all(one.pictures > 5 for one in crowd), within_s=15.0, what="text at everybody")
 
 
-async def come_back(onlooker: Onlooker) -> None:
+async def come_back(onlooker: LightReader) -> None:
     """As a client does that was told `retry`: wait so long before each attempt."""
     for _ in range(100):
         await asyncio.sleep(onlooker.retries_ms[-1] / 1000)

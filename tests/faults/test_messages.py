@@ -19,7 +19,7 @@ from protocol.version import WIRE_VERSION
 from tests.support.eventually import eventually
 from tests.support.harness.raw_supervisor import RawSupervisor
 from tests.support.harness.server import SharedZygote
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 VERSION = bytes([WIRE_VERSION])
 GARBAGE = (
@@ -47,7 +47,7 @@ def raw(short_root: Path, shared_zygote: SharedZygote) -> RawSupervisor:
 # --- to the supervisor --------------------------------------------------------------------------------------------
 
 
-async def test_Z04_garbage_to_the_supervisor(house: House) -> None:
+async def test_Z04_garbage_to_the_supervisor(house: ServerHarness) -> None:
     room = await house.room()
     router = house.server.runtime_dir / "router.sock"
     await asyncio.to_thread(talk_nonsense, router)
@@ -68,7 +68,7 @@ async def test_Z04_garbage_to_the_supervisor(house: House) -> None:
 
 
 @pytest.mark.house(zygote="own")
-async def test_Z04_garbage_to_the_zygote(house: House) -> None:
+async def test_Z04_garbage_to_the_zygote(house: ServerHarness) -> None:
     room = await house.room()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
         stranger.connect(str(house.server.runtime_dir / "zygote.sock"))
@@ -81,7 +81,7 @@ async def test_Z04_garbage_to_the_zygote(house: House) -> None:
     assert "plain start" not in house.server.log
 
 
-async def test_Z06_a_hello_that_is_not_understood_is_refused_in_words(house: House) -> None:
+async def test_Z06_a_hello_that_is_not_understood_is_refused_in_words(house: ServerHarness) -> None:
     room = await house.room()
     context = zmq.asyncio.Context()
     dealer = context.socket(zmq.DEALER)
@@ -119,7 +119,7 @@ async def test_Z06_a_hello_that_is_not_understood_is_refused_in_words(house: Hou
 
 
 @pytest.mark.house(limits={"message_max_bytes": 400_000, "event_batch_max_bytes": 200_000})
-async def test_Z05_a_message_above_the_limit_is_refused_before_it_is_sent(house: House) -> None:
+async def test_Z05_a_message_above_the_limit_is_refused_before_it_is_sent(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     refused = await room.client.submit(room.id, room.session, "/say " + "x" * 500_000, "r-large")

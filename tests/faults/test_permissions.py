@@ -7,12 +7,12 @@ import pytest
 
 from tests.support.clients.http_client import Response, parts_of
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.permission_requests import bash, grant, init, outcomes, requested, resolved, waiting
 from tests.support.processes import Process
 
 
-async def test_W06_killed_while_a_permission_waits(house: House) -> None:
+async def test_W06_killed_while_a_permission_waits(house: ServerHarness) -> None:
     room = await house.room()
     house.failpoints.arm("permission.requested", workspace=room.id)
     run = await room.prompt(bash("touch made.txt"))
@@ -38,7 +38,7 @@ async def test_W06_killed_while_a_permission_waits(house: House) -> None:
     await room.works()
 
 
-async def test_W06_killed_while_a_question_waits(house: House) -> None:
+async def test_W06_killed_while_a_question_waits(house: ServerHarness) -> None:
     room = await house.room()
     await init(room, True)
     run = await room.prompt('/tool question {"questions": [{"type": "yes_no", "question": "Go?", "description": "d"}]}')
@@ -53,7 +53,7 @@ async def test_W06_killed_while_a_question_waits(house: House) -> None:
     await room.works()
 
 
-async def test_W06_killed_while_the_answer_is_stored(house: House) -> None:
+async def test_W06_killed_while_the_answer_is_stored(house: ServerHarness) -> None:
     """Whoever was told that the answer counts was told the truth; who was not told asks again."""
     room = await house.room()
     run = await room.prompt(bash("touch made.txt"))
@@ -70,7 +70,7 @@ async def test_W06_killed_while_the_answer_is_stored(house: House) -> None:
     await room.works()
 
 
-async def _while_killed(house: House, worker: Process, asking: Awaitable[Response]) -> Response:
+async def _while_killed(house: ServerHarness, worker: Process, asking: Awaitable[Response]) -> Response:
     """What a client hears whose answer was stored by a worker that dies before it can say so."""
     task = asyncio.ensure_future(asking)
     await house.failpoints.reached("answer.before_send")
@@ -79,7 +79,7 @@ async def _while_killed(house: House, worker: Process, asking: Awaitable[Respons
     return await task
 
 
-async def test_S02_killed_while_a_permission_waits(house: House) -> None:
+async def test_S02_killed_while_a_permission_waits(house: ServerHarness) -> None:
     room = await house.room()
     house.failpoints.arm("permission.requested", workspace=room.id)
     run = await room.prompt(bash("touch made.txt"))
@@ -104,7 +104,7 @@ async def test_S02_killed_while_a_permission_waits(house: House) -> None:
 
 
 @pytest.mark.house(limits={"permission_wait_s": 600.0})
-async def test_C11_a_client_that_comes_later_answers(house: House) -> None:
+async def test_C11_a_client_that_comes_later_answers(house: ServerHarness) -> None:
     room = await house.room()
     await room.watcher.close()
     run = await room.prompt(bash("touch made.txt"))
@@ -118,7 +118,7 @@ async def test_C11_a_client_that_comes_later_answers(house: House) -> None:
 
 
 @pytest.mark.house(limits={"permission_wait_s": 0.5})
-async def test_C11_nobody_ever_comes(house: House) -> None:
+async def test_C11_nobody_ever_comes(house: ServerHarness) -> None:
     room = await house.room()
     await room.watcher.close()
     run = await room.prompt(bash("touch made.txt"))
@@ -135,7 +135,7 @@ async def test_C11_nobody_ever_comes(house: House) -> None:
 
 
 @pytest.mark.house(limits={"permission_wait_s": 0.5})
-async def test_C11_somebody_who_is_there_may_take_time(house: House) -> None:
+async def test_C11_somebody_who_is_there_may_take_time(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt(bash("touch made.txt"))
     request = await requested(room.watcher)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.clients.http_client import finish_of, parts_of, texts
 from tests.support.fakes.scripted_provider import API_KEY, Exchange
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 DIALECTS = ["openai", "responses", "anthropic"]
 NO_WAIT = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}
@@ -18,7 +18,7 @@ LONG_WAIT = {"model_retry_delay_s": 300.0, "model_retry_delay_s_max": 300.0}
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("how", ["reset", "clean end"])
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L04_cut_in_the_middle_is_tried_again(house: House, how: str, dialect: str) -> None:
+async def test_L04_cut_in_the_middle_is_tried_again(house: ServerHarness, how: str, dialect: str) -> None:
     room = await house.room(model=dialect)
     run, call = await room.streaming("once upon")
     await end(call, how)
@@ -34,7 +34,7 @@ async def test_L04_cut_in_the_middle_is_tried_again(house: House, how: str, dial
 
 @pytest.mark.parametrize("how", ["reset", "clean end"])
 @pytest.mark.house(limits=ONE_ATTEMPT)
-async def test_L04_cut_for_good_keeps_and_marks_the_partial_text(house: House, how: str) -> None:
+async def test_L04_cut_for_good_keeps_and_marks_the_partial_text(house: ServerHarness, how: str) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("once upon")
     await end(call, how)
@@ -48,7 +48,7 @@ async def test_L04_cut_for_good_keeps_and_marks_the_partial_text(house: House, h
 
 
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L04_cut_after_a_tool_ran_does_not_run_it_again(house: House) -> None:
+async def test_L04_cut_after_a_tool_ran_does_not_run_it_again(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     run = await room.prompt("count")
     call = await house.provider.next_call()
@@ -67,7 +67,7 @@ async def test_L04_cut_after_a_tool_ran_does_not_run_it_again(house: House) -> N
 
 
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L04_cut_inside_a_tool_call_does_not_run_it(house: House) -> None:
+async def test_L04_cut_inside_a_tool_call_does_not_run_it(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     run = await room.prompt("delete")
     call = await house.provider.next_call()
@@ -81,7 +81,7 @@ async def test_L04_cut_inside_a_tool_call_does_not_run_it(house: House) -> None:
 
 
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L02_an_overloaded_provider_is_asked_again_within_bounds(house: House) -> None:
+async def test_L02_an_overloaded_provider_is_asked_again_within_bounds(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run = await room.prompt("hello?")
     for status in (429, 500, 503):
@@ -97,27 +97,27 @@ async def test_L02_an_overloaded_provider_is_asked_again_within_bounds(house: Ho
     assert len(retrying) == 6
 
 
-async def silent(room: Room, call: Exchange) -> None:
+async def silent(room: WorkspaceFixture, call: Exchange) -> None:
     """L03: the request was taken, nothing came."""
 
 
-async def headers_only(room: Room, call: Exchange) -> None:
+async def headers_only(room: WorkspaceFixture, call: Exchange) -> None:
     """L03: headers and the first, empty event; then silence."""
     await call.tokens()
 
 
-async def comments_only(room: Room, call: Exchange) -> None:
+async def comments_only(room: WorkspaceFixture, call: Exchange) -> None:
     """L03: keep-alive comments are no progress."""
     await call.garbage(b": still here\n\n" * 20)
 
 
-async def half_streamed(room: Room, call: Exchange) -> None:
+async def half_streamed(room: WorkspaceFixture, call: Exchange) -> None:
     """L04 before it breaks: some text came."""
     await call.tokens("some text")
     await room.watcher.text(room.session, "some text")
 
 
-async def backing_off(room: Room, call: Exchange) -> None:
+async def backing_off(room: WorkspaceFixture, call: Exchange) -> None:
     """L02: told to come back later."""
     await call.refuse(429, retry_after="45")
     await room.watcher.wait(
@@ -125,7 +125,7 @@ async def backing_off(room: Room, call: Exchange) -> None:
     )
 
 
-async def broken_off(room: Room, call: Exchange) -> None:
+async def broken_off(room: WorkspaceFixture, call: Exchange) -> None:
     """L04: reset in the middle, waiting for the next attempt."""
     await half_streamed(room, call)
     call.reset()
@@ -134,12 +134,12 @@ async def broken_off(room: Room, call: Exchange) -> None:
     )
 
 
-async def talking_garbage(room: Room, call: Exchange) -> None:
+async def talking_garbage(room: WorkspaceFixture, call: Exchange) -> None:
     """L05: an event that never ends."""
     await call.garbage(b"data: " + b"x" * 100_000)
 
 
-async def asking_for_tools(room: Room, call: Exchange) -> None:
+async def asking_for_tools(room: WorkspaceFixture, call: Exchange) -> None:
     """L06: a call whose arguments are still coming."""
     await call.tool_call("call-1", "no_such_tool", '{"half": ')
 
@@ -160,7 +160,7 @@ async def asking_for_tools(room: Room, call: Exchange) -> None:
 )
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits=LONG_WAIT)
-async def test_L07_cancelled_in_every_trouble(house: House, trouble: object, dialect: str) -> None:
+async def test_L07_cancelled_in_every_trouble(house: ServerHarness, trouble: object, dialect: str) -> None:
     room = await house.room(model=dialect)
     run = await room.prompt("are you there?")
     call = await house.provider.next_call()
@@ -180,7 +180,9 @@ LONG_LINE = 100 * 1024 * 1024
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("status", [401, 403])
-async def test_L01_a_refused_key_fails_at_once_and_is_shown_to_nobody(house: House, status: int, dialect: str) -> None:
+async def test_L01_a_refused_key_fails_at_once_and_is_shown_to_nobody(
+    house: ServerHarness, status: int, dialect: str
+) -> None:
     room = await house.room(model=dialect)
     run = await room.prompt("hello?")
     await (await house.provider.next_call()).refuse(status, message=f"the key {API_KEY} is wrong")
@@ -198,7 +200,7 @@ async def test_L01_a_refused_key_fails_at_once_and_is_shown_to_nobody(house: Hou
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits={"model_retry_delay_s": 300.0, "model_retry_delay_s_max": 300.0})
-async def test_L02_what_the_provider_asks_for_is_waited_and_no_more(house: House, dialect: str) -> None:
+async def test_L02_what_the_provider_asks_for_is_waited_and_no_more(house: ServerHarness, dialect: str) -> None:
     room = await house.room(model=dialect)
     run = await room.prompt("hello?")
     await (await house.provider.next_call()).refuse(429, retry_after="1")
@@ -209,7 +211,7 @@ async def test_L02_what_the_provider_asks_for_is_waited_and_no_more(house: House
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L02_a_provider_that_never_recovers_ends_the_run(house: House, status: int, dialect: str) -> None:
+async def test_L02_a_provider_that_never_recovers_ends_the_run(house: ServerHarness, status: int, dialect: str) -> None:
     room = await house.room(model=dialect)
     run = await room.prompt("hello?")
     for _ in range(4):
@@ -223,7 +225,7 @@ async def test_L02_a_provider_that_never_recovers_ends_the_run(house: House, sta
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("how", ["silence", "headers", "comments"])
 @pytest.mark.house(limits={"model_first_event_s": 1.0, "model_progress_s": 1.0, "model_retries_max": 0})
-async def test_L03_a_silent_provider_is_given_up(house: House, how: str, dialect: str) -> None:
+async def test_L03_a_silent_provider_is_given_up(house: ServerHarness, how: str, dialect: str) -> None:
     room = await house.room(model=dialect)
     run = await room.prompt("hello?")
     call = await house.provider.next_call()
@@ -242,7 +244,7 @@ async def test_L03_a_silent_provider_is_given_up(house: House, how: str, dialect
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits={"model_progress_s": 5.0, "run_max_s": 2.0}, bystander=False)  # whose run lasts longer
-async def test_L03_a_token_now_and_then_does_not_outlast_the_run(house: House, dialect: str) -> None:
+async def test_L03_a_token_now_and_then_does_not_outlast_the_run(house: ServerHarness, dialect: str) -> None:
     room = await house.room(model=dialect)
     run = await room.prompt("hello?")
     call = await house.provider.next_call()
@@ -264,7 +266,7 @@ async def test_L03_a_token_now_and_then_does_not_outlast_the_run(house: House, d
     ids=["no json", "wrong shape", "a list", "no utf-8"],
 )
 @pytest.mark.house(limits={"model_retries_max": 0})
-async def test_L05_garbage_fails_the_run_and_nothing_else(house: House, data: bytes, dialect: str) -> None:
+async def test_L05_garbage_fails_the_run_and_nothing_else(house: ServerHarness, data: bytes, dialect: str) -> None:
     room = await house.room(model=dialect)
     run, call = await room.streaming("half")
     await call.garbage(data)
@@ -277,7 +279,7 @@ async def test_L05_garbage_fails_the_run_and_nothing_else(house: House, data: by
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_L05_a_line_of_100_MB_takes_no_memory(house: House, dialect: str) -> None:
+async def test_L05_a_line_of_100_MB_takes_no_memory(house: ServerHarness, dialect: str) -> None:
     room = await house.room(model=dialect)
     await room.works()  # all that is loaded for a first request is loaded
     worker = await room.worker()
@@ -302,7 +304,7 @@ async def test_L05_a_line_of_100_MB_takes_no_memory(house: House, dialect: str) 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits={"steps_max": 4})
-async def test_L06_odd_tool_calls_are_answered_with_errors(house: House, dialect: str) -> None:
+async def test_L06_odd_tool_calls_are_answered_with_errors(house: ServerHarness, dialect: str) -> None:
     room = await house.room(model=dialect, yolo=True)
     run = await room.prompt("do odd things")
     first = await house.provider.next_call()

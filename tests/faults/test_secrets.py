@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.checks.secret_scan import Canary
+from tests.support.checks.secret_scan import SecretScan
 from tests.support.clients.http_client import head, read_head
 from tests.support.clients.raw_requests import port_of, say, token_of
 from tests.support.eventually import eventually
 from tests.support.fakes.scripted_provider import API_KEY
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 IN_ENVIRONMENT = "canary-environment-0123456789abcdef"
 OF_THE_CLIENT = "canary-of-the-client-0123456789abcdef"
@@ -29,7 +29,7 @@ ENVIRONMENT = {"CANARY_API_KEY": IN_ENVIRONMENT, "CANARY_URL_KEY": IN_ARGUMENT}
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 @pytest.mark.parametrize("status", [401, 400, 503])
 @pytest.mark.house(limits=ONE_ATTEMPT)
-async def test_X08_a_provider_that_echoes_the_key(house: House, status: int, dialect: str) -> None:
+async def test_X08_a_provider_that_echoes_the_key(house: ServerHarness, status: int, dialect: str) -> None:
     room, other = await house.room(model=dialect), await house.room("other")
     run = await room.prompt("hello")
     call = await house.provider.next_call()
@@ -37,7 +37,7 @@ async def test_X08_a_provider_that_echoes_the_key(house: House, status: int, dia
     await call.refuse(status, message=f"Incorrect API key provided: {API_KEY}.", code=API_KEY)
     ended = await room.ended(run)
     assert "***" in ended["error"], ended
-    canary = Canary(house, API_KEY)
+    canary = SecretScan(house, API_KEY)
     assert await canary.places(own=room.id, others=[other.id]) == []
     for watcher in (room.watcher, other.watcher):
         assert canary.in_events(event.data for event in watcher.seen) == []
@@ -47,20 +47,20 @@ async def test_X08_a_provider_that_echoes_the_key(house: House, status: int, dia
 
 
 @pytest.mark.house(limits=ONE_ATTEMPT)
-async def test_X08_a_provider_that_echoes_the_key_within_its_stream(house: House) -> None:
+async def test_X08_a_provider_that_echoes_the_key_within_its_stream(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("some ")
     await call.garbage(b'data: {"error": {"message": "bad key ' + API_KEY.encode() + b'", "code": 401}}\n\n')
     await call.cut()
     assert (await room.ended(run))["error"]
-    canary = Canary(house, API_KEY)
+    canary = SecretScan(house, API_KEY)
     assert await canary.places(own=room.id) == []
     assert canary.in_events(event.data for event in room.watcher.seen) == []
     assert API_KEY not in database(room)
 
 
 @pytest.mark.house(env=ENVIRONMENT)
-async def test_X08_the_environment_and_what_runs_in_it(house: House) -> None:
+async def test_X08_the_environment_and_what_runs_in_it(house: ServerHarness) -> None:
     client = house.new_client()
     entries = ["PATH=/usr/bin:/bin", f"OF_CLIENT_TOKEN={OF_THE_CLIENT}", "PLAIN=seen"]
     room, other = await house.room(env=entries, yolo=True), await house.room("other")
@@ -72,15 +72,17 @@ async def test_X08_the_environment_and_what_runs_in_it(house: House) -> None:
         await room.ended(await room.prompt(prompt))
     assert IN_OUTPUT in json.dumps(await room.messages()), "the tool ran"
     assert IN_ENVIRONMENT not in json.dumps(await room.messages()), "a tool printed the server's key"
-    assert await Canary(house, IN_ENVIRONMENT, OF_THE_CLIENT).places(own=room.id, others=[other.id]) == []
-    assert await Canary(house, IN_PROMPT, IN_OUTPUT).places(others=[other.id]) == []
-    everything = Canary(house, IN_ENVIRONMENT, OF_THE_CLIENT, IN_PROMPT, IN_OUTPUT)
+    assert await SecretScan(house, IN_ENVIRONMENT, OF_THE_CLIENT).places(own=room.id, others=[other.id]) == []
+    assert await SecretScan(house, IN_PROMPT, IN_OUTPUT).places(others=[other.id]) == []
+    everything = SecretScan(house, IN_ENVIRONMENT, OF_THE_CLIENT, IN_PROMPT, IN_OUTPUT)
     assert everything.in_events(event.data for event in other.watcher.seen) == []
     [shown] = [row for row in (await client.get("/v1/workspaces")).json() if row["id"] == room.id]
     assert shown["env"] == ["PATH=/usr/bin:/bin", "OF_CLIENT_TOKEN=***", "PLAIN=seen"]
 
 
-async def test_X08_what_a_client_sends_for_its_own_shell_is_there_and_a_mask_is_not_taken_for_it(house: House) -> None:
+async def test_X08_what_a_client_sends_for_its_own_shell_is_there_and_a_mask_is_not_taken_for_it(
+    house: ServerHarness,
+) -> None:
     room = await house.room(env=["PATH=/usr/bin:/bin", f"OF_CLIENT_TOKEN={OF_THE_CLIENT}"])
     shell = f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/shell"
     command = {"command": "echo ${OF_CLIENT_TOKEN-none}"}
@@ -95,7 +97,7 @@ async def test_X08_what_a_client_sends_for_its_own_shell_is_there_and_a_mask_is_
 
 
 @pytest.mark.house(env=ENVIRONMENT, limits=ONE_ATTEMPT)
-async def test_X08_a_key_that_a_template_takes_from_the_environment(house: House) -> None:
+async def test_X08_a_key_that_a_template_takes_from_the_environment(house: ServerHarness) -> None:
     path = house.directory("w", "openai")
     config = house.provider.config()
     config["providers"]["loop"] |= {"api_key": "$CANARY_API_KEY", "extra_headers": {"X-More": "$CANARY_URL_KEY"}}
@@ -108,13 +110,13 @@ async def test_X08_a_key_that_a_template_takes_from_the_environment(house: House
     assert call.headers["authorization"] == f"Bearer {IN_ENVIRONMENT}"
     await call.refuse(401, message=f"{IN_ENVIRONMENT} is wrong, and {IN_ARGUMENT} too")
     assert (await watcher.ended(run))["error"]
-    canary = Canary(house, IN_ENVIRONMENT, IN_ARGUMENT)
+    canary = SecretScan(house, IN_ENVIRONMENT, IN_ARGUMENT)
     assert await canary.places(own=workspace, others=[house.bystander.workspace]) == []
     assert canary.in_events(event.data for event in watcher.seen) == []
 
 
 @pytest.mark.house(env=ENVIRONMENT)
-async def test_X08_an_exception_and_the_dump_of_a_stack(house: House) -> None:
+async def test_X08_an_exception_and_the_dump_of_a_stack(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     house.failpoints.arm("run.before_start", "raise", workspace=room.id)
     failed = await room.ended(await room.prompt(IN_PROMPT))
@@ -127,12 +129,12 @@ async def test_X08_an_exception_and_the_dump_of_a_stack(house: House) -> None:
     run, call = await room.streaming("one ")
     (await room.worker()).send(signal.SIGUSR1)
     await eventually(lambda: "(most recent call first)" in log.read_text(), what="a dump of the stacks")
-    assert await Canary(house, API_KEY, IN_ENVIRONMENT, IN_PROMPT).places() == []
+    assert await SecretScan(house, API_KEY, IN_ENVIRONMENT, IN_PROMPT).places() == []
     await call.reply("two")
     await room.ended(run)
 
 
-async def test_X08_a_configuration_is_shown_masked_and_still_readable(house: House) -> None:
+async def test_X08_a_configuration_is_shown_masked_and_still_readable(house: ServerHarness) -> None:
     path = house.directory("w", "openai")
     config: dict[str, Any] = json.loads((path / "bulkhead.json").read_text())
     provider = config["providers"]["loop"]
@@ -160,7 +162,7 @@ async def test_X08_a_configuration_is_shown_masked_and_still_readable(house: Hou
     (path / "bulkhead.json").write_text(json.dumps(config))
     client = house.new_client()
     workspace = (await client.create(path))["id"]
-    canary = Canary(house, API_KEY, IN_HEADER, IN_ARGUMENT)
+    canary = SecretScan(house, API_KEY, IN_HEADER, IN_ARGUMENT)
     assert await canary.places(own=workspace) == []
     shown = (await client.get(f"/v1/workspaces/{workspace}/config")).expect(200).json()
     assert shown["providers"]["loop"]["api_key"] == "***"
@@ -174,7 +176,7 @@ async def test_X08_a_configuration_is_shown_masked_and_still_readable(house: Hou
     assert shown["env"] == {"ANY": "***"}
 
 
-async def test_X08_a_key_that_a_client_stores_is_not_told_to_anybody(house: House) -> None:
+async def test_X08_a_key_that_a_client_stores_is_not_told_to_anybody(house: ServerHarness) -> None:
     room, other = await house.room(model="openai"), await house.room("other")
     wish = {"provider_id": "loop", "kind": "string", "api_key": OF_THE_CLIENT, "scope": 1}
     (await room.client.post(f"/v1/workspaces/{room.id}/config/provider-key", wish)).expect(200)
@@ -182,7 +184,7 @@ async def test_X08_a_key_that_a_client_stores_is_not_told_to_anybody(house: Hous
     bad = {"key": "providers.loop.models", "value": OF_THE_CLIENT, "scope": 1}
     refused = (await room.client.post(f"/v1/workspaces/{room.id}/config/set", bad)).expect(400)
     assert OF_THE_CLIENT not in refused.body.decode()
-    canary = Canary(house, OF_THE_CLIENT)
+    canary = SecretScan(house, OF_THE_CLIENT)
     assert await canary.places(own=room.id, others=[other.id]) == []
     for watcher in (room.watcher, other.watcher):
         assert canary.in_events(event.data for event in watcher.seen) == []
@@ -194,7 +196,7 @@ async def test_X08_a_key_that_a_client_stores_is_not_told_to_anybody(house: Hous
 
 
 @pytest.mark.house(tcp=True)
-async def test_X08_the_token_stays_in_its_file(house: House) -> None:
+async def test_X08_the_token_stays_in_its_file(house: ServerHarness) -> None:
     room = await house.room()
     port, token = port_of(house), token_of(house)
     file = house.server.runtime_dir / "token"
@@ -219,7 +221,7 @@ async def test_X08_the_token_stays_in_its_file(house: House) -> None:
     assert (await read_head(reader))[0] == 200
     await room.works()
     writer.close()
-    assert await Canary(house, token).places(own=room.id) == []
+    assert await SecretScan(house, token).places(own=room.id) == []
     records = sorted((house.server.runtime_dir / "workers").glob("*.json"))
     tokens = {json.loads(path.read_text())["token"] for path in records}
     assert len(tokens) == len(records) == 2
@@ -227,26 +229,28 @@ async def test_X08_the_token_stays_in_its_file(house: House) -> None:
     for path in records:
         path.rename(path.with_suffix(".aside"))  # the one place for them
     try:
-        for found in await Canary(house, *tokens).places(own=room.id):
+        for found in await SecretScan(house, *tokens).places(own=room.id):
             assert found.endswith(".aside"), found
     finally:
         for path in records:
             path.with_suffix(".aside").rename(path)
 
 
-async def test_X08_the_canary_is_found_where_it_sits(house: House) -> None:
+async def test_X08_the_canary_is_found_where_it_sits(house: ServerHarness) -> None:
     room = await house.room()
     planted = house.server.runtime_dir / "workers" / "planted.log"
     planted.write_text(f"oops {IN_PROMPT}")
     try:
-        assert await Canary(house, IN_PROMPT).places() == [f"file {planted}"]
-        assert [found for found in await Canary(house, str(room.path)).places() if found.startswith("cmdline")]
-        assert [found for found in await Canary(house, room.id).places(own=room.id) if found.startswith("GET /v1/w")]
+        assert await SecretScan(house, IN_PROMPT).places() == [f"file {planted}"]
+        assert [found for found in await SecretScan(house, str(room.path)).places() if found.startswith("cmdline")]
+        assert [
+            found for found in await SecretScan(house, room.id).places(own=room.id) if found.startswith("GET /v1/w")
+        ]
     finally:
         planted.unlink()
 
 
-def database(room: Room) -> str:
+def database(room: WorkspaceFixture) -> str:
     """All bytes of a workspace's database, its log of changes included."""
     return "".join(_text(path) for path in sorted(room.data_dir.glob("workspace.db*")))
 

@@ -16,7 +16,7 @@ from protocol.limits import Limits
 from protocol.worker_spec import WorkerSpec
 from tests.support.harness.raw_supervisor import connect_zygote, exit_status, fork
 from tests.support.harness.server import SharedZygote
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 DISK_BYTES = 4 * 1024 * 1024
 
@@ -68,7 +68,7 @@ def disk(short_root: Path) -> Iterator[SmallDisk]:
 
 
 # `disk` first: it is unmounted after the house is closed.
-async def test_D01_disk_full_when_a_prompt_comes(disk: SmallDisk, house: House) -> None:
+async def test_D01_disk_full_when_a_prompt_comes(disk: SmallDisk, house: ServerHarness) -> None:
     room = await house.room(data_dir=str(disk.path / "data"))
     await room.works()
     disk.fill()
@@ -89,7 +89,7 @@ async def test_D01_disk_full_when_a_prompt_comes(disk: SmallDisk, house: House) 
     await room.works()
 
 
-async def test_D01_disk_full_while_streaming(disk: SmallDisk, house: House) -> None:
+async def test_D01_disk_full_while_streaming(disk: SmallDisk, house: ServerHarness) -> None:
     room = await house.room(model="openai", data_dir=str(disk.path / "data"))
     run, call = await room.streaming("stored before ")
     worker = await room.worker()
@@ -109,7 +109,7 @@ async def test_D01_disk_full_while_streaming(disk: SmallDisk, house: House) -> N
     await room.works()
 
 
-async def test_D08_a_second_worker_on_a_data_directory(house: House, shared_zygote: SharedZygote) -> None:
+async def test_D08_a_second_worker_on_a_data_directory(house: ServerHarness, shared_zygote: SharedZygote) -> None:
     room = await house.room()
     worker = await room.worker()
     log = house.root / "second.log"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.checks.history import Seen
 from tests.support.clients.http_client import Client, ConnectionLost
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 KILLS = int(os.environ.get("BULKHEAD_TEST_KILLS", "10"))
 SEED = int(os.environ.get("BULKHEAD_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
@@ -26,7 +26,7 @@ AGAIN = {429, 503, 504}
 
 @pytest.mark.house(limits={"restart_intensity": 1_000_000, "restart_delay_s_max": 0.01})
 @pytest.mark.parametrize("part", range(-(-KILLS // KILLS_MAX)))
-async def test_D12_killed_at_random_while_prompts_are_accepted(house: House, part: int) -> None:
+async def test_D12_killed_at_random_while_prompts_are_accepted(house: ServerHarness, part: int) -> None:
     kills = min(KILLS_MAX, KILLS - part * KILLS_MAX)
     print(f"BULKHEAD_TEST_SEED={SEED + part} BULKHEAD_TEST_KILLS={kills}")
     chance = random.Random(SEED + part)
@@ -50,7 +50,7 @@ async def test_D12_killed_at_random_while_prompts_are_accepted(house: House, par
     print(f"{len(acknowledged)} prompts were acknowledged")
 
 
-async def _ready_again(room: Room, generation: int) -> None:
+async def _ready_again(room: WorkspaceFixture, generation: int) -> None:
     """Wait for a worker after that one."""
 
     def is_it(event: Seen) -> bool:
@@ -60,7 +60,7 @@ async def _ready_again(room: Room, generation: int) -> None:
     await room.watcher.wait(is_it, what="worker after the kill")
 
 
-async def _prompts(client: Client, room: Room, session: str, over: asyncio.Event) -> list[str]:
+async def _prompts(client: Client, room: WorkspaceFixture, session: str, over: asyncio.Event) -> list[str]:
     """Send prompts, each until it is acknowledged; their ids."""
     acknowledged: list[str] = []
     while not over.is_set():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients.http_client import texts
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.processes import Process
 
 QUICK = {"storage_busy_s": 0.2}
@@ -33,7 +33,7 @@ def held(database: Path) -> Iterator[None]:
         other.close()
 
 
-async def test_D02_a_write_error_when_a_prompt_comes(house: House) -> None:
+async def test_D02_a_write_error_when_a_prompt_comes(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     worker = await room.worker()
@@ -52,7 +52,7 @@ async def test_D02_a_write_error_when_a_prompt_comes(house: House) -> None:
     await room.works()
 
 
-async def test_D02_a_write_error_while_streaming(house: House) -> None:
+async def test_D02_a_write_error_while_streaming(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("kept ")
     worker = await room.worker()
@@ -67,7 +67,7 @@ async def test_D02_a_write_error_while_streaming(house: House) -> None:
     await room.works()
 
 
-async def test_D06_the_log_was_removed_after_a_crash(house: House) -> None:
+async def test_D06_the_log_was_removed_after_a_crash(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     worker = await room.worker()
@@ -89,7 +89,7 @@ async def test_D06_the_log_was_removed_after_a_crash(house: House) -> None:
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_D07_another_process_holds_the_write_lock_when_a_prompt_comes(house: House) -> None:
+async def test_D07_another_process_holds_the_write_lock_when_a_prompt_comes(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     worker = await room.worker()
@@ -104,7 +104,7 @@ async def test_D07_another_process_holds_the_write_lock_when_a_prompt_comes(hous
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_D07_another_process_holds_the_write_lock_while_streaming(house: House) -> None:
+async def test_D07_another_process_holds_the_write_lock_while_streaming(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("one ")
     worker = await room.worker()
@@ -124,7 +124,7 @@ async def test_D07_another_process_holds_the_write_lock_while_streaming(house: H
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_D07_another_process_does_not_let_go_of_the_write_lock(house: House) -> None:
+async def test_D07_another_process_does_not_let_go_of_the_write_lock(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("kept ")
     with held(room.data_dir / "workspace.db"):

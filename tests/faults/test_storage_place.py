@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients.http_client import Response, parts_of, texts
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 
 class Frozen:
@@ -63,7 +63,9 @@ def immutable(path: Path) -> Iterator[Callable[[], None]]:
         give_back()
 
 
-async def stopped(house: House, room: Room, *, crash: bool, fails: bool = False) -> Callable[[], None]:
+async def stopped(
+    house: ServerHarness, room: WorkspaceFixture, *, crash: bool, fails: bool = False
+) -> Callable[[], None]:
     """End the worker, by force or in order, and hold its successor before it is started; returns what lets it go."""
     worker = await room.worker()
     house.failpoints.arm("wake.before_spawn")
@@ -78,7 +80,7 @@ async def stopped(house: House, room: Room, *, crash: bool, fails: bool = False)
     return hit.release
 
 
-async def reads_but_does_not_store(house: House, room: Room, reason: str, *, skip: int) -> None:
+async def reads_but_does_not_store(house: ServerHarness, room: WorkspaceFixture, reason: str, *, skip: int) -> None:
     """`failed` with its reason is seen everywhere; what is stored can be read, and nothing can be stored."""
     assert (await room.watcher.state("failed", skip=skip))["reason"] == reason
     row = await house.worker(room.id)
@@ -94,14 +96,14 @@ async def reads_but_does_not_store(house: House, room: Room, reason: str, *, ski
     assert (again["pid"], again["restarts"]) == (row["pid"], row["restarts"]), "it does not stay"
 
 
-async def repaired(room: Room, *, skip: int) -> None:
+async def repaired(room: WorkspaceFixture, *, skip: int) -> None:
     """The worker finds by itself that it may write, and leaves; the next request has one that does."""
     await room.watcher.state("asleep", skip=skip)
     await room.works()
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["closed", "crashed"])
-async def test_D03_a_database_that_is_read_only(house: House, crash: bool) -> None:
+async def test_D03_a_database_that_is_read_only(house: ServerHarness, crash: bool) -> None:
     room = await house.room()
     await room.works()
     let_go = await stopped(house, room, crash=crash)
@@ -120,7 +122,7 @@ async def test_D03_a_database_that_is_read_only(house: House, crash: bool) -> No
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["closed", "crashed"])
-async def test_D03_a_file_system_that_is_read_only(frozen: Frozen, house: House, crash: bool) -> None:
+async def test_D03_a_file_system_that_is_read_only(frozen: Frozen, house: ServerHarness, crash: bool) -> None:
     room = await house.room(data_dir=str(frozen.path))
     await room.works()
     let_go = await stopped(house, room, crash=crash)
@@ -133,7 +135,7 @@ async def test_D03_a_file_system_that_is_read_only(frozen: Frozen, house: House,
     await repaired(room, skip=seen)
 
 
-async def test_D03_a_run_that_a_crash_left_open_waits_for_the_repair(house: House) -> None:
+async def test_D03_a_run_that_a_crash_left_open_waits_for_the_repair(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("kept so far")
     let_go = await stopped(house, room, crash=True)
@@ -152,7 +154,7 @@ async def test_D03_a_run_that_a_crash_left_open_waits_for_the_repair(house: Hous
 
 
 @pytest.mark.parametrize("what", ["header", "pages"])
-async def test_D04_a_database_that_is_damaged(house: House, what: str) -> None:
+async def test_D04_a_database_that_is_damaged(house: ServerHarness, what: str) -> None:
     room = await house.room()
     await room.works()
     let_go = await stopped(house, room, crash=False, fails=True)
@@ -173,7 +175,7 @@ async def test_D04_a_database_that_is_damaged(house: House, what: str) -> None:
     await room.works()
 
 
-async def test_D04_damage_that_is_found_while_reading(house: House) -> None:
+async def test_D04_damage_that_is_found_while_reading(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     let_go = await stopped(house, room, crash=False)
@@ -199,7 +201,7 @@ async def test_D04_damage_that_is_found_while_reading(house: House) -> None:
 
 
 @pytest.mark.parametrize("way", ["moved back", "replaced"])
-async def test_D05_a_database_that_is_moved_while_it_is_open(house: House, way: str) -> None:
+async def test_D05_a_database_that_is_moved_while_it_is_open(house: ServerHarness, way: str) -> None:
     room = await house.room()
     await room.works()
     worker = await room.worker()
@@ -237,7 +239,7 @@ async def test_D05_a_database_that_is_moved_while_it_is_open(house: House, way: 
         assert (await room.run(run))["outcome"] == "completed", "the copy knows of a prompt that had not begun"
 
 
-async def test_D05_a_database_that_is_removed_while_it_is_open(house: House) -> None:
+async def test_D05_a_database_that_is_removed_while_it_is_open(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     for path in room.data_dir.iterdir():
@@ -275,7 +277,7 @@ def copy(source: Path, target: Path) -> None:
         writer.close()
 
 
-async def test_D10_a_tool_that_reads_the_database_drops_no_lock(house: House) -> None:
+async def test_D10_a_tool_that_reads_the_database_drops_no_lock(house: ServerHarness) -> None:
     """Closing any descriptor of a file drops all POSIX locks that the process holds on it, those of SQLite too.
 
     Another program that then opens and closes the database takes itself for the last one, and removes the log."""
@@ -304,7 +306,7 @@ async def test_D10_a_tool_that_reads_the_database_drops_no_lock(house: House) ->
     assert (await room.run(run))["outcome"] == "completed"
 
 
-async def test_D11_a_database_of_newer_code(house: House) -> None:
+async def test_D11_a_database_of_newer_code(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     let_go = await stopped(house, room, crash=False, fails=True)
@@ -323,7 +325,7 @@ async def test_D11_a_database_of_newer_code(house: House) -> None:
     await room.works()
 
 
-async def test_D05_a_next_supervisor_learns_that_the_database_was_moved(house: House) -> None:
+async def test_D05_a_next_supervisor_learns_that_the_database_was_moved(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     worker = await room.worker()

@@ -9,11 +9,11 @@ import pytest
 
 from tests.support.clients.http_client import texts
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.processes import parent_of
 
 
-async def test_S01_killed_while_three_workspaces_stream(house: House) -> None:
+async def test_S01_killed_while_three_workspaces_stream(house: ServerHarness) -> None:
     rooms = [await house.room(f"w{n}", model="openai") for n in range(3)]
     runs = []
     for room in rooms:
@@ -36,7 +36,7 @@ async def test_S01_killed_while_three_workspaces_stream(house: House) -> None:
     await rooms[0].works()
 
 
-async def test_S01_killed_twice_in_a_row(house: House) -> None:
+async def test_S01_killed_twice_in_a_row(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("before ")
     worker = await room.worker()
@@ -50,7 +50,7 @@ async def test_S01_killed_twice_in_a_row(house: House) -> None:
     assert (await room.worker()).identity == worker.identity
 
 
-async def test_S06_a_second_supervisor_refuses(house: House) -> None:
+async def test_S06_a_second_supervisor_refuses(house: ServerHarness) -> None:
     room = await house.room()
     second = await asyncio.to_thread(house.server.run_another)
     assert second.returncode == 3, second
@@ -102,7 +102,7 @@ def refused(finished: "subprocess.CompletedProcess[str]", hint: str) -> None:
 
 @pytest.mark.parametrize("what", BAD_FILES)
 @pytest.mark.house(start=False, bystander=False)
-async def test_S10_a_bad_file_stops_the_start(house: House, what: str) -> None:
+async def test_S10_a_bad_file_stops_the_start(house: ServerHarness, what: str) -> None:
     text, hint = BAD_FILES[what]
     path = house.root / "c" / "bulkhead" / "bulkhead.json"
     path.parent.mkdir()
@@ -113,18 +113,18 @@ async def test_S10_a_bad_file_stops_the_start(house: House, what: str) -> None:
 
 @pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=lambda words: " ".join(words)[:40])
 @pytest.mark.house(start=False, bystander=False)
-async def test_S10_bad_arguments_stop_the_start(house: House, arguments: tuple[str, ...]) -> None:
+async def test_S10_bad_arguments_stop_the_start(house: ServerHarness, arguments: tuple[str, ...]) -> None:
     refused(await asyncio.to_thread(house.server.run_another, *arguments), arguments[-1][:40])
     assert not (house.server.runtime_dir / "router.sock").exists()
 
 
 @pytest.mark.parametrize("limits", ['{"drain_seconds": 1}', '{"drain_s": "long"}', '{"drain_s": -1}', "[]", "{"])
 @pytest.mark.house(start=False, bystander=False)
-async def test_S10_bad_limits_of_the_environment_stop_the_start(house: House, limits: str) -> None:
+async def test_S10_bad_limits_of_the_environment_stop_the_start(house: ServerHarness, limits: str) -> None:
     refused(await asyncio.to_thread(house.server.run_another, env={"BULKHEAD_LIMITS": limits}), "BULKHEAD_LIMITS")
 
 
-async def test_S10_a_start_that_is_refused_touches_no_worker(house: House) -> None:
+async def test_S10_a_start_that_is_refused_touches_no_worker(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("one ")
     refused(await asyncio.to_thread(house.server.run_another, "--host", "gopher://here"), "gopher://here")
@@ -133,7 +133,7 @@ async def test_S10_a_start_that_is_refused_touches_no_worker(house: House) -> No
 
 
 @pytest.mark.parametrize("moment", ["idle", "M3", "M4"])
-async def test_S07_told_to_leave(house: House, moment: str) -> None:
+async def test_S07_told_to_leave(house: ServerHarness, moment: str) -> None:
     room = await house.room(model="openai" if moment == "M3" else "script", yolo=True)
     worker = await room.worker()
     watched, run = [worker], ""
@@ -157,7 +157,7 @@ async def test_S07_told_to_leave(house: House, moment: str) -> None:
 
 
 @pytest.mark.house(bystander=False)
-async def test_S07_told_to_leave_while_a_worker_starts(house: House) -> None:
+async def test_S07_told_to_leave_while_a_worker_starts(house: ServerHarness) -> None:
     client = house.new_client()
     path = house.directory("w", "script")
     house.failpoints.arm("worker.before_ready", times=10)
@@ -172,12 +172,12 @@ async def test_S07_told_to_leave_while_a_worker_starts(house: House) -> None:
 
 
 @pytest.mark.house(zygote="own", bystander=False)
-async def test_S07_told_to_leave_before_its_zygote_is_warm(house: House) -> None:
+async def test_S07_told_to_leave_before_its_zygote_is_warm(house: ServerHarness) -> None:
     assert await house.server.stop() == 0  # judged: nothing of the house is left, the zygote included
 
 
 @pytest.mark.house(zygote="own")
-async def test_S07_the_zygote_ends_with_the_server_that_started_it(house: House) -> None:
+async def test_S07_the_zygote_ends_with_the_server_that_started_it(house: ServerHarness) -> None:
     room = await house.room()
     await room.works()
     assert len(house.leftovers()) >= 3  # two workers and their zygote
@@ -185,7 +185,7 @@ async def test_S07_the_zygote_ends_with_the_server_that_started_it(house: House)
     await eventually(lambda: house.leftovers() == [], what="an empty house", state=house.leftovers)
 
 
-async def test_S08_told_to_leave_three_times(house: House) -> None:
+async def test_S08_told_to_leave_three_times(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming()
     house.failpoints.arm("close.c", workspace=room.id)
@@ -199,7 +199,7 @@ async def test_S08_told_to_leave_three_times(house: House) -> None:
     assert (row.id, row.outcome) == (run, "cancelled")
 
 
-async def test_S11_the_record_of_a_reused_pid(house: House) -> None:
+async def test_S11_the_record_of_a_reused_pid(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     house.bystander.may_reconnect = True
@@ -222,7 +222,7 @@ async def test_S11_the_record_of_a_reused_pid(house: House) -> None:
 
 
 @pytest.mark.house(zygote="own")
-async def test_S15_the_zygote_dies(house: House) -> None:
+async def test_S15_the_zygote_dies(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     [zygote] = [house.hold(pid) for pid, _ in house.leftovers() if parent_of(pid) == house.server.pid]
@@ -233,7 +233,7 @@ async def test_S15_the_zygote_dies(house: House) -> None:
     await second.works()
 
 
-async def test_T07_the_socket_of_the_api_is_removed(house: House) -> None:
+async def test_T07_the_socket_of_the_api_is_removed(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("on ")
     house.server.socket_path.unlink()

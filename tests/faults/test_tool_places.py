@@ -5,11 +5,11 @@ import os
 from typing import Any
 
 from tests.support.clients.http_client import parts_of
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.permission_requests import grant, requested
 
 
-async def test_X07_file_tools_stay_inside_without_permission(house: House) -> None:
+async def test_X07_file_tools_stay_inside_without_permission(house: ServerHarness) -> None:
     room = await house.room()  # nobody allows anything
     outside = house.root / "w-beside"  # the same prefix
     outside.mkdir()
@@ -30,7 +30,7 @@ async def test_X07_file_tools_stay_inside_without_permission(house: House) -> No
     await room.works()
 
 
-async def test_X07_a_hard_link_is_replaced_and_not_written_through(house: House) -> None:
+async def test_X07_a_hard_link_is_replaced_and_not_written_through(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     outside = house.root / "outside"
     outside.write_text("before")
@@ -46,7 +46,7 @@ def tool(name: str, **args: object) -> str:
     return f"/tool {name} {json.dumps(args)}"
 
 
-async def refused(room: Room, last: str, name: str, **args: Any) -> str:
+async def refused(room: WorkspaceFixture, last: str, name: str, **args: Any) -> str:
     """A call that asks for what is outside, is denied and fails; the id of the request."""
     run = await room.prompt(tool(name, **args))
     request = await requested(room.watcher, other_than=last) if not last else await newer(room, last)
@@ -58,7 +58,7 @@ async def refused(room: Room, last: str, name: str, **args: Any) -> str:
     return str(request["id"])
 
 
-async def newer(room: Room, last: str) -> dict[str, Any]:
+async def newer(room: WorkspaceFixture, last: str) -> dict[str, Any]:
     """The request that came after the one with the id `last`."""
     seen = [event.payload["id"] if event.kind == "permission_request" else "" for event in room.watcher.seen]
     skip = len(seen) - seen[::-1].index(last)

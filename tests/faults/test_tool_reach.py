@@ -13,7 +13,7 @@ import pytest
 from tests.faults.test_tools import bash, result
 from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from worker.processes.landlock import ABI_MIN, abi
 
 
@@ -28,7 +28,7 @@ def kernel_confines() -> bool:
 needs_landlock = pytest.mark.skipif(not kernel_confines(), reason=f"this kernel has no Landlock of version {ABI_MIN}")
 
 
-async def told(room: Room, command: str) -> str:
+async def told(room: WorkspaceFixture, command: str) -> str:
     """What a command of a tool printed."""
     run = await room.prompt(bash(command))
     await room.ended(run, within_s=20.0)
@@ -36,7 +36,7 @@ async def told(room: Room, command: str) -> str:
     return str(found[-1]["content"])
 
 
-async def confined(house: House, mode: str = "required", **tools: object) -> Room:
+async def confined(house: ServerHarness, mode: str = "required", **tools: object) -> WorkspaceFixture:
     """A room whose commands are confined."""
     path = house.directory("w", "script")
     (path / "bulkhead.json").write_text(json.dumps({"tools": {"confine": mode, **tools}}))
@@ -44,14 +44,14 @@ async def confined(house: House, mode: str = "required", **tools: object) -> Roo
     workspace = await client.create(path, yolo=True)
     session = await client.create_session(workspace["id"])
     watcher = await house.watch(workspace["id"], name="w", client=client)
-    return Room(house, workspace, session, watcher)
+    return WorkspaceFixture(house, workspace, session, watcher)
 
 
 # --- X10: writing -----------------------------------------------------------------------------------------------------
 
 
 @needs_landlock
-async def test_X10_a_confined_command_writes_in_its_workspace_only(house: House) -> None:
+async def test_X10_a_confined_command_writes_in_its_workspace_only(house: ServerHarness) -> None:
     outside = house.root / "outside"
     outside.mkdir()
     (outside / "kept").write_text("kept")
@@ -80,7 +80,7 @@ async def test_X10_a_confined_command_writes_in_its_workspace_only(house: House)
 
 
 @needs_landlock
-async def test_X10_what_the_configuration_names_may_be_written(house: House) -> None:
+async def test_X10_what_the_configuration_names_may_be_written(house: ServerHarness) -> None:
     outside = house.root / "outside"
     outside.mkdir()
     room = await confined(house, writable=[str(outside)])
@@ -89,7 +89,7 @@ async def test_X10_what_the_configuration_names_may_be_written(house: House) -> 
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
-async def test_X10_a_kernel_without_the_feature(house: House, mode: str) -> None:
+async def test_X10_a_kernel_without_the_feature(house: ServerHarness, mode: str) -> None:
     room = await confined(house, mode)
     house.failpoints.arm("tools.confine", "error:ENOSYS", workspace=room.id, times=2)
     answers = [await told(room, "echo ran > ran; cat ran") for _ in range(2)]
@@ -105,7 +105,7 @@ async def test_X10_a_kernel_without_the_feature(house: House, mode: str) -> None
 
 @needs_landlock
 @pytest.mark.house(env={"BULKHEAD_CONFINE": "required"})
-async def test_X10_what_the_operator_says_no_file_of_a_project_changes(house: House) -> None:
+async def test_X10_what_the_operator_says_no_file_of_a_project_changes(house: ServerHarness) -> None:
     room = await confined(house, "off", writable=["/"])
     assert "rc=0" not in await told(room, f"touch {house.root}/new; echo rc=$?")
     assert not (house.root / "new").exists()
@@ -115,7 +115,7 @@ async def test_X10_what_the_operator_says_no_file_of_a_project_changes(house: Ho
 
 
 @needs_landlock
-async def test_X09_a_confined_command_reads_nothing_of_worker_and_supervisor(house: House) -> None:
+async def test_X09_a_confined_command_reads_nothing_of_worker_and_supervisor(house: ServerHarness) -> None:
     bystander = Path((await house.worker(house.bystander.workspace))["path"])
     room = await confined(house)
     worker = (await room.worker()).pid
@@ -141,7 +141,7 @@ async def test_X09_a_confined_command_reads_nothing_of_worker_and_supervisor(hou
 
 
 @needs_landlock
-async def test_T07_a_confined_command_signals_only_its_own(house: House) -> None:
+async def test_T07_a_confined_command_signals_only_its_own(house: ServerHarness) -> None:
     if abi() < 6:
         pytest.skip("this kernel's Landlock does not hold signals (version 6, Linux 6.12)")
     room = await confined(house)
@@ -165,7 +165,7 @@ async def test_T07_a_confined_command_signals_only_its_own(house: House) -> None
     await room.works()
 
 
-async def test_T07_a_command_kills_its_worker(house: House) -> None:
+async def test_T07_a_command_kills_its_worker(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     worker = await room.worker()
     run = await room.prompt(bash("kill -9 $PPID; sleep 1000"))
@@ -177,7 +177,7 @@ async def test_T07_a_command_kills_its_worker(house: House) -> None:
 
 
 @pytest.mark.house(bystander=False)
-async def test_T07_a_command_kills_the_supervisor(house: House) -> None:
+async def test_T07_a_command_kills_the_supervisor(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     worker = await room.worker()
     run = await room.prompt(bash(f"kill -9 {house.server.pid}; echo done > done; cat done"))
@@ -192,11 +192,11 @@ async def test_T07_a_command_kills_the_supervisor(house: House) -> None:
     await room.works_unwatched()
 
 
-async def _is_over(room: Room, run: str) -> bool:
+async def _is_over(room: WorkspaceFixture, run: str) -> bool:
     return (await room.run(run))["state"] == "ended"
 
 
-async def test_T07_a_command_takes_its_database_away(house: House) -> None:
+async def test_T07_a_command_takes_its_database_away(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     row = await house.worker(room.id)
     kept = house.root / "kept"
@@ -212,7 +212,7 @@ async def test_T07_a_command_takes_its_database_away(house: House) -> None:
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.4})  # it is looked after four times as often as somebody may sleep
-async def test_T07_a_command_removes_the_runtime_directory(house: House) -> None:
+async def test_T07_a_command_removes_the_runtime_directory(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     runtime = house.server.runtime_dir
     before = {path.name for path in runtime.iterdir()}

@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.processes import WORKSPACE_MARKER, Process, descendants, marked, state_of, title
 
 
-async def test_T01_a_child_that_ignores_SIGTERM_is_gone_before_the_cancel_is_told(house: House) -> None:
+async def test_T01_a_child_that_ignores_SIGTERM_is_gone_before_the_cancel_is_told(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
     deaf = (
@@ -31,7 +31,7 @@ async def test_T01_a_child_that_ignores_SIGTERM_is_gone_before_the_cancel_is_tol
     await room.works()
 
 
-async def test_T02_the_shell_exits_and_a_child_keeps_its_pipe(house: House) -> None:
+async def test_T02_the_shell_exits_and_a_child_keeps_its_pipe(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
     run, children = await room.tool_running(f"sleep 1000 & echo $! > {pipe.path}; echo done", pipe)
@@ -41,7 +41,7 @@ async def test_T02_the_shell_exits_and_a_child_keeps_its_pipe(house: House) -> N
         await child.gone(within_s=2.0)
 
 
-async def test_T02_what_goes_on_in_the_background_is_listed_and_ends_with_its_session(house: House) -> None:
+async def test_T02_what_goes_on_in_the_background_is_listed_and_ends_with_its_session(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
     command = f"sleep 1000 & echo $! $$ > {pipe.path}; echo begun; wait"
@@ -61,7 +61,7 @@ async def test_T02_what_goes_on_in_the_background_is_listed_and_ends_with_its_se
         await process.gone(within_s=5.0)
 
 
-async def test_T03_a_daemon_ends_with_its_run(house: House) -> None:
+async def test_T03_a_daemon_ends_with_its_run(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
     daemon = f"setsid sh -c '(sleep 1000 > /dev/null 2>&1 & echo $! > {pipe.path})' > /dev/null 2>&1; echo started"
@@ -72,7 +72,7 @@ async def test_T03_a_daemon_ends_with_its_run(house: House) -> None:
     assert "started" in (await result(room))["content"]
 
 
-async def test_T03_a_daemon_ends_with_its_worker(house: House) -> None:
+async def test_T03_a_daemon_ends_with_its_worker(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
     daemon = f"setsid sh -c '(sleep 1000 > /dev/null 2>&1 & echo $! > {pipe.path}) &'; sleep 1000"
@@ -83,7 +83,7 @@ async def test_T03_a_daemon_ends_with_its_worker(house: House) -> None:
     await room.works()
 
 
-async def test_T04_a_flood_is_drained_and_capped(house: House) -> None:
+async def test_T04_a_flood_is_drained_and_capped(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     worker = await room.worker()
     flood = "echo HEAD; head -c 300000000 /dev/zero | tr '\\0' x; echo; echo TAIL"
@@ -96,7 +96,7 @@ async def test_T04_a_flood_is_drained_and_capped(house: House) -> None:
     assert peak_rss(worker) < 400_000_000, "the output was kept in memory"
 
 
-async def test_T04_binary_output_is_text_in_the_end(house: House) -> None:
+async def test_T04_binary_output_is_text_in_the_end(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     run = await room.prompt(bash("head -c 100000 /dev/urandom; printf 'a\\000b\\377c'"))
     await room.ended(run)
@@ -112,7 +112,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS)
 @pytest.mark.house(limits={"tool_processes_max": 60})
-async def test_T05_a_fork_bomb_is_stopped_at_the_limit_of_its_workspace(house: House, bomb: str) -> None:
+async def test_T05_a_fork_bomb_is_stopped_at_the_limit_of_its_workspace(house: ServerHarness, bomb: str) -> None:
     room = await house.room(yolo=True)
     worker = await room.worker()
     run = await room.prompt(bash(BOMBS[bomb]))
@@ -130,7 +130,7 @@ async def test_T05_a_fork_bomb_is_stopped_at_the_limit_of_its_workspace(house: H
 
 
 @pytest.mark.house(limits={"tool_processes_max": 60})
-async def test_T05_the_limit_is_of_all_commands_together_and_takes_the_largest(house: House) -> None:
+async def test_T05_the_limit_is_of_all_commands_together_and_takes_the_largest(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     small = {"description": "x", "command": "for i in $(seq 20); do sleep 1000 & done; wait", "run_in_background": True}
     await room.ended(await room.prompt("/tool bash " + json.dumps(small)))
@@ -156,7 +156,7 @@ ASKING = {
 
 
 @pytest.mark.parametrize("what", ASKING)
-async def test_T06_who_waits_for_a_person_fails_fast(house: House, what: str) -> None:
+async def test_T06_who_waits_for_a_person_fails_fast(house: ServerHarness, what: str) -> None:
     room = await house.room(yolo=True)
     await room.ended(await room.prompt(bash(ASKING[what])), within_s=10.0)
     content = (await result(room))["content"]
@@ -177,7 +177,7 @@ CANARY = "canary-7c1f5e"
         "HARMLESS": "yes",
     }
 )
-async def test_T08_a_command_gets_three_descriptors_and_no_secret(house: House) -> None:
+async def test_T08_a_command_gets_three_descriptors_and_no_secret(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     look = "sleep 1000 & ls /proc/$!/fd | sed s/^/fd=/; kill $!; tr '\\0' '\\n' < /proc/$$/environ; env; export -p"
     await room.ended(await room.prompt(bash(look)))
@@ -196,13 +196,13 @@ def bash(command: str) -> str:
     return "/tool bash " + json.dumps({"description": "a test", "command": command})
 
 
-async def result(room: Room) -> dict[str, Any]:
+async def result(room: WorkspaceFixture) -> dict[str, Any]:
     """The only tool result of a room."""
     [found] = await results(room)
     return found
 
 
-async def results(room: Room) -> list[dict[str, Any]]:
+async def results(room: WorkspaceFixture) -> list[dict[str, Any]]:
     """All of them, oldest first."""
     return [part for message in await room.messages() for part in parts_of(message, "tool_result")]
 

@@ -8,14 +8,14 @@ import pytest
 
 from tests.support.clients.http_client import Response, finish_of, parts_of, texts
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.processes import Process
 
 HUNG_S = 1.0
 QUICK_BEATS = {"heartbeat_interval_s": 0.1, "heartbeat_lost_s": HUNG_S}
 
 
-async def test_W01_killed_before_the_prompt_is_committed(house: House) -> None:
+async def test_W01_killed_before_the_prompt_is_committed(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     house.failpoints.arm("prompt.before_commit", workspace=room.id)
@@ -33,7 +33,7 @@ async def test_W01_killed_before_the_prompt_is_committed(house: House) -> None:
     assert len(house.stored(room).runs) == 1
 
 
-async def test_W02_killed_between_commit_and_202(house: House) -> None:
+async def test_W02_killed_between_commit_and_202(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     house.failpoints.arm("prompt.after_commit", workspace=room.id)
@@ -47,7 +47,7 @@ async def test_W02_killed_between_commit_and_202(house: House) -> None:
     assert len([m for m in await room.messages() if m["role"] == "user"]) == 1, "it ran twice"
 
 
-async def test_W03_killed_before_the_run_starts(house: House) -> None:
+async def test_W03_killed_before_the_run_starts(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     house.failpoints.arm("run.before_start", workspace=room.id)
@@ -58,7 +58,7 @@ async def test_W03_killed_before_the_run_starts(house: House) -> None:
     assert (await room.worker()).pid != worker.pid
 
 
-async def test_W04_killed_while_streaming(house: House) -> None:
+async def test_W04_killed_while_streaming(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("half a story")
     worker = await room.worker()
@@ -70,7 +70,7 @@ async def test_W04_killed_while_streaming(house: House) -> None:
     await room.works()
 
 
-async def test_W05_killed_while_a_tool_runs(house: House) -> None:
+async def test_W05_killed_while_a_tool_runs(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
     command = f"sleep 1001 & (sleep 1002 & echo $$ $! > {pipe.path}; wait) & wait"
@@ -88,7 +88,7 @@ async def test_W05_killed_while_a_tool_runs(house: House) -> None:
     await room.works()
 
 
-async def test_W05_the_history_stays_valid_for_the_model(house: House) -> None:
+async def test_W05_the_history_stays_valid_for_the_model(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     pipe = house.pipe()
     run = await room.prompt("run something long")
@@ -103,7 +103,7 @@ async def test_W05_the_history_stays_valid_for_the_model(house: House) -> None:
     await room.works()  # the provider checks each request: a result for every call
 
 
-async def test_W07_killed_between_the_terminal_and_its_publication(house: House) -> None:
+async def test_W07_killed_between_the_terminal_and_its_publication(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     house.failpoints.arm("terminal.after_commit", workspace=room.id)
@@ -119,7 +119,7 @@ async def test_W07_killed_between_the_terminal_and_its_publication(house: House)
 
 
 @pytest.mark.parametrize("stage", ["a", "b", "c", "d", "e"])
-async def test_W09_killed_in_each_stage_of_the_close(house: House, stage: str) -> None:
+async def test_W09_killed_in_each_stage_of_the_close(house: ServerHarness, stage: str) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming("until then")
     worker = await room.worker()
@@ -140,7 +140,7 @@ async def test_W09_killed_in_each_stage_of_the_close(house: House, stage: str) -
 
 
 @pytest.mark.house(limits=QUICK_BEATS)
-async def test_W11_stopped_past_the_limit(house: House) -> None:
+async def test_W11_stopped_past_the_limit(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming("frozen")
     worker = await room.worker()
@@ -157,7 +157,7 @@ async def test_W11_stopped_past_the_limit(house: House) -> None:
 
 
 @pytest.mark.house(limits=QUICK_BEATS)
-async def test_W11_a_prompt_to_a_stopped_worker_gets_503(house: House) -> None:
+async def test_W11_a_prompt_to_a_stopped_worker_gets_503(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     await stop(worker)
@@ -169,7 +169,7 @@ async def test_W11_a_prompt_to_a_stopped_worker_gets_503(house: House) -> None:
 
 
 @pytest.mark.house(limits={"heartbeat_interval_s": 0.1, "heartbeat_lost_s": 30.0})
-async def test_W11_continued_before_the_limit(house: House) -> None:
+async def test_W11_continued_before_the_limit(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("before ")
     worker = await room.worker()
@@ -185,7 +185,7 @@ async def test_W11_continued_before_the_limit(house: House) -> None:
 
 
 @pytest.mark.house(limits={"drain_s": 1.0, "flush_s": 1.0, "exit_s": 1.0})
-async def test_W11_stopped_while_draining(house: House) -> None:
+async def test_W11_stopped_while_draining(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming("stuck")
     worker = await room.worker()
@@ -201,7 +201,7 @@ async def test_W11_stopped_while_draining(house: House) -> None:
     assert (await room.run(run))["outcome"] in ("cancelled", "interrupted")
 
 
-async def test_W14_native_crash(house: House) -> None:
+async def test_W14_native_crash(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming("crash")
     worker = await room.worker()
@@ -214,7 +214,7 @@ async def test_W14_native_crash(house: House) -> None:
     await room.works()
 
 
-async def test_W15_exits_with_0_outside_the_close_protocol(house: House) -> None:
+async def test_W15_exits_with_0_outside_the_close_protocol(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("gone ")
     worker = await room.worker()
@@ -227,7 +227,7 @@ async def test_W15_exits_with_0_outside_the_close_protocol(house: House) -> None
 
 
 @pytest.mark.parametrize("action", ["kill", "raise"])
-async def test_W16_dies_at_every_start(house: House, action: str) -> None:
+async def test_W16_dies_at_every_start(house: ServerHarness, action: str) -> None:
     room = await house.room()
     before = len(room.watcher.seen)
     house.failpoints.arm("worker.before_ready", action, workspace=room.id, times=1000)
@@ -248,7 +248,7 @@ async def test_W16_dies_at_every_start(house: House, action: str) -> None:
 
 
 @pytest.mark.house(limits={"start_deadline_s": 1.0, "wake_deadline_s": 8.0})
-async def test_W16_never_says_hello(house: House) -> None:
+async def test_W16_never_says_hello(house: ServerHarness) -> None:
     room = await house.room()
     before = len(room.watcher.seen)
     house.failpoints.arm("worker.before_ready", workspace=room.id, times=1000)
@@ -266,12 +266,12 @@ async def stop(worker: Process) -> None:
     await eventually(lambda: worker.state == "T", what="state T")
 
 
-async def ask(room: Room) -> Response:
+async def ask(room: WorkspaceFixture) -> Response:
     """A request that needs the worker."""
     return await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}")
 
 
-async def check_interrupted(room: Room, run: str, end: dict[str, object], text: str) -> None:
+async def check_interrupted(room: WorkspaceFixture, run: str, end: dict[str, object], text: str) -> None:
     """The run ended `interrupted` with its cause, and what had been seen of it is kept (what came later may be)."""
     assert "cancelled" not in end
     assert "nterrupted" in str(end["error"])

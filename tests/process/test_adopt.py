@@ -3,10 +3,10 @@
 import signal
 
 from tests.support.clients.http_client import texts
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
-async def test_S09_a_restart_leaves_the_workers_and_their_runs(house: House) -> None:
+async def test_S09_a_restart_leaves_the_workers_and_their_runs(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("before ")
     worker = await room.worker()
@@ -26,7 +26,7 @@ async def test_S09_a_restart_leaves_the_workers_and_their_runs(house: House) -> 
     assert (await house.worker(room.id))["restarts"] == 0
 
 
-async def test_a_run_that_ends_while_nobody_is_there_is_told_later(house: House) -> None:
+async def test_a_run_that_ends_while_nobody_is_there_is_told_later(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("before ")
     room.watcher.resumes = True
@@ -40,7 +40,7 @@ async def test_a_run_that_ends_while_nobody_is_there_is_told_later(house: House)
     assert texts(await room.last_assistant()) == "before after"
 
 
-async def test_an_idle_worker_is_adopted_too(house: House) -> None:
+async def test_an_idle_worker_is_adopted_too(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     room.watcher.resumes = True

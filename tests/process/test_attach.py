@@ -10,10 +10,12 @@ import pytest
 
 from tests.support.clients.http_client import Client, head, read_head
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
-async def opened(house: House, target: str) -> tuple[int, dict[str, str], asyncio.StreamReader, asyncio.StreamWriter]:
+async def opened(
+    house: ServerHarness, target: str
+) -> tuple[int, dict[str, str], asyncio.StreamReader, asyncio.StreamWriter]:
     """A raw event stream: status and headers as they came, before any event."""
     reader, writer = await asyncio.open_unix_connection(house.server.socket_path)
     writer.write(head("GET", target, {}))
@@ -22,7 +24,7 @@ async def opened(house: House, target: str) -> tuple[int, dict[str, str], asynci
     return status, headers, reader, writer
 
 
-async def test_headers_come_before_any_event(house: House) -> None:
+async def test_headers_come_before_any_event(house: ServerHarness) -> None:
     room = await house.room()
     status, headers, _, writer = await opened(house, f"/v1/workspaces/{room.id}/events?client_id={uuid.uuid4()}")
     assert status == 200
@@ -31,7 +33,7 @@ async def test_headers_come_before_any_event(house: House) -> None:
     writer.close()
 
 
-async def test_stream_refuses_in_the_right_order(house: House) -> None:
+async def test_stream_refuses_in_the_right_order(house: ServerHarness) -> None:
     client = house.new_client()
     assert (await client.get("/v1/workspaces/nobody/events?client_id=x")).expect(400).code == "bad_input"
     assert (await client.get(f"/v1/workspaces/nobody/events?client_id={uuid.uuid4()}")).expect(404).code == (
@@ -39,7 +41,7 @@ async def test_stream_refuses_in_the_right_order(house: House) -> None:
     )
 
 
-async def test_stream_without_a_client_id_is_fine(house: House) -> None:
+async def test_stream_without_a_client_id_is_fine(house: ServerHarness) -> None:
     room = await house.room()
     status, _, _, writer = await opened(house, f"/v1/workspaces/{room.id}/events")
     assert status == 200
@@ -50,11 +52,11 @@ async def test_stream_without_a_client_id_is_fine(house: House) -> None:
     await eventually(lambda: _clients(house, room.id, 1), within_s=5, what="one client", state=lambda: house.server.log)
 
 
-async def _clients(house: House, workspace: str, count: int) -> bool:
+async def _clients(house: ServerHarness, workspace: str, count: int) -> bool:
     return (await house.worker(workspace))["clients"] == count
 
 
-async def test_plain_stream_has_only_data_lines(house: House) -> None:
+async def test_plain_stream_has_only_data_lines(house: ServerHarness) -> None:
     room = await house.room()
     _, _, reader, writer = await opened(house, f"/v1/workspaces/{room.id}/events?client_id={uuid.uuid4()}")
     run_id = await room.prompt("/tokens 5")
@@ -71,7 +73,7 @@ async def test_plain_stream_has_only_data_lines(house: House) -> None:
     writer.close()
 
 
-async def test_C07_run_goes_on_when_its_client_leaves(house: House) -> None:
+async def test_C07_run_goes_on_when_its_client_leaves(house: ServerHarness) -> None:
     room = await house.room()
     leaving = house.new_client()
     run_id = str(uuid.uuid4())
@@ -82,7 +84,7 @@ async def test_C07_run_goes_on_when_its_client_leaves(house: House) -> None:
     assert end["text"].endswith("t40")
 
 
-async def test_last_client_leaving_ends_no_run(house: House) -> None:
+async def test_last_client_leaving_ends_no_run(house: ServerHarness) -> None:
     room = await house.room()
     run_id = await room.prompt("/tokens 60 100")
     await room.watcher.text(room.session, "t3")
@@ -95,13 +97,13 @@ async def test_last_client_leaving_ends_no_run(house: House) -> None:
         assert (await room.run(run_id))["outcome"] == "completed"
 
 
-async def _again(house: House, workspace: str):  # type: ignore[no-untyped-def]
-    from tests.support.clients.stream_reader import Watcher
+async def _again(house: ServerHarness, workspace: str):  # type: ignore[no-untyped-def]
+    from tests.support.clients.stream_reader import StreamReader
 
-    return Watcher(house.new_client(), workspace, name="again")
+    return StreamReader(house.new_client(), workspace, name="again")
 
 
-async def test_release_keeps_the_registration(house: House) -> None:
+async def test_release_keeps_the_registration(house: ServerHarness) -> None:
     room = await house.room()
     target = f"/v1/workspaces/{room.id}?client_id={room.client.client_id}"
     (await room.client.request("DELETE", target)).expect(200)
@@ -111,7 +113,7 @@ async def test_release_keeps_the_registration(house: House) -> None:
     assert (await room.client.create(room.path))["id"] == room.id
 
 
-async def test_retired_client_cannot_create_but_may_look(house: House) -> None:
+async def test_retired_client_cannot_create_but_may_look(house: ServerHarness) -> None:
     room = await house.room()
     stranger = f"/v1/clients/{uuid.uuid4()}"
     (await room.client.request("DELETE", stranger)).expect(200)
@@ -124,7 +126,7 @@ async def test_retired_client_cannot_create_but_may_look(house: House) -> None:
     writer.close()
 
 
-async def test_current_session_needs_a_stream(house: House) -> None:
+async def test_current_session_needs_a_stream(house: ServerHarness) -> None:
     room = await house.room()
     target = f"/v1/workspaces/{room.id}/current-session?client_id="
     (await room.client.post(f"{target}{room.client.client_id}", {"session_id": room.session})).expect(200)
@@ -133,7 +135,7 @@ async def test_current_session_needs_a_stream(house: House) -> None:
     (await room.client.post(f"{target}x", {"session_id": ""})).expect(400)
 
 
-async def test_two_spellings_of_one_directory_are_one_workspace(house: House) -> None:
+async def test_two_spellings_of_one_directory_are_one_workspace(house: ServerHarness) -> None:
     room = await house.room()
     link = house.root / "link"
     link.symlink_to(room.path)
@@ -143,14 +145,14 @@ async def test_two_spellings_of_one_directory_are_one_workspace(house: House) ->
 
 
 @pytest.mark.house(bystander=False)
-async def test_many_creates_of_one_new_directory_make_one_workspace(house: House) -> None:
+async def test_many_creates_of_one_new_directory_make_one_workspace(house: ServerHarness) -> None:
     path = house.directory("fresh", "script")
     made = await asyncio.gather(*(house.new_client().create(path) for _ in range(8)))
     assert len({workspace["id"] for workspace in made}) == 1
     assert len((await house.new_client().get("/v1/workers")).json()) == 1
 
 
-async def test_P11_evicted_workspace_wakes_with_its_id_and_history(house: House) -> None:
+async def test_P11_evicted_workspace_wakes_with_its_id_and_history(house: ServerHarness) -> None:
     room = await house.room()
     await room.ended(await room.prompt("/say hello"))
     before = await room.messages()
@@ -169,7 +171,7 @@ async def test_P11_evicted_workspace_wakes_with_its_id_and_history(house: House)
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.3, "heartbeat_interval_s": 0.05, "detach_grace_s": 0.0}, bystander=False)
-async def test_idle_worker_goes_to_sleep_and_a_busy_one_does_not(house: House) -> None:
+async def test_idle_worker_goes_to_sleep_and_a_busy_one_does_not(house: ServerHarness) -> None:
     room = await house.room()
     run_id = await room.prompt("/tokens 100 100")
     await room.watcher.close()
@@ -179,11 +181,11 @@ async def test_idle_worker_goes_to_sleep_and_a_busy_one_does_not(house: House) -
     assert (await room.run(run_id))["outcome"] == "completed"
 
 
-async def _state(house: House, workspace: str, state: str) -> bool:
+async def _state(house: ServerHarness, workspace: str, state: str) -> bool:
     return (await house.worker(workspace))["state"] == state
 
 
-async def test_H05_workspace_whose_directory_is_gone(house: House) -> None:
+async def test_H05_workspace_whose_directory_is_gone(house: ServerHarness) -> None:
     room = await house.room()
     await room.watcher.close()
     (await room.client.request("DELETE", f"/v1/clients/{room.client.client_id}")).expect(200)
@@ -200,7 +202,7 @@ async def test_H05_workspace_whose_directory_is_gone(house: House) -> None:
     (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(200)
 
 
-async def test_registration_can_be_removed(house: House) -> None:
+async def test_registration_can_be_removed(house: ServerHarness) -> None:
     room = await house.room()
     await room.watcher.close()
     (await room.client.request("DELETE", f"/v1/workspaces/{room.id}/registration")).expect(200)
@@ -208,7 +210,7 @@ async def test_registration_can_be_removed(house: House) -> None:
     assert (await house.new_client().create(room.path))["id"] != room.id
 
 
-async def test_streams_end_cleanly_with_the_server(house: House) -> None:
+async def test_streams_end_cleanly_with_the_server(house: ServerHarness) -> None:
     room = await house.room()
     plain = await house.watch(room.id, name="plain", ids=False)
     await house.bystander.check()
@@ -222,7 +224,7 @@ async def test_streams_end_cleanly_with_the_server(house: House) -> None:
 
 
 @pytest.mark.house(arguments=("--idle-exit", "0.5"), bystander=False, limits={"detach_grace_s": 0.0})
-async def test_private_server_leaves_when_nobody_needs_it(house: House) -> None:
+async def test_private_server_leaves_when_nobody_needs_it(house: ServerHarness) -> None:
     client = house.new_client()
     room = await house.room()
     (await client.post("/v1/control", {"command": "shutdown_if_idle"})).expect(409)
@@ -233,7 +235,7 @@ async def test_private_server_leaves_when_nobody_needs_it(house: House) -> None:
 
 
 @pytest.mark.house(bystander=False)
-async def test_managed_server_is_not_taken_down_by_a_client(house: House) -> None:
+async def test_managed_server_is_not_taken_down_by_a_client(house: ServerHarness) -> None:
     client = house.new_client()
     for command in ("shutdown", "shutdown_if_idle"):
         assert (await client.post("/v1/control", {"command": command})).expect(409).code == "not_idle"
@@ -241,7 +243,7 @@ async def test_managed_server_is_not_taken_down_by_a_client(house: House) -> Non
     (await client.post("/v1/control", raw=b"{")).expect(400)
 
 
-async def test_calls_of_the_crush_client(house: House, tmp_path: Path) -> None:
+async def test_calls_of_the_crush_client(house: ServerHarness, tmp_path: Path) -> None:
     """http-api 7.1, call by call."""
     client = Client(house.server.socket_path, house.diary)
     version = (await client.get("/v1/version")).expect(200).json()

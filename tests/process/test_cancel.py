@@ -1,10 +1,10 @@
 """A cancel ends what was accepted before it, and nobody's request turns into an error because of it."""
 
 from tests.support.clients.http_client import finish_of, texts
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
-async def test_another_clients_cancel_gives_nobody_an_error(house: House) -> None:
+async def test_another_clients_cancel_gives_nobody_an_error(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     other = house.new_client()
     watcher = await house.watch(room.id, name="other", client=other)
@@ -22,7 +22,7 @@ async def test_another_clients_cancel_gives_nobody_an_error(house: House) -> Non
     await room.works()
 
 
-async def test_a_cancel_right_after_the_202_finds_the_prompt(house: House) -> None:
+async def test_a_cancel_right_after_the_202_finds_the_prompt(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     house.failpoints.arm("run.before_start", workspace=room.id)
     run = await room.prompt("never mind")
@@ -38,14 +38,14 @@ async def test_a_cancel_right_after_the_202_finds_the_prompt(house: House) -> No
     await room.works()
 
 
-async def test_a_cancel_of_an_idle_session_does_nothing_to_the_next_prompt(house: House) -> None:
+async def test_a_cancel_of_an_idle_session_does_nothing_to_the_next_prompt(house: ServerHarness) -> None:
     room = await house.room()
     (await room.client.cancel(room.id, room.session)).expect(200)
     (await room.client.cancel(room.id, "no-such-session")).expect(200)
     await room.works()
 
 
-async def test_a_cancel_takes_the_queue_with_it(house: House) -> None:
+async def test_a_cancel_takes_the_queue_with_it(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     first, call = await room.streaming()
     second, third = await room.prompt("two"), await room.prompt("three")
@@ -57,7 +57,7 @@ async def test_a_cancel_takes_the_queue_with_it(house: House) -> None:
     await room.works()
 
 
-async def test_clearing_the_queue_leaves_the_active_run_alone(house: House) -> None:
+async def test_clearing_the_queue_leaves_the_active_run_alone(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     first, call = await room.streaming()
     second = await room.prompt("two")
@@ -70,7 +70,7 @@ async def test_clearing_the_queue_leaves_the_active_run_alone(house: House) -> N
     assert (await room.ended(first))["text"] == "one two three"
 
 
-async def test_a_cancel_inside_a_tool_answers_its_call(house: House) -> None:
+async def test_a_cancel_inside_a_tool_answers_its_call(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
     run, [child] = await room.tool_running(f"echo $$ > {pipe.path}; sleep 1000", pipe)

@@ -10,14 +10,14 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.harness.command import Command, command
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
 def tokens(count: int) -> str:
     return " ".join(f"t{number}" for number in range(1, count + 1))
 
 
-async def test_run_prints_the_answer_as_it_comes(house: House) -> None:
+async def test_run_prints_the_answer_as_it_comes(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     running = await Command.start(house.server, "run", "/tokens 60 30", cwd=path)
     await running.printed("t1 t2")
@@ -27,13 +27,13 @@ async def test_run_prints_the_answer_as_it_comes(house: House) -> None:
     assert "scripted model" in done.err
 
 
-async def test_run_ends_with_1_when_the_run_fails(house: House) -> None:
+async def test_run_ends_with_1_when_the_run_fails(house: ServerHarness) -> None:
     failed = (await command(house.server, "run", "/say a bit\n/fail 400", cwd=house.directory("w", "script"))).expect(1)
     assert failed.out == "a bit\n"
     assert "400" in failed.err
 
 
-async def test_run_shows_tools_and_thoughts_beside_the_answer(house: House) -> None:
+async def test_run_shows_tools_and_thoughts_beside_the_answer(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     (path / "found.txt").write_text("here")
     done = (await command(house.server, "run", "/think hm\n/tool ls {}\n/say found", cwd=path)).expect(0)
@@ -44,7 +44,7 @@ async def test_run_shows_tools_and_thoughts_beside_the_answer(house: House) -> N
     assert "found.txt" in done.err
 
 
-async def test_ctrl_c_cancels_this_run_and_only_this(house: House) -> None:
+async def test_ctrl_c_cancels_this_run_and_only_this(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
     other = await Command.start(house.server, "run", "/tokens 60 20", cwd=path)
@@ -59,7 +59,7 @@ async def test_ctrl_c_cancels_this_run_and_only_this(house: House) -> None:
     assert sorted(run["outcome"] for run in runs) == ["cancelled", "completed"]
 
 
-async def test_a_second_ctrl_c_leaves_at_once(house: House) -> None:
+async def test_a_second_ctrl_c_leaves_at_once(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     workspace = (await house.new_client().create(path))["id"]
     running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
@@ -74,19 +74,19 @@ async def test_a_second_ctrl_c_leaves_at_once(house: House) -> None:
     await enter_into_diary(house, workspace)
 
 
-async def enter_into_diary(house: House, workspace: str) -> None:
+async def enter_into_diary(house: ServerHarness, workspace: str) -> None:
     """The prompts of a command are nobody's in the house's diary; from here on they are judged like the others."""
     for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
         house.diary.asked(workspace, run["session_id"], run["id"])
         house.diary.accepted(workspace, run["session_id"], run["id"])
 
 
-async def _no_open_run(house: House, path: Path) -> bool:
+async def _no_open_run(house: ServerHarness, path: Path) -> bool:
     runs = (await command(house.server, "runs", "--json", cwd=path)).expect(0).lines()
     return all(run["state"] == "ended" for run in runs)
 
 
-async def test_run_tells_of_a_worker_that_died(house: House) -> None:
+async def test_run_tells_of_a_worker_that_died(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     workspace = (await house.new_client().create(path))["id"]
     running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
@@ -99,7 +99,7 @@ async def test_run_tells_of_a_worker_that_died(house: House) -> None:
     await enter_into_diary(house, workspace)
 
 
-async def test_run_outlives_its_supervisor(house: House) -> None:
+async def test_run_outlives_its_supervisor(house: ServerHarness) -> None:
     house.bystander.may_reconnect = True
     path = house.directory("w", "script")
     running = await Command.start(house.server, "run", "/tokens 100 20", cwd=path)
@@ -109,7 +109,7 @@ async def test_run_outlives_its_supervisor(house: House) -> None:
     assert (await running.finished()).expect(0).out == tokens(100) + "\n"
 
 
-async def test_run_goes_on_in_a_session(house: House) -> None:
+async def test_run_goes_on_in_a_session(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     first = (await command(house.server, "run", "--json", "/say one", cwd=path)).expect(0).lines()
     assert first[0]["type"] == "run_accepted"
@@ -127,7 +127,7 @@ async def test_run_goes_on_in_a_session(house: House) -> None:
     assert "nope" in missing.err
 
 
-async def test_run_in_a_busy_session_prints_its_own_answer_only(house: House) -> None:
+async def test_run_in_a_busy_session_prints_its_own_answer_only(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     running = await Command.start(house.server, "run", "/tokens 40 20", cwd=path)
     await running.printed("t3")
@@ -136,7 +136,7 @@ async def test_run_in_a_busy_session_prints_its_own_answer_only(house: House) ->
     assert (await running.finished()).expect(0).out == tokens(40) + "\n"
 
 
-async def test_run_takes_its_prompt_from_a_pipe(house: House) -> None:
+async def test_run_takes_its_prompt_from_a_pipe(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     assert (await command(house.server, "run", cwd=path, given=b"/say piped\n")).expect(0).out == "piped\n"
     both = await command(house.server, "run", "/say first", "-", cwd=path, given=b"/say second\n")
@@ -144,7 +144,7 @@ async def test_run_takes_its_prompt_from_a_pipe(house: House) -> None:
     assert "prompt is empty" in (await command(house.server, "run", cwd=path, given=b" \n")).expect(2).err
 
 
-async def test_yolo_lasts_as_long_as_its_run(house: House) -> None:
+async def test_yolo_lasts_as_long_as_its_run(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     prompt = '/tool write {"file_path": "made.txt", "content": "x"}\n/say ok'
     denied = (await command(house.server, "run", prompt, cwd=path)).expect(0)
@@ -156,7 +156,7 @@ async def test_yolo_lasts_as_long_as_its_run(house: House) -> None:
     assert "✗ write" in again.err
 
 
-async def test_a_reader_that_leaves_makes_no_noise(house: House) -> None:
+async def test_a_reader_that_leaves_makes_no_noise(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     process = await asyncio.create_subprocess_shell(
         f"{sys.executable} -P -m supervisor.cli.main run '/tokens 60 30' | head -c 5",
@@ -174,7 +174,7 @@ async def test_a_reader_that_leaves_makes_no_noise(house: House) -> None:
     await eventually(lambda: _no_open_run(house, path), what="the run has ended")
 
 
-async def test_ps_cancel_restart_and_attach(house: House) -> None:
+async def test_ps_cancel_restart_and_attach(house: ServerHarness) -> None:
     room = await house.room()
     watching = await Command.start(house.server, "attach", cwd=room.path)
     await watching.printed("workspace ready")
@@ -202,7 +202,7 @@ async def test_ps_cancel_restart_and_attach(house: House) -> None:
     assert next(worker for worker in workers if worker["id"] == room.id)["uss_bytes"] > 0
 
 
-async def test_cancel_wants_to_know_which(house: House) -> None:
+async def test_cancel_wants_to_know_which(house: ServerHarness) -> None:
     room = await house.room()
     runs = [await room.prompt("/tokens 1000 20"), await room.prompt("/tokens 1000 20")]
     unclear = (await command(house.server, "cancel", cwd=room.path)).expect(1)
@@ -214,7 +214,7 @@ async def test_cancel_wants_to_know_which(house: House) -> None:
 
 
 @pytest.mark.house(start=False)
-async def test_errors_say_what_to_do(house: House) -> None:
+async def test_errors_say_what_to_do(house: ServerHarness) -> None:
     refused = (await command(house.server, "ps")).expect(1)
     assert "no server at unix://" in refused.err
     assert "bulkhead serve" in refused.err
@@ -228,14 +228,14 @@ async def test_errors_say_what_to_do(house: House) -> None:
     assert "nothing to stop" in (await command(house.server, "stop")).expect(0).err
 
 
-async def test_a_directory_that_is_no_workspace_is_not_made_one(house: House) -> None:
+async def test_a_directory_that_is_no_workspace_is_not_made_one(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     unknown = (await command(house.server, "sessions", cwd=path)).expect(1)
     assert "no workspace yet" in unknown.err
     assert not (path / ".bulkhead").exists()
 
 
-async def test_stop_ends_the_server_in_order(house: House) -> None:
+async def test_stop_ends_the_server_in_order(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt("/tokens 1000 20")
     await room.watcher.text(room.session, "t1")
@@ -249,7 +249,7 @@ async def test_stop_ends_the_server_in_order(house: House) -> None:
 
 
 @pytest.mark.house(start=False, zygote="own")
-async def test_run_starts_a_server_when_there_is_none(house: House) -> None:
+async def test_run_starts_a_server_when_there_is_none(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     first, second = await asyncio.gather(
         command(house.server, "run", "/say one", cwd=path), command(house.server, "run", "/say two", cwd=path)
@@ -261,7 +261,7 @@ async def test_run_starts_a_server_when_there_is_none(house: House) -> None:
     (await command(house.server, "stop")).expect(0)
 
 
-async def test_doctor_looks_at_this_host(house: House) -> None:
+async def test_doctor_looks_at_this_host(house: ServerHarness) -> None:
     found = (await command(house.server, "doctor", "--json")).expect(0).lines()
     by_name = {line["what"]: line for line in found}
     assert by_name["server"]["status"] == "ok"

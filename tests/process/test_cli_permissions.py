@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.harness.command import COMMAND_S, Finished, command
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.permission_requests import bash
 
 
@@ -55,7 +55,7 @@ class Terminal:
 
 
 @asynccontextmanager
-async def at_a_terminal(house: House, *words: str, cwd: Path) -> AsyncIterator[Terminal]:
+async def at_a_terminal(house: ServerHarness, *words: str, cwd: Path) -> AsyncIterator[Terminal]:
     master, slave = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "supervisor.cli.main", "run", *words),
@@ -82,7 +82,7 @@ async def at_a_terminal(house: House, *words: str, cwd: Path) -> AsyncIterator[T
 QUESTION = "[y]es, [n]o, [a]lways"
 
 
-async def test_a_person_is_asked_at_the_terminal(house: House) -> None:
+async def test_a_person_is_asked_at_the_terminal(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     prompt = f"{bash('touch one.txt')}\n/say and\n{bash('touch two.txt')}\n{bash('touch three.txt')}\n/say done"
     async with at_a_terminal(house, prompt, cwd=path) as terminal:
@@ -97,7 +97,7 @@ async def test_a_person_is_asked_at_the_terminal(house: House) -> None:
     assert done.err.count("bash asks to execute") == 2, "always was not for ever"
 
 
-async def test_a_person_sees_what_would_change(house: House) -> None:
+async def test_a_person_sees_what_would_change(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     (path / "sum.py").write_text("def add(a, b):\n    return a - b\n")
     wish = {"file_path": "sum.py", "old_string": "a - b", "new_string": "a + b"}
@@ -109,7 +109,7 @@ async def test_a_person_sees_what_would_change(house: House) -> None:
     assert (path / "sum.py").read_text().endswith("a + b\n")
 
 
-async def test_a_person_may_say_no(house: House) -> None:
+async def test_a_person_may_say_no(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     async with at_a_terminal(house, f"{bash('touch one.txt')}\n/say not reached", cwd=path) as terminal:
         await terminal.answer(QUESTION, "n")
@@ -118,7 +118,7 @@ async def test_a_person_may_say_no(house: House) -> None:
     assert not (path / "one.txt").exists()
 
 
-async def test_somebody_else_may_answer(house: House) -> None:
+async def test_somebody_else_may_answer(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     client = house.new_client()
     workspace = (await client.create(path))["id"]
@@ -133,7 +133,7 @@ async def test_somebody_else_may_answer(house: House) -> None:
     await enter(house, workspace)
 
 
-async def enter(house: House, workspace: str) -> None:
+async def enter(house: ServerHarness, workspace: str) -> None:
     """The prompts of a command are nobody's in the house's diary; from here on they are judged like the others."""
     for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
         house.diary.asked(workspace, run["session_id"], run["id"])
@@ -141,7 +141,7 @@ async def enter(house: House, workspace: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "is_made"), [((), False), (("--permissions", "allow"), True), (("--yolo",), True)])
-async def test_without_a_terminal_nobody_is_asked(house: House, words: tuple[str, ...], is_made: bool) -> None:
+async def test_without_a_terminal_nobody_is_asked(house: ServerHarness, words: tuple[str, ...], is_made: bool) -> None:
     path = house.directory("w", "script")
     done = (await command(house.server, "run", *words, bash("touch one.txt"), cwd=path)).expect(0)
     assert (path / "one.txt").exists() == is_made

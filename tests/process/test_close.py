@@ -6,10 +6,10 @@ import signal
 
 from tests.support.checks.judge import judge
 from tests.support.clients.http_client import finish_of
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
-async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house: House) -> None:
+async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, call = await room.streaming("half an answer")
     assert await house.server.stop() == 0
@@ -25,7 +25,7 @@ async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house
     assert kinds["finish"]["reason"] == "canceled"
 
 
-async def test_the_end_of_a_run_that_shutdown_cancelled_is_still_told(house: House) -> None:
+async def test_the_end_of_a_run_that_shutdown_cancelled_is_still_told(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming()
     house.server.send(signal.SIGTERM)
@@ -35,7 +35,7 @@ async def test_the_end_of_a_run_that_shutdown_cancelled_is_still_told(house: Hou
     assert await house.server.ended() == 0
 
 
-async def test_a_server_that_leaves_takes_no_prompt(house: House) -> None:
+async def test_a_server_that_leaves_takes_no_prompt(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming()
     house.failpoints.arm("close.c", workspace=room.id)
@@ -51,7 +51,7 @@ async def test_a_server_that_leaves_takes_no_prompt(house: House) -> None:
     assert [row.id for row in house.stored(room).runs] == [run]
 
 
-async def test_a_worker_on_its_way_out_refuses_a_prompt_with_409(house: House) -> None:
+async def test_a_worker_on_its_way_out_refuses_a_prompt_with_409(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming()
     worker = await room.worker()
@@ -68,7 +68,7 @@ async def test_a_worker_on_its_way_out_refuses_a_prompt_with_409(house: House) -
     assert len(house.stored(room).runs) == 2, "the refused prompt was stored"
 
 
-async def test_a_prompt_during_a_restart_is_run_by_the_successor(house: House) -> None:
+async def test_a_prompt_during_a_restart_is_run_by_the_successor(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, _ = await room.streaming()
     worker = await room.worker()
@@ -84,7 +84,7 @@ async def test_a_prompt_during_a_restart_is_run_by_the_successor(house: House) -
     assert (await room.worker()).pid != worker.pid
 
 
-async def test_after_a_stop_the_next_start_serves_what_was_stored(house: House) -> None:
+async def test_after_a_stop_the_next_start_serves_what_was_stored(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt("/say remember me")
     await room.ended(run)

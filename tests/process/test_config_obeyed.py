@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.clients.http_client import parts_of
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 
-async def configured(house: House, config: dict[str, Any], **wish: object) -> Room:
+async def configured(house: ServerHarness, config: dict[str, Any], **wish: object) -> WorkspaceFixture:
     """A room whose directory holds this bulkhead.json before anybody looks."""
     path = house.root / "w"
     path.mkdir()
@@ -18,20 +18,20 @@ async def configured(house: House, config: dict[str, Any], **wish: object) -> Ro
     return await room_in(house, path, **wish)
 
 
-async def room_in(house: House, path: Path, **wish: object) -> Room:
+async def room_in(house: ServerHarness, path: Path, **wish: object) -> WorkspaceFixture:
     client = house.new_client()
     workspace = await client.create(path, **wish)
     session = await client.create_session(workspace["id"])
-    return Room(house, workspace, session, await house.watch(workspace["id"], name="w", client=client))
+    return WorkspaceFixture(house, workspace, session, await house.watch(workspace["id"], name="w", client=client))
 
 
-async def tool(room: Room, name: str, **args: object) -> dict[str, Any]:
+async def tool(room: WorkspaceFixture, name: str, **args: object) -> dict[str, Any]:
     """The result of one call."""
     await room.ended(await room.prompt(f"/tool {name} {json.dumps(args)}\n/say done"))
     return [part for row in await room.messages() for part in parts_of(row, "tool_result")][-1]
 
 
-async def test_the_section_env_reaches_every_child(house: House) -> None:
+async def test_the_section_env_reaches_every_child(house: ServerHarness) -> None:
     room = await configured(
         house,
         {
@@ -45,7 +45,7 @@ async def test_the_section_env_reaches_every_child(house: House) -> None:
     assert (room.path / "hook.txt").read_text() == "hook hello, you\n"
 
 
-async def test_a_change_of_env_counts_from_the_next_turn(house: House) -> None:
+async def test_a_change_of_env_counts_from_the_next_turn(house: ServerHarness) -> None:
     room = await configured(house, {"env": {"WORD": "first"}}, yolo=True)
     assert "first" in (await tool(room, "bash", description="d", command="echo $WORD"))["content"]
     change = {"scope": 1, "key": "env.WORD", "value": "second"}
@@ -53,7 +53,7 @@ async def test_a_change_of_env_counts_from_the_next_turn(house: House) -> None:
     assert "second" in (await tool(room, "bash", description="d", command="echo $WORD"))["content"]
 
 
-async def test_bounds_of_ls_and_disabled_tools(house: House) -> None:
+async def test_bounds_of_ls_and_disabled_tools(house: ServerHarness) -> None:
     room = await configured(
         house, {"tools": {"ls": {"max_depth": 1, "max_items": 3}}, "options": {"disabled_tools": ["glob"]}}
     )
@@ -66,7 +66,7 @@ async def test_bounds_of_ls_and_disabled_tools(house: House) -> None:
     assert "there is no such tool" in (await tool(room, "glob", pattern="*"))["content"]
 
 
-async def test_the_timeout_of_grep_is_in_nanoseconds(house: House) -> None:
+async def test_the_timeout_of_grep_is_in_nanoseconds(house: ServerHarness) -> None:
     room = await configured(house, {"tools": {"grep": {"timeout": 1}}})
     for number in range(200):
         (room.path / f"f{number}").write_text("nothing\n" * 1000)
@@ -75,7 +75,7 @@ async def test_the_timeout_of_grep_is_in_nanoseconds(house: House) -> None:
     assert "it took longer than 1e-09 s" in result["content"]
 
 
-async def test_the_timeout_of_glob_is_its_own(house: House) -> None:
+async def test_the_timeout_of_glob_is_its_own(house: ServerHarness) -> None:
     room = await configured(house, {"tools": {"glob": {"timeout": 1}}})
     for number in range(200):
         (room.path / f"f{number}").touch()
@@ -85,7 +85,7 @@ async def test_the_timeout_of_glob_is_its_own(house: House) -> None:
     assert not (await tool(room, "grep", pattern="nothing"))["is_error"]
 
 
-async def test_a_relative_data_directory_is_in_the_workspace(house: House) -> None:
+async def test_a_relative_data_directory_is_in_the_workspace(house: ServerHarness) -> None:
     room = await configured(house, {"options": {"data_directory": ".state/here"}})
     there = room.path / ".state" / "here"
     await room.ended(await room.prompt("/say hello"))
@@ -102,13 +102,13 @@ async def test_a_relative_data_directory_is_in_the_workspace(house: House) -> No
     assert json.loads((there / "bulkhead.json").read_text()) == {"options": {"debug": True}}
 
 
-async def test_what_a_client_asks_for_counts_more(house: House) -> None:
+async def test_what_a_client_asks_for_counts_more(house: ServerHarness) -> None:
     room = await configured(house, {"options": {"data_directory": ".state"}}, data_dir="asked")
     assert (room.path / "asked" / "workspace.db").exists()
     assert not (room.path / ".state").exists()
 
 
-async def test_a_wrong_configuration_is_told_with_its_line(house: House) -> None:
+async def test_a_wrong_configuration_is_told_with_its_line(house: ServerHarness) -> None:
     path = house.root / "w"
     path.mkdir()
     (path / "bulkhead.json").write_text('{\n  "options": {\n    "debug": "yes"\n  }\n}')

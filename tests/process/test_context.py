@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.clients.http_client import texts
 from tests.support.fakes.scripted_provider import Exchange
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 OVERFLOW = {
     "openai": {"message": "maximum context length", "kind": "invalid_request_error", "code": "context_length_exceeded"},
@@ -16,7 +16,7 @@ def asks_for_a_title(call: Exchange) -> bool:
     return "You name conversations" in str(call.body["messages"][0]["content"])
 
 
-async def test_an_untitled_session_is_named_beside_its_run(house: House) -> None:
+async def test_an_untitled_session_is_named_beside_its_run(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     room.session = await room.client.create_session(room.id, title="")
     run = await room.prompt("paint the fence")
@@ -32,7 +32,9 @@ async def test_an_untitled_session_is_named_beside_its_run(house: House) -> None
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on(house: House, dialect: str) -> None:
+async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on(
+    house: ServerHarness, dialect: str
+) -> None:
     room = await house.room(model=dialect)
     run = await room.prompt("first wish")
     await (await house.provider.next_call()).reply("first answer")
@@ -64,7 +66,7 @@ async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on
     await room.ended(run)
 
 
-async def test_W06_a_cancel_in_the_summary_cancels_the_run_and_leaves_no_half_summary(house: House) -> None:
+async def test_W06_a_cancel_in_the_summary_cancels_the_run_and_leaves_no_half_summary(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run = await room.prompt("first wish")
     await (await house.provider.next_call()).reply("first answer")

@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.support.clients.http_client import parts_of
 from tests.support.fakes.web_pages import Pages, page
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.permission_requests import requested, resolved
 
 KEY = "sk-live-0123456789abcdef"
@@ -19,7 +19,7 @@ FOUND = {
 ANSWER = page(json.dumps({"data": {"search": {"results": {"matchCount": 1, "limitHit": False, "results": [FOUND]}}}}))
 
 
-async def configured(house: House, config: dict[str, Any]) -> Room:
+async def configured(house: ServerHarness, config: dict[str, Any]) -> WorkspaceFixture:
     room = await house.room()
     for key, value in config.items():
         change = {"scope": 1, "key": key, "value": value}
@@ -27,11 +27,11 @@ async def configured(house: House, config: dict[str, Any]) -> Room:
     return room
 
 
-async def results(room: Room) -> list[dict[str, Any]]:
+async def results(room: WorkspaceFixture) -> list[dict[str, Any]]:
     return [part for row in await room.messages() for part in parts_of(row, "tool_result")]
 
 
-async def tool(room: Room, name: str, **args: object) -> str:
+async def tool(room: WorkspaceFixture, name: str, **args: object) -> str:
     """What one call says."""
     await room.ended(await room.prompt(f"/tool {name} {json.dumps(args)}\n/say done"))
     result = (await results(room))[-1]
@@ -39,7 +39,7 @@ async def tool(room: Room, name: str, **args: object) -> str:
     return str(result["content"])
 
 
-async def test_info_tells_of_the_turn_that_asks(house: House) -> None:
+async def test_info_tells_of_the_turn_that_asks(house: ServerHarness) -> None:
     provider = {"type": "openai-compat", "base_url": "http://127.0.0.1:9/v1", "api_key": KEY, "models": [{"id": "m"}]}
     model = {"provider": "builtin", "model": "script"}
     allowed = {"permissions.allowed_tools": ["write"]}
@@ -58,7 +58,7 @@ async def test_info_tells_of_the_turn_that_asks(house: House) -> None:
     assert "skipped: nobody is asked" in await tool(room, "crush_info")
 
 
-async def test_logs_are_those_of_this_worker_alone(house: House) -> None:
+async def test_logs_are_those_of_this_worker_alone(house: ServerHarness) -> None:
     room, other = await house.room(), await house.room("other")
     text = await tool(room, "crush_logs", lines=100)
     assert f"{room.id}.log:" in text.splitlines()[0]
@@ -67,7 +67,7 @@ async def test_logs_are_those_of_this_worker_alone(house: House) -> None:
     assert other.id not in text
 
 
-async def test_a_search_in_public_code_asks_first(house: House) -> None:
+async def test_a_search_in_public_code_asks_first(house: ServerHarness) -> None:
     async with Pages() as pages:
         pages.answers[PATH] = ANSWER
         room = await configured(house, {"env.BULKHEAD_SOURCEGRAPH_URL": pages.url(PATH)})
@@ -88,7 +88,7 @@ async def test_a_search_in_public_code_asks_first(house: House) -> None:
         assert pages.asked == [PATH]
 
 
-async def test_an_agent_that_looks_things_up_may_search_and_not_ask_about_us(house: House) -> None:
+async def test_an_agent_that_looks_things_up_may_search_and_not_ask_about_us(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run = await room.prompt("find it")
     call = await house.provider.next_call()

@@ -3,10 +3,10 @@ hole (P6, http-api 4)."""
 
 import pytest
 
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
-async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(house: House) -> None:
+async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(house: ServerHarness) -> None:
     room = await house.room()
     plain = await house.watch(room.id, name="plain", ids=False)
     run = await room.prompt("/tokens 20 200")
@@ -18,7 +18,7 @@ async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(
             assert event.payload["id"] in created, "an update of a message that was never announced"
 
 
-async def test_text_grows_and_the_end_comes_last(house: House) -> None:
+async def test_text_grows_and_the_end_comes_last(house: ServerHarness) -> None:
     room = await house.room()
     run = await room.prompt("/tokens 40 200")
     end = await room.ended(run)
@@ -35,7 +35,7 @@ async def test_text_grows_and_the_end_comes_last(house: House) -> None:
     assert [e for e in after if e.kind == "message"] == []
 
 
-async def test_a_stream_resumes_after_the_last_id(house: House) -> None:
+async def test_a_stream_resumes_after_the_last_id(house: ServerHarness) -> None:
     room = await house.room()
     first = await room.prompt("/say one")
     await room.ended(first)
@@ -57,7 +57,7 @@ async def test_a_stream_resumes_after_the_last_id(house: House) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["future", "other log", "negative", "text"])
-async def test_a_cursor_that_cannot_be_served_gets_a_reset(house: House, cursor: str) -> None:
+async def test_a_cursor_that_cannot_be_served_gets_a_reset(house: ServerHarness, cursor: str) -> None:
     house.resets_are_fine = True
     room = await house.room()
     run = await room.prompt("/say one")
@@ -74,7 +74,7 @@ async def test_a_cursor_that_cannot_be_served_gets_a_reset(house: House, cursor:
     await late.ended(second)
 
 
-async def test_the_state_of_the_workspace_is_on_the_stream(house: House) -> None:
+async def test_the_state_of_the_workspace_is_on_the_stream(house: ServerHarness) -> None:
     room = await house.room()
     worker = await room.worker()
     await worker.kill()

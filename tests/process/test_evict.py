@@ -5,26 +5,26 @@ import asyncio
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room, together
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 
 QUICK = {"evict_idle_s": 0.2, "create_grace_s": 0.2, "detach_grace_s": 0.1}
 
 
-async def alone(house: House) -> Room:
+async def alone(house: ServerHarness) -> WorkspaceFixture:
     """A room that nobody watches."""
     room = await house.room()
     await room.watcher.close()
     return room
 
 
-async def asleep(house: House, room: Room) -> None:
+async def asleep(house: ServerHarness, room: WorkspaceFixture) -> None:
     async def is_asleep() -> bool:
         return (await house.worker(room.id))["state"] == "asleep"
 
     await eventually(is_asleep, within_s=10.0)
 
 
-async def completed(room: Room, run_id: str) -> None:
+async def completed(room: WorkspaceFixture, run_id: str) -> None:
     async def is_completed() -> bool:
         return (await room.run(run_id))["outcome"] == "completed"
 
@@ -32,7 +32,7 @@ async def completed(room: Room, run_id: str) -> None:
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_an_idle_worker_sleeps_and_the_next_request_wakes_it(house: House) -> None:
+async def test_an_idle_worker_sleeps_and_the_next_request_wakes_it(house: ServerHarness) -> None:
     room = await alone(house)
     worker = await room.worker()
     await asleep(house, room)
@@ -42,7 +42,7 @@ async def test_an_idle_worker_sleeps_and_the_next_request_wakes_it(house: House)
     assert (await house.worker(room.id))["restarts"] == 0
 
 
-async def test_P11_a_worker_with_a_run_is_not_evicted(house: House) -> None:
+async def test_P11_a_worker_with_a_run_is_not_evicted(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run_id, call = await room.streaming("before ")
     refused = (await room.client.post(f"/v1/workspaces/{room.id}/evict")).expect(409)
@@ -52,7 +52,7 @@ async def test_P11_a_worker_with_a_run_is_not_evicted(house: House) -> None:
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_W19_a_prompt_that_meets_an_eviction_is_run(house: House) -> None:
+async def test_W19_a_prompt_that_meets_an_eviction_is_run(house: ServerHarness) -> None:
     house.failpoints.arm("evict.decided")
     room = await alone(house)
     hit = await house.failpoints.reached("evict.decided")
@@ -65,7 +65,7 @@ async def test_W19_a_prompt_that_meets_an_eviction_is_run(house: House) -> None:
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_W10_a_worker_killed_when_its_eviction_was_decided(house: House) -> None:
+async def test_W10_a_worker_killed_when_its_eviction_was_decided(house: ServerHarness) -> None:
     house.failpoints.arm("evict.decided")
     room = await alone(house)
     hit = await house.failpoints.reached("evict.decided")
@@ -76,7 +76,7 @@ async def test_W10_a_worker_killed_when_its_eviction_was_decided(house: House) -
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_W19_two_requests_wake_one_worker(house: House) -> None:
+async def test_W19_two_requests_wake_one_worker(house: ServerHarness) -> None:
     room = await alone(house)
     await asleep(house, room)
     house.failpoints.arm("wake.before_spawn")

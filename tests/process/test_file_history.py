@@ -2,14 +2,14 @@
 
 import json
 
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
 def tool(name: str, **args: object) -> str:
     return f"/tool {name} {json.dumps(args)}"
 
 
-async def test_changes_are_told_and_kept(house: House) -> None:
+async def test_changes_are_told_and_kept(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     (room.path / "a.txt").write_text("one\n")
     run = await room.prompt(

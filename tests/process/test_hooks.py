@@ -7,28 +7,28 @@ from typing import Any
 import pytest
 
 from tests.support.clients.http_client import finish_of, parts_of
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 
-def write_hooks(house: House, room_name: str, *hooks: dict[str, object]) -> None:
+def write_hooks(house: ServerHarness, room_name: str, *hooks: dict[str, object]) -> None:
     config = {"hooks": {"PreToolUse": list(hooks)}, "permissions": {"allowed_tools": ["bash"]}}
     (house.root / room_name / "bulkhead.json").write_text(json.dumps(config))
 
 
-async def hooked(house: House, *hooks: dict[str, object]) -> Room:
+async def hooked(house: ServerHarness, *hooks: dict[str, object]) -> WorkspaceFixture:
     room = await house.room(yolo=True)
     write_hooks(house, "w", *hooks)
     (await room.client.post(f"/v1/workspaces/{room.id}/agent/update")).expect(200)
     return room
 
 
-async def result_of(room: Room, command: str) -> dict[str, Any]:
+async def result_of(room: WorkspaceFixture, command: str) -> dict[str, Any]:
     call = json.dumps({"description": "d", "command": command})
     await room.ended(await room.prompt(f"/tool bash {call}\n/say done"))
     return [part for row in await room.messages() for part in parts_of(row, "tool_result")][-1]
 
 
-async def test_a_hook_sees_the_call_and_refuses_it(house: House) -> None:
+async def test_a_hook_sees_the_call_and_refuses_it(house: ServerHarness) -> None:
     room = await hooked(house, {"command": "cat >seen.json; echo not today >&2; exit 2", "matcher": "^bash$"})
     result = await result_of(room, "touch ran")
     assert result["is_error"]
@@ -45,7 +45,7 @@ async def test_a_hook_sees_the_call_and_refuses_it(house: House) -> None:
     assert said == ["done"], "a denial of a hook ends the call, not the turn"
 
 
-async def test_a_hook_halts_the_turn(house: House) -> None:
+async def test_a_hook_halts_the_turn(house: ServerHarness) -> None:
     room = await hooked(house, {"command": "exit 49"})
     result = await result_of(room, "touch ran")
     assert result["is_error"]
@@ -55,7 +55,7 @@ async def test_a_hook_halts_the_turn(house: House) -> None:
     assert not any("done" in text for text in said)
 
 
-async def test_a_hook_changes_the_call_and_adds_a_note(house: House) -> None:
+async def test_a_hook_changes_the_call_and_adds_a_note(house: ServerHarness) -> None:
     answer = json.dumps({"updated_input": {"command": "echo changed"}, "context": "mind the gap"})
     room = await hooked(house, {"command": f"echo '{answer}'"})
     result = await result_of(room, "echo original")
@@ -64,7 +64,7 @@ async def test_a_hook_changes_the_call_and_adds_a_note(house: House) -> None:
     assert result["content"].endswith("mind the gap")
 
 
-async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: House) -> None:
+async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: ServerHarness) -> None:
     room = await hooked(
         house,
         {"command": "sleep 600", "timeout": 1},
@@ -78,7 +78,7 @@ async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: House) -> None
 
 
 @pytest.mark.parametrize("letter", ["x", "\N{GRINNING FACE}"])
-async def test_a_long_call_reaches_the_hook_whole(house: House, letter: str) -> None:
+async def test_a_long_call_reaches_the_hook_whole(house: ServerHarness, letter: str) -> None:
     # More than a pipe takes at once; and in bytes more than the kernel takes as a variable.
     room = await hooked(house, {"command": "cat >seen.json; exit 2"})
     command = "touch ran; echo " + 90_000 * letter
@@ -87,13 +87,13 @@ async def test_a_long_call_reaches_the_hook_whole(house: House, letter: str) -> 
     assert not (room.path / "ran").exists()
 
 
-async def test_a_hook_may_hand_back_much(house: House) -> None:
+async def test_a_hook_may_hand_back_much(house: ServerHarness) -> None:
     script = "import json; print(json.dumps({'updated_input': {'command': 'echo changed #' + 'x' * 90_000}}))"
     room = await hooked(house, {"command": f'{sys.executable} -c "{script}"'})
     assert "changed" in (await result_of(room, "echo original"))["content"]
 
 
-async def test_of_equal_commands_the_first_counts_and_no_hook_that_cannot_start(house: House) -> None:
+async def test_of_equal_commands_the_first_counts_and_no_hook_that_cannot_start(house: ServerHarness) -> None:
     one, two = ("echo '" + json.dumps({"context": text}) + "'" for text in ("first", "second"))
     room = await hooked(house, {"command": one}, {"command": two}, {"command": one}, {"command": "a\0b"})
     assert (await result_of(room, "true"))["content"].endswith("first\nsecond")

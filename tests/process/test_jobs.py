@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tests.support.clients.http_client import parts_of
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 
-async def results(room: Room, *lines: str) -> list[dict[str, Any]]:
+async def results(room: WorkspaceFixture, *lines: str) -> list[dict[str, Any]]:
     await room.ended(await room.prompt("\n".join(lines)))
     return [part for row in await room.messages() for part in parts_of(row, "tool_result")]
 
@@ -19,7 +19,7 @@ def tool(name: str, **args: object) -> str:
 
 
 @pytest.mark.house(limits={"background_wait_s": 0.05})
-async def test_a_job_outlives_its_run_and_ends_with_the_worker(house: House) -> None:
+async def test_a_job_outlives_its_run_and_ends_with_the_worker(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     pipe = house.pipe()
     command = f"echo $$ >{pipe.path}; echo building; sleep 1000"

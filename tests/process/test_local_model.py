@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.harness.local_model import ON, Side, answer
-from tests.support.harness.server_harness import House
+from tests.support.harness.local_model import ON, LocalModelFixture, answer
+from tests.support.harness.server_harness import ServerHarness
 
 AT_ONCE = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}
 
 
 @pytest.mark.house(env=ON, start=False, bystander=False)
-async def test_without_a_provider_it_answers_and_starts_with_the_first_prompt(house: House) -> None:
-    side = Side(house)
+async def test_without_a_provider_it_answers_and_starts_with_the_first_prompt(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start(default=None)
     room = await house.room()
     info = (await room.client.get(f"/v1/workspaces/{room.id}/agent")).expect(200).json()
@@ -31,8 +31,8 @@ async def test_without_a_provider_it_answers_and_starts_with_the_first_prompt(ho
 
 
 @pytest.mark.house(env=ON, start=False)
-async def test_two_workspaces_share_one_process(house: House) -> None:
-    side = Side(house)
+async def test_two_workspaces_share_one_process(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start()
     one, two = await side.room("one"), await side.room("two")
     held = await one.prompt("/hold")
@@ -43,8 +43,8 @@ async def test_two_workspaces_share_one_process(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False)
-async def test_a_slow_start_is_waited_for(house: House) -> None:
-    side = Side(house)
+async def test_a_slow_start_is_waited_for(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     side.mode.write_text("slow")
     await side.start()
     room = await side.room()
@@ -57,8 +57,8 @@ async def test_a_slow_start_is_waited_for(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False, limits={"local_model_start_s": 1.0, "model_first_event_s": 20.0})
-async def test_one_that_never_gets_ready_is_replaced(house: House) -> None:
-    side = Side(house)
+async def test_one_that_never_gets_ready_is_replaced(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     side.mode.write_text("slow")
     await side.start()
     room = await side.room()
@@ -70,8 +70,8 @@ async def test_one_that_never_gets_ready_is_replaced(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False, limits=AT_ONCE)
-async def test_killed_in_the_middle_of_an_answer(house: House) -> None:
-    side = Side(house)
+async def test_killed_in_the_middle_of_an_answer(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start()
     room = await side.room()
     run = await room.prompt("/hold")
@@ -84,8 +84,8 @@ async def test_killed_in_the_middle_of_an_answer(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False, limits={**AT_ONCE, "local_model_lost_s": 2.0})
-async def test_one_that_hangs_is_killed_and_replaced(house: House) -> None:
-    side = Side(house)
+async def test_one_that_hangs_is_killed_and_replaced(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start()
     room = await side.room()
     run = await room.prompt("/hold")
@@ -99,8 +99,8 @@ async def test_one_that_hangs_is_killed_and_replaced(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False, limits={"model_retries_max": 0, "restart_period_s": 2.0})
-async def test_one_that_cannot_start_is_refused_with_the_reason_and_tried_again_later(house: House) -> None:
-    side = Side(house)
+async def test_one_that_cannot_start_is_refused_with_the_reason_and_tried_again_later(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     side.mode.write_text("broken")
     await side.start()
     room = await side.room()
@@ -116,8 +116,8 @@ async def test_one_that_cannot_start_is_refused_with_the_reason_and_tried_again_
 
 
 @pytest.mark.house(env=ON, start=False, limits={"local_model_idle_s": 1.0})
-async def test_it_leaves_when_nobody_needs_it_and_comes_back(house: House) -> None:
-    side = Side(house)
+async def test_it_leaves_when_nobody_needs_it_and_comes_back(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start()
     room = await side.room()
     first = await answer(room, "/pid")
@@ -126,8 +126,8 @@ async def test_it_leaves_when_nobody_needs_it_and_comes_back(house: House) -> No
 
 
 @pytest.mark.house(env=ON, start=False)
-async def test_it_ends_with_the_service(house: House) -> None:
-    side = Side(house)
+async def test_it_ends_with_the_service(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start()
     room = await side.room()
     await answer(room, "/say hello")
@@ -140,8 +140,8 @@ async def test_it_ends_with_the_service(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False)
-async def test_an_answer_outlives_the_supervisor_and_the_next_has_a_process_of_its_own(house: House) -> None:
-    side = Side(house)
+async def test_an_answer_outlives_the_supervisor_and_the_next_has_a_process_of_its_own(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start()
     house.bystander.may_reconnect = True
     room = await side.room()
@@ -160,8 +160,8 @@ async def test_an_answer_outlives_the_supervisor_and_the_next_has_a_process_of_i
 
 
 @pytest.mark.house(env=ON, start=False, limits={"local_model_leave_s": 0.5})
-async def test_one_that_hangs_when_its_supervisor_dies_is_ended_by_the_next(house: House) -> None:
-    side = Side(house)
+async def test_one_that_hangs_when_its_supervisor_dies_is_ended_by_the_next(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start()
     house.bystander.may_reconnect = True
     room = await side.room()
@@ -176,8 +176,8 @@ async def test_one_that_hangs_when_its_supervisor_dies_is_ended_by_the_next(hous
 
 
 @pytest.mark.house(env={"BULKHEAD_LOCAL_MODEL": "0"}, start=False)
-async def test_it_can_be_switched_off(house: House) -> None:
-    side = Side(house)
+async def test_it_can_be_switched_off(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start(default=None)
     room = await house.room()
     assert await answer(room, "/say scripted") == "scripted"

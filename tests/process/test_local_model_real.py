@@ -4,8 +4,8 @@ import pytest
 
 from protocol.local_model import is_installed
 from tests.support.eventually import eventually
-from tests.support.harness.local_model import ON, Side
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.local_model import ON, LocalModelFixture
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.processes import state_of
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="needs the local model: make local-model")
@@ -16,7 +16,7 @@ SHORT = "What is the capital of France?"
 LONG = "Write a long story about a ship."
 
 
-async def first_words(room: Room) -> None:
+async def first_words(room: WorkspaceFixture) -> None:
     await room.watcher.wait(
         lambda e: e.kind == "message" and e.payload["role"] == "assistant" and " " in _text(e.payload),
         what="the first words",
@@ -29,8 +29,8 @@ def _text(message: dict[str, list[dict[str, dict[str, str]]]]) -> str:
 
 
 @pytest.mark.house(env=ON, start=False)
-async def test_a_prompt_is_answered_piece_by_piece(house: House) -> None:
-    side = Side(house)
+async def test_a_prompt_is_answered_piece_by_piece(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start(real=True)
     room = await side.room(max_tokens=40)
     end = await room.ended(await room.prompt(SHORT), PATIENT_S)
@@ -44,8 +44,8 @@ async def test_a_prompt_is_answered_piece_by_piece(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False)
-async def test_two_workspaces_share_one_real_process(house: House) -> None:
-    side = Side(house)
+async def test_two_workspaces_share_one_real_process(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start(real=True)
     one, two = await side.room("one", max_tokens=20), await side.room("two", max_tokens=20)
     runs = [await one.prompt(SHORT), await two.prompt(SHORT)]
@@ -56,8 +56,8 @@ async def test_two_workspaces_share_one_real_process(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False, limits=AT_ONCE)
-async def test_kill_9_in_the_middle_of_a_real_answer(house: House) -> None:
-    side = Side(house)
+async def test_kill_9_in_the_middle_of_a_real_answer(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start(real=True)
     room = await side.room(max_tokens=300)
     run = await room.prompt(LONG)
@@ -74,8 +74,8 @@ async def test_kill_9_in_the_middle_of_a_real_answer(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False, limits={"local_model_idle_s": 1.0})
-async def test_a_cancel_frees_it_and_it_leaves_when_idle(house: House) -> None:
-    side = Side(house)
+async def test_a_cancel_frees_it_and_it_leaves_when_idle(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start(real=True)
     room = await side.room(max_tokens=300)
     run = await room.prompt(LONG)
@@ -89,8 +89,8 @@ async def test_a_cancel_frees_it_and_it_leaves_when_idle(house: House) -> None:
 
 
 @pytest.mark.house(env=ON, start=False)
-async def test_the_service_ends_in_the_middle_of_a_real_answer(house: House) -> None:
-    side = Side(house)
+async def test_the_service_ends_in_the_middle_of_a_real_answer(house: ServerHarness) -> None:
+    side = LocalModelFixture(house)
     await side.start(real=True)
     room = await side.room(max_tokens=300)
     run = await room.prompt(LONG)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.processes import descendants, title
 
 pytestmark = pytest.mark.house(limits={"lsp_start_wait_s": 30.0, "lsp_change_max_s": 20.0})
@@ -34,7 +34,7 @@ print(total([Circle(1.0), Circle(2.0)]))  # total
 """
 
 
-async def code_room(house: House, *, lsp: dict[str, Any] | None = None, **wish: object) -> Room:
+async def code_room(house: ServerHarness, *, lsp: dict[str, Any] | None = None, **wish: object) -> WorkspaceFixture:
     """A workspace with two Python files and a configured server."""
     path = house.directory("w", "script")
     settings = {"command": str(SERVER), "args": ["--stdio"], "filetypes": ["python"], "options": SETTINGS}
@@ -46,10 +46,10 @@ async def code_room(house: House, *, lsp: dict[str, Any] | None = None, **wish: 
     workspace = await client.create(path, **{"yolo": True, **wish})
     session = await client.create_session(workspace["id"])
     watcher = await house.watch(workspace["id"], name="w", client=client)
-    return Room(house, workspace, session, watcher)
+    return WorkspaceFixture(house, workspace, session, watcher)
 
 
-async def tool(room: Room, name: str, /, **args: object) -> dict[str, Any]:
+async def tool(room: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
     """The result of one call."""
     run = await room.prompt(f"/tool {name} {json.dumps(args)}")
     await room.ended(run, within_s=START_S + 10)
@@ -59,13 +59,13 @@ async def tool(room: Room, name: str, /, **args: object) -> dict[str, Any]:
     return found
 
 
-async def lsps(room: Room) -> dict[str, Any]:
+async def lsps(room: WorkspaceFixture) -> dict[str, Any]:
     """`GET …/lsps`."""
     found: dict[str, Any] = (await room.client.get(f"/v1/workspaces/{room.id}/lsps")).expect(200).json()
     return found
 
 
-async def in_state(room: Room, state: int) -> dict[str, Any]:
+async def in_state(room: WorkspaceFixture, state: int) -> dict[str, Any]:
     """The server when it is in that state."""
 
     async def look() -> dict[str, Any] | None:
@@ -76,14 +76,14 @@ async def in_state(room: Room, state: int) -> dict[str, Any]:
     return found
 
 
-async def diagnostics(room: Room) -> dict[str, Any]:
+async def diagnostics(room: WorkspaceFixture) -> dict[str, Any]:
     """`GET …/lsps/types/diagnostics`."""
     answer = await room.client.get(f"/v1/workspaces/{room.id}/lsps/types/diagnostics")
     found: dict[str, Any] = answer.expect(200).json()
     return found
 
 
-async def test_an_edit_that_breaks_the_code_says_so_and_a_killed_server_comes_back(house: House) -> None:
+async def test_an_edit_that_breaks_the_code_says_so_and_a_killed_server_comes_back(house: ServerHarness) -> None:
     room = await code_room(house)
     worker = await room.worker()
     assert (await lsps(room))["types"]["state"] == 0
@@ -123,7 +123,7 @@ async def test_an_edit_that_breaks_the_code_says_so_and_a_killed_server_comes_ba
     await room.works()
 
 
-async def test_a_rename_goes_over_files_and_leaves_comments_alone(house: House) -> None:
+async def test_a_rename_goes_over_files_and_leaves_comments_alone(house: ServerHarness) -> None:
     room = await code_room(house)
     await tool(room, "view", file_path="shapes.py")
     renamed = await tool(room, "lsp_rename", symbol="total", new_name="sum_of_areas")
@@ -141,7 +141,7 @@ async def test_a_rename_goes_over_files_and_leaves_comments_alone(house: House) 
     assert "view it first" in unseen["content"]
 
 
-async def test_every_question_to_a_server(house: House) -> None:
+async def test_every_question_to_a_server(house: ServerHarness) -> None:
     room = await code_room(house)
     references = await tool(room, "lsp_references", symbol="Circle.area")
     assert "Found 2 references in 1 files" in references["content"], references["content"]
@@ -170,7 +170,7 @@ async def test_every_question_to_a_server(house: House) -> None:
     assert restarted["content"] == "types: restarted"
 
 
-async def test_start_stop_and_a_server_that_is_not_there(house: House) -> None:
+async def test_start_stop_and_a_server_that_is_not_there(house: ServerHarness) -> None:
     lsp = {
         "types": {"command": str(SERVER), "args": ["--stdio"], "filetypes": ["py"]},
         "gone": {"command": "/no/such/${KIND:-server}", "filetypes": ["py"]},
@@ -196,7 +196,7 @@ async def test_start_stop_and_a_server_that_is_not_there(house: House) -> None:
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
-async def test_a_language_server_does_not_keep_a_worker_awake(house: House) -> None:
+async def test_a_language_server_does_not_keep_a_worker_awake(house: ServerHarness) -> None:
     room = await code_room(house)
     worker = await room.worker()
     (await room.client.post(f"/v1/workspaces/{room.id}/lsps/start", {"path": "main.py"})).expect(200)

@@ -17,8 +17,8 @@ import pytest
 from tests.support.checks import api_shapes
 from tests.support.checks.shape_checks import list_of, map_of
 from tests.support.eventually import eventually
-from tests.support.fakes.mcp_http_server import Guarded
-from tests.support.harness.server_harness import House, Room
+from tests.support.fakes.mcp_http_server import McpHttpServer
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.processes import descendants, title
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -35,7 +35,9 @@ needs_npm = pytest.mark.skipif(
 )
 
 
-async def mcp_room(house: House, servers: dict[str, Any], *, allowed: list[str] | None = None) -> Room:
+async def mcp_room(
+    house: ServerHarness, servers: dict[str, Any], *, allowed: list[str] | None = None
+) -> WorkspaceFixture:
     """A workspace with these servers, each of which has settled."""
     path = house.directory("w", "script")
     config = {"mcp": servers, "permissions": {"allowed_tools": allowed or []}}
@@ -44,10 +46,10 @@ async def mcp_room(house: House, servers: dict[str, Any], *, allowed: list[str] 
     workspace = await client.create(path, yolo=allowed is None)
     session = await client.create_session(workspace["id"])
     watcher = await house.watch(workspace["id"], name="w", client=client)
-    return Room(house, workspace, session, watcher)
+    return WorkspaceFixture(house, workspace, session, watcher)
 
 
-async def ask(room: Room, path: str, body: object = None) -> Any:
+async def ask(room: WorkspaceFixture, path: str, body: object = None) -> Any:
     """The answer of a route of `/mcp`."""
     at = f"/v1/workspaces/{room.id}/mcp/{path}"
     answer = await (room.client.get(at) if body is None else room.client.post(at, body))
@@ -55,7 +57,7 @@ async def ask(room: Room, path: str, body: object = None) -> Any:
     return found.json() if found.body else None
 
 
-async def in_state(room: Room, name: str, state: str) -> dict[str, Any]:
+async def in_state(room: WorkspaceFixture, name: str, state: str) -> dict[str, Any]:
     """The server when it is in that state."""
 
     async def look() -> dict[str, Any] | None:
@@ -68,7 +70,7 @@ async def in_state(room: Room, name: str, state: str) -> dict[str, Any]:
     return found
 
 
-async def tool(room: Room, name: str, /, **args: object) -> dict[str, Any]:
+async def tool(room: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
     """The stored result of one call."""
     run = await room.prompt(f"/tool {name} {json.dumps(args)}")
     await room.ended(run, within_s=START_S + 10)
@@ -91,7 +93,7 @@ def servers_of(worker: int, name: str) -> list[int]:
 
 
 @needs_npm
-async def test_an_agent_uses_a_real_server_and_survives_its_death(house: House) -> None:
+async def test_an_agent_uses_a_real_server_and_survives_its_death(house: ServerHarness) -> None:
     room = await mcp_room(house, {"everything": everything("stdio")}, allowed=["mcp_everything_echo"])
     worker = await room.worker()
     info = await in_state(room, "everything", "connected")
@@ -136,7 +138,7 @@ async def test_an_agent_uses_a_real_server_and_survives_its_death(house: House) 
 
 @needs_npm
 @pytest.mark.parametrize("args", [["."], []], ids=["by its directory", "by the roots"])
-async def test_a_server_of_files_is_called_where_the_workspace_is(house: House, args: list[str]) -> None:
+async def test_a_server_of_files_is_called_where_the_workspace_is(house: ServerHarness, args: list[str]) -> None:
     servers = {"files": {"command": NODE, "args": [str(FILES), *args], "disabled_tools": ["write_file"]}}
     room = await mcp_room(house, servers)
     (room.path / "hello.txt").write_text("hello from a file\n")
@@ -186,7 +188,7 @@ def free_port() -> int:
 
 @needs_npm
 @pytest.mark.parametrize(("kind", "type_", "path"), [("streamableHttp", "http", "/mcp"), ("sse", "sse", "/sse")])
-async def test_a_server_on_the_network_may_be_restarted(house: House, kind: str, type_: str, path: str) -> None:
+async def test_a_server_on_the_network_may_be_restarted(house: ServerHarness, kind: str, type_: str, path: str) -> None:
     port = free_port()
     servers = {"far": {"type": type_, "url": f"http://127.0.0.1:{port}{path}", "timeout": int(START_S)}}
     with listening(kind, port):
@@ -206,7 +208,7 @@ async def test_a_server_on_the_network_may_be_restarted(house: House, kind: str,
     assert (await room.worker()).pid == worker.pid
 
 
-async def test_servers_that_hang_or_die_are_states_and_no_more(house: House) -> None:
+async def test_servers_that_hang_or_die_are_states_and_no_more(house: ServerHarness) -> None:
     servers = {
         "dies": odd("dies"),
         "garbage": odd("garbage"),
@@ -230,8 +232,8 @@ async def test_servers_that_hang_or_die_are_states_and_no_more(house: House) -> 
     await room.works()
 
 
-async def test_somebody_logs_in_and_the_token_outlives_the_worker(house: House) -> None:
-    remote = Guarded()
+async def test_somebody_logs_in_and_the_token_outlives_the_worker(house: ServerHarness) -> None:
+    remote = McpHttpServer()
     try:
         room = await mcp_room(house, {"docs": {"type": "http", "url": remote.url, "oauth": True}})
         await in_state(room, "docs", "needs auth")
@@ -271,7 +273,7 @@ async def _visit(url: str) -> None:
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
-async def test_a_server_does_not_keep_a_worker_awake_and_goes_with_it(house: House) -> None:
+async def test_a_server_does_not_keep_a_worker_awake_and_goes_with_it(house: ServerHarness) -> None:
     room = await mcp_room(house, {"odd": odd("stays")})
     worker = await room.worker()
     await in_state(room, "odd", "connected")

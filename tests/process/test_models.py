@@ -13,12 +13,12 @@ import pytest
 
 from tests.support.clients.http_client import texts
 from tests.support.fakes.scripted_provider import MODEL
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 PRICES = {"cost_per_1m_in": 1000.0, "cost_per_1m_out": 2000.0, "cost_per_1m_out_cached": 100.0}
 
 
-def write(house: House, room: Room, change: Any) -> None:
+def write(house: ServerHarness, room: WorkspaceFixture, change: Any) -> None:
     """Change the project's configuration file."""
     path = room.path / "bulkhead.json"
     tree = json.loads(path.read_text())
@@ -26,19 +26,19 @@ def write(house: House, room: Room, change: Any) -> None:
     path.write_text(json.dumps(tree))
 
 
-async def choose(room: Room, provider: str) -> None:
+async def choose(room: WorkspaceFixture, provider: str) -> None:
     wish = {"scope": 1, "model_type": "large", "model": {"provider": provider, "model": MODEL}}
     (await room.client.post(f"/v1/workspaces/{room.id}/config/model", wish)).expect(200)
 
 
-async def reload(room: Room) -> None:
+async def reload(room: WorkspaceFixture) -> None:
     """Any change of the configuration makes the worker read its files again."""
     wish = {"scope": 1, "key": "options.debug_lsp", "value": True}
     (await room.client.post(f"/v1/workspaces/{room.id}/config/set", wish)).expect(200)
 
 
 @pytest.mark.parametrize(("old", "new"), [("anthropic", "responses"), ("responses", "anthropic")])
-async def test_another_model_in_the_middle_of_a_session(house: House, old: str, new: str) -> None:
+async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, old: str, new: str) -> None:
     room = await house.room(model=old, yolo=True)
 
     def both(tree: Any) -> None:
@@ -79,7 +79,7 @@ async def test_another_model_in_the_middle_of_a_session(house: House, old: str, 
     assert (await room.last_assistant())["provider"] == "other"
 
 
-async def test_W20_what_was_paid_before_a_cancel_is_told(house: House) -> None:
+async def test_W20_what_was_paid_before_a_cancel_is_told(house: ServerHarness) -> None:
     room = await house.room(model="anthropic")
     write(house, room, lambda tree: tree["providers"]["loop"]["models"][0].update(PRICES))
     await reload(room)
@@ -95,7 +95,7 @@ async def test_W20_what_was_paid_before_a_cancel_is_told(house: House) -> None:
     assert session["cost"] == pytest.approx((40 * 1000 + 60 * 100 + 3 * 2000) / 1e6)
 
 
-async def test_a_command_is_asked_for_a_newer_key_after_a_401(house: House) -> None:
+async def test_a_command_is_asked_for_a_newer_key_after_a_401(house: ServerHarness) -> None:
     room = await house.room(model="responses")
     (room.path / "key").write_text("first-key-0123456789")
     write(house, room, lambda tree: tree["providers"]["loop"].update(api_key="$(cat key)"))
@@ -146,7 +146,7 @@ async def authority() -> AsyncIterator[Authority]:
         yield made
 
 
-async def log_in(room: Room, url: str, *, expires_at: float) -> None:
+async def log_in(room: WorkspaceFixture, url: str, *, expires_at: float) -> None:
     token = {
         "access_token": "expired-access-token",
         "refresh_token": "first-refresh-token",
@@ -158,12 +158,12 @@ async def log_in(room: Room, url: str, *, expires_at: float) -> None:
     (await room.client.post(f"/v1/workspaces/{room.id}/config/provider-key", wish)).expect(200)
 
 
-def stored_login(room: Room) -> dict[str, Any]:
+def stored_login(room: WorkspaceFixture) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((Path(room.data_dir) / "bulkhead.json").read_text())["providers"]["loop"]
     return found
 
 
-async def test_a_token_that_is_over_is_renewed_before_the_run(house: House) -> None:
+async def test_a_token_that_is_over_is_renewed_before_the_run(house: ServerHarness) -> None:
     room = await house.room(model="anthropic")
     async with authority() as giver:
         await log_in(room, giver.url, expires_at=time.time() - 5)
@@ -183,7 +183,7 @@ async def test_a_token_that_is_over_is_renewed_before_the_run(house: House) -> N
     assert "access-token" not in house.story()
 
 
-async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house: House) -> None:
+async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house: ServerHarness) -> None:
     room = await house.room(model="responses")
     other = await room.client.create_session(room.id, "another")
     async with authority() as giver:
@@ -213,7 +213,7 @@ async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house
         assert stored_login(room)["api_key"] == "renewed-access-token-2"
 
 
-async def test_a_long_turn_outlives_more_than_one_token(house: House) -> None:
+async def test_a_long_turn_outlives_more_than_one_token(house: ServerHarness) -> None:
     room = await house.room(model="responses", yolo=True)
     async with authority() as giver:
         await log_in(room, giver.url, expires_at=time.time() + 9000)
@@ -232,7 +232,7 @@ async def test_a_long_turn_outlives_more_than_one_token(house: House) -> None:
         assert len(giver.asked) == 3
 
 
-async def test_a_cancel_wins_over_the_wait_for_a_token(house: House) -> None:
+async def test_a_cancel_wins_over_the_wait_for_a_token(house: ServerHarness) -> None:
     room = await house.room(model="responses")
     async with authority() as giver:
         await log_in(room, giver.url, expires_at=time.time() + 9000)
@@ -256,7 +256,7 @@ async def test_a_cancel_wins_over_the_wait_for_a_token(house: House) -> None:
         assert len(giver.asked) == 1, "what was begun was begun again"
 
 
-async def test_a_type_that_nobody_knows_is_said_with_those_that_are_known(house: House) -> None:
+async def test_a_type_that_nobody_knows_is_said_with_those_that_are_known(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     write(house, room, lambda tree: tree["providers"]["loop"].update(type="smoke-signals"))
     await reload(room)

@@ -5,10 +5,10 @@ import json
 
 from tests.support.clients.http_client import Client, finish_of, head, texts
 from tests.support.eventually import eventually
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 
-async def test_a_prompt_is_answered_by_its_workspace(house: House) -> None:
+async def test_a_prompt_is_answered_by_its_workspace(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run = await room.prompt("how are you?")
     call = await house.provider.next_call()
@@ -28,7 +28,7 @@ async def test_a_prompt_is_answered_by_its_workspace(house: House) -> None:
     assert (await room.client.session(room.id, room.session))["prompt_tokens"] == 11
 
 
-async def test_the_same_prompt_goes_to_an_anthropic_model(house: House) -> None:
+async def test_the_same_prompt_goes_to_an_anthropic_model(house: ServerHarness) -> None:
     room = await house.room(model="anthropic")
     run = await room.prompt("how are you?")
     call = await house.provider.next_call()
@@ -37,7 +37,7 @@ async def test_the_same_prompt_goes_to_an_anthropic_model(house: House) -> None:
     assert (await room.ended(run))["text"] == "fine, thank you"
 
 
-async def test_a_prompt_is_accepted_while_its_run_blocks(house: House) -> None:
+async def test_a_prompt_is_accepted_while_its_run_blocks(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run = await room.prompt("take your time")  # answered although the model has said nothing
     call = await house.provider.next_call()
@@ -53,7 +53,7 @@ async def test_a_prompt_is_accepted_while_its_run_blocks(house: House) -> None:
     assert (await room.client.agent(room.id))["is_busy"] is False
 
 
-async def test_the_prompting_client_disconnects_and_the_run_goes_on(house: House) -> None:
+async def test_the_prompting_client_disconnects_and_the_run_goes_on(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     client = house.new_client()
     house.diary.asked(room.id, room.session, "r-left")
@@ -65,7 +65,7 @@ async def test_the_prompting_client_disconnects_and_the_run_goes_on(house: House
     assert (await room.ended("r-left"))["text"] == "nobody waits"
 
 
-async def test_the_last_client_leaves_and_the_run_goes_on(house: House) -> None:
+async def test_the_last_client_leaves_and_the_run_goes_on(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run = await room.prompt("go on")
     call = await house.provider.next_call()
@@ -78,7 +78,7 @@ async def test_the_last_client_leaves_and_the_run_goes_on(house: House) -> None:
     assert state == "completed"
 
 
-async def test_a_failing_run_reports_by_event_and_not_by_status(house: House) -> None:
+async def test_a_failing_run_reports_by_event_and_not_by_status(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run = await room.prompt("fail, please")
     await (await house.provider.next_call()).refuse(401, message="no such key")
@@ -95,7 +95,7 @@ async def test_a_failing_run_reports_by_event_and_not_by_status(house: House) ->
     await room.works()
 
 
-async def test_prompts_of_a_busy_session_run_one_after_the_other(house: House) -> None:
+async def test_prompts_of_a_busy_session_run_one_after_the_other(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     first, second, third = [await room.prompt(f"number {n}") for n in (1, 2, 3)]
     call = await house.provider.next_call()
@@ -110,7 +110,7 @@ async def test_prompts_of_a_busy_session_run_one_after_the_other(house: House) -
     assert ends == [first, second, third]
 
 
-async def test_what_cannot_be_run_is_refused_and_not_stored(house: House) -> None:
+async def test_what_cannot_be_run_is_refused_and_not_stored(house: ServerHarness) -> None:
     room = await house.room()
     agent = f"/v1/workspaces/{room.id}/agent"
     body = {"session_id": room.session, "run_id": "r-bad", "prompt": "hi"}
@@ -132,6 +132,6 @@ async def _send_and_leave(client: Client, workspace: str, body: dict[str, str]) 
     writer.close()
 
 
-async def _state(house: House, workspace: str, run: str) -> str:
+async def _state(house: ServerHarness, workspace: str, run: str) -> str:
     found = (await house.new_client().get(f"/v1/workspaces/{workspace}/runs/{run}")).expect(200).json()
     return str(found["outcome"])

@@ -3,12 +3,12 @@
 import base64
 from urllib.parse import quote
 
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 SKILL = "---\nname: paint\ndescription: How to paint fences\nuser-invocable: true\n---\nUse a brush.\n"
 
 
-async def test_a_skill_is_listed_read_told_to_the_model_and_announced(house: House) -> None:
+async def test_a_skill_is_listed_read_told_to_the_model_and_announced(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     base = f"/v1/workspaces/{room.id}/skills"
     listed = (await room.client.get(base)).expect(200).json()
@@ -40,7 +40,7 @@ async def test_a_skill_is_listed_read_told_to_the_model_and_announced(house: Hou
     assert "paint" in [state["name"] for state in shown["skills"]]
 
 
-async def test_only_skills_are_read(house: House) -> None:
+async def test_only_skills_are_read(house: ServerHarness) -> None:
     room = await house.room()
     (room.path / "secret.txt").write_text("s")
     for wanted in (str(room.path / "secret.txt"), "../secret.txt", "/etc/passwd", "paint"):

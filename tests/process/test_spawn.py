@@ -36,10 +36,10 @@ from protocol.zygote import (
 from supervisor.launch import process, process_sweep
 from supervisor.launch.launcher import ExitReport, Record
 from supervisor.launch.local import LocalHandle, LocalLauncher
-from supervisor.launch.process_usage import measure
+from supervisor.launch.process_usage import measure_process
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually
-from tests.support.harness.one_worker import Ear
+from tests.support.harness.one_worker import MessageListener
 from tests.support.harness.server import SharedZygote
 from tests.support.processes import Process, parent_of
 from tests.support.run_coroutine import run
@@ -50,7 +50,7 @@ LOG = logging.getLogger("bulkhead.test")
 class Newborn:
     """A worker that a launcher started, and what it says."""
 
-    def __init__(self, spec: WorkerSpec, handle: LocalHandle, ear: Ear) -> None:
+    def __init__(self, spec: WorkerSpec, handle: LocalHandle, ear: MessageListener) -> None:
         self.spec = spec
         self.handle = handle
         self.pid = handle.pid
@@ -104,7 +104,7 @@ class Ward:
 
     async def born(self, spec: WorkerSpec | None = None) -> Newborn:
         spec = spec or self.spec()
-        ear = Ear()
+        ear = MessageListener()
         ear.link = self.router.expect(
             workspace_id=spec.workspace_id, generation=spec.generation, token=spec.token, sink=ear
         )
@@ -182,7 +182,7 @@ def test_a_forked_worker_gets_ready_and_is_its_own_man(root: Path, shared_zygote
 
 def test_forked_workers_have_little_memory_of_their_own(root: Path, shared_zygote: SharedZygote) -> None:
     async def own_mb(worker: Newborn) -> float:
-        usage = await asyncio.to_thread(measure, worker.pid, True)
+        usage = await asyncio.to_thread(measure_process, worker.pid, True)
         assert usage is not None
         assert usage.uss_bytes is not None
         return usage.uss_bytes / 1e6

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checks.history import Diary, read_stored
+from tests.support.checks.history import ClientLog, read_stored
 from tests.support.checks.judge import judge
 from tests.support.clients.http_client import Client, ConnectionLost
-from tests.support.clients.stream_reader import Watcher
+from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
 from tests.support.harness.private_systemd import Manager, outer_process
 from tests.support.processes import Identity
@@ -24,11 +24,11 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
     (path / "w").mkdir()
     await manager.systemctl("start", "bulkhead.target")
     await eventually(lambda: is_active(manager, "bulkhead.service"), within_s=15.0, what="an active service")
-    diary = Diary()
+    diary = ClientLog()
     client = Client(manager.run / "bulkhead.sock", diary)
     workspace = await client.create(path / "w")
     session = await client.create_session(workspace["id"])
-    watcher = Watcher(client, workspace["id"], name="client")
+    watcher = StreamReader(client, workspace["id"], name="client")
     watcher.resumes = True
     async with watcher:
         run = await client.prompt(workspace["id"], session, "/tokens 1000000 20")

@@ -11,7 +11,7 @@ from protocol.errors import BadInput, Conflict, NotFound
 from protocol.exit_codes import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
 from protocol.limits import Limits
 from supervisor.launch.process_sweep import sweep
-from tests.support.harness.one_worker import Process, open_stage
+from tests.support.harness.one_worker import Process, open_one_worker
 from tests.support.run_coroutine import run
 
 
@@ -22,7 +22,7 @@ async def ready(worker: Process) -> Process:
 
 def test_a_prompt_goes_through_a_worker_and_the_worker_leaves_in_order(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
             await ready(worker)
             session_id = await worker.session()
             run_id = await worker.submit(session_id, "/think hm\n/tokens 200 1000\n/say bye")
@@ -52,7 +52,7 @@ def test_a_prompt_goes_through_a_worker_and_the_worker_leaves_in_order(tmp_path:
 
 def test_every_operation_answers(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
             await ready(worker)
             described = await worker.ask("workspace.describe")
             assert isinstance(described["config"]["providers"], dict)
@@ -108,7 +108,7 @@ def test_every_operation_answers(tmp_path: Path) -> None:
 
 def test_C09_what_is_no_prompt_is_refused_and_stores_nothing(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
             await ready(worker)
             session_id = await worker.session()
             sid = session_id.encode()
@@ -135,7 +135,7 @@ def test_C09_what_is_no_prompt_is_refused_and_stores_nothing(tmp_path: Path) -> 
 
 def test_shutdown_while_streaming_keeps_the_text_as_cancelled(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage:
+        async with open_one_worker(tmp_path) as stage:
             async with stage.worker() as worker:
                 await ready(worker)
                 session_id = await worker.session()
@@ -160,7 +160,7 @@ def test_shutdown_while_streaming_keeps_the_text_as_cancelled(tmp_path: Path) ->
 
 def test_W04_killed_while_streaming(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage:
+        async with open_one_worker(tmp_path) as stage:
             async with stage.worker() as worker:
                 await ready(worker)
                 session_id = await worker.session()
@@ -187,7 +187,7 @@ def test_W04_killed_while_streaming(tmp_path: Path) -> None:
 
 def test_W05_killed_while_a_tool_runs(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage:
+        async with open_one_worker(tmp_path) as stage:
             pid_file = tmp_path / "pid"
             async with stage.worker(skip_permissions=True) as worker:
                 await ready(worker)
@@ -213,7 +213,7 @@ def test_W05_killed_while_a_tool_runs(tmp_path: Path) -> None:
 
 def test_a_tool_that_is_cancelled_is_gone_before_its_run_has_ended(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage, stage.worker(skip_permissions=True) as worker:
+        async with open_one_worker(tmp_path) as stage, stage.worker(skip_permissions=True) as worker:
             await ready(worker)
             session_id = await worker.session()
             call = json.dumps({"command": "trap '' TERM; sleep 300 & wait", "description": "x"})
@@ -229,7 +229,7 @@ def test_a_tool_that_is_cancelled_is_gone_before_its_run_has_ended(tmp_path: Pat
 
 def test_session_delete_ends_its_run_first(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
             await ready(worker)
             session_id = await worker.session()
             run_id = await worker.submit(session_id, "/hang")
@@ -246,7 +246,7 @@ def test_session_delete_ends_its_run_first(tmp_path: Path) -> None:
 
 def test_SIGTERM_is_the_same_shutdown(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
             await ready(worker)
             session_id = await worker.session()
             run_id = await worker.submit(session_id, "/hang")
@@ -261,7 +261,7 @@ def test_SIGTERM_is_the_same_shutdown(tmp_path: Path) -> None:
 
 def test_a_drain_that_overruns_is_reported_and_left_to_recovery(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage:
+        async with open_one_worker(tmp_path) as stage:
             async with stage.worker(skip_permissions=True) as worker:
                 await ready(worker)
                 session_id = await worker.session()
@@ -280,13 +280,13 @@ def test_a_drain_that_overruns_is_reported_and_left_to_recovery(tmp_path: Path) 
 
 def test_S14_without_a_supervisor_an_idle_worker_leaves(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path, Limits(tenure_s=0.4)) as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path, Limits(tenure_s=0.4)) as stage, stage.worker() as worker:
             await ready(worker)
             session_id = await worker.session()
             await worker.submit(session_id, "/tokens 30 20", "r")  # longer than the tenure
             await stage.router.close()
             assert await worker.exit_code() == EXIT_CLEAN
-        async with open_stage(tmp_path, router_name="again.sock") as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path, router_name="again.sock") as stage, stage.worker() as worker:
             await ready(worker)
             assert (await worker.ask("run.get", run="r"))["outcome"] == "completed"
 
@@ -295,7 +295,7 @@ def test_S14_without_a_supervisor_an_idle_worker_leaves(tmp_path: Path) -> None:
 
 def test_D08_a_second_worker_is_refused(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage, stage.worker() as first:
+        async with open_one_worker(tmp_path) as stage, stage.worker() as first:
             await ready(first)
             async with stage.worker(log_path=str(tmp_path / "second.log")) as second:
                 assert await second.exit_code() == EXIT_LOCKED
@@ -308,7 +308,7 @@ def test_D04_D11_files_that_cannot_be_used(tmp_path: Path) -> None:
     import sqlite3
 
     async def story() -> None:
-        async with open_stage(tmp_path) as stage:
+        async with open_one_worker(tmp_path) as stage:
             data_dir = tmp_path / "project" / ".bulkhead"
             data_dir.mkdir()
             database = data_dir / "workspace.db"
@@ -331,7 +331,7 @@ def test_D04_D11_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_broken_configuration_leaves_the_history_readable_and_says_what_is_wrong(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage:
+        async with open_one_worker(tmp_path) as stage:
             config = tmp_path / "project" / "bulkhead.json"
             config.write_text("{broken")
             async with stage.worker() as worker:
@@ -354,7 +354,7 @@ def test_a_broken_configuration_leaves_the_history_readable_and_says_what_is_wro
 
 def test_update_does_not_reach_into_a_running_turn(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_stage(tmp_path) as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
             await ready(worker)
             session_id = await worker.session()
             run_id = await worker.submit(session_id, "/tokens 20 40")

@@ -13,15 +13,15 @@ from protocol.ids import Epoch
 from protocol.limits import Limits
 from protocol.messages import Shutdown
 from tests.support.harness.failpoints import Failpoints
-from tests.support.harness.one_worker import Process, Stage, open_stage
+from tests.support.harness.one_worker import OneWorker, Process, open_one_worker
 from tests.support.run_coroutine import run
 
 
 @asynccontextmanager
 async def open_moments(
     path: Path, limits: Limits | None = None
-) -> AsyncGenerator[tuple[Stage, Failpoints, dict[str, str]], None]:
-    async with open_stage(path, limits or Limits()) as stage, Failpoints(path / "fail.sock") as failpoints:
+) -> AsyncGenerator[tuple[OneWorker, Failpoints, dict[str, str]], None]:
+    async with open_one_worker(path, limits or Limits()) as stage, Failpoints(path / "fail.sock") as failpoints:
         yield stage, failpoints, {"BULKHEAD_FAILPOINTS": str(path / "fail.sock")}
 
 

@@ -133,7 +133,7 @@ def test_providers_take_every_repaired_history(dialect: str):
     from protocol.api.provider import Model, ProviderConfig, SelectedModel
     from worker.config.load import Config
     from worker.config.schema import Options
-    from worker.models.registry import Models
+    from worker.models.registry import ModelRegistry
     from worker.zygote import warm_models
 
     kind = {"openai": "openai-compat", "responses": "openai", "anthropic": "anthropic"}[dialect]
@@ -154,7 +154,7 @@ def test_providers_take_every_repaired_history(dialect: str):
     last = Message(id="u1", session_id="s", role="user", parts=[TextPart(TextData(text="go"))])
 
     async def ask(found: list[Message]) -> None:
-        models = Models(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(answer))
+        models = ModelRegistry(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(answer))
         async for _ in models.large().stream(ModelRequest("system", repair([first, *found, last], "loop"))):
             pass
         await models.close()

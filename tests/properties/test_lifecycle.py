@@ -11,12 +11,12 @@ from supervisor.workers.lifecycle import (
     Kill,
     SendShutdown,
     Spawn,
-    State,
     WakeAt,
     WorkerLifecycle,
+    WorkerState,
 )
 
-PROCESSLESS = (State.ASLEEP, State.BACKOFF, State.FAILED)
+PROCESSLESS = (WorkerState.ASLEEP, WorkerState.BACKOFF, WorkerState.FAILED)
 
 
 class LifecycleFacts(RuleBasedStateMachine):
@@ -48,14 +48,14 @@ class LifecycleFacts(RuleBasedStateMachine):
     @rule()
     def want(self) -> None:
         self.perform(self.life.want(self.now))
-        if self.life.state is not State.FAILED:
+        if self.life.state is not WorkerState.FAILED:
             assert self.life.wanted
 
     @rule()
     def unwant(self) -> None:
         self.perform(self.life.unwant("test", self.now))
         assert not self.life.wanted
-        assert self.life.state in (State.ASLEEP, State.CLOSING, State.KILLING)
+        assert self.life.state in (WorkerState.ASLEEP, WorkerState.CLOSING, WorkerState.KILLING)
 
     @rule()
     def restart(self) -> None:
@@ -106,20 +106,20 @@ class LifecycleFacts(RuleBasedStateMachine):
 
     @invariant()
     def whoever_is_ending_was_told_to(self) -> None:
-        if self.life.state in (State.CLOSING, State.KILLING):
+        if self.life.state in (WorkerState.CLOSING, WorkerState.KILLING):
             assert self.was_told_to_end
 
     @invariant()
     def nobody_waits_for_ever(self) -> None:
         """In every state that must not last, a timer runs."""
-        if self.life.state in (State.STARTING, State.CLOSING, State.KILLING, State.BACKOFF):
+        if self.life.state in (WorkerState.STARTING, WorkerState.CLOSING, WorkerState.KILLING, WorkerState.BACKOFF):
             assert self.alarm is not None
 
     @invariant()
     def a_wish_is_served_or_refused_aloud(self) -> None:
         if self.life.wanted:
-            assert self.life.state is not State.FAILED
-        if self.life.state is State.FAILED:
+            assert self.life.state is not WorkerState.FAILED
+        if self.life.state is WorkerState.FAILED:
             assert self.life.reason
 
 

@@ -6,17 +6,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from protocol.limits import Limits
 from supervisor.local_model.lifecycle import (
-    Attend,
     Effect,
     Kill,
     LocalModelLifecycle,
+    LocalModelState,
     Refuse,
     Spawn,
-    State,
     WakeAt,
+    WatchListener,
 )
 
-PROCESSLESS = (State.LISTENING, State.BACKOFF, State.FAILED, State.OVER)
+PROCESSLESS = (LocalModelState.LISTENING, LocalModelState.BACKOFF, LocalModelState.FAILED, LocalModelState.OVER)
 
 
 class LocalModelFacts(RuleBasedStateMachine):
@@ -43,7 +43,7 @@ class LocalModelFacts(RuleBasedStateMachine):
                     self.was_killed = True
                 case WakeAt(at):
                     self.alarm = at
-                case Attend():
+                case WatchListener():
                     assert not self.has_process
                     self.hears = "attends"
                 case Refuse(reason):
@@ -75,7 +75,7 @@ class LocalModelFacts(RuleBasedStateMachine):
         self.has_process = False
         self.perform(self.life.exited(cause, self.now))
 
-    @precondition(lambda self: self.life.state is State.STARTING)
+    @precondition(lambda self: self.life.state is LocalModelState.STARTING)
     @rule()
     def cannot_start(self) -> None:
         self.has_process = False
@@ -90,14 +90,14 @@ class LocalModelFacts(RuleBasedStateMachine):
 
     @rule()
     def elapsed_too_late(self) -> None:
-        if self.life.state in (State.LISTENING, State.SERVING, State.OVER):
+        if self.life.state in (LocalModelState.LISTENING, LocalModelState.SERVING, LocalModelState.OVER):
             assert self.life.elapsed(self.now) == []
 
     @rule()
     def close(self) -> None:
         self.is_closed = True
         self.perform(self.life.close(self.now))
-        assert self.life.state in (State.KILLING, State.OVER)
+        assert self.life.state in (LocalModelState.KILLING, LocalModelState.OVER)
 
     @invariant()
     def state_and_process_agree(self) -> None:
@@ -106,18 +106,24 @@ class LocalModelFacts(RuleBasedStateMachine):
     @invariant()
     def whoever_waits_will_hear(self) -> None:
         """In every state that must not last, a timer runs; where one waits for a request, requests are seen."""
-        if self.life.state in (State.STARTING, State.KILLING, State.LEAVING, State.BACKOFF, State.FAILED):
+        if self.life.state in (
+            LocalModelState.STARTING,
+            LocalModelState.KILLING,
+            LocalModelState.LEAVING,
+            LocalModelState.BACKOFF,
+            LocalModelState.FAILED,
+        ):
             assert self.alarm is not None
-        if self.life.state is State.LISTENING:
+        if self.life.state is LocalModelState.LISTENING:
             assert self.hears == "attends"
-        if self.life.state is State.FAILED:
+        if self.life.state is LocalModelState.FAILED:
             assert self.hears == "refuses"
             assert self.life.reason
 
     @invariant()
     def after_the_close_everything_ends(self) -> None:
         if self.is_closed:
-            assert self.life.state in (State.KILLING, State.OVER)
+            assert self.life.state in (LocalModelState.KILLING, LocalModelState.OVER)
             assert self.was_killed or not self.has_process
 
 
@@ -131,15 +137,15 @@ def test_deaths_in_a_row_end_in_a_pause_and_then_a_new_chance() -> None:
     for _ in range(limits.restart_intensity):
         life.asked(0.0)
         life.exited("exit code 1", 0.0)
-        if life.state is State.BACKOFF:
+        if life.state is LocalModelState.BACKOFF:
             life.elapsed(0.0)
-    assert life.state is State.FAILED
+    assert life.state is LocalModelState.FAILED
     assert "exit code 1" in life.reason
     assert life.asked(0.0) == []
     life.elapsed(limits.restart_period_s)
     assert Spawn() in life.asked(limits.restart_period_s)
     life.exited("exit code 1", limits.restart_period_s)
-    assert life.state is State.BACKOFF, "the pause counts as a fresh start"
+    assert life.state is LocalModelState.BACKOFF, "the pause counts as a fresh start"
 
 
 def test_leaving_in_order_is_no_death() -> None:
@@ -148,4 +154,4 @@ def test_leaving_in_order_is_no_death() -> None:
         assert Spawn() in life.asked(0.0)
         life.became_ready(0.0)
         life.exited("", 0.0)
-        assert (life.state, life.reason) == (State.LISTENING, "")
+        assert (life.state, life.reason) == (LocalModelState.LISTENING, "")

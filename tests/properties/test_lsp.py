@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from worker.lsp.edits import apply_edits, units_of
 from worker.lsp.framing import HEADER_MAX_BYTES, BadFrame, Framer, encode
-from worker.lsp.lifecycle import DELAYS_S, End, Launch, ServerLife, ServerState
+from worker.lsp.lifecycle import DELAYS_S, End, Launch, ServerLifecycle, ServerState
 from worker.lsp.types import Position, Range, TextEdit
 
 MAX = 300
@@ -54,7 +54,7 @@ FACTS = st.sampled_from(["wanted", "started", "failed", "stop", "time"])
 
 @given(st.lists(FACTS, max_size=60), st.booleans())
 def test_a_server_has_at_most_one_process_and_never_an_error_without_a_reason(facts: list[str], disabled: bool) -> None:
-    life, now, processes = ServerLife(is_disabled=disabled), 0.0, 0
+    life, now, processes = ServerLifecycle(is_disabled=disabled), 0.0, 0
     for fact in facts:
         match fact:
             case "wanted":
@@ -76,7 +76,7 @@ def test_a_server_has_at_most_one_process_and_never_an_error_without_a_reason(fa
 
 
 def test_one_crash_costs_nothing_more_of_them_cost_time_and_a_stop_forgives() -> None:
-    life = ServerLife()
+    life = ServerLifecycle()
 
     def crash(now: float) -> float:
         assert life.wanted(now) == [Launch()]

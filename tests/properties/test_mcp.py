@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.base.machine import InvalidTransition
-from worker.mcp.lifecycle import End, Launch, McpLife, McpState
+from worker.mcp.lifecycle import End, Launch, McpLifecycle, McpState
 from worker.mcp.settings import TOOL_NAME_MAX, tool_name
-from worker.mcp.stdio_transport import Lines
+from worker.mcp.stdio_transport import StdioTransport
 
 FACTS = st.lists(
     st.one_of(
@@ -23,7 +23,7 @@ FACTS = st.lists(
 
 @given(FACTS)
 def test_at_most_one_connection_lives_and_late_words_change_nothing(facts: list[str | tuple[str, int]]) -> None:
-    life = McpLife()
+    life = McpLifecycle()
     living: set[int] = set()
     for fact in facts:
         before = (life.state, life.error, life.generation)
@@ -56,7 +56,7 @@ def test_at_most_one_connection_lives_and_late_words_change_nothing(facts: list[
 
 
 def test_a_move_that_is_not_in_the_table_is_a_bug() -> None:
-    life = McpLife()
+    life = McpLifecycle()
     with pytest.raises(InvalidTransition):
         life._move("connected", McpState.CONNECTED)
 
@@ -82,7 +82,7 @@ def test_messages_come_whole_however_the_pipe_cuts_them(lines: list[str], size: 
         }[line] + b"\n"
 
     async def read() -> list[int]:
-        stream = Lines(1000)
+        stream = StdioTransport(1000)
         for start in range(0, len(sent), size):
             stream.feed(sent[start : start + size])
         stream.feed(b"")
@@ -92,20 +92,20 @@ def test_messages_come_whole_however_the_pipe_cuts_them(lines: list[str], size: 
 
 
 async def test_a_message_without_an_end_breaks_off() -> None:
-    stream = Lines(1000)
+    stream = StdioTransport(1000)
     stream.feed(b'{"jsonrpc": "2.0", "id": 1, "result": {}}\n')
     stream.feed(b"x" * 1001)
     with pytest.raises(anyio.EndOfStream):
         await stream.receive()
     assert "more than 1000 bytes" in stream.problem
-    flood = Lines(1000)
+    flood = StdioTransport(1000)
     for _ in range(200):
         flood.feed(b'{"jsonrpc": "2.0", "method": "x"}\n')
     assert flood.problem == "it sends more than can be read"
 
 
 async def test_messages_without_end_leave_the_loop_its_turns() -> None:
-    stream = Lines(1_000_000)
+    stream = StdioTransport(1_000_000)
     stream.feed(b'{"jsonrpc": "2.0", "method": "notifications/message"}\n' * 1000)
     stream.feed(b"")
     turns = 0

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.base.machine import InvalidTransition
-from worker.permissions.client_presence import Presence
-from worker.permissions.requests import Ask, Asked, AskState, Decision, Pending
+from worker.permissions.client_presence import ClientPresence
+from worker.permissions.requests import PendingRequests, RequestDecision, RequestMachine, RequestState, StoredRequest
 
 IDS = ("a", "b", "c")
 FACTS = st.lists(
@@ -19,15 +19,15 @@ FACTS = st.lists(
 )
 
 
-def asked(ask_id: str, session: str = "s") -> Asked:
-    return Asked(ask_id, "permission", session, "r", f"call-{ask_id}", tool="bash", action="execute", path="/w")
+def asked(ask_id: str, session: str = "s") -> StoredRequest:
+    return StoredRequest(ask_id, "permission", session, "r", f"call-{ask_id}", tool="bash", action="execute", path="/w")
 
 
 @given(FACTS)
 def test_each_request_is_decided_once_and_by_the_first(facts: list[tuple[str, str]]) -> None:
-    pending = Pending()
-    deciding: dict[str, Decision] = {}  # taken, and not yet on disk
-    ended: dict[str, Decision | None] = {}  # None: its run left
+    pending = PendingRequests()
+    deciding: dict[str, RequestDecision] = {}  # taken, and not yet on disk
+    ended: dict[str, RequestDecision | None] = {}  # None: its run left
     left: set[str] = set()
     known: set[str] = set()
     for fact, ask_id in facts:
@@ -71,33 +71,33 @@ def test_each_request_is_decided_once_and_by_the_first(facts: list[tuple[str, st
 @given(st.lists(st.sampled_from(("allow", "deny", "expire", "stored", "undone", "leave")), max_size=12), st.booleans())
 def test_a_dead_worker_leaves_nothing_open(facts: list[str], is_stored: bool) -> None:
     """What was open in the file is void; what was decided there stays decided."""
-    ask = Ask(asked("a"))
+    ask = RequestMachine(asked("a"))
     for fact in facts:
         match fact:
             case "allow" | "deny":
-                ask.take(Decision(ask.asked, AskState.RESOLVED, fact, fact == "allow"))
+                ask.take(RequestDecision(ask.asked, RequestState.RESOLVED, fact, fact == "allow"))
             case "expire":
-                ask.take(Decision(ask.asked, AskState.EXPIRED, "late"))
-            case "stored" if ask.state is AskState.DECIDING:
+                ask.take(RequestDecision(ask.asked, RequestState.EXPIRED, "late"))
+            case "stored" if ask.state is RequestState.DECIDING:
                 ask.stored()
-            case "undone" if ask.state is AskState.DECIDING:
+            case "undone" if ask.state is RequestState.DECIDING:
                 ask.undone()
             case "leave":
                 ask.leave()
-    if ask.state is AskState.DECIDING and is_stored:
-        ask.died(AskState.RESOLVED)
-        assert ask.state is AskState.RESOLVED
-    elif ask.state in (AskState.OPEN, AskState.DECIDING):
+    if ask.state is RequestState.DECIDING and is_stored:
+        ask.died(RequestState.RESOLVED)
+        assert ask.state is RequestState.RESOLVED
+    elif ask.state in (RequestState.OPEN, RequestState.DECIDING):
         ask.died()
-        assert ask.state is AskState.VOID
-        assert not ask.take(Decision(ask.asked, AskState.RESOLVED, "allow", True)), "a late answer"
+        assert ask.state is RequestState.VOID
+        assert not ask.take(RequestDecision(ask.asked, RequestState.RESOLVED, "allow", True)), "a late answer"
     else:
         with pytest.raises(InvalidTransition):
             ask.died()
 
 
 def test_a_grant_for_the_session_covers_what_is_alike() -> None:
-    pending = Pending()
+    pending = PendingRequests()
     for ask_id, session in (("a", "s"), ("b", "s"), ("c", "other")):
         pending.asked(asked(ask_id, session))
     assert [one.id for one in pending.alike(asked("a"))] == ["b"]
@@ -112,7 +112,7 @@ def test_a_grant_for_the_session_covers_what_is_alike() -> None:
     )
 )
 def test_who_said_that_it_can_answer_is_believed_while_it_is_here(facts: list[tuple[str, int, float]]) -> None:
-    presence = Presence(grace_s=10.0)
+    presence = ClientPresence(grace_s=10.0)
     now = 0.0
     empty_since: float | None = None
     clients, said = 0, None

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from protocol.events import Event, EventId
 from supervisor.events.replay import ReplayLog
-from supervisor.events.stream import ClientStream, State
+from supervisor.events.stream import ClientStream, StreamState
 
 KEYS = ["m1", "m2", ""]
 _NUMBER = re.compile(rb'data: \{"n":(\d+)\}')
@@ -75,7 +75,7 @@ class ClientsUnderFacts(RuleBasedStateMachine):
             self.log, cursor=cursor, cursor_is_bad=False, wants_ids=wants_ids, known_to=last, preamble=b""
         )
         can_serve = cursor is not None and cursor.log_id == self.log_id and cursor.number <= last
-        assert cursor is None or can_serve or stream.state is State.LIVE
+        assert cursor is None or can_serve or stream.state is StreamState.LIVE
         has = cursor.number if cursor is not None and can_serve else last
         self.open.append(ModelClient(stream, has, self.log_id))
 

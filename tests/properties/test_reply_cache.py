@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.messages import Answer
-from worker.operations.reply_cache import Known, Replies
+from worker.operations.reply_cache import CachedReply, ReplyCache
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(["begin", "finish", "drop"]), st.integers(0, 8), st.integers(0, 30)), max_size=80
@@ -15,17 +15,17 @@ STEPS = st.lists(
 def test_Z07_a_call_runs_once_until_it_is_dropped_and_its_answer_never_changes(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    replies = Replies(count_max=4, bytes_max=60)
+    replies = ReplyCache(count_max=4, bytes_max=60)
     running: set[str] = set()
     given_answers: dict[str, Answer] = {}
     for what, number, size in steps:
         call_id = f"c{number}"
         if what == "begin":
             match replies.begin(call_id):
-                case Known.NEW:
+                case CachedReply.NEW:
                     assert call_id not in running
                     running.add(call_id)
-                case Known.RUNNING:
+                case CachedReply.RUNNING:
                     assert call_id in running
                 case Answer() as answer:
                     assert call_id not in running

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from protocol.ids import RunId, SessionId
-from worker.runs.session_queue import CancelActive, Drop, Effect, End, Fold, Lane, Start, Ticket
+from worker.runs.session_queue import CancelActive, Drop, Effect, End, Merge, SessionQueue, Start, Ticket
 
 
 class Lanes(RuleBasedStateMachine):
@@ -15,7 +15,7 @@ class Lanes(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lane = Lane(SessionId("s1"))
+        self.lane = SessionQueue(SessionId("s1"))
         self.accepted: dict[str, int] = {}  # run id -> sequence
         self.released: set[str] = set()
         self.ended: dict[str, str] = {}
@@ -34,7 +34,7 @@ class Lanes(RuleBasedStateMachine):
                     self.active = run_id
                 case End(run_id) | Drop(run_id):
                     self.end(run_id, "cancelled")
-                case Fold(run_id, host):
+                case Merge(run_id, host):
                     assert host == self.active
                     assert run_id.startswith("free")
                     self.folded.add(run_id)

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from tests.support.clients.http_client import Client, Response
-from tests.support.clients.stream_reader import Watcher
-from tests.support.harness.server_harness import Room
+from tests.support.clients.stream_reader import StreamReader
+from tests.support.harness.server_harness import WorkspaceFixture
 
 
 def bash(command: str) -> str:
@@ -14,7 +14,7 @@ def bash(command: str) -> str:
 
 
 async def requested(
-    watcher: Watcher, session: str = "", *, kind: str = "permission_request", other_than: str = ""
+    watcher: StreamReader, session: str = "", *, kind: str = "permission_request", other_than: str = ""
 ) -> dict[str, Any]:
     """The newest request that the watcher sees (of one session, with another id); it waits for the first."""
 
@@ -26,24 +26,28 @@ async def requested(
     return dict([event for event in watcher.seen if is_it(event)][-1].payload)
 
 
-async def grant(room: Room, request: dict[str, Any], action: str, *, client: Client | None = None) -> Response:
+async def grant(
+    room: WorkspaceFixture, request: dict[str, Any], action: str, *, client: Client | None = None
+) -> Response:
     """Answer a request for permission, as the Crush client does: with the whole request."""
     body = {"permission": request, "action": action}
     return await (client or room.client).post(f"/v1/workspaces/{room.id}/permissions/grant", body)
 
 
-async def resolved(room: Room, request: dict[str, Any], action: str, *, client: Client | None = None) -> bool:
+async def resolved(
+    room: WorkspaceFixture, request: dict[str, Any], action: str, *, client: Client | None = None
+) -> bool:
     """Was this answer the one that counted?"""
     return bool((await grant(room, request, action, client=client)).expect(200).json()["resolved"])
 
 
-async def waiting(room: Room, what: str = "permissions") -> list[dict[str, Any]]:
+async def waiting(room: WorkspaceFixture, what: str = "permissions") -> list[dict[str, Any]]:
     """The open requests, or `questions`."""
     found: list[dict[str, Any]] = (await room.client.get(f"/v1/workspaces/{room.id}/{what}")).expect(200).json()
     return found
 
 
-def outcomes(watcher: Watcher, call_id: str) -> list[str]:
+def outcomes(watcher: StreamReader, call_id: str) -> list[str]:
     """The notifications of a tool call, in order."""
     words = []
     for event in watcher.seen:
@@ -53,6 +57,6 @@ def outcomes(watcher: Watcher, call_id: str) -> list[str]:
     return words
 
 
-async def init(room: Room, interactive: bool) -> None:
+async def init(room: WorkspaceFixture, interactive: bool) -> None:
     """Say whether this client can answer."""
     (await room.client.post(f"/v1/workspaces/{room.id}/agent/init", {"interactive": interactive})).expect(200)

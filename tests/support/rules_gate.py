@@ -1,7 +1,7 @@
 """A gate of the standing rules alone: there is nobody to ask."""
 
 from worker.permissions.rules import Rules
-from worker.toolkit.tool import Denied, Wish
+from worker.toolkit.tool import AccessRequest, ToolDenied
 
 
 class RulesGate:
@@ -10,8 +10,8 @@ class RulesGate:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
 
-    async def permit(self, wish: Wish) -> None:
+    async def permit(self, wish: AccessRequest) -> None:
         """Return when the rules allow it."""
         decision = self._rules.decide(wish.tool, wish.action)
         if not decision.allowed:
-            raise Denied(decision.reason)
+            raise ToolDenied(decision.reason)

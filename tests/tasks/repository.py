@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.clients.http_client import parts_of
-from tests.support.harness.server_harness import Room
+from tests.support.harness.server_harness import WorkspaceFixture
 
 CART = '''\
 """A cart of a shop."""
@@ -113,6 +113,6 @@ def script(*lines: str) -> str:
     return "\n/think on\n".join(lines)
 
 
-async def results(room: Room) -> list[dict[str, Any]]:
+async def results(room: WorkspaceFixture) -> list[dict[str, Any]]:
     """The results of all tool calls of the session, in order."""
     return [part for row in await room.messages() for part in parts_of(row, "tool_result")]

@@ -6,12 +6,12 @@ import pytest
 
 from tests.support.clients.http_client import finish_of
 from tests.support.fakes.web_pages import Pages, page
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.permission_requests import requested, resolved
 from tests.tasks.repository import bash, changed, git, make_repository, passes, results, script, tool
 
 
-async def test_answer_from_grep_and_change_nothing(house: House) -> None:
+async def test_answer_from_grep_and_change_nothing(house: ServerHarness) -> None:
     room = await house.room()  # no permission for anything: none is needed
     make_repository(room.path)
     run = await room.prompt(
@@ -30,7 +30,7 @@ async def test_answer_from_grep_and_change_nothing(house: House) -> None:
     assert changed(room.path) == []
 
 
-async def test_refuse_a_dangerous_command(house: House) -> None:
+async def test_refuse_a_dangerous_command(house: ServerHarness) -> None:
     room = await house.room()
     make_repository(room.path)
     run = await room.prompt(script(bash("git status && rm -rf shop tests"), "/say it is all gone"))
@@ -47,7 +47,7 @@ async def test_refuse_a_dangerous_command(house: House) -> None:
 
 
 @pytest.mark.house(limits={"background_wait_s": 0.05})
-async def test_a_long_build_in_the_background(house: House) -> None:
+async def test_a_long_build_in_the_background(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     make_repository(room.path)
     gate = house.root / "gate"
@@ -77,7 +77,7 @@ async def test_a_long_build_in_the_background(house: House) -> None:
     assert (room.path / "build.out").read_text() == "binary\n"
 
 
-async def test_resume_after_a_crash_in_the_middle(house: House) -> None:
+async def test_resume_after_a_crash_in_the_middle(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     make_repository(room.path)
     run = await room.prompt("fix the sum and say so in the readme")
@@ -107,7 +107,7 @@ async def test_resume_after_a_crash_in_the_middle(house: House) -> None:
     assert git(room.path, "diff", "--numstat", "shop/cart.py").split()[:2] == ["1", "1"], "the edit was made twice"
 
 
-async def test_a_cancel_in_the_middle_leaves_whole_files_and_the_next_prompt_goes_on(house: House) -> None:
+async def test_a_cancel_in_the_middle_leaves_whole_files_and_the_next_prompt_goes_on(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     pipe = house.pipe()
@@ -120,7 +120,7 @@ async def test_a_cancel_in_the_middle_leaves_whole_files_and_the_next_prompt_goe
     assert changed(room.path) == ["after.txt"]
 
 
-async def test_a_conversation_that_grows_too_long_in_the_middle_of_the_work(house: House) -> None:
+async def test_a_conversation_that_grows_too_long_in_the_middle_of_the_work(house: ServerHarness) -> None:
     room = await house.room(model="anthropic", yolo=True)
     make_repository(room.path)
     run = await room.prompt("fix the sum")
@@ -141,7 +141,7 @@ async def test_a_conversation_that_grows_too_long_in_the_middle_of_the_work(hous
     assert passes(room.path), "the summary made the agent forget what it had read"
 
 
-async def test_bring_a_file_from_the_web_and_use_it(house: House) -> None:
+async def test_bring_a_file_from_the_web_and_use_it(house: ServerHarness) -> None:
     async with Pages() as pages:
         pages.answers["/rates.csv"] = page("eur,1.0\nusd,1.1\n", "text/csv")
         pages.answers["/"] = page("<html><body><h1>Rates</h1><a href='/rates.csv'>the file</a></body></html>")
@@ -162,7 +162,7 @@ async def test_bring_a_file_from_the_web_and_use_it(house: House) -> None:
     assert changed(room.path) == ["data/rates.csv"]
 
 
-async def test_the_rules_of_the_project_and_its_skills_reach_the_model(house: House) -> None:
+async def test_the_rules_of_the_project_and_its_skills_reach_the_model(house: ServerHarness) -> None:
     room = await house.room(model="anthropic", yolo=True)
     make_repository(room.path)
     (room.path / "AGENTS.md").write_text("Amounts are in cents.\n")

@@ -3,12 +3,12 @@
 import asyncio
 import json
 
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.tasks.repository import TEST_COMMAND as TESTS
 from tests.tasks.repository import bash, changed, git, make_repository, passes, results, script, tool
 
 
-async def test_fix_a_bug(house: House) -> None:
+async def test_fix_a_bug(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     assert not passes(room.path)
@@ -37,7 +37,7 @@ async def test_fix_a_bug(house: House) -> None:
     assert git(room.path, "diff", "--numstat").split()[:2] == ["1", "1"]
 
 
-async def test_rename_a_function_over_files(house: House) -> None:
+async def test_rename_a_function_over_files(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     files = ("shop/cart.py", "shop/invoice.py", "tests/test_cart.py")
@@ -63,7 +63,7 @@ async def test_rename_a_function_over_files(house: House) -> None:
     assert (room.path / "shop/invoice.py").read_text().count("number_of_items") == 2
 
 
-async def test_write_a_test(house: House) -> None:
+async def test_write_a_test(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     text = (
@@ -84,7 +84,7 @@ async def test_write_a_test(house: House) -> None:
     assert "Exit code" not in (await results(room))[-1]["content"]
 
 
-async def test_an_edit_beside_somebody_elses(house: House) -> None:
+async def test_an_edit_beside_somebody_elses(house: ServerHarness) -> None:
     """The user changes the file while the agent works on it: the agent is told, looks again, and both changes stay."""
     room = await house.room(yolo=True)
     make_repository(room.path)
@@ -102,7 +102,7 @@ async def test_an_edit_beside_somebody_elses(house: House) -> None:
     assert "The number of items" in cart.read_text()
 
 
-async def test_a_file_with_tabs_and_old_line_ends_keeps_them(house: House) -> None:
+async def test_a_file_with_tabs_and_old_line_ends_keeps_them(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     (room.path / "a.go").write_bytes(b"func f() {\r\n\tif a {\r\n\t\treturn 1\r\n\t}\r\n}\r\n")
     run = await room.prompt(
@@ -116,7 +116,7 @@ async def test_a_file_with_tabs_and_old_line_ends_keeps_them(house: House) -> No
     assert (room.path / "a.go").read_bytes() == b"func f() {\r\n\tif b {\r\n\t\treturn 2\r\n\t}\r\n}\r\n"
 
 
-async def test_two_sessions_change_one_repository(house: House) -> None:
+async def test_two_sessions_change_one_repository(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     other = await room.client.create_session(room.id)
@@ -138,7 +138,7 @@ async def test_two_sessions_change_one_repository(house: House) -> None:
         assert texts == [f"{number}.{step}\n" for step in range(5)]
 
 
-async def test_work_by_plan_with_another_agents_help(house: House) -> None:
+async def test_work_by_plan_with_another_agents_help(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     make_repository(room.path)
 

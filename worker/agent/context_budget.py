@@ -15,7 +15,7 @@ def reserve(window: int) -> int:
     return LARGE_RESERVE if window > LARGE_WINDOW else window // SMALL_SHARE
 
 
-class Budget:
+class ContextBudget:
     """Counts what the next request will hold: what the provider counted in the last one, and a guess for the rest."""
 
     def __init__(self, window: int) -> None:

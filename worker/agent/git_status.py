@@ -12,7 +12,7 @@ from pathlib import Path
 
 from protocol.base.logs import fields
 from protocol.limits import Limits
-from worker.processes.child import Children
+from worker.processes.child import ChildProcesses
 from worker.processes.environment import tool_environment
 
 STATUS_LINES = 20
@@ -44,10 +44,10 @@ FILTERS_MAX = 100
 OUTPUT_MAX_BYTES = 256 * 1024
 
 
-class GitState:
+class GitStatus:
     """Remembers what each session was told."""
 
-    def __init__(self, children: Children, limits: Limits, log: logging.Logger) -> None:
+    def __init__(self, children: ChildProcesses, limits: Limits, log: logging.Logger) -> None:
         self._children = children
         self._limits = limits
         self._log = log

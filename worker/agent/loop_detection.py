@@ -10,7 +10,7 @@ WINDOW_STEPS = 10
 REPEATS_MAX = 5
 
 
-class LoopWatch:
+class LoopDetector:
     """Sees every step of a turn."""
 
     def __init__(self) -> None:

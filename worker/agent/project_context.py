@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from worker.agent.system_prompt import ContextFile, Surroundings
+from worker.agent.system_prompt import ContextFile, ProjectContext
 from worker.config.expand import expand_path
 from worker.store.open_file_guard import is_guarded
 
@@ -38,20 +38,20 @@ ALL_MAX_BYTES = 192 * 1024
 FILES_MAX = 200
 
 
-def gather(
+def read_project_context(
     workspace: Path,
     *,
     today: date,
     env: Mapping[str, str],
     extra: Sequence[str] = (),
     extra_global: Sequence[str] = (),
-) -> Surroundings:
+) -> ProjectContext:
     """Look at the workspace and at the user's own files. `extra` and `extra_global` are configured context paths,
     with `~` and a leading `$VAR`. What is missing or cannot be read is skipped."""
     reader = _Reader()
     project = [file for name in (*CONTEXT_PATHS, *extra) for file in reader.read(workspace, name, env)]
     own = [file for name in (*_global_paths(env), *extra_global) for file in reader.read(workspace, name, env)]
-    return Surroundings(str(workspace), is_git(workspace), today, tuple(project), tuple(own))
+    return ProjectContext(str(workspace), is_git(workspace), today, tuple(project), tuple(own))
 
 
 def is_git(workspace: Path) -> bool:

@@ -17,7 +17,7 @@ from worker.agent.history import repair
 from worker.agent.message_draft import MessageDraft, finish_of, text_of
 from worker.agent.model_request import StepRequest
 from worker.agent.transcript import Transcript
-from worker.agent.turn_result import Leftover, TurnResult
+from worker.agent.turn_result import TurnResult, UnwrittenState
 from worker.models.client import ModelClient, ModelFailure, ModelRequest
 from worker.models.failures import failure
 
@@ -143,9 +143,9 @@ class SummaryWriter:
         """What there is of the row; None before it was made."""
         return self._draft.snapshot() if self._draft is not None else None
 
-    def leftover(self) -> Leftover:
+    def leftover(self) -> UnwrittenState:
         """The row and the usage of the attempt under way, after `write` raised."""
-        return Leftover(self.open_row, [], self._request.unaccounted())
+        return UnwrittenState(self.open_row, [], self._request.unaccounted())
 
 
 class SummaryTurn:
@@ -167,7 +167,7 @@ class SummaryTurn:
         assert finish is not None
         return TurnResult(finish=finish.reason, message_id=row.id, text=text_of(row))
 
-    def leftover(self, why: str) -> Leftover:
+    def leftover(self, why: str) -> UnwrittenState:
         """The open row and the usage of the attempt under way."""
         left = self._writer.leftover()
-        return Leftover(None, [], left.usage) if self._is_finished else left
+        return UnwrittenState(None, [], left.usage) if self._is_finished else left

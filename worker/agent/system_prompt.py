@@ -27,7 +27,7 @@ class ContextFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ProjectContext:
     """What the prompt says of the place; `own` are the user's files for all projects."""
 
     workspace: str
@@ -37,7 +37,7 @@ class Surroundings:
     own: tuple[ContextFile, ...] = ()
 
 
-def compose(where: Surroundings, *, git: str = "", notes: Sequence[str] = (), attribution: str = "") -> str:
+def compose(where: ProjectContext, *, git: str = "", notes: Sequence[str] = (), attribution: str = "") -> str:
     """The system prompt of the agent that the user talks to.
 
     `git` is the state of the worktree at the beginning of the conversation. `notes` are paragraphs of the services.
@@ -50,7 +50,7 @@ def compose(where: Surroundings, *, git: str = "", notes: Sequence[str] = (), at
     return "\n\n".join(parts)
 
 
-def compose_task(where: Surroundings, *, is_web: bool = False) -> str:
+def compose_task(where: ProjectContext, *, is_web: bool = False) -> str:
     """The system prompt of an agent that works for another one, in the workspace or on the web."""
     return f"{WEB if is_web else TASK}\n\n{_environment(where, '')}"
 
@@ -69,7 +69,7 @@ def attribution_note(trailer: str, has_generated_line: bool, model: str) -> str:
     return "When the user asks for a commit or a pull request:\n" + "\n".join(lines)
 
 
-def _environment(where: Surroundings, git: str) -> str:
+def _environment(where: ProjectContext, git: str) -> str:
     lines = [
         f"Working directory: {where.workspace}",
         f"Git repository: {'yes' if where.is_git else 'no'}",

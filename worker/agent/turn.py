@@ -14,15 +14,15 @@ from protocol.api.message import BinaryPart, FinishReason, Message, ToolResultDa
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.limits import Limits
-from worker.agent.context_budget import Budget
+from worker.agent.context_budget import ContextBudget
 from worker.agent.history import repair
-from worker.agent.loop_detection import LoopWatch
+from worker.agent.loop_detection import LoopDetector
 from worker.agent.message_draft import MessageDraft, answers_for, calls_of, text_of
 from worker.agent.model_request import StepRequest
 from worker.agent.summary import GOES_ON_NOTE, SummaryWriter, as_told, summary_request
 from worker.agent.tool_calls import ContextMaker, StepCalls
 from worker.agent.transcript import Transcript
-from worker.agent.turn_result import Leftover, TurnResult
+from worker.agent.turn_result import TurnResult, UnwrittenState
 from worker.models.client import ModelClient, ModelFailure, ModelRequest
 from worker.toolkit.toolbox import Toolbox
 
@@ -61,8 +61,8 @@ class Turn:
         self._log = log
         self._max_tokens = max_tokens
         self._request = StepRequest(model=model, transcript=transcript, limits=limits, clock=clock, log=log)
-        self._loops = LoopWatch()
-        self._budget = Budget(model.model.context_window if may_summarize else 0)
+        self._loops = LoopDetector()
+        self._budget = ContextBudget(model.model.context_window if may_summarize else 0)
         self._may_summarize = may_summarize
         self._is_short = False  # nothing stands before the next request but a summary
         self._asked: list[Message] = []  # what the user said in this turn
@@ -99,21 +99,21 @@ class Turn:
             if not goes_on:
                 return TurnResult(finish=reason, message_id=draft.message_id, text=draft.text)
 
-    def leftover(self, why: str) -> Leftover:
+    def leftover(self, why: str) -> UnwrittenState:
         """What is unwritten after `run` raised. `why` answers the calls without a result (`stream.…_CALL`)."""
         if self._summary is not None:
             return self._summary.leftover()
         usage = self._request.unaccounted()
         draft, calls = self._draft, self._calls
         if draft is None:
-            return Leftover(None, [], usage)
+            return UnwrittenState(None, [], usage)
         results: list[ToolResultData] = []
         for call in draft.calls:
             if calls is not None and call.id in calls.rows:
                 continue
             known = calls.results.get(call.id) if calls is not None else None
             results.append(known or answers_for([call], why)[0])
-        return Leftover(draft.snapshot(), results, usage)
+        return UnwrittenState(draft.snapshot(), results, usage)
 
     async def _ask(self) -> tuple[MessageDraft, FinishReason]:
         # They stay in the turn, so every later step sees them (W-08).
@@ -127,7 +127,7 @@ class Turn:
             except ModelFailure as error:  # the request may well fit: the budget is a guess
                 self._log.warning("no summary", extra=fields(category=error.category, error=error.message))
                 self._may_summarize = False
-                self._budget = Budget(0)
+                self._budget = ContextBudget(0)
                 await self._discard_summary()
         try:
             return await self._request_step()
@@ -154,7 +154,7 @@ class Turn:
         was_short, self._is_short = self._is_short, False
         if was_short and self._budget.would_fill(self._request.prompt_tokens):
             self._log.warning("what no summary can shorten fills the context", extra=fields(message=draft.message_id))
-            self._budget = Budget(0)
+            self._budget = ContextBudget(0)
         self._budget.measured(self._request.tokens)
         return draft, reason
 

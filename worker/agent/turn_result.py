@@ -16,7 +16,7 @@ class TurnResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class UnwrittenState:
     """What a turn that was cancelled or failed had not written yet.
 
     `message` is its open assistant row, to be ended with `stream.close_message`; with a finish part it is complete

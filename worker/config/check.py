@@ -14,7 +14,7 @@ from msgspec import inspect
 from protocol.errors import BadInput
 from worker.config.files import Layers, Object
 from worker.config.json_positions import KeyPath, dotted
-from worker.config.provenance import Sources
+from worker.config.provenance import Provenance
 from worker.config.redaction import is_secret_key
 from worker.config.schema import Schema
 
@@ -50,14 +50,14 @@ def convert(layers: Layers) -> Schema:
     try:
         return msgspec.convert(tree, Schema)
     except msgspec.ValidationError as error:
-        sources = Sources(layers.layers)
+        sources = Provenance(layers.layers)
         wrongs = _look(tree, _schema(), ())
         found = [place(sources, wrong.at, f"{dotted(wrong.at)} {wrong.text}") for wrong in wrongs]
         names = ", ".join(str(path) for path in layers.files)
         raise Broken(found or [f"cannot use the configuration of {names}: {error}"]) from None
 
 
-def place(sources: Sources, at: KeyPath, text: str) -> str:
+def place(sources: Provenance, at: KeyPath, text: str) -> str:
     """An error with the file and the line that it is about."""
     source = sources.of(at)
     return f"cannot use {source}: {text}" if source is not None else f"cannot use the configuration: {text}"
@@ -72,7 +72,7 @@ def unknown_keys(layers: Layers) -> list[str]:
             found.append((("hooks", event), f"; the only event is {EVENT}"))
     if not found:
         return []
-    sources = Sources(layers.layers)
+    sources = Provenance(layers.layers)
     return [f"{sources.of(at)}: {dotted(at)} is not known{more}" for at, more in found]
 
 

@@ -31,7 +31,7 @@ class _Level:
     wants_key: bool
 
 
-def positions(text: str) -> dict[KeyPath, Position]:
+def json_positions(text: str) -> dict[KeyPath, Position]:
     """Of every value where its key stands, or the value itself in a list. Of a key that is there twice, the last."""
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
 

@@ -19,8 +19,8 @@ from worker.config.edit import RECENT_MAX
 from worker.config.expand import BadTemplate, Patience, Run, expand, shell_runner
 from worker.config.files import Layers, Object, read_layers
 from worker.config.json_positions import KeyPath, dotted
-from worker.config.provenance import Sources
-from worker.config.redaction import Mask
+from worker.config.provenance import Provenance
+from worker.config.redaction import Redaction
 from worker.config.resolve import Resolved, resolve
 from worker.config.schema import Options, Schema, ToolSettings
 from worker.config.sections import HookSettings, LspSettings, McpSettings
@@ -92,8 +92,8 @@ class Config:
         mask = self._mask()
         return {name: mask.provider(provider) for name, provider in self.providers.items()}
 
-    def _mask(self) -> Mask:
-        return Mask(self.secrets)
+    def _mask(self) -> Redaction:
+        return Redaction(self.secrets)
 
 
 def load_config(
@@ -179,7 +179,7 @@ def _environment(
         if not name or "=" in name or "\0" in name + values[name]:  # nothing could be started with it
             at = ("env", name)
             text = f"{dotted(at)}: this cannot be a variable: its name must not be empty nor hold `=`, and nothing NUL"
-            raise Broken([place(Sources(layers.layers), at, text)])
+            raise Broken([place(Provenance(layers.layers), at, text)])
     return values
 
 
@@ -215,7 +215,7 @@ def _resolved(
 
 
 def _located(error: BadTemplate, layers: Layers, at: KeyPath) -> Broken:
-    return Broken([place(Sources(layers.layers), at, f"{dotted(at)}: {error.message}")])
+    return Broken([place(Provenance(layers.layers), at, f"{dotted(at)}: {error.message}")])
 
 
 def _options(options: Options, merged: Object) -> Options:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.config.files import Layer, Object
-from worker.config.json_positions import KeyPath, Position, positions
+from worker.config.json_positions import KeyPath, Position, json_positions
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ValueSource:
     """A file and a line; the line is 0 for what is not written yet."""
 
     path: Path
@@ -28,7 +28,7 @@ class _Node:
     below: dict[str | int, "_Node"] = field(default_factory=dict)
 
 
-class Sources:
+class Provenance:
     """Follows the merging of `layers`, lowest first, by the rules of `files.merge`."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -37,7 +37,7 @@ class Sources:
         for layer in layers:
             self._object(self._root, layer.tree, layer, ())
 
-    def of(self, path: KeyPath) -> Source | None:
+    def of(self, path: KeyPath) -> ValueSource | None:
         """Where the value at this path of the merged tree was written, or the nearest one around it."""
         node, found = self._root, None
         for name in path:
@@ -49,11 +49,11 @@ class Sources:
             return None
         layer = found.layer
         if layer.text is None:
-            return Source(layer.path, 0)
+            return ValueSource(layer.path, 0)
         if layer.path not in self._positions:
-            self._positions[layer.path] = positions(layer.text)
+            self._positions[layer.path] = json_positions(layer.text)
         position = self._positions[layer.path].get(found.at)
-        return Source(layer.path, position.line if position else 0)
+        return ValueSource(layer.path, position.line if position else 0)
 
     def _object(self, node: _Node, over: Object, layer: Layer, at: KeyPath) -> None:
         for key, value in over.items():

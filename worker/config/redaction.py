@@ -20,7 +20,7 @@ _SECRET_NAME = re.compile(r"key|token|secret|auth|password|cookie", re.IGNORECAS
 _USER_INFO = re.compile(r"(?<=://)[^/?#@\s]+@")
 
 
-class Mask:
+class Redaction:
     """Masks the parts of one configuration."""
 
     def __init__(self, secrets: Iterable[str]) -> None:

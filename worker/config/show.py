@@ -23,8 +23,8 @@ from worker.config.data_dir import DEFAULT_NAME, data_dir_of
 from worker.config.files import Layers, Looked, look, merged_layers
 from worker.config.json_positions import KeyPath, dotted
 from worker.config.load import Config, config_of
-from worker.config.provenance import Sources
-from worker.config.redaction import Mask
+from worker.config.provenance import Provenance
+from worker.config.redaction import Redaction
 from worker.config.schema import Schema
 
 _REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
@@ -77,8 +77,8 @@ def _file(looked: Looked) -> ConfigFile:
 
 
 def _written(layers: Layers, secrets: tuple[str, ...]) -> Iterator[ConfigValue]:
-    sources = Sources(layers.layers)
-    masked = dict(_leaves(Mask(secrets).tree(layers.merged), ()))
+    sources = Provenance(layers.layers)
+    masked = dict(_leaves(Redaction(secrets).tree(layers.merged), ()))
     for at, value in _leaves(layers.merged, ()):
         source = sources.of(at)
         is_reference = masked[at] == MASK and isinstance(value, str) and _REFERENCE.fullmatch(value)

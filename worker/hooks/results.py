@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Decision = Literal["", "allow", "deny"]
+HookDecision = Literal["", "allow", "deny"]
 EXIT_DENY = 2
 EXIT_HALT = 49
 TEXT_MAX = 30_000
@@ -17,10 +17,10 @@ TEXT_MAX = 30_000
 
 
 @dataclass(frozen=True)
-class Answer:
+class HookAnswer:
     """One hook's opinion. `patch` replaces single arguments; `note` goes to the model with the tool's result."""
 
-    decision: Decision = ""
+    decision: HookDecision = ""
     halt: bool = False
     reason: str = ""
     note: str = ""
@@ -33,12 +33,12 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Heard:
+class HookOutput:
     """A hook and its answer."""
 
     name: str
     matcher: str
-    answer: Answer
+    answer: HookAnswer
 
     def shown(self) -> dict[str, object]:
         """As clients see it in the metadata of a result."""
@@ -52,32 +52,32 @@ class Heard:
         }
 
 
-def answer_of(code: int | None, stdout: str, stderr: str) -> Answer:
+def answer_of(code: int | None, stdout: str, stderr: str) -> HookAnswer:
     """What a hook that ended with `code` meant; None is one that had to be ended."""
     match code:
         case 0:
             return _spoken(stdout)
         case 2:
-            return Answer("deny", reason=stderr.strip()[:TEXT_MAX])
+            return HookAnswer("deny", reason=stderr.strip()[:TEXT_MAX])
         case 49:
-            return Answer("deny", halt=True, reason=stderr.strip()[:TEXT_MAX])
+            return HookAnswer("deny", halt=True, reason=stderr.strip()[:TEXT_MAX])
         case _:
-            return Answer()
+            return HookAnswer()
 
 
-def _spoken(stdout: str) -> Answer:
+def _spoken(stdout: str) -> HookAnswer:
     try:
         said = json.loads(stdout)
     except (ValueError, RecursionError):
-        return Answer()
+        return HookAnswer()
     if not isinstance(said, dict):
-        return Answer()
+        return HookAnswer()
     nested = said.get("hookSpecificOutput")
     other: dict[str, Any] = nested if isinstance(nested, dict) else {}
     decision = said.get("decision") or other.get("permissionDecision")
     patch = said.get("updated_input") or other.get("updatedInput")
     halt = said.get("halt") is True
-    return Answer(
+    return HookAnswer(
         decision="deny" if halt else decision if decision in ("allow", "deny") else "",
         halt=halt,
         reason=_text(said.get("reason") or other.get("permissionDecisionReason")),
@@ -92,7 +92,7 @@ def _text(value: object) -> str:
     return value[:TEXT_MAX] if isinstance(value, str) else ""
 
 
-def together(heard: Sequence[Heard]) -> Answer:
+def together(heard: Sequence[HookOutput]) -> HookAnswer:
     """One answer from all, in the order of the configuration: a denial wins over an allowance, and that over silence.
 
     Later patches win over earlier ones; whoever is denied needs none.
@@ -100,12 +100,12 @@ def together(heard: Sequence[Heard]) -> Answer:
     answers = [one.answer for one in heard]
     decisions = {answer.decision for answer in answers}
     halt = any(answer.halt for answer in answers)
-    decision: Decision = "deny" if halt or "deny" in decisions else "allow" if "allow" in decisions else ""
+    decision: HookDecision = "deny" if halt or "deny" in decisions else "allow" if "allow" in decisions else ""
     patch: dict[str, object] = {}
     if decision != "deny":
         for answer in answers:
             patch.update(answer.patch)
-    return Answer(
+    return HookAnswer(
         decision,
         halt,
         reason="\n".join(answer.reason for answer in answers if answer.reason),

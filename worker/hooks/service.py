@@ -17,10 +17,10 @@ from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.config.load import Config
 from worker.config.sections import HookSettings
-from worker.hooks.results import Answer, Heard, answer_of, together
-from worker.processes.child import Children
+from worker.hooks.results import HookAnswer, HookOutput, answer_of, together
+from worker.processes.child import ChildProcesses
 from worker.processes.environment import FORCED, user_environment
-from worker.toolkit.extension import Service
+from worker.toolkit.extension import Extension
 from worker.toolkit.tool import HookVerdict, ToolContext
 
 EVENT = "PreToolUse"
@@ -45,10 +45,10 @@ class Hook:
         return not self.matcher or re.search(self.matcher, tool) is not None
 
 
-class HookService(Service):
+class HookService(Extension):
     """Implements `Hooks` for the tools."""
 
-    def __init__(self, children: Children, limits: Limits, log: logging.Logger) -> None:
+    def __init__(self, children: ChildProcesses, limits: Limits, log: logging.Logger) -> None:
         self._children = children
         self._limits = limits
         self._log = log
@@ -71,12 +71,14 @@ class HookService(Service):
         try:
             tasks = [owner.start(self._ask(hook, tool, args, context), hook.name) for hook in hooks]
             await asyncio.wait(tasks)  # each has its own deadline
-            heard = [Heard(hook.name, hook.matcher, task.result()) for hook, task in zip(hooks, tasks, strict=True)]
+            heard = [
+                HookOutput(hook.name, hook.matcher, task.result()) for hook, task in zip(hooks, tasks, strict=True)
+            ]
         finally:
             await owner.close(self._limits.kill_deadline_s)
         return _verdict(heard, args)
 
-    async def _ask(self, hook: Hook, tool: str, args: dict[str, object], context: ToolContext) -> Answer:
+    async def _ask(self, hook: Hook, tool: str, args: dict[str, object], context: ToolContext) -> HookAnswer:
         shell = shutil.which("bash", path=context.env.get("PATH")) or "/bin/sh"
         about = {
             "event": EVENT,
@@ -97,7 +99,7 @@ class HookService(Service):
             )
         except (OSError, ValueError) as error:  # ValueError: a NUL in the command
             self._log.warning("hook does not start", extra=fields(hook=hook.name, error=error))
-            return Answer()
+            return HookAnswer()
         try:
             with contextlib.suppress(OSError):  # one that reads nothing may be gone already
                 child.write(json.dumps(about).encode())
@@ -140,7 +142,7 @@ def _environment(tool: str, args: Mapping[str, object], context: ToolContext) ->
     return env
 
 
-def _verdict(heard: Sequence[Heard], args: dict[str, object]) -> HookVerdict:
+def _verdict(heard: Sequence[HookOutput], args: dict[str, object]) -> HookVerdict:
     answer = together(heard)
     denied = None
     if answer.decision == "deny":

@@ -31,7 +31,7 @@ FILES: Mapping[str, str] = {"Dockerfile": "dockerfile", "Makefile": "makefile", 
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownServer:
     """A server of the catalogue. Of one `family` only the first that is installed is started unasked."""
 
     name: str
@@ -49,38 +49,42 @@ _SCRIPT = ("typescript", "typescriptreact", "javascript", "javascriptreact")
 _C = ("compile_commands.json", "compile_flags.txt", ".clangd", "CMakeLists.txt", "meson.build", "Makefile")
 
 CATALOGUE = (
-    Known("basedpyright", "basedpyright-langserver", "python", ("python",), _PYTHON, ("--stdio",)),
-    Known("pyright", "pyright-langserver", "python", ("python",), _PYTHON, ("--stdio",)),
-    Known("pylsp", "pylsp", "python", ("python",), _PYTHON),
-    Known("jedi", "jedi-language-server", "python", ("python",), _PYTHON),
-    Known("gopls", "gopls", "go", ("go", "go.mod"), ("go.mod", "go.work")),
-    Known("rust-analyzer", "rust-analyzer", "rust", ("rust",), ("Cargo.toml", "rust-project.json")),
-    Known("vtsls", "vtsls", "script", _SCRIPT, _WEB, ("--stdio",)),
-    Known("typescript-language-server", "typescript-language-server", "script", _SCRIPT, _WEB, ("--stdio",)),
-    Known("clangd", "clangd", "c", ("c", "cpp"), _C),
-    Known("zls", "zls", "zig", ("zig",), ("build.zig",)),
-    Known(
+    KnownServer("basedpyright", "basedpyright-langserver", "python", ("python",), _PYTHON, ("--stdio",)),
+    KnownServer("pyright", "pyright-langserver", "python", ("python",), _PYTHON, ("--stdio",)),
+    KnownServer("pylsp", "pylsp", "python", ("python",), _PYTHON),
+    KnownServer("jedi", "jedi-language-server", "python", ("python",), _PYTHON),
+    KnownServer("gopls", "gopls", "go", ("go", "go.mod"), ("go.mod", "go.work")),
+    KnownServer("rust-analyzer", "rust-analyzer", "rust", ("rust",), ("Cargo.toml", "rust-project.json")),
+    KnownServer("vtsls", "vtsls", "script", _SCRIPT, _WEB, ("--stdio",)),
+    KnownServer("typescript-language-server", "typescript-language-server", "script", _SCRIPT, _WEB, ("--stdio",)),
+    KnownServer("clangd", "clangd", "c", ("c", "cpp"), _C),
+    KnownServer("zls", "zls", "zig", ("zig",), ("build.zig",)),
+    KnownServer(
         "lua-language-server", "lua-language-server", "lua", ("lua",), (".luarc.json", ".luarc.jsonc", ".luacheckrc")
     ),
-    Known("ruby-lsp", "ruby-lsp", "ruby", ("ruby",), ("Gemfile",)),
-    Known("solargraph", "solargraph", "ruby", ("ruby",), ("Gemfile",), ("stdio",)),
-    Known("intelephense", "intelephense", "php", ("php",), ("composer.json",), ("--stdio",)),
-    Known("phpactor", "phpactor", "php", ("php",), ("composer.json",), ("language-server",)),
-    Known("jdtls", "jdtls", "java", ("java",), ("pom.xml", "build.gradle", "build.gradle.kts")),
-    Known("kotlin-language-server", "kotlin-language-server", "kotlin", ("kotlin",), ("build.gradle.kts", "pom.xml")),
-    Known("metals", "metals", "scala", ("scala",), ("build.sbt", "build.sc")),
-    Known("elixir-ls", "elixir-ls", "elixir", ("elixir",), ("mix.exs",)),
-    Known("erlang_ls", "erlang_ls", "erlang", ("erlang",), ("rebar.config",)),
-    Known("haskell", "haskell-language-server-wrapper", "haskell", ("haskell",), ("stack.yaml", "*.cabal"), ("--lsp",)),
-    Known("ocamllsp", "ocamllsp", "ocaml", ("ocaml",), ("dune-project", "*.opam")),
-    Known("omnisharp", "omnisharp", "csharp", ("csharp",), ("*.sln", "*.csproj"), ("-lsp",)),
-    Known("sourcekit-lsp", "sourcekit-lsp", "swift", ("swift",), ("Package.swift",)),
-    Known("gleam", "gleam", "gleam", ("gleam",), ("gleam.toml",), ("lsp",)),
-    Known("nixd", "nixd", "nix", ("nix",), ("flake.nix", "default.nix")),
-    Known("nil", "nil", "nix", ("nix",), ("flake.nix", "default.nix")),
-    Known("terraform-ls", "terraform-ls", "terraform", ("terraform",), (".terraform", "*.tf"), ("serve",)),
-    Known("svelteserver", "svelteserver", "svelte", ("svelte",), ("svelte.config.js",), ("--stdio",)),
-    Known("elm", "elm-language-server", "elm", ("elm",), ("elm.json",)),
+    KnownServer("ruby-lsp", "ruby-lsp", "ruby", ("ruby",), ("Gemfile",)),
+    KnownServer("solargraph", "solargraph", "ruby", ("ruby",), ("Gemfile",), ("stdio",)),
+    KnownServer("intelephense", "intelephense", "php", ("php",), ("composer.json",), ("--stdio",)),
+    KnownServer("phpactor", "phpactor", "php", ("php",), ("composer.json",), ("language-server",)),
+    KnownServer("jdtls", "jdtls", "java", ("java",), ("pom.xml", "build.gradle", "build.gradle.kts")),
+    KnownServer(
+        "kotlin-language-server", "kotlin-language-server", "kotlin", ("kotlin",), ("build.gradle.kts", "pom.xml")
+    ),
+    KnownServer("metals", "metals", "scala", ("scala",), ("build.sbt", "build.sc")),
+    KnownServer("elixir-ls", "elixir-ls", "elixir", ("elixir",), ("mix.exs",)),
+    KnownServer("erlang_ls", "erlang_ls", "erlang", ("erlang",), ("rebar.config",)),
+    KnownServer(
+        "haskell", "haskell-language-server-wrapper", "haskell", ("haskell",), ("stack.yaml", "*.cabal"), ("--lsp",)
+    ),
+    KnownServer("ocamllsp", "ocamllsp", "ocaml", ("ocaml",), ("dune-project", "*.opam")),
+    KnownServer("omnisharp", "omnisharp", "csharp", ("csharp",), ("*.sln", "*.csproj"), ("-lsp",)),
+    KnownServer("sourcekit-lsp", "sourcekit-lsp", "swift", ("swift",), ("Package.swift",)),
+    KnownServer("gleam", "gleam", "gleam", ("gleam",), ("gleam.toml",), ("lsp",)),
+    KnownServer("nixd", "nixd", "nix", ("nix",), ("flake.nix", "default.nix")),
+    KnownServer("nil", "nil", "nix", ("nix",), ("flake.nix", "default.nix")),
+    KnownServer("terraform-ls", "terraform-ls", "terraform", ("terraform",), (".terraform", "*.tf"), ("serve",)),
+    KnownServer("svelteserver", "svelteserver", "svelte", ("svelte",), ("svelte.config.js",), ("--stdio",)),
+    KnownServer("elm", "elm-language-server", "elm", ("elm",), ("elm.json",)),
 )
 
 
@@ -90,7 +94,7 @@ def language_of(path: Path) -> str:
     return FILES.get(path.name) or LANGUAGES.get(extension) or extension or "plaintext"
 
 
-def known_server(name: str, command: str) -> Known | None:
+def known_server(name: str, command: str) -> KnownServer | None:
     """The entry for a server that a user configured under `name`, or that its command gives away."""
     program = Path(command).name
     for entry in CATALOGUE:

@@ -11,11 +11,11 @@ SHOWN_MAX = 10
 MESSAGE_MAX_CHARACTERS = 1000
 _WORDS = {ERROR: "Error", WARNING: "Warning", 3: "Info", 4: "Hint"}
 
-Found = Mapping[str, Sequence[Diagnostic]]
+FileDiagnostics = Mapping[str, Sequence[Diagnostic]]
 """Diagnostics by the URI of their file."""
 
 
-class Board:
+class DiagnosticsStore:
     """The diagnostics of one server. `changes` grows with every piece of news."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Board:
         self.changes += 1
 
     @property
-    def found(self) -> Found:
+    def found(self) -> FileDiagnostics:
         """Everything, by URI."""
         return self._found
 
@@ -51,7 +51,7 @@ class Board:
         return sum(map(len, self._found.values()))
 
 
-class Quiet:
+class SettleTimer:
     """When to stop waiting for news after a change: at the latest after `most_s`, after `none_s` without any, or as
     soon as there was none for `stable_s` since the last. Times are monotonic seconds."""
 
@@ -69,7 +69,7 @@ class Quiet:
         return max(0.0, min(self._end, self._until) - now)
 
 
-def report(path: Path | None, boards: Iterable[Found], root: Path) -> str:
+def report(path: Path | None, boards: Iterable[FileDiagnostics], root: Path) -> str:
     """What is wrong in the file at `path` and in the rest of the project, for the model; "" for nothing at all."""
     mine: list[tuple[Path, Diagnostic]] = []
     others: list[tuple[Path, Diagnostic]] = []

@@ -35,7 +35,7 @@ CAPABILITIES: Mapping[str, object] = {
 }
 
 
-def offer(workspace: Path, pid: int, init_options: Mapping[str, object] | None) -> dict[str, object]:
+def initialize_params(workspace: Path, pid: int, init_options: Mapping[str, object] | None) -> dict[str, object]:
     """The parameters of `initialize`. `pid` is ours: a server ends itself when that process is gone."""
     params: dict[str, object] = {
         "processId": pid,

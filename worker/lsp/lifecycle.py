@@ -36,7 +36,7 @@ class End:
 Effect = Launch | End
 
 
-class ServerLife(Machine[ServerState]):
+class ServerLifecycle(Machine[ServerState]):
     """One language server: who wants it starts it, however often it has died."""
 
     table = {

@@ -23,12 +23,12 @@ from protocol.limits import Limits
 from worker.config.expand import expand, shell_runner
 from worker.lsp.catalogue import handles
 from worker.lsp.connection import Connection, LspError
-from worker.lsp.diagnostics import Board, Quiet
+from worker.lsp.diagnostics import DiagnosticsStore, SettleTimer
 from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
-from worker.lsp.initialize_params import offer
-from worker.lsp.lifecycle import Effect, End, Launch, ServerLife, ServerState
+from worker.lsp.initialize_params import initialize_params
+from worker.lsp.lifecycle import Effect, End, Launch, ServerLifecycle, ServerState
 from worker.lsp.types import Capabilities, Initialized, Published, Report, uri_of
-from worker.processes.child import Child, Children
+from worker.processes.child import ChildProcess, ChildProcesses
 from worker.processes.environment import tool_environment
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ NOTE_BYTES = 4096  # kept of what a server writes to its error output, at each e
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServerPlan:
     """How to run a server. `command`, `args` and the values of `env` are templates."""
 
     name: str
@@ -64,11 +64,11 @@ class LanguageServer:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ServerPlan,
         *,
         workspace: Path,
         env: Mapping[str, str],
-        children: Children,
+        children: ChildProcesses,
         on_state: Callable[["LanguageServer"], None],
         on_diagnostics: Callable[["LanguageServer"], None],
         limits: Limits,
@@ -77,7 +77,7 @@ class LanguageServer:
     ) -> None:
         """`env` is the workspace's: templates see all of it, the process what tools may see, and the plan's own."""
         self.plan = plan
-        self.board = Board()
+        self.board = DiagnosticsStore()
         self.connected_at: float | None = None
         self._workspace = workspace
         self._env = env
@@ -87,7 +87,7 @@ class LanguageServer:
         self._limits = limits
         self._clock = clock
         self._log = log
-        self._machine = ServerLife(is_disabled=plan.is_disabled)
+        self._machine = ServerLifecycle(is_disabled=plan.is_disabled)
         self._tasks = TaskOwner(f"lsp {plan.name}", log)
         self._process: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
@@ -174,7 +174,7 @@ class LanguageServer:
         if before is not None and not before.done():
             await asyncio.wait({before}, timeout=self._limits.settle_s)
         connection: Connection | None = None
-        child: Child | None = None
+        child: ChildProcess | None = None
 
         def feed(data: bytes) -> None:  # not before the loop's next round, when there is a connection
             if connection is not None and data:
@@ -230,7 +230,7 @@ class LanguageServer:
             raise LspError("it has no command; set lsp.<name>.command")
         return argv, env
 
-    def _connect(self, child: Child) -> Connection:
+    def _connect(self, child: ChildProcess) -> Connection:
         return Connection(
             self.name,
             write=child.write,
@@ -243,11 +243,11 @@ class LanguageServer:
             log=self._log,
         )
 
-    async def _serve(self, child: Child, connection: Connection) -> str:
+    async def _serve(self, child: ChildProcess, connection: Connection) -> str:
         """Introduce ourselves, then wait for the end; the reason for it. Raises LspError."""
         watching = self._tasks.start(self._watch(child, connection, None), "exit")
         try:
-            params = offer(self._workspace, os.getpid(), self.plan.init_options)
+            params = initialize_params(self._workspace, os.getpid(), self.plan.init_options)
             answer = await connection.request("initialize", params, _INITIALIZED, within_s=self.plan.start_s)
             self._capabilities = answer.capabilities
             connection.notify("initialized", {})
@@ -261,7 +261,7 @@ class LanguageServer:
         finally:
             watching.cancel()
 
-    async def _watch(self, child: Child, connection: Connection, within_s: float | None) -> None:
+    async def _watch(self, child: ChildProcess, connection: Connection, within_s: float | None) -> None:
         """Break off the conversation when the process ends; at the latest after `within_s`."""
         code = await child.exited() if within_s is None else await child.exited_within(within_s)
         if code is None:
@@ -321,7 +321,7 @@ class LanguageServer:
         """Wait for what it says of `path` as it is now; see `Quiet` for how long. Bounded by `most_s`."""
         if not self._is_warm:  # a server that has just begun reads the whole project first
             none_s = most_s
-        quiet = Quiet(self._clock.now(), most_s=most_s, none_s=none_s, stable_s=stable_s)
+        quiet = SettleTimer(self._clock.now(), most_s=most_s, none_s=none_s, stable_s=stable_s)
         changes = self._told_at  # the answer may be here already
         # It may say only after its greeting that it wants to be asked, so that is looked at each time.
         while (left := quiet.left(self._clock.now())) > 0 and self.state is ServerState.READY and not self._pulls:

@@ -21,13 +21,13 @@ from protocol.events import Event
 from protocol.limits import Limits
 from worker.config.load import Config
 from worker.config.sections import LspSettings
-from worker.lsp.catalogue import CATALOGUE, GENERIC, Known, handles, known_server
-from worker.lsp.diagnostics import Found, report
+from worker.lsp.catalogue import CATALOGUE, GENERIC, KnownServer, handles, known_server
+from worker.lsp.diagnostics import FileDiagnostics, report
 from worker.lsp.lifecycle import ServerState
-from worker.lsp.server import LanguageServer, Plan
+from worker.lsp.server import LanguageServer, ServerPlan
 from worker.lsp.types import LspEvent, LspInfo
-from worker.processes.child import Children
-from worker.toolkit.extension import Service
+from worker.processes.child import ChildProcesses
+from worker.toolkit.extension import Extension
 from worker.toolkit.paths import locate
 from worker.toolkit.tool import Tool, ToolError
 
@@ -37,14 +37,14 @@ START_S = 30.0
 _NEVER = "0001-01-01T00:00:00Z"
 
 
-class LanguageServers(Service):
+class LanguageServers(Extension):
     """Also `CodeServers`: what the tools that read and change files want to know."""
 
     def __init__(
         self,
         *,
         workspace: Path,
-        children: Children,
+        children: ChildProcesses,
         show: Callable[[Event], None],
         limits: Limits,
         clock: Clock,
@@ -159,7 +159,7 @@ class LanguageServers(Service):
         """What all servers say of this file and of the project; "" for nothing."""
         return report(path, [server.board.found for server in self._servers.values()], self.workspace)
 
-    def found(self, name: str) -> Found | None:
+    def found(self, name: str) -> FileDiagnostics | None:
         """The diagnostics of one server, None when it is not known."""
         server = self._servers.get(name)
         return server.board.found if server is not None else None
@@ -197,7 +197,7 @@ class LanguageServers(Service):
         asked = [entry for entry in bundled if self._absent.get(entry.command, -ABSENT_S) + ABSENT_S <= now]
         search = self._env.get("PATH", os.defpath)
 
-        def look(_stop: object) -> tuple[list[LanguageServer], list[Known], list[Known]]:
+        def look(_stop: object) -> tuple[list[LanguageServer], list[KnownServer], list[KnownServer]]:
             names = _names(self.workspace)
             fit = [server for server in mine if _has_marker(server.plan.root_markers, names)]
             rooted = [entry for entry in asked if _has_marker(entry.root_markers, names)]
@@ -216,7 +216,7 @@ class LanguageServers(Service):
             server.want()
         return [server for server in fit if server.state is not ServerState.DISABLED]
 
-    def _make(self, plan: Plan) -> LanguageServer:
+    def _make(self, plan: ServerPlan) -> LanguageServer:
         return LanguageServer(
             plan,
             workspace=self.workspace,
@@ -242,7 +242,7 @@ class LanguageServers(Service):
         self._show(Event(kind="lsp_event", data=data, key=f"lsp {what} {server.name}"))
 
 
-def plan_of(name: str, settings: LspSettings) -> Plan:
+def plan_of(name: str, settings: LspSettings) -> ServerPlan:
     """How to run a server of the configuration; what it leaves out comes from the catalogue."""
     known = known_server(name, settings.command)
     args = tuple(settings.args) if settings.args is not None else ()
@@ -252,7 +252,7 @@ def plan_of(name: str, settings: LspSettings) -> Plan:
     init_options = settings.init_options
     if init_options is None and known is not None and known.init_options:
         init_options = dict(known.init_options)
-    return Plan(
+    return ServerPlan(
         name=name,
         command=settings.command or (known.command if known is not None else ""),
         args=args,
@@ -266,8 +266,8 @@ def plan_of(name: str, settings: LspSettings) -> Plan:
     )
 
 
-def _plan_of_known(entry: Known) -> Plan:
-    return Plan(
+def _plan_of_known(entry: KnownServer) -> ServerPlan:
+    return ServerPlan(
         name=entry.name,
         command=entry.command,
         args=entry.args,
@@ -277,11 +277,11 @@ def _plan_of_known(entry: Known) -> Plan:
     )
 
 
-def _bundled(name: str) -> Plan | None:
+def _bundled(name: str) -> ServerPlan | None:
     return next((_plan_of_known(entry) for entry in CATALOGUE if entry.name == name), None)
 
 
-def _known_of(server: LanguageServer) -> Known | None:
+def _known_of(server: LanguageServer) -> KnownServer | None:
     return known_server(server.plan.name, server.plan.command)
 
 

@@ -49,7 +49,7 @@ class Media:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ToolCallResult:
     """What a tool answered: its texts, joined, and its first image, or else its first sound."""
 
     text: str
@@ -58,7 +58,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Offer:
+class McpCapabilities:
     """All that a server offers."""
 
     tools: tuple[ToolOffer, ...] = ()
@@ -67,7 +67,7 @@ class Offer:
     instructions: str = ""
 
 
-class Session(Protocol):
+class McpSession(Protocol):
     """One live connection. Every method raises McpFailed; the caller bounds them."""
 
     async def ping(self) -> None:
@@ -86,11 +86,11 @@ class Session(Protocol):
         """Ask for the resources."""
         ...
 
-    async def offer(self) -> Offer:
+    async def offer(self) -> McpCapabilities:
         """Ask for everything."""
         ...
 
-    async def call(self, tool: str, args: dict[str, object]) -> Outcome:
+    async def call(self, tool: str, args: dict[str, object]) -> ToolCallResult:
         """Call a tool."""
         ...
 

@@ -17,8 +17,8 @@ from worker.config.expand import shell_runner
 from worker.config.sections import McpSettings, OAuthToken
 from worker.lsp.types import uri_of
 from worker.mcp.capabilities import McpFailed, NeedsLogin, What
-from worker.mcp.settings import Target, expanded, start_s
-from worker.processes.child import Child, Children
+from worker.mcp.settings import ServerTarget, expanded, start_s
+from worker.processes.child import ChildProcess, ChildProcesses
 from worker.processes.environment import tool_environment
 
 if TYPE_CHECKING:  # imports the library
@@ -34,11 +34,11 @@ MISSING = (
 
 
 @dataclass(frozen=True)
-class Around:
+class McpEnvironment:
     """What all servers of a worker share. `keep_secret` keeps a text out of the logs."""
 
     workspace: Path
-    children: Children
+    children: ChildProcesses
     limits: Limits
     clock: Clock
     log: logging.Logger
@@ -47,7 +47,7 @@ class Around:
     reread: Callable[[str, str], Awaitable[OAuthToken | None]]
 
 
-class Reach:
+class Connector:
     """The way to one server. `clean` takes its secrets out of a text; `note` is what it wrote that was no message."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Reach:
         settings: McpSettings,
         token: OAuthToken | None,
         env: Mapping[str, str],
-        around: Around,
+        around: McpEnvironment,
         *,
         on_changed: Callable[[What], None],
         tasks: TaskOwner,
@@ -88,11 +88,11 @@ class Reach:
                 raise
             raise McpFailed(MISSING) from None
 
-    async def target(self) -> Target:
+    async def target(self) -> ServerTarget:
         """The settings, expanded. Raises BadInput."""
         base, settings = self._env, self.settings
 
-        def job(_stop: object) -> Target:
+        def job(_stop: object) -> ServerTarget:
             return expanded(settings, base, shell_runner(self._around.workspace, base))
 
         target = await self._around.children.threads.run(job, within_s=self.start_s)
@@ -110,11 +110,11 @@ class Reach:
             yield session
 
     @contextlib.asynccontextmanager
-    async def _by_pipes(self, target: Target) -> AsyncIterator["LiveSession"]:
+    async def _by_pipes(self, target: ServerTarget) -> AsyncIterator["LiveSession"]:
         from worker.mcp.session import over_pipes
-        from worker.mcp.stdio_transport import Lines
+        from worker.mcp.stdio_transport import StdioTransport
 
-        lines = Lines(self._limits.mcp_message_max_bytes)
+        lines = StdioTransport(self._limits.mcp_message_max_bytes)
         self.note = lambda: lines.note
         child = await self._around.children.start(
             target.argv,
@@ -147,13 +147,13 @@ class Reach:
         root = uri_of(self._around.workspace)
         return open_session(streams, root=root, on_changed=self._on_changed, limits=self._limits)
 
-    async def _watch(self, child: Child, end: Callable[[], None]) -> None:
+    async def _watch(self, child: ChildProcess, end: Callable[[], None]) -> None:
         """The process has ended, but somebody else may still hold its output."""
         await child.exited()
         await child.drained(self._limits.tool_pipe_grace_s)
         end()
 
-    async def _last_words(self, child: Child, problem: str) -> str:
+    async def _last_words(self, child: ChildProcess, problem: str) -> str:
         """Why a child is not there any more."""
         if child.is_ending:
             return ENDED
@@ -165,8 +165,8 @@ class Reach:
         return f"{reason}: {' '.join(note)}" if note else reason
 
     @contextlib.asynccontextmanager
-    async def _by_network(self, target: Target) -> AsyncIterator["LiveSession"]:
-        from worker.mcp.http_transport import HttpLine
+    async def _by_network(self, target: ServerTarget) -> AsyncIterator["LiveSession"]:
+        from worker.mcp.http_transport import HttpTransport
         from worker.mcp.oauth import Bearer, token_for
         from worker.mcp.session import over_network
 
@@ -179,7 +179,7 @@ class Reach:
             token = token_for(self.token, target.url)
             self._hide(target, token)
             auth = Bearer(token, save=lambda new: self.save(target, new), reread=reread, clock=self._around.clock)
-        line = HttpLine(target, auth=auth, connect_s=self.start_s, limits=self._limits)
+        line = HttpTransport(target, auth=auth, connect_s=self.start_s, limits=self._limits)
         try:
             async with self._session(over_network(line, target.kind, self._limits)) as session:
                 yield session
@@ -191,7 +191,7 @@ class Reach:
             more = "; set oauth for a login, or a header with a token" if line.status == 401 and auth is None else ""
             raise McpFailed(f"{error} (HTTP {line.status}){more}", is_lost=error.is_lost) from None
 
-    def _hide(self, target: Target, token: OAuthToken | None) -> None:
+    def _hide(self, target: ServerTarget, token: OAuthToken | None) -> None:
         """Keep the parts of a token out of logs and errors."""
         if token is not None:
             parts = tuple(
@@ -201,7 +201,7 @@ class Reach:
                 self._around.keep_secret(part)
             self.clean = replace(target, secrets=(*target.secrets, *parts)).clean
 
-    async def save(self, target: Target, token: OAuthToken) -> None:
+    async def save(self, target: ServerTarget, token: OAuthToken) -> None:
         """Keep a new token; one that cannot be stored is used all the same."""
         self._hide(target, token)
         self.token = token

@@ -9,7 +9,7 @@ import httpx2
 
 from protocol.limits import Limits
 from worker.mcp.capabilities import McpFailed
-from worker.mcp.settings import Target
+from worker.mcp.settings import ServerTarget
 from worker.web.tls import shared_tls
 
 GOODBYE_S = 2.0
@@ -35,10 +35,10 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-class HttpLine:
+class HttpTransport:
     """The way to one server. `status` is the last HTTP status that was an error, 0 for none."""
 
-    def __init__(self, target: Target, *, auth: httpx2.Auth | None, connect_s: float, limits: Limits) -> None:
+    def __init__(self, target: ServerTarget, *, auth: httpx2.Auth | None, connect_s: float, limits: Limits) -> None:
         self.url = target.url
         self.connect_s = connect_s
         self.status = 0

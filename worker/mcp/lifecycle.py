@@ -38,7 +38,7 @@ Effect = Launch | End
 _LIVE = (McpState.STARTING, McpState.CONNECTED)
 
 
-class McpLife(Machine[McpState]):
+class McpLifecycle(Machine[McpState]):
     """One MCP server. Every fact about a connection names its generation; a late one changes nothing."""
 
     table = {

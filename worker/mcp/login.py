@@ -19,10 +19,10 @@ from protocol.base.clock import Clock
 from protocol.limits import Limits
 from worker.config.sections import McpSettings, OAuthClient, OAuthToken
 from worker.mcp.capabilities import McpFailed
-from worker.mcp.http_transport import HttpLine
+from worker.mcp.http_transport import HttpTransport
 from worker.mcp.oauth import renewed
 from worker.mcp.session import foreign_errors
-from worker.mcp.settings import Target
+from worker.mcp.settings import ServerTarget
 
 PATH = "/callback"
 REQUEST_MAX_BYTES = 16 * 1024
@@ -114,7 +114,7 @@ async def _listening(callback: _Callback, port: int) -> AsyncIterator[int]:
 
 
 async def log_in(
-    settings: McpSettings, target: Target, *, show: Callable[[str], None], limits: Limits, clock: Clock
+    settings: McpSettings, target: ServerTarget, *, show: Callable[[str], None], limits: Limits, clock: Clock
 ) -> OAuthToken | None:
     """A token, from somebody who logs in; `show` gets the address for the browser. None when the server wants none.
 
@@ -143,7 +143,7 @@ async def log_in(
             memory = _Memory(client)
             metadata = OAuthClientMetadata(client_name="Bulkhead", redirect_uris=home)
             provider = OAuthClientProvider(target.url, metadata, memory, redirect, wait)
-            line = HttpLine(target, auth=provider, connect_s=limits.mcp_start_oauth_s, limits=limits)
+            line = HttpTransport(target, auth=provider, connect_s=limits.mcp_start_oauth_s, limits=limits)
             async with line.client(httpx2.Timeout(limits.mcp_start_oauth_s)) as http:
                 await _ask(http, target)
         if memory.token is None:
@@ -151,7 +151,7 @@ async def log_in(
         return _token(memory, provider, target.url, clock)
 
 
-async def _ask(http: httpx2.AsyncClient, target: Target) -> None:
+async def _ask(http: httpx2.AsyncClient, target: ServerTarget) -> None:
     """Any request will do: the server refuses it, and the library goes from there."""
     headers = {"Accept": "application/json, text/event-stream"}
     if target.kind == "sse":

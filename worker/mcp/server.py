@@ -14,10 +14,10 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Conflict
 from worker.config.sections import McpSettings, OAuthToken
-from worker.mcp.capabilities import McpFailed, NeedsLogin, Offer, Session, What
-from worker.mcp.connector import ENDED, Around, Reach
-from worker.mcp.lifecycle import Effect, End, Launch, McpLife, McpState
-from worker.mcp.settings import Target
+from worker.mcp.capabilities import McpCapabilities, McpFailed, McpSession, NeedsLogin, What
+from worker.mcp.connector import ENDED, Connector, McpEnvironment
+from worker.mcp.lifecycle import Effect, End, Launch, McpLifecycle, McpState
+from worker.mcp.settings import ServerTarget
 
 if TYPE_CHECKING:  # imports the library
     from worker.mcp.session import LiveSession
@@ -40,22 +40,22 @@ class McpServer:
         settings: McpSettings,
         token: OAuthToken | None,
         env: Mapping[str, str],
-        around: Around,
+        around: McpEnvironment,
         changed: Callable[["McpServer", str], None],
     ) -> None:
         """`settings` are those of `plan.settings_of`; `env` is the workspace's; `changed` gets the type of an event."""
         self.name = name
         self.settings = settings
-        self.offer = Offer()
+        self.offer = McpCapabilities()
         self.connected_at: float | None = None
         self.login_url = ""
         self.is_logging_in = False
         self._around = around
         self._changed = changed
         self._limits = around.limits
-        self._life = McpLife()
+        self._life = McpLifecycle()
         self._tasks = TaskOwner(f"mcp {name}", around.log)
-        self._reach = Reach(name, settings, token, env, around, on_changed=self._list_changed, tasks=self._tasks)
+        self._reach = Connector(name, settings, token, env, around, on_changed=self._list_changed, tasks=self._tasks)
         self._run_task: asyncio.Task[None] | None = None
         self._session: LiveSession | None = None
         self._was_connected = False
@@ -125,7 +125,7 @@ class McpServer:
 
     def _forget(self) -> None:
         self._session = None
-        self.offer = Offer()
+        self.offer = McpCapabilities()
         self.connected_at = None
         self._stale.clear()
 
@@ -176,7 +176,7 @@ class McpServer:
 
     # --- what is asked of it ----------------------------------------------------------------------------------------
 
-    async def ask(self, work: Callable[[Session], Awaitable[T]]) -> T:
+    async def ask(self, work: Callable[[McpSession], Awaitable[T]]) -> T:
         """What `work` gives on a session that is alive; a dead one is rebuilt once, before. Raises McpFailed.
 
         Never twice: a call that broke off may have done what it was to do.
@@ -201,7 +201,7 @@ class McpServer:
                     self._moved.clear()
                     await self._moved.wait()
 
-    async def _alive(self) -> Session:
+    async def _alive(self) -> McpSession:
         async with self._reviving:
             session = self._session
             if session is not None and await self._answers(session):
@@ -217,7 +217,7 @@ class McpServer:
                 raise McpFailed(self.error or "it is not connected")
             return self._session
 
-    async def _answers(self, session: Session) -> bool:
+    async def _answers(self, session: McpSession) -> bool:
         if self._calls:  # it may be busy with one; ending it would end that call
             return True
         try:
@@ -294,7 +294,7 @@ class McpServer:
         if self.state is not McpState.CONNECTED:
             raise McpFailed(self.error or "it is not connected")
 
-    async def _token_of_somebody(self, target: Target) -> OAuthToken | None:
+    async def _token_of_somebody(self, target: ServerTarget) -> OAuthToken | None:
         from worker.mcp.login import log_in
 
         def show(url: str) -> None:

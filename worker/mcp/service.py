@@ -24,26 +24,26 @@ from worker.config.edit import set_key
 from worker.config.files import Object
 from worker.config.load import Config
 from worker.config.sections import McpSettings, OAuthToken
-from worker.mcp.connector import Around
+from worker.mcp.connector import McpEnvironment
 from worker.mcp.lifecycle import McpState
 from worker.mcp.server import McpServer
 from worker.mcp.settings import is_meant, offers, settings_of, without_password
 from worker.mcp.tools import ListResources, McpTool, ReadResource
-from worker.processes.child import Children
-from worker.toolkit.extension import Service
+from worker.processes.child import ChildProcesses
+from worker.toolkit.extension import Extension
 from worker.toolkit.tool import Tool
 
 SERVERS_MAX = 64
 
 
-class McpService(Service):
+class McpService(Extension):
     """All MCP servers. What is asked of one of them goes to `server(name)`."""
 
     def __init__(
         self,
         *,
         workspace: Path,
-        children: Children,
+        children: ChildProcesses,
         show: Callable[[Event], None],
         save: Callable[[str, OAuthToken], Awaitable[None]],
         reload: Callable[[], Awaitable[object]],
@@ -57,7 +57,7 @@ class McpService(Service):
         self._show = show
         self._reload = reload
         self._limits = limits
-        self._around = Around(
+        self._around = McpEnvironment(
             workspace=workspace,
             children=children,
             limits=limits,

@@ -46,9 +46,18 @@ from pydantic import ValidationError
 
 from protocol.api.mcp import McpArgument, McpPrompt, ResourceContent
 from protocol.limits import Limits
-from worker.mcp.capabilities import McpFailed, Media, NeedsLogin, Offer, Outcome, ResourceOffer, ToolOffer, What
-from worker.mcp.http_transport import HttpLine
-from worker.mcp.stdio_transport import Input, Lines
+from worker.mcp.capabilities import (
+    McpCapabilities,
+    McpFailed,
+    Media,
+    NeedsLogin,
+    ResourceOffer,
+    ToolCallResult,
+    ToolOffer,
+    What,
+)
+from worker.mcp.http_transport import HttpTransport
+from worker.mcp.stdio_transport import Input, StdioTransport
 
 PAGES_MAX = 100
 TEXT_MAX = 4096  # of one description
@@ -106,7 +115,7 @@ class _Watched:
         await self.aclose()
 
 
-def over_pipes(lines: Lines, write: Callable[[bytes], None]) -> AbstractAsyncContextManager[Any]:
+def over_pipes(lines: StdioTransport, write: Callable[[bytes], None]) -> AbstractAsyncContextManager[Any]:
     """The streams of a child."""
 
     @asynccontextmanager
@@ -116,7 +125,7 @@ def over_pipes(lines: Lines, write: Callable[[bytes], None]) -> AbstractAsyncCon
     return streams()
 
 
-def over_network(line: HttpLine, kind: str, limits: Limits) -> AbstractAsyncContextManager[Any]:
+def over_network(line: HttpTransport, kind: str, limits: Limits) -> AbstractAsyncContextManager[Any]:
     """The streams of an address: `http` is streamable HTTP, `sse` the older way."""
     if kind == "sse":
         return sse_client(
@@ -192,8 +201,8 @@ class LiveSession:
         with foreign_errors():
             await self._session.send_ping()
 
-    async def offer(self) -> Offer:
-        return Offer(await self.tools(), await self.prompts(), await self.resources(), self._instructions)
+    async def offer(self) -> McpCapabilities:
+        return McpCapabilities(await self.tools(), await self.prompts(), await self.resources(), self._instructions)
 
     async def tools(self) -> tuple[ToolOffer, ...]:
         if self._can.tools is None:
@@ -220,7 +229,7 @@ class LiveSession:
             for one in found
         )
 
-    async def call(self, tool: str, args: dict[str, object]) -> Outcome:
+    async def call(self, tool: str, args: dict[str, object]) -> ToolCallResult:
         # Not `call_tool`: that checks the answer against the server's own schema, on the loop, for as long as it takes.
         request = CallToolRequest(params=CallToolRequestParams(name=tool, arguments=args))
         with foreign_errors():
@@ -310,12 +319,12 @@ def _prompt(prompt: Prompt) -> McpPrompt:
     )
 
 
-def _outcome(result: CallToolResult) -> Outcome:
+def _outcome(result: CallToolResult) -> ToolCallResult:
     texts = [text for part in result.content if (text := _text(part))]
     if not texts and result.structured_content is not None:
         texts = [msgspec.json.encode(result.structured_content).decode()]
     media = _media(result.content, ImageContent, "image") or _media(result.content, AudioContent, "audio")
-    return Outcome("\n".join(texts), media, result.is_error)
+    return ToolCallResult("\n".join(texts), media, result.is_error)
 
 
 def _media(parts: Sequence[object], kind: type[ImageContent] | type[AudioContent], name: Any) -> Media | None:

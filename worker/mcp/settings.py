@@ -39,7 +39,7 @@ def start_s(settings: McpSettings, limits: Limits) -> float:
 
 
 @dataclass(frozen=True)
-class Target:
+class ServerTarget:
     """A server with everything expanded. `secrets` are texts that nobody may be shown."""
 
     kind: str
@@ -58,7 +58,7 @@ class Target:
         return without_password(text)
 
 
-def expanded(settings: McpSettings, env: Mapping[str, str], run: Run) -> Target:
+def expanded(settings: McpSettings, env: Mapping[str, str], run: Run) -> ServerTarget:
     """The target of these settings. Blocks as `run` does. Raises BadInput for what cannot be expanded or is missing."""
     if settings.type == "stdio":
         argv = tuple(expand(part, env, run) for part in (settings.command, *(settings.args or ())))
@@ -66,14 +66,14 @@ def expanded(settings: McpSettings, env: Mapping[str, str], run: Run) -> Target:
             raise BadInput("it has no command; set mcp.<name>.command, or mcp.<name>.url for a server on the network")
         own = {name: expand(value, env, run) for name, value in (settings.env or {}).items()}
         secrets = tuple(value for name, value in own.items() if is_secret_name(name) and _is_long(value))
-        return Target("stdio", argv=argv, env=own, secrets=secrets)
+        return ServerTarget("stdio", argv=argv, env=own, secrets=secrets)
     url = expand(settings.url, env, run)
     if not url.startswith(("http://", "https://")):
         raise BadInput("it has no address; set mcp.<name>.url to one that begins with http:// or https://")
     found = {name: expand(value, env, run) for name, value in (settings.headers or {}).items()}
     headers = {name: value for name, value in found.items() if value}
     client_secret = expand(settings.oauth_client_secret, env, run)
-    return Target(
+    return ServerTarget(
         settings.type,
         url=url,
         headers=headers,

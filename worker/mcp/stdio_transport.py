@@ -18,7 +18,7 @@ _MESSAGES = 20  # or so many messages (long ones count more): a server that neve
 _LONG_BYTES = 8192
 
 
-class Lines:
+class StdioTransport:
     """What the child writes, as messages; also the stream that the library reads."""
 
     def __init__(self, message_max_bytes: int) -> None:
@@ -89,7 +89,7 @@ class Lines:
         """The library reads no more."""
         self.end()
 
-    def __aiter__(self) -> "Lines":
+    def __aiter__(self) -> "StdioTransport":
         return self
 
     async def __anext__(self) -> SessionMessage | Exception:
@@ -98,7 +98,7 @@ class Lines:
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
 
-    async def __aenter__(self) -> "Lines":
+    async def __aenter__(self) -> "StdioTransport":
         return self
 
     async def __aexit__(

@@ -34,7 +34,7 @@ CLOSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ModelChoice:
     """Which model answers: its description, how it was selected, its provider, and a hint for people (or "")."""
 
     model: Model
@@ -43,11 +43,11 @@ class Choice:
     hint: str
 
 
-Renew = Callable[[str, Choice], Awaitable[tuple[ModelClient, Choice] | None]]
+Renew = Callable[[str, ModelChoice], Awaitable[tuple[ModelClient, ModelChoice] | None]]
 """A client for `large` or `small` with a newer key than the one of that choice, which was refused, and its choice."""
 
 
-class Models:
+class ModelRegistry:
     """The models of one configuration. A changed configuration gets a new one."""
 
     def __init__(
@@ -74,12 +74,12 @@ class Models:
         self._http: httpx2.AsyncClient | None = None
         self._socket_http: httpx2.AsyncClient | None = None
 
-    def choice(self, kind: str = "large") -> Choice:
+    def choice(self, kind: str = "large") -> ModelChoice:
         """What was chosen for `large` or `small`."""
         selected = self._config.models[kind]
         provider = self._config.providers[selected.provider]
         model = next(model for model in provider.models if model.id == selected.model)
-        return Choice(model, selected, provider, self._config.hint)
+        return ModelChoice(model, selected, provider, self._config.hint)
 
     def large(self) -> ModelClient:
         """The model that works. Raises BadInput for a provider of a type that we cannot speak to."""
@@ -120,7 +120,7 @@ class Models:
                 async with asyncio.timeout(CLOSE_S):
                     await http.aclose()
 
-    def _client(self, choice: Choice) -> ModelClient:
+    def _client(self, choice: ModelChoice) -> ModelClient:
         provider, model = choice.provider, choice.model
         if provider.id == BUILTIN_ID:
             return self._script

@@ -26,8 +26,8 @@ from protocol.errors import BadInput
 from worker.config.edit import literal, names_of, remember_model, remove_key, set_key
 from worker.config.files import Object
 from worker.operations.decode import read
-from worker.operations.table import Handler, Request, Response
-from worker.runs.turn_factory import Equipment
+from worker.operations.table import Handler, OperationRequest, OperationResponse
+from worker.runs.turn_factory import TurnFactory
 from worker.store.database import Database, Transaction
 
 _DOCKER: Object = {"type": "stdio", "command": "docker", "args": ["mcp", "gateway", "run"]}
@@ -36,7 +36,7 @@ _DOCKER: Object = {"type": "stdio", "command": "docker", "args": ["mcp", "gatewa
 class ConfigOperations:
     """The handlers of `config.…` and `mcp.docker_…`."""
 
-    def __init__(self, equipment: Equipment, database: Database, *, workspace_id: str) -> None:
+    def __init__(self, equipment: TurnFactory, database: Database, *, workspace_id: str) -> None:
         self._equipment = equipment
         self._database = database
         self._workspace_id = workspace_id
@@ -57,28 +57,30 @@ class ConfigOperations:
             "mcp.docker_disable": self.docker_disable,
         }
 
-    async def get(self, request: Request) -> Response:
+    async def get(self, request: OperationRequest) -> OperationResponse:
         """The merged configuration, secrets masked."""
-        return Response(self._equipment.outfit.config.wire())
+        return OperationResponse(self._equipment.outfit.config.wire())
 
-    async def providers(self, request: Request) -> Response:
+    async def providers(self, request: OperationRequest) -> OperationResponse:
         """The providers with their models, without keys and headers."""
         config = self._equipment.outfit.config
-        return Response(msgspec.json.encode([_catalogue(provider) for provider in config.shown_providers().values()]))
+        return OperationResponse(
+            msgspec.json.encode([_catalogue(provider) for provider in config.shown_providers().values()])
+        )
 
-    async def set(self, request: Request) -> Response:
+    async def set(self, request: OperationRequest) -> OperationResponse:
         """Put any JSON at a dotted path."""
         wish = read(request.body, SetKey)
         names, value = names_of(wish.key), msgspec.json.decode(wish.value)
         return await self._edit(wish.scope, lambda tree: set_key(tree, names, value), choose=_unchosen(names))
 
-    async def remove(self, request: Request) -> Response:
+    async def remove(self, request: OperationRequest) -> OperationResponse:
         """Take away what is at a dotted path, if anything is."""
         wish = read(request.body, RemoveKey)
         names = names_of(wish.key)
         return await self._edit(wish.scope, lambda tree: remove_key(tree, names), choose=_unchosen(names))
 
-    async def model(self, request: Request) -> Response:
+    async def model(self, request: OperationRequest) -> OperationResponse:
         """Choose a model, for now and later; it becomes the first of the recent ones."""
         wish = read(request.body, ChooseModel)
         providers = self._equipment.outfit.config.providers
@@ -95,14 +97,14 @@ class ConfigOperations:
 
         return await self._edit(wish.scope, change, choose={wish.model_type: wish.model})
 
-    async def compact(self, request: Request) -> Response:
+    async def compact(self, request: OperationRequest) -> OperationResponse:
         """Switch the compact view of terminals."""
         wish = read(request.body, SetCompact)
         return await self._edit(
             wish.scope, lambda tree: set_key(tree, ["options", "tui", "compact_mode"], wish.enabled)
         )
 
-    async def provider_key(self, request: Request) -> Response:
+    async def provider_key(self, request: OperationRequest) -> OperationResponse:
         """Store a key, or a login with its token as the key."""
         wish = read(request.body, SetProviderKey)
         above = ["providers", wish.provider_id]
@@ -122,17 +124,17 @@ class ConfigOperations:
 
         return await self._edit(wish.scope, change)
 
-    async def reload(self, request: Request) -> Response:
+    async def reload(self, request: OperationRequest) -> OperationResponse:
         """The files of the user were changed through another workspace: use them, and tell it if it matters here."""
         if await self._equipment.reload():
             await self._tell()
-        return Response()
+        return OperationResponse()
 
-    async def import_copilot(self, request: Request) -> Response:
+    async def import_copilot(self, request: OperationRequest) -> OperationResponse:
         """There is no login of another program that we take over."""
-        return Response(msgspec.json.encode(CopilotImport()))
+        return OperationResponse(msgspec.json.encode(CopilotImport()))
 
-    async def refresh_oauth(self, request: Request) -> Response:
+    async def refresh_oauth(self, request: OperationRequest) -> OperationResponse:
         """Renew a login. Raises BadInput when that is not possible: then one must log in again."""
         wish = read(request.body, RefreshLogin)
         provider = self._equipment.outfit.config.providers.get(wish.provider_id)
@@ -142,22 +144,22 @@ class ConfigOperations:
         if not await self._equipment.logins.renew(provider.id, provider.api_key):
             raise BadInput(f"cannot refresh the login of provider {name}: no new token was given; log in again")
         await self._tell()
-        return Response()
+        return OperationResponse()
 
-    async def docker_enable(self, request: Request) -> Response:
+    async def docker_enable(self, request: OperationRequest) -> OperationResponse:
         """Add Docker's MCP gateway to this workspace's configuration."""
         return await self._edit(WORKSPACE, lambda tree: set_key(tree, ["mcp", "docker"], dict(_DOCKER)))
 
-    async def docker_disable(self, request: Request) -> Response:
+    async def docker_disable(self, request: OperationRequest) -> OperationResponse:
         """Take it away again."""
         return await self._edit(WORKSPACE, partial(remove_key, names=["mcp", "docker"]))
 
     async def _edit(
         self, scope: int, change: Callable[[Object], None], *, choose: Mapping[str, SelectedModel | None] | None = None
-    ) -> Response:
+    ) -> OperationResponse:
         await self._equipment.edit(scope, change, choose=choose)
         await self._tell()
-        return Response()
+        return OperationResponse()
 
     async def _tell(self) -> None:
         payload = ConfigChanged(workspace_id=self._workspace_id)

@@ -13,7 +13,7 @@ from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
 from worker.operations.decode import read
-from worker.operations.table import Handler, Request, Response
+from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.store import read_files
 from worker.store.database import Database, Transaction
 from worker.store.open_file_guard import is_guarded
@@ -37,13 +37,13 @@ class FileOperations:
             "filetracker.last_read": self.last_read,
         }
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: OperationRequest) -> OperationResponse:
         """Absolute paths, most recently read first."""
         session_id = request.args.get("sid", "")
         found = await self._database.read(lambda connection: read_files.paths(connection, session_id))
-        return Response(msgspec.json.encode(found))
+        return OperationResponse(msgspec.json.encode(found))
 
-    async def read(self, request: Request) -> Response:
+    async def read(self, request: OperationRequest) -> OperationResponse:
         """The client shows this file to the session: remember its present content."""
         wish = read(request.body, FileRead)
         path = self._resolved(wish.path)
@@ -55,17 +55,17 @@ class FileOperations:
             read_files.record(transaction.connection, wish.session_id, str(path), digest, now_ms)
 
         await self._database.write(job)
-        return Response()
+        return OperationResponse()
 
-    async def last_read(self, request: Request) -> Response:
+    async def last_read(self, request: OperationRequest) -> OperationResponse:
         """When the session last read a file, as a date; the zero date for never."""
         session_id = request.args.get("session_id", "")
         path = str(self._resolved(request.args.get("path", "")))
         found = await self._database.read(lambda connection: read_files.last(connection, session_id, path))
         if found is None:
-            return Response(NEVER)
+            return OperationResponse(NEVER)
         stamp = datetime.fromtimestamp(found[1] / 1000, UTC).isoformat(timespec="milliseconds")
-        return Response(msgspec.json.encode(stamp.replace("+00:00", "Z")))
+        return OperationResponse(msgspec.json.encode(stamp.replace("+00:00", "Z")))
 
     def _resolved(self, path: str) -> Path:
         """Relative paths are meant from the workspace (W-37); links are followed, as the tools do."""

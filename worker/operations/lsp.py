@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from protocol.api.services import PathWish
+from protocol.api.services import StartLanguageServers
 from protocol.errors import NotFound
 from worker.lsp.service import LanguageServers
 from worker.operations.decode import read
-from worker.operations.table import Handler, Request, Response
+from worker.operations.table import Handler, OperationRequest, OperationResponse
 
 
 class LspOperations:
@@ -25,26 +25,26 @@ class LspOperations:
             "lsp.stop": self.stop,
         }
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: OperationRequest) -> OperationResponse:
         """All servers with their states, by name."""
-        return Response(msgspec.json.encode(self._servers.infos()))
+        return OperationResponse(msgspec.json.encode(self._servers.infos()))
 
-    async def diagnostics(self, request: Request) -> Response:
+    async def diagnostics(self, request: OperationRequest) -> OperationResponse:
         """What one server says is wrong, by the URI of the file. Raises NotFound."""
         name = request.args.get("lsp", "")
         found = self._servers.found(name)
         if found is None:
             known = ", ".join(self._servers.servers) or "none"
             raise NotFound(f"cannot find language server {name[:200]!r}: this workspace has {known}")
-        return Response(msgspec.json.encode(found))
+        return OperationResponse(msgspec.json.encode(found))
 
-    async def start(self, request: Request) -> Response:
+    async def start(self, request: OperationRequest) -> OperationResponse:
         """Start the servers of a file; how that goes is told by events."""
-        wish = read(request.body, PathWish)
+        wish = read(request.body, StartLanguageServers)
         await self._servers.start_for(wish.path)
-        return Response()
+        return OperationResponse()
 
-    async def stop(self, request: Request) -> Response:
+    async def stop(self, request: OperationRequest) -> OperationResponse:
         """End all. The next use starts them again."""
         await self._servers.stop_all()
-        return Response()
+        return OperationResponse()

@@ -6,16 +6,16 @@ import msgspec
 
 from protocol.api.permission import Answers, Grant, Resolved, Skip
 from worker.operations.decode import read
-from worker.operations.table import Handler, Request, Response
-from worker.permissions.broker import Desk
+from worker.operations.table import Handler, OperationRequest, OperationResponse
+from worker.permissions.broker import PermissionBroker
 from worker.permissions.questions import batch_of
-from worker.runs.turn_factory import Equipment
+from worker.runs.turn_factory import TurnFactory
 
 
 class PermissionOperations:
     """The handlers of `permissions.…`, `questions.…` and `asks.…`."""
 
-    def __init__(self, equipment: Equipment, desk: Desk) -> None:
+    def __init__(self, equipment: TurnFactory, desk: PermissionBroker) -> None:
         self._equipment = equipment
         self._desk = desk
 
@@ -31,20 +31,20 @@ class PermissionOperations:
             "asks.open": self.open_asks,
         }
 
-    async def get_skip(self, request: Request) -> Response:
+    async def get_skip(self, request: OperationRequest) -> OperationResponse:
         """Does nothing here ask?"""
-        return Response(msgspec.json.encode(Skip(skip=self._equipment.skip_permissions)))
+        return OperationResponse(msgspec.json.encode(Skip(skip=self._equipment.skip_permissions)))
 
-    async def set_skip(self, request: Request) -> Response:
+    async def set_skip(self, request: OperationRequest) -> OperationResponse:
         """Switch asking off or on, at once; what waits already is not decided by it."""
         self._equipment.skip_permissions = read(request.body, Skip).skip
-        return Response()
+        return OperationResponse()
 
-    async def permissions(self, request: Request) -> Response:
+    async def permissions(self, request: OperationRequest) -> OperationResponse:
         """The requests that wait."""
-        return Response(msgspec.json.encode(self._desk.open_permissions()))
+        return OperationResponse(msgspec.json.encode(self._desk.open_permissions()))
 
-    async def grant(self, request: Request) -> Response:
+    async def grant(self, request: OperationRequest) -> OperationResponse:
         """A client decides a request; an unknown action is BadInput. Only the id is taken from what it sent (W-48)."""
         wish = read(request.body, Grant)
         is_granted = wish.action != "deny"
@@ -57,26 +57,26 @@ class PermissionOperations:
         )
         return _resolved(is_ours)
 
-    async def questions(self, request: Request) -> Response:
+    async def questions(self, request: OperationRequest) -> OperationResponse:
         """The questions that wait."""
-        return Response(msgspec.json.encode(self._desk.open_questions()))
+        return OperationResponse(msgspec.json.encode(self._desk.open_questions()))
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(self, request: OperationRequest) -> OperationResponse:
         """A client answers the questions."""
         wish = read(request.body, Answers)
         responses = wish.responses or []
         batch_id = batch_of(self._desk.open_questions(), wish.batch_request_id, responses)
         return _resolved(bool(batch_id) and await self._desk.answer(batch_id, responses))
 
-    async def cancel(self, request: Request) -> Response:
+    async def cancel(self, request: OperationRequest) -> OperationResponse:
         """A client closes the questions unanswered."""
         batch_id = batch_of(self._desk.open_questions(), request.args.get("batch", ""), [])
         return _resolved(bool(batch_id) and await self._desk.decide(batch_id, "question", "refused", granted=False))
 
-    async def open_asks(self, request: Request) -> Response:
+    async def open_asks(self, request: OperationRequest) -> OperationResponse:
         """The events of what waits, for a stream that was opened after they were sent."""
-        return Response(msgspec.msgpack.encode(self._desk.open_events()))
+        return OperationResponse(msgspec.msgpack.encode(self._desk.open_events()))
 
 
-def _resolved(is_ours: bool) -> Response:
-    return Response(msgspec.json.encode(Resolved(resolved=is_ours)))
+def _resolved(is_ours: bool) -> OperationResponse:
+    return OperationResponse(msgspec.json.encode(Resolved(resolved=is_ours)))

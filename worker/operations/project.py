@@ -10,8 +10,8 @@ import msgspec
 from protocol.api.config import InitPrompt, NeedsInit
 from protocol.errors import Unavailable
 from worker.agent.project_context import CONTEXT_PATHS
-from worker.operations.table import Handler, Request, Response
-from worker.runs.turn_factory import Equipment
+from worker.operations.table import Handler, OperationRequest, OperationResponse
+from worker.runs.turn_factory import TurnFactory
 from worker.tools.search.ignore import Ignore
 
 MARK = "init"
@@ -38,7 +38,7 @@ Invent nothing, and leave out what is true of every project. Change no other fil
 class ProjectOperations:
     """The handlers of `project.…`."""
 
-    def __init__(self, equipment: Equipment, *, workspace: Path, data_dir: Path) -> None:
+    def __init__(self, equipment: TurnFactory, *, workspace: Path, data_dir: Path) -> None:
         self._equipment = equipment
         self._workspace = workspace
         self._data_dir = data_dir
@@ -50,28 +50,28 @@ class ProjectOperations:
             "project.init_prompt": self.init_prompt,
         }
 
-    async def needs_init(self, request: Request) -> Response:
+    async def needs_init(self, request: OperationRequest) -> OperationResponse:
         """Should a client offer to write the context file? Looked up in a thread."""
         try:
             needed = await asyncio.to_thread(needs_init, self._workspace, self._data_dir)
         except OSError as error:
             raise Unavailable(f"cannot look at the workspace: {error.strerror}", retryable=False) from None
-        return Response(msgspec.json.encode(NeedsInit(needs_init=needed)))
+        return OperationResponse(msgspec.json.encode(NeedsInit(needs_init=needed)))
 
-    async def init(self, request: Request) -> Response:
+    async def init(self, request: OperationRequest) -> OperationResponse:
         """Do not ask again."""
         try:
             await asyncio.to_thread((self._data_dir / MARK).touch, 0o600)
         except OSError as error:
             raise Unavailable(f"cannot mark the project: {error.strerror}", retryable=False) from None
-        return Response()
+        return OperationResponse()
 
-    async def init_prompt(self, request: Request) -> Response:
+    async def init_prompt(self, request: OperationRequest) -> OperationResponse:
         """What to ask the agent for."""
         options = self._equipment.outfit.config.raw.get("options")
         wanted = options.get("initialize_as") if isinstance(options, dict) else None
         file = wanted if isinstance(wanted, str) and wanted else DEFAULT_FILE
-        return Response(msgspec.json.encode(InitPrompt(prompt=PROMPT.format(file=file))))
+        return OperationResponse(msgspec.json.encode(InitPrompt(prompt=PROMPT.format(file=file))))
 
 
 def needs_init(workspace: Path, data_dir: Path) -> bool:

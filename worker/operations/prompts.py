@@ -7,9 +7,9 @@ import msgspec
 from protocol.api.agent import Accepted, Prompt
 from protocol.errors import BadInput, Denied, NotFound
 from worker.operations.decode import number, read
-from worker.operations.table import Handler, Request, Response
+from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
-from worker.runs.turn_factory import Equipment
+from worker.runs.turn_factory import TurnFactory
 from worker.store import runs
 from worker.store.database import Database
 
@@ -20,7 +20,7 @@ RUNS_SHOWN_MAX = 1000
 class PromptOperations:
     """The handlers of `prompt.…` and `run.…`."""
 
-    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: Equipment) -> None:
+    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: TurnFactory) -> None:
         self._dispatcher = dispatcher
         self._database = database
         self._equipment = equipment
@@ -36,7 +36,7 @@ class PromptOperations:
             "run.get": self.get_run,
         }
 
-    async def submit(self, request: Request) -> Response:
+    async def submit(self, request: OperationRequest) -> OperationResponse:
         """Accept a prompt; 202 once it is on disk. BadInput `agent_not_ready` while no turn could be built."""
         wish = read(request.body, Prompt)
         if self._equipment.problem is not None and not await self._is_known(wish.run_id):
@@ -48,14 +48,14 @@ class PromptOperations:
                 code="forbidden",
             )
         run_id = await self._dispatcher.submit(wish)
-        return Response(msgspec.json.encode(Accepted(run_id=run_id)), status=202)
+        return OperationResponse(msgspec.json.encode(Accepted(run_id=run_id)), status=202)
 
     async def _is_known(self, run_id: str) -> bool:
         """Was it accepted before? Then asking again gets the same answer, whatever happened since."""
         found = await self._database.read(lambda connection: runs.get(connection, run_id)) if run_id else None
         return found is not None
 
-    async def cancel(self, request: Request) -> Response:
+    async def cancel(self, request: OperationRequest) -> OperationResponse:
         """Cancel all that was accepted so far, or one run. 200 also when there is nothing to cancel."""
         session_id = request.args.get("sid", "")
         run_id = request.args.get("run", "")
@@ -63,33 +63,33 @@ class PromptOperations:
             await self._dispatcher.cancel_run(session_id, run_id)
         else:
             await self._dispatcher.cancel(session_id)
-        return Response()
+        return OperationResponse()
 
-    async def clear(self, request: Request) -> Response:
+    async def clear(self, request: OperationRequest) -> OperationResponse:
         """Drop what waits."""
         await self._dispatcher.clear(request.args.get("sid", ""))
-        return Response()
+        return OperationResponse()
 
-    async def count(self, request: Request) -> Response:
+    async def count(self, request: OperationRequest) -> OperationResponse:
         """How many prompts wait."""
-        return Response(b"%d" % len(self._dispatcher.queued(request.args.get("sid", ""))))
+        return OperationResponse(b"%d" % len(self._dispatcher.queued(request.args.get("sid", ""))))
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: OperationRequest) -> OperationResponse:
         """The texts of the prompts that wait."""
         waiting = self._dispatcher.queued(request.args.get("sid", ""))
-        return Response(msgspec.json.encode([run.prompt for run in waiting]))
+        return OperationResponse(msgspec.json.encode([run.prompt for run in waiting]))
 
-    async def list_runs(self, request: Request) -> Response:
+    async def list_runs(self, request: OperationRequest) -> OperationResponse:
         """The newest runs first; `limit` of them, of one session if `session_id` says so."""
         limit = number(request.args, "limit", default=RUNS_SHOWN, highest=RUNS_SHOWN_MAX)
         session_id = request.args.get("session_id", "")
         found = await self._database.read(lambda connection: runs.newest(connection, limit, session_id))
-        return Response(msgspec.json.encode([self._dispatcher.shape(run) for run in found]))
+        return OperationResponse(msgspec.json.encode([self._dispatcher.shape(run) for run in found]))
 
-    async def get_run(self, request: Request) -> Response:
+    async def get_run(self, request: OperationRequest) -> OperationResponse:
         """One run."""
         run_id = request.args.get("run", "")
         found = await self._database.read(lambda connection: runs.get(connection, run_id))
         if found is None:
             raise NotFound(f"cannot find run {run_id!r}", code="run_unknown")
-        return Response(msgspec.json.encode(self._dispatcher.shape(found)))
+        return OperationResponse(msgspec.json.encode(self._dispatcher.shape(found)))

@@ -10,14 +10,14 @@ from enum import Enum
 from protocol.messages import Answer
 
 
-class Known(Enum):
+class CachedReply(Enum):
     """What is known of a call that has no answer yet."""
 
     NEW = "new"
     RUNNING = "running"
 
 
-class Replies:
+class ReplyCache:
     """The calls of this worker that were answered lately, and those that run."""
 
     def __init__(self, *, count_max: int, bytes_max: int) -> None:
@@ -40,15 +40,15 @@ class Replies:
         """How many calls have begun and not ended."""
         return len(self._running)
 
-    def begin(self, call_id: str) -> Known | Answer:
+    def begin(self, call_id: str) -> CachedReply | Answer:
         """A call came. NEW: do it, and say `finished` or `dropped`; RUNNING: it is being done; else its answer."""
         if (answer := self._answers.get(call_id)) is not None:
             self._answers.move_to_end(call_id)
             return answer
         if call_id in self._running:
-            return Known.RUNNING
+            return CachedReply.RUNNING
         self._running.add(call_id)
-        return Known.NEW
+        return CachedReply.NEW
 
     def finished(self, answer: Answer) -> None:
         """The call was done, and this is its answer from now on."""

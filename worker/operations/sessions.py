@@ -7,13 +7,13 @@ import msgspec
 from msgspec.structs import replace
 
 from protocol.api.message import Message
-from protocol.api.session import Session, SessionWish
+from protocol.api.session import Session, WriteSession
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, Conflict, NotFound
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from worker.operations.decode import read
-from worker.operations.table import Handler, Request, Response
+from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
 from worker.store import file_versions, messages, sessions
 from worker.store.database import Database, Transaction
@@ -56,14 +56,14 @@ class SessionOperations:
             "workspace.user_messages": self.all_user_messages,
         }
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: OperationRequest) -> OperationResponse:
         """The top-level sessions, changed last first."""
         found = await self._database.read(sessions.top_level)
-        return Response(msgspec.json.encode([self._shown(session) for session in found]))
+        return OperationResponse(msgspec.json.encode([self._shown(session) for session in found]))
 
-    async def create(self, request: Request) -> Response:
+    async def create(self, request: OperationRequest) -> OperationResponse:
         """A new session; only its title is the client's."""
-        wish = read(request.body, SessionWish)
+        wish = read(request.body, WriteSession)
         now = int(self._clock.wall())
         title = (wish.title or "")[:TITLE_MAX]
         session = Session(id=new_uuid(self._random), title=title, created_at=now, updated_at=now)
@@ -73,19 +73,19 @@ class SessionOperations:
             transaction.emit("session", "created", session, session_id=session.id)
 
         await self._database.write(job)
-        return Response(msgspec.json.encode(session))
+        return OperationResponse(msgspec.json.encode(session))
 
-    async def get(self, request: Request) -> Response:
+    async def get(self, request: OperationRequest) -> OperationResponse:
         """One session, a child too."""
         session_id = request.args.get("sid", "")
         found = await self._database.read(lambda connection: sessions.get(connection, session_id))
         if found is None:
             raise _unknown(session_id)
-        return Response(msgspec.json.encode(self._shown(found)))
+        return OperationResponse(msgspec.json.encode(self._shown(found)))
 
-    async def put(self, request: Request) -> Response:
+    async def put(self, request: OperationRequest) -> OperationResponse:
         """Change title, cost or todos; what the body leaves out stays as it is."""
-        wish = read(request.body, SessionWish)
+        wish = read(request.body, WriteSession)
         session_id = wish.id or request.args.get("sid", "")
         if wish.cost is not None and not wish.cost >= 0:
             raise BadInput("cannot set cost to a negative number")
@@ -101,9 +101,9 @@ class SessionOperations:
             transaction.emit("session", "updated", session, session_id=session_id)
             return session
 
-        return Response(msgspec.json.encode(self._shown(await self._database.write(job))))
+        return OperationResponse(msgspec.json.encode(self._shown(await self._database.write(job))))
 
-    async def delete(self, request: Request) -> Response:
+    async def delete(self, request: OperationRequest) -> OperationResponse:
         """End what runs in it, then delete it with its children and messages (W-53)."""
         session_id = request.args.get("sid", "")
         family = await self._database.read(
@@ -133,7 +133,7 @@ class SessionOperations:
                 self._remove(transaction, member)
 
         await self._database.write(job)
-        return Response()
+        return OperationResponse()
 
     def _remove(self, transaction: Transaction, session_id: str) -> None:
         session = sessions.get(transaction.connection, session_id)
@@ -148,24 +148,24 @@ class SessionOperations:
         sessions.remove(transaction.connection, session_id)
         transaction.emit("session", "deleted", session, session_id=session_id)
 
-    async def history(self, request: Request) -> Response:
+    async def history(self, request: OperationRequest) -> OperationResponse:
         """The versions of the files that a session changed, in order."""
         session_id = request.args.get("sid", "")
         found = await self._database.read(lambda connection: file_versions.of_session(connection, session_id))
-        return Response(msgspec.json.encode(found))
+        return OperationResponse(msgspec.json.encode(found))
 
-    async def messages(self, request: Request) -> Response:
+    async def messages(self, request: OperationRequest) -> OperationResponse:
         """The conversation, oldest first; what is only shown so far is stored first."""
         session_id = request.args.get("sid", "")
         await self._dispatcher.flush()
         return _encoded(await self._database.read(lambda connection: messages.of_session(connection, session_id)))
 
-    async def user_messages(self, request: Request) -> Response:
+    async def user_messages(self, request: OperationRequest) -> OperationResponse:
         """What the user said in this session, newest first."""
         session_id = request.args.get("sid", "")
         return _encoded(await self._database.read(lambda connection: messages.user_of_session(connection, session_id)))
 
-    async def all_user_messages(self, request: Request) -> Response:
+    async def all_user_messages(self, request: OperationRequest) -> OperationResponse:
         """What the user said in any session, newest first."""
         return _encoded(
             await self._database.read(lambda connection: messages.user_of_workspace(connection, USER_MESSAGES_MAX))
@@ -175,8 +175,8 @@ class SessionOperations:
         return replace(session, is_busy=self._dispatcher.is_session_busy(session.id))
 
 
-def _encoded(found: "list[Message]") -> Response:
-    return Response(msgspec.json.encode(found))
+def _encoded(found: "list[Message]") -> OperationResponse:
+    return OperationResponse(msgspec.json.encode(found))
 
 
 def _unknown(session_id: str) -> NotFound:

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import msgspec
 
-from protocol.api.services import ShellResult, ShellWish
+from protocol.api.services import RunShellCommand, ShellResult
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, Conflict, Unavailable
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from worker.operations.decode import read
-from worker.operations.table import Handler, Request, Response
-from worker.processes.child import Children
+from worker.operations.table import Handler, OperationRequest, OperationResponse
+from worker.processes.child import ChildProcesses
 from worker.processes.environment import user_environment
 from worker.runs import message_rows
-from worker.runs.turn_factory import Equipment
+from worker.runs.turn_factory import TurnFactory
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
 
@@ -35,9 +35,9 @@ class ShellOperations:
 
     def __init__(
         self,
-        equipment: Equipment,
+        equipment: TurnFactory,
         database: Database,
-        children: Children,
+        children: ChildProcesses,
         *,
         workspace: Path,
         env: Mapping[str, str],
@@ -60,16 +60,16 @@ class ShellOperations:
     def handlers(self) -> Mapping[str, Handler]:
         return {"shell.run": self.run}
 
-    async def run(self, request: Request) -> Response:
+    async def run(self, request: OperationRequest) -> OperationResponse:
         """Run it, store what came of it, answer with that. A non-zero exit is an answer like any other."""
-        wish = read(request.body, ShellWish)
+        wish = read(request.body, RunShellCommand)
         if not wish.command.strip() or "\0" in wish.command:
             raise BadInput("cannot run: `command` must be a text that is not empty and has no NUL characters")
         if not self._is_open():
             raise Conflict("cannot run: the workspace is closing", code="workspace_closing")
         result = await self._executed(wish, self._environment(request.args.get("env", ""), wish.term_width))
         await self._remember(request.args.get("sid", ""), wish.command, result)
-        return Response(msgspec.json.encode(result))
+        return OperationResponse(msgspec.json.encode(result))
 
     def _environment(self, sent: str, width: int) -> dict[str, str]:
         """The worker's, over it the configured one, over it what the workspace's first client had."""
@@ -83,7 +83,7 @@ class ShellOperations:
             env["COLUMNS"] = str(width)
         return env
 
-    async def _executed(self, wish: ShellWish, env: Mapping[str, str]) -> ShellResult:
+    async def _executed(self, wish: RunShellCommand, env: Mapping[str, str]) -> ShellResult:
         limits = self._limits
         shell = shutil.which("bash", path=env.get("PATH", os.defpath)) or "/bin/sh"
         try:

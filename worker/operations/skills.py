@@ -5,12 +5,12 @@ from pathlib import Path
 
 import msgspec
 
-from protocol.api.services import SkillInfo, SkillText, SkillTextResult, SkillWish
+from protocol.api.services import ReadSkill, SkillInfo, SkillText, SkillTextResult
 from protocol.errors import NotFound, Unavailable
 from protocol.limits import Limits
 from worker.operations.decode import read
-from worker.operations.table import Handler, Request, Response
-from worker.processes.thread_pool import Threads
+from worker.operations.table import Handler, OperationRequest, OperationResponse
+from worker.processes.thread_pool import ThreadPool
 from worker.skills.discovery import FILE_MAX_BYTES, read_bytes
 from worker.skills.service import SkillService
 
@@ -18,7 +18,7 @@ from worker.skills.service import SkillService
 class SkillOperations:
     """The handlers of `skill.…`."""
 
-    def __init__(self, skills: SkillService, *, threads: Threads, limits: Limits) -> None:
+    def __init__(self, skills: SkillService, *, threads: ThreadPool, limits: Limits) -> None:
         self._skills = skills
         self._threads = threads
         self._limits = limits
@@ -26,7 +26,7 @@ class SkillOperations:
     def handlers(self) -> Mapping[str, Handler]:
         return {"skill.list": self.list, "skill.read": self.read}
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: OperationRequest) -> OperationResponse:
         """Those that can be used, as they are now."""
         await self._skills.refresh()
         found = [
@@ -40,11 +40,11 @@ class SkillOperations:
             )
             for skill in self._skills.known.usable
         ]
-        return Response(msgspec.json.encode(found))
+        return OperationResponse(msgspec.json.encode(found))
 
-    async def read(self, request: Request) -> Response:
+    async def read(self, request: OperationRequest) -> OperationResponse:
         """The whole file of a skill. Only files that were found as skills can be read here. Raises NotFound."""
-        wanted = read(request.body, SkillWish).skill_id
+        wanted = read(request.body, ReadSkill).skill_id
         skill = next((one for one in self._skills.known.usable if one.path == wanted), None)
         if skill is None:
             raise NotFound(f"cannot find skill {wanted[:200]!r}: take an id from the list of skills")
@@ -59,4 +59,4 @@ class SkillOperations:
         result = SkillTextResult(
             name=skill.name, description=skill.description, source=skill.source, builtin=skill.source == "system"
         )
-        return Response(msgspec.json.encode(SkillText(content=data, result=result)))
+        return OperationResponse(msgspec.json.encode(SkillText(content=data, result=result)))

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from protocol.errors import BadInput, Upstream
 from worker.agent.message_draft import finish_of
-from worker.operations.table import Handler, Request, Response
+from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
-from worker.runs.turn_factory import Equipment
+from worker.runs.turn_factory import TurnFactory
 from worker.store import messages
 from worker.store.database import Database
 
@@ -14,7 +14,7 @@ from worker.store.database import Database
 class SummaryOperations:
     """The handler of `agent.summarize`."""
 
-    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: Equipment) -> None:
+    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: TurnFactory) -> None:
         self._dispatcher = dispatcher
         self._database = database
         self._equipment = equipment
@@ -22,7 +22,7 @@ class SummaryOperations:
     def handlers(self) -> Mapping[str, Handler]:
         return {"agent.summarize": self.summarize}
 
-    async def summarize(self, request: Request) -> Response:
+    async def summarize(self, request: OperationRequest) -> OperationResponse:
         """Answers when the summary is there, was cancelled, or there was nothing to summarise.
 
         Raises BadInput `agent_not_ready`, NotFound `session_unknown`, Conflict `busy`, Upstream for a failed model.
@@ -31,7 +31,7 @@ class SummaryOperations:
             raise BadInput(f"cannot summarise: {self._equipment.problem.message}", code="agent_not_ready")
         run = await self._dispatcher.summarize(request.args.get("sid", ""))
         if run is None or run.outcome != "failed":
-            return Response()
+            return OperationResponse()
         message_id = run.message_id
         row = await self._database.read(lambda connection: messages.get(connection, message_id))
         finish = finish_of(row) if row is not None else None

@@ -19,7 +19,7 @@ from protocol.operations import OPERATIONS, Operation
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class OperationRequest:
     """What a handler gets: strings from path and query, the JSON body unread, and the id of the call."""
 
     args: dict[str, str]
@@ -28,14 +28,14 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class OperationResponse:
     """What a handler gives back: a JSON body (or none) and the HTTP status that goes with it."""
 
     body: bytes = b""
     status: int = 200
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[OperationRequest], Awaitable[OperationResponse]]
 
 
 class OperationTable:
@@ -75,7 +75,7 @@ class OperationTable:
         deadline = asyncio.timeout(call.within_s)
         try:
             async with deadline:
-                response = await handler(Request(call.args, call.body, call.call_id))
+                response = await handler(OperationRequest(call.args, call.body, call.call_id))
         except BulkheadError as error:
             return _failed(call, error)
         except msgspec.MsgspecError as error:

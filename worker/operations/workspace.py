@@ -8,8 +8,8 @@ from protocol.api.workspace import Description
 from protocol.errors import Conflict
 from protocol.limits import Limits
 from worker.operations.decode import number
-from worker.operations.table import Handler, Request, Response
-from worker.runs.turn_factory import Equipment
+from worker.operations.table import Handler, OperationRequest, OperationResponse
+from worker.runs.turn_factory import TurnFactory
 from worker.skills.service import SkillService
 from worker.store import events
 from worker.store.database import Database
@@ -19,7 +19,7 @@ class WorkspaceOperations:
     """The handlers of `workspace.describe` and `events.since`."""
 
     def __init__(
-        self, database: Database, equipment: Equipment, skills: SkillService, *, data_dir: str, limits: Limits
+        self, database: Database, equipment: TurnFactory, skills: SkillService, *, data_dir: str, limits: Limits
     ) -> None:
         self._skills = skills
         self._database = database
@@ -30,13 +30,15 @@ class WorkspaceOperations:
     def handlers(self) -> Mapping[str, Handler]:
         return {"workspace.describe": self.describe, "events.since": self.since}
 
-    async def describe(self, request: Request) -> Response:
+    async def describe(self, request: OperationRequest) -> OperationResponse:
         """The data directory, the skills as last found, and the configuration as clients may see it."""
         config = msgspec.Raw(self._equipment.outfit.config.wire())
         skills = msgspec.Raw(msgspec.json.encode(self._skills.states))
-        return Response(msgspec.json.encode(Description(data_dir=self._data_dir, config=config, skills=skills)))
+        return OperationResponse(
+            msgspec.json.encode(Description(data_dir=self._data_dir, config=config, skills=skills))
+        )
 
-    async def since(self, request: Request) -> Response:
+    async def since(self, request: OperationRequest) -> OperationResponse:
         """The events after a number, as msgpack. Raises Conflict `reset` when they are not all kept."""
         after = number(request.args, "number", default=0, highest=2**62)
         count = number(
@@ -56,4 +58,4 @@ class WorkspaceOperations:
             if size > self._limits.event_batch_max_bytes and place:
                 found = found[:place]
                 break
-        return Response(msgspec.msgpack.encode(found))
+        return OperationResponse(msgspec.msgpack.encode(found))

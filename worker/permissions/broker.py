@@ -14,21 +14,21 @@ from protocol.api.envelope import envelope
 from protocol.api.permission import PermissionRequest, QuestionRequest, QuestionResponse
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
-from protocol.base.tasks import TaskOwner, settle
+from protocol.base.tasks import TaskOwner, run_shielded
 from protocol.errors import BulkheadError, Conflict
 from protocol.events import Event
 from protocol.ids import RandomSource, SessionId, new_uuid
 from protocol.limits import Limits
-from worker.permissions.client_presence import Presence
-from worker.permissions.requests import Asked, AskState, Decision, Kind, Pending
+from worker.permissions.client_presence import ClientPresence
+from worker.permissions.requests import PendingRequests, RequestDecision, RequestKind, RequestState, StoredRequest
 from worker.store import permission_requests
 from worker.store.database import Database, Transaction
 
-KIND_OF_EVENT: dict[Kind, str] = {"permission": "permission_request", "question": "question_batch_request"}
+KIND_OF_EVENT: dict[RequestKind, str] = {"permission": "permission_request", "question": "question_batch_request"}
 
 
 @dataclass(frozen=True)
-class Reply:
+class BrokerAnswer:
     """What came of a request. `why` is empty when a client decided, else a sentence on what did."""
 
     granted: bool
@@ -42,25 +42,27 @@ class _Waiter:
     within_s: float | None  # None: only while nobody is there to see it
     number: int = 0
     is_gone: bool = False
-    done: "asyncio.Future[Decision | None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    done: "asyncio.Future[RequestDecision | None]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
     answers: Sequence[QuestionResponse] = ()
     timeout: asyncio.Timeout | None = None
     limit_s: float = 0.0  # what the running timeout was set to
 
 
-class Desk:
+class PermissionBroker:
     """The open requests of one workspace."""
 
     def __init__(
         self, *, database: Database, limits: Limits, clock: Clock, random: RandomSource, log: logging.Logger
     ) -> None:
-        self.presence = Presence(grace_s=limits.detach_grace_s)
+        self.presence = ClientPresence(grace_s=limits.detach_grace_s)
         self._database = database
         self._limits = limits
         self._clock = clock
         self._random = random
         self._owner = TaskOwner("asks", log)
-        self._pending = Pending()
+        self._pending = PendingRequests()
         self._waiters: dict[str, _Waiter] = {}
 
     @property
@@ -121,12 +123,12 @@ class Desk:
 
     async def ask(
         self,
-        asked: Asked,
+        asked: StoredRequest,
         request: PermissionRequest | QuestionRequest,
         *,
         within_s: float | None = None,
         refusal: str = "",
-    ) -> Reply:
+    ) -> BrokerAnswer:
         """Ask and wait for what comes of it. What the session was granted before is not asked.
 
         `within_s`: refused at that deadline whoever is there; None: at `permission_wait_s` of nobody being there.
@@ -171,7 +173,7 @@ class Desk:
         try:
             number = await self._database.write(job, then=stored)
             if number <= 0:
-                return Reply(granted=number == 0, why=refusal if number else "granted to the session before")
+                return BrokerAnswer(granted=number == 0, why=refusal if number else "granted to the session before")
             await failpoint("permission.requested")
             return await self._wait(asked, waiter)
         finally:
@@ -185,7 +187,7 @@ class Desk:
             lambda transaction: permission_requests.notify(transaction, session_id, run_id, tool_call_id, granted=True)
         )
 
-    async def _wait(self, asked: Asked, waiter: _Waiter) -> Reply:
+    async def _wait(self, asked: StoredRequest, waiter: _Waiter) -> BrokerAnswer:
         while True:
             try:
                 async with asyncio.timeout(None) as waiter.timeout:
@@ -196,7 +198,7 @@ class Desk:
                 decision = self._pending.expire(asked.id, reason)
                 if decision is not None:
                     await self._settled(decision)
-                    return Reply(granted=False, why=reason)
+                    return BrokerAnswer(granted=False, why=reason)
                 # Somebody was faster by a moment: that is being stored.
                 await asyncio.wait({waiter.done}, timeout=self._limits.storage_job_s)
             finally:
@@ -204,8 +206,8 @@ class Desk:
             if waiter.done.done():
                 decision = waiter.done.result()
                 if decision is None:
-                    return Reply(granted=False, why="the request was closed")
-                return Reply(granted=decision.granted, answers=waiter.answers)
+                    return BrokerAnswer(granted=False, why="the request was closed")
+                return BrokerAnswer(granted=decision.granted, answers=waiter.answers)
 
     def _set_deadline(self, waiter: _Waiter) -> None:
         if waiter.timeout is None or waiter.timeout.expired():
@@ -222,7 +224,7 @@ class Desk:
     # --- answering --------------------------------------------------------------------------------------------------
 
     async def decide(
-        self, ask_id: str, kind: Kind, resolution: str, *, granted: bool, for_session: bool = False
+        self, ask_id: str, kind: RequestKind, resolution: str, *, granted: bool, for_session: bool = False
     ) -> bool:
         """A client decides a request; False when somebody else was first, or there is no such request.
 
@@ -238,7 +240,7 @@ class Desk:
     async def _decide(
         self,
         ask_id: str,
-        kind: Kind,
+        kind: RequestKind,
         resolution: str,
         answers: Sequence[QuestionResponse],
         *,
@@ -261,14 +263,14 @@ class Desk:
                     await self._settled(also)
         return True
 
-    async def _settled(self, decision: Decision) -> bool:
+    async def _settled(self, decision: RequestDecision) -> bool:
         """`_store`, although its caller may leave meanwhile: who was first has decided."""
         within_s = 2 * self._limits.storage_job_s
-        return await settle(
+        return await run_shielded(
             self._store(decision), owner=self._owner, within_s=within_s, name=f"decide-{decision.asked.id}"
         )
 
-    async def _store(self, decision: Decision) -> bool:
+    async def _store(self, decision: RequestDecision) -> bool:
         """Bring a decision to disk, and wake who waits for it; False when the request had ended in the file."""
         asked = decision.asked
         now_ms = int(self._clock.wall() * 1000)
@@ -313,7 +315,7 @@ class Desk:
             if ask_id
             else None
         )
-        if found is None or found.state is AskState.RESOLVED:
+        if found is None or found.state is RequestState.RESOLVED:
             return False
         why = found.resolution or "its run is over"
         raise Conflict(f"cannot answer this: nobody waits for it any more, because {why}", code="no_longer_asked")

@@ -5,7 +5,7 @@ overrule one that can and is still here; when all have been gone for a while, no
 """
 
 
-class Presence:
+class ClientPresence:
     """What is known of the clients of one workspace. `now` is monotonic, in seconds."""
 
     def __init__(self, *, grace_s: float) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from protocol.api.permission import PermissionPolicy, PermissionRequest
-from worker.permissions.broker import Desk
-from worker.permissions.requests import Asked
+from worker.permissions.broker import PermissionBroker
+from worker.permissions.requests import StoredRequest
 from worker.permissions.rules import Rules
-from worker.toolkit.tool import Denied, Wish
+from worker.toolkit.tool import AccessRequest, ToolDenied
 
 ONE_SHOT = "the only client of this workspace said that it cannot answer requests for permission"
 
@@ -33,12 +33,12 @@ class RunPolicy:
         return self.wait_s if self.kind == "wait" else None
 
 
-class AskingGate:
+class PermissionGate:
     """The gate of one run. `rules` and `may_allow` are asked each time: they change while runs go on."""
 
     def __init__(
         self,
-        desk: Desk,
+        desk: PermissionBroker,
         *,
         rules: Callable[[], Rules],
         policy: RunPolicy,
@@ -54,7 +54,7 @@ class AskingGate:
         self._workspace = workspace
         self._in_thread = in_thread
 
-    async def permit(self, wish: Wish) -> None:
+    async def permit(self, wish: AccessRequest) -> None:
         """Return when it may. Raises Denied with who or what denied it, and what would allow it."""
         decision = self._rules().decide(wish.tool, wish.action)
         if decision.allowed or (self._policy.kind == "allow" and self._may_allow()):
@@ -74,7 +74,7 @@ class AskingGate:
             params=_clean_all(dict(wish.params)) if wish.params is not None else None,
             path=_clean(path),
         )
-        asked = Asked(
+        asked = StoredRequest(
             ask_id,
             "permission",
             wish.session_id,
@@ -88,8 +88,8 @@ class AskingGate:
         if reply.granted:
             return
         if reply.why:
-            raise Denied(f"{decision.reason} Nobody was asked or answered: {reply.why}.")
-        raise Denied(
+            raise ToolDenied(f"{decision.reason} Nobody was asked or answered: {reply.why}.")
+        raise ToolDenied(
             f"cannot run {wish.tool}: the user denied permission to {wish.action}. Do not look for a way around it; "
             "say what you wanted to do and wait for what the user says."
         )

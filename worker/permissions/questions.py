@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 from protocol.api.permission import QuestionItem, QuestionRequest, QuestionResponse
 from protocol.limits import Limits
-from worker.permissions.broker import Desk
-from worker.permissions.requests import Asked
+from worker.permissions.broker import PermissionBroker
+from worker.permissions.requests import StoredRequest
 from worker.store import runs
 from worker.store.database import Database
-from worker.toolkit.extension import Service
+from worker.toolkit.extension import Extension
 from worker.toolkit.tool import Tool, ToolContext, ToolError
 from worker.tools.session.question import Question
 
 
-class Questions(Service):
+class Questions(Extension):
     """The service of the tool; implements its `Asker`."""
 
-    def __init__(self, desk: Desk, database: Database, limits: Limits) -> None:
+    def __init__(self, desk: PermissionBroker, database: Database, limits: Limits) -> None:
         self._desk = desk
         self._database = database
         self._limits = limits
@@ -47,7 +47,9 @@ class Questions(Service):
             confirm_title=title,
             confirm_description=description,
         )
-        asked = Asked(batch_id, "question", context.session_id, context.run_id, context.tool_call_id, tool="question")
+        asked = StoredRequest(
+            batch_id, "question", context.session_id, context.run_id, context.tool_call_id, tool="question"
+        )
         within_s = (wait_s or self._limits.permission_wait_s) if policy == "wait" else None
         reply = await self._desk.ask(asked, request, within_s=within_s)
         if reply.granted:

@@ -11,10 +11,10 @@ from typing import Literal
 
 from protocol.base.machine import Machine
 
-Kind = Literal["permission", "question"]
+RequestKind = Literal["permission", "question"]
 
 
-class AskState(Enum):
+class RequestState(Enum):
     """How it stands with a request."""
 
     OPEN = "open"
@@ -26,11 +26,11 @@ class AskState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class StoredRequest:
     """One request, as it was stored. `tool`, `action` and `path` are what a grant for the session is keyed by."""
 
     id: str
-    kind: Kind
+    kind: RequestKind
     session_id: str
     run_id: str
     tool_call_id: str
@@ -40,47 +40,47 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RequestDecision:
     """What is to be stored for a request, and told. `for_session`: grant the same from now on."""
 
-    asked: Asked
-    state: AskState
+    asked: StoredRequest
+    state: RequestState
     resolution: str
     granted: bool = False
     for_session: bool = False
 
 
-class Ask(Machine[AskState]):
+class RequestMachine(Machine[RequestState]):
     """One request of a run, from its storing to its one end."""
 
     table = {
-        AskState.OPEN: {
-            "taken": (AskState.DECIDING,),
-            "left": (AskState.CANCELLED,),
-            "worker died": (AskState.VOID,),
+        RequestState.OPEN: {
+            "taken": (RequestState.DECIDING,),
+            "left": (RequestState.CANCELLED,),
+            "worker died": (RequestState.VOID,),
         },
-        AskState.DECIDING: {
-            "stored": (AskState.RESOLVED, AskState.EXPIRED),
-            "not stored": (AskState.OPEN, AskState.CANCELLED),
-            "worker died": (AskState.VOID, AskState.RESOLVED, AskState.EXPIRED),
+        RequestState.DECIDING: {
+            "stored": (RequestState.RESOLVED, RequestState.EXPIRED),
+            "not stored": (RequestState.OPEN, RequestState.CANCELLED),
+            "worker died": (RequestState.VOID, RequestState.RESOLVED, RequestState.EXPIRED),
         },
-        AskState.RESOLVED: {},
-        AskState.EXPIRED: {},
-        AskState.CANCELLED: {},
-        AskState.VOID: {},
+        RequestState.RESOLVED: {},
+        RequestState.EXPIRED: {},
+        RequestState.CANCELLED: {},
+        RequestState.VOID: {},
     }
 
-    def __init__(self, asked: Asked) -> None:
-        super().__init__(AskState.OPEN)
+    def __init__(self, asked: StoredRequest) -> None:
+        super().__init__(RequestState.OPEN)
         self.asked = asked
-        self._decision: Decision | None = None
+        self._decision: RequestDecision | None = None
         self._is_left = False
 
-    def take(self, decision: Decision) -> bool:
+    def take(self, decision: RequestDecision) -> bool:
         """Somebody decides; False when somebody else did."""
-        if self.state is not AskState.OPEN:
+        if self.state is not RequestState.OPEN:
             return False
-        self._move("taken", AskState.DECIDING)
+        self._move("taken", RequestState.DECIDING)
         self._decision = decision
         return True
 
@@ -92,24 +92,24 @@ class Ask(Machine[AskState]):
     def undone(self) -> None:
         """The decision could not be stored: whoever still waits goes on waiting."""
         self._decision = None
-        self._move("not stored", AskState.CANCELLED if self._is_left else AskState.OPEN)
+        self._move("not stored", RequestState.CANCELLED if self._is_left else RequestState.OPEN)
 
     def leave(self) -> None:
         """Nobody waits for the answer any more."""
         self._is_left = True
-        if self.state is AskState.OPEN:
-            self._move("left", AskState.CANCELLED)
+        if self.state is RequestState.OPEN:
+            self._move("left", RequestState.CANCELLED)
 
-    def died(self, stored: AskState = AskState.OPEN) -> None:
+    def died(self, stored: RequestState = RequestState.OPEN) -> None:
         """The worker is gone; `stored` is what the file says. What was open there is void, what was decided stays."""
-        self._move("worker died", AskState.VOID if stored is AskState.OPEN else stored)
+        self._move("worker died", RequestState.VOID if stored is RequestState.OPEN else stored)
 
 
-class Pending:
+class PendingRequests:
     """The requests of one workspace that have not ended, in the order of asking."""
 
     def __init__(self) -> None:
-        self._asks: dict[str, Ask] = {}
+        self._asks: dict[str, RequestMachine] = {}
 
     def __len__(self) -> int:
         return len(self._asks)
@@ -117,13 +117,13 @@ class Pending:
     def __contains__(self, ask_id: str) -> bool:
         return ask_id in self._asks
 
-    def open(self, kind: Kind | None = None) -> Iterator[Asked]:
+    def open(self, kind: RequestKind | None = None) -> Iterator[StoredRequest]:
         """Those that nobody has decided, the oldest first."""
         for ask in self._asks.values():
-            if ask.state is AskState.OPEN and kind in (None, ask.asked.kind):
+            if ask.state is RequestState.OPEN and kind in (None, ask.asked.kind):
                 yield ask.asked
 
-    def alike(self, asked: Asked) -> list[Asked]:
+    def alike(self, asked: StoredRequest) -> list[StoredRequest]:
         """The open ones that a grant for the session of `asked` covers as well."""
         key = (asked.kind, asked.session_id, asked.tool, asked.action, asked.path)
         return [
@@ -132,20 +132,22 @@ class Pending:
             if (other.kind, other.session_id, other.tool, other.action, other.path) == key and other.id != asked.id
         ]
 
-    def asked(self, asked: Asked) -> None:
+    def asked(self, asked: StoredRequest) -> None:
         """A request is stored, and waits."""
         assert asked.id not in self._asks, asked
-        self._asks[asked.id] = Ask(asked)
+        self._asks[asked.id] = RequestMachine(asked)
 
     def resolve(
         self, ask_id: str, resolution: str, *, granted: bool = False, for_session: bool = False
-    ) -> Decision | None:
+    ) -> RequestDecision | None:
         """The first caller gets what is to be stored; None for all others, and then nothing has changed."""
-        return self._take(ask_id, AskState.RESOLVED, resolution, granted=granted, for_session=for_session and granted)
+        return self._take(
+            ask_id, RequestState.RESOLVED, resolution, granted=granted, for_session=for_session and granted
+        )
 
-    def expire(self, ask_id: str, resolution: str) -> Decision | None:
+    def expire(self, ask_id: str, resolution: str) -> RequestDecision | None:
         """Its time is over; None when it is being decided or has ended."""
-        return self._take(ask_id, AskState.EXPIRED, resolution)
+        return self._take(ask_id, RequestState.EXPIRED, resolution)
 
     def stored(self, ask_id: str) -> None:
         """The decision is on disk, so the request has ended."""
@@ -155,7 +157,7 @@ class Pending:
         """The decision could not be stored."""
         ask = self._asks[ask_id]
         ask.undone()
-        if ask.state is AskState.CANCELLED:
+        if ask.state is RequestState.CANCELLED:
             del self._asks[ask_id]
 
     def leave(self, ask_id: str) -> None:
@@ -163,14 +165,14 @@ class Pending:
         ask = self._asks.get(ask_id)
         if ask is not None:
             ask.leave()
-            if ask.state is AskState.CANCELLED:
+            if ask.state is RequestState.CANCELLED:
                 del self._asks[ask_id]
 
     def _take(
-        self, ask_id: str, state: AskState, resolution: str, *, granted: bool = False, for_session: bool = False
-    ) -> Decision | None:
+        self, ask_id: str, state: RequestState, resolution: str, *, granted: bool = False, for_session: bool = False
+    ) -> RequestDecision | None:
         ask = self._asks.get(ask_id)
         if ask is None:
             return None
-        decision = Decision(ask.asked, state, resolution, granted, for_session)
+        decision = RequestDecision(ask.asked, state, resolution, granted, for_session)
         return decision if ask.take(decision) else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Decision:
+class RuleDecision:
     """May the tool do it; `reason` says why, in a sentence for model and user when it may not."""
 
     allowed: bool
@@ -22,13 +22,13 @@ class Rules:
     skip: bool = False  # the user switched asking off for this workspace
     allowed: frozenset[str] = frozenset()  # `permissions.allowed_tools`
 
-    def decide(self, tool: str, action: str) -> Decision:
+    def decide(self, tool: str, action: str) -> RuleDecision:
         """May `tool` do `action`? What needs no permission, like reading inside the workspace, is never asked for."""
         if self.skip:
-            return Decision(True, "permissions are skipped in this workspace")
+            return RuleDecision(True, "permissions are skipped in this workspace")
         if tool in self.allowed or f"{tool}:{action}" in self.allowed:
-            return Decision(True, "on the allow list")
-        return Decision(
+            return RuleDecision(True, "on the allow list")
+        return RuleDecision(
             False,
             f"cannot run {tool}: permission to {action} was denied, because {tool!r} is not on the allow list of this "
             f'workspace. To allow it, add "{tool}" or "{tool}:{action}" to permissions.allowed_tools in bulkhead.json, '

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
-from protocol.base.tasks import TaskOwner, settle
+from protocol.base.tasks import TaskOwner, run_shielded
 from protocol.limits import Limits
 from worker.processes.environment import markers
 from worker.processes.landlock import Ruleset
 from worker.processes.output_buffer import OutputBuffer
-from worker.processes.process_limit import Crowd
-from worker.processes.process_tree import Process, Tree, find_tree, read_process, send
+from worker.processes.process_limit import ProcessLimit
+from worker.processes.process_tree import ProcessTree, TreeProcess, find_tree, read_process, send
 from worker.processes.stdin_pipe import InputPipe
-from worker.processes.thread_pool import Threads
+from worker.processes.thread_pool import ThreadPool
 
 MARKER = "BULKHEAD_TOOL"
 """The environment variable by which the tree of one child is found again."""
@@ -70,16 +70,16 @@ class Pipe:
             self.ended.set()
 
 
-class Child:
+class ChildProcess:
     """One running child. Whoever started it awaits `end` in the end, in a `finally`."""
 
     def __init__(
         self,
         process: "subprocess.Popen[bytes]",
-        identity: Process,
+        identity: TreeProcess,
         marker: str,
         pipes: Sequence[Pipe],
-        of: "Children",
+        of: "ChildProcesses",
         *,
         stdin: InputPipe | None = None,
         is_service: bool = False,
@@ -192,7 +192,7 @@ class Child:
         self._is_ending = True
         # A late end is logged by `_end_tree`; a TimeoutError must not take the place of the caller's cancel.
         with contextlib.suppress(TimeoutError):
-            await settle(work, owner=self._of.tasks, within_s=bound_s, name=f"end {self.pid}")
+            await run_shielded(work, owner=self._of.tasks, within_s=bound_s, name=f"end {self.pid}")
 
     async def _end_tree(self) -> None:
         limits = self._of.limits
@@ -232,7 +232,7 @@ class Child:
                 os.close(pidfd)
         return targets
 
-    async def _others(self) -> list[Process]:
+    async def _others(self) -> list[TreeProcess]:
         tree = await self._of.scan(self._identity, f"{MARKER}={self._marker}")
         # Decided here on the loop, where children are started: a child that was born during the scan is known by now.
         orphans = [p for p in tree.orphans if self._of.may_end_orphan(self, p)]
@@ -251,7 +251,7 @@ class Child:
         self._is_gone.set()
 
 
-class Children:
+class ChildProcesses:
     """Starts the children of this worker's tools and knows those that live."""
 
     def __init__(self, *, limits: Limits, clock: Clock, log: logging.Logger, random: random.Random) -> None:
@@ -263,14 +263,14 @@ class Children:
         self.threads = self._make_threads(max(1, limits.tool_threads - 1))
         self._scan_thread = self._make_threads(1)
         self._random = random
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, ChildProcess] = {}
         self._is_closed = False
         self.has_ended = False
         """Closed, with all that could be done to the children done."""
-        self._crowd = Crowd(self)
+        self._crowd = ProcessLimit(self)
 
     @property
-    def running(self) -> list[Child]:
+    def running(self) -> list[ChildProcess]:
         """The children of tools that live or are being ended, without the services."""
         return [child for child in self._children.values() if not child.is_service]
 
@@ -291,7 +291,7 @@ class Children:
         on_stdout: Callable[[bytes], None] | None = None,
         is_service: bool = False,
         ruleset: Ruleset | None = None,
-    ) -> Child:
+    ) -> ChildProcess:
         """Start `argv` with descriptors 0, 1, 2 only, and exactly `env` and the markers. Raises OSError.
 
         The caller awaits `Child.end` in a `finally`. The byte counts bound what is kept of each output stream. With
@@ -320,7 +320,7 @@ class Children:
             if process.stdin is not None:
                 given = InputPipe(os.dup(process.stdin.fileno()), self.limits.child_unsent_max_bytes)
                 process.stdin.close()
-            child = Child(process, identity, marker, pipes, self, stdin=given, is_service=is_service)
+            child = ChildProcess(process, identity, marker, pipes, self, stdin=given, is_service=is_service)
         except BaseException:  # out of descriptors: it must not live on unknown
             process.kill()
             process.wait()
@@ -338,7 +338,7 @@ class Children:
         """A text that no other child or file of ours carries."""
         return f"{os.getpid()}-{self._random.getrandbits(64):016x}"
 
-    async def scan(self, leader: Process, marker: str) -> Tree:
+    async def scan(self, leader: TreeProcess, marker: str) -> ProcessTree:
         """What came from `leader`, found in a thread."""
         keeper_pid = os.getpid()
         try:
@@ -347,9 +347,9 @@ class Children:
             )
         except TimeoutError:
             self.log.error("scan for processes of a tool took too long", extra=fields(leader=leader.pid))
-            return Tree((), ())
+            return ProcessTree((), ())
 
-    def may_end_orphan(self, ending: Child, process: Process) -> bool:
+    def may_end_orphan(self, ending: ChildProcess, process: TreeProcess) -> bool:
         """An orphan without a marker could be any tool's; it goes with the last tool that may have started it.
 
         Services live long and do not fork away, so they do not shield the orphans of a tool.
@@ -364,7 +364,7 @@ class Children:
                 with contextlib.suppress(ChildProcessError):  # its parent was somebody else
                     os.waitpid(pid, os.WNOHANG)
 
-    def forget(self, child: Child) -> None:
+    def forget(self, child: ChildProcess) -> None:
         """The child has ended and is reaped."""
         self._children.pop(child.pid, None)
 
@@ -377,8 +377,8 @@ class Children:
         self.threads.close()
         self._scan_thread.close()
 
-    def _make_threads(self, count: int) -> Threads:
-        return Threads(count=count, settle_s=self.limits.settle_s, clock=self.clock, owner=self.tasks)
+    def _make_threads(self, count: int) -> ThreadPool:
+        return ThreadPool(count=count, settle_s=self.limits.settle_s, clock=self.clock, owner=self.tasks)
 
 
 def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, stdin: bool) -> "subprocess.Popen[bytes]":

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from protocol.base.logs import fields
 
-if TYPE_CHECKING:
-    from worker.processes.child import Children
+if TYPE_CHECKING:  # child.py imports this module
+    from worker.processes.child import ChildProcesses
 
 LOOK_S = 0.1
 SURE_S = 2.0
@@ -22,10 +22,10 @@ SHARE = 50
 _LOAD = Path("/proc/loadavg")
 
 
-class Crowd:
+class ProcessLimit:
     """The watch of one worker. It lives as long as commands do."""
 
-    def __init__(self, children: "Children") -> None:
+    def __init__(self, children: "ChildProcesses") -> None:
         self._children = children
         self._task: asyncio.Task[None] | None = None
         self._suspicious_at = 0

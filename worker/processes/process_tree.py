@@ -18,7 +18,7 @@ EXEC_S = 0.002
 
 
 @dataclass(frozen=True)
-class Process:
+class TreeProcess:
     """One line of /proc. `start_ticks` with the pid is its identity: pids are used again (S11)."""
 
     pid: int
@@ -30,21 +30,21 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Tree:
+class ProcessTree:
     """What a scan found. `orphans` are children of ours that nobody can say who started: they have no marker."""
 
-    members: tuple[Process, ...]
-    orphans: tuple[Process, ...]
+    members: tuple[TreeProcess, ...]
+    orphans: tuple[TreeProcess, ...]
 
 
-def read_process(pid: int) -> Process | None:
+def read_process(pid: int) -> TreeProcess | None:
     """The process `pid`, or None when it is gone."""
     try:
         text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = text[text.rindex(")") + 2 :].split()  # the name before it may hold blanks and brackets
-    return Process(
+    return TreeProcess(
         pid=pid,
         parent=int(fields[1]),
         group=int(fields[2]),
@@ -54,7 +54,7 @@ def read_process(pid: int) -> Process | None:
     )
 
 
-def find_tree(leader: Process, marker: str, keeper_pid: int) -> Tree:
+def find_tree(leader: TreeProcess, marker: str, keeper_pid: int) -> ProcessTree:
     """Every process that came from `leader`, itself left out, and the orphans that may have."""
     needle = marker.encode()
     keeper = read_process(keeper_pid)
@@ -70,10 +70,10 @@ def find_tree(leader: Process, marker: str, keeper_pid: int) -> Tree:
     orphans = tuple(
         p for p in young if p.pid not in known and p.parent == keeper_pid and p.session not in (0, own_session)
     )
-    return Tree(members, orphans)
+    return ProcessTree(members, orphans)
 
 
-def send(process: Process, signum: signal.Signals) -> int | None:
+def send(process: TreeProcess, signum: signal.Signals) -> int | None:
     """Signal exactly this process and return its pidfd, which the caller closes; None when it is gone or not ours."""
     try:
         pidfd = os.pidfd_open(process.pid)
@@ -90,7 +90,7 @@ def send(process: Process, signum: signal.Signals) -> int | None:
     return None
 
 
-def _processes() -> Iterator[Process]:
+def _processes() -> Iterator[TreeProcess]:
     """All processes. Looked for until a look shows nothing new: one that forks and leaves while we read would hide
     its child, which is on no earlier list."""
     seen: set[str] = set()

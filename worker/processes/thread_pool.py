@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from protocol.base.clock import Clock
-from protocol.base.tasks import TaskOwner, settle
+from protocol.base.tasks import TaskOwner, run_shielded
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Stop:
         return self._asked.is_set() or self._clock.now() >= self._deadline
 
 
-class Threads:
+class ThreadPool:
     """A small pool, made when it is first needed. `writing` is held by jobs that check a file and then replace it."""
 
     def __init__(self, *, count: int, settle_s: float, clock: Clock, owner: TaskOwner) -> None:
@@ -65,7 +65,7 @@ class Threads:
             if not future.done():
                 # A TimeoutError here must not take the place of a cancel that is on its way through.
                 with contextlib.suppress(TimeoutError):
-                    await settle(_end_of(future), owner=self._owner, within_s=self._settle_s, name="thread")
+                    await run_shielded(_end_of(future), owner=self._owner, within_s=self._settle_s, name="thread")
         if not future.done():
             raise TimeoutError(f"a file operation did not end within {within_s} s")
         return future.result()

@@ -32,12 +32,12 @@ EXCHANGE_S = 30.0
 
 
 class Edit(Protocol):
-    """`Equipment.edit`."""
+    """`TurnFactory.edit`."""
 
     def __call__(self, scope: int, change: Callable[[Object], None]) -> Awaitable[None]: ...
 
 
-class Logins:
+class Credentials:
     """The keys of one workspace's providers."""
 
     def __init__(

@@ -16,15 +16,15 @@ from protocol.api.agent import Prompt, Run
 from protocol.api.permission import PermissionPolicy
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
-from protocol.base.tasks import TaskOwner, settle
+from protocol.base.tasks import TaskOwner, run_shielded
 from protocol.errors import BadInput, Conflict, LimitReached, NotFound
 from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId, is_id, new_uuid
 from protocol.limits import Limits
 from worker.runs.drain import Drain
-from worker.runs.run_end import CANCELLED, CLOSED, Ending, Remains, Verdict
-from worker.runs.runner import NameSession, Runner, Tools, TurnMaker
-from worker.runs.session_queue import CancelActive, Counter, Drop, Effect, End, Fold, Lane, Start, Ticket
+from worker.runs.run_end import CANCELLED, CLOSED, Outcome, RunFinisher, UnwrittenRows
+from worker.runs.runner import NameSession, Runner, ToolSource, TurnMaker
+from worker.runs.session_queue import AcceptCounter, CancelActive, Drop, Effect, End, Merge, SessionQueue, Start, Ticket
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
@@ -38,12 +38,12 @@ class Dispatcher:
         self,
         *,
         database: Database,
-        ending: Ending,
+        ending: RunFinisher,
         make_turn: TurnMaker,
         name_session: NameSession,
         show: Callable[[Event], None],
         drain: Drain,
-        counter: Counter,
+        counter: AcceptCounter,
         limits: Limits,
         clock: Clock,
         random: RandomSource,
@@ -59,8 +59,8 @@ class Dispatcher:
         self._random = random
         self._log = log
         self._owner = TaskOwner("runs", log)
-        self._tools = Tools(database, ending, make_turn, name_session, self._owner, limits, clock, random, log)
-        self._lanes: dict[SessionId, Lane] = {}
+        self._tools = ToolSource(database, ending, make_turn, name_session, self._owner, limits, clock, random, log)
+        self._lanes: dict[SessionId, SessionQueue] = {}
         self._runs: dict[str, StoredRun] = {}  # stored and not ended
         self._counted: set[str] = set()  # their rows say already that they are about to start
         self._runners: dict[str, Runner] = {}
@@ -140,9 +140,11 @@ class Dispatcher:
         )
         # A caller that goes away must not leave a stored run outside its lane, so the acceptance goes on without it.
         work = self._accept(lane, ticket, run)
-        return await settle(work, owner=self._owner, within_s=2 * self._limits.storage_job_s, name=f"accept-{run_id}")
+        return await run_shielded(
+            work, owner=self._owner, within_s=2 * self._limits.storage_job_s, name=f"accept-{run_id}"
+        )
 
-    async def _accept(self, lane: Lane, ticket: Ticket, run: StoredRun) -> RunId:
+    async def _accept(self, lane: SessionQueue, ticket: Ticket, run: StoredRun) -> RunId:
         task = asyncio.current_task()
         assert task is not None
         accepting = self._accepting.setdefault(lane.session_id, set())
@@ -223,7 +225,7 @@ class Dispatcher:
         return self._runs.get(lane.active) if lane is not None and lane.active is not None else None
 
     async def _through(
-        self, lane: Lane, kind: str, prompt: str, *, policy: PermissionPolicy = "", wait_s: float = 0.0
+        self, lane: SessionQueue, kind: str, prompt: str, *, policy: PermissionPolicy = "", wait_s: float = 0.0
     ) -> StoredRun:
         """Accept a run that its caller waits for; it ends with its caller. Its row, once it has ended."""
         run_id = RunId(new_uuid(self._random))
@@ -243,7 +245,7 @@ class Dispatcher:
         try:
             work = self._accept(lane, ticket, run)
             within_s = 2 * self._limits.storage_job_s
-            await settle(work, owner=self._owner, within_s=within_s, name=f"accept-{run_id}")
+            await run_shielded(work, owner=self._owner, within_s=within_s, name=f"accept-{run_id}")
             await self._ended(run_id)
         except asyncio.CancelledError:
             current = self._lanes.get(lane.session_id)  # another one when this run was the last of the old
@@ -252,7 +254,7 @@ class Dispatcher:
             if kind in runs.DELEGATED:  # its caller is a run, which must not end before what it began
                 within_s = self._limits.drain_s
                 with contextlib.suppress(TimeoutError):
-                    await settle(self._ended(run_id), owner=self._owner, within_s=within_s, name=f"end-{run_id}")
+                    await run_shielded(self._ended(run_id), owner=self._owner, within_s=within_s, name=f"end-{run_id}")
             raise
         found = await self._database.read(lambda connection: runs.get(connection, run_id))
         assert found is not None
@@ -330,7 +332,7 @@ class Dispatcher:
 
     # --- effects ----------------------------------------------------------------------------------------------------
 
-    def _perform(self, lane: Lane, effects: list[Effect], verdict: Verdict = CANCELLED) -> None:
+    def _perform(self, lane: SessionQueue, effects: list[Effect], verdict: Outcome = CANCELLED) -> None:
         for effect in effects:
             match effect:
                 case Start(run_id):
@@ -340,15 +342,15 @@ class Dispatcher:
                 case End(run_id):
                     run = self._runs[run_id]
                     why = verdict if self._drain.is_open else CLOSED
-                    self._end(lane, run, self._ending.closed(run, why, Remains(), (), partial(self._over, run)))
+                    self._end(lane, run, self._ending.closed(run, why, UnwrittenRows(), (), partial(self._over, run)))
                 case Drop(run_id):
                     run = self._runs[run_id]
                     self._end(lane, run, self._ending.dropped(run, verdict, partial(self._over, run)))
-                case Fold():
+                case Merge():
                     raise AssertionError("folding is done by the step that asks for it")
         self._forget(lane)
 
-    def _start(self, lane: Lane, run: StoredRun) -> None:
+    def _start(self, lane: SessionQueue, run: StoredRun) -> None:
         transcript = StoredTranscript(
             run,
             database=self._database,
@@ -372,13 +374,13 @@ class Dispatcher:
         self._runners[run.id] = runner
         self._owner.start(runner.run(), f"run-{run.id}")
 
-    def _fold(self, lane: Lane) -> list[StoredRun]:
+    def _fold(self, lane: SessionQueue) -> list[StoredRun]:
         effects = lane.step()
-        folds = [effect for effect in effects if isinstance(effect, Fold)]
-        self._perform(lane, [effect for effect in effects if not isinstance(effect, Fold)])
+        folds = [effect for effect in effects if isinstance(effect, Merge)]
+        self._perform(lane, [effect for effect in effects if not isinstance(effect, Merge)])
         return [self._runs[fold.run_id] for fold in folds]
 
-    def _end(self, lane: Lane, run: StoredRun, work: Coroutine[Any, Any, None]) -> None:
+    def _end(self, lane: SessionQueue, run: StoredRun, work: Coroutine[Any, Any, None]) -> None:
         task = self._owner.start(work, f"end-{run.id}")
         ends = self._ends.setdefault(lane.session_id, set())
         ends.add(task)
@@ -390,7 +392,7 @@ class Dispatcher:
         if not ends:
             self._ends.pop(session_id, None)
 
-    def _finished(self, lane: Lane, run: StoredRun) -> None:
+    def _finished(self, lane: SessionQueue, run: StoredRun) -> None:
         """The end of the active run is on disk and not yet told: free the lane, then hand it on (W-10)."""
         self._runners.pop(run.id, None)
         for run_id in lane.folded:
@@ -417,10 +419,10 @@ class Dispatcher:
             if not watcher.done():
                 watcher.set_result(None)
 
-    def _lane(self, session_id: SessionId) -> Lane:
-        return self._lanes.setdefault(session_id, Lane(session_id, self._counter))
+    def _lane(self, session_id: SessionId) -> SessionQueue:
+        return self._lanes.setdefault(session_id, SessionQueue(session_id, self._counter))
 
-    def _forget(self, lane: Lane) -> None:
+    def _forget(self, lane: SessionQueue) -> None:
         if lane.is_empty:
             self._lanes.pop(lane.session_id, None)
             self._tell()

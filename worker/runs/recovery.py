@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from protocol.ids import RunId
 from protocol.limits import Limits
-from worker.runs.run_end import CRASHED_REPEATEDLY, INTERRUPTED, Scribe
+from worker.runs.run_end import CRASHED_REPEATEDLY, INTERRUPTED, EndWriter
 from worker.runs.transcript import charge
 from worker.store import runs, sessions
 from worker.store.database import Database, Transaction
@@ -25,7 +25,7 @@ class Recovered:
     last_accept_seq: int = 0
 
 
-async def recover(database: Database, scribe: Scribe, limits: Limits) -> Recovered:
+async def recover(database: Database, scribe: EndWriter, limits: Limits) -> Recovered:
     """Bring the file into a state in which no run is active. Raises what the database raises."""
 
     def job(transaction: Transaction) -> Recovered:
@@ -59,7 +59,7 @@ async def recover(database: Database, scribe: Scribe, limits: Limits) -> Recover
     return await database.write(job, is_ending=True)
 
 
-def _charge(transaction: Transaction, run: StoredRun, scribe: Scribe) -> None:
+def _charge(transaction: Transaction, run: StoredRun, scribe: EndWriter) -> None:
     """The caller of this run died with it, before it could take its cost."""
     session = sessions.get(transaction.connection, run.session_id)
     if session is not None and session.parent_session_id:

@@ -1,7 +1,7 @@
 """The one way out of a run: last message, run state and terminal event in one transaction (P2).
 
 Whatever ends a run comes through here: its turn, a cancel on entry, a drop from the queue, recovery after a crash.
-The functions of `Transaction` do the writing; `Ending` hands them to the database, from the reserve when the disk is
+`EndWriter` writes into a transaction; `RunFinisher` hands it to the database, from the reserve when the disk is
 full, shorter when even that is not enough.
 """
 
@@ -30,7 +30,7 @@ from worker.agent.message_draft import (
     text_of,
 )
 from worker.agent.usage import Usage
-from worker.permissions.requests import AskState
+from worker.permissions.requests import RequestState
 from worker.runs import message_rows
 from worker.runs.transcript import account, forget
 from worker.store import messages, permission_requests, runs, sessions
@@ -41,7 +41,7 @@ _BUSY_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Outcome:
     """How a run ended that did not complete. `cause` is one word for the run's row; title and details are for people.
 
     `error` is the text of the terminal event, empty for a cancel: a cancel is an outcome, not an error.
@@ -75,27 +75,27 @@ class Verdict:
                 return FAILED_CALL
 
 
-CANCELLED = Verdict("cancelled", cause="cancelled", title="The user cancelled this turn")
-CLOSED = Verdict("cancelled", cause="closing", title="Cancelled because the workspace is closing")
-INTERRUPTED = Verdict(
+CANCELLED = Outcome("cancelled", cause="cancelled", title="The user cancelled this turn")
+CLOSED = Outcome("cancelled", cause="closing", title="Cancelled because the workspace is closing")
+INTERRUPTED = Outcome(
     "interrupted",
     cause="worker_died",
     title="Interrupted",
     details="the worker process ended while this turn was running; what was stored is kept, the turn is not repeated",
 )
-CRASHED_REPEATEDLY = Verdict(
+CRASHED_REPEATEDLY = Outcome(
     "failed",
     cause="crashed_repeatedly",
     title="Crashed repeatedly",
     details="the worker process died each time this prompt was started, so it is not tried again",
 )
-SESSION_GONE = Verdict(
+SESSION_GONE = Outcome(
     "failed", cause="session_deleted", title="Session deleted", details="the session of this prompt does not exist"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class UnwrittenRows:
     """What a broken turn knows that the file does not: its open row, results without a row, usage not yet counted."""
 
     message: Message | None = None
@@ -104,7 +104,7 @@ class Remains:
 
 
 @dataclass(frozen=True, slots=True)
-class Author:
+class MessageAuthor:
     """Which model a row is attributed to that no model wrote."""
 
     model: str = ""
@@ -112,12 +112,12 @@ class Author:
 
 
 @dataclass(frozen=True, slots=True)
-class Scribe:
+class EndWriter:
     """Writes ends into a transaction. A value: the same for runtime and recovery."""
 
     clock: Clock
     random: RandomSource
-    author: Callable[[], Author] = field(default=Author)
+    author: Callable[[], MessageAuthor] = field(default=MessageAuthor)
 
     def complete(self, transaction: Transaction, run: StoredRun, last: Message, folded: Sequence[str]) -> None:
         """The turn is done; `last` is its finished row, not stored yet. Folded runs end with it."""
@@ -135,8 +135,8 @@ class Scribe:
         self,
         transaction: Transaction,
         run: StoredRun,
-        verdict: Verdict,
-        remains: Remains = Remains(),
+        verdict: Outcome,
+        remains: UnwrittenRows = UnwrittenRows(),
         folded: Sequence[str] = (),
     ) -> None:
         """The run ends by `verdict`: its open row and its open tool calls are closed, or a row says what happened.
@@ -177,7 +177,9 @@ class Scribe:
             sessions.summarized(transaction.connection, session_id, last.id, self._now())
             self._tell_session(transaction, run)
 
-    def _close_summary(self, transaction: Transaction, run: StoredRun, verdict: Verdict, remains: Remains) -> None:
+    def _close_summary(
+        self, transaction: Transaction, run: StoredRun, verdict: Outcome, remains: UnwrittenRows
+    ) -> None:
         """A half summary is worth nothing: its row goes, or says why there is none when the model failed."""
         connection = transaction.connection
         message_id = ""
@@ -196,12 +198,12 @@ class Scribe:
         if session is not None:
             transaction.emit("session", "updated", session, session_id=run.session_id, run_id=run.id)
 
-    def drop(self, transaction: Transaction, run: StoredRun, verdict: Verdict = CANCELLED) -> None:
+    def drop(self, transaction: Transaction, run: StoredRun, verdict: Outcome = CANCELLED) -> None:
         """The run never had a turn and writes no messages."""
         self._end(transaction, run, verdict.outcome, verdict.cause, "", "", verdict.error, ())
 
     def cut(
-        self, transaction: Transaction, run: StoredRun, verdict: Verdict, message_id: str, folded: Sequence[str]
+        self, transaction: Transaction, run: StoredRun, verdict: Outcome, message_id: str, folded: Sequence[str]
     ) -> None:
         """State and terminal event only."""
         self._end(transaction, run, verdict.outcome, verdict.cause, message_id, "", verdict.error, folded)
@@ -210,8 +212,8 @@ class Scribe:
         self,
         transaction: Transaction,
         run: StoredRun,
-        verdict: Verdict,
-        remains: Remains,
+        verdict: Outcome,
+        remains: UnwrittenRows,
         told: Sequence[Message],
     ) -> Message:
         """End what is open and return the assistant row that tells the story."""
@@ -268,7 +270,7 @@ class Scribe:
     ) -> None:
         """State and terminal event of the run and of those folded into it; what has ended already stays as it is."""
         now_ms = int(self.clock.wall() * 1000)
-        state = AskState.VOID if outcome == "interrupted" else AskState.CANCELLED
+        state = RequestState.VOID if outcome == "interrupted" else RequestState.CANCELLED
         permission_requests.end_of_run(transaction, run.id, state, f"its run ended: {cause or outcome}", now_ms)
         for run_id in (*folded, run.id):
             host = run.id if run_id != run.id else ""
@@ -320,14 +322,14 @@ class Scribe:
         return int(self.clock.wall())
 
 
-class Ending:
+class RunFinisher:
     """Brings ends into the file. An end that cannot be written is fatal: the worker starts again from the file."""
 
     def __init__(
         self,
         *,
         database: Database,
-        scribe: Scribe,
+        scribe: EndWriter,
         log: logging.Logger,
         on_stuck: Callable[[BaseException], None],
     ) -> None:
@@ -348,8 +350,8 @@ class Ending:
     async def closed(
         self,
         run: StoredRun,
-        verdict: Verdict,
-        remains: Remains,
+        verdict: Outcome,
+        remains: UnwrittenRows,
         folded: Sequence[str],
         then: Callable[[], None],
     ) -> None:
@@ -361,7 +363,7 @@ class Ending:
             then,
         )
 
-    async def dropped(self, run: StoredRun, verdict: Verdict, then: Callable[[], None]) -> None:
+    async def dropped(self, run: StoredRun, verdict: Outcome, then: Callable[[], None]) -> None:
         """Taken from the queue."""
         await self._write(
             run,
@@ -373,7 +375,7 @@ class Ending:
     def _full(self, transaction: Transaction, run: StoredRun, folded: Sequence[str]) -> None:
         """The shortest end there is, for a disk that takes no more: what is stored of the turn stays as it is."""
         details = "the disk is full, so the last part of the answer could not be stored"
-        verdict = Verdict("failed", cause="storage", title="Storage full", details=details)
+        verdict = Outcome("failed", cause="storage", title="Storage full", details=details)
         stored = runs.get(transaction.connection, run.id)
         message_id = stored.message_id if stored is not None else ""
         self._scribe.cut(transaction, run, verdict, message_id, folded)

@@ -14,15 +14,15 @@ from protocol.api.message import Message
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
-from protocol.base.tasks import TaskOwner, settle
+from protocol.base.tasks import TaskOwner, run_shielded
 from protocol.errors import BulkheadError
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from worker.agent.summary import as_told, summary_request
-from worker.agent.turn_result import Leftover, TurnResult
+from worker.agent.turn_result import TurnResult, UnwrittenState
 from worker.models.client import ModelFailure
 from worker.runs import message_rows
-from worker.runs.run_end import CANCELLED, SESSION_GONE, Ending, Remains, Verdict
+from worker.runs.run_end import CANCELLED, SESSION_GONE, Outcome, RunFinisher, UnwrittenRows
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
@@ -33,7 +33,7 @@ class TurnLike(Protocol):
     """What a runner needs of `agent.turn.Turn`."""
 
     async def run(self, history: list[Message]) -> TurnResult: ...
-    def leftover(self, why: str) -> Leftover: ...
+    def leftover(self, why: str) -> UnwrittenState: ...
 
 
 TurnMaker = Callable[[StoredRun, StoredTranscript], Awaitable[TurnLike]]
@@ -45,11 +45,11 @@ NameSession = Callable[[str, str, str], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class ToolSource:
     """What every runner of a worker shares."""
 
     database: Database
-    ending: Ending
+    ending: RunFinisher
     make_turn: TurnMaker
     name_session: NameSession
     owner: TaskOwner
@@ -59,8 +59,8 @@ class Tools:
     log: logging.Logger
 
 
-_NO_ROW = Verdict("failed", cause="internal", title="Internal error", details="the turn ended without an answer")
-_BROKEN = Verdict(
+_NO_ROW = Outcome("failed", cause="internal", title="Internal error", details="the turn ended without an answer")
+_BROKEN = Outcome(
     "failed", cause="internal", title="Internal error", details="the turn was broken off, by nobody's wish"
 )
 
@@ -72,7 +72,7 @@ class Runner:
         self,
         run: StoredRun,
         transcript: StoredTranscript,
-        tools: Tools,
+        tools: ToolSource,
         *,
         is_counted: bool,
         folded: Callable[[], Sequence[str]],
@@ -89,9 +89,9 @@ class Runner:
         self._on_end = on_end
         self._turn: asyncio.Task[TurnResult | Exception] | None = None
         self._turn_like: TurnLike | None = None
-        self._verdict: Verdict | None = None  # of the cancel, once there was one
+        self._verdict: Outcome | None = None  # of the cancel, once there was one
 
-    def cancel(self, verdict: Verdict = CANCELLED) -> None:
+    def cancel(self, verdict: Outcome = CANCELLED) -> None:
         """End this run as cancelled, wherever it is. A second call changes nothing."""
         if self._verdict is not None:
             return
@@ -103,7 +103,7 @@ class Runner:
         """Work to the end. Raises only when the end could not be stored; the worker is then on its way out."""
         tools = self._tools
         result: TurnResult | None = None
-        verdict: Verdict | None = None
+        verdict: Outcome | None = None
         try:
             history = await self._begin()
             if history is None:
@@ -126,7 +126,7 @@ class Runner:
             # A cancel wins over what it led to (W-05).
             verdict = self._verdict or verdict or (_BROKEN if result is None else _NO_ROW)
             work = tools.ending.closed(self._run, verdict, self._remains(verdict), self._folded(), self._on_end)
-        await settle(work, owner=tools.owner, within_s=4 * tools.limits.storage_job_s, name=f"end-{self.run_id}")
+        await run_shielded(work, owner=tools.owner, within_s=4 * tools.limits.storage_job_s, name=f"end-{self.run_id}")
 
     async def _begin(self) -> list[Message] | None:
         """Mark the run as started and store its prompt; the conversation up to it, or None without a session."""
@@ -187,27 +187,27 @@ class Runner:
         except Exception as error:
             return error
 
-    def _blame(self, error: Exception) -> Verdict:
+    def _blame(self, error: Exception) -> Outcome:
         if isinstance(error, ModelFailure):
-            return Verdict("failed", cause=error.category, title=error.title, details=error.message)
+            return Outcome("failed", cause=error.category, title=error.title, details=error.message)
         if isinstance(error, BulkheadError):
             return _failed(error)
         if isinstance(error, TimeoutError):
             limit = f"the run took longer than {self._tools.limits.run_max_s:g} s"
-            return Verdict("failed", cause="deadline", title="Run too long", details=limit)
+            return Outcome("failed", cause="deadline", title="Run too long", details=limit)
         number = f"{self._tools.random.getrandbits(32):08x}"
         self._tools.log.error("turn failed", exc_info=error, extra=fields(run=self.run_id, id=number))
-        return Verdict("failed", cause="internal", title="Internal error", details=f"see the log under {number}")
+        return Outcome("failed", cause="internal", title="Internal error", details=f"see the log under {number}")
 
-    def _remains(self, verdict: Verdict) -> Remains:
+    def _remains(self, verdict: Outcome) -> UnwrittenRows:
         if self._turn_like is None:
-            return Remains()
+            return UnwrittenRows()
         leftover = self._turn_like.leftover(verdict.why_no_result)
         message = leftover.message or self.transcript.held
-        return Remains(message=message, results=leftover.results, usage=leftover.usage)
+        return UnwrittenRows(message=message, results=leftover.results, usage=leftover.usage)
 
 
-def _failed(error: BulkheadError) -> Verdict:
+def _failed(error: BulkheadError) -> Outcome:
     is_storage = error.code.startswith("storage_")
     title = "Storage failed" if is_storage else "Turn failed"
-    return Verdict("failed", cause="storage" if is_storage else error.code, title=title, details=error.message)
+    return Outcome("failed", cause="storage" if is_storage else error.code, title=title, details=error.message)

@@ -18,7 +18,7 @@ from protocol.base.machine import Machine
 from protocol.ids import RunId, SessionId
 
 
-class State(Enum):
+class QueueState(Enum):
     """Of the lane, not of one run: what the active run does."""
 
     IDLE = "idle"
@@ -36,7 +36,7 @@ class Outcome(Enum):
 
 
 @dataclass(slots=True)
-class Counter:
+class AcceptCounter:
     """The accept sequence, one for all lanes of a workspace."""
 
     last: int = 0
@@ -79,7 +79,7 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Fold:
+class Merge:
     """The prompt goes into the running turn as one more user message and shares its end."""
 
     run_id: RunId
@@ -93,11 +93,11 @@ class CancelActive:
     run_id: RunId
 
 
-Effect = Start | End | Drop | Fold | CancelActive
+Effect = Start | End | Drop | Merge | CancelActive
 
 
 @dataclass(frozen=True, slots=True)
-class Parted:
+class PartitionedQueue:
     """A queue divided at the start of a step; each part keeps its order."""
 
     dropped: list[Ticket] = field(default_factory=list)
@@ -110,9 +110,9 @@ def is_covered(ticket: Ticket, mark: int) -> bool:
     return mark > 0 and ticket.sequence <= mark
 
 
-def part(queue: Sequence[Ticket], mark: int) -> Parted:
+def partition(queue: Sequence[Ticket], mark: int) -> PartitionedQueue:
     """Divide a queue at the start of a step: what a cancel covers, what is folded, what waits on."""
-    parted = Parted()
+    parted = PartitionedQueue()
     for ticket in queue:
         if is_covered(ticket, mark):
             parted.dropped.append(ticket)
@@ -123,19 +123,19 @@ def part(queue: Sequence[Ticket], mark: int) -> Parted:
     return parted
 
 
-class Lane(Machine[State]):
+class SessionQueue(Machine[QueueState]):
     """One session's prompts. Every method decides at once; what has to be done comes back as effects, in order."""
 
     table = {
-        State.IDLE: {"started": (State.ACTIVE,)},
-        State.ACTIVE: {"cancelled": (State.CANCELLING,), "finished": (State.IDLE, State.ACTIVE)},
-        State.CANCELLING: {"finished": (State.IDLE, State.ACTIVE)},
+        QueueState.IDLE: {"started": (QueueState.ACTIVE,)},
+        QueueState.ACTIVE: {"cancelled": (QueueState.CANCELLING,), "finished": (QueueState.IDLE, QueueState.ACTIVE)},
+        QueueState.CANCELLING: {"finished": (QueueState.IDLE, QueueState.ACTIVE)},
     }
 
-    def __init__(self, session_id: SessionId, counter: Counter | None = None) -> None:
-        super().__init__(State.IDLE)
+    def __init__(self, session_id: SessionId, counter: AcceptCounter | None = None) -> None:
+        super().__init__(QueueState.IDLE)
         self.session_id = session_id
-        self._counter = counter or Counter()
+        self._counter = counter or AcceptCounter()
         self._reserved: dict[int, Ticket] = {}
         self._queue: list[Ticket] = []
         self._active: Ticket | None = None
@@ -234,31 +234,31 @@ class Lane(Machine[State]):
 
     def step(self) -> list[Effect]:
         """The active run begins a model step: fold what may be folded into it."""
-        if self._active is None or self.state is State.CANCELLING:
+        if self._active is None or self.state is QueueState.CANCELLING:
             return []  # what was accepted after the cancel must not go down with the turn
-        parted = part(self._queue, self._mark)
+        parted = partition(self._queue, self._mark)
         self._queue = parted.kept
         self._folded += [ticket.run_id for ticket in parted.folded]
         drops: list[Effect] = [Drop(ticket.run_id) for ticket in parted.dropped]
-        return drops + [Fold(ticket.run_id, self._active.run_id) for ticket in parted.folded]
+        return drops + [Merge(ticket.run_id, self._active.run_id) for ticket in parted.folded]
 
     def finished(self, run_id: RunId) -> list[Effect]:
         """The active run has ended, in whatever way: the next one starts. Raises InvalidTransition for another run."""
         if self._active is None or self._active.run_id != run_id:
-            return self._move(f"finished {run_id}, which is not active", State.IDLE)
+            return self._move(f"finished {run_id}, which is not active", QueueState.IDLE)
         self._active, self._folded = None, []
-        parted = part(self._queue, self._mark)
+        parted = partition(self._queue, self._mark)
         drops: list[Effect] = [Drop(ticket.run_id) for ticket in parted.dropped]
         self._queue = [ticket for ticket in self._queue if ticket not in parted.dropped]
         if not self._queue:
-            return self._move("finished", State.IDLE, drops)
+            return self._move("finished", QueueState.IDLE, drops)
         return drops + self._start(self._queue.pop(0), "finished")
 
     def _start(self, ticket: Ticket, fact: str) -> list[Effect]:
         self._active = ticket
-        return self._move(fact, State.ACTIVE, [Start(ticket.run_id)])
+        return self._move(fact, QueueState.ACTIVE, [Start(ticket.run_id)])
 
     def _cancel_active(self) -> list[Effect]:
-        if self._active is None or self.state is State.CANCELLING:
+        if self._active is None or self.state is QueueState.CANCELLING:
             return []  # a second cancel adds nothing for the active run
-        return self._move("cancelled", State.CANCELLING, [CancelActive(self._active.run_id)])
+        return self._move("cancelled", QueueState.CANCELLING, [CancelActive(self._active.run_id)])

@@ -18,8 +18,8 @@ from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
 from protocol.worker_spec import WorkerSpec
-from worker.agent.git_status import GitState
-from worker.agent.project_context import gather
+from worker.agent.git_status import GitStatus
+from worker.agent.project_context import read_project_context
 from worker.agent.summary import SummaryTurn
 from worker.agent.system_prompt import TALK, attribution_note, compose, compose_task
 from worker.agent.turn import Turn
@@ -29,16 +29,16 @@ from worker.config.files import Object
 from worker.config.load import Config, load_config
 from worker.config.schema import Options
 from worker.models.client import ModelClient
-from worker.models.registry import Choice, Models
-from worker.permissions.broker import Desk
-from worker.permissions.gate import AskingGate, RunPolicy
+from worker.models.registry import ModelChoice, ModelRegistry
+from worker.permissions.broker import PermissionBroker
+from worker.permissions.gate import PermissionGate, RunPolicy
 from worker.permissions.rules import Rules
-from worker.processes.child import Children
-from worker.runs.credentials import Logins
-from worker.runs.run_end import Author
+from worker.processes.child import ChildProcesses
+from worker.runs.credentials import Credentials
+from worker.runs.run_end import MessageAuthor
 from worker.runs.transcript import StoredTranscript
 from worker.store.runs import DELEGATED, SUMMARY, TASK, WEB, StoredRun
-from worker.toolkit.extension import Service
+from worker.toolkit.extension import Extension
 from worker.toolkit.tool import (
     CodeServers,
     FileHistory,
@@ -58,15 +58,15 @@ _GATHER_S = 10.0
 
 
 @dataclass(frozen=True)
-class Outfit:
+class TurnSetup:
     """One configuration and what was made from it. Never changed, only replaced."""
 
     config: Config
-    models: Models
+    models: ModelRegistry
     toolbox: Toolbox
 
 
-class Equipment:
+class TurnFactory:
     """The outfit of this moment, and how to get a newer one."""
 
     def __init__(
@@ -74,10 +74,10 @@ class Equipment:
         spec: WorkerSpec,
         *,
         config: Config | BadInput,
-        children: Children,
-        desk: Desk,
+        children: ChildProcesses,
+        desk: PermissionBroker,
         files: FileLedger,
-        services: Sequence[Service] = (),
+        services: Sequence[Extension] = (),
         code: CodeServers | None = None,
         hooks: Hooks | None = None,
         history: FileHistory | None = None,
@@ -105,8 +105,8 @@ class Equipment:
         self._log = log
         self._register_secret = register_secret
         self._web_tools = Toolbox([WebFetch(), WebSearch(search, asks=False)])
-        self._git = GitState(children, limits, log)
-        self._retired: list[Models] = []
+        self._git = GitStatus(children, limits, log)
+        self._retired: list[ModelRegistry] = []
         self._chosen: dict[str, SelectedModel] = {}
         self._reading = asyncio.Lock()  # so that what was read later is never replaced by what was read earlier
         self.skip_permissions = spec.skip_permissions
@@ -115,7 +115,7 @@ class Equipment:
         if isinstance(config, BadInput):
             self.problem, config = config, _nothing(Path(spec.data_dir))
             log.error(self.problem.message)
-        self.logins = Logins(
+        self.logins = Credentials(
             providers=lambda: self.outfit.config.providers,
             reload=self.reload,
             edit=self.edit,
@@ -126,7 +126,7 @@ class Equipment:
         )
         self.outfit = self._fit(config)
 
-    def add(self, service: Service) -> None:
+    def add(self, service: Extension) -> None:
         """One service more, for the turns to come."""
         self._services.append(service)
         service.configure(self.outfit.config, {**self._spec.env, **self.outfit.config.env})
@@ -169,10 +169,10 @@ class Equipment:
         """How many things of the services forbid sending this worker to sleep."""
         return sum(service.busy for service in self._services)
 
-    def author(self) -> Author:
+    def author(self) -> MessageAuthor:
         """Which model a row is attributed to that no model wrote."""
         selected = self.outfit.config.models.get("large")
-        return Author(selected.model, selected.provider) if selected is not None else Author()
+        return MessageAuthor(selected.model, selected.provider) if selected is not None else MessageAuthor()
 
     def title_models(self) -> list[ModelClient]:
         """Who may be asked for a session's title: the small model, then the large one; never one of our own."""
@@ -222,7 +222,7 @@ class Equipment:
         model = outfit.models.small() if run.kind == WEB else outfit.models.large()
         options = outfit.config.options
         where = await self._children.threads.run(
-            lambda _stop: gather(
+            lambda _stop: read_project_context(
                 workspace,
                 today=today,
                 env=env,
@@ -275,9 +275,9 @@ class Equipment:
             may_summarize=not outfit.config.options.disable_auto_summarize,
         )
 
-    def _gate(self, run: StoredRun, outfit: Outfit) -> AskingGate:
+    def _gate(self, run: StoredRun, outfit: TurnSetup) -> PermissionGate:
         allowed = frozenset(outfit.config.allowed_tools)
-        return AskingGate(
+        return PermissionGate(
             self._desk,
             rules=lambda: Rules(skip=self.skip_permissions, allowed=allowed),
             policy=RunPolicy(run.permission_policy, run.permission_wait_s or self._limits.permission_wait_s),
@@ -302,7 +302,7 @@ class Equipment:
         for models in (*self._retired, self.outfit.models):
             await models.close()
 
-    async def _renewed(self, kind: str, refused: Choice) -> tuple[ModelClient, Choice] | None:
+    async def _renewed(self, kind: str, refused: ModelChoice) -> tuple[ModelClient, ModelChoice] | None:
         """A client for the same model with a newer key than the one that was refused, None if there is none."""
         if not await self.logins.renew(refused.provider.id, refused.provider.api_key):
             return None
@@ -310,12 +310,12 @@ class Equipment:
         is_same = (choice.provider.id, choice.model.id) == (refused.provider.id, refused.model.id)
         return (self.outfit.models.bare(kind), choice) if is_same else None
 
-    def _fit(self, config: Config) -> Outfit:
+    def _fit(self, config: Config) -> TurnSetup:
         for secret in config.secrets:
             self._register_secret(secret)
         for warning in config.warnings:
             self._log.warning(warning)
-        models = Models(
+        models = ModelRegistry(
             config,
             {**self._spec.env, **config.env},
             self._limits,
@@ -326,7 +326,7 @@ class Equipment:
         )
         for service in self._services:
             service.configure(config, {**self._spec.env, **config.env})
-        return Outfit(config, models, build_toolbox(config.options.disabled_tools))
+        return TurnSetup(config, models, build_toolbox(config.options.disabled_tools))
 
 
 def _nothing(data_dir: Path) -> Config:

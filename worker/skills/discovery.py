@@ -25,7 +25,7 @@ _PROJECT = (".agents/skills", ".bulkhead/skills", ".crush/skills", ".claude/skil
 
 
 @dataclass(frozen=True)
-class Found:
+class DiscoveredSkills:
     """One file that says it is a skill; `error` is why it is none."""
 
     name: str
@@ -38,7 +38,7 @@ class Skills:
     """What was found. `usable` are the skills in the order of their names, `roots` the directories that they lie in."""
 
     usable: tuple[Skill, ...] = ()
-    found: tuple[Found, ...] = ()
+    found: tuple[DiscoveredSkills, ...] = ()
     roots: tuple[Path, ...] = ()
 
 
@@ -58,7 +58,7 @@ def discover(
     and brought up to date."""
     old, new = cache or {}, Cache()
     skills: dict[str, Skill] = {}
-    found: list[Found] = []
+    found: list[DiscoveredSkills] = []
     seen: set[str] = set()
     left_out = {name.lower() for name in disabled}
     for directory, source in _places(workspace, env, extra):
@@ -69,12 +69,12 @@ def discover(
             try:
                 skill = _known(file, source, old, new)
             except BadSkill as error:
-                found.append(Found(name_of(str(file)), str(file), str(error)))
+                found.append(DiscoveredSkills(name_of(str(file)), str(file), str(error)))
                 continue
             seen.add(real)
             if skill.name.lower() in left_out:
                 continue
-            found.append(Found(skill.name, skill.path))
+            found.append(DiscoveredSkills(skill.name, skill.path))
             skills[skill.name.lower()] = skill
     if cache is not None:
         cache.clear()

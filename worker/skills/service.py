@@ -7,17 +7,17 @@ from pathlib import Path
 from protocol.api.services import SkillsChanged, SkillState
 from protocol.limits import Limits
 from worker.config.load import Config
-from worker.processes.thread_pool import Threads
+from worker.processes.thread_pool import ThreadPool
 from worker.skills.discovery import Cache, Skills, discover
 from worker.skills.skill import note
 from worker.store.database import Database, Transaction
-from worker.toolkit.extension import Service
+from worker.toolkit.extension import Extension
 
 
-class SkillService(Service):
+class SkillService(Extension):
     """Knows the skills as they were found last."""
 
-    def __init__(self, workspace: Path, *, database: Database, threads: Threads, limits: Limits) -> None:
+    def __init__(self, workspace: Path, *, database: Database, threads: ThreadPool, limits: Limits) -> None:
         self._workspace = workspace
         self._database = database
         self._threads = threads

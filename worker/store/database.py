@@ -33,10 +33,10 @@ from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId
 from protocol.limits import Limits
 from worker.store import events as event_rows
-from worker.store.database_file import MOVED, READ_ONLY, Place, StorageCorrupt, StorageUnusable
-from worker.store.disk_reserve import Reserve
+from worker.store.database_file import MOVED, READ_ONLY, DatabaseFile, StorageCorrupt, StorageUnusable
+from worker.store.disk_reserve import DiskReserve
 from worker.store.engine import wrap
-from worker.store.error_classes import Fault, is_corrupt, storage_fault
+from worker.store.error_classes import StorageErrorClass, is_corrupt, storage_fault
 from worker.store.migrations import SchemaNewer, check_schema, migrate, schema_version
 
 T = TypeVar("T")
@@ -148,9 +148,9 @@ class Database:
         # Everything below belongs to the thread.
         self._raw: sqlite3.Connection
         self._connection: Connection
-        self._place = Place(path)
+        self._place = DatabaseFile(path)
         self._is_moved = False  # as it was at the last look
-        self._reserve = Reserve(path.parent / "reserve")
+        self._reserve = DiskReserve(path.parent / "reserve")
         self._probed_at = 0.0
 
     @classmethod
@@ -407,7 +407,7 @@ class Database:
             self._probed_at = self._clock.now()
         job.error = fault.error
 
-    def _commit(self, jobs: list[_Job[Any]], events: list[Event], reserve_rows: int = 0) -> Fault | None:
+    def _commit(self, jobs: list[_Job[Any]], events: list[Event], reserve_rows: int = 0) -> StorageErrorClass | None:
         """One transaction for all `jobs`. Returns why nothing at all was stored, or None."""
         transaction = Transaction(self._connection)
         try:

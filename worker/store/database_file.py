@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from protocol.errors import Unavailable
-from worker.store.open_file_guard import guard
+from worker.store.open_file_guard import guard_file
 
 READ_ONLY = "read-only"
 MOVED = "storage moved"
@@ -24,7 +24,7 @@ class StorageCorrupt(StorageUnusable):
     """What stands in the file is no database, or no sound one (EXIT_CORRUPT)."""
 
 
-class Place:
+class DatabaseFile:
     """Where the database is. `is_read_only` is decided by `connect`, for as long as the connection lives."""
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class Place:
 
     def connect(self, busy_s: float) -> sqlite3.Connection:
         """Open the file, or make it where there is none. Raises sqlite3.Error, OSError, StorageUnusable."""
-        guard(self._path)
+        guard_file(self._path)
         self.is_read_only = self._path.exists() and not self.may_write()
         if self.is_read_only:
             raw = self._connect_for_reading(busy_s)

@@ -14,7 +14,7 @@ RESERVE_ROW_BYTES = 12 * 1024  # three pages and their overflow: the end of a ru
 RESERVE_FILE_BYTES = 128 * 1024
 
 
-class Reserve:
+class DiskReserve:
     """The reserve of one database. All methods are for the database thread."""
 
     def __init__(self, path: Path) -> None:

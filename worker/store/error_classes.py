@@ -15,7 +15,7 @@ _OF_THE_JOB = (0, 1, 18, 19, 20, 21, 25)
 
 
 @dataclass(frozen=True)
-class Fault:
+class StorageErrorClass:
     """`error` goes to the caller. `is_fatal`: what is in memory can no longer be trusted, start again from the file."""
 
     error: BulkheadError
@@ -23,23 +23,23 @@ class Fault:
     is_fatal: bool = False
 
 
-def storage_fault(error: BaseException) -> Fault | None:
+def storage_fault(error: BaseException) -> StorageErrorClass | None:
     """The storage's part in `error`; None when the job itself is to blame."""
     original = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(original, OSError):
-        return Fault(_failed(original), is_fatal=True)
+        return StorageErrorClass(_failed(original), is_fatal=True)
     if not isinstance(original, sqlite3.Error):
         return None
     code = _code(original)
     if code == _FULL:
         message = "cannot store this: the disk is full; free some space and try again"
-        return Fault(LimitReached(message, code="storage_full"), is_full=True)
+        return StorageErrorClass(LimitReached(message, code="storage_full"), is_full=True)
     if code in _BUSY:
         message = "cannot store this now: another process holds the database; try again"
-        return Fault(Unavailable(message, code="storage_busy", retry_after_s=1.0))
+        return StorageErrorClass(Unavailable(message, code="storage_busy", retry_after_s=1.0))
     if code in _OF_THE_JOB:
         return None
-    return Fault(_failed(original), is_fatal=True)
+    return StorageErrorClass(_failed(original), is_fatal=True)
 
 
 def is_corrupt(error: BaseException) -> bool:

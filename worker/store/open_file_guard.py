@@ -10,7 +10,7 @@ from pathlib import Path
 _guarded: tuple[Path, ...] = ()
 
 
-def guard(database: Path) -> None:
+def guard_file(database: Path) -> None:
     """From now on this one is guarded, and no other: a process has one."""
     global _guarded
     _guarded = tuple(database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm"))

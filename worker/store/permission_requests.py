@@ -7,7 +7,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from protocol.api.permission import PermissionNotification, QuestionNotification
-from worker.permissions.requests import Asked, AskState
+from worker.permissions.requests import RequestState, StoredRequest
 from worker.store.database import Transaction
 from worker.store.schema import ASKS, GRANTS
 
@@ -39,16 +39,16 @@ _OUTCOME = select(_C.state, _C.resolution).where(_C.id == bindparam("ask"))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """What became of a request: its state, and a word or sentence on why."""
 
-    state: AskState
+    state: RequestState
     resolution: str
 
 
 def add(
     connection: Connection,
-    asked: Asked,
+    asked: StoredRequest,
     *,
     body: msgspec.Struct | None,
     number: int,
@@ -69,7 +69,7 @@ def add(
             "path": asked.path,
             "body": msgspec.json.encode(body) if body is not None else b"",
             "number": number,
-            "state": AskState.RESOLVED.value if refused else AskState.OPEN.value,
+            "state": RequestState.RESOLVED.value if refused else RequestState.OPEN.value,
             "resolution": refused,
             "asked_at_ms": now_ms,
             "ended_at_ms": now_ms if refused else 0,
@@ -77,19 +77,19 @@ def add(
     )
 
 
-def outcome(connection: Connection, ask_id: str) -> Outcome | None:
+def outcome(connection: Connection, ask_id: str) -> RequestOutcome | None:
     """What became of a request; None when there was none with this id."""
     row = connection.execute(_OUTCOME, {"ask": ask_id}).one_or_none()
-    return None if row is None else Outcome(AskState(row.state), row.resolution)
+    return None if row is None else RequestOutcome(RequestState(row.state), row.resolution)
 
 
-def end(connection: Connection, ask_id: str, state: AskState, resolution: str, now_ms: int) -> bool:
+def end(connection: Connection, ask_id: str, state: RequestState, resolution: str, now_ms: int) -> bool:
     """End an open request; False when it is not open, and then nothing is changed."""
     values = {"ask": ask_id, "new_state": state.value, "why": resolution, "now_ms": now_ms}
     return connection.execute(_END, values).rowcount > 0
 
 
-def end_of_run(transaction: Transaction, run_id: str, state: AskState, resolution: str, now_ms: int) -> None:
+def end_of_run(transaction: Transaction, run_id: str, state: RequestState, resolution: str, now_ms: int) -> None:
     """The run ends: so does what it still asks, and clients are told, before they hear of the run's end (W-47)."""
     for row in transaction.connection.execute(_OPEN_OF_RUN, {"rid": run_id}).all():
         end(transaction.connection, row.id, state, resolution, now_ms)
@@ -130,7 +130,7 @@ def notify(
     transaction.emit("permission_notification", "created", told, session_id=session_id, run_id=run_id, key=tool_call_id)
 
 
-def grant(connection: Connection, asked: Asked, now_ms: int) -> None:
+def grant(connection: Connection, asked: StoredRequest, now_ms: int) -> None:
     """The session may do this from now on, as it was asked and stored (W-48)."""
     connection.execute(
         _GRANT,
@@ -144,7 +144,7 @@ def grant(connection: Connection, asked: Asked, now_ms: int) -> None:
     )
 
 
-def is_granted(connection: Connection, asked: Asked) -> bool:
+def is_granted(connection: Connection, asked: StoredRequest) -> bool:
     """Was exactly this granted to the session before?"""
     values = {"sid": asked.session_id, "name": asked.tool, "what": asked.action, "place": asked.path}
     return connection.execute(_IS_GRANTED, values).one_or_none() is not None

@@ -10,7 +10,7 @@ from worker.config.load import Config
 from worker.toolkit.tool import Tool
 
 
-class Service:
+class Extension:
     """One of them. All that is not awaited is called on the loop and must not block."""
 
     def configure(self, config: Config, env: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ class Service:
         """The worker closes: end everything. Bounded."""
 
 
-class FixedTools(Service):
+class FixedTools(Extension):
     """Tools that need something of this worker, and no more than that."""
 
     def __init__(self, *tools: Tool) -> None:

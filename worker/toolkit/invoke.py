@@ -15,7 +15,7 @@ import msgspec
 from protocol.api.message import ToolCallData
 from protocol.base.logs import fields
 from protocol.errors import BulkheadError
-from worker.toolkit.tool import Denied, HookVerdict, Tool, ToolContext, ToolError, ToolResult
+from worker.toolkit.tool import HookVerdict, Tool, ToolContext, ToolDenied, ToolError, ToolResult
 from worker.toolkit.toolbox import Toolbox
 
 log = logging.getLogger("bulkhead.tools")
@@ -71,7 +71,7 @@ async def _run(tool: Tool, args: dict[str, object], context: ToolContext) -> Too
             result.mime_type,
             result.stop_turn,
         )
-    except Denied as error:
+    except ToolDenied as error:
         return ToolResult(_clean(str(error)), is_error=True, stop_turn=True)
     except (ToolError, BulkheadError) as error:
         return _failed(str(error))

@@ -14,7 +14,7 @@ from worker.toolkit.tool import ToolError
 
 
 @dataclass(frozen=True)
-class Place:
+class ResolvedPath:
     """A path that a tool was given: where it really is, and how to show it (relative to the workspace when inside)."""
 
     path: Path
@@ -22,7 +22,7 @@ class Place:
     shown: str
 
 
-def locate(workspace: Path, given: str) -> Place:
+def locate(workspace: Path, given: str) -> ResolvedPath:
     """Find out where `given` leads; a relative path counts from the workspace. The path need not exist."""
     try:
         path = Path(os.path.realpath(workspace / given))
@@ -30,10 +30,10 @@ def locate(workspace: Path, given: str) -> Place:
         raise ToolError(f"cannot use path {given!r}: {error}") from error
     root = Path(os.path.realpath(workspace))
     inside = path == root or root in path.parents
-    return Place(path, inside, str(path.relative_to(root)) if inside else str(path))
+    return ResolvedPath(path, inside, str(path.relative_to(root)) if inside else str(path))
 
 
-def locate_inside(workspace: Path, given: str, *, verb: str) -> Place:
+def locate_inside(workspace: Path, given: str, *, verb: str) -> ResolvedPath:
     """The same, for a tool that has to stay inside. Raises ToolError saying what `verb` was refused."""
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {workspace}")
@@ -55,7 +55,7 @@ def check_workspace(workspace: Path, verb: str) -> None:
         )
 
 
-def open_inside(place: Place) -> int:
+def open_inside(place: ResolvedPath) -> int:
     """Open the regular file at `place` for reading, without following a last-moment symbolic link out (X07).
 
     Returns a descriptor. Raises ToolError for what is not a regular file, OSError when it cannot be opened.

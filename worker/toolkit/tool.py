@@ -16,8 +16,8 @@ from protocol.errors import BadInput
 from protocol.limits import Limits
 from worker.config.schema import ToolSettings
 
-if TYPE_CHECKING:  # the keeper of children does I/O; here it is only a type
-    from worker.processes.child import Children
+if TYPE_CHECKING:  # only a type here; the module starts processes
+    from worker.processes.child import ChildProcesses
 
 Effect = Literal["read", "write", "execute"]
 Args = TypeVar("Args", bound=msgspec.Struct)
@@ -27,7 +27,7 @@ class ToolError(Exception):
     """A failure that the model can react to; its text becomes an error result."""
 
 
-class Denied(ToolError):
+class ToolDenied(ToolError):
     """A permission was refused. The error result ends the turn: the model must not look for a way around it."""
 
 
@@ -87,7 +87,7 @@ class CodeServers(Protocol):
 
 
 @dataclass(frozen=True)
-class Wish:
+class AccessRequest:
     """What a call is about to do, for whoever decides. The fields are those of the API (http-api 3.10)."""
 
     session_id: str
@@ -104,7 +104,7 @@ class Wish:
 class Gate(Protocol):
     """Who decides what a call may do. One wish that waits holds up nobody else (W-46)."""
 
-    async def permit(self, wish: Wish) -> None:
+    async def permit(self, wish: AccessRequest) -> None:
         """Return when it may. Raises Denied. A caller that is cancelled takes its wish back."""
         ...
 
@@ -168,7 +168,7 @@ class ToolContext:
     env: Mapping[str, str]
     limits: Limits
     clock: Clock
-    children: "Children"
+    children: "ChildProcesses"
     files: FileLedger
     gate: Gate
     tool: str = ""  # the name of the tool that is called
@@ -186,7 +186,7 @@ class ToolContext:
         self, *, action: str, path: str, description: str, params: Mapping[str, object] | None = None
     ) -> None:
         """Ask for what the call is about to do, and wait for the answer. Raises Denied."""
-        wish = Wish(
+        wish = AccessRequest(
             self.session_id,
             self.run_id,
             self.tool_call_id,

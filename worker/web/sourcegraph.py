@@ -98,7 +98,7 @@ class _Answer(_Shape, frozen=True):
 
 
 @dataclass(frozen=True)
-class Found:
+class CodeMatches:
     """What was found, as a model reads it. `is_cut`: there is more than is shown."""
 
     text: str
@@ -120,7 +120,7 @@ async def ask(query: str, *, count: int, endpoint: str, within_s: float) -> Page
     return page
 
 
-def found(data: bytes, *, count: int, window: int, at: str) -> Found:
+def found(data: bytes, *, count: int, window: int, at: str) -> CodeMatches:
     """An answer as text: at most `count` files, `window` lines around each match. `at` is the server's address, for
     links. Raises ToolError for what is no such answer."""
     results = _decoded(data)
@@ -136,7 +136,7 @@ def found(data: bytes, *, count: int, window: int, at: str) -> Found:
     text = "\n\n".join([head, *blocks]) if blocks else f"{head}\nNothing is to be shown. Try other words or filters."
     if len(text) > SHOWN_MAX_CHARACTERS:
         text, is_cut = f"{text[:SHOWN_MAX_CHARACTERS]}\n\n[the rest is left out]", True
-    return Found(text, results.match_count, is_cut)
+    return CodeMatches(text, results.match_count, is_cut)
 
 
 def _decoded(data: bytes) -> _Results:

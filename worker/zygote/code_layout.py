@@ -35,7 +35,7 @@ def code_run_by(life: Callable[[], None]) -> list[CodeType]:
     return list(found.values())
 
 
-def lay_together(codes: Iterable[CodeType]) -> None:
+def relocate_code(codes: Iterable[CodeType]) -> None:
     """Let every function that has one of these run a copy of it instead, a copy that means the same.
 
     The interpreter begins to specialise the copies from the start, so live a little afterwards.

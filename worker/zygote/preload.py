@@ -42,12 +42,12 @@ def preload() -> None:
     from worker.zygote.heap import fill_holes
     from worker.zygote.warm_models import warm_up
     from worker.zygote.warm_store import warm_up_store
-    from worker.zygote.warm_up import rehearse
+    from worker.zygote.warm_up import warm_up_worker
 
     warm_up()
     warm_up_store()
     faulthandler.enable()
-    rehearse()
+    warm_up_worker()
     check_clean(before)
     fill_holes()
     # Frozen objects are not looked at by the collector, so their pages stay shared with every fork.

@@ -33,11 +33,11 @@ from protocol.version import BULKHEAD_VERSION
 from protocol.worker_spec import spec_from_bytes
 from protocol.zygote import (
     PACKET_MAX_BYTES,
-    Child,
     Exited,
     Forget,
     Fork,
     Forked,
+    ForkedChild,
     FromZygote,
     Quit,
     ZygoteHello,
@@ -266,9 +266,11 @@ class Zygote:
             for connection in list(self._connections):
                 self._send(connection, exited)
 
-    def _child(self, pid: int) -> Child:
+    def _child(self, pid: int) -> ForkedChild:
         known = self._children[pid]
-        return Child(pid=pid, start_ticks=known.start_ticks, status=known.status, max_rss_bytes=known.max_rss_bytes)
+        return ForkedChild(
+            pid=pid, start_ticks=known.start_ticks, status=known.status, max_rss_bytes=known.max_rss_bytes
+        )
 
     def _forget_oldest(self) -> None:
         dead = [pid for pid, known in self._children.items() if known.status is not None]

@@ -30,7 +30,7 @@ from worker.config.load import Config
 from worker.config.schema import Options
 from worker.models.client import ModelRequest
 from worker.models.openai_patch import patch_openai
-from worker.models.registry import Models
+from worker.models.registry import ModelRegistry
 from worker.web.tls import shared_tls
 
 _OPENAI_ANSWER = (
@@ -122,7 +122,7 @@ async def _ask(kind: str) -> None:
         data_dir=Path(),
     )
     log = logging.getLogger("bulkhead.warm")
-    models = Models(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(answer))
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(answer))
     try:
         async with aclosing(models.large().stream(_request())) as events:
             async for _ in events:

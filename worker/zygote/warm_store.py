@@ -7,7 +7,7 @@ from protocol.api.file import FileVersion
 from protocol.api.message import Message
 from protocol.api.permission import PermissionRequest
 from protocol.api.session import Session
-from worker.permissions.requests import Asked, AskState
+from worker.permissions.requests import RequestState, StoredRequest
 from worker.store import events, file_versions, messages, permission_requests, read_files, runs, sessions
 from worker.store.database import Transaction
 from worker.store.engine import wrap
@@ -52,13 +52,13 @@ def warm_up_store() -> None:
     read_files.record(connection, "s", "/f", "", 1)
     read_files.last(connection, "s", "/f")
     read_files.paths(connection, "s")
-    asked = Asked("a", "permission", "s", "r", "c", tool="bash", action="execute", path="/")
+    asked = StoredRequest("a", "permission", "s", "r", "c", tool="bash", action="execute", path="/")
     permission_requests.is_granted(connection, asked)
     permission_requests.add(connection, asked, body=PermissionRequest(id="a"), number=1, now_ms=1)
     permission_requests.outcome(connection, "a")
-    permission_requests.end(connection, "a", AskState.RESOLVED, "allow", 1)
+    permission_requests.end(connection, "a", RequestState.RESOLVED, "allow", 1)
     permission_requests.grant(connection, asked, 1)
-    permission_requests.end_of_run(transaction, "r", AskState.VOID, "", 1)
+    permission_requests.end_of_run(transaction, "r", RequestState.VOID, "", 1)
     file_versions.add(connection, FileVersion(id="f", session_id="s", path="/f", content="x"))
     file_versions.last(connection, "s", "/f")
     file_versions.of_session(connection, "s")

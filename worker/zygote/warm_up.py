@@ -26,7 +26,7 @@ from protocol.worker_spec import WorkerSpec, spec_from_bytes, spec_to_bytes
 from worker.app import Worker
 from worker.link import WorkerLink
 from worker.main import run_worker
-from worker.zygote.code_layout import code_run_by, lay_together
+from worker.zygote.code_layout import code_run_by, relocate_code
 
 _LIVES = 8
 """The interpreter specialises a function when it was called about so often."""
@@ -37,17 +37,17 @@ _HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that mean the zygote; a rehearsed worker would take them for itself."""
 
 
-class RehearsalFailed(Exception):
+class WarmUpFailed(Exception):
     """A worker of this code cannot live; the message holds its log."""
 
 
-def rehearse() -> None:
+def warm_up_worker() -> None:
     """Live a few times. Raises RehearsalFailed. Leaves no thread, loop, descriptor or file."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     stops = os.environ.pop(failpoints.ENVIRONMENT, None)  # those are for the workers of a test, not for us
     try:
         idle = code_of_idle_life()
-        lay_together([*idle, *code_run_by(lambda: _live_often(1, _Rehearsed))])
+        relocate_code([*idle, *code_run_by(lambda: _live_often(1, _Rehearsed))])
         _live_often(_LIVES, _Rehearsed)
         sys._clear_type_cache()  # so that it holds what idle workers look up: each other look writes to it
         _live_often(_IDLE_LIVES, _Idle)
@@ -84,7 +84,7 @@ def _live(folder: Path, make: type[Worker]) -> None:
     with contextlib.redirect_stderr(log):
         code = run_worker(spec_from_bytes(spec_to_bytes(spec)), make=make)
     if code != EXIT_CLEAN:
-        raise RehearsalFailed(f"cannot serve: a rehearsed worker ended with {code}; its log:\n{log.getvalue()}")
+        raise WarmUpFailed(f"cannot serve: a rehearsed worker ended with {code}; its log:\n{log.getvalue()}")
 
 
 class _NoSocket(WorkerLink):

@@ -11,14 +11,14 @@ from protocol.api.message import FinishPart, Message, ToolCallPart, ToolResultPa
 from protocol.api.session import Session
 from protocol.api.workspace import WorkspaceState
 from supervisor.cli.common_options import (
-    find_door,
+    find_server,
     find_worker,
     json_option,
     perform,
     server_options,
     workspace_options,
 )
-from supervisor.cli.terminal.formatting import note, one_line, paint
+from supervisor.cli.terminal.formatting import colourise, note, one_line
 from supervisor.cli.terminal.run_output import text_of
 from supervisor.client.events import Reset, StreamEvent
 
@@ -41,11 +41,11 @@ def attach(
     """
 
     async def work() -> None:
-        api = find_door(host, token_file).api()
+        api = find_server(host, token_file).api()
         worker = await find_worker(api, cwd, workspace)
         async with api.events(worker.id, cursor=after, patience_s=60.0) as events:
             note(f"attached to {worker.path} ({worker.state}); ctrl-C leaves, runs go on")
-            teller = Teller()
+            teller = EventPrinter()
             async for event in events:
                 lines = [event.data.decode()] if as_json else teller.tell(event)
                 for line in lines:
@@ -54,7 +54,7 @@ def attach(
     perform(work())
 
 
-class Teller:
+class EventPrinter:
     """Makes lines of events. Remembers what it has told of each message."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Teller:
         """The lines for one event; none for a message that only grew."""
         lines = self._lines(event)
         stamp = time.strftime("%H:%M:%S")
-        return [f"{paint(stamp, 'dim', sys.stdout)} {line}" for line in lines]
+        return [f"{colourise(stamp, 'dim', sys.stdout)} {line}" for line in lines]
 
     def _lines(self, event: StreamEvent) -> list[str]:
         match event.kind:
@@ -82,15 +82,15 @@ class Teller:
                 text = f"workspace {state.state}" + (f" (pid {state.pid})" if state.pid else "")
                 text += f": {state.reason}" if state.reason else ""
                 is_news, self._state = text != self._state, text
-                return [paint(text, "yellow", sys.stdout)] if is_news else []
+                return [colourise(text, "yellow", sys.stdout)] if is_news else []
             case "agent_event":
                 told = event.read(AgentEvent)
                 text = told.error or told.progress
                 return [f"agent {told.type}" + (f": {one_line(text, WIDTH)}" if text else "")]
             case "reset":
-                return [paint(f"events were missed: {event.read(Reset).reason}", "yellow", sys.stdout)]
+                return [colourise(f"events were missed: {event.read(Reset).reason}", "yellow", sys.stdout)]
             case "resumed":
-                return [paint("connected again", "dim", sys.stdout)]
+                return [colourise("connected again", "dim", sys.stdout)]
             case _:
                 return [f"{event.kind} {event.change}"]
 
@@ -122,7 +122,7 @@ class Teller:
 
 def _run_complete(complete: RunComplete) -> str:
     if complete.cancelled:
-        return paint(f"run {complete.run_id} cancelled", "yellow", sys.stdout)
+        return colourise(f"run {complete.run_id} cancelled", "yellow", sys.stdout)
     if complete.error:
-        return paint(f"run {complete.run_id} failed: {one_line(complete.error, WIDTH)}", "red", sys.stdout)
-    return paint(f"run {complete.run_id} completed", "green", sys.stdout)
+        return colourise(f"run {complete.run_id} failed: {one_line(complete.error, WIDTH)}", "red", sys.stdout)
+    return colourise(f"run {complete.run_id} completed", "green", sys.stdout)

@@ -6,7 +6,7 @@ import click
 
 from protocol.api.agent import Run
 from protocol.errors import BadInput, NotFound
-from supervisor.cli.common_options import find_door, find_worker, perform, server_options, workspace_options
+from supervisor.cli.common_options import find_server, find_worker, perform, server_options, workspace_options
 from supervisor.cli.terminal.formatting import note, one_line
 from supervisor.client.api import Api
 
@@ -39,7 +39,7 @@ def cancel(
         raise click.UsageError("choose one of RUN_ID, --session and --all")
 
     async def work() -> None:
-        api = find_door(host, token_file).api()
+        api = find_server(host, token_file).api()
         workspace_id = (await find_worker(api, cwd, workspace)).id
         for chosen in await _choose(api, workspace_id, run_id, session_id, is_all):
             await api.cancel(workspace_id, chosen.session_id, run_id=chosen.id)

@@ -12,7 +12,7 @@ import msgspec
 from protocol.api.config_report import ConfigFile, ConfigReport, ConfigValue
 from protocol.errors import BadInput, Unavailable
 from supervisor.cli.common_options import EXIT_FAILED, directory, json_option, perform, print_json
-from supervisor.cli.terminal.formatting import note, one_line, paint, table
+from supervisor.cli.terminal.formatting import colourise, note, one_line, table
 
 READER = "worker.config.show"
 READ_S = 60.0
@@ -116,12 +116,12 @@ def _prefixes(key: str) -> list[str]:
 def _print_files(files: list[ConfigFile], report: ConfigReport) -> None:
     rows = [[str(number), file.status, _short(file.path, report)] for number, file in enumerate(files, 1)]
     head, *lines = table(["", "STATUS", "FILE"], rows, right=(0,)).split("\n")
-    click.echo(paint(head, "bold", sys.stdout), color=True)
+    click.echo(colourise(head, "bold", sys.stdout), color=True)
     for line, file in zip(lines, files, strict=True):
         colour = _COLOURS.get(file.status)
         # The status stands behind the number: nothing before it can be the same word.
-        text = line.replace(file.status, paint(file.status, colour, sys.stdout), 1) if colour else line
-        click.echo(text if colour else paint(line, "dim", sys.stdout), color=True)
+        text = line.replace(file.status, colourise(file.status, colour, sys.stdout), 1) if colour else line
+        click.echo(text if colour else colourise(line, "dim", sys.stdout), color=True)
 
 
 def _print_values(values: list[ConfigValue], report: ConfigReport, width: int) -> None:
@@ -134,9 +134,9 @@ def _print_values(values: list[ConfigValue], report: ConfigReport, width: int) -
         for value in values
     ]
     head, *lines = table(["KEY", "VALUE", "FROM"], rows).split("\n")
-    click.echo(paint(head, "bold", sys.stdout), color=True)
+    click.echo(colourise(head, "bold", sys.stdout), color=True)
     for line, value in zip(lines, values, strict=True):
-        click.echo(line if value.file else paint(line, "dim", sys.stdout), color=True)
+        click.echo(line if value.file else colourise(line, "dim", sys.stdout), color=True)
 
 
 def _print_end(report: ConfigReport) -> None:
@@ -144,7 +144,7 @@ def _print_end(report: ConfigReport) -> None:
     rows.append(["data directory", report.data_dir])
     click.echo()
     for name, value in rows:
-        click.echo(f"{paint(f'{name:<14}', 'bold', sys.stdout)}  {value}", color=True)
+        click.echo(f"{colourise(f'{name:<14}', 'bold', sys.stdout)}  {value}", color=True)
     if report.hint:
         note(report.hint)
 

@@ -28,8 +28,8 @@ from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from supervisor.cli.autostart import spawn, wait_healthy
 from supervisor.cli.common_options import EXIT_FAILED, perform
-from supervisor.cli.server_process import Target
-from supervisor.cli.terminal.formatting import paint
+from supervisor.cli.server_process import TrackedProcess
+from supervisor.cli.terminal.formatting import colourise
 from supervisor.cli.terminal.run_output import text_of
 from supervisor.client.address import UnixAddress
 from supervisor.client.api import Api
@@ -77,8 +77,8 @@ class Pane:
 
     def say(self, text: str, colour: str = "") -> None:
         """One line with the workspace's name in front."""
-        label = paint(f"{self.name:>6} │", COLOURS[self.name], sys.stdout)
-        print(f"{label} {paint(text, colour, sys.stdout) if colour else text}", flush=True)
+        label = colourise(f"{self.name:>6} │", COLOURS[self.name], sys.stdout)
+        print(f"{label} {colourise(text, colour, sys.stdout) if colour else text}", flush=True)
 
     @property
     def tokens(self) -> int:
@@ -141,14 +141,14 @@ async def _demo() -> int:
             proved = await _story(address, root)
             proved += await _stop(process)
     except (DemoFailed, BulkheadError) as error:
-        print(paint(f"\nThe demo failed: {error}", "red", sys.stdout))
+        print(colourise(f"\nThe demo failed: {error}", "red", sys.stdout))
         await asyncio.to_thread(_print_logs, root)
         return EXIT_FAILED
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    print(paint("\nProved, each by looking:", "bold", sys.stdout))
+    print(colourise("\nProved, each by looking:", "bold", sys.stdout))
     for fact in proved:
-        print(f"  {paint('✓', 'green', sys.stdout)} {fact}")
+        print(f"  {colourise('✓', 'green', sys.stdout)} {fact}")
     print(
         "\nNext, in a project of yours:\n"
         f'  {_command()} run "what is in here?"   # starts a server by itself\n'
@@ -229,7 +229,7 @@ async def _crash(alpha: Pane, beta: Pane, before: dict[str, WorkerStatus]) -> li
 async def _stop(process: "subprocess.Popen[bytes]") -> list[str]:
     _head("Stop the server")
     children = await asyncio.to_thread(_descendants, process.pid)
-    with Target(process.pid) as target:
+    with TrackedProcess(process.pid) as target:
         began = asyncio.get_running_loop().time()
         target.send(signal.SIGTERM)
         if not await target.gone(STOP_S):
@@ -335,7 +335,7 @@ def _check(is_so: bool, otherwise: str) -> None:
 
 
 def _head(text: str) -> None:
-    print(paint(f"\n── {text}", "bold", sys.stdout), flush=True)
+    print(colourise(f"\n── {text}", "bold", sys.stdout), flush=True)
 
 
 def _command() -> str:

@@ -19,8 +19,16 @@ import click
 from protocol.errors import BulkheadError
 from protocol.local_model import PACKAGES, is_installed
 from protocol.version import BULKHEAD_VERSION
-from supervisor.cli.common_options import Door, find_door, find_worker, json_option, perform, print_json, server_options
-from supervisor.cli.terminal.formatting import paint, table
+from supervisor.cli.common_options import (
+    ServerTarget,
+    find_server,
+    find_worker,
+    json_option,
+    perform,
+    print_json,
+    server_options,
+)
+from supervisor.cli.terminal.formatting import colourise, table
 
 Status = Literal["ok", "warn", "missing"]
 _COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
@@ -59,7 +67,7 @@ def doctor(as_json: bool, host: str | None, token_file: Path | None) -> None:
 
     async def work() -> int:
         lines = [check() for check in CHECKS]
-        door = find_door(host, token_file)
+        door = find_server(host, token_file)
         lines += await _server(door)
         if as_json:
             for line in lines:
@@ -74,12 +82,12 @@ def doctor(as_json: bool, host: str | None, token_file: Path | None) -> None:
 def _print(lines: list[Line]) -> None:
     rows = [[line.what, line.status, line.found, line.meaning] for line in lines]
     head, *body = table(["WHAT", "STATUS", "FOUND", "MEANING"], rows).split("\n")
-    click.echo(paint(head, "bold", sys.stdout), color=True)
+    click.echo(colourise(head, "bold", sys.stdout), color=True)
     for text, line in zip(body, lines, strict=True):
         # The word stands in a column of its own: replace it there, not in what was found.
         start = text.index(line.status, len(line.what))
         end = start + len(line.status)
-        click.echo(text[:start] + paint(line.status, _COLOURS[line.status], sys.stdout) + text[end:], color=True)
+        click.echo(text[:start] + colourise(line.status, _COLOURS[line.status], sys.stdout) + text[end:], color=True)
 
 
 def _python() -> Line:
@@ -257,7 +265,7 @@ CHECKS: tuple[Callable[[], Line], ...] = (
 )
 
 
-async def _server(door: Door) -> list[Line]:
+async def _server(door: ServerTarget) -> list[Line]:
     """Is a server there, and which model answers in this directory?"""
     api = door.api()
     try:

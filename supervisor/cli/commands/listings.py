@@ -21,7 +21,7 @@ from protocol.api.message import (
 )
 from protocol.errors import NotFound
 from supervisor.cli.common_options import (
-    find_door,
+    find_server,
     find_worker,
     json_option,
     perform,
@@ -29,7 +29,17 @@ from supervisor.cli.common_options import (
     server_options,
     workspace_options,
 )
-from supervisor.cli.terminal.formatting import has_colour, note, one_line, outcome, paint, since, size, table, tame
+from supervisor.cli.terminal.formatting import (
+    colourise,
+    has_colour,
+    note,
+    one_line,
+    outcome,
+    since,
+    size,
+    strip_controls,
+    table,
+)
 
 Options = dict[str, Any]
 _STATE_COLOURS = {"ready": "green", "failed": "red", "asleep": "dim"}
@@ -48,7 +58,7 @@ def ps(as_json: bool, host: str | None, token_file: Path | None) -> None:
     """
 
     async def work() -> None:
-        workers = await find_door(host, token_file).api().workers(with_memory=True)
+        workers = await find_server(host, token_file).api().workers(with_memory=True)
         if as_json:
             for worker in workers:
                 print_json(worker)
@@ -87,7 +97,7 @@ def sessions(cwd: Path | None, workspace: str | None, as_json: bool, host: str |
     """
 
     async def work() -> None:
-        api = find_door(host, token_file).api()
+        api = find_server(host, token_file).api()
         found = await api.sessions((await find_worker(api, cwd, workspace)).id)
         if as_json:
             for session in found:
@@ -133,7 +143,7 @@ def messages(
     """
 
     async def work() -> None:
-        api = find_door(host, token_file).api()
+        api = find_server(host, token_file).api()
         worker = await find_worker(api, cwd, workspace)
         if session:
             chosen = (await api.session(worker.id, session)).id
@@ -172,7 +182,7 @@ def runs(
     """
 
     async def work() -> None:
-        api = find_door(host, token_file).api()
+        api = find_server(host, token_file).api()
         worker = await find_worker(api, cwd, workspace)
         found = await api.runs(worker.id, session_id=session_id, limit=limit)
         if as_json:
@@ -207,14 +217,14 @@ def _coloured(text: str, states: list[str]) -> str:
         return text
     head, *lines = text.split("\n")
     painted = [
-        line.replace(state, paint(state, _STATE_COLOURS.get(state, "yellow"), sys.stdout), 1)
+        line.replace(state, colourise(state, _STATE_COLOURS.get(state, "yellow"), sys.stdout), 1)
         for line, state in zip(lines, states, strict=True)
     ]
-    return "\n".join([paint(head, "bold", sys.stdout), *painted])
+    return "\n".join([colourise(head, "bold", sys.stdout), *painted])
 
 
 def _conversation(message: Message) -> str:
-    lines = [paint(message.role, "bold", sys.stdout)]
+    lines = [colourise(message.role, "bold", sys.stdout)]
     for part in message.parts:
         lines += [f"  {line}" for line in _PARTS[type(part)](part).split("\n") if line]
     return "\n".join(lines)
@@ -225,15 +235,15 @@ def _finish(part: Any) -> str:
     if data.reason in ("end_turn", "stop", "tool_use"):
         return ""
     words = " ".join(word for word in (f"[{data.reason}]", data.message, data.details) if word)
-    return paint(words, "yellow", sys.stdout)
+    return colourise(words, "yellow", sys.stdout)
 
 
 def _dim(text: str) -> str:
-    return paint(text, "dim", sys.stdout)
+    return colourise(text, "dim", sys.stdout)
 
 
 _PARTS: dict[type[Part], Callable[[Any], str]] = {
-    TextPart: lambda part: tame(part.data.text, sys.stdout),
+    TextPart: lambda part: strip_controls(part.data.text, sys.stdout),
     ReasoningPart: lambda part: _dim(f"(thinking) {one_line(part.data.thinking, 200)}"),
     ImageURLPart: lambda part: _dim(f"(image {one_line(part.data.url, 200)})"),
     BinaryPart: lambda part: _dim(
@@ -242,5 +252,5 @@ _PARTS: dict[type[Part], Callable[[Any], str]] = {
     ToolCallPart: lambda part: _dim(f"→ {part.data.name} {one_line(part.data.input, 200)}"),
     ToolResultPart: lambda part: _dim(f"{'✗' if part.data.is_error else '✓'} {one_line(part.data.content, 200)}"),
     FinishPart: _finish,
-    ShellCommandPart: lambda part: tame(f"$ {part.data.command}\n{part.data.output}", sys.stdout),
+    ShellCommandPart: lambda part: strip_controls(f"$ {part.data.command}\n{part.data.output}", sys.stdout),
 }

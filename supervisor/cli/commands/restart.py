@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from supervisor.cli.common_options import find_door, find_worker, perform, server_options, workspace_options
+from supervisor.cli.common_options import find_server, find_worker, perform, server_options, workspace_options
 from supervisor.cli.terminal.formatting import note
 
 
@@ -19,7 +19,7 @@ def restart(cwd: Path | None, workspace: str | None, host: str | None, token_fil
     """
 
     async def work() -> None:
-        api = find_door(host, token_file).api()
+        api = find_server(host, token_file).api()
         worker = await find_worker(api, cwd, workspace)
         await api.restart(worker.id)
         now = next((row for row in await api.workers() if row.id == worker.id), worker)

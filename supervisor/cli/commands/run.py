@@ -24,17 +24,17 @@ from supervisor.cli.autostart import start_private
 from supervisor.cli.common_options import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
-    Door,
+    ServerTarget,
     directory,
-    find_door,
-    hush,
+    find_server,
     json_option,
     perform,
     server_options,
+    silence_stdout,
 )
-from supervisor.cli.terminal.formatting import note, tame
-from supervisor.cli.terminal.permission_prompt import Action, Consent, open_terminal
-from supervisor.cli.terminal.run_output import AnswerView, Text, text_of
+from supervisor.cli.terminal.formatting import note, strip_controls
+from supervisor.cli.terminal.permission_prompt import Action, PermissionPrompt, open_terminal
+from supervisor.cli.terminal.run_output import RunOutput, Text, text_of
 from supervisor.client.events import RESUMED, EventStream, StreamEvent
 
 Policy = Literal["ask", "deny", "allow"]
@@ -90,7 +90,7 @@ def run(
         raise click.UsageError("choose one of --session and --continue")
 
     async def work() -> int:
-        door = find_door(host, token_file)
+        door = find_server(host, token_file)
         terminal = open_terminal() if permissions == "ask" or (permissions is None and not as_json) else None
         if permissions == "ask" and terminal is None:
             raise click.UsageError("--permissions ask needs a terminal; use deny or allow, or answer from elsewhere")
@@ -119,7 +119,7 @@ class _OneShot:
     """One prompt from here to its end."""
 
     def __init__(
-        self, door: Door, path: Path, prompt: str, *, as_json: bool, policy: Policy, terminal: int | None
+        self, door: ServerTarget, path: Path, prompt: str, *, as_json: bool, policy: Policy, terminal: int | None
     ) -> None:
         self._door = door
         self._path = path
@@ -127,7 +127,7 @@ class _OneShot:
         self._as_json = as_json
         self._policy: Policy = policy
         self._terminal = terminal
-        self._consent: Consent | None = None
+        self._consent: PermissionPrompt | None = None
         self._sessions: set[str] = set()  # ours, and those of the agents that work for it
         self._api = door.api()
         self._tasks = TaskOwner("run", logging.getLogger("bulkhead.run"))
@@ -145,7 +145,7 @@ class _OneShot:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupted, main)
         if self._terminal is not None:
-            self._consent = Consent(self._terminal, self._decided)
+            self._consent = PermissionPrompt(self._terminal, self._decided)
         try:
             await self._find_server()
             workspace = await self._api.create_workspace(self._path)
@@ -230,10 +230,10 @@ class _OneShot:
                 await self._cancel()
             if self._as_json:
                 self._print(_accepted_line(self._workspace_id, self._session_id, self._run_id))
-            view = AnswerView(self._session_id, self._prompt, is_open=is_new)
+            view = RunOutput(self._session_id, self._prompt, is_open=is_new)
             return self._end(await self._follow(events, view), view)
 
-    async def _follow(self, events: EventStream, view: AnswerView) -> RunComplete:
+    async def _follow(self, events: EventStream, view: RunOutput) -> RunComplete:
         """Show events until the run has ended."""
         while True:
             event = await events.next()
@@ -275,14 +275,14 @@ class _OneShot:
             note(words, "yellow")
         self._last_state = words
 
-    async def _message(self, message: Message, view: AnswerView) -> None:
+    async def _message(self, message: Message, view: RunOutput) -> None:
         if view.may_begin(message) and (await self._state()).state in ("active", "ended"):
             view.is_open = True
         if self._as_json:
             return
         for shown in view.take(message):
             if isinstance(shown, Text):
-                self._print(tame(shown.text, sys.stdout))
+                self._print(strip_controls(shown.text, sys.stdout))
             else:
                 note(shown.text)
 
@@ -305,11 +305,11 @@ class _OneShot:
             cancelled=run.outcome == "cancelled",
         )
 
-    def _end(self, complete: RunComplete, view: AnswerView) -> int:
+    def _end(self, complete: RunComplete, view: RunOutput) -> int:
         if not self._as_json:
             for shown in view.finish(complete):
                 if isinstance(shown, Text):
-                    self._print(tame(shown.text, sys.stdout))
+                    self._print(strip_controls(shown.text, sys.stdout))
                 else:
                     note(shown.text)
         if complete.cancelled:
@@ -326,7 +326,7 @@ class _OneShot:
             sys.stdout.write(text)
             sys.stdout.flush()
         except BrokenPipeError:
-            hush()
+            silence_stdout()
             note(f"nobody reads the answer any more; the run goes on (`bulkhead cancel {self._run_id}` ends it)")
             raise
 

@@ -8,8 +8,16 @@ from pathlib import Path
 import click
 
 from protocol.errors import BadInput, BulkheadError, Conflict, Unavailable
-from supervisor.cli.common_options import find_door, perform
-from supervisor.cli.server_process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
+from supervisor.cli.common_options import find_server, perform
+from supervisor.cli.server_process import (
+    LockOwner,
+    TrackedProcess,
+    is_server,
+    listener_pid,
+    read_owner,
+    start_ticks,
+    unit_of,
+)
 from supervisor.cli.terminal.formatting import note
 from supervisor.client.address import Address, UnixAddress, default_runtime_dir, parse_address
 from supervisor.client.api import Api
@@ -49,7 +57,7 @@ def stop(runtime_dir: Path | None, host: str | None, within_s: float) -> None:
     perform(work())
 
 
-def _find(runtime_dir: Path | None, host: str | None) -> Owner | None:
+def _find(runtime_dir: Path | None, host: str | None) -> LockOwner | None:
     """The server that is meant, alive. Raises BadInput for an address that says nothing about a process."""
     named = host or ("" if runtime_dir else os.environ.get("BULKHEAD_HOST", ""))
     if not named:
@@ -58,7 +66,7 @@ def _find(runtime_dir: Path | None, host: str | None) -> Owner | None:
             return owner
         if runtime_dir:
             return None
-    address = parse_address(named) if named else find_door(None, None).address
+    address = parse_address(named) if named else find_server(None, None).address
     if not isinstance(address, UnixAddress):
         raise BadInput(f"cannot find the process behind {address}: name its --runtime-dir, on its own machine")
     pid = listener_pid(address)
@@ -69,10 +77,10 @@ def _find(runtime_dir: Path | None, host: str | None) -> Owner | None:
             f"cannot stop the server at {address}: the process that listens there ({pid}) is no server of ours; "
             "if systemd holds the socket, use `systemctl stop bulkhead.target`"
         )
-    return Owner(pid, start_ticks(pid), (str(address),))
+    return LockOwner(pid, start_ticks(pid), (str(address),))
 
 
-async def _end(owner: Owner, within_s: float) -> int:
+async def _end(owner: LockOwner, within_s: float) -> int:
     """SIGTERM, and wait. Raises Conflict, Unavailable."""
     if (unit := unit_of(owner.pid)) is not None:
         manager = "systemctl --user" if unit[1] else "systemctl"
@@ -80,7 +88,7 @@ async def _end(owner: Owner, within_s: float) -> int:
     open_runs = await _open_runs(owner)
     loop = asyncio.get_running_loop()
     try:
-        target = Target(owner.pid)
+        target = TrackedProcess(owner.pid)
     except ProcessLookupError:
         note("nothing to stop: the server left just now")
         return 0
@@ -109,7 +117,7 @@ async def _end(owner: Owner, within_s: float) -> int:
     return 0
 
 
-async def _open_runs(owner: Owner) -> int:
+async def _open_runs(owner: LockOwner) -> int:
     """How many runs the stop will cancel; 0 when the server does not tell."""
     for text in owner.listeners:
         try:

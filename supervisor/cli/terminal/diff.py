@@ -8,7 +8,7 @@ _COMPARED_MAX = 400_000
 """Characters. Comparing costs up to the product of both lengths, and a person waits."""
 
 
-def difference(old: str, new: str) -> list[str]:
+def short_diff(old: str, new: str) -> list[str]:
     """The changed lines with two around them, and a last line that says what is not shown.
 
     Characters that print nothing, or that turn the direction of a text, appear as the replacement character: what is

@@ -20,12 +20,12 @@ def has_colour(stream: IO[Any]) -> bool:
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
-def paint(text: str, colour: str, stream: IO[Any]) -> str:
+def colourise(text: str, colour: str, stream: IO[Any]) -> str:
     """`text` in a colour, or as it is where there are none."""
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if has_colour(stream) and text else text
 
 
-def tame(text: str, stream: IO[Any]) -> str:
+def strip_controls(text: str, stream: IO[Any]) -> str:
     """`text` without control characters, for a terminal: what a model says must not move its cursor or write its
     clipboard. A file or a pipe gets every byte."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
@@ -34,7 +34,7 @@ def tame(text: str, stream: IO[Any]) -> str:
 def note(text: str, colour: str = "dim") -> None:
     """One line for the person at the terminal, on standard error so that standard output stays the answer."""
     try:
-        print(paint(tame(text, sys.stderr), colour, sys.stderr), file=sys.stderr, flush=True)
+        print(colourise(strip_controls(text, sys.stderr), colour, sys.stderr), file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass  # nobody reads it
 

@@ -13,11 +13,11 @@ from typing import Literal
 from protocol.api.permission import PermissionNotification, PermissionRequest
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from supervisor.cli.terminal.diff import difference
+from supervisor.cli.terminal.diff import short_diff
 from supervisor.cli.terminal.formatting import note, one_line
 
 Action = Literal["allow", "allow_session", "deny"]
-Answer = Callable[[PermissionRequest, Action], Awaitable[bool]]
+PromptAnswer = Callable[[PermissionRequest, Action], Awaitable[bool]]
 
 TERMINAL = "/dev/tty"
 WIDTH = 160
@@ -35,10 +35,10 @@ def open_terminal() -> int | None:
         return None
 
 
-class Consent:
+class PermissionPrompt:
     """The requests of one run. Everything but `close` is a plain method on the loop."""
 
-    def __init__(self, terminal: int, answer: Answer) -> None:
+    def __init__(self, terminal: int, answer: PromptAnswer) -> None:
         """`answer` sends what was decided; it returns False when somebody else was first. The terminal is ours now."""
         self._terminal = terminal
         self._answer = answer
@@ -92,7 +92,7 @@ class Consent:
             if value := params.get(key):
                 note(f"    {key}: {one_line(str(value), 10 * WIDTH)}", "yellow")
         if isinstance(old := params.get("old_content"), str) and isinstance(new := params.get("new_content"), str):
-            for line in difference(old, new):
+            for line in short_diff(old, new):
                 note(f"    {line}", _COLOURS.get(line[:1], "dim"))
         while True:
             note("  [y]es, [n]o, [a]lways in this session?", "yellow")

@@ -45,7 +45,7 @@ class _Known:
     has_thought: bool = False
 
 
-class AnswerView:
+class RunOutput:
     """One run in one session. `is_open`: from when on messages belong to the run; until then they are another's."""
 
     def __init__(self, session_id: str, prompt: str, *, is_open: bool) -> None:

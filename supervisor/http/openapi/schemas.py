@@ -70,7 +70,7 @@ _EACH_EVENT: dict[str, Any] = {
 BASE64_PATTERN = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 """With padding, in the standard alphabet."""
 
-NEEDED = {"WorkspaceWish": ["path", "client_id"], "Prompt": ["session_id", "prompt"]}
+NEEDED = {"CreateWorkspace": ["path", "client_id"], "Prompt": ["session_id", "prompt"]}
 """Fields that may not be left out although their type has a default: their absence has an error of its own."""
 
 _MEDIA = str  # an answer that is not JSON is named by its media type

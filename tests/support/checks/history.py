@@ -50,7 +50,7 @@ class Asked:
 
 
 @dataclass
-class Diary:
+class ClientLog:
     """Everything that the clients of one house noted."""
 
     workspaces: dict[str, Path] = field(default_factory=dict)  # id -> data directory

@@ -7,12 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.support.checks.history import Diary, Seen, Stored, Stream
+from tests.support.checks.history import ClientLog, Seen, Stored, Stream
 
 Finding = str
 
 
-def judge(diary: Diary, files: Iterable[Stored]) -> list[Finding]:
+def judge(diary: ClientLog, files: Iterable[Stored]) -> list[Finding]:
     """Every violation, in words; an empty list is an acquittal."""
     stored = {file.workspace: file for file in files}
     findings: list[Finding] = []
@@ -41,7 +41,7 @@ def file_is_sound(file: Stored) -> list[Finding]:
     return findings
 
 
-def acknowledged_is_stored(diary: Diary, stored: dict[str, Stored]) -> list[Finding]:
+def acknowledged_is_stored(diary: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
     """What was answered 202 is in the file (P1)."""
     findings = []
     for ask in diary.acknowledged:
@@ -51,7 +51,7 @@ def acknowledged_is_stored(diary: Diary, stored: dict[str, Stored]) -> list[Find
     return findings
 
 
-def one_run_a_key(diary: Diary, stored: dict[str, Stored]) -> list[Finding]:
+def one_run_a_key(diary: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
     """No run exists that nobody asked for, and none twice (P4)."""
     findings = []
     keyless = {ask.workspace for ask in diary.prompts if not ask.run_id}

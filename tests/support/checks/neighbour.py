@@ -4,14 +4,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.support.clients.http_client import Client
-from tests.support.clients.stream_reader import Watcher
+from tests.support.clients.stream_reader import StreamReader
 from tests.support.processes import Process
 
 RATE_PER_S = 20
 """Slow enough to cost nothing, fast enough that the run streams at every moment of a test."""
 
 
-class Bystander:
+class Neighbour:
     """Streams from `start` to `check`. With `may_reconnect` its stream may be cut and resumed by id (S rows).
 
     With `was_ended` only its end is checked."""
@@ -24,7 +24,7 @@ class Bystander:
         self._client = client
         self._worker_pid = worker_pid
         self._path = path
-        self._watcher: Watcher | None = None
+        self._watcher: StreamReader | None = None
         self._session = self._run = ""
 
     async def start(self) -> None:
@@ -32,7 +32,7 @@ class Bystander:
         self._path.mkdir()
         self.workspace = (await self._client.create(self._path))["id"]
         self._session = await self._client.create_session(self.workspace, "bystander")
-        self._watcher = Watcher(self._client, self.workspace, name="bystander")
+        self._watcher = StreamReader(self._client, self.workspace, name="bystander")
         self._watcher.resumes = True
         await self._watcher.open()
         self._run = await self._client.prompt(self.workspace, self._session, f"/tokens 1000000 {RATE_PER_S}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.support.clients.http_client import Client
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 from tests.support.processes import all_pids
 
 STATUS_ROUTES = ("/v1/health", "/v1/version", "/v1/config", "/v1/workers", "/v1/workers?memory=full", "/v1/workspaces")
@@ -15,10 +15,10 @@ OUR_PLACES_FOR_SECRETS = frozenset({"token"})
 """Files of the supervisor that are made to hold one: the token file. Records of workers hold tokens of their own."""
 
 
-class Canary:
+class SecretScan:
     """Some texts, and every place of a house where one of them was found."""
 
-    def __init__(self, house: House, *texts: str) -> None:
+    def __init__(self, house: ServerHarness, *texts: str) -> None:
         self._house = house
         self._texts = texts
         self._bytes = [text.encode() for text in texts]

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.support.checks import api_shapes, responses
-from tests.support.checks.history import Diary, Seen, Stream
+from tests.support.checks.history import ClientLog, Seen, Stream
 from tests.support.clients.http_client import ConnectionLost, Response, read_body, read_chunk, read_head
 
 REQUEST_S = 20.0
@@ -29,7 +29,7 @@ _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028":
 
 
 @dataclass(frozen=True)
-class Door:
+class ServerAddress:
     """Where the server is, as `--host` says it, and the token that TCP asks for."""
 
     host: str
@@ -73,7 +73,13 @@ class Crush:
     """One client process. Use as `async with`: its connections are closed at the end."""
 
     def __init__(
-        self, door: Door, diary: Diary, *, version: str = "v0.99.0", build_id: str = "abc123", has_proxy: bool = False
+        self,
+        door: ServerAddress,
+        diary: ClientLog,
+        *,
+        version: str = "v0.99.0",
+        build_id: str = "abc123",
+        has_proxy: bool = False,
     ) -> None:
         """`has_proxy`: HTTP_PROXY is set, which makes targets on a Unix socket absolute."""
         self.door = door

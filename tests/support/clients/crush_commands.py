@@ -18,7 +18,7 @@ class CommandFailed(Exception):
 
 
 @dataclass
-class Outcome:
+class CommandOutcome:
     """What `crush run` leaves behind."""
 
     code: int
@@ -60,7 +60,7 @@ async def run(
     model: tuple[str, str] | None = None,
     small_model: tuple[str, str] | None = None,
     env: list[str] | None = None,
-) -> Outcome:
+) -> CommandOutcome:
     """`crush run`; `model` and `small_model` are provider and model. Raises CommandFailed."""
     if await crush.start() == OWN:
         raise CommandFailed("starts a server of its own")
@@ -88,7 +88,7 @@ async def run(
     return await _converse(crush, workspace["id"], found["id"], prompt)
 
 
-async def _converse(crush: Crush, workspace: str, session: str, prompt: str) -> Outcome:
+async def _converse(crush: Crush, workspace: str, session: str, prompt: str) -> CommandOutcome:
     base = f"/v1/workspaces/{word(workspace)}"
     stream = await crush.subscribe(workspace)
     run_id = str(uuid.uuid4())
@@ -100,7 +100,7 @@ async def _converse(crush: Crush, workspace: str, session: str, prompt: str) -> 
     await crush.retire(workspace)
     failed = bool(end.get("error")) and not end.get("cancelled", False)
     text = end.get("text", "") if end["message_id"] else ""
-    return Outcome(1 if failed else 0, text, workspace, session, run_id, stream.seen)
+    return CommandOutcome(1 if failed else 0, text, workspace, session, run_id, stream.seen)
 
 
 async def _ready(crush: Crush, base: str) -> None:

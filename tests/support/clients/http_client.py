@@ -1,6 +1,6 @@
 """A small HTTP client of the tests' own: one connection a request, every body through the strict decoder.
 
-What each client asked, was told and saw goes into its `Diary`; the judge reads those.
+What each client asked, was told and saw goes into its `ClientLog`; the judge reads those.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.checks import api_shapes, responses
-from tests.support.checks.history import Diary
+from tests.support.checks.history import ClientLog
 
 REQUEST_S = 15.0
 
@@ -49,7 +49,7 @@ class Response:
 class Client:
     """One program that uses the API; has a client id and a diary."""
 
-    def __init__(self, socket_path: Path, diary: Diary) -> None:
+    def __init__(self, socket_path: Path, diary: ClientLog) -> None:
         self.socket_path = socket_path
         self.diary = diary
         self.client_id = str(uuid.uuid4())

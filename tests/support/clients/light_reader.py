@@ -12,7 +12,7 @@ from tests.support.eventually import eventually
 OPEN_S = 15.0
 
 
-class Onlooker:
+class LightReader:
     """One client of one workspace over all its connections; goes on after `last_id`."""
 
     def __init__(self, socket_path: Path, workspace: str, last_id: str = "") -> None:
@@ -117,7 +117,7 @@ class Onlooker:
 class _Connection(asyncio.Protocol):
     """One connection of an onlooker."""
 
-    def __init__(self, owner: Onlooker) -> None:
+    def __init__(self, owner: LightReader) -> None:
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
         self._owner = owner
@@ -161,13 +161,13 @@ class _Connection(asyncio.Protocol):
             self.status.exception()
 
 
-async def open_all(onlookers: Sequence[Onlooker]) -> None:
+async def open_all(onlookers: Sequence[LightReader]) -> None:
     """Let all of them connect at once; each has to be let in."""
     statuses = await asyncio.gather(*(onlooker.open() for onlooker in onlookers))
     assert set(statuses) <= {200}, sorted(statuses)
 
 
-async def all_saw_end(onlookers: Sequence[Onlooker], run_id: str, within_s: float = 15.0) -> None:
+async def all_saw_end(onlookers: Sequence[LightReader], run_id: str, within_s: float = 15.0) -> None:
     """Wait until the end of this run has come to each of them."""
     await eventually(
         lambda: all(onlooker.saw_end(run_id) for onlooker in onlookers),
@@ -177,7 +177,7 @@ async def all_saw_end(onlookers: Sequence[Onlooker], run_id: str, within_s: floa
     )
 
 
-def assert_exact(onlooker: Onlooker, stored: Stored, *, after: str) -> None:
+def assert_exact(onlooker: LightReader, stored: Stored, *, after: str) -> None:
     """What came is exactly what the file holds after the id `after`, in order, none twice, none of another log."""
     log, _, number = after.partition(".")
     assert log == stored.log, (after, stored.log)
@@ -191,7 +191,7 @@ def assert_exact(onlooker: Onlooker, stored: Stored, *, after: str) -> None:
 
 
 @contextlib.contextmanager
-def gone_at_the_end(onlookers: Sequence[Onlooker]) -> Iterator[None]:
+def gone_at_the_end(onlookers: Sequence[LightReader]) -> Iterator[None]:
     """Close all of them, however the story ends."""
     try:
         yield

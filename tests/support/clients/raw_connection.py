@@ -11,7 +11,7 @@ WAIT_S = 10.0
 """Far above the deadlines that these tests set, far below those that would apply if they did not work."""
 
 
-class Wire:
+class RawConnection:
     """One connection to the server's socket. Made by `wire`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,10 +64,10 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def wire(path: Path) -> AsyncIterator[Wire]:
+async def wire(path: Path) -> AsyncIterator[RawConnection]:
     """A connection to the socket file `path`."""
     reader, writer = await asyncio.open_unix_connection(path, limit=1 << 26)
-    found = Wire(reader, writer)
+    found = RawConnection(reader, writer)
     try:
         yield found
     finally:

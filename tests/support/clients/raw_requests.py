@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 
 from tests.support.clients.http_client import read_head
-from tests.support.harness.server_harness import House
+from tests.support.harness.server_harness import ServerHarness
 
 SAY_S = 10.0
 
 
 @dataclass(frozen=True)
-class Told:
+class RawResponse:
     """What the server said; status 0 when it closed without a word."""
 
     status: int
@@ -25,17 +25,17 @@ class Told:
         return str(json.loads(self.body)["code"])
 
 
-def port_of(house: House) -> int:
+def port_of(house: ServerHarness) -> int:
     """The port that the newest server of the house listens on."""
     return int(re.findall(r"READY .*tcp://127\.0\.0\.1:(\d+)", house.server.log)[-1])
 
 
-def token_of(house: House) -> str:
+def token_of(house: ServerHarness) -> str:
     """The token that the server made for itself."""
     return (house.server.runtime_dir / "token").read_text().strip()
 
 
-async def say(place: int | str, request: str, body: bytes = b"") -> Told:
+async def say(place: int | str, request: str, body: bytes = b"") -> RawResponse:
     """Send the lines of `request` to a port on loopback or to a socket file, and read one answer."""
     lines = [line.strip() for line in request.strip().splitlines()]
     if body:
@@ -50,8 +50,8 @@ async def say(place: int | str, request: str, body: bytes = b"") -> Told:
             try:
                 status, headers = await read_head(reader)
             except (asyncio.IncompleteReadError, ConnectionError):
-                return Told(0, {}, b"")
+                return RawResponse(0, {}, b"")
             length = 0 if lines[0].startswith("HEAD") else int(headers.get("content-length", "0"))
-            return Told(status, headers, await reader.readexactly(length))
+            return RawResponse(status, headers, await reader.readexactly(length))
         finally:
             writer.close()

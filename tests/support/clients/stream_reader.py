@@ -13,7 +13,7 @@ from tests.support.eventually import POLL_S
 OPEN_S = 10.0
 
 
-class Watcher:
+class StreamReader:
     """Use as `async with`; inside, the stream is open: its headers have come."""
 
     def __init__(self, client: Client, workspace: str, *, name: str = "client", ids: bool = True) -> None:
@@ -37,7 +37,7 @@ class Watcher:
         """Every event so far."""
         return self.stream.seen
 
-    async def __aenter__(self) -> "Watcher":
+    async def __aenter__(self) -> "StreamReader":
         await self.open()
         return self
 

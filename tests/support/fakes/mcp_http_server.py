@@ -12,7 +12,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 
-class Guarded:
+class McpHttpServer:
     """What it knows, and what it saw. `hold` and `dead` are for bad days."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Guarded:
 
 
 class _Any(RequestHandler):
-    def initialize(self, of: Guarded) -> None:
+    def initialize(self, of: McpHttpServer) -> None:
         self.of = of
 
     def get(self, path: str) -> None:

@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.checks.history import Diary
+from tests.support.checks.history import ClientLog
 from tests.support.clients.http_client import Client
-from tests.support.clients.stream_reader import Watcher
+from tests.support.clients.stream_reader import StreamReader
 
 ANSWER_S = 20.0
 ROOT = Path(__file__).resolve().parents[3]
 
 
-class Other:
+class OtherProcess:
     """The handle. Use as `async with`; the process ends with the block."""
 
     def __init__(self, socket_path: Path) -> None:
@@ -28,7 +28,7 @@ class Other:
         self._env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
         self._process: asyncio.subprocess.Process | None = None
 
-    async def __aenter__(self) -> "Other":
+    async def __aenter__(self) -> "OtherProcess":
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
             *self._words, stdin=pipe, stdout=pipe, cwd=ROOT, env=self._env, limit=1 << 26
@@ -66,12 +66,12 @@ class Other:
         return json.loads(line)
 
 
-class Program:
+class ClientProgram:
     """What runs in the process: each public method is one thing to do."""
 
     def __init__(self, socket_path: Path) -> None:
-        self._client = Client(socket_path, Diary())
-        self._watcher: Watcher | None = None
+        self._client = Client(socket_path, ClientLog())
+        self._watcher: StreamReader | None = None
 
     async def create(self, path: str) -> Any:
         """A workspace and a session; their ids."""
@@ -81,7 +81,7 @@ class Program:
     async def watch(self, workspace: str, after: str = "") -> Any:
         """Open a stream, after an id if one is given; what was open before is closed."""
         await self.leave()
-        self._watcher = Watcher(self._client, workspace)
+        self._watcher = StreamReader(self._client, workspace)
         await self._watcher.open(after)
         return True
 
@@ -122,7 +122,7 @@ class Program:
 
 async def main(socket_path: Path) -> None:
     """Do as told until there is nothing more to do."""
-    program = Program(socket_path)
+    program = ClientProgram(socket_path)
     lines = asyncio.StreamReader(limit=1 << 26)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():

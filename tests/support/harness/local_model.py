@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from tests.support.fakes import stub_local_model
-from tests.support.harness.server_harness import House, Room
+from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.processes import Process
 
 ON = {"BULKHEAD_LOCAL_MODEL": "1"}
@@ -13,10 +13,10 @@ SCRIPT = {"provider": "builtin", "model": "script"}
 LOCAL = {"provider": "local", "model": "smollm2"}
 
 
-class Side:
+class LocalModelFixture:
     """What serves the local model in one house, and what the stand-in is told."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: ServerHarness) -> None:
         self.house = house
         self.mode = house.root / "mode"
         self.record = house.server.runtime_dir / "local-model.json"
@@ -33,7 +33,7 @@ class Side:
         path.write_text(json.dumps(config))
         await self.house.start()
 
-    async def room(self, name: str = "w", *, max_tokens: int = 0) -> Room:
+    async def room(self, name: str = "w", *, max_tokens: int = 0) -> WorkspaceFixture:
         """A workspace where the local model answers, with at most so many tokens (0: as many as it likes)."""
         chosen = {**LOCAL, "max_tokens": max_tokens}
         path = self.house.directory(name, "script")
@@ -41,7 +41,9 @@ class Side:
         client = self.house.new_client()
         workspace = await client.create(path)
         session = await client.create_session(workspace["id"])
-        return Room(self.house, workspace, session, await self.house.watch(workspace["id"], name=name, client=client))
+        return WorkspaceFixture(
+            self.house, workspace, session, await self.house.watch(workspace["id"], name=name, client=client)
+        )
 
     def process(self) -> Process:
         """The process that runs now, as the supervisor has it on record."""
@@ -52,7 +54,7 @@ class Side:
         self.mode.with_name("go").touch()
 
 
-async def answer(room: Room, prompt: str) -> str:
+async def answer(room: WorkspaceFixture, prompt: str) -> str:
     """What a prompt is answered with; it must be."""
     end = await room.ended(await room.prompt(prompt))
     assert "error" not in end, end

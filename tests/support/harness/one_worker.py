@@ -28,7 +28,7 @@ LOG = logging.getLogger("bulkhead.test")
 
 
 @dataclass
-class Ear:
+class MessageListener:
     """Hears what a worker says, and wakes whoever waits for it."""
 
     hellos: list[Hello] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Process:
 
     process: asyncio.subprocess.Process
     link: Link
-    ear: Ear
+    ear: MessageListener
     log_path: Path
 
     async def until(self, check: Any, within_s: float = 20.0) -> None:
@@ -132,7 +132,7 @@ class Process:
             return await self.process.wait()
 
 
-class Stage:
+class OneWorker:
     """A router and a workspace, on which workers come and go."""
 
     def __init__(self, router: Router, path: Path, limits: Limits) -> None:
@@ -159,7 +159,7 @@ class Stage:
             limits=self.limits,
         )
         spec = msgspec.structs.replace(spec, **changes)
-        ear = Ear()
+        ear = MessageListener()
         ear.link = link = self.router.expect(
             workspace_id=spec.workspace_id, generation=spec.generation, token=spec.token, sink=ear
         )
@@ -178,14 +178,14 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(
+async def open_one_worker(
     path: Path, limits: Limits = DEFAULT_LIMITS, router_name: str = "router.sock"
-) -> AsyncGenerator[Stage, None]:
+) -> AsyncGenerator[OneWorker, None]:
     """A router in `path`, and a project beside it."""
     (path / "project").mkdir(exist_ok=True)
     router = Router(limits=limits, clock=SystemClock(), log=LOG, epoch=Epoch(1))
     await router.start(path / router_name)
     try:
-        yield Stage(router, path, limits)
+        yield OneWorker(router, path, limits)
     finally:
         await router.close()

@@ -14,11 +14,11 @@ from typing import Any
 
 from xprocess import XProcess
 
-from tests.support.checks.history import Diary, Stored, read_stored
+from tests.support.checks.history import ClientLog, Stored, read_stored
 from tests.support.checks.judge import judge
-from tests.support.checks.neighbour import Bystander
+from tests.support.checks.neighbour import Neighbour
 from tests.support.clients.http_client import Client
-from tests.support.clients.stream_reader import Watcher
+from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
 from tests.support.fakes.notify_socket import Notify
 from tests.support.fakes.scripted_provider import API_KEY, Exchange, Provider
@@ -29,10 +29,10 @@ from tests.support.processes import HOUSE_MARKER, WORKSPACE_MARKER, Pipe, Proces
 LEFTOVER_S = 3.0
 
 
-class Room:
+class WorkspaceFixture:
     """One workspace with one session and one watcher: where a story happens."""
 
-    def __init__(self, house: "House", workspace: dict[str, Any], session: str, watcher: Watcher) -> None:
+    def __init__(self, house: "ServerHarness", workspace: dict[str, Any], session: str, watcher: StreamReader) -> None:
         self._house = house
         self.id: str = workspace["id"]
         self.path = Path(workspace["path"])
@@ -102,7 +102,7 @@ class Room:
         assert "error" not in end, end
 
 
-class House:
+class ServerHarness:
     """Use as `async with` inside the test's loop; the fixture `house` does."""
 
     def __init__(
@@ -119,7 +119,7 @@ class House:
         tcp: bool = False,
     ) -> None:
         self.root = root
-        self.diary = Diary()
+        self.diary = ClientLog()
         self.provider = Provider()
         self.failpoints = Failpoints(root / "f")
         self.notify = Notify(root / "n")
@@ -132,10 +132,10 @@ class House:
         self.server = Server(
             xprocess, root, limits=limits or {}, env=extra | dict(env or {}), zygote=zygote, arguments=arguments
         )
-        self.bystander = Bystander(self.new_client(), self.worker_pid, root / "by")
+        self.bystander = Neighbour(self.new_client(), self.worker_pid, root / "by")
         self._starts = start
         self._has_bystander = bystander
-        self._watchers: list[Watcher] = []
+        self._watchers: list[StreamReader] = []
         self._held: list[Process] = []
         self._pipes: list[Pipe] = []
         self._scripted: set[Path] = set()
@@ -146,9 +146,9 @@ class House:
         """One more program that uses the API."""
         return Client(self.server.socket_path, self.diary)
 
-    async def watch(self, workspace: str, *, name: str, client: Client | None = None, ids: bool = True) -> Watcher:
+    async def watch(self, workspace: str, *, name: str, client: Client | None = None, ids: bool = True) -> StreamReader:
         """One more event stream, closed with the house."""
-        watcher = Watcher(client or self.new_client(), workspace, name=name, ids=ids)
+        watcher = StreamReader(client or self.new_client(), workspace, name=name, ids=ids)
         await watcher.open()
         self._watchers.append(watcher)
         if ids:  # what is so at the beginning must not be taken later for something new
@@ -175,13 +175,13 @@ class House:
         """Does the built-in scripted model answer there?"""
         return path in self._scripted
 
-    async def room(self, name: str = "w", *, model: str = "script", **wish: object) -> Room:
+    async def room(self, name: str = "w", *, model: str = "script", **wish: object) -> WorkspaceFixture:
         """A workspace, a session, an open stream."""
         client = self.new_client()
         workspace = await client.create(self.directory(name, model), **wish)
         session = await client.create_session(workspace["id"])
         watcher = await self.watch(workspace["id"], name=name, client=client)
-        return Room(self, workspace, session, watcher)
+        return WorkspaceFixture(self, workspace, session, watcher)
 
     def hold(self, pid: int) -> Process:
         """A process by pidfd, given back with the house."""
@@ -202,7 +202,7 @@ class House:
         assert row["pid"], row
         return int(row["pid"])
 
-    def stored(self, room: Room) -> Stored:
+    def stored(self, room: WorkspaceFixture) -> Stored:
         """What the file of a room holds now."""
         return read_stored(room.id, room.data_dir)
 
@@ -217,7 +217,7 @@ class House:
 
     # --- beginning and end ----------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> "House":
+    async def __aenter__(self) -> "ServerHarness":
         await self.provider.__aenter__()
         await self.failpoints.__aenter__()
         if self._starts:

@@ -12,16 +12,16 @@ from worker.store.database import Database
 
 
 @dataclass
-class Heard:
+class StoreListener:
     """What the database told its owner."""
 
     events: list[Event] = field(default_factory=list)
     fatal: list[BaseException] = field(default_factory=list)
 
 
-async def open_database(path: Path, heard: Heard | None = None, limits: Limits = DEFAULT_LIMITS) -> Database:
+async def open_database(path: Path, heard: StoreListener | None = None, limits: Limits = DEFAULT_LIMITS) -> Database:
     """Open the database at `path`; what it tells goes to `heard`."""
-    heard = heard or Heard()
+    heard = heard or StoreListener()
     return await Database.open(
         path,
         limits=limits,

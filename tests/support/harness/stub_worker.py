@@ -20,7 +20,7 @@ from supervisor.workspaces.workspace import Workspace
 from supervisor.workspaces.workspace_table import Registration
 
 
-class PaperDriver:
+class StubDriver:
     """Stands in for the driver and its link: a worker that answers what the test says."""
 
     def __init__(self) -> None:
@@ -66,8 +66,8 @@ class PaperDriver:
         self.closed.append("left")
 
 
-def workspace_at(path: Path, *, cancel_on_last_detach: bool = False, **limits: Any) -> tuple[Workspace, PaperDriver]:
-    driver = PaperDriver()
+def workspace_at(path: Path, *, cancel_on_last_detach: bool = False, **limits: Any) -> tuple[Workspace, StubDriver]:
+    driver = StubDriver()
 
     async def in_thread(work: Callable[[], None]) -> None:
         work()

@@ -15,7 +15,7 @@ from protocol.limits import Limits
 from tests.support.processes import Process
 from tests.support.rules_gate import RulesGate
 from worker.permissions.rules import Rules
-from worker.processes.child import Children
+from worker.processes.child import ChildProcesses
 from worker.toolkit.invoke import invoke
 from worker.toolkit.tool import CodeServers, Gate, NoCodeServers, ToolContext, ToolResult
 from worker.toolkit.toolbox import build_toolbox
@@ -39,7 +39,7 @@ class Ledger:
         self.seen[session_id, path] = sha256
 
 
-class Bench:
+class ToolBench:
     """Calls tools in one workspace, as one session."""
 
     def __init__(self, workspace: Path, *, limits: Limits, rules: Rules, env: Mapping[str, str]) -> None:
@@ -53,7 +53,7 @@ class Bench:
         self.gate: Gate = RulesGate(rules)
         self.readable: tuple[Path, ...] = ()
         self.processes: list[Process] = []
-        self.children = Children(limits=limits, clock=SystemClock(), log=LOG, random=random.Random(1))
+        self.children = ChildProcesses(limits=limits, clock=SystemClock(), log=LOG, random=random.Random(1))
         self.jobs = Jobs(self.children, limits=limits, clock=SystemClock(), random=random.Random(2), log=LOG)
         self.toolbox = build_toolbox().joined([Bash(self.jobs), *self.jobs.tools()])
 
@@ -91,9 +91,9 @@ class Bench:
 @contextlib.asynccontextmanager
 async def bench(
     workspace: Path, *, limits: Limits | None = None, rules: Rules | None = None, env: Mapping[str, str] | None = None
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[ToolBench]:
     """A bench in the resolved directory `workspace`; at the end no child is left."""
-    made = Bench(
+    made = ToolBench(
         workspace,
         limits=limits or Limits(),
         rules=rules or Rules(skip=True),

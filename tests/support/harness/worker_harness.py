@@ -18,7 +18,7 @@ from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.events import Event
 from protocol.limits import DEFAULT_LIMITS, Limits
-from tests.support.harness.store import Heard, open_database
+from tests.support.harness.store import StoreListener, open_database
 from tests.support.rules_gate import RulesGate
 from worker.agent.turn import Turn
 from worker.models.client import (
@@ -32,12 +32,12 @@ from worker.models.client import (
     ToolCallStart,
 )
 from worker.permissions.rules import Rules
-from worker.processes.child import Children
+from worker.processes.child import ChildProcesses
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import Drain
 from worker.runs.recovery import Recovered, recover
-from worker.runs.run_end import Author, Ending, Scribe
-from worker.runs.session_queue import Counter
+from worker.runs.run_end import EndWriter, MessageAuthor, RunFinisher
+from worker.runs.session_queue import AcceptCounter
 from worker.runs.titles import Titles
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
@@ -49,7 +49,7 @@ from worker.toolkit.toolbox import Toolbox
 LOG = logging.getLogger("bulkhead.test")
 
 
-class LedModel:
+class SteeredModel:
     """A model whose stream the test leads: each request is announced, then plays what the test sends."""
 
     model = Model(id="led", name="Led", context_window=100_000)
@@ -103,14 +103,14 @@ class LedModel:
 
 
 @dataclass
-class House:
+class WorkerHarness:
     """One workspace's inside."""
 
     database: Database
     dispatcher: Dispatcher
     drain: Drain
-    model: LedModel
-    heard: Heard
+    model: SteeredModel
+    heard: StoreListener
     recovered: Recovered
     shown: list[Event] = field(default_factory=list)
 
@@ -188,26 +188,26 @@ def texts(request: ModelRequest) -> list[str]:
 
 
 @asynccontextmanager
-async def open_house(
+async def open_worker_harness(
     path: Path,
     *,
     limits: Limits = DEFAULT_LIMITS,
     toolbox: Toolbox | None = None,
     title_models: Sequence[ModelClient] = (),
     before: Callable[[Transaction], None] | None = None,
-) -> AsyncGenerator[House, None]:
+) -> AsyncGenerator[WorkerHarness, None]:
     """A house on the directory `path`. `before` writes to the file before recovery looks at it."""
-    heard = Heard()
+    heard = StoreListener()
     shown: list[Event] = []
     clock, source = SystemClock(), random.Random(7)
     database = await open_database(path / "workspace.db", heard, limits)
     if before is not None:
         await database.write(before)
-    scribe = Scribe(clock, source, lambda: Author("led", "test"))
+    scribe = EndWriter(clock, source, lambda: MessageAuthor("led", "test"))
     recovered = await recover(database, scribe, limits)
-    children = Children(limits=limits, clock=clock, log=LOG, random=source)
+    children = ChildProcesses(limits=limits, clock=clock, log=LOG, random=source)
     files = StoredFileLedger(database, clock)
-    model = LedModel()
+    model = SteeredModel()
     drain = Drain()
 
     async def make_turn(run: StoredRun, transcript: Any) -> Turn:
@@ -239,19 +239,19 @@ async def open_house(
 
     dispatcher = Dispatcher(
         database=database,
-        ending=Ending(database=database, scribe=scribe, log=LOG, on_stuck=heard.fatal.append),
+        ending=RunFinisher(database=database, scribe=scribe, log=LOG, on_stuck=heard.fatal.append),
         make_turn=make_turn,
         name_session=Titles(database=database, models=lambda: title_models, limits=limits, clock=clock, log=LOG).name,
         show=shown.append,
         drain=drain,
-        counter=Counter(recovered.last_accept_seq),
+        counter=AcceptCounter(recovered.last_accept_seq),
         limits=limits,
         clock=clock,
         random=source,
         log=LOG,
     )
     try:
-        yield House(database, dispatcher, drain, model, heard, recovered, shown)
+        yield WorkerHarness(database, dispatcher, drain, model, heard, recovered, shown)
     finally:
         await dispatcher.close(5)
         await children.close()

@@ -14,7 +14,7 @@ from protocol.api.message import (
 from protocol.api.provider import Model
 from protocol.limits import Limits
 from tests.unit.agent.agent_harness import user
-from worker.agent.loop_detection import LoopWatch
+from worker.agent.loop_detection import LoopDetector
 from worker.agent.usage import estimate, measure
 from worker.models.client import Category, Tokens
 from worker.models.failures import DETAIL_LENGTH_MAX, TITLES, category_of_status, failure
@@ -50,12 +50,12 @@ def test_an_attempt_that_never_reached_the_provider_counts_nothing():
 def test_a_loop_needs_ten_steps_and_more_than_five_repeats():
     call = [ToolCallData(id="c", name="ls", input="{}")]
     result = {"c": ToolResultData(tool_call_id="c", name="ls", content="same")}
-    watch = LoopWatch()
+    watch = LoopDetector()
     assert [watch.step(call, result) for _ in range(10)] == [False] * 9 + [True]
-    watch = LoopWatch()
+    watch = LoopDetector()
     other = {"c": ToolResultData(tool_call_id="c", name="ls", content="other")}
     assert not any(watch.step(call, result if n % 2 else other) for n in range(20))
-    watch = LoopWatch()
+    watch = LoopDetector()
     assert not any(watch.step([], {}) for _ in range(20))
 
 

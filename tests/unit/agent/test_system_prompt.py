@@ -12,16 +12,16 @@ import pytest
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
 from tests.support.run_coroutine import run
-from worker.agent.git_status import GitState
-from worker.agent.project_context import FILE_MAX_BYTES, gather
-from worker.agent.system_prompt import Surroundings, attribution_note, compose, compose_task
-from worker.processes.child import Children
+from worker.agent.git_status import GitStatus
+from worker.agent.project_context import FILE_MAX_BYTES, read_project_context
+from worker.agent.system_prompt import ProjectContext, attribution_note, compose, compose_task
+from worker.processes.child import ChildProcesses
 
 DAY = date(2026, 1, 2)
 
 
-def look(workspace: Path, **more: object) -> Surroundings:
-    return gather(workspace, today=DAY, env={"HOME": str(workspace / "home"), "RULES": "rules"}, **more)
+def look(workspace: Path, **more: object) -> ProjectContext:
+    return read_project_context(workspace, today=DAY, env={"HOME": str(workspace / "home"), "RULES": "rules"}, **more)
 
 
 def test_it_names_the_place_and_quotes_context_files_once(tmp_path):
@@ -128,8 +128,8 @@ def test_the_state_of_git_is_told_once_a_session(tmp_path):
 
     async def main() -> None:
         log = logging.getLogger("bulkhead.test")
-        children = Children(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
-        state = GitState(children, Limits(), log)
+        children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
+        state = GitStatus(children, Limits(), log)
         env = {"PATH": os.environ["PATH"], "HOME": "/"}
         told = await state.of("s1", tmp_path, env)
         assert "Branch: main" in told
@@ -139,9 +139,9 @@ def test_the_state_of_git_is_told_once_a_session(tmp_path):
         (tmp_path / "a.txt").write_text("b")
         assert await state.of("s1", tmp_path, env) == told
         assert " M a.txt" in await state.of("s2", tmp_path, env)
-        assert await GitState(children, Limits(), log).of("s1", tmp_path, {"PATH": "/nonexistent"}) == ""
+        assert await GitStatus(children, Limits(), log).of("s1", tmp_path, {"PATH": "/nonexistent"}) == ""
         outside = tmp_path / ".git"  # the inside of a repository is no worktree
-        assert await GitState(children, Limits(), log).of("s1", outside, env) == ""
+        assert await GitStatus(children, Limits(), log).of("s1", outside, env) == ""
         await children.close()
 
     run(main())
@@ -181,8 +181,8 @@ def test_a_repository_can_run_nothing_by_its_configuration(tmp_path, kind):
 
     async def main() -> str:
         log = logging.getLogger("bulkhead.test")
-        children = Children(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
-        found = await GitState(children, Limits(), log).of("s", work, {"PATH": os.environ["PATH"], "HOME": "/"})
+        children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
+        found = await GitStatus(children, Limits(), log).of("s", work, {"PATH": os.environ["PATH"], "HOME": "/"})
         await children.close()
         return found
 

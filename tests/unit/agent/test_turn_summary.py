@@ -23,7 +23,7 @@ from tests.unit.agent.agent_harness import (
     build_turn,
     user,
 )
-from worker.agent.context_budget import Budget, reserve
+from worker.agent.context_budget import ContextBudget, reserve
 from worker.agent.message_draft import finish_of, text_of
 from worker.agent.summary import SYSTEM, clipped
 from worker.models.client import Finished, ModelFailure, TextDelta, Tokens, ToolCallEnd, ToolCallStart
@@ -56,14 +56,14 @@ def test_what_is_kept_free():
     assert reserve(1_000_000) == 20_000
     assert reserve(200_000) == 40_000
     assert reserve(8192) == 1638
-    unknown = Budget(0)
+    unknown = ContextBudget(0)
     unknown.begin(10**9, [])
     assert not unknown.is_full
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
 def test_a_budget_is_full_when_less_than_the_reserve_is_free(window, used):
-    budget = Budget(window)
+    budget = ContextBudget(window)
     budget.measured(used)
     assert budget.is_full == (window - used <= reserve(window))
 

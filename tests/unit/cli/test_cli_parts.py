@@ -18,9 +18,17 @@ from click.testing import CliRunner
 from supervisor import config as server_config
 from supervisor.cli.commands.serve import FLAGS, SWITCHES, arguments
 from supervisor.cli.main import COMMANDS, LazyGroup, cli
-from supervisor.cli.server_process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
-from supervisor.cli.terminal.diff import LINES_MAX, difference
-from supervisor.cli.terminal.formatting import ago, has_colour, one_line, paint, size, table, tame
+from supervisor.cli.server_process import (
+    LockOwner,
+    TrackedProcess,
+    is_server,
+    listener_pid,
+    read_owner,
+    start_ticks,
+    unit_of,
+)
+from supervisor.cli.terminal.diff import LINES_MAX, short_diff
+from supervisor.cli.terminal.formatting import ago, colourise, has_colour, one_line, size, strip_controls, table
 from supervisor.client.address import UnixAddress
 
 HEAVY = ("asyncio", "msgspec", "tornado", "zmq", "sqlalchemy", "supervisor.app", "supervisor.client.api")
@@ -103,7 +111,7 @@ def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
     terminal = Terminal()
-    assert paint("x", "red", terminal) == "\x1b[31mx\x1b[0m"  # type: ignore[arg-type]
+    assert colourise("x", "red", terminal) == "\x1b[31mx\x1b[0m"  # type: ignore[arg-type]
     monkeypatch.setenv("NO_COLOR", "1")
     assert not has_colour(terminal)  # type: ignore[arg-type]
     monkeypatch.delenv("NO_COLOR")
@@ -117,17 +125,17 @@ def test_a_model_does_not_command_the_terminal(tmp_path: Path) -> None:
             return True
 
     nasty = "a\x1b]52;c;eA==\x07\tb\r\n\x9b2J"
-    shown = tame(nasty, Terminal())  # type: ignore[arg-type]
+    shown = strip_controls(nasty, Terminal())  # type: ignore[arg-type]
     assert not {"\x1b", "\x07", "\r", "\x9b"} & set(shown)
     assert "\t" in shown
     assert "\n" in shown
     with (tmp_path / "out").open("w") as file:
-        assert tame(nasty, file) == nasty
+        assert strip_controls(nasty, file) == nasty
 
 
 def test_a_change_is_shown_before_it_is_allowed() -> None:
     old = "".join(f"line {number}\n" for number in range(20))
-    assert difference(old, old.replace("line 9\n", "++ nine\n\tand more\n")) == [
+    assert short_diff(old, old.replace("line 9\n", "++ nine\n\tand more\n")) == [
         "@@ -8,5 +8,6 @@",
         " line 7",
         " line 8",
@@ -137,13 +145,13 @@ def test_a_change_is_shown_before_it_is_allowed() -> None:
         " line 10",
         " line 11",
     ]
-    assert difference("", "a\u202eb\x1b[2J\n")[1:] == ["+a\ufffdb\ufffd[2J"]
-    assert difference("a\n", "a\r\n") == ["… only ends of lines change"]
-    assert difference("", "x" * 300)[1].endswith("… 101 more characters")
-    long = difference("", "new\n" * 500)
+    assert short_diff("", "a\u202eb\x1b[2J\n")[1:] == ["+a\ufffdb\ufffd[2J"]
+    assert short_diff("a\n", "a\r\n") == ["… only ends of lines change"]
+    assert short_diff("", "x" * 300)[1].endswith("… 101 more characters")
+    long = short_diff("", "new\n" * 500)
     assert len(long) == LINES_MAX + 1
     assert long[-1] == "… 441 more lines added, 0 more removed"
-    assert difference("a" * 500_000, "b") == ["… 1 lines become 1, too much to compare here"]
+    assert short_diff("a" * 500_000, "b") == ["… 1 lines become 1, too much to compare here"]
 
 
 def test_words_for_sizes_and_times() -> None:
@@ -172,18 +180,18 @@ def test_a_process_is_known_by_its_start(sleeper: subprocess.Popen[bytes], tmp_p
     lock.write_text("")
     assert read_owner(tmp_path) is None
     lock.write_text(json.dumps({"pid": 7, "start_ticks": 9, "version": "1", "listeners": ["unix:///a"]}))
-    assert read_owner(tmp_path) == Owner(7, 9, ("unix:///a",))
+    assert read_owner(tmp_path) == LockOwner(7, 9, ("unix:///a",))
 
 
 async def test_the_end_of_a_process_is_noticed(sleeper: subprocess.Popen[bytes]) -> None:
-    with Target(sleeper.pid) as target:
+    with TrackedProcess(sleeper.pid) as target:
         assert not await target.gone(0.01)
         waiting = asyncio.create_task(target.gone(5.0))
         target.send(signal.SIGTERM)
         assert await waiting
     sleeper.wait()
     with pytest.raises(ProcessLookupError):
-        Target(sleeper.pid)
+        TrackedProcess(sleeper.pid)
 
 
 def test_who_listens_is_asked_of_the_kernel(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from protocol.errors import BadInput, Conflict, Denied, NotFound, Unavailable
 from supervisor.client.address import TcpAddress, UnixAddress, default_address, default_runtime_dir, parse_address
 from supervisor.client.api import Api, error_of
 from supervisor.client.events import RESUMED
-from supervisor.client.transport import Answer, ConnectionLost, Transport, Unreachable
+from supervisor.client.transport import ConnectionLost, HttpResponse, Transport, Unreachable
 from supervisor.config import read_config
 
 Serve = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -49,7 +49,7 @@ def ok(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def ask(address: UnixAddress) -> Answer:
+async def ask(address: UnixAddress) -> HttpResponse:
     return await Transport(address).request("GET", "/x", within_s=5.0)
 
 

@@ -18,7 +18,7 @@ from protocol.api.message import (
     ToolResultData,
     ToolResultPart,
 )
-from supervisor.cli.terminal.run_output import AnswerView, Note, Shown, Text
+from supervisor.cli.terminal.run_output import Note, RunOutput, Shown, Text
 
 
 def said(text: str, message: str = "m1", *more: Part, session: str = "s") -> Message:
@@ -33,8 +33,8 @@ def end(text: str, message: str = "m1") -> RunComplete:
     return RunComplete(session_id="s", message_id=message, run_id="r", text=text)
 
 
-def view(is_open: bool = True) -> AnswerView:
-    return AnswerView("s", "the prompt", is_open=is_open)
+def view(is_open: bool = True) -> RunOutput:
+    return RunOutput("s", "the prompt", is_open=is_open)
 
 
 def printed(shown: list[Shown]) -> str:

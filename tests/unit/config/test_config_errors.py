@@ -9,9 +9,9 @@ import pytest
 from protocol.errors import BadInput
 from worker.config import files as config_files
 from worker.config.files import DEPTH_MAX, FILE_MAX_BYTES, Layer, merged_layers, parse
-from worker.config.json_positions import Position, dotted, positions
+from worker.config.json_positions import Position, dotted, json_positions
 from worker.config.load import Config, load_config
-from worker.config.provenance import Sources
+from worker.config.provenance import Provenance
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +242,7 @@ def test_a_script_is_named_and_not_run(tmp_path):
 
 def test_positions_are_those_of_keys_and_items():
     text = '{ "a": 1,\n  "b\\"}": {"c": [true, {"d": null},\n [-1.5e3] ]},\n  "a": "x:{,"}'
-    found = positions(text)
+    found = json_positions(text)
     assert found[("a",)] == Position(4, 3)
     assert found[('b"}',)] == Position(2, 3)
     assert found[('b"}', "c", 1, "d")] == Position(2, 25)
@@ -256,7 +256,7 @@ def test_every_value_of_a_merged_tree_has_a_source():
     }
     layers = [Layer(path, parse(path, text), text) for path, text in texts.items()]
     merged = merged_layers(layers, [])
-    sources = Sources(layers)
+    sources = Provenance(layers)
     expected = {
         ("a", "x", 0): "/low: line 1",
         ("a", "x", 1): "/high: line 1",

@@ -2,10 +2,10 @@
 
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.secrets import is_secret_name, masked_environment, without_masked
-from worker.config.redaction import Mask
+from worker.config.redaction import Redaction
 
 KEY = "sk-0123456789abcdef0123"
-MASK = Mask([KEY, "lm-studio"])
+MASK = Redaction([KEY, "lm-studio"])
 
 
 def test_names_of_secrets() -> None:

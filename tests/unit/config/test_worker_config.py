@@ -15,7 +15,7 @@ from worker.config.discover import DISCOVER_S
 from worker.config.expand import COMMANDS_S, CommandFailed, Patience, expand, shell_runner
 from worker.config.files import merge, project_dirs
 from worker.config.load import Config, load_config
-from worker.log_level import Verbosity
+from worker.log_level import LogLevel
 
 
 @pytest.fixture(autouse=True)
@@ -480,7 +480,7 @@ def test_debugging_is_switched_on_and_off(tmp_path):
     log = logging.getLogger("bulkhead")
     before = log.level
     try:
-        follows, asked = Verbosity("warning", debug=False), Verbosity("info", debug=True)
+        follows, asked = LogLevel("warning", debug=False), LogLevel("info", debug=True)
         for debug, level in [(False, logging.WARNING), (True, logging.DEBUG), (False, logging.WARNING)]:
             write(path, {"options": {"debug": debug}})
             follows.configure(load(tmp_path), {})

@@ -8,23 +8,23 @@ from hypothesis import strategies as st
 
 from protocol.limits import Limits
 from worker.config.sections import HookSettings
-from worker.hooks.results import EXIT_DENY, EXIT_HALT, Answer, Heard, answer_of, together
+from worker.hooks.results import EXIT_DENY, EXIT_HALT, HookAnswer, HookOutput, answer_of, together
 from worker.hooks.service import hooks_of
 
 
 @pytest.mark.parametrize(
     ("code", "stdout", "stderr", "answer"),
     [
-        (0, "", "", Answer()),
-        (0, "not json", "", Answer()),
-        (0, "[1]", "", Answer()),
-        (0, "[" * 100_000, "", Answer()),
-        (0, '{"decision": "allow", "reason": "fine"}', "", Answer("allow", reason="fine")),
-        (0, '{"decision": "maybe"}', "", Answer()),
-        (0, '{"context": ["a", 1, "b"]}', "", Answer(note="a\nb")),
-        (0, '{"updated_input": {"x": 1}}', "", Answer(patch={"x": 1})),
-        (0, '{"updated_input": "x"}', "", Answer()),
-        (0, '{"halt": true, "reason": "stop"}', "", Answer("deny", halt=True, reason="stop")),
+        (0, "", "", HookAnswer()),
+        (0, "not json", "", HookAnswer()),
+        (0, "[1]", "", HookAnswer()),
+        (0, "[" * 100_000, "", HookAnswer()),
+        (0, '{"decision": "allow", "reason": "fine"}', "", HookAnswer("allow", reason="fine")),
+        (0, '{"decision": "maybe"}', "", HookAnswer()),
+        (0, '{"context": ["a", 1, "b"]}', "", HookAnswer(note="a\nb")),
+        (0, '{"updated_input": {"x": 1}}', "", HookAnswer(patch={"x": 1})),
+        (0, '{"updated_input": "x"}', "", HookAnswer()),
+        (0, '{"halt": true, "reason": "stop"}', "", HookAnswer("deny", halt=True, reason="stop")),
         (
             0,
             json.dumps(
@@ -38,13 +38,13 @@ from worker.hooks.service import hooks_of
                 }
             ),
             "",
-            Answer("deny", reason="no", note="see", patch={"y": 2}),
+            HookAnswer("deny", reason="no", note="see", patch={"y": 2}),
         ),
-        (EXIT_DENY, '{"decision": "allow"}', "not this\n", Answer("deny", reason="not this")),
-        (EXIT_HALT, "", "enough", Answer("deny", halt=True, reason="enough")),
-        (1, '{"decision": "deny"}', "crash", Answer()),
-        (None, '{"decision": "deny"}', "", Answer()),
-        (-9, "", "", Answer()),
+        (EXIT_DENY, '{"decision": "allow"}', "not this\n", HookAnswer("deny", reason="not this")),
+        (EXIT_HALT, "", "enough", HookAnswer("deny", halt=True, reason="enough")),
+        (1, '{"decision": "deny"}', "crash", HookAnswer()),
+        (None, '{"decision": "deny"}', "", HookAnswer()),
+        (-9, "", "", HookAnswer()),
     ],
 )
 def test_what_a_hook_says(code, stdout, stderr, answer):
@@ -52,7 +52,7 @@ def test_what_a_hook_says(code, stdout, stderr, answer):
 
 
 ANSWERS = st.builds(
-    Answer,
+    HookAnswer,
     decision=st.sampled_from(["", "allow", "deny"]),
     halt=st.booleans(),
     patch=st.dictionaries(st.sampled_from("ab"), st.integers()),
@@ -61,7 +61,7 @@ ANSWERS = st.builds(
 
 @given(st.lists(ANSWERS, max_size=5))
 def test_a_denial_wins_over_an_allowance_and_that_over_silence(answers):
-    answer = together([Heard("h", "", one) for one in answers])
+    answer = together([HookOutput("h", "", one) for one in answers])
     assert (answer.decision == "deny") == any(one.decision == "deny" or one.halt for one in answers)
     assert answer.halt == any(one.halt for one in answers)
     if answer.decision == "deny":
@@ -73,8 +73,8 @@ def test_a_denial_wins_over_an_allowance_and_that_over_silence(answers):
 def test_reasons_and_notes_are_joined_and_the_last_patch_wins():
     answer = together(
         [
-            Heard("a", "", Answer(reason="r1", note="n1", patch={"x": 1})),
-            Heard("b", "", Answer(reason="r2", patch={"x": 2})),
+            HookOutput("a", "", HookAnswer(reason="r1", note="n1", patch={"x": 1})),
+            HookOutput("b", "", HookAnswer(reason="r2", patch={"x": 2})),
         ]
     )
     assert (answer.reason, answer.note, answer.patch) == ("r1\nr2", "n1", {"x": 2})

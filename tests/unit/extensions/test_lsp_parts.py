@@ -9,7 +9,7 @@ import pytest
 from worker.config.sections import LspSettings
 from worker.lsp.catalogue import CATALOGUE, GENERIC, handles, known_server, language_of
 from worker.lsp.connection import section_of
-from worker.lsp.diagnostics import FILES_MAX, OF_A_FILE_MAX, Board, Quiet, report
+from worker.lsp.diagnostics import FILES_MAX, OF_A_FILE_MAX, DiagnosticsStore, SettleTimer, report
 from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
 from worker.lsp.edits import BadEdit, apply_edits, edits_by_file, index_of, units_of
 from worker.lsp.service import plan_of
@@ -178,7 +178,7 @@ def test_a_report_shows_errors_first_and_counts_the_rest() -> None:
 
 
 def test_a_board_is_bounded_and_knows_what_is_new() -> None:
-    board = Board()
+    board = DiagnosticsStore()
     assert board.put("u", [problem(0, "x")])
     assert not board.put("u", [problem(0, "x")])
     assert board.changes == 2
@@ -193,7 +193,7 @@ def test_a_board_is_bounded_and_knows_what_is_new() -> None:
 
 
 def test_quiet_waits_for_news_then_for_silence_and_never_too_long() -> None:
-    quiet = Quiet(100.0, most_s=5.0, none_s=1.0, stable_s=0.3)
+    quiet = SettleTimer(100.0, most_s=5.0, none_s=1.0, stable_s=0.3)
     assert quiet.left(100.0) == 1.0
     quiet.news(100.9)
     assert quiet.left(100.9) == pytest.approx(0.3)

@@ -17,7 +17,7 @@ from protocol.events import Event
 from protocol.limits import Limits
 from tests.support.checks import api_shapes
 from tests.support.eventually import eventually
-from tests.support.harness.tool_bench import Bench, bench
+from tests.support.harness.tool_bench import ToolBench, bench
 from worker.config.load import Config, Options
 from worker.config.sections import LspSettings
 from worker.lsp.lifecycle import ServerState
@@ -34,7 +34,7 @@ QUICK = Limits(lsp_change_none_s=0.2, lsp_change_stable_s=0.05, lsp_change_max_s
 class Place:
     """A workspace with one odd server."""
 
-    bench: Bench
+    bench: ToolBench
     servers: LanguageServers
     notes: Path
     events: list[dict[str, Any]] = field(default_factory=list)

@@ -16,7 +16,7 @@ from protocol.errors import Conflict
 from protocol.limits import Limits
 from tests.support.checks import api_shapes
 from tests.support.eventually import eventually
-from tests.support.fakes.mcp_http_server import Guarded
+from tests.support.fakes.mcp_http_server import McpHttpServer
 from tests.unit.extensions.test_mcp_service import Place, place
 from worker.config.edit import edit_file, file_of
 from worker.config.load import load_config
@@ -31,8 +31,8 @@ HARD = Limits(mcp_login_s=0.5)
 @contextlib.asynccontextmanager
 async def guarded(
     tmp_path: Path, *, limits: Limits | None = None, token: OAuthToken | None = None, oauth: bool = True
-) -> AsyncIterator[tuple[Guarded, Place]]:
-    remote = Guarded()
+) -> AsyncIterator[tuple[McpHttpServer, Place]]:
+    remote = McpHttpServer()
     try:
         if token is not None:
             remote.access.add("access-old")
@@ -45,7 +45,7 @@ async def guarded(
         await remote.close()
 
 
-async def log_in(remote: Guarded, found: Place) -> None:
+async def log_in(remote: McpHttpServer, found: Place) -> None:
     """What a person does."""
     task = asyncio.ensure_future(found.server.log_in())
     await eventually(lambda: found.server.login_url or task.done(), what="an address")

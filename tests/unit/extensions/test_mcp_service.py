@@ -17,7 +17,7 @@ from protocol.events import Event
 from protocol.limits import Limits
 from tests.support.checks import api_shapes
 from tests.support.eventually import eventually
-from tests.support.harness.tool_bench import LOG, Bench, bench
+from tests.support.harness.tool_bench import LOG, ToolBench, bench
 from tests.support.processes import descendants, title
 from worker.config.load import Config, Options
 from worker.config.sections import McpSettings, OAuthToken
@@ -36,7 +36,7 @@ KEY = "key-0123456789abcdef"
 class Place:
     """A workspace with odd servers."""
 
-    bench: Bench
+    bench: ToolBench
     servers: McpService
     events: list[dict[str, Any]] = field(default_factory=list)
     secrets: set[str] = field(default_factory=set)

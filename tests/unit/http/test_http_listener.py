@@ -15,7 +15,7 @@ from protocol.errors import BadInput, LimitReached, Unavailable
 from protocol.limits import Limits
 from supervisor.config import UnixAddress
 from supervisor.http.access import UnixAccess
-from supervisor.http.http_listener import Door, body_length
+from supervisor.http.http_listener import HttpListener, body_length
 from supervisor.http.listeners import open_listener
 from supervisor.http.messages import Request, Response, json_response
 from supervisor.http.routes import RouteTable
@@ -34,13 +34,13 @@ async def echo(request: Request) -> Response:
     )
 
 
-class House:
+class ListenerHarness:
     """A door and connections to it."""
 
     def __init__(self, path: Path, answer: Answer = echo) -> None:
         self.path = path / "s"
         self.tasks = TaskOwner("test", LOG)
-        self.door = Door(
+        self.door = HttpListener(
             listening=open_listener(UnixAddress(self.path)).socket,
             access=UnixAccess(),
             answer=answer,
@@ -51,7 +51,7 @@ class House:
             tasks=self.tasks,
         )
 
-    async def __aenter__(self) -> "House":
+    async def __aenter__(self) -> "ListenerHarness":
         self.door.open()
         return self
 
@@ -77,7 +77,7 @@ def head(method: str, target: str, *headers: str) -> bytes:
 
 def test_request_arrives_whole(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             target = "/v1/workspaces/w/agent/sessions/s/cancel?run_id=a%20b&run_id=c&x="
             status, headers, body = await house.say(head("POST", target, "Content-Length: 3") + b"{} ")
         assert status == 200
@@ -94,7 +94,7 @@ def test_request_arrives_whole(tmp_path: Path) -> None:
 
 def test_absolute_target_of_a_proxied_client(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             target = "http://api.crush.localhost/v1/workspaces/w/agent?provider_id=p"
             status, _, body = await house.say(head("GET", target))
         assert status == 200
@@ -105,7 +105,7 @@ def test_absolute_target_of_a_proxied_client(tmp_path: Path) -> None:
 
 def test_connection_is_used_again(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             reader, writer = await asyncio.open_unix_connection(house.path)
             for _ in range(3):
                 writer.write(head("GET", "/v1/health"))
@@ -127,7 +127,7 @@ def test_connection_is_used_again(tmp_path: Path) -> None:
 )
 def test_errors_are_json(tmp_path: Path, method: str, target: str, status: int, code: str) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             found, headers, body = await house.say(head(method, target))
         assert found == status
         assert headers.get("allow") == ("GET" if status == 405 else None)
@@ -142,7 +142,7 @@ def test_errors_of_a_handler_keep_code_and_hint(tmp_path: Path) -> None:
         raise Unavailable("gone", code="worker_lost")
 
     async def main() -> None:
-        async with House(tmp_path, answer) as house:
+        async with ListenerHarness(tmp_path, answer) as house:
             status, headers, body = await house.say(head("GET", "/v1/health"))
         assert (status, headers["retry-after"]) == (503, "1")
         assert json.loads(body) == {"message": "gone", "code": "worker_lost"}
@@ -155,7 +155,7 @@ def test_S16_bug_in_a_handler_is_a_500_with_an_id(tmp_path: Path, caplog: pytest
         raise ZeroDivisionError("secret detail")
 
     async def main() -> None:
-        async with House(tmp_path, answer) as house:
+        async with ListenerHarness(tmp_path, answer) as house:
             status, _, body = await house.say(head("GET", "/v1/health"))
             again, _, _ = await house.say(head("GET", "/v1/health"))
         assert (status, again) == (500, 500)
@@ -168,7 +168,7 @@ def test_S16_bug_in_a_handler_is_a_500_with_an_id(tmp_path: Path, caplog: pytest
 
 def test_C08_body_at_the_limit_passes(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             data = head("POST", "/v1/workspaces", "Content-Length: 100000") + b"x" * 100_000
             status, _, body = await house.say(data)
         assert status == 200
@@ -179,7 +179,7 @@ def test_C08_body_at_the_limit_passes(tmp_path: Path) -> None:
 
 def test_C08_body_above_the_limit_is_refused_before_it_comes(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             status, headers, body = await house.say(head("POST", "/v1/workspaces", "Content-Length: 100001"))
         assert status == 413
         assert headers["connection"] == "close"
@@ -190,7 +190,7 @@ def test_C08_body_above_the_limit_is_refused_before_it_comes(tmp_path: Path) -> 
 
 def test_C08_sender_of_a_refused_body_still_sees_the_answer(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             data = head("POST", "/v1/workspaces", "Content-Length: 1000000") + b"x" * 1_000_000
             status, _, _ = await house.say(data)
         assert status == 413
@@ -200,7 +200,7 @@ def test_C08_sender_of_a_refused_body_still_sees_the_answer(tmp_path: Path) -> N
 
 def test_C08_chunked_body_is_counted(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
             data = head("POST", "/v1/workspaces", "Transfer-Encoding: chunked") + chunk * 3
             status, _, _ = await house.say(data)
@@ -211,7 +211,7 @@ def test_C08_chunked_body_is_counted(tmp_path: Path) -> None:
 
 def test_C10_headers_above_the_limit(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             status, _, body = await house.say(head("GET", "/v1/health", "X-Big: " + "a" * 5000))
         assert status == 431
         assert json.loads(body)["code"] == "headers_too_large"
@@ -248,7 +248,7 @@ def test_C10_only_one_way_to_read_the_end_of_a_body(version: str, headers: dict[
 
 def test_C10_a_refused_head_request_has_no_body_in_its_answer(tmp_path: Path) -> None:
     async def main() -> None:
-        async with House(tmp_path) as house:
+        async with ListenerHarness(tmp_path) as house:
             reader, writer = await asyncio.open_unix_connection(house.path)
             writer.write(head("HEAD", "/v1/health", "Content-Length: x"))
             answer = await reader.read()
@@ -269,7 +269,7 @@ def test_C02_caller_that_leaves_ends_nothing_but_its_connection(tmp_path: Path) 
             done.set()
             return Response()
 
-        async with House(tmp_path, answer) as house:
+        async with ListenerHarness(tmp_path, answer) as house:
             _, writer = await asyncio.open_unix_connection(house.path)
             writer.write(head("GET", "/v1/health"))
             await entered.wait()
@@ -287,7 +287,7 @@ def test_too_many_clients_is_503_with_a_hint(tmp_path: Path) -> None:
         raise LimitReached("full", code="too_many_clients", retry_after_s=5.0)
 
     async def main() -> None:
-        async with House(tmp_path, answer) as house:
+        async with ListenerHarness(tmp_path, answer) as house:
             status, headers, _ = await house.say(head("GET", "/v1/health"))
         assert (status, headers["retry-after"]) == (503, "5")
 

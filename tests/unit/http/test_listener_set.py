@@ -11,7 +11,7 @@ import pytest
 
 from protocol.base.logs import Redactor
 from supervisor.config import Address, ServerConfig, TcpAddress, UnixAddress
-from supervisor.http.listener_set import Front
+from supervisor.http.listener_set import ListenerSet
 from supervisor.http.listeners import ListenFailed
 from supervisor.http.messages import Request, Response
 from supervisor.runtime import RuntimeRefused
@@ -22,9 +22,9 @@ async def nothing(request: Request) -> Response:
     return Response()
 
 
-def front(root: Path, *addresses: Address, inherited: tuple[socket.socket, ...] = (), **options: Any) -> Front:
+def front(root: Path, *addresses: Address, inherited: tuple[socket.socket, ...] = (), **options: Any) -> ListenerSet:
     config = ServerConfig(runtime_dir=root, state_dir=root, listeners=addresses, **options)
-    return Front(
+    return ListenerSet(
         config=config,
         token_file=root / "token",
         inherited=inherited,

@@ -21,7 +21,7 @@ from protocol.limits import Limits
 from supervisor.admission import Admission
 from supervisor.config import UnixAddress
 from supervisor.http.access import TcpAccess, UnixAccess
-from supervisor.http.http_listener import Door
+from supervisor.http.http_listener import HttpListener
 from supervisor.http.listeners import open_listener
 from supervisor.http.messages import Request
 from supervisor.http.routes import RouteTable
@@ -101,7 +101,7 @@ async def place(
         request.detach = lambda: look(detach())
         await streams(request)
 
-    door = Door(
+    door = HttpListener(
         listening=listening or open_listener(UnixAddress(path / "s")).socket,
         access=TcpAccess(frozenset(["bulkhead"]), None) if listening else UnixAccess(),
         answer=answer,

@@ -24,7 +24,7 @@ from worker.config.schema import Options
 from worker.models import provider_clients
 from worker.models.client import Finished, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
 from worker.models.provider_clients import WIRES, wire_of
-from worker.models.registry import Models
+from worker.models.registry import ModelRegistry
 
 MODEL = Model(id="m")
 CHOICE = SelectedModel(model="m", provider="p")
@@ -125,7 +125,7 @@ def sent_by(
         selected = SelectedModel(model=provider.models[0].id, provider="p", reasoning_effort="low")
         config = Config({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
         transport = httpx2.MockTransport(reply)
-        models = Models(config, env or {}, DEFAULT_LIMITS, seeded(), LOG, transport=transport)
+        models = ModelRegistry(config, env or {}, DEFAULT_LIMITS, seeded(), LOG, transport=transport)
         events = await collect(models.large(), ModelRequest("be good", messages or [user("hi")]))
         await models.close()
         return events
@@ -233,7 +233,7 @@ def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_calls):
         config = Config(
             {"p": provider}, {"large": SelectedModel(model=model.id, provider="p")}, (), Options(), {}, "", (), (), ()
         )
-        models = Models(config, account, DEFAULT_LIMITS, seeded(), LOG)
+        models = ModelRegistry(config, account, DEFAULT_LIMITS, seeded(), LOG)
         async with server:
             with pytest.raises(ModelFailure, match="seen"):
                 await collect(models.large(), ModelRequest("be good", said))

@@ -48,7 +48,7 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
-from worker.models.registry import Models
+from worker.models.registry import ModelRegistry
 from worker.zygote.warm_models import WarmTool
 
 DIALECTS = ("openai", "responses", "anthropic")
@@ -92,7 +92,7 @@ def config_of(provider: Provider, dialect: str, **changes: Any) -> Config:
 @asynccontextmanager
 async def house(dialect: str, limits: Limits = DEFAULT_LIMITS, **changes: Any) -> AsyncIterator[tuple]:
     async with Provider() as provider:
-        models = Models(config_of(provider, dialect, **changes), {}, limits, seeded(), LOG)
+        models = ModelRegistry(config_of(provider, dialect, **changes), {}, limits, seeded(), LOG)
         try:
             yield provider, models.large()
         finally:
@@ -328,7 +328,7 @@ def test_a_server_that_is_not_there_is_a_network_failure(dialect):
     async def main() -> None:
         async with Provider() as provider:
             config = config_of(provider, dialect, base_url="http://127.0.0.1:9/v1")
-            models = Models(config, {}, DEFAULT_LIMITS, seeded(), LOG)
+            models = ModelRegistry(config, {}, DEFAULT_LIMITS, seeded(), LOG)
             error = await failing(models.large())
             assert (error.category, error.retryable) == ("network", True)
             await models.close()

@@ -13,7 +13,7 @@ from tests.unit.agent.agent_harness import LIMITS, LOG, seeded
 from worker.config.load import Config
 from worker.config.schema import Options
 from worker.models.client import ModelRequest
-from worker.models.registry import Models
+from worker.models.registry import ModelRegistry
 from worker.zygote import warm_models
 
 _PROBE = """
@@ -101,7 +101,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch, request: ModelRequest, kind: str) ->
             model="warm/warm", provider="p", temperature=0.5, top_p=0.9, reasoning_effort="low", presence_penalty=0.1
         )
         config = Config({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
-        models = Models(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(answer))
+        models = ModelRegistry(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(answer))
         async for _ in models.large().stream(request):
             pass
         await models.close()

@@ -14,26 +14,26 @@ from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.errors import Conflict, LimitReached
 from protocol.limits import Limits
-from tests.support.harness.store import Heard, open_database
+from tests.support.harness.store import StoreListener, open_database
 from tests.support.run_coroutine import run
-from worker.permissions.broker import Desk, Reply
-from worker.permissions.gate import AskingGate, RunPolicy, asked_path
+from worker.permissions.broker import BrokerAnswer, PermissionBroker
+from worker.permissions.gate import PermissionGate, RunPolicy, asked_path
 from worker.permissions.questions import batch_of, in_order
-from worker.permissions.requests import Asked, AskState
+from worker.permissions.requests import RequestState, StoredRequest
 from worker.permissions.rules import Rules
 from worker.store import permission_requests, sessions
 from worker.store.database import Database
-from worker.toolkit.tool import Denied, Wish
+from worker.toolkit.tool import AccessRequest, ToolDenied
 
-Story = Callable[[Desk, Database, Heard], Awaitable[None]]
+Story = Callable[[PermissionBroker, Database, StoreListener], Awaitable[None]]
 
 
 def tell(tmp_path: Path, story: Story, **limits: Any) -> None:
     async def main() -> None:
-        heard = Heard()
+        heard = StoreListener()
         database = await open_database(tmp_path / "workspace.db", heard, Limits(**limits))
         await database.write(lambda transaction: sessions.create(transaction.connection, Session(id="s")))
-        desk = Desk(
+        desk = PermissionBroker(
             database=database,
             limits=Limits(**limits),
             clock=SystemClock(),
@@ -49,20 +49,20 @@ def tell(tmp_path: Path, story: Story, **limits: Any) -> None:
     run(main())
 
 
-def asking(desk: Desk, ask_id: str = "a", **more: Any) -> "asyncio.Task[Reply]":
-    asked = Asked(ask_id, "permission", "s", "r", f"call-{ask_id}", tool="bash", action="execute", path="/w")
+def asking(desk: PermissionBroker, ask_id: str = "a", **more: Any) -> "asyncio.Task[BrokerAnswer]":
+    asked = StoredRequest(ask_id, "permission", "s", "r", f"call-{ask_id}", tool="bash", action="execute", path="/w")
     request = PermissionRequest(id=ask_id, session_id="s", tool_call_id=f"call-{ask_id}", tool_name="bash")
     return asyncio.ensure_future(desk.ask(asked, request, **more))
 
 
-async def opened(desk: Desk, count: int = 1) -> None:
+async def opened(desk: PermissionBroker, count: int = 1) -> None:
     async with asyncio.timeout(5):
         while len(desk.open_permissions()) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 
 def test_a_decision_that_cannot_be_stored_leaves_the_request_open(tmp_path: Path, monkeypatch: Any) -> None:
-    async def story(desk: Desk, database: Database, heard: Heard) -> None:
+    async def story(desk: PermissionBroker, database: Database, heard: StoreListener) -> None:
         waiting = asking(desk)
         await opened(desk)
         write = database.write
@@ -83,7 +83,7 @@ def test_a_decision_that_cannot_be_stored_leaves_the_request_open(tmp_path: Path
 
 
 def test_a_grant_for_the_session_answers_what_is_alike(tmp_path: Path) -> None:
-    async def story(desk: Desk, database: Database, heard: Heard) -> None:
+    async def story(desk: PermissionBroker, database: Database, heard: StoreListener) -> None:
         waiting = [asking(desk, ask_id) for ask_id in "abc"]
         await opened(desk, 3)
         assert await desk.decide("b", "permission", "allow_session", granted=True, for_session=True)
@@ -91,7 +91,7 @@ def test_a_grant_for_the_session_answers_what_is_alike(tmp_path: Path) -> None:
         assert (await asking(desk, "d")).granted
         assert desk.open_count == 0
         found = await database.read(lambda connection: permission_requests.outcome(connection, "a"))
-        assert found == permission_requests.Outcome(AskState.RESOLVED, "allow_session of b")
+        assert found == permission_requests.RequestOutcome(RequestState.RESOLVED, "allow_session of b")
         kinds = [event.kind for event in heard.events if event.key in ("call-a", "a")]
         assert kinds == ["permission_notification", "permission_request", "permission_notification"]
 
@@ -99,11 +99,11 @@ def test_a_grant_for_the_session_answers_what_is_alike(tmp_path: Path) -> None:
 
 
 def test_the_answer_and_the_end_of_the_run_at_the_same_time(tmp_path: Path) -> None:
-    async def story(desk: Desk, database: Database, heard: Heard) -> None:
+    async def story(desk: PermissionBroker, database: Database, heard: StoreListener) -> None:
         waiting = asking(desk)
         await opened(desk)
         await database.write(
-            lambda transaction: permission_requests.end_of_run(transaction, "r", AskState.CANCELLED, "over", 1)
+            lambda transaction: permission_requests.end_of_run(transaction, "r", RequestState.CANCELLED, "over", 1)
         )
         with pytest.raises(Conflict) as late:
             await desk.decide("a", "permission", "allow_session", granted=True, for_session=True)
@@ -121,7 +121,7 @@ def test_the_answer_and_the_end_of_the_run_at_the_same_time(tmp_path: Path) -> N
 
 
 def test_time_counts_only_while_nobody_is_there(tmp_path: Path) -> None:
-    async def story(desk: Desk, database: Database, heard: Heard) -> None:
+    async def story(desk: PermissionBroker, database: Database, heard: StoreListener) -> None:
         desk.attached(1)
         waiting = asking(desk)
         await opened(desk)
@@ -131,18 +131,18 @@ def test_time_counts_only_while_nobody_is_there(tmp_path: Path) -> None:
         desk.attached(0)
         assert "0.05 s" in (await waiting).why
         found = await database.read(lambda connection: permission_requests.outcome(connection, "a"))
-        assert found == permission_requests.Outcome(AskState.EXPIRED, "nobody answered within 0.05 s")
+        assert found == permission_requests.RequestOutcome(RequestState.EXPIRED, "nobody answered within 0.05 s")
 
     tell(tmp_path, story, permission_wait_s=0.05)
 
 
 def test_the_gate_goes_through_its_reasons_in_order(tmp_path: Path) -> None:
-    async def story(desk: Desk, database: Database, heard: Heard) -> None:
+    async def story(desk: PermissionBroker, database: Database, heard: StoreListener) -> None:
         async def here(job: Callable[[], str]) -> str:
             return job()
 
-        def gate(policy: str = "", may_allow: bool = True, **rules: Any) -> AskingGate:
-            return AskingGate(
+        def gate(policy: str = "", may_allow: bool = True, **rules: Any) -> PermissionGate:
+            return PermissionGate(
                 desk,
                 rules=lambda: Rules(**rules),
                 policy=RunPolicy(policy, 1.0),  # type: ignore[arg-type]
@@ -151,8 +151,8 @@ def test_the_gate_goes_through_its_reasons_in_order(tmp_path: Path) -> None:
                 in_thread=here,
             )
 
-        def wish(**more: Any) -> Wish:
-            return Wish(
+        def wish(**more: Any) -> AccessRequest:
+            return AccessRequest(
                 "s", "r", "c", "bash", "execute", ".", "run \udcff", {"command": "x\udcff", "n": [1, None]}, **more
             )
 
@@ -162,10 +162,10 @@ def test_the_gate_goes_through_its_reasons_in_order(tmp_path: Path) -> None:
         assert heard.events == []
         await gate("deny").permit(wish(approved=True))  # a hook of the user says so
         assert [event.kind for event in heard.events] == ["permission_notification"]
-        with pytest.raises(Denied, match="allowed_tools"):
+        with pytest.raises(ToolDenied, match="allowed_tools"):
             await gate("deny").permit(wish())
         desk.said(False)
-        with pytest.raises(Denied, match="cannot answer"):
+        with pytest.raises(ToolDenied, match="cannot answer"):
             await gate().permit(wish())
         waiting = asyncio.ensure_future(gate("allow", may_allow=False).permit(wish()))
         await opened(desk)

@@ -3,7 +3,7 @@
 import asyncio
 
 from protocol.base.clock import SystemClock
-from protocol.base.timer import Alarm
+from protocol.base.timer import Timer
 from tests.support.run_coroutine import run
 
 
@@ -19,7 +19,7 @@ def test_it_rings_once_at_the_time_that_was_set_last() -> None:
             else:
                 alarm.set(clock.now() - 1)  # over already: at once
 
-        alarm = Alarm(clock, ring)
+        alarm = Timer(clock, ring)
         alarm.set(clock.now() + 3600)
         alarm.set(clock.now())
         async with asyncio.timeout(5):
@@ -33,13 +33,13 @@ def test_cancelled_it_does_not_ring() -> None:
     async def main() -> None:
         rang: list[str] = []
         clock, later = SystemClock(), asyncio.Event()
-        alarm, silenced = Alarm(clock, lambda: rang.append("cancelled")), Alarm(clock, lambda: rang.append("unset"))
+        alarm, silenced = Timer(clock, lambda: rang.append("cancelled")), Timer(clock, lambda: rang.append("unset"))
         alarm.set(clock.now())
         silenced.set(clock.now())
         alarm.cancel()
         alarm.cancel()
         silenced.set(None)
-        Alarm(clock, later.set).set(clock.now() + 0.001)  # due after both
+        Timer(clock, later.set).set(clock.now() + 0.001)  # due after both
         async with asyncio.timeout(5):
             await later.wait()
         assert rang == []

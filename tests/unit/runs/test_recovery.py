@@ -17,7 +17,7 @@ from protocol.api.message import (
 )
 from protocol.api.session import Session
 from protocol.limits import Limits
-from tests.support.harness.worker_harness import open_house, outline
+from tests.support.harness.worker_harness import open_worker_harness, outline
 from tests.support.run_coroutine import run
 from worker.runs import message_rows
 from worker.store import messages, runs, sessions
@@ -78,7 +78,7 @@ def test_W04_a_run_that_streamed_ends_interrupted_with_its_text(tmp_path: Path) 
         )
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck) as house:
+        async with open_worker_harness(tmp_path, before=wreck) as house:
             assert house.recovered.interrupted == ["r"]
             ended = await house.run("r")
             assert (ended.outcome, ended.cause, ended.message_id) == ("interrupted", "worker_died", "a1")
@@ -106,7 +106,7 @@ def test_W05_open_tool_calls_get_an_interrupted_result(tmp_path: Path) -> None:
         left.result("r", "c1")
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck) as house:
+        async with open_worker_harness(tmp_path, before=wreck) as house:
             assert await house.outline() == [
                 "user do r",
                 "assistant call:c1:{} call:c2:{} call:c3:{} [error]",
@@ -127,7 +127,7 @@ def test_W04_a_finished_row_is_not_written_again(tmp_path: Path) -> None:
         left.result("r", "c1")
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck) as house:
+        async with open_worker_harness(tmp_path, before=wreck) as house:
             told = [outline(row) for row in await house.rows()]
             assert told == ["user do r", "assistant call:c1:{} [tool_use]", "tool result:c1", "assistant [error]"]
             assert (await house.run("r")).message_id == (await house.rows())[-1].id
@@ -142,7 +142,7 @@ def test_a_run_that_died_before_its_first_row_gets_one(tmp_path: Path) -> None:
         left.user("r")
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck) as house:
+        async with open_worker_harness(tmp_path, before=wreck) as house:
             assert await house.outline() == ["user do r", "assistant [error]"]
             assert (await house.rows())[-1].model == "led"
 
@@ -158,7 +158,7 @@ def test_W03_runs_that_had_not_begun_start_in_their_order(tmp_path: Path) -> Non
         left.run("second")
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck) as house:
+        async with open_worker_harness(tmp_path, before=wreck) as house:
             assert [waiting.id for waiting in house.recovered.waiting] == ["first", "second"]
             house.dispatcher.resume(house.recovered.waiting)
             third = await house.submit("third", "third")
@@ -184,7 +184,7 @@ def test_a_folded_run_ends_with_its_interrupted_host(tmp_path: Path) -> None:
         left.assistant("host", "a1", TextPart(TextData(text="both")))
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck) as house:
+        async with open_worker_harness(tmp_path, before=wreck) as house:
             guest = await house.run("guest")
             assert (guest.outcome, guest.folded_into, guest.message_id) == ("interrupted", "host", "a1")
             assert sorted(house.recovered.interrupted) == ["guest", "host"]
@@ -200,7 +200,7 @@ def test_W17_a_prompt_that_kills_its_worker_is_not_tried_for_ever(tmp_path: Path
         left.run("once", deaths=1)
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck, limits=Limits(poison_deaths_max=2)) as house:
+        async with open_worker_harness(tmp_path, before=wreck, limits=Limits(poison_deaths_max=2)) as house:
             assert house.recovered.failed == ["poison"]
             ended = await house.run("poison")
             assert (ended.outcome, ended.cause) == ("failed", "crashed_repeatedly")
@@ -222,7 +222,7 @@ def test_a_run_of_a_deleted_session_still_ends(tmp_path: Path) -> None:
         sessions.remove(transaction.connection, "s1")
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck) as house:
+        async with open_worker_harness(tmp_path, before=wreck) as house:
             assert (await house.run("r")).outcome == "interrupted"
             house.dispatcher.resume(house.recovered.waiting)
             ended = await house.ended("q")
@@ -247,7 +247,7 @@ def test_W20_an_agent_that_died_is_paid_for_by_its_caller(tmp_path: Path) -> Non
 
     async def story() -> None:
         for before in (wreck, None):  # the second start finds nothing more to pay
-            async with open_house(tmp_path, before=before) as house:
+            async with open_worker_harness(tmp_path, before=before) as house:
                 session = await house.database.read(lambda connection: sessions.get(connection, "s1"))
                 assert session is not None
                 assert (session.cost, session.prompt_tokens) == (0.75, 3)
@@ -262,9 +262,9 @@ def test_recovery_twice_is_recovery_once(tmp_path: Path) -> None:
         left.user("r")
 
     async def story() -> None:
-        async with open_house(tmp_path, before=wreck) as house:
+        async with open_worker_harness(tmp_path, before=wreck) as house:
             first = await house.rows()
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             assert house.recovered.interrupted == []
             assert await house.rows() == first
             assert house.heard.events == []

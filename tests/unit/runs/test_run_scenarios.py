@@ -10,7 +10,7 @@ from protocol.api.agent import Prompt
 from protocol.api.message import Attachment
 from protocol.errors import BadInput, Conflict, LimitReached, NotFound
 from protocol.limits import Limits
-from tests.support.harness.worker_harness import House, open_house, outline, payload, texts, until
+from tests.support.harness.worker_harness import WorkerHarness, open_worker_harness, outline, payload, texts, until
 from tests.support.run_coroutine import run
 from worker.models.client import ThinkingDelta, ToolCallStart
 from worker.models.failures import failure
@@ -40,7 +40,7 @@ def user_and(answer: str, prompt: str = "hello") -> list[str]:
 
 def test_a_prompt_is_answered(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session(title="")
             run_id = await house.submit("hello\nworld")
             assert (await house.run(run_id)).state in ("accepted", "active")
@@ -77,7 +77,7 @@ def test_a_prompt_is_answered(tmp_path: Path) -> None:
 
 def test_the_session_is_free_when_clients_hear_of_the_end(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             busy: list[bool] = []
 
@@ -97,7 +97,7 @@ def test_the_session_is_free_when_clients_hear_of_the_end(tmp_path: Path) -> Non
 
 def test_W02_what_cannot_run_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             with pytest.raises(NotFound) as unknown:
                 await house.submit("hello", session_id="nobody")
             assert unknown.value.code == "session_unknown"
@@ -121,7 +121,7 @@ def test_W02_what_cannot_run_is_refused_before_anything_is_stored(tmp_path: Path
 
 def test_a_text_attachment_is_prompt_enough(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             note = Attachment(file_path="/a.txt", file_name="a.txt", mime_type="text/plain", content=b"note")
             run_id = await house.dispatcher.submit(Prompt(session_id="s1", attachments=[note]))
@@ -135,7 +135,7 @@ def test_a_text_attachment_is_prompt_enough(tmp_path: Path) -> None:
 
 def test_C06_the_same_run_id_many_times_at_once_is_one_run(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             answers = await asyncio.gather(*(house.submit("hello", "key") for _ in range(10)))
             assert answers == ["key"] * 10
@@ -155,7 +155,7 @@ def test_C06_the_same_run_id_many_times_at_once_is_one_run(tmp_path: Path) -> No
 
 def test_X11_a_full_queue_refuses_with_its_own_code(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path, limits=Limits(queued_prompts_max=2)) as house:
+        async with open_worker_harness(tmp_path, limits=Limits(queued_prompts_max=2)) as house:
             await house.session()
             await house.submit("a")
             await house.model.asked()
@@ -171,7 +171,7 @@ def test_X11_a_full_queue_refuses_with_its_own_code(tmp_path: Path) -> None:
 
 def test_C01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             await house.dispatcher.cancel("s1")
             await house.dispatcher.cancel("unknown")
@@ -185,7 +185,7 @@ def test_C01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_C02_accepted_and_not_entered_is_cancelled_on_entry(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             submitting = asyncio.ensure_future(house.submit("hello", "a"))
             await until(lambda: house.dispatcher.open_runs)
@@ -208,7 +208,7 @@ def test_C02_accepted_and_not_entered_is_cancelled_on_entry(tmp_path: Path) -> N
 
 def test_C03_C04_one_cancel_covers_all_before_it_and_nothing_after(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             before = [asyncio.ensure_future(house.submit(f"p{n}", f"r{n}")) for n in range(3)]
             await until(lambda: house.dispatcher.open_runs == 3)
@@ -233,7 +233,7 @@ def test_C03_C04_one_cancel_covers_all_before_it_and_nothing_after(tmp_path: Pat
 
 def test_C05_C08_cancel_of_the_active_run_drops_the_queue_without_messages(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             active = await house.submit("hello")
             await house.model.asked()
@@ -254,7 +254,7 @@ def test_C05_C08_cancel_of_the_active_run_drops_the_queue_without_messages(tmp_p
 
 def test_C11_cancel_after_activation_before_the_first_row(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             run_id = await house.submit("hello")
             assert house.dispatcher.is_session_busy("s1")
@@ -270,7 +270,7 @@ def test_C11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
     """Wherever the cancel hits between the answer and the first token: one user row, one cancelled row, one end."""
 
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             for turns in range(0, 120, 3):
                 session_id = await house.session(f"s{turns}")
                 run_id = await house.submit("hello", session_id=session_id)
@@ -286,7 +286,7 @@ def test_C11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
 
 def test_C12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             run_id = await house.submit("hello")
             house.model.script.put_nowait(ThinkingDelta("hmm"))
@@ -308,7 +308,7 @@ def test_C12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> None:
 
 def test_C12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             run_id = await house.submit("hello")
             house.model.script.put_nowait(ToolCallStart("c1", "hold"))
@@ -323,7 +323,7 @@ def test_C12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path) -> Non
 def test_C13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
     async def story() -> None:
         tool = Holding()
-        async with open_house(tmp_path, toolbox=Toolbox([tool])) as house:
+        async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
             await house.session()
             run_id = await house.submit("hello")
             house.model.call("c1", "hold")
@@ -349,7 +349,7 @@ def test_C14_W04_cancel_between_two_steps_leaves_the_finished_row_alone(tmp_path
     async def story() -> None:
         tool = Holding()
         tool.release.set()
-        async with open_house(tmp_path, toolbox=Toolbox([tool])) as house:
+        async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
             await house.session()
             run_id = await house.submit("hello")
             await house.model.asked()
@@ -382,7 +382,7 @@ class Broken(Holding):
 @pytest.mark.parametrize("parallel", [True, False])
 def test_what_breaks_inside_a_tool_is_not_a_cancel_of_the_user(tmp_path: Path, parallel: bool) -> None:
     async def story() -> None:
-        async with open_house(tmp_path, toolbox=Toolbox([Broken("breaks", parallel)])) as house:
+        async with open_worker_harness(tmp_path, toolbox=Toolbox([Broken("breaks", parallel)])) as house:
             await house.session()
             run_id = await house.submit("hello")
             await house.model.asked()
@@ -403,7 +403,7 @@ def test_what_breaks_inside_a_tool_is_not_a_cancel_of_the_user(tmp_path: Path, p
 
 def test_what_breaks_in_a_model_is_a_failure_and_not_a_cancel(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             run_id = await house.submit("hello")
             house.model.say("half")
@@ -418,7 +418,7 @@ def test_what_breaks_in_a_model_is_a_failure_and_not_a_cancel(tmp_path: Path) ->
 def test_C15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
     async def story() -> None:
         tool = Holding("ask")
-        async with open_house(tmp_path, toolbox=Toolbox([tool])) as house:
+        async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
             await house.session()
             run_id = await house.submit("hello")
             house.model.call("c1", "ask")
@@ -433,7 +433,9 @@ def test_C15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
 
 def test_C16_cancel_during_the_wait_before_a_retry(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path, limits=Limits(model_retry_delay_s=3600, model_retry_delay_s_max=3600)) as house:
+        async with open_worker_harness(
+            tmp_path, limits=Limits(model_retry_delay_s=3600, model_retry_delay_s_max=3600)
+        ) as house:
             await house.session()
             run_id = await house.submit("hello")
             house.model.say("lost")
@@ -449,7 +451,7 @@ def test_C16_cancel_during_the_wait_before_a_retry(tmp_path: Path) -> None:
 
 def test_C07_two_clients_cancel_and_only_the_named_run_ends_once(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             await house.submit("a", "a")
             await house.model.asked()
@@ -465,7 +467,7 @@ def test_C07_two_clients_cancel_and_only_the_named_run_ends_once(tmp_path: Path)
 
 def test_S113_08_every_queued_run_has_its_own_end(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             await house.submit("m", "m")
             await house.model.asked()
@@ -484,7 +486,7 @@ def test_S113_08_every_queued_run_has_its_own_end(tmp_path: Path) -> None:
 
 def test_S113_09_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             await house.submit("main", "m")
             await house.model.asked()
@@ -505,7 +507,7 @@ def test_S113_09_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None
 
 def test_S113_11_a_run_cancelled_by_the_closing_workspace_still_writes_both_rows(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             submitting = asyncio.ensure_future(house.submit("hello", "a"))
             await until(lambda: house.dispatcher.open_runs)
@@ -522,7 +524,7 @@ def test_S113_11_a_run_cancelled_by_the_closing_workspace_still_writes_both_rows
 
 def test_S113_13_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             run_id = await house.submit("hello")
             await house.model.asked()
@@ -539,7 +541,7 @@ def test_S113_13_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> Non
 def test_W08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path: Path) -> None:
     async def story() -> None:
         tool = Holding()
-        async with open_house(tmp_path, toolbox=Toolbox([tool])) as house:
+        async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
             await house.session()
             host = await house.submit("host", "host")
             await house.model.asked()
@@ -565,7 +567,7 @@ def test_W08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path: Path) 
 
 def test_a_prompt_without_a_step_to_join_gets_a_turn_of_its_own(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             first = await house.submit("one")
             await house.model.asked()
@@ -581,7 +583,7 @@ def test_a_prompt_without_a_step_to_join_gets_a_turn_of_its_own(tmp_path: Path) 
 
 def test_W10_a_prompt_sent_while_a_cancelled_run_unwinds_is_started(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             first = await house.submit("one")
             await house.model.asked()
@@ -599,7 +601,7 @@ def test_W10_a_prompt_sent_while_a_cancelled_run_unwinds_is_started(tmp_path: Pa
 
 def test_W10_a_failed_run_hands_on_too(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             await house.submit("one", "one")
             await house.model.asked()
@@ -624,7 +626,7 @@ def test_W10_a_failed_run_hands_on_too(tmp_path: Path) -> None:
 
 def test_sessions_run_side_by_side(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session("s1")
             await house.session("s2")
             await house.submit("a", "a", "s1")
@@ -641,7 +643,7 @@ def test_sessions_run_side_by_side(tmp_path: Path) -> None:
 
 def test_pictures_come_at_once_and_then_merged_and_the_store_keeps_up(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             run_id = await house.submit("hello")
             for number in range(300):
@@ -662,7 +664,7 @@ def test_pictures_come_at_once_and_then_merged_and_the_store_keeps_up(tmp_path: 
 
 def test_what_was_shown_is_in_the_file_before_the_end(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             await house.submit("hello")
             house.model.say("partial")
@@ -675,7 +677,7 @@ def test_what_was_shown_is_in_the_file_before_the_end(tmp_path: Path) -> None:
 
 def test_what_one_client_reads_is_shown_to_the_others(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path, limits=Limits(picture_interval_s=3600.0)) as house:
+        async with open_worker_harness(tmp_path, limits=Limits(picture_interval_s=3600.0)) as house:
             await house.session()
             await house.submit("hello")
             house.model.say("one ")
@@ -693,7 +695,7 @@ def test_what_one_client_reads_is_shown_to_the_others(tmp_path: Path) -> None:
 
 def test_a_run_that_takes_too_long_fails_with_its_reason(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path, limits=Limits(run_max_s=0.05)) as house:
+        async with open_worker_harness(tmp_path, limits=Limits(run_max_s=0.05)) as house:
             await house.session()
             run_id = await house.submit("hello")
             ended = await house.ended(run_id)
@@ -705,7 +707,7 @@ def test_a_run_that_takes_too_long_fails_with_its_reason(tmp_path: Path) -> None
 
 def test_D01_a_run_on_a_full_disk_fails_visibly_and_is_ended_from_the_reserve(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             run_id = await house.submit("hello")
             await house.model.asked()
@@ -725,7 +727,7 @@ def test_D01_a_run_on_a_full_disk_fails_visibly_and_is_ended_from_the_reserve(tm
     run(story())
 
 
-async def full(house: House) -> None:
+async def full(house: WorkerHarness) -> None:
     from sqlalchemy import text
 
     def job(transaction: Any) -> None:
@@ -737,7 +739,7 @@ async def full(house: House) -> None:
 
 def test_the_last_event_of_a_run_is_its_end(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await house.session()
             first = await house.submit("one", "one")
             await house.model.asked()

@@ -4,17 +4,28 @@ import pytest
 
 from protocol.base.machine import InvalidTransition
 from protocol.ids import RunId, SessionId
-from worker.runs.session_queue import CancelActive, Counter, Drop, End, Fold, Lane, Outcome, Start, Ticket, part
+from worker.runs.session_queue import (
+    AcceptCounter,
+    CancelActive,
+    Drop,
+    End,
+    Merge,
+    Outcome,
+    SessionQueue,
+    Start,
+    Ticket,
+    partition,
+)
 
 A, B, C, D = RunId("a"), RunId("b"), RunId("c"), RunId("d")
 CANCELLED = Outcome.CANCELLED
 
 
-def build_lane() -> Lane:
-    return Lane(SessionId("s1"))
+def build_lane() -> SessionQueue:
+    return SessionQueue(SessionId("s1"))
 
 
-def entered(lane: Lane, run_id: RunId, keyed: bool = True):  # type: ignore[no-untyped-def]
+def entered(lane: SessionQueue, run_id: RunId, keyed: bool = True):  # type: ignore[no-untyped-def]
     return lane.enter(lane.accept(run_id, keyed=keyed))
 
 
@@ -158,7 +169,7 @@ def test_a_folded_run_ends_with_its_host() -> None:
     entered(lane, A)
     entered(lane, B, keyed=False)
     entered(lane, C)
-    assert lane.step() == [Fold(B, A)]
+    assert lane.step() == [Merge(B, A)]
     assert lane.folded == [B]
     assert lane.step() == []
     assert lane.queued == [C]
@@ -196,7 +207,7 @@ def test_S113_01_a_place_is_given_back_once_however_often_it_is_released() -> No
 
 def test_S113_05_partition_with_a_mark() -> None:
     queue = [Ticket(RunId(f"r{n}"), n, keyed=False) for n in (1, 2, 3, 0)]
-    parted = part(queue, 2)
+    parted = partition(queue, 2)
     assert [ticket.sequence for ticket in parted.folded] == [3]
     assert [ticket.sequence for ticket in parted.dropped] == [1, 2, 0]
     assert parted.kept == []
@@ -204,14 +215,14 @@ def test_S113_05_partition_with_a_mark() -> None:
 
 def test_S113_06_partition_without_a_mark() -> None:
     queue = [Ticket(A, 0, keyed=False), Ticket(B, 3), Ticket(C, 5, keyed=False), Ticket(D, 6)]
-    parted = part(queue, 0)
+    parted = partition(queue, 0)
     assert [ticket.run_id for ticket in parted.folded] == [A, C]
     assert [ticket.run_id for ticket in parted.kept] == [B, D]
 
 
 def test_S113_07_partition_with_keyed_runs_and_a_mark() -> None:
     queue = [Ticket(A, 1), Ticket(B, 1, keyed=False), Ticket(C, 5)]
-    parted = part(queue, 2)
+    parted = partition(queue, 2)
     assert parted.folded == []
     assert [ticket.run_id for ticket in parted.dropped] == [A, B]
     assert [ticket.run_id for ticket in parted.kept] == [C]
@@ -227,6 +238,6 @@ def test_S113_10_a_stale_mark_does_not_outlive_the_places_it_covers() -> None:
 
 
 def test_lanes_of_one_workspace_share_the_accept_sequence() -> None:
-    counter = Counter(41)
-    assert Lane(SessionId("s1"), counter).accept(A).sequence == 42
-    assert Lane(SessionId("s2"), counter).accept(B).sequence == 43
+    counter = AcceptCounter(41)
+    assert SessionQueue(SessionId("s1"), counter).accept(A).sequence == 42
+    assert SessionQueue(SessionId("s2"), counter).accept(B).sequence == 43

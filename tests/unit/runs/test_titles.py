@@ -6,7 +6,7 @@ import pytest
 
 from protocol.api.provider import Model
 from protocol.base.clock import SystemClock
-from tests.support.harness.worker_harness import House, open_house, until
+from tests.support.harness.worker_harness import WorkerHarness, open_worker_harness, until
 from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import LIMITS, LOG, PlayedModel
 from worker.agent.titles import PROMPT_CHARACTERS, title_of, title_request
@@ -51,7 +51,7 @@ def test_the_request_is_small_and_bounded():
     assert title_request("p", thinks=True).max_tokens == 0
 
 
-async def _first_run(house: House, title: str, prompt: str = "paint the fence please") -> None:
+async def _first_run(house: WorkerHarness, title: str, prompt: str = "paint the fence please") -> None:
     await house.session(title=title)
     run_id = await house.submit(prompt)
     await house.model.asked()
@@ -59,11 +59,11 @@ async def _first_run(house: House, title: str, prompt: str = "paint the fence pl
     await house.ended(run_id)
 
 
-def _titles(house: House, model: Namer) -> Titles:
+def _titles(house: WorkerHarness, model: Namer) -> Titles:
     return Titles(database=house.database, models=lambda: [model], limits=LIMITS, clock=SystemClock(), log=LOG)
 
 
-async def _title(house: House) -> str:
+async def _title(house: WorkerHarness) -> str:
     session = await house.database.read(lambda connection: sessions.get(connection, "s1"))
     assert session is not None
     return session.title
@@ -72,7 +72,7 @@ async def _title(house: House) -> str:
 def test_an_untitled_session_gets_a_title_and_its_gauges_stay(tmp_path: Path):
     async def main() -> None:
         namer = Namer(says("Fence ", "painting"))
-        async with open_house(tmp_path, title_models=[namer]) as house:
+        async with open_worker_harness(tmp_path, title_models=[namer]) as house:
             await _first_run(house, "")
             await until(lambda: any(event["title"] == "Fence painting" for event in house.of_kind("session")))
             session = await house.database.read(lambda connection: sessions.get(connection, "s1"))
@@ -92,7 +92,7 @@ def test_an_untitled_session_gets_a_title_and_its_gauges_stay(tmp_path: Path):
 def test_the_next_model_is_asked_when_the_first_gives_none(tmp_path: Path, first):
     async def main() -> None:
         second = Thinker(says("From the second"))
-        async with open_house(tmp_path, title_models=[Namer(first), second]) as house:
+        async with open_worker_harness(tmp_path, title_models=[Namer(first), second]) as house:
             await _first_run(house, "New Session")
             await until(lambda: any(event["title"] == "From the second" for event in house.of_kind("session")))
 
@@ -102,7 +102,7 @@ def test_the_next_model_is_asked_when_the_first_gives_none(tmp_path: Path, first
 def test_W34_a_chosen_title_stays(tmp_path: Path):
     async def main() -> None:
         namer = Namer(says("Mine"))
-        async with open_house(tmp_path, title_models=[namer]) as house:
+        async with open_worker_harness(tmp_path, title_models=[namer]) as house:
             await _first_run(house, "chosen by hand")
             assert await _title(house) == "chosen by hand"
             assert namer.requests == []
@@ -112,7 +112,7 @@ def test_W34_a_chosen_title_stays(tmp_path: Path):
 
 def test_W34_a_title_that_was_chosen_meanwhile_stays(tmp_path: Path):
     async def main() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await _first_run(house, "", "paint")
             assert await _title(house) == "paint"
 
@@ -132,7 +132,7 @@ def test_W34_a_title_that_was_chosen_meanwhile_stays(tmp_path: Path):
 
 def test_no_model_leaves_the_beginning_of_the_prompt(tmp_path: Path):
     async def main() -> None:
-        async with open_house(tmp_path) as house:
+        async with open_worker_harness(tmp_path) as house:
             await _first_run(house, "")
             assert await _title(house) == "paint the fence please"
             assert house.of_kind("session")[0]["title"] == "paint the fence please"

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from protocol.api.session import Session
 from protocol.errors import LimitReached, Unavailable
 from protocol.limits import Limits
-from tests.support.harness.store import Heard, open_database
+from tests.support.harness.store import StoreListener, open_database
 from tests.support.run_coroutine import run
 from worker.store import events as event_rows
 from worker.store import sessions
@@ -54,7 +54,7 @@ def test_what_is_written_is_read_after_reopening(tmp_path: Path) -> None:
 
 def test_events_are_numbered_without_holes_and_heard_before_the_caller_goes_on(tmp_path: Path) -> None:
     async def story() -> None:
-        heard = Heard()
+        heard = StoreListener()
         database = await open_database(tmp_path / "workspace.db", heard)
 
         def bad(transaction: Transaction) -> None:
@@ -159,7 +159,7 @@ async def fill(database, pages: int) -> None:  # type: ignore[no-untyped-def]
 
 def test_D01_a_full_disk_refuses_prompts_but_not_the_end_of_a_run(tmp_path: Path) -> None:
     async def story() -> None:
-        heard = Heard()
+        heard = StoreListener()
         database = await open_database(tmp_path / "workspace.db", heard)
         await fill(database, 0)
         big = build_session(title="x" * 30_000)
@@ -185,7 +185,7 @@ def test_D01_a_full_disk_refuses_prompts_but_not_the_end_of_a_run(tmp_path: Path
 
 def test_D01_a_big_job_on_a_full_disk_does_not_take_the_small_ones_with_it(tmp_path: Path) -> None:
     async def story() -> None:
-        heard = Heard()
+        heard = StoreListener()
         database = await open_database(tmp_path / "workspace.db", heard)
         await fill(database, 2)
         jobs = [
@@ -205,7 +205,7 @@ def test_D01_a_big_job_on_a_full_disk_does_not_take_the_small_ones_with_it(tmp_p
 
 def test_D07_another_process_holds_the_write_lock(tmp_path: Path) -> None:
     async def story() -> None:
-        heard = Heard()
+        heard = StoreListener()
         database = await open_database(tmp_path / "workspace.db", heard, Limits(storage_busy_s=0.05))
         other = sqlite3.connect(tmp_path / "workspace.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -268,7 +268,7 @@ def test_D05_a_file_that_was_replaced_is_noticed(tmp_path: Path) -> None:
 
 def test_a_broken_write_is_fatal_and_its_caller_learns_that_the_outcome_is_unknown(tmp_path: Path) -> None:
     async def story() -> None:
-        heard = Heard()
+        heard = StoreListener()
         database = await open_database(tmp_path / "workspace.db", heard)
 
         def broken(transaction: Transaction) -> None:

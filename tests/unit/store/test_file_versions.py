@@ -6,7 +6,7 @@ from pathlib import Path
 from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
-from tests.support.harness.store import Heard, open_database
+from tests.support.harness.store import StoreListener, open_database
 from tests.support.run_coroutine import run
 from worker.store import file_versions, sessions
 from worker.store.file_versions import StoredHistory
@@ -16,7 +16,7 @@ def _run(tmp_path: Path, story, limits: Limits | None = None) -> None:
     limits = limits or Limits()
 
     async def main() -> None:
-        heard = Heard()
+        heard = StoreListener()
         database = await open_database(tmp_path / "workspace.db", heard, limits)
         for name in ("s1", "s2"):
             await database.write(

@@ -39,9 +39,9 @@ from supervisor.routing.router import Router
 from tests.support.eventually import eventually
 from tests.support.harness.failpoints import Failpoints
 from tests.support.run_coroutine import run
-from worker.link import Vitals, WorkerLink
-from worker.operations.reply_cache import Replies
-from worker.operations.table import Handler, OperationTable, Request, Response
+from worker.link import WorkerLink, WorkerStats
+from worker.operations.reply_cache import ReplyCache
+from worker.operations.table import Handler, OperationRequest, OperationResponse, OperationTable
 
 LOG = logging.getLogger("bulkhead.test")
 CLOCK = SystemClock()
@@ -132,7 +132,7 @@ class FakeWorker:
         self.shutdowns: list[Shutdown] = []
         self.attached: list[int] = []
         self.source = Source()
-        self.vitals = Vitals(log_id="log", last_number=7)
+        self.vitals = WorkerStats(log_id="log", last_number=7)
         self.heard = 0
         handlers: dict[str, Handler] = {
             "echo": self.echo,
@@ -155,7 +155,7 @@ class FakeWorker:
             clock=CLOCK,
             log=LOG,
             table=OperationTable(handlers, limits=limits, clock=CLOCK, log=LOG, operations=OPERATIONS),
-            replies=Replies(count_max=100, bytes_max=1_000_000),
+            replies=ReplyCache(count_max=100, bytes_max=1_000_000),
             publisher=self.source,
             vitals=lambda: self.vitals,
             on_shutdown=self.shutdowns.append,
@@ -166,34 +166,34 @@ class FakeWorker:
     def _heard(self) -> None:
         self.heard += 1
 
-    async def echo(self, request: Request) -> Response:
+    async def echo(self, request: OperationRequest) -> OperationResponse:
         self.ran.append(request.call_id)
-        return Response(request.body + request.args.get("more", "").encode(), status=202)
+        return OperationResponse(request.body + request.args.get("more", "").encode(), status=202)
 
-    async def fail(self, request: Request) -> Response:
+    async def fail(self, request: OperationRequest) -> OperationResponse:
         raise NotFound("cannot find session s9", code="session_unknown", details={"id": "s9"})
 
-    async def wait(self, request: Request) -> Response:
+    async def wait(self, request: OperationRequest) -> OperationResponse:
         self.ran.append(request.call_id)
         self.began.set()
         await self.release.wait()
-        return Response(b"late")
+        return OperationResponse(b"late")
 
-    async def bound(self, request: Request) -> Response:
+    async def bound(self, request: OperationRequest) -> OperationResponse:
         self.began.set()
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
             self.bound_cancelled.set()
             raise
-        return Response()
+        return OperationResponse()
 
-    async def big(self, request: Request) -> Response:
-        return Response(b"x" * (DEFAULT_LIMITS.message_max_bytes + 1))
+    async def big(self, request: OperationRequest) -> OperationResponse:
+        return OperationResponse(b"x" * (DEFAULT_LIMITS.message_max_bytes + 1))
 
 
 @dataclass
-class House:
+class RouterHarness:
     """A router and one worker that is expected."""
 
     router: Router
@@ -209,7 +209,7 @@ def new_router(epoch: int = 1, limits: Limits = FAST) -> Router:
 @asynccontextmanager
 async def house(
     path: Path, *, token: str = "secret", generation: int = 1, limits: Limits = FAST
-) -> AsyncIterator[House]:
+) -> AsyncIterator[RouterHarness]:
     router = new_router(limits=limits)
     await router.start(path / "router.sock")
     ears = Ears()
@@ -218,7 +218,7 @@ async def house(
     await worker.link.start()
     await worker.link.ready(Ready(log_id="log", last_number=7, open_runs=0))
     try:
-        yield House(router, worker, link, ears)
+        yield RouterHarness(router, worker, link, ears)
     finally:
         await worker.link.close()
         await router.close()
@@ -443,7 +443,7 @@ def test_Z08_a_lost_last_event_is_noticed_by_the_heartbeat(tmp_path: Path) -> No
     async def main() -> None:
         async with house(tmp_path) as it:
             await it.ears.until_type(Ready)
-            it.worker.vitals = Vitals(log_id="log", last_number=9)
+            it.worker.vitals = WorkerStats(log_id="log", last_number=9)
             [mark] = await it.ears.until(lambda m: isinstance(m, list))  # type: ignore[misc]
             assert (mark.kind, mark.number) == (MARK_KIND, 9)
 

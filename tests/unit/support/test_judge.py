@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.checks import api_shapes
-from tests.support.checks.history import Diary, EventRow, RunRow, Seen, Stored, Stream
+from tests.support.checks.history import ClientLog, EventRow, RunRow, Seen, Stored, Stream
 from tests.support.checks.judge import judge
 from tests.support.checks.model_requests import InvalidRequest, check_anthropic, check_openai
 
@@ -19,9 +19,9 @@ def finish(reason: str) -> dict[str, Any]:
     return {"type": "finish", "data": {"reason": reason, "time": 1}}
 
 
-def build_material() -> tuple[Diary, Stored]:
+def build_material() -> tuple[ClientLog, Stored]:
     """One legal history: a prompt asked, accepted, completed, seen."""
-    diary = Diary(workspaces={"W": Path("/w")})
+    diary = ClientLog(workspaces={"W": Path("/w")})
     diary.asked("W", "S", "r1")
     diary.accepted("W", "S", "r1")
     events = [EventRow(1, "message", "r1", b"m1"), EventRow(2, "run_complete", "r1", b"end")]
@@ -52,112 +52,112 @@ def test_a_legal_history_is_acquitted() -> None:
     assert judge(diary, [stored]) == []
 
 
-def lost_prompt(diary: Diary, stored: Stored) -> None:
+def lost_prompt(diary: ClientLog, stored: Stored) -> None:
     diary.asked("W", "S", "r2")
     diary.accepted("W", "S", "r2")
 
 
-def second_terminal(diary: Diary, stored: Stored) -> None:
+def second_terminal(diary: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(3, "run_complete", "r1"))
 
 
-def no_terminal(diary: Diary, stored: Stored) -> None:
+def no_terminal(diary: ClientLog, stored: Stored) -> None:
     del stored.events[1]
     del diary.streams[0].seen[2]
 
 
-def terminal_of_an_open_run(diary: Diary, stored: Stored) -> None:
+def terminal_of_an_open_run(diary: ClientLog, stored: Stored) -> None:
     with_run(stored, state="active", outcome="")
 
 
-def terminal_of_nobody(diary: Diary, stored: Stored) -> None:
+def terminal_of_nobody(diary: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(3, "run_complete", "r9"))
 
 
-def ended_without_outcome(diary: Diary, stored: Stored) -> None:
+def ended_without_outcome(diary: ClientLog, stored: Stored) -> None:
     with_run(stored, outcome="")
 
 
-def run_twice(diary: Diary, stored: Stored) -> None:
+def run_twice(diary: ClientLog, stored: Stored) -> None:
     stored.runs.append(stored.runs[0])
 
 
-def run_of_nobody(diary: Diary, stored: Stored) -> None:
+def run_of_nobody(diary: ClientLog, stored: Stored) -> None:
     stored.runs.append(RunRow("r7", "S", "queued", ""))
 
 
-def event_after_the_end(diary: Diary, stored: Stored) -> None:
+def event_after_the_end(diary: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(3, "message", "r1"))
 
 
-def hole_in_the_log(diary: Diary, stored: Stored) -> None:
+def hole_in_the_log(diary: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(4, "session", ""))
 
 
-def broken_file(diary: Diary, stored: Stored) -> None:
+def broken_file(diary: ClientLog, stored: Stored) -> None:
     stored.check = "row 1 missing from index"
 
 
-def story_without_a_row(diary: Diary, stored: Stored) -> None:
+def story_without_a_row(diary: ClientLog, stored: Stored) -> None:
     with_run(stored, message_id="nowhere")
 
 
-def story_without_an_end(diary: Diary, stored: Stored) -> None:
+def story_without_an_end(diary: ClientLog, stored: Stored) -> None:
     stored.messages["a1"] = ("assistant", json.dumps([TEXT]))
 
 
-def story_that_says_otherwise(diary: Diary, stored: Stored) -> None:
+def story_that_says_otherwise(diary: ClientLog, stored: Stored) -> None:
     with_run(stored, outcome="cancelled")
 
 
-def completed_without_a_story(diary: Diary, stored: Stored) -> None:
+def completed_without_a_story(diary: ClientLog, stored: Stored) -> None:
     with_run(stored, message_id="")
 
 
-def open_tool_call(diary: Diary, stored: Stored) -> None:
+def open_tool_call(diary: ClientLog, stored: Stored) -> None:
     call = {"type": "tool_call", "data": {"id": "c1", "name": "bash", "input": "{}"}}
     stored.messages["a0"] = ("assistant", json.dumps([call, finish("tool_use")]))
 
 
-def answered_twice(diary: Diary, stored: Stored) -> None:
+def answered_twice(diary: ClientLog, stored: Stored) -> None:
     open_tool_call(diary, stored)
     result = {"type": "tool_result", "data": {"tool_call_id": "c1"}}
     stored.messages["t1"] = stored.messages["t2"] = ("tool", json.dumps([result]))
 
 
-def client_misses_one(diary: Diary, stored: Stored) -> None:
+def client_misses_one(diary: ClientLog, stored: Stored) -> None:
     stored.events.insert(1, EventRow(2, "session", "", b"s"))
     stored.events[2] = EventRow(3, "run_complete", "r1", b"end")
     diary.streams[0].seen[2] = Seen("run_complete", "updated", {"run_id": "r1"}, "L", 3, b"end")
 
 
-def client_sees_one_twice(diary: Diary, stored: Stored) -> None:
+def client_sees_one_twice(diary: ClientLog, stored: Stored) -> None:
     diary.streams[0].seen.insert(1, diary.streams[0].seen[0])
 
 
-def client_sees_another_order(diary: Diary, stored: Stored) -> None:
+def client_sees_another_order(diary: ClientLog, stored: Stored) -> None:
     seen = diary.streams[0].seen
     seen[0], seen[2] = seen[2], seen[0]
 
 
-def client_sees_two_ends(diary: Diary, stored: Stored) -> None:
+def client_sees_two_ends(diary: ClientLog, stored: Stored) -> None:
     diary.streams[0].seen.append(Seen("run_complete", "updated", {"run_id": "r1"}, "L", 3, b"end"))
     stored.events.append(EventRow(3, "session", "", b"end"))
 
 
-def client_saw_what_is_not_stored(diary: Diary, stored: Stored) -> None:
+def client_saw_what_is_not_stored(diary: ClientLog, stored: Stored) -> None:
     diary.streams[0].seen.append(Seen("session", "updated", {}, "L", 3, b"s"))
 
 
-def client_saw_something_else(diary: Diary, stored: Stored) -> None:
+def client_saw_something_else(diary: ClientLog, stored: Stored) -> None:
     diary.streams[0].seen[0] = Seen("message", "created", {}, "L", 1, b"other")
 
 
-def client_is_moved_on(diary: Diary, stored: Stored) -> None:
+def client_is_moved_on(diary: ClientLog, stored: Stored) -> None:
     diary.streams[0].seen.append(Seen("base", "", {}, "L", 3))
 
 
-def log_changed_without_a_reset(diary: Diary, stored: Stored) -> None:
+def log_changed_without_a_reset(diary: ClientLog, stored: Stored) -> None:
     diary.streams[0].seen.append(Seen("session", "updated", {}, "M", 3, b"s"))
 
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from protocol.limits import Limits
-from tests.support.harness.tool_bench import Bench, bench
+from tests.support.harness.tool_bench import ToolBench, bench
 from tests.support.processes import Process
 from tests.support.run_coroutine import run
 from worker.processes import process_limit
@@ -51,7 +51,7 @@ def _has_ended(pid: int) -> bool:
     return False
 
 
-async def _cancelled_bash(place: Bench, command: str, fifo) -> tuple[list[Process], list[bool]]:
+async def _cancelled_bash(place: ToolBench, command: str, fifo) -> tuple[list[Process], list[bool]]:
     """Run `command` until it has written its pids to `fifo`, cancel, and look at the pids when the cancel arrives."""
     alive_at_cancel: list[bool] = []
     processes: list[Process] = []

@@ -18,7 +18,7 @@ from tests.support.run_coroutine import run
 from worker.config.load import Config, load_config
 from worker.processes.thread_pool import Stop
 from worker.toolkit.tool import ToolResult
-from worker.tools.session.crush_info import About, Standing
+from worker.tools.session.crush_info import InfoTools, WorkerSnapshot
 from worker.tools.session.crush_logs import LINE_MAX_BYTES, READ_MAX_BYTES, masked, tail_of
 
 KEY = "sk-live-0123456789abcdef"
@@ -52,8 +52,8 @@ def call(tmp_path, name: str, *, spec: WorkerSpec | None = None, between=None, *
     async def main() -> ToolResult:
         told = spec or spec_of(tmp_path)
         config = config_of(told)
-        standing = Standing(False, {"gopls": LSP}, {"notes": MCP}, SKILLS)
-        about = About(told, lambda: standing)
+        standing = WorkerSnapshot(False, {"gopls": LSP}, {"notes": MCP}, SKILLS)
+        about = InfoTools(told, lambda: standing)
         assert about.tools() == ()
         about.configure(config, {})
         if between is not None:

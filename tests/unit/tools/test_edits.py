@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.harness.tool_bench import bench
 from tests.support.run_coroutine import run
-from worker.toolkit.tool import Denied, Wish
+from worker.toolkit.tool import AccessRequest, ToolDenied
 from worker.tools.files.diff import excerpt
 from worker.tools.files.replace import NoMatch, SeveralMatches
 from worker.tools.files.whitespace_match import hint, replace_loosely, unit_of
@@ -150,13 +150,13 @@ class Asked:
     """A gate that a test opens."""
 
     def __init__(self) -> None:
-        self.wishes: asyncio.Queue[Wish] = asyncio.Queue()
+        self.wishes: asyncio.Queue[AccessRequest] = asyncio.Queue()
         self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    async def permit(self, wish: Wish) -> None:
+    async def permit(self, wish: AccessRequest) -> None:
         self.wishes.put_nowait(wish)
         if not await self.answer:
-            raise Denied("no")
+            raise ToolDenied("no")
 
 
 @pytest.mark.parametrize("name", ["edit", "multiedit", "write"])
@@ -192,10 +192,10 @@ def test_what_is_asked_about_a_long_file_is_the_part_that_changes(tmp_path, plac
     lines = [f'line {number} of a "long" file\n' for number in range(200_000)]
     (tmp_path / "long.txt").write_text("".join(lines))
     at = {"start": 0, "middle": 100_000, "end": 199_999}.get(place_of_change, 0)
-    asked: list[Wish] = []
+    asked: list[AccessRequest] = []
 
     class Asks:
-        async def permit(self, wish: Wish) -> None:
+        async def permit(self, wish: AccessRequest) -> None:
             asked.append(wish)
 
     async def story(place):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness.tool_bench import Bench, bench
+from tests.support.harness.tool_bench import ToolBench, bench
 from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
 
@@ -46,7 +46,7 @@ def repository(workspace):
     return workspace
 
 
-async def _is_asked(place: Bench, command: str) -> bool:
+async def _is_asked(place: ToolBench, command: str) -> bool:
     result = await place.bash(command)
     assert SECRET not in result.content, command
     return result.stop_turn

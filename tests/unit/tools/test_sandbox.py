@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from worker.config.schema import ToolSettings
-from worker.tools.shell.sandbox import CACHES, Cage, Confinement, beside, places
+from worker.tools.shell.sandbox import CACHES, Sandbox, SandboxPolicy, beside, places
 
 LOG = logging.getLogger("bulkhead.test")
 
@@ -122,7 +122,7 @@ def test_a_link_in_place_of_the_temporary_directory_is_refused(ground):
     assert rules.temporary is not None
     assert ground / "home" not in rules.writable
     with pytest.raises(NotADirectoryError):
-        Cage(rules, 3)
+        Sandbox(rules, 3)
 
 
 def test_a_link_in_place_of_the_data_directory_widens_nothing(ground):
@@ -144,7 +144,7 @@ def test_what_is_writable_is_not_looked_into(ground):
     [("", "auto", "auto"), ("required", "off", "required"), ("off", "required", "off"), ("wrong", "off", "required")],
 )
 def test_the_operator_counts_over_the_files(ground, operator, file, mode):
-    confinement = Confinement(ground, ground, (), LOG, operator={"BULKHEAD_CONFINE": operator} if operator else {})
+    confinement = SandboxPolicy(ground, ground, (), LOG, operator={"BULKHEAD_CONFINE": operator} if operator else {})
     config = SimpleNamespace(tools=ToolSettings(confine=file))
     confinement.configure(config, {})  # type: ignore[arg-type]
     assert confinement.mode == mode

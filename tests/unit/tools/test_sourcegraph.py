@@ -12,7 +12,7 @@ from tests.support.harness.tool_bench import bench
 from tests.support.rules_gate import RulesGate
 from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
-from worker.toolkit.tool import Wish
+from worker.toolkit.tool import AccessRequest
 from worker.tools.session.agent import AGENT_TOOLS
 
 PATH = "/.api/graphql"
@@ -168,10 +168,10 @@ def test_an_empty_query_asks_nobody(tmp_path):
 
 
 def test_without_permission_nothing_leaves_the_machine(tmp_path):
-    wishes: list[Wish] = []
+    wishes: list[AccessRequest] = []
 
     class Seen(RulesGate):
-        async def permit(self, wish: Wish) -> None:
+        async def permit(self, wish: AccessRequest) -> None:
             wishes.append(wish)
             await super().permit(wish)
 

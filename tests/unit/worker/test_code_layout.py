@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from types import CodeType
 
-from worker.zygote.code_layout import code_run_by, lay_together
+from worker.zygote.code_layout import code_run_by, relocate_code
 
 
 def _make() -> tuple[Callable[[int], int], Callable[[int], list[int]], type]:
@@ -58,7 +58,7 @@ def test_a_copy_takes_the_place_of_the_code_and_means_the_same() -> None:
         grow(2)
         derived().name()
 
-    lay_together(code_run_by(live))
+    relocate_code(code_run_by(live))
     assert add.__code__ is not former[0]
     assert grow.__code__ is not former[1]
     assert grow.__code__ == former[1]
@@ -77,5 +77,5 @@ def test_code_that_did_not_run_stays() -> None:
     def live() -> None:
         add(1)
 
-    lay_together(code_run_by(live))
+    relocate_code(code_run_by(live))
     assert grow.__code__ is untouched

@@ -14,15 +14,15 @@ from protocol.limits import DEFAULT_LIMITS
 from protocol.messages import Answer, Call
 from protocol.operations import Operation
 from tests.support.run_coroutine import run
-from worker.operations.reply_cache import Known, Replies
-from worker.operations.table import Handler, OperationTable, Request, Response
-from worker.supervisor_lease import Tenure
+from worker.operations.reply_cache import CachedReply, ReplyCache
+from worker.operations.table import Handler, OperationRequest, OperationResponse, OperationTable
+from worker.supervisor_lease import SupervisorLease
 
 OPERATIONS = {"do": Operation("do", is_safe=False), "bound": Operation("bound", is_safe=True, is_bound=True)}
 
 
-async def nothing(request: Request) -> Response:
-    return Response()
+async def nothing(request: OperationRequest) -> OperationResponse:
+    return OperationResponse()
 
 
 def table(handler: Handler) -> OperationTable:
@@ -50,15 +50,15 @@ def error_of(
 
 
 def test_a_handler_gets_the_request_and_its_response_is_the_answer() -> None:
-    async def do(request: Request) -> Response:
-        assert request == Request({"sid": "s"}, b"body", "c7")
-        return Response(b"{}", status=202)
+    async def do(request: OperationRequest) -> OperationResponse:
+        assert request == OperationRequest({"sid": "s"}, b"body", "c7")
+        return OperationResponse(b"{}", status=202)
 
     assert answer_of(do, body=b"body") == Answer(call_id="c7", status=202, body=b"{}")
 
 
 def test_a_handlers_refusal_is_the_answer() -> None:
-    async def do(request: Request) -> Response:
+    async def do(request: OperationRequest) -> OperationResponse:
         raise Conflict("cannot: it is busy", code="busy")
 
     assert error_of(do) == ("busy", CODES["busy"][1], "cannot: it is busy")
@@ -77,9 +77,9 @@ def test_a_handlers_refusal_is_the_answer() -> None:
     ],
 )
 def test_C09_a_body_that_cannot_be_meant_is_bad_input(body: bytes, words: str) -> None:
-    async def do(request: Request) -> Response:
+    async def do(request: OperationRequest) -> OperationResponse:
         msgspec.json.decode(request.body, type=Prompt)
-        return Response()
+        return OperationResponse()
 
     code, status, message = error_of(do, body=body)
     assert (code, status) == ("bad_input", 400)
@@ -87,9 +87,9 @@ def test_C09_a_body_that_cannot_be_meant_is_bad_input(body: bytes, words: str) -
 
 
 def test_an_operation_past_its_deadline_says_that_its_outcome_is_unknown() -> None:
-    async def do(request: Request) -> Response:
+    async def do(request: OperationRequest) -> OperationResponse:
         await asyncio.sleep(60)
-        return Response()
+        return OperationResponse()
 
     code, status, message = error_of(do, within_s=0.01)
     assert (code, status) == ("deadline", 504)
@@ -99,7 +99,7 @@ def test_an_operation_past_its_deadline_says_that_its_outcome_is_unknown() -> No
 def test_S16_a_bug_is_an_internal_error_with_an_id_and_its_story_is_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def do(request: Request) -> Response:
+    async def do(request: OperationRequest) -> OperationResponse:
         raise TimeoutError("the secret story")
 
     with caplog.at_level(logging.ERROR):
@@ -115,7 +115,7 @@ def test_an_operation_that_nobody_offers_is_answered() -> None:
 
 
 def test_a_cancel_passes_through() -> None:
-    async def do(request: Request) -> Response:
+    async def do(request: OperationRequest) -> OperationResponse:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
@@ -139,9 +139,9 @@ def test_which_operations_are_bound_to_their_caller() -> None:
 
 
 def test_Z07_a_call_is_begun_once_and_answered_alike() -> None:
-    replies = Replies(count_max=10, bytes_max=1000)
-    assert replies.begin("a") is Known.NEW
-    assert replies.begin("a") is Known.RUNNING
+    replies = ReplyCache(count_max=10, bytes_max=1000)
+    assert replies.begin("a") is CachedReply.NEW
+    assert replies.begin("a") is CachedReply.RUNNING
     answer = Answer(call_id="a", body=b"x")
     replies.finished(answer)
     assert replies.begin("a") is answer
@@ -149,18 +149,18 @@ def test_Z07_a_call_is_begun_once_and_answered_alike() -> None:
 
 
 def test_a_cancelled_call_begins_anew() -> None:
-    replies = Replies(count_max=10, bytes_max=1000)
+    replies = ReplyCache(count_max=10, bytes_max=1000)
     replies.begin("a")
     replies.dropped("a")
-    assert replies.begin("a") is Known.NEW
+    assert replies.begin("a") is CachedReply.NEW
 
 
 def test_the_answers_kept_are_bounded_by_count_and_bytes() -> None:
-    replies = Replies(count_max=2, bytes_max=10)
+    replies = ReplyCache(count_max=2, bytes_max=10)
     for call_id in "abc":
         replies.begin(call_id)
         replies.finished(Answer(call_id=call_id, body=b"123"))
-    assert replies.begin("a") is Known.NEW
+    assert replies.begin("a") is CachedReply.NEW
     assert isinstance(replies.begin("b"), Answer)
     replies.begin("big")
     replies.finished(Answer(call_id="big", body=b"x" * 100))
@@ -174,19 +174,19 @@ def test_the_answers_kept_are_bounded_by_count_and_bytes() -> None:
 
 
 def test_S14_an_idle_worker_that_hears_nobody_leaves_after_its_lease() -> None:
-    tenure = Tenure(tenure_s=60.0, now=0.0)
+    tenure = SupervisorLease(tenure_s=60.0, now=0.0)
     assert not any(tenure.is_over(open_runs=0, now=float(now)) for now in range(60))
     assert tenure.is_over(open_runs=0, now=60.0)
 
 
 def test_S14_an_open_run_is_never_cut_and_its_end_ends_the_stay() -> None:
-    tenure = Tenure(tenure_s=60.0, now=0.0)
+    tenure = SupervisorLease(tenure_s=60.0, now=0.0)
     assert not any(tenure.is_over(open_runs=1, now=float(now)) for now in range(600))
     assert tenure.is_over(open_runs=0, now=600.0)
 
 
 def test_a_word_of_a_supervisor_renews_the_lease() -> None:
-    tenure = Tenure(tenure_s=60.0, now=0.0)
+    tenure = SupervisorLease(tenure_s=60.0, now=0.0)
     for now in range(600):
         if now % 50 == 0:
             tenure.heard(float(now))
@@ -194,7 +194,7 @@ def test_a_word_of_a_supervisor_renews_the_lease() -> None:
 
 
 def test_H01_a_worker_that_slept_itself_gives_the_supervisor_its_time() -> None:
-    tenure = Tenure(tenure_s=60.0, now=0.0)
+    tenure = SupervisorLease(tenure_s=60.0, now=0.0)
     assert not tenure.is_over(open_runs=0, now=7200.0)
     assert not any(tenure.is_over(open_runs=0, now=7200.0 + now) for now in range(60))
     assert tenure.is_over(open_runs=0, now=7260.0)

@@ -135,7 +135,7 @@ class Sink:
         pass
 
 
-class Stage:
+class DriverHarness:
     def __init__(self, path: Path) -> None:
         self.launcher = Launcher()
         self.wire = Wire()
@@ -192,7 +192,7 @@ def hello(**changes: Any) -> Hello:
 
 def test_a_start_that_breaks_unexpectedly_is_a_start_that_failed(tmp_path: Path) -> None:
     async def main() -> None:
-        stage = Stage(tmp_path)
+        stage = DriverHarness(tmp_path)
         stage.launcher.error = ValueError("nobody thought of this")
         stage.driver.want()
         await stage.until("failed")
@@ -207,7 +207,7 @@ def test_a_start_that_breaks_unexpectedly_is_a_start_that_failed(tmp_path: Path)
 
 def test_nothing_is_restarted_once_the_server_leaves(tmp_path: Path) -> None:
     async def main() -> None:
-        stage = Stage(tmp_path)
+        stage = DriverHarness(tmp_path)
         await stage.driver.close("server shuts down", for_good=True)
         with pytest.raises(Unavailable) as refused:
             await stage.driver.restart("by hand")
@@ -220,7 +220,7 @@ def test_nothing_is_restarted_once_the_server_leaves(tmp_path: Path) -> None:
 
 def test_S07_a_close_during_a_slow_start_ends_the_process_that_then_appears(tmp_path: Path) -> None:
     async def main() -> None:
-        stage = Stage(tmp_path)
+        stage = DriverHarness(tmp_path)
         stage.launcher.may_start.clear()
         stage.driver.want()
         closing = asyncio.ensure_future(stage.driver.close("server shuts down", for_good=True))
@@ -238,7 +238,7 @@ def test_S07_a_close_during_a_slow_start_ends_the_process_that_then_appears(tmp_
 
 def test_S07_a_close_during_a_start_that_fails_is_over_with_it(tmp_path: Path) -> None:
     async def main() -> None:
-        stage = Stage(tmp_path)
+        stage = DriverHarness(tmp_path)
         stage.launcher.may_start.clear()
         stage.launcher.error = Unavailable("no memory", code="worker_failed")
         stage.driver.want()
@@ -256,7 +256,7 @@ def test_W11_silence_before_the_worker_was_heard_does_not_count(tmp_path: Path) 
     """An adopted worker may take long to connect again; its hello is the first beat."""
 
     async def main() -> None:
-        stage = Stage(tmp_path)
+        stage = DriverHarness(tmp_path)
         handle = Handle()
         record = Record(ID, 1, handle.pid, handle.start_ticks, "boot", "t", 1.0, "/somewhere")
         stage.driver.adopt(handle, record)
@@ -275,7 +275,7 @@ def test_W11_silence_before_the_worker_was_heard_does_not_count(tmp_path: Path) 
 
 def test_W11_a_worker_may_speak_before_we_know_its_pid(tmp_path: Path) -> None:
     async def main() -> None:
-        stage = Stage(tmp_path)
+        stage = DriverHarness(tmp_path)
         stage.launcher.may_start.clear()
         stage.driver.want()
         await eventually(lambda: stage.wire.sink, what="the link")
@@ -292,7 +292,7 @@ def test_W11_a_worker_may_speak_before_we_know_its_pid(tmp_path: Path) -> None:
 
 def test_S03_the_record_is_there_before_the_process(tmp_path: Path) -> None:
     async def main() -> None:
-        stage = Stage(tmp_path)
+        stage = DriverHarness(tmp_path)
         stage.launcher.may_start.clear()
         stage.driver.want()
         await eventually(lambda: stage.records.read_all(), what="a record")

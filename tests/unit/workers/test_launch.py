@@ -13,10 +13,10 @@ import pytest
 from protocol.ids import WorkspaceId
 from protocol.worker_spec import MARKER
 from supervisor.launch import process, process_sweep
-from supervisor.launch.adoption import Verdict, judge
+from supervisor.launch.adoption import AdoptionDecision, decide_adoption
 from supervisor.launch.launcher import ExitReport, Record
-from supervisor.launch.process import Process
-from supervisor.launch.process_usage import measure
+from supervisor.launch.process import ProcessHandle
+from supervisor.launch.process_usage import measure_process
 from supervisor.launch.records import RecordStore
 from tests.support.run_coroutine import run
 
@@ -40,15 +40,17 @@ def record(**changes: object) -> Record:
 @pytest.mark.parametrize(
     ("changes", "ticks", "verdict"),
     [
-        ({}, 100, Verdict.ADOPT),
-        ({}, 101, Verdict.END),  # S11: the pid belongs to a stranger now
-        ({}, None, Verdict.END),  # it is dead
-        ({"boot_id": "another boot"}, 100, Verdict.END),
-        ({"pid": 0, "start_ticks": 0}, None, Verdict.END),  # S03: died between record and fork
+        ({}, 100, AdoptionDecision.ADOPT),
+        ({}, 101, AdoptionDecision.END),  # S11: the pid belongs to a stranger now
+        ({}, None, AdoptionDecision.END),  # it is dead
+        ({"boot_id": "another boot"}, 100, AdoptionDecision.END),
+        ({"pid": 0, "start_ticks": 0}, None, AdoptionDecision.END),  # S03: died between record and fork
     ],
 )
-def test_S11_adoption_judges_by_identity(changes: dict[str, object], ticks: int | None, verdict: Verdict) -> None:
-    assert judge(record(**changes), boot_id="this boot", start_ticks=ticks) is verdict
+def test_S11_adoption_judges_by_identity(
+    changes: dict[str, object], ticks: int | None, verdict: AdoptionDecision
+) -> None:
+    assert decide_adoption(record(**changes), boot_id="this boot", start_ticks=ticks) is verdict
 
 
 def test_records_are_private_replaced_whole_and_read_back(tmp_path: Path) -> None:
@@ -81,8 +83,8 @@ def test_a_process_is_held_by_its_identity_and_its_end_is_seen() -> None:
         with subprocess.Popen(SLEEPER, stdin=subprocess.PIPE) as child:
             ticks = process.start_ticks(child.pid)
             assert ticks is not None
-            assert Process.open(child.pid, ticks + 1) is None
-            held = Process.open(child.pid, ticks)
+            assert ProcessHandle.open(child.pid, ticks + 1) is None
+            held = ProcessHandle.open(child.pid, ticks)
             assert held is not None
             waiting = asyncio.ensure_future(held.ended())
             held.send(signal.SIGKILL)
@@ -91,7 +93,7 @@ def test_a_process_is_held_by_its_identity_and_its_end_is_seen() -> None:
             held.close()
             held.close()
         assert process.start_ticks(child.pid) is None
-        assert Process.open(child.pid, ticks) is None
+        assert ProcessHandle.open(child.pid, ticks) is None
 
     run(story())
 
@@ -128,10 +130,10 @@ def test_P08_a_process_in_the_middle_of_an_exec_is_found_too() -> None:
 
 
 def test_vitals_measure_a_process_and_tell_when_it_is_gone() -> None:
-    usage = measure(os.getpid(), True)
+    usage = measure_process(os.getpid(), True)
     assert usage is not None
     assert usage.uss_bytes is not None
     assert 0 < usage.uss_bytes <= usage.rss_bytes
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
-    assert measure(child.pid, False) is None
+    assert measure_process(child.pid, False) is None

@@ -10,9 +10,9 @@ from supervisor.workers.lifecycle import (
     Publish,
     SendShutdown,
     Spawn,
-    State,
     WakeAt,
     WorkerLifecycle,
+    WorkerState,
 )
 
 LIMITS = Limits()
@@ -44,29 +44,29 @@ def test_a_start_that_fails_after_it_was_given_up_ends_the_killing() -> None:
     life = WorkerLifecycle(LIMITS)
     life.want(0.0)
     life.unwant("server shuts down", 1.0)
-    assert life.state is State.KILLING
+    assert life.state is WorkerState.KILLING
     life.not_started("no memory", 2.0)
-    assert life.state is State.ASLEEP
+    assert life.state is WorkerState.ASLEEP
 
 
 def test_W04_a_death_is_followed_at_once_by_a_replacement() -> None:
     life = ready()
     assert life.exited("signal 9", 5.0) == [FailCalls("signal 9"), WakeAt(None), WakeAt(5.0), Publish()]
-    assert (life.state, life.reason) == (State.BACKOFF, "signal 9")
+    assert (life.state, life.reason) == (WorkerState.BACKOFF, "signal 9")
     assert Spawn() in life.elapsed(5.0)
 
 
 def test_W15_an_exit_with_code_0_that_was_not_announced_is_a_death() -> None:
     life = ready()
     life.exited("exit 0", 5.0)
-    assert (life.state, life.reason) == (State.BACKOFF, "exit 0")
+    assert (life.state, life.reason) == (WorkerState.BACKOFF, "exit 0")
 
 
 def test_a_worker_that_said_its_last_word_may_sleep() -> None:
     life = ready()
     life.last_word()
     life.exited("exit 0", 5.0)
-    assert (life.state, life.reason, life.wanted) == (State.ASLEEP, "", False)
+    assert (life.state, life.reason, life.wanted) == (WorkerState.ASLEEP, "", False)
 
 
 def test_W16_three_deaths_in_a_minute_are_enough() -> None:
@@ -75,11 +75,11 @@ def test_W16_three_deaths_in_a_minute_are_enough() -> None:
         life.exited("exit 1", now)
         life.elapsed(now + 1.0)
     life.exited("exit 1", 3.5)
-    assert life.state is State.FAILED
+    assert life.state is WorkerState.FAILED
     assert life.reason == "3 deaths in 60 s, the last: exit 1"
     assert life.want(4.0) == []
     assert Spawn() in life.restart(5.0)
-    assert life.state is State.STARTING
+    assert life.state is WorkerState.STARTING
 
 
 def test_W16_a_worker_that_never_gets_ready_is_killed() -> None:
@@ -95,7 +95,7 @@ def test_W11_a_hung_worker_is_killed_and_the_reason_is_not_our_signal() -> None:
     life = ready()
     assert life.beat_lost(5.0)[0] == Kill("hung", dump=True)
     life.exited("signal 9", 5.1)
-    assert (life.state, life.reason) == (State.BACKOFF, "hung")
+    assert (life.state, life.reason) == (WorkerState.BACKOFF, "hung")
 
 
 def test_a_close_has_one_budget_and_then_force() -> None:
@@ -104,7 +104,7 @@ def test_a_close_has_one_budget_and_then_force() -> None:
     assert life.unwant("idle", 100.0) == [SendShutdown("idle"), WakeAt(100.0 + budget_s), Publish()]
     assert isinstance(life.elapsed(100.0 + budget_s)[0], Kill)
     life.exited("signal 9", 120.0)
-    assert life.state is State.ASLEEP
+    assert life.state is WorkerState.ASLEEP
 
 
 def test_W19_a_wish_during_a_close_is_served_after_it() -> None:
@@ -113,7 +113,7 @@ def test_W19_a_wish_during_a_close_is_served_after_it() -> None:
     assert life.want(1.1) == []
     effects = life.exited("exit 0", 1.2)
     assert Spawn() in effects
-    assert life.state is State.STARTING
+    assert life.state is WorkerState.STARTING
 
 
 def test_killing_is_pressed_until_the_process_is_gone() -> None:
@@ -126,4 +126,4 @@ def test_killing_is_pressed_until_the_process_is_gone() -> None:
 def test_a_fact_that_the_table_does_not_know_tells_the_story() -> None:
     life = ready()
     with pytest.raises(InvalidTransition, match="ASLEEP wanted STARTING -> STARTING became_ready READY"):
-        life._move("wanted", State.STARTING)
+        life._move("wanted", WorkerState.STARTING)

@@ -14,11 +14,11 @@ from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS, Limits
 from supervisor.config import ConfigError, read_config
 from supervisor.local_model.process import LocalModel
-from supervisor.local_model.server import Front, Traffic
+from supervisor.local_model.server import Relay, Traffic
 from tests.support.run_coroutine import run
 from worker.config.load import Config, load_config
 from worker.models.client import ModelFailure, ModelRequest
-from worker.models.registry import Models
+from worker.models.registry import ModelRegistry
 
 SOCKET = "/run/model.sock"
 
@@ -76,7 +76,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
     async def story() -> None:
         log = logging.getLogger("bulkhead.test")
-        models = Models(config, {}, DEFAULT_LIMITS, random.Random(0), log)
+        models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log)
         rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
         with pytest.raises(ModelFailure, match="cannot reach the model of this machine") as caught:
             async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
@@ -100,7 +100,7 @@ def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
 
     async def story() -> None:
         log = logging.getLogger("bulkhead.test")
-        models = Models(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(full))
+        models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(full))
         rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
         with pytest.raises(ModelFailure) as caught:
             async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
@@ -185,7 +185,7 @@ def test_the_front_carries_both_ways_and_ends_both_sides(short_root: Path) -> No
         listener.setblocking(False)
         async with await asyncio.start_unix_server(echo, str(inner)):
             traffic = Traffic(lambda: 0.0)
-            front = Front(listener, inner, traffic)
+            front = Relay(listener, inner, traffic)
             front.open()
             reader, writer = await asyncio.open_unix_connection(str(outer))
             writer.write(b"hello")

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from supervisor.workspaces.eviction import Eviction, Facts
+from supervisor.workspaces.eviction import Eviction, EvictionFacts
 
-IDLE = Facts(claims=0, streams=0, calls=0, beat=10, open_runs=0, open_questions=0, children=0)
+IDLE = EvictionFacts(claims=0, streams=0, calls=0, beat=10, open_runs=0, open_questions=0, children=0)
 
 
 def test_sleeps_after_being_idle_for_long_enough() -> None:

@@ -11,16 +11,16 @@ from typing import Any, cast
 
 import pytest
 
-from protocol.api.workspace import WorkspaceWish
+from protocol.api.workspace import CreateWorkspace
 from protocol.base.clock import SystemClock
 from protocol.errors import Conflict, LimitReached, NotFound, Unavailable
 from protocol.ids import ClientId
 from protocol.limits import Limits
-from supervisor.workspaces.filesystem_probe import Disk
+from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.identity import Identity, resolve
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import Workspace
-from supervisor.workspaces.workspace_table import Registration, Roster
+from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
 from tests.support.run_coroutine import run
 
 A = ClientId("00000000-0000-4000-8000-00000000000a")
@@ -49,8 +49,8 @@ class PaperWorkspace:
 @asynccontextmanager
 async def registry_at(state: Path, **limits: Any) -> AsyncIterator[Registry]:
     registry = Registry(
-        roster=Roster(state / "roster.db"),
-        disk=Disk(within_s=limits.get("disk_answer_s", 5.0)),
+        roster=WorkspaceTable(state / "roster.db"),
+        disk=BoundedFilesystem(within_s=limits.get("disk_answer_s", 5.0)),
         make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
         state_dir=state,
         limits=Limits(**limits),
@@ -72,8 +72,8 @@ def test_same_directory_is_the_same_workspace(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with registry_at(tmp_path) as registry:
-            first = await registry.create(WorkspaceWish(path=str(tmp_path / "link"), yolo=True), A)
-            again = await registry.create(WorkspaceWish(path=str(tmp_path / "p")), A)
+            first = await registry.create(CreateWorkspace(path=str(tmp_path / "link"), yolo=True), A)
+            again = await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)
             assert first is again
             assert first.registration.asked_path == str(tmp_path / "link")
             assert first.registration.skip_permissions  # the first creator's flags win
@@ -87,11 +87,11 @@ def test_id_survives_a_restart(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with registry_at(tmp_path) as registry:
-            before = (await registry.create(WorkspaceWish(path=str(tmp_path / "p")), A)).registration
+            before = (await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)).registration
         async with registry_at(tmp_path) as registry:
             assert registry.registrations() == [before]
             assert registry.touched() == []
-            assert (await registry.create(WorkspaceWish(path=str(tmp_path / "p")), A)).registration == before
+            assert (await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)).registration == before
 
     run(main())
 
@@ -101,7 +101,7 @@ def test_concurrent_creates_make_one(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with registry_at(tmp_path) as registry:
-            wish = WorkspaceWish(path=str(tmp_path / "p"))
+            wish = CreateWorkspace(path=str(tmp_path / "p"))
             made = await asyncio.gather(*(registry.create(wish, A) for _ in range(10)))
             assert len({id(workspace) for workspace in made}) == 1
             assert len(registry.registrations()) == 1
@@ -114,7 +114,7 @@ def test_caller_that_leaves_does_not_take_the_creation_with_it(tmp_path: Path) -
 
     async def main() -> None:
         async with registry_at(tmp_path) as registry:
-            wish = WorkspaceWish(path=str(tmp_path / "p"))
+            wish = CreateWorkspace(path=str(tmp_path / "p"))
             impatient = asyncio.ensure_future(registry.create(wish, A))
             patient = asyncio.ensure_future(registry.create(wish, A))
             await asyncio.sleep(0)
@@ -127,12 +127,12 @@ def test_caller_that_leaves_does_not_take_the_creation_with_it(tmp_path: Path) -
 def test_retired_client_never_creates_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with registry_at(tmp_path) as registry:
-            workspace = await registry.create(WorkspaceWish(path=str(tmp_path)), A)
+            workspace = await registry.create(CreateWorkspace(path=str(tmp_path)), A)
             registry.retire(A)
             registry.retire(A)
             assert cast(PaperWorkspace, workspace).retired == [A, A]
             with pytest.raises(Conflict) as refused:
-                await registry.create(WorkspaceWish(path=str(tmp_path)), A)
+                await registry.create(CreateWorkspace(path=str(tmp_path)), A)
             assert refused.value.code == "client_retired"
 
     run(main())
@@ -141,10 +141,10 @@ def test_retired_client_never_creates_again(tmp_path: Path) -> None:
 def test_other_channels_are_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with registry_at(tmp_path) as registry:
-            await registry.create(WorkspaceWish(path=str(tmp_path), channels=["a", "b"]), A)
-            await registry.create(WorkspaceWish(path=str(tmp_path), channels=["a", "b"]), A)
+            await registry.create(CreateWorkspace(path=str(tmp_path), channels=["a", "b"]), A)
+            await registry.create(CreateWorkspace(path=str(tmp_path), channels=["a", "b"]), A)
             with pytest.raises(Conflict, match="channels"):
-                await registry.create(WorkspaceWish(path=str(tmp_path), channels=["b", "a"]), A)
+                await registry.create(CreateWorkspace(path=str(tmp_path), channels=["b", "a"]), A)
 
     run(main())
 
@@ -154,7 +154,7 @@ def test_H06_exchanged_directory_needs_a_word(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with registry_at(tmp_path) as registry:
-            wish = WorkspaceWish(path=str(tmp_path / "p"))
+            wish = CreateWorkspace(path=str(tmp_path / "p"))
             old = await registry.create(wish, A)
             (tmp_path / "p").rename(tmp_path / "moved")
             (tmp_path / "p").mkdir()
@@ -175,11 +175,11 @@ def test_X11_registrations_are_bounded(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with registry_at(tmp_path, workspaces_max=1) as registry:
-            await registry.create(WorkspaceWish(path=str(tmp_path / "a")), A)
+            await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
             with pytest.raises(LimitReached) as refused:
-                await registry.create(WorkspaceWish(path=str(tmp_path / "b")), A)
+                await registry.create(CreateWorkspace(path=str(tmp_path / "b")), A)
             assert refused.value.code == "too_many_workspaces"
-            await registry.create(WorkspaceWish(path=str(tmp_path / "a")), A)
+            await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
 
     run(main())
 
@@ -214,14 +214,14 @@ def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
         async with registry_at(tmp_path, disk_answer_s=0.05) as registry:
             for _ in range(3):
                 with pytest.raises(Unavailable, match="does not answer"):
-                    await registry.create(WorkspaceWish(path=str(dead)), A)
-                await registry.create(WorkspaceWish(path=str(alive)), A)
+                    await registry.create(CreateWorkspace(path=str(dead)), A)
+                await registry.create(CreateWorkspace(path=str(alive)), A)
             assert asked.count(str(dead)) == 1, "each further thread would hang as well"
             back.set()
             async with asyncio.timeout(10):
                 while True:
                     try:
-                        await registry.create(WorkspaceWish(path=str(dead)), A)
+                        await registry.create(CreateWorkspace(path=str(dead)), A)
                         break
                     except Unavailable:
                         await asyncio.sleep(0.01)
@@ -235,8 +235,8 @@ def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
 def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
     async def main() -> None:
         registry = Registry(
-            roster=Roster(tmp_path / "roster.db"),
-            disk=Disk(within_s=5.0),
+            roster=WorkspaceTable(tmp_path / "roster.db"),
+            disk=BoundedFilesystem(within_s=5.0),
             make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
             state_dir=tmp_path,
             limits=Limits(wake_deadline_s=0.01),

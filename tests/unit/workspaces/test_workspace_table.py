@@ -8,7 +8,7 @@ import pytest
 
 from protocol.ids import WorkspaceId
 from supervisor.workspaces.identity import Identity
-from supervisor.workspaces.workspace_table import Registration, Roster, RosterFailed
+from supervisor.workspaces.workspace_table import Registration, WorkspaceTable, WorkspaceTableFailed
 from tests.support.run_coroutine import run
 
 ONE = Registration(
@@ -24,15 +24,15 @@ ONE = Registration(
 
 def test_rows_survive(tmp_path: Path) -> None:
     async def main() -> None:
-        roster = Roster(tmp_path / "roster.db")
+        roster = WorkspaceTable(tmp_path / "roster.db")
         assert await roster.open() == []
         await roster.add(ONE)
         await roster.close()
-        again = Roster(tmp_path / "roster.db")
+        again = WorkspaceTable(tmp_path / "roster.db")
         assert await again.open() == [ONE]
         await again.remove(ONE.id)
         await again.close()
-        last = Roster(tmp_path / "roster.db")
+        last = WorkspaceTable(tmp_path / "roster.db")
         assert await last.open() == []
         await last.close()
 
@@ -42,10 +42,10 @@ def test_rows_survive(tmp_path: Path) -> None:
 
 def test_one_path_is_registered_once(tmp_path: Path) -> None:
     async def main() -> None:
-        roster = Roster(tmp_path / "roster.db")
+        roster = WorkspaceTable(tmp_path / "roster.db")
         await roster.open()
         await roster.add(ONE)
-        with pytest.raises(RosterFailed):
+        with pytest.raises(WorkspaceTableFailed):
             await roster.add(Registration(id=WorkspaceId("w2"), identity=ONE.identity, asked_path="/", data_dir="/"))
         await roster.remove(ONE.id)  # the failed write left nothing behind
         await roster.close()
@@ -60,8 +60,8 @@ def test_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     connection.close()
 
     async def main() -> None:
-        roster = Roster(path)
-        with pytest.raises(RosterFailed, match="newer"):
+        roster = WorkspaceTable(path)
+        with pytest.raises(WorkspaceTableFailed, match="newer"):
             await roster.open()
         await roster.close()
 
@@ -73,8 +73,8 @@ def test_garbage_is_refused_with_a_hint(tmp_path: Path) -> None:
     path.write_bytes(b"this is no database at all" * 100)
 
     async def main() -> None:
-        roster = Roster(path)
-        with pytest.raises(RosterFailed, match="move the file away"):
+        roster = WorkspaceTable(path)
+        with pytest.raises(WorkspaceTableFailed, match="move the file away"):
             await roster.open()
         await roster.close()
 

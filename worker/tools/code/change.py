@@ -14,7 +14,7 @@ from worker.lsp.server import LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.symbols import find_symbols, outline, steps_of
 from worker.lsp.types import Range, TextEdit, WorkspaceEdit
-from worker.toolkit.paths import Place, locate_inside
+from worker.toolkit.paths import ResolvedPath, locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.code.query import symbols_of
 from worker.tools.code.symbol_positions import Spot, first_answer, server_of
@@ -50,7 +50,7 @@ class ReplaceArgs(msgspec.Struct, frozen=True, kw_only=True):
 class Change:
     """What becomes of one file. `seen`: the session knew exactly its old content."""
 
-    place: Place
+    place: ResolvedPath
     before: Content
     old: str
     new: str
@@ -194,9 +194,11 @@ def replaced_lines(text: str, whole: Range, replacement: str, action: str) -> st
     return "".join(lines)
 
 
-def _by_place(by_file: Mapping[Path, list[TextEdit]], context: ToolContext) -> list[tuple[Place, list[TextEdit]]]:
+def _by_place(
+    by_file: Mapping[Path, list[TextEdit]], context: ToolContext
+) -> list[tuple[ResolvedPath, list[TextEdit]]]:
     """The edits of each real file: a server that looks through links names one file twice. Blocks. Raises ToolError."""
-    found: dict[Path, tuple[Place, list[TextEdit]]] = {}
+    found: dict[Path, tuple[ResolvedPath, list[TextEdit]]] = {}
     for path, edits in sorted(by_file.items()):
         place = locate_inside(context.workspace, str(path), verb="rename in")
         known = found.setdefault(place.path, (place, []))[1]
@@ -205,7 +207,7 @@ def _by_place(by_file: Mapping[Path, list[TextEdit]], context: ToolContext) -> l
 
 
 def _planned(
-    by_place: Sequence[tuple[Place, list[TextEdit]]], seen: Mapping[Path, str | None], context: ToolContext
+    by_place: Sequence[tuple[ResolvedPath, list[TextEdit]]], seen: Mapping[Path, str | None], context: ToolContext
 ) -> list[Change]:
     """What the edits make of the files as they are now. Blocks. Raises ToolError."""
     changes = []

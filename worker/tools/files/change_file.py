@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from protocol.limits import Limits
 from worker.processes.thread_pool import Stop
-from worker.toolkit.paths import Place, check_workspace, locate
+from worker.toolkit.paths import ResolvedPath, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult
 from worker.tools.files.diff import compare, excerpt
 from worker.tools.files.file_io import Content, read_content, replace_content, sha256
@@ -29,7 +29,7 @@ class Planned:
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
-Plan = Callable[[Place, Content | None, str | None, Stop], Planned]
+Plan = Callable[[ResolvedPath, Content | None, str | None, Stop], Planned]
 """Given the place, its content (None for no file), the hash that the session has seen, and what tells it to give up.
 Raises ToolError. Blocks."""
 
@@ -94,7 +94,7 @@ def encoded(text: str, max_bytes: int, shown: str) -> bytes:
     return data
 
 
-def check_seen(place: Place, now: Content, seen: str | None) -> None:
+def check_seen(place: ResolvedPath, now: Content, seen: str | None) -> None:
     """Raise ToolError unless the session has last seen exactly this content (W-65)."""
     if seen is None:
         raise ToolError(f"cannot change {place.shown}: it has not been read in this session; view it first")
@@ -102,7 +102,7 @@ def check_seen(place: Place, now: Content, seen: str | None) -> None:
         raise ToolError(f"cannot change {place.shown}: it has changed since it was last read; view it again")
 
 
-def _metadata(wanted: Planned, place: Place, limits: Limits, shows_diff: bool) -> dict[str, object]:
+def _metadata(wanted: Planned, place: ResolvedPath, limits: Limits, shows_diff: bool) -> dict[str, object]:
     """Counts of lines; and both texts, for clients that draw the difference, when they are not too long (W-62)."""
     old = wanted.old or ""
     change = compare(old, wanted.new, place.shown, limits.tool_metadata_max_bytes)

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.thread_pool import Stop
-from worker.toolkit.paths import Place
+from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import Planned, change_file, check_seen
 from worker.tools.files.file_io import Content
@@ -37,7 +37,7 @@ class Edit:
         """See `edit.md`."""
         wanted = read_args(EditArgs, args)
 
-        def plan(place: Place, before: Content | None, seen: str | None, stop: Stop) -> Planned:
+        def plan(place: ResolvedPath, before: Content | None, seen: str | None, stop: Stop) -> Planned:
             if wanted.old_string == "":
                 if before is not None:
                     raise ToolError(f"cannot create {place.shown}: it exists; give the text to replace, or use write")

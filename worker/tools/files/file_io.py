@@ -6,7 +6,7 @@ import itertools
 import os
 from dataclasses import dataclass
 
-from worker.toolkit.paths import Place, check_still_there, open_inside
+from worker.toolkit.paths import ResolvedPath, check_still_there, open_inside
 from worker.toolkit.tool import ToolError
 
 NEW_FILE_MODE = 0o666  # minus the umask, as for any file that a user makes
@@ -38,7 +38,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_content(place: Place, max_bytes: int) -> Content | None:
+def read_content(place: ResolvedPath, max_bytes: int) -> Content | None:
     """The whole file, or None when there is none. Raises ToolError when it is too large or not a regular file."""
     try:
         fd = open_inside(place)
@@ -54,7 +54,7 @@ def read_content(place: Place, max_bytes: int) -> Content | None:
     return Content(data, mode & 0o7777)
 
 
-def replace_content(place: Place, data: bytes, mode: int | None) -> None:
+def replace_content(place: ResolvedPath, data: bytes, mode: int | None) -> None:
     """Put `data` at `place` in one step: readers see the old file or the new one, a crash leaves one of them (D-rows).
 
     Parents are made. `mode` is the mode to keep, None for a new file; owner and extended attributes are kept as well.

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.thread_pool import Stop
-from worker.toolkit.paths import Place
+from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import Planned, change_file, check_seen
 from worker.tools.files.edit import edited
@@ -43,7 +43,7 @@ class MultiEdit:
         if not wanted.edits or len(wanted.edits) > EDITS_MAX:
             raise ToolError(f"cannot edit: give 1 to {EDITS_MAX} edits, not {len(wanted.edits)}")
 
-        def plan(place: Place, before: Content | None, seen: str | None, stop: Stop) -> Planned:
+        def plan(place: ResolvedPath, before: Content | None, seen: str | None, stop: Stop) -> Planned:
             first, *later = wanted.edits
             if any(edit.old_string == "" for edit in later):
                 raise ToolError(f"cannot edit {place.shown}: only the first edit may have an empty old_string")
@@ -60,7 +60,7 @@ class MultiEdit:
         return await change_file(context, wanted.file_path, plan, verb="edit")
 
 
-def _result(place: Place, old: str | None, text: str, edits: list[OneEdit], *, done: int, stop: Stop) -> Planned:
+def _result(place: ResolvedPath, old: str | None, text: str, edits: list[OneEdit], *, done: int, stop: Stop) -> Planned:
     """Carry out `edits` on `text`. Raises ToolError when nothing changes at all."""
     failed: list[dict[str, object]] = []
     made = done

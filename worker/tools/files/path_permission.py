@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from string import Template
 
 from worker.processes.environment import tool_environment
-from worker.toolkit.paths import Place, locate
+from worker.toolkit.paths import ResolvedPath, locate
 from worker.toolkit.tool import ToolContext, ToolError
 
 
-async def reach(
+async def permitted_path(
     context: ToolContext, given: str, *, verb: str, action: str, params: Mapping[str, object] | None = None
-) -> Place:
+) -> ResolvedPath:
     """The place, once it may be read. Raises ToolError, Denied."""
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")

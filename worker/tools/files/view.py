@@ -15,10 +15,10 @@ from msgspec import Meta
 from protocol.limits import Limits
 from worker.processes.output_buffer import without_cut_end
 from worker.processes.thread_pool import Stop
-from worker.toolkit.paths import Place, open_inside
+from worker.toolkit.paths import ResolvedPath, open_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.file_io import sha256
-from worker.tools.files.path_permission import reach
+from worker.tools.files.path_permission import permitted_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
 FRAGMENT_BYTES = 64 * 1024  # of a long line, read at once
@@ -48,7 +48,7 @@ class Section:
 class Viewed:
     """What was found: a section of text, or an image. `digest` is None when the file is too large to be edited."""
 
-    place: Place
+    place: ResolvedPath
     section: Section | None
     image: bytes
     mime_type: str
@@ -65,7 +65,7 @@ class View:
         """See `view.md`."""
         wanted = read_args(ViewArgs, args)
         limits = context.limits
-        place = await reach(
+        place = await permitted_path(
             context,
             wanted.file_path,
             verb="view",
@@ -93,7 +93,7 @@ class View:
         return ToolResult(text, metadata={**metadata, **viewed.resource})
 
 
-def _view(context: ToolContext, place: Place, wanted: ViewArgs, stop: Stop) -> Viewed:
+def _view(context: ToolContext, place: ResolvedPath, wanted: ViewArgs, stop: Stop) -> Viewed:
     limits = context.limits
     try:
         fd = open_inside(place)
@@ -121,11 +121,11 @@ def _view(context: ToolContext, place: Place, wanted: ViewArgs, stop: Stop) -> V
         return Viewed(place, section, b"", "", digest, {} if wanted.offset else _resource(section, place))
 
 
-def _is_skill(context: ToolContext, place: Place) -> bool:
+def _is_skill(context: ToolContext, place: ResolvedPath) -> bool:
     return place.path.name == SKILL_FILE and any(place.path.is_relative_to(root) for root in context.readable)
 
 
-def _resource(section: Section, place: Place) -> dict[str, str]:
+def _resource(section: Section, place: ResolvedPath) -> dict[str, str]:
     """What clients show of the skill whose file this is. Its name is that of its directory."""
     resource = {"resource_type": "skill", "resource_name": place.path.parent.name}
     for line in itertools.takewhile(lambda line: line.rstrip() != "---", section.lines[1:]):
@@ -137,7 +137,7 @@ def _resource(section: Section, place: Place) -> dict[str, str]:
 
 
 def _section(
-    file: BinaryIO, place: Place, wanted: ViewArgs, limits: Limits, stop: Stop, *, max_bytes: int = 0
+    file: BinaryIO, place: ResolvedPath, wanted: ViewArgs, limits: Limits, stop: Stop, *, max_bytes: int = 0
 ) -> Section:
     """The wanted lines, cut to their bound. Raises ToolError when they are not text, or too much together."""
     max_bytes = max_bytes or limits.view_max_bytes
@@ -193,7 +193,7 @@ def _numbered(section: Section, offset: int) -> str:
     return text
 
 
-def _image_type(data: bytes, place: Place, limits: Limits) -> str:
+def _image_type(data: bytes, place: ResolvedPath, limits: Limits) -> str:
     """The type that the content shows, whatever the name says."""
     if len(data) > limits.image_max_bytes:
         raise ToolError(f"cannot view {place.shown}: the image is larger than {limits.image_max_bytes} bytes")
@@ -208,7 +208,7 @@ def _image_type(data: bytes, place: Place, limits: Limits) -> str:
     raise ToolError(f"cannot view {place.shown}: its content is no PNG, JPEG, GIF or WebP image")
 
 
-def _suggestions(place: Place) -> str:
+def _suggestions(place: ResolvedPath) -> str:
     """Names of the same directory that look alike."""
     try:
         with os.scandir(place.path.parent) as found:

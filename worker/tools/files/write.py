@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.thread_pool import Stop
-from worker.toolkit.paths import Place
+from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import Planned, change_file, check_seen
 from worker.tools.files.file_io import Content
@@ -28,7 +28,7 @@ class Write:
         """See `write.md`."""
         wanted = read_args(WriteArgs, args)
 
-        def plan(place: Place, before: Content | None, seen: str | None, stop: Stop) -> Planned:
+        def plan(place: ResolvedPath, before: Content | None, seen: str | None, stop: Stop) -> Planned:
             size = len(wanted.content.encode("utf-8", "replace"))
             if before is None:
                 return Planned(None, wanted.content, f"Created {place.shown} ({size} bytes)")

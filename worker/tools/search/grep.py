@@ -16,9 +16,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.toolkit.paths import Place
+from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.tools.files.path_permission import reach
+from worker.tools.files.path_permission import permitted_path
 from worker.tools.search.ignore import SKIPPED_DIRECTORIES
 from worker.tools.search.ls_glob import check_directory
 
@@ -74,7 +74,7 @@ async def find_matches(wanted: GrepArgs, context: ToolContext) -> tuple[Path, li
     Raises ToolError for a bad pattern or path, and when time is over.
     """
 
-    place = await reach(context, wanted.path or ".", verb="search", action="read")
+    place = await permitted_path(context, wanted.path or ".", verb="search", action="read")
 
     def prepare(_stop: object) -> tuple[Path, list[str]]:
         directory, target = _where(place)
@@ -110,7 +110,7 @@ async def _search(argv: list[str], directory: Path, context: ToolContext) -> tup
     return matches, code is None or child.stdout.dropped_bytes > 0
 
 
-def _where(place: Place) -> tuple[Path, str]:
+def _where(place: ResolvedPath) -> tuple[Path, str]:
     """The directory to start in and what to search in it, `.` for all of it."""
     if place.path.is_file():
         return place.path.parent, place.path.name

@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.thread_pool import Stop
-from worker.toolkit.paths import Place
+from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.tools.files.path_permission import reach, with_variables
+from worker.tools.files.path_permission import permitted_path, with_variables
 from worker.tools.search.directory_walk import Entry, walk
 from worker.tools.search.ignore import DEFAULT_LINES, Ignore, parse
 from worker.tools.search.patterns import expand_braces, matches, split
@@ -42,7 +42,7 @@ class GlobArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a walk found; `truncated` when there is more, because of a bound or of time."""
 
     entries: list[Entry]
@@ -60,7 +60,7 @@ class Ls:
         limits, bounds = context.limits, context.bounds.ls
         most = min(bounds.max_items or limits.walk_entries_max, LS_ENTRIES_MAX)
         depth = min(wanted.depth or bounds.max_depth, bounds.max_depth or wanted.depth)
-        place = await reach(
+        place = await permitted_path(
             context,
             with_variables(wanted.path, context) or ".",
             verb="list",
@@ -68,13 +68,13 @@ class Ls:
             params={"path": wanted.path, "ignore": wanted.ignore, "depth": wanted.depth},
         )
 
-        def list_directory(stop: Stop) -> Found:
+        def list_directory(stop: Stop) -> SearchResult:
             check_directory(place, verb="list")
             rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(wanted.ignore)))))
             walked = walk(place.path, lambda: stop.is_asked, depth_max=depth, rules=rules)
             entries = list(itertools.islice(walked, most + 1))
             truncated = len(entries) > most or stop.is_asked
-            return Found(entries[:most], truncated)
+            return SearchResult(entries[:most], truncated)
 
         found = await context.children.threads.run(list_directory, within_s=limits.search_deadline_s)
         note = f"(There is more: only the first {len(found.entries)} entries)\n" if found.truncated else ""
@@ -98,7 +98,7 @@ class Glob:
         if not wanted.pattern:
             raise ToolError("cannot search: the pattern is empty; give one such as **/*.py")
 
-        place = await reach(context, wanted.path or ".", verb="search", action="read")
+        place = await permitted_path(context, wanted.path or ".", verb="search", action="read")
 
         def find(stop: Stop) -> tuple[list[str], bool]:
             check_directory(place, verb="search")
@@ -113,7 +113,7 @@ class Glob:
         return ToolResult(text, metadata={"number_of_files": len(paths), "truncated": truncated})
 
 
-def check_directory(place: Place, *, verb: str) -> None:
+def check_directory(place: ResolvedPath, *, verb: str) -> None:
     """Raise ToolError unless the place is a directory. Blocks."""
     try:
         mode = place.path.stat().st_mode
@@ -140,7 +140,7 @@ def _tree(root: Path, entries: list[Entry]) -> str:
     return "\n".join(lines)
 
 
-def _relative_pattern(pattern: str, place: Place) -> str:
+def _relative_pattern(pattern: str, place: ResolvedPath) -> str:
     """The pattern as seen from `place`. Raises ToolError when it leads out (W-42)."""
     if pattern.startswith("/"):
         prefix = f"{place.path}/"

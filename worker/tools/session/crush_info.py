@@ -13,13 +13,13 @@ from protocol.api.mcp import McpInfo
 from protocol.api.services import SkillState
 from protocol.worker_spec import WorkerSpec
 from worker.config.load import Config
-from worker.toolkit.extension import Service
+from worker.toolkit.extension import Extension
 from worker.toolkit.tool import Tool, ToolContext, ToolResult, ToolSpec, description_of, schema_of
 from worker.tools.session.crush_logs import CrushLogs
 
 
 @dataclass(frozen=True)
-class Standing:
+class WorkerSnapshot:
     """What is so at one moment, whatever the configuration says."""
 
     skip_permissions: bool
@@ -39,7 +39,7 @@ class CrushInfo:
         "crush_info", description_of(__file__, "crush_info"), schema_of(CrushInfoArgs), parallel=False, effect="read"
     )
 
-    def __init__(self, worker: WorkerSpec, config: Config, standing: Callable[[], Standing]) -> None:
+    def __init__(self, worker: WorkerSpec, config: Config, standing: Callable[[], WorkerSnapshot]) -> None:
         self._worker = worker
         self._config = config
         self._standing = standing
@@ -58,10 +58,10 @@ class CrushInfo:
         )
 
 
-class About(Service):
+class InfoTools(Extension):
     """What the agent can find out about the program that it runs in."""
 
-    def __init__(self, worker: WorkerSpec, standing: Callable[[], Standing]) -> None:
+    def __init__(self, worker: WorkerSpec, standing: Callable[[], WorkerSnapshot]) -> None:
         self._worker = worker
         self._standing = standing
         self._config: Config | None = None

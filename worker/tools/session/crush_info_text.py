@@ -12,15 +12,15 @@ from protocol.version import BULKHEAD_VERSION
 from protocol.worker_spec import WorkerSpec
 from worker.config.files import read_layers
 from worker.config.load import Config
-from worker.config.redaction import Mask
-from worker.tools.session.crush_info import Standing
+from worker.config.redaction import Redaction
+from worker.tools.session.crush_info import WorkerSnapshot
 
 SHOWN_MAX_CHARACTERS = 30_000
 _LSP_STATES = ("not started", "starting", "ready", "error", "stopped", "disabled")
 _TOLD_ELSEWHERE = ("attribution", "disabled_tools", "tui", "data_directory")
 
 
-def told(worker: WorkerSpec, config: Config, standing: Standing) -> str:
+def told(worker: WorkerSpec, config: Config, standing: WorkerSnapshot) -> str:
     """All sections. Reads the configuration files again to compare; blocks."""
     sections = {
         "program": _program(worker, config),
@@ -39,7 +39,9 @@ def told(worker: WorkerSpec, config: Config, standing: Standing) -> str:
         "warnings": iter(config.warnings),
     }
     blocks = ["\n".join([f"[{name}]", *(list(lines) or ["none"])]) for name, lines in sections.items()]
-    text = str(Mask(config.secrets).tree({"": "\n\n".join(blocks)})[""])  # errors and commands may hold one as well
+    text = str(
+        Redaction(config.secrets).tree({"": "\n\n".join(blocks)})[""]
+    )  # errors and commands may hold one as well
     if len(text) > SHOWN_MAX_CHARACTERS:
         text = f"{text[:SHOWN_MAX_CHARACTERS]}\n[the rest is left out]"
     return text
@@ -92,7 +94,7 @@ def _provider(provider: ProviderConfig) -> str:
     return f"{provider.id}: type {provider.type or 'unknown'}, {state}, {len(provider.models)} models{where}"
 
 
-def _language_servers(config: Config, standing: Standing) -> Iterator[str]:
+def _language_servers(config: Config, standing: WorkerSnapshot) -> Iterator[str]:
     for name, server in standing.lsp.items():
         found = f", {server.diagnostic_count} diagnostics" if server.diagnostic_count else ""
         yield _with_error(f"{name}: {_LSP_STATES[server.state]}{found}", server.error)
@@ -103,7 +105,7 @@ def _language_servers(config: Config, standing: Standing) -> Iterator[str]:
     yield f"servers that are not configured are {'started where they fit' if found_too else 'never started'}"
 
 
-def _mcp_servers(config: Config, standing: Standing) -> Iterator[str]:
+def _mcp_servers(config: Config, standing: WorkerSnapshot) -> Iterator[str]:
     for name, server in standing.mcp.items():
         offers = f"{server.tool_count} tools, {server.prompt_count} prompts, {server.resource_count} resources"
         yield _with_error(f"{name}: {server.state}, {offers}", server.error)
@@ -118,7 +120,7 @@ def _hooks(config: Config) -> Iterator[str]:
             yield f"{event}: {hook.name or hook.command} for {hook.matcher or 'all tools'}"
 
 
-def _permissions(worker: WorkerSpec, config: Config, standing: Standing) -> Iterator[str]:
+def _permissions(worker: WorkerSpec, config: Config, standing: WorkerSnapshot) -> Iterator[str]:
     if standing.skip_permissions:
         yield "skipped: nobody is asked for anything in this workspace"
     else:
@@ -127,7 +129,7 @@ def _permissions(worker: WorkerSpec, config: Config, standing: Standing) -> Iter
 
 
 def _options(config: Config) -> Iterator[str]:
-    options = Mask(config.secrets).tree(msgspec.to_builtins(config.options))
+    options = Redaction(config.secrets).tree(msgspec.to_builtins(config.options))
     return _pairs({key: value for key, value in options.items() if key not in _TOLD_ELSEWHERE and value is not None})
 
 

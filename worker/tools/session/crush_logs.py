@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from protocol.secrets import MASK
 from worker.config.load import Config
-from worker.config.redaction import Mask
+from worker.config.redaction import Redaction
 from worker.processes.thread_pool import Stop
 from worker.toolkit.tool import ToolContext, ToolResult, ToolSpec, description_of, read_args, schema_of
 
@@ -57,7 +57,7 @@ class CrushLogs:
         count = min(read_args(CrushLogsArgs, args).lines or LINES, LINES_MAX)
         if not self._log_path:
             return ToolResult("This worker was started without a log file, so there is nothing to show.")
-        path, mask = Path(self._log_path), Mask(self._config.secrets)
+        path, mask = Path(self._log_path), Redaction(self._config.secrets)
         text = await context.children.threads.run(
             lambda stop: shown_log(path, count, mask, stop), within_s=context.limits.search_deadline_s
         )
@@ -73,7 +73,7 @@ class Tail:
     is_whole: bool
 
 
-def shown_log(path: Path, count: int, mask: Mask, stop: Stop) -> str:
+def shown_log(path: Path, count: int, mask: Redaction, stop: Stop) -> str:
     """The last `count` lines of a log for a model, masked, or a sentence why there are none. Blocks."""
     try:
         tail = tail_of(path, count, stop)
@@ -116,7 +116,7 @@ def masked(line: str) -> str:
     return _BEARER.sub(rf"\1{MASK}", _NAMED.sub(rf"\1{MASK}", line))
 
 
-def _shown(lines: list[bytes], mask: Mask) -> list[str]:
+def _shown(lines: list[bytes], mask: Redaction) -> list[str]:
     shown: list[str] = []
     for line in lines:
         text = str(mask.tree({"": line.decode(errors="replace")})[""])  # before the cut, which may go through a secret

@@ -21,7 +21,7 @@ from worker.tools.shell.cwd_report import report_path, sweep_reports
 from worker.tools.shell.jobs import Jobs, ending_of
 from worker.tools.shell.read_only_commands import ReadOnly
 from worker.tools.shell.read_only_paths import git_runs_nothing, reads_here
-from worker.tools.shell.sandbox import Cage
+from worker.tools.shell.sandbox import Sandbox
 
 NO_OUTPUT = "no output"  # exactly this text is shown as nothing by clients
 
@@ -86,7 +86,7 @@ class Bash:
                     "auto_background_after": wanted.auto_background_after,
                 },
             )
-        cage: Cage | None = None
+        cage: Sandbox | None = None
         if confinement is not None:
             cage = await threads.run(lambda _stop: confinement.enter(), within_s=limits.search_deadline_s)
         if cage is not None and cage.environment:

@@ -20,8 +20,8 @@ from msgspec import Meta
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
-from worker.processes.child import Child, Children
-from worker.toolkit.extension import Service
+from worker.processes.child import ChildProcess, ChildProcesses
+from worker.toolkit.extension import Extension
 from worker.toolkit.tool import (
     Tool,
     ToolContext,
@@ -33,7 +33,7 @@ from worker.toolkit.tool import (
     schema_of,
 )
 from worker.tools.shell.cwd_report import take_report
-from worker.tools.shell.sandbox import Cage, Confinement
+from worker.tools.shell.sandbox import Sandbox, SandboxPolicy
 
 KEPT_S = 8 * 3600.0
 KEPT_MAX = 100
@@ -48,7 +48,7 @@ class Job:
     command: str
     description: str
     directory: Path
-    child: Child
+    child: ChildProcess
     report: Path
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ended_at: float = 0.0
@@ -71,18 +71,18 @@ class Job:
         return "\n".join(part for part in parts if part.strip())
 
 
-class Jobs(Service):
+class Jobs(Extension):
     """All commands of one worker that were started by tools."""
 
     def __init__(
         self,
-        children: Children,
+        children: ChildProcesses,
         *,
         limits: Limits,
         clock: Clock,
         random: random.Random,
         log: logging.Logger,
-        confinement: Confinement | None = None,
+        confinement: SandboxPolicy | None = None,
     ) -> None:
         self.confinement = confinement
         self._children = children
@@ -123,7 +123,7 @@ class Jobs(Service):
         command: str,
         about: str,
         report: Path,
-        cage: Cage | None = None,
+        cage: Sandbox | None = None,
     ) -> Job:
         """Start a command. Whoever calls this ends it or leaves it in the background. Raises ToolError, OSError.
 

@@ -19,7 +19,7 @@ from protocol.base.failpoints import failpoint_blocking
 from worker.config.load import Config
 from worker.config.schema import ToolSettings
 from worker.processes.landlock import ABI_MIN, CHANGE, READ, Ruleset, abi
-from worker.toolkit.extension import Service
+from worker.toolkit.extension import Extension
 from worker.toolkit.tool import ToolError
 
 CACHES = (
@@ -50,7 +50,7 @@ class Places:
     temporary: Path | None = None
 
 
-class Confinement(Service):
+class SandboxPolicy(Extension):
     """Makes the rules for the commands of one worker."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Confinement(Service):
             "managers, and may signal only their own processes. `Permission denied` elsewhere is meant so.",
         )
 
-    def enter(self) -> "Cage | None":
+    def enter(self) -> "Sandbox | None":
         """The rules for one command, to be closed by the caller; None for no confinement. Blocks: for threads.
 
         Raises ToolError when confinement is required and cannot be had.
@@ -123,7 +123,7 @@ class Confinement(Service):
             return None
         self._told = ""
         try:
-            return Cage(self._places(), version)
+            return Sandbox(self._places(), version)
         except OSError as error:  # not what the kernel lacks, but what somebody made of the files: no way out
             raise ToolError(f"cannot run: the rules for a confined command cannot be made: {error}") from error
 
@@ -133,7 +133,7 @@ class Confinement(Service):
         return places(self._workspace, self._data_dir, self._closed, env=env, also=self._writable)
 
 
-class Cage:
+class Sandbox:
     """The rules for one command: `ruleset` for the kernel, `environment` for the command."""
 
     def __init__(self, rules: Places, version: int) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.toolkit.paths import Place, check_workspace, locate
+from worker.toolkit.paths import ResolvedPath, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.path_permission import expanded
 from worker.web.body import pieces
@@ -117,7 +117,7 @@ class Download:
             metadata={"url": url, "file_path": str(place.path), "size": size},
         )
 
-    async def _write(self, url: str, part: Path, place: Place, context: ToolContext) -> tuple[int, str]:
+    async def _write(self, url: str, part: Path, place: ResolvedPath, context: ToolContext) -> tuple[int, str]:
         """Stream into `part`, then put it in place. Size and type."""
         threads, limits = context.children.threads, context.limits
 
@@ -148,7 +148,7 @@ class Download:
         return size, kind
 
 
-def _check_target(place: Place) -> None:
+def _check_target(place: ResolvedPath) -> None:
     """Raise ToolError for what is there and no regular file: a device or a pipe would be replaced by the file."""
     try:
         mode = place.path.stat().st_mode
