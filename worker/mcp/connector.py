@@ -78,7 +78,7 @@ class Connector:
         """Import the library, in a thread. Raises McpFailed, TimeoutError."""
 
         def job(_stop: object) -> None:
-            for name in ("session", "network", "oauth", "stdio"):
+            for name in ("session", "http_transport", "oauth", "stdio_transport"):
                 importlib.import_module(f"worker.mcp.{name}")
 
         try:

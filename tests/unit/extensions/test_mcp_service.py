@@ -310,7 +310,7 @@ async def test_without_the_library_a_server_says_what_to_install(
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] in ("mcp", "mcp_types")]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("session", "network", "oauth", "stdio"):
+    for name in ("session", "http_transport", "oauth", "stdio_transport"):
         monkeypatch.delitem(sys.modules, f"worker.mcp.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "mcp", None)
     async with place(tmp_path, {"odd": odd()}) as found:
