@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from protocol.address import UnixAddress
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.shapes.agent import RunComplete
@@ -31,7 +32,6 @@ from supervisor.cli.connect import EXIT_FAILED, perform
 from supervisor.cli.private import spawn, wait_healthy
 from supervisor.cli.process import Target
 from supervisor.cli.screen import paint
-from supervisor.client.address import UnixAddress
 from supervisor.client.api import Api
 
 TOKENS, RATE = 120, 20

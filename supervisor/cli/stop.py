@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from protocol.address import Address, UnixAddress
 from protocol.errors import BadInput, BulkheadError, Conflict, Unavailable
 from supervisor.cli.connect import find_door, perform
 from supervisor.cli.process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
 from supervisor.cli.screen import note
-from supervisor.client.address import Address, UnixAddress, default_runtime_dir, parse_address
+from supervisor.client.address import default_runtime_dir, parse_server_address
 from supervisor.client.api import Api
 
 WITHIN_S = 30.0
@@ -58,7 +59,7 @@ def _find(runtime_dir: Path | None, host: str | None) -> Owner | None:
             return owner
         if runtime_dir:
             return None
-    address = parse_address(named) if named else find_door(None, None).address
+    address = parse_server_address(named) if named else find_door(None, None).address
     if not isinstance(address, UnixAddress):
         raise BadInput(f"cannot find the process behind {address}: name its --runtime-dir, on its own machine")
     pid = listener_pid(address)
@@ -113,7 +114,7 @@ async def _open_runs(owner: Owner) -> int:
     """How many runs the stop will cancel; 0 when the server does not tell."""
     for text in owner.listeners:
         try:
-            address: Address = parse_address(text)
+            address: Address = parse_server_address(text)
             if isinstance(address, UnixAddress):
                 async with asyncio.timeout(2.0):
                     return sum(worker.open_runs for worker in await Api(address).workers())

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from protocol.address import Address
 from protocol.errors import CODES, BulkheadError, ErrorInfo, Internal, Unavailable, from_info
 from protocol.ids import new_uuid
 from protocol.shapes.agent import Accepted, AgentInfo, Prompt, Run
@@ -17,7 +18,6 @@ from protocol.shapes.permission import Grant, PermissionPolicy, PermissionReques
 from protocol.shapes.session import Session, SessionWish
 from protocol.shapes.workspace import WorkerStatus, Workspace, WorkspaceWish
 from protocol.version import BULKHEAD_VERSION
-from supervisor.client.address import Address
 from supervisor.client.events import EventStream
 from supervisor.client.transport import Answer, ConnectionLost, Transport
 
