@@ -12,7 +12,8 @@ from protocol.base.clock import SystemClock
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.shapes.message import Message, TextData, TextPart
-from supervisor.config import ConfigError, read_config
+from supervisor.__main__ import read_config
+from supervisor.config.errors import ConfigError
 from supervisor.local_model.process import LocalModel
 from supervisor.local_model.server import Front, Traffic
 from tests.support.loop import run
