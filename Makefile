@@ -54,7 +54,7 @@ bench: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks
 
 machines: $(STAMP)
-	env -u PYTHONSAFEPATH $(BIN)/python -m tests.house.machines > docs/machines.md
+	env -u PYTHONSAFEPATH $(BIN)/python -m tests.architecture.machines > docs/machines.md
 
 local-model: $(STAMP)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: $(LOCAL_MODEL)

@@ -169,9 +169,9 @@ def _commits(path: Path) -> Iterator[float]:
 
 async def _script() -> float:
     """The scripted model's 200 tokens read directly, with no service around it."""
+    from protocol.api.message import Message, TextData, TextPart
     from protocol.base.clock import SystemClock
     from protocol.limits import DEFAULT_LIMITS
-    from protocol.shapes.message import Message, TextData, TextPart
     from worker.models.client import ModelRequest
     from worker.models.script import ScriptModel
 

@@ -111,13 +111,13 @@ async def model_server() -> AsyncIterator[int]:
 
 
 def _answer(head: str) -> bytes:
-    from worker.models import warm
+    from worker.zygote import warm_models
 
     if "/messages" in head:
-        return warm._ANTHROPIC_ANSWER
+        return warm_models._ANTHROPIC_ANSWER
     if "/responses" in head:
         return "".join(
-            f"data: {event}\n\n" for event in warm._RESPONSES_EVENTS if "function_call" not in event
+            f"data: {event}\n\n" for event in warm_models._RESPONSES_EVENTS if "function_call" not in event
         ).encode()
     chunk: Json = {"id": "b", "object": "chat.completion.chunk", "created": 1, "model": "bench"}
     said = chunk | {"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": "stop"}]}
@@ -131,20 +131,20 @@ async def _longest(kind: str) -> tuple[float, float]:
     """Milliseconds: the longest callback of a request, and the body of that request to JSON; medians."""
     import httpx2
 
+    from protocol.api.provider import Model, ProviderConfig, SelectedModel
     from protocol.limits import DEFAULT_LIMITS
-    from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
     from worker.agent.history import repair
     from worker.config.load import Config
     from worker.config.schema import Options
-    from worker.models import warm
-    from worker.models.build import Models
     from worker.models.client import ModelRequest
+    from worker.models.registry import Models
+    from worker.zygote import warm_models
 
     bodies: list[bytes] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         bodies.append(request.content)
-        body = warm._ANSWERS.get(kind, warm._OPENAI_ANSWER)
+        body = warm_models._ANSWERS.get(kind, warm_models._OPENAI_ANSWER)
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
     model = Model(id="bench", can_reason=True)
@@ -160,7 +160,7 @@ async def _longest(kind: str) -> tuple[float, float]:
         gaps: list[float] = []
         watch = asyncio.create_task(_watch(gaps))
         await asyncio.sleep(0)
-        request = ModelRequest("be good", repair(rows, "p"), [warm.WarmTool()])
+        request = ModelRequest("be good", repair(rows, "p"), [warm_models.WarmTool()])
         async with aclosing(models.large().stream(request)) as events:
             async for _event in events:
                 pass
@@ -184,7 +184,7 @@ async def _watch(gaps: list[float]) -> None:
 
 
 def _rows() -> list["object"]:
-    from protocol.shapes import message as m
+    from protocol.api import message as m
 
     rows: list[object] = []
     for number in range(MESSAGES // 3):
@@ -210,7 +210,7 @@ def _rows() -> list["object"]:
 
 def main() -> int:
     """Measure one kind as a fork of the zygote would see it: all is loaded, warm and frozen."""
-    from worker.models.warm import warm_up
+    from worker.zygote.warm_models import warm_up
 
     warm_up()
     gc.collect()

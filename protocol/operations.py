@@ -9,8 +9,8 @@ them the API describes itself, and the tests hold the handlers to them.
 from dataclasses import dataclass
 from typing import Any
 
-from protocol.shapes.agent import Accepted, AgentInfo, AgentWish, Prompt, Run
-from protocol.shapes.config import (
+from protocol.api.agent import Accepted, AgentInfo, AgentWish, Prompt, Run
+from protocol.api.config import (
     ChooseModel,
     Config,
     CopilotImport,
@@ -22,13 +22,13 @@ from protocol.shapes.config import (
     SetKey,
     SetProviderKey,
 )
-from protocol.shapes.file import FileRead, FileVersion, Moment
-from protocol.shapes.lsp import Diagnostic, LspInfo
-from protocol.shapes.mcp import LoginAddress, McpInfo, McpPrompt, PendingLogin, PromptText, ResourceContent
-from protocol.shapes.message import Message
-from protocol.shapes.permission import Answers, Grant, PermissionRequest, QuestionRequest, Resolved, Skip
-from protocol.shapes.provider import CatalogueProvider, SelectedModel
-from protocol.shapes.services import (
+from protocol.api.file import FileRead, FileVersion, Moment
+from protocol.api.lsp import Diagnostic, LspInfo
+from protocol.api.mcp import LoginAddress, McpInfo, McpPrompt, PendingLogin, PromptText, ResourceContent
+from protocol.api.message import Message
+from protocol.api.permission import Answers, Grant, PermissionRequest, QuestionRequest, Resolved, Skip
+from protocol.api.provider import CatalogueProvider, SelectedModel
+from protocol.api.services import (
     PathWish,
     PromptWish,
     ResourceWish,
@@ -39,8 +39,8 @@ from protocol.shapes.services import (
     SkillText,
     SkillWish,
 )
-from protocol.shapes.session import Session, SessionWish
-from protocol.shapes.workspace import Description
+from protocol.api.session import Session, SessionWish
+from protocol.api.workspace import Description
 
 
 @dataclass(frozen=True, slots=True)

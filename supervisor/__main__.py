@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from click.exceptions import Exit
 
-from supervisor.cli.serve import parse_flags
+from supervisor.cli.commands.serve import parse_flags
 from supervisor.config.errors import ConfigError
 from supervisor.config.reader import make_config
 from supervisor.config.server_config import ServerConfig

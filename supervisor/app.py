@@ -23,32 +23,32 @@ from protocol.errors import BulkheadError
 from protocol.ids import Generation
 from protocol.local_model import is_installed
 from protocol.secrets import is_secret_name
-from protocol.spec import MARKER, WorkerSpec
+from protocol.worker_spec import MARKER, WorkerSpec
 from supervisor.admission import Admission
 from supervisor.config.server_config import ServerConfig
-from supervisor.http.base import Handler, Request, Response
 from supervisor.http.control import ControlHandlers
 from supervisor.http.forward import Forward
-from supervisor.http.front import Front
+from supervisor.http.listener_set import Front
 from supervisor.http.listeners import ListenFailed
+from supervisor.http.messages import Handler, Request, Response
 from supervisor.http.openapi.page import DescriptionHandlers
 from supervisor.http.routes import ROUTES
 from supervisor.http.sse import EventStreams
 from supervisor.http.status import StatusHandlers
 from supervisor.http.workspaces import WorkspaceHandlers
 from supervisor.launch.local import LocalLauncher
+from supervisor.launch.process_usage import measure
 from supervisor.launch.records import Record, RecordStore
-from supervisor.launch.vitals import measure
 from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
 from supervisor.local_model.process import LocalModel
 from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors, make_private
 from supervisor.systemd import Notifier, inherited_sockets
 from supervisor.workers.driver import WorkerDriver
-from supervisor.workspaces.disk import Disk
+from supervisor.workspaces.filesystem_probe import Disk
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.roster import Registration, Roster, RosterFailed
 from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace_table import Registration, Roster, RosterFailed
 
 EXIT_CLEAN, EXIT_USAGE, EXIT_TAKEN, EXIT_DEAF = 0, 2, 3, 4
 ADOPT_AT_ONCE = 16

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from xprocess import XProcess
 
-from tests.support.house import House
-from tests.support.loop import run
+from tests.support.harness.server import SharedZygote, skip_unless_linux
+from tests.support.harness.server_harness import House
 from tests.support.processes import descendants, title
-from tests.support.server import SharedZygote, skip_unless_linux
+from tests.support.run_coroutine import run
 
 STORY_S = 50.0
 

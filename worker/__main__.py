@@ -6,8 +6,9 @@ import sys
 
 import msgspec
 
-from protocol.spec import EXIT_USAGE, spec_from_bytes
-from worker.birth import become_worker
+from protocol.exit_codes import EXIT_USAGE
+from protocol.worker_spec import spec_from_bytes
+from worker.process_setup import become_worker
 
 
 def main() -> int:

@@ -15,20 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
+from protocol.api.config import GLOBAL
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BadInput, BulkheadError, Conflict
 from protocol.events import Event
+from protocol.exit_codes import EXIT_CLEAN, EXIT_CORRUPT, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE
 from protocol.ids import Epoch, RunId
 from protocol.messages import LastWord, Ready, Shutdown
-from protocol.shapes.config import GLOBAL
-from protocol.spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_LEFT, EXIT_SCHEMA, EXIT_STORAGE, WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
 from worker.link import Vitals, WorkerLink
+from worker.log_level import Verbosity
 from worker.lsp.service import LanguageServers
 from worker.mcp.service import McpService, store_token
 from worker.operations.agent import AgentOperations
@@ -39,44 +41,43 @@ from worker.operations.mcp import McpOperations
 from worker.operations.permissions import PermissionOperations
 from worker.operations.project import ProjectOperations
 from worker.operations.prompts import PromptOperations
-from worker.operations.replies import Replies
+from worker.operations.reply_cache import Replies
 from worker.operations.sessions import SessionOperations
 from worker.operations.shell import ShellOperations
 from worker.operations.skills import SkillOperations
 from worker.operations.summary import SummaryOperations
 from worker.operations.table import Handler, OperationTable
 from worker.operations.workspace import WorkspaceOperations
-from worker.permissions.desk import Desk
+from worker.permissions.broker import Desk
 from worker.permissions.questions import Questions
+from worker.processes.child import Children
 from worker.runs.delegation import Delegation
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import AwaitRuns, CancelAll, Drain, Flush, Leave, Refuse
-from worker.runs.ending import Ending, Scribe
-from worker.runs.equipment import Equipment
-from worker.runs.lane import Counter
 from worker.runs.recovery import Recovered, recover
+from worker.runs.run_end import Ending, Scribe
+from worker.runs.session_queue import Counter
 from worker.runs.titles import Titles
-from worker.service import FixedTools
+from worker.runs.turn_factory import Equipment
 from worker.skills.service import SkillService
 from worker.store import events as event_rows
 from worker.store.database import Database
-from worker.store.faults import is_corrupt
-from worker.store.files import StoredFileLedger
-from worker.store.history import StoredHistory
+from worker.store.database_file import StorageCorrupt, StorageUnusable
+from worker.store.error_classes import is_corrupt
+from worker.store.file_versions import StoredHistory
 from worker.store.migrations import SchemaNewer
-from worker.store.place import StorageCorrupt, StorageUnusable
+from worker.store.read_files import StoredFileLedger
 from worker.store.todos import StoredTodos
-from worker.tenure import Tenure
-from worker.tools.agent import Agent
-from worker.tools.bash import Bash
-from worker.tools.child import Children
-from worker.tools.confinement import Confinement
-from worker.tools.crush_info import About, Standing
-from worker.tools.jobs import Jobs
-from worker.tools.lsp_tools import lsp_tools
-from worker.tools.todos import Todos
-from worker.tools.web import AgenticFetch, WebSearch
-from worker.verbosity import Verbosity
+from worker.supervisor_lease import Tenure
+from worker.toolkit.extension import FixedTools
+from worker.tools.code.all_tools import lsp_tools
+from worker.tools.session.agent import Agent
+from worker.tools.session.crush_info import About, Standing
+from worker.tools.session.todos import Todos
+from worker.tools.shell.bash import Bash
+from worker.tools.shell.jobs import Jobs
+from worker.tools.shell.sandbox import Confinement
+from worker.tools.web.web_search import AgenticFetch, WebSearch
 from worker.web.search import Search
 
 DATABASE_NAME = "workspace.db"

@@ -45,9 +45,9 @@ from protocol.messages import (
     ToWorker,
     Welcome,
 )
-from protocol.spec import WorkerSpec
 from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
-from worker.operations.replies import Known, Replies
+from protocol.worker_spec import WorkerSpec
+from worker.operations.reply_cache import Known, Replies
 from worker.operations.table import OperationTable
 
 _ROUND = 64

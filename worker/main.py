@@ -1,6 +1,7 @@
-"""A worker from the moment its process is set up: checks, directory, lock, loop; returns the exit code.
+"""Run a worker in a process that is already set up: checks, data directory, lock, event loop, exit code.
 
-`worker/birth.py` has set environment, directory, standard files and title before, whether a zygote forked us or not.
+`worker/process_setup.py` has set the environment, the current directory, the standard files and the title, both for
+a worker that the zygote forked and for one that was started by command line.
 """
 
 import asyncio
@@ -14,19 +15,20 @@ from msgspec.structs import replace
 from protocol.base.clock import SystemClock
 from protocol.base.logs import fields, set_up_logs
 from protocol.errors import BadInput
+from protocol.exit_codes import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_NO_LOCKS, EXIT_STORAGE
 from protocol.secrets import is_secret_name
-from protocol.spec import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_NO_LOCKS, EXIT_STORAGE, WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from worker.app import Worker
+from worker.config.data_dir import data_dir_of
 from worker.config.load import Config
-from worker.config.place import data_dir_of
-from worker.runs.equipment import read_config
+from worker.runs.turn_factory import read_config
 from worker.store.lock import DataLock, Locked, NoLocks
 
 LOG_NAME = "bulkhead.worker"
 
 
 def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
-    """Live as the worker that `spec` describes; returns when it has ended, with one of the codes of protocol.spec."""
+    """Run the worker that `spec` describes until it ends; return one of the codes of protocol/exit_codes.py."""
     redactor = set_up_logs(spec.log_level)
     redactor.register(spec.token)
     for name, value in spec.env.items():

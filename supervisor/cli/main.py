@@ -9,13 +9,13 @@ from protocol.version import BULKHEAD_VERSION
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve:serve", "Start the server in the foreground."),
     "run": ("run:run", "Send a prompt and print the answer as it comes."),
-    "ps": ("show:ps", "List workspaces and their workers."),
-    "attach": ("watch:attach", "Show what happens in a workspace, live."),
-    "sessions": ("show:sessions", "List the sessions of a workspace."),
-    "messages": ("show:messages", "Print a conversation."),
-    "runs": ("show:runs", "List the runs of a workspace."),
-    "cancel": ("act:cancel", "Cancel a run, a session's runs, or all of a workspace."),
-    "restart": ("act:restart", "Replace the worker of a workspace."),
+    "ps": ("listings:ps", "List workspaces and their workers."),
+    "attach": ("attach:attach", "Show what happens in a workspace, live."),
+    "sessions": ("listings:sessions", "List the sessions of a workspace."),
+    "messages": ("listings:messages", "Print a conversation."),
+    "runs": ("listings:runs", "List the runs of a workspace."),
+    "cancel": ("cancel:cancel", "Cancel a run, a session's runs, or all of a workspace."),
+    "restart": ("restart:restart", "Replace the worker of a workspace."),
     "stop": ("stop:stop", "Stop the server: runs are cancelled, all is written down."),
     "config": ("config:config", "Show the configuration of a directory, and where each value came from."),
     "doctor": ("doctor:doctor", "Say what this host offers, and what that means."),
@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(f"supervisor.cli.{module}"), name)
+        command = getattr(importlib.import_module(f"supervisor.cli.commands.{module}"), name)
         assert isinstance(command, click.Command)
         return command
 

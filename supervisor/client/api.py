@@ -10,13 +10,13 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from protocol.address import Address
+from protocol.api.agent import Accepted, AgentInfo, Prompt, Run
+from protocol.api.message import Message
+from protocol.api.permission import Grant, PermissionPolicy, PermissionRequest, Resolved
+from protocol.api.session import Session, SessionWish
+from protocol.api.workspace import WorkerStatus, Workspace, WorkspaceWish
 from protocol.errors import CODES, BulkheadError, ErrorInfo, Internal, Unavailable, from_info
 from protocol.ids import new_uuid
-from protocol.shapes.agent import Accepted, AgentInfo, Prompt, Run
-from protocol.shapes.message import Message
-from protocol.shapes.permission import Grant, PermissionPolicy, PermissionRequest, Resolved
-from protocol.shapes.session import Session, SessionWish
-from protocol.shapes.workspace import WorkerStatus, Workspace, WorkspaceWish
 from protocol.version import BULKHEAD_VERSION
 from supervisor.client.events import EventStream
 from supervisor.client.transport import Answer, ConnectionLost, Transport

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
+from protocol.api.envelope import envelope
+from protocol.api.workspace import WorkspaceState
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.events import MARK_KIND, Event, EventId
 from protocol.limits import Limits
-from protocol.shapes.envelope import envelope
-from protocol.shapes.workspace import WorkspaceState
 from supervisor.events.replay import ReplayLog
 from supervisor.events.stream import ClientStream, base_text
 

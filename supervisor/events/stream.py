@@ -8,9 +8,9 @@ once. Who falls out of that memory again is too slow and is cut; a client with i
 from collections.abc import Sequence
 from enum import Enum
 
+from protocol.api.envelope import StreamReset, envelope
 from protocol.base.machine import Machine
 from protocol.events import Event, EventId
-from protocol.shapes.envelope import StreamReset, envelope
 from supervisor.events.replay import AskWorker, FromMemory, ReplayLog, Reset, encode_event, join
 
 CHUNK_MAX_BYTES = 256 * 1024

@@ -21,7 +21,7 @@ from protocol.base.logs import fields
 from protocol.errors import BadInput, Unavailable
 from protocol.limits import Limits
 from supervisor.http.access import Access
-from supervisor.http.base import Response, error_response
+from supervisor.http.messages import Response, error_response
 
 READ_BUFFER_BYTES = 4 * 1024 * 1024
 ACCEPT_AT_ONCE = 64

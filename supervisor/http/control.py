@@ -4,10 +4,10 @@ import os
 import platform
 from collections.abc import Callable
 
-from protocol.shapes.server import Command, Version
+from protocol.api.server import Command, Version
 from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
-from supervisor.http.base import Request, Response, json_response
+from supervisor.http.messages import Request, Response, json_response
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.config import WORKSPACE
+from protocol.api.session import Session
 from protocol.errors import NotFound
 from protocol.ids import SessionId, is_id
 from protocol.operations import OPERATIONS
-from protocol.shapes.config import WORKSPACE
-from protocol.shapes.session import Session
 from supervisor.admission import Admission
-from supervisor.http.base import Request, Response
+from supervisor.http.messages import Request, Response
 from supervisor.workspaces.registry import Registry
 
 LSP_NAME_MAX = 200

@@ -6,7 +6,7 @@ Of single workers only those are named that have a process, so that the text sta
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from protocol.shapes.workspace import WorkerStatus
+from protocol.api.workspace import WorkerStatus
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("asleep", "starting", "ready", "degraded", "closing", "restarting", "failed")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from protocol.api.server import Command, Version
+from protocol.api.workspace import CurrentSession, WorkerStatus, Workspace, WorkspaceWish
 from protocol.errors import BadInput, NotFound
-from protocol.shapes.server import Command, Version
-from protocol.shapes.workspace import CurrentSession, WorkerStatus, Workspace, WorkspaceWish
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from protocol.ids import ClientId, RandomSource, new_uuid
 from protocol.limits import Limits
 from supervisor.admission import Admission
 from supervisor.events.hub import Stream
-from supervisor.http.base import Request
+from supervisor.http.messages import Request
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import Workspace
 

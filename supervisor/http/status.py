@@ -6,12 +6,12 @@ from typing import Protocol
 
 import msgspec
 
-from protocol.shapes.workspace import WorkerStatus
+from protocol.api.workspace import WorkerStatus
 from protocol.version import BULKHEAD_VERSION
-from supervisor.http.base import Request, Response, json_response
+from supervisor.http.messages import Request, Response, json_response
 from supervisor.http.metrics import METRICS_TYPE, metrics_text
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.roster import Registration, Roster
+from supervisor.workspaces.workspace_table import Registration, Roster
 
 
 class Usage(Protocol):

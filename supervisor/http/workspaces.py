@@ -5,18 +5,18 @@ import logging
 
 import msgspec
 
+from protocol.api.workspace import EMPTY_CONFIG, CurrentSession, Description, WorkspaceWish
+from protocol.api.workspace import Workspace as WorkspaceShape
 from protocol.base.logs import fields
 from protocol.errors import BadInput, BulkheadError
 from protocol.ids import SessionId, WorkspaceId
 from protocol.secrets import masked_environment
-from protocol.shapes.workspace import EMPTY_CONFIG, CurrentSession, Description, WorkspaceWish
-from protocol.shapes.workspace import Workspace as WorkspaceShape
 from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
-from supervisor.http.base import Request, Response, json_response
+from supervisor.http.messages import Request, Response, json_response
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.roster import Registration
 from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace_table import Registration
 
 LIST_DESCRIBE_S = 1.0
 """A list waits so long for the workers that are awake; who does not answer is shown with an empty configuration."""

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from protocol.exit_codes import EXIT_REASONS
 from protocol.ids import WorkspaceId
-from protocol.spec import EXIT_REASONS, WorkerSpec
+from protocol.worker_spec import WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)

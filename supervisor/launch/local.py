@@ -15,8 +15,8 @@ from protocol.base.logs import fields
 from protocol.errors import Unavailable
 from protocol.ids import WorkspaceId
 from protocol.limits import Limits
-from protocol.spec import MARKER, WorkerSpec, spec_to_bytes
-from supervisor.launch import containment, process
+from protocol.worker_spec import MARKER, WorkerSpec, spec_to_bytes
+from supervisor.launch import process, process_sweep
 from supervisor.launch.adoption import Verdict, judge
 from supervisor.launch.launcher import ExitReport, Handle, Record
 from supervisor.launch.process import Process
@@ -92,7 +92,7 @@ class LocalLauncher:
         loop = asyncio.get_running_loop()
 
         def work() -> int:
-            return containment.sweep(workspace_id, keep=keep, within_s=self._limits.kill_deadline_s)
+            return process_sweep.sweep(workspace_id, keep=keep, within_s=self._limits.kill_deadline_s)
 
         try:
             count = await loop.run_in_executor(self._threads, work)

@@ -23,7 +23,7 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import Unavailable
 from protocol.limits import Limits
-from protocol.spec import MARKER
+from protocol.worker_spec import MARKER
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Child,
@@ -44,7 +44,7 @@ _EXITS_KEPT = 1024
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _TITLE_ROOM = "." * 160
 _PLACEHOLDER = "-" * 40
-"""Room in the zygote's environment for the marker of a forked worker (worker/birth.py knows the same)."""
+"""Room in the zygote's environment for the marker of a forked worker (worker/process_setup.py knows the same)."""
 
 
 class ZygoteLink:

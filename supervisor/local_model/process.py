@@ -19,10 +19,10 @@ from typing import assert_never
 
 import msgspec
 
-from protocol.base.alarm import Alarm
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
+from protocol.base.timer import Alarm
 from protocol.limits import Limits
 from protocol.secrets import is_secret_name
 from supervisor.launch import process

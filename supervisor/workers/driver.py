@@ -11,24 +11,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
-from protocol.base.alarm import Alarm
 from protocol.base.clock import Clock
 from protocol.base.failpoints import FailpointRaised, failpoint
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
+from protocol.base.timer import Alarm
 from protocol.errors import BulkheadError, Unavailable
 from protocol.events import Event
 from protocol.ids import Generation, RandomSource, WorkspaceId, new_token
 from protocol.limits import Limits
 from protocol.messages import Closing, Heartbeat, Hello, LastWord, Ready, Shutdown
-from protocol.spec import WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from supervisor.launch.launcher import ExitReport, Handle, Launcher, Record
 from supervisor.launch.process import boot_id
 from supervisor.launch.records import RecordStore
 from supervisor.routing.link import Link
 from supervisor.routing.router import Router
-from supervisor.workers.deaths import Death, Deaths
-from supervisor.workers.ears import Ears
+from supervisor.workers.crash_history import Death, Deaths
+from supervisor.workers.generation_fence import Ears
 from supervisor.workers.heartbeat import HeartbeatWatch, Pulse
 from supervisor.workers.lifecycle import (
     Effect,

@@ -6,8 +6,8 @@ The rule of Erlang's supervisors: so many deaths within a period mean that start
 from collections import deque
 from dataclasses import dataclass
 
+from protocol.exit_codes import HOPELESS
 from protocol.limits import Limits
-from protocol.spec import HOPELESS
 
 _FIRST_DELAY_S = 0.25
 

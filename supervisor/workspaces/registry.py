@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from protocol.api.workspace import WorkspaceWish
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
@@ -13,11 +14,10 @@ from protocol.errors import BadInput, BulkheadError, Conflict, Denied, LimitReac
 from protocol.ids import ClientId, RandomSource, WorkspaceId, new_uuid
 from protocol.limits import Limits
 from protocol.secrets import without_masked
-from protocol.shapes.workspace import WorkspaceWish
-from supervisor.workspaces.disk import Disk
+from supervisor.workspaces.filesystem_probe import Disk
 from supervisor.workspaces.identity import Identity, check_data_dir, data_dir_for, resolve
-from supervisor.workspaces.roster import Registration, Roster
 from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace_table import Registration, Roster
 
 RETIRED_KEPT = 65_536
 """How many retired clients are remembered; the oldest are forgotten first (P13)."""

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from protocol.base.alarm import Alarm
+from protocol.api.workspace import Description, WorkerStatus, WorkspaceState
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
+from protocol.base.timer import Alarm
 from protocol.errors import Conflict
 from protocol.events import Event, EventId
 from protocol.ids import ClientId, SessionId
 from protocol.limits import Limits
 from protocol.messages import Answer
-from protocol.shapes.workspace import Description, WorkerStatus, WorkspaceState
 from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
 from supervisor.workers.driver import DriverStatus, WorkerDriver
-from supervisor.workspaces.caller import SLEEPING, Caller, InThread
 from supervisor.workspaces.eviction import Eviction, Facts
 from supervisor.workspaces.leases import Arm, Effect, LastGone, Leases
-from supervisor.workspaces.roster import Registration
+from supervisor.workspaces.worker_calls import SLEEPING, Caller, InThread
+from supervisor.workspaces.workspace_table import Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,10 +6,10 @@ import uuid
 
 import pytest
 
-from tests.support import strict
-from tests.support.client import Response, head, texts
+from tests.support.checks import api_shapes
+from tests.support.clients.http_client import Response, head, texts
 from tests.support.eventually import eventually
-from tests.support.house import House, Room, together
+from tests.support.harness.server_harness import House, Room, together
 
 pytestmark = pytest.mark.house(bystander=False)
 
@@ -179,7 +179,7 @@ async def test_agent_info_names_the_model_that_would_answer(house: House) -> Non
     assert info["model"] in provider["models"]
     assert info["model"]["context_window"] > 0
     small = (await ask(room, "GET", f"/agent/default-small-model?provider_id={provider['id']}")).expect(200).json()
-    strict.SELECTED_MODEL(small, "small model")
+    api_shapes.SELECTED_MODEL(small, "small model")
     assert small["provider"] == provider["id"]
     assert small["model"] in [model["id"] for model in provider["models"]]
     for query in ("", "?provider_id=nobody"):

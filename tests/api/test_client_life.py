@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from protocol.version import BULKHEAD_VERSION
-from tests.support.client import Client, head, read_head
+from tests.support.clients.http_client import Client, head, read_head
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
+from tests.support.harness.server_harness import House, Room
 
 LONG, SHORT = 600.0, 0.05
 BEAT = {"heartbeat_interval_s": 0.05}

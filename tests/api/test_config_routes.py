@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.support import strict
-from tests.support.client import Response
+from tests.support.checks import api_shapes
+from tests.support.clients.http_client import Response
+from tests.support.clients.stream_reader import Watcher
 from tests.support.eventually import eventually
-from tests.support.house import House, Room, together
-from tests.support.watcher import Watcher
+from tests.support.harness.server_harness import House, Room, together
 
 pytestmark = pytest.mark.house(bystander=False)
 
@@ -27,7 +27,7 @@ def state_file(house: House) -> Path:
 
 async def config(room: Room) -> dict[str, Any]:
     found: dict[str, Any] = (await room.client.get(f"/v1/workspaces/{room.id}/config")).expect(200).json()
-    strict.CONFIG(found, "config")
+    api_shapes.CONFIG(found, "config")
     return found
 
 

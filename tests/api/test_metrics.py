@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 
 SAMPLE = re.compile(r'([a-z_]+)(?:\{([a-z]+)="([^"\\\n]*)"\})? ([0-9.e+-]+)')
 

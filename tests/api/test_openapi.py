@@ -10,9 +10,9 @@ from urllib.parse import quote
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.support.asks import init, requested, resolved
-from tests.support.door import port_of, say, token_of
-from tests.support.house import House, Room
+from tests.support.clients.raw_requests import port_of, say, token_of
+from tests.support.harness.server_harness import House, Room
+from tests.support.permission_requests import init, requested, resolved
 
 pytestmark = pytest.mark.house(bystander=False)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.asks import bash, grant, init, outcomes, requested, resolved, waiting
-from tests.support.client import finish_of, parts_of
+from tests.support.clients.http_client import finish_of, parts_of
 from tests.support.eventually import eventually
-from tests.support.house import House, Room, together
+from tests.support.harness.server_harness import House, Room, together
+from tests.support.permission_requests import bash, grant, init, outcomes, requested, resolved, waiting
 
 pytestmark = pytest.mark.house(bystander=False, limits={"heartbeat_interval_s": 0.1})
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import strict
-from tests.support.client import Client, head
+from tests.support.checks import api_shapes
+from tests.support.clients.http_client import Client, head
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
+from tests.support.harness.server_harness import House, Room
 
 pytestmark = pytest.mark.house(bystander=False)
 
@@ -390,7 +390,7 @@ async def test_skipping_permissions_is_seen_where_it_was_set(house: House) -> No
     (await ask(room, "POST", "/permissions/skip", {"skip": False})).expect(200)
     assert (await ask(room, "GET", "/permissions/skip")).expect(200).json() == {"skip": False}
     workspace = (await room.client.get(f"/v1/workspaces/{room.id}")).expect(200).json()
-    strict.WORKSPACE(workspace, "workspace")
+    api_shapes.WORKSPACE(workspace, "workspace")
     assert workspace["yolo"] is True
 
 
@@ -408,7 +408,7 @@ async def change(room: Room, what: str, **body: object) -> None:
 
 async def read_config(room: Room) -> dict[str, Any]:
     config: dict[str, Any] = (await ask(room, "GET", "/config")).expect(200).json()
-    strict.CONFIG(config, "config")
+    api_shapes.CONFIG(config, "config")
     return config
 
 
@@ -419,7 +419,7 @@ async def look(client: Client, room: Room, session: str) -> None:
 
 async def counts(room: Room) -> dict[str, int]:
     sessions = (await ask(room, "GET", "/sessions")).expect(200).json()
-    strict.list_of(strict.SESSION)(sessions, "sessions")
+    api_shapes.list_of(api_shapes.SESSION)(sessions, "sessions")
     for session in sessions:
         assert await room.client.session(room.id, session["id"]) == session
     return {session["id"]: session["attached_clients"] for session in sessions}

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from supervisor.http.routes import ROUTES, STREAM
-from tests.support.client import Client, Response, head, read_head
-from tests.support.house import House
+from tests.support.clients.http_client import Client, Response, head, read_head
+from tests.support.harness.server_harness import House
 
 pytestmark = pytest.mark.house(bystander=False)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import head, read_head
+from tests.support.checks.history import Seen
+from tests.support.clients.http_client import head, read_head
+from tests.support.clients.stream_reader import Watcher
 from tests.support.eventually import eventually
-from tests.support.history import Seen
-from tests.support.house import House, Room, together
-from tests.support.watcher import Watcher
+from tests.support.harness.server_harness import House, Room, together
 
 pytestmark = pytest.mark.house(bystander=False)
 

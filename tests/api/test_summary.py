@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from tests.support.client import Response, finish_of, head, texts
+from tests.support.clients.http_client import Response, finish_of, head, texts
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
+from tests.support.harness.server_harness import House, Room
 
 pytestmark = pytest.mark.house(bystander=False)
 

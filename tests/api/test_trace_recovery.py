@@ -7,11 +7,11 @@ import pytest
 
 from tests.api.test_trace_run import BOTH, client_of, trace
 from tests.api.test_trace_tui import W, answered, is_end
-from tests.support.crush import Door
-from tests.support.crush_tui import Tui
-from tests.support.door import port_of, token_of
-from tests.support.house import House
-from tests.support.order import check_order
+from tests.support.checks.event_order import check_order
+from tests.support.clients.crush import Door
+from tests.support.clients.crush_tui import Tui
+from tests.support.clients.raw_requests import port_of, token_of
+from tests.support.harness.server_harness import House
 
 pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from protocol.version import BULKHEAD_VERSION
-from tests.support import crush_commands as commands
-from tests.support.crush import OWN, RUNNING, Crush, Door, body_of
-from tests.support.crush_commands import CommandFailed, Outcome, hash_of
-from tests.support.door import port_of, token_of
-from tests.support.house import House
-from tests.support.order import check_order
+from tests.support.checks.event_order import check_order
+from tests.support.clients import crush_commands as commands
+from tests.support.clients.crush import OWN, RUNNING, Crush, Door, body_of
+from tests.support.clients.crush_commands import CommandFailed, Outcome, hash_of
+from tests.support.clients.raw_requests import port_of, token_of
+from tests.support.harness.server_harness import House
 
 pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 

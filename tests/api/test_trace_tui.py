@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.api.test_trace_run import BOTH, PROXIED, client_of, start_of, trace
-from tests.support.crush_tui import Tui
-from tests.support.history import Seen
-from tests.support.house import House
-from tests.support.order import check_order
+from tests.support.checks.event_order import check_order
+from tests.support.checks.history import Seen
+from tests.support.clients.crush_tui import Tui
+from tests.support.harness.server_harness import House
 
 pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.client_process import Other
-from tests.support.history import read_stored
-from tests.support.house import House
+from tests.support.checks.history import read_stored
+from tests.support.harness.client_process import Other
+from tests.support.harness.server_harness import House
 
 pytestmark = pytest.mark.house(bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 

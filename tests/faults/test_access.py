@@ -17,9 +17,9 @@ from protocol.ids import Epoch, Generation, WorkspaceId, link_identity
 from protocol.messages import Hello, Refusal
 from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
 from supervisor.http.routes import ROUTES
-from tests.support.door import port_of, say, token_of
+from tests.support.clients.raw_requests import port_of, say, token_of
 from tests.support.eventually import eventually
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 from tests.support.processes import start_ticks
 
 NOBODY = 65534

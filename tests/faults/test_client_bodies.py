@@ -7,11 +7,11 @@ import json
 from collections.abc import AsyncIterator
 
 from protocol.limits import DEFAULT_LIMITS
-from tests.support.client import Response, head, texts
+from tests.support.clients.http_client import Response, head, texts
+from tests.support.clients.raw_connection import wire
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
-from tests.support.vitals import peak_bytes
-from tests.support.wire import wire
+from tests.support.harness.server_harness import House, Room
+from tests.support.process_usage import peak_bytes
 
 LIMIT = DEFAULT_LIMITS.prompt_max_bytes
 BODY_LIMIT = DEFAULT_LIMITS.body_max_bytes

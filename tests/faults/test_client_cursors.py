@@ -2,9 +2,9 @@
 
 import pytest
 
+from tests.support.clients.light_reader import Onlooker, all_saw_end, assert_exact, gone_at_the_end
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
-from tests.support.onlooker import Onlooker, all_saw_end, assert_exact, gone_at_the_end
+from tests.support.harness.server_harness import House, Room
 
 FORGETFUL = {"replay_kept": 4, "event_batch_max": 3}
 """Nearly every cursor is older than the supervisor's memory; the worker is asked, page by page."""

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from supervisor.http.routes import ROUTES, Route
-from tests.support.client import head
-from tests.support.house import House
-from tests.support.wire import Wire, wire
+from tests.support.clients.http_client import head
+from tests.support.clients.raw_connection import Wire, wire
+from tests.support.harness.server_harness import House
 
 SECRET = "what stands beside the workspace"
 

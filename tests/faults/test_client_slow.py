@@ -6,12 +6,12 @@ import json
 import pytest
 
 from protocol.limits import DEFAULT_LIMITS
+from tests.support.clients.light_reader import Onlooker, all_saw_end, assert_exact, gone_at_the_end
+from tests.support.clients.raw_connection import Wire, wire
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
-from tests.support.onlooker import Onlooker, all_saw_end, assert_exact, gone_at_the_end
-from tests.support.proxy import Proxy
-from tests.support.vitals import descriptors, peak_bytes
-from tests.support.wire import Wire, wire
+from tests.support.fakes.proxy import Proxy
+from tests.support.harness.server_harness import House, Room
+from tests.support.process_usage import descriptors, peak_bytes
 
 LARGE = 300_000
 KEPT_BYTES_MAX = 40_000_000

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.support.client import ConnectionLost, texts
-from tests.support.house import House, together
+from tests.support.clients.http_client import ConnectionLost, texts
+from tests.support.harness.server_harness import House, together
 
 
 async def test_C06_the_same_prompt_ten_times_at_once(house: House) -> None:

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from supervisor.runtime import DESCRIPTORS_WANTED
-from tests.support.client import head
-from tests.support.house import House, Room
-from tests.support.vitals import cpu_s, descriptors
-from tests.support.wire import Wire, wire
+from tests.support.clients.http_client import head
+from tests.support.clients.raw_connection import Wire, wire
+from tests.support.harness.server_harness import House, Room
+from tests.support.process_usage import cpu_s, descriptors
 
 ROUNDS = 10
 AT_ONCE = 20

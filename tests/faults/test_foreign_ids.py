@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tests.support.client import Response, texts
-from tests.support.house import House, Room
+from tests.support.clients.http_client import Response, texts
+from tests.support.harness.server_harness import House, Room
 
 READS_NOTHING = ("history", "messages", "messages/user", "filetracker/files")
 """Below a session; for an unknown one the reference answers an empty list, and so do we."""

@@ -11,9 +11,9 @@ import pytest
 from protocol.errors import Denied
 from supervisor.workspaces.identity import resolve
 from tests.faults.test_tools import bash, results
-from tests.support.client import parts_of
+from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
+from tests.support.harness.server_harness import House, Room
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from tests.support.client import head, read_head
-from tests.support.door import say
+from tests.support.clients.http_client import head, read_head
+from tests.support.clients.raw_requests import say
 from tests.support.eventually import eventually
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 
 
 @pytest.mark.house(limits={"clients_max": 3})

@@ -17,9 +17,9 @@ from protocol.limits import Limits
 from protocol.messages import Answer, Call, Hello, Refusal
 from protocol.version import WIRE_VERSION
 from tests.support.eventually import eventually
-from tests.support.house import House
-from tests.support.raw_supervisor import RawSupervisor
-from tests.support.server import SharedZygote
+from tests.support.harness.raw_supervisor import RawSupervisor
+from tests.support.harness.server import SharedZygote
+from tests.support.harness.server_harness import House
 
 VERSION = bytes([WIRE_VERSION])
 GARBAGE = (

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import finish_of, parts_of, texts
-from tests.support.house import House, Room
-from tests.support.provider import API_KEY, Exchange
+from tests.support.clients.http_client import finish_of, parts_of, texts
+from tests.support.fakes.scripted_provider import API_KEY, Exchange
+from tests.support.harness.server_harness import House, Room
 
 DIALECTS = ["openai", "responses", "anthropic"]
 NO_WAIT = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.canary import Canary
-from tests.support.client import head, read_head
-from tests.support.door import port_of, say, token_of
+from tests.support.checks.secret_scan import Canary
+from tests.support.clients.http_client import head, read_head
+from tests.support.clients.raw_requests import port_of, say, token_of
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
-from tests.support.provider import API_KEY
+from tests.support.fakes.scripted_provider import API_KEY
+from tests.support.harness.server_harness import House, Room
 
 IN_ENVIRONMENT = "canary-environment-0123456789abcdef"
 OF_THE_CLIENT = "canary-of-the-client-0123456789abcdef"

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from protocol.exit_codes import EXIT_LOCKED
 from protocol.ids import Generation, WorkspaceId
 from protocol.limits import Limits
-from protocol.spec import EXIT_LOCKED, WorkerSpec
-from tests.support.house import House
-from tests.support.raw_supervisor import connect_zygote, exit_status, fork
-from tests.support.server import SharedZygote
+from protocol.worker_spec import WorkerSpec
+from tests.support.harness.raw_supervisor import connect_zygote, exit_status, fork
+from tests.support.harness.server import SharedZygote
+from tests.support.harness.server_harness import House
 
 DISK_BYTES = 4 * 1024 * 1024
 

@@ -11,9 +11,9 @@ import random
 
 import pytest
 
-from tests.support.client import Client, ConnectionLost
-from tests.support.history import Seen
-from tests.support.house import House, Room
+from tests.support.checks.history import Seen
+from tests.support.clients.http_client import Client, ConnectionLost
+from tests.support.harness.server_harness import House, Room
 
 KILLS = int(os.environ.get("BULKHEAD_TEST_KILLS", "10"))
 SEED = int(os.environ.get("BULKHEAD_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)

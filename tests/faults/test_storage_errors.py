@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import texts
-from tests.support.house import House
+from tests.support.clients.http_client import texts
+from tests.support.harness.server_harness import House
 from tests.support.processes import Process
 
 QUICK = {"storage_busy_s": 0.2}

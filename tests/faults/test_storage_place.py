@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Response, parts_of, texts
-from tests.support.house import House, Room
+from tests.support.clients.http_client import Response, parts_of, texts
+from tests.support.harness.server_harness import House, Room
 
 
 class Frozen:

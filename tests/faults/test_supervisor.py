@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from tests.support.client import texts
+from tests.support.clients.http_client import texts
 from tests.support.eventually import eventually
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 from tests.support.processes import parent_of
 
 

@@ -4,9 +4,9 @@ import json
 import os
 from typing import Any
 
-from tests.support.asks import grant, requested
-from tests.support.client import parts_of
-from tests.support.house import House, Room
+from tests.support.clients.http_client import parts_of
+from tests.support.harness.server_harness import House, Room
+from tests.support.permission_requests import grant, requested
 
 
 async def test_X07_file_tools_stay_inside_without_permission(house: House) -> None:

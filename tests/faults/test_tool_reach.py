@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.test_tools import bash, result
-from tests.support.client import parts_of
+from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
-from worker.tools.landlock import ABI_MIN, abi
+from tests.support.harness.server_harness import House, Room
+from worker.processes.landlock import ABI_MIN, abi
 
 
 def kernel_confines() -> bool:

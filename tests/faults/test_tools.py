@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import parts_of
+from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
+from tests.support.harness.server_harness import House, Room
 from tests.support.processes import WORKSPACE_MARKER, Process, descendants, marked, state_of, title
 
 

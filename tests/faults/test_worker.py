@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from tests.support.client import Response, finish_of, parts_of, texts
+from tests.support.clients.http_client import Response, finish_of, parts_of, texts
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
+from tests.support.harness.server_harness import House, Room
 from tests.support.processes import Process
 
 HUNG_S = 1.0

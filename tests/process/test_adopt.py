@@ -2,8 +2,8 @@
 
 import signal
 
-from tests.support.client import texts
-from tests.support.house import House
+from tests.support.clients.http_client import texts
+from tests.support.harness.server_harness import House
 
 
 async def test_S09_a_restart_leaves_the_workers_and_their_runs(house: House) -> None:

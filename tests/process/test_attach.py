@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client, head, read_head
+from tests.support.clients.http_client import Client, head, read_head
 from tests.support.eventually import eventually
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 
 
 async def opened(house: House, target: str) -> tuple[int, dict[str, str], asyncio.StreamReader, asyncio.StreamWriter]:
@@ -96,7 +96,7 @@ async def test_last_client_leaving_ends_no_run(house: House) -> None:
 
 
 async def _again(house: House, workspace: str):  # type: ignore[no-untyped-def]
-    from tests.support.watcher import Watcher
+    from tests.support.clients.stream_reader import Watcher
 
     return Watcher(house.new_client(), workspace, name="again")
 

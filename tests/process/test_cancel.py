@@ -1,7 +1,7 @@
 """A cancel ends what was accepted before it, and nobody's request turns into an error because of it."""
 
-from tests.support.client import finish_of, texts
-from tests.support.house import House
+from tests.support.clients.http_client import finish_of, texts
+from tests.support.harness.server_harness import House
 
 
 async def test_another_clients_cancel_gives_nobody_an_error(house: House) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Command, command
 from tests.support.eventually import eventually
-from tests.support.house import House
+from tests.support.harness.command import Command, command
+from tests.support.harness.server_harness import House
 
 
 def tokens(count: int) -> str:

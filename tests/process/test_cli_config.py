@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.command import COMMAND_S, Finished
+from tests.support.harness.command import COMMAND_S, Finished
 
 SECRET = "sk-0123456789abcdef"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asks import bash
-from tests.support.command import COMMAND_S, Finished, command
-from tests.support.house import House
+from tests.support.harness.command import COMMAND_S, Finished, command
+from tests.support.harness.server_harness import House
+from tests.support.permission_requests import bash
 
 
 class Terminal:

@@ -4,9 +4,9 @@ import asyncio
 import json
 import signal
 
-from tests.support.client import finish_of
-from tests.support.house import House
-from tests.support.judge import judge
+from tests.support.checks.judge import judge
+from tests.support.clients.http_client import finish_of
+from tests.support.harness.server_harness import House
 
 
 async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house: House) -> None:

@@ -5,8 +5,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from tests.support.client import parts_of
-from tests.support.house import House, Room
+from tests.support.clients.http_client import parts_of
+from tests.support.harness.server_harness import House, Room
 
 
 async def configured(house: House, config: dict[str, Any], **wish: object) -> Room:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.support.client import texts
-from tests.support.house import House
-from tests.support.provider import Exchange
+from tests.support.clients.http_client import texts
+from tests.support.fakes.scripted_provider import Exchange
+from tests.support.harness.server_harness import House
 
 OVERFLOW = {
     "openai": {"message": "maximum context length", "kind": "invalid_request_error", "code": "context_length_exceeded"},

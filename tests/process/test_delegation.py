@@ -5,10 +5,10 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.client import parts_of, texts
-from tests.support.house import House, Room
-from tests.support.pages import Pages, page
-from tests.support.provider import Exchange
+from tests.support.clients.http_client import parts_of, texts
+from tests.support.fakes.scripted_provider import Exchange
+from tests.support.fakes.web_pages import Pages, page
+from tests.support.harness.server_harness import House, Room
 
 FIND = ("call-1", "agent", {"prompt": "Where is it?"})
 

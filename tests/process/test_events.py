@@ -3,7 +3,7 @@ hole (P6, http-api 4)."""
 
 import pytest
 
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 
 
 async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(house: House) -> None:

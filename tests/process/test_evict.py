@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.house import House, Room, together
+from tests.support.harness.server_harness import House, Room, together
 
 QUICK = {"evict_idle_s": 0.2, "create_grace_s": 0.2, "detach_grace_s": 0.1}
 

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 
 
 def tool(name: str, **args: object) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import finish_of, parts_of
-from tests.support.house import House, Room
+from tests.support.clients.http_client import finish_of, parts_of
+from tests.support.harness.server_harness import House, Room
 
 
 def write_hooks(house: House, room_name: str, *hooks: dict[str, object]) -> None:

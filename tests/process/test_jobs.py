@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import parts_of
-from tests.support.house import House, Room
+from tests.support.clients.http_client import parts_of
+from tests.support.harness.server_harness import House, Room
 
 
 async def results(room: Room, *lines: str) -> list[dict[str, Any]]:

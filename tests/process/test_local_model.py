@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.house import House
-from tests.support.side import ON, Side, answer
+from tests.support.harness.local_model import ON, Side, answer
+from tests.support.harness.server_harness import House
 
 AT_ONCE = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}
 

@@ -4,9 +4,9 @@ import pytest
 
 from protocol.local_model import is_installed
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
+from tests.support.harness.local_model import ON, Side
+from tests.support.harness.server_harness import House, Room
 from tests.support.processes import state_of
-from tests.support.side import ON, Side
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="needs the local model: make local-model")
 PATIENT_S = 45.0

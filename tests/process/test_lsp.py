@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
+from tests.support.harness.server_harness import House, Room
 from tests.support.processes import descendants, title
 
 pytestmark = pytest.mark.house(limits={"lsp_start_wait_s": 30.0, "lsp_change_max_s": 20.0})

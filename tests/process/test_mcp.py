@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from tests.support import strict
-from tests.support.decode import list_of, map_of
+from tests.support.checks import api_shapes
+from tests.support.checks.shape_checks import list_of, map_of
 from tests.support.eventually import eventually
-from tests.support.house import House, Room
-from tests.support.mcp_network import Guarded
+from tests.support.fakes.mcp_http_server import Guarded
+from tests.support.harness.server_harness import House, Room
 from tests.support.processes import descendants, title
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = ROOT / ".cache" / "mcp-servers" / "node_modules" / "@modelcontextprotocol"
 EVERYTHING = SERVERS / "server-everything" / "dist" / "index.js"
 FILES = SERVERS / "server-filesystem" / "dist" / "index.js"
-ODD = ROOT / "tests" / "support" / "mcp_server.py"
+ODD = ROOT / "tests" / "support" / "fakes" / "mcp_server.py"
 NODE = shutil.which("node") or ""
 START_S = 30.0
 
@@ -60,7 +60,7 @@ async def in_state(room: Room, name: str, state: str) -> dict[str, Any]:
 
     async def look() -> dict[str, Any] | None:
         states = await ask(room, "states")
-        map_of(strict.MCP_INFO)(states, "states")
+        map_of(api_shapes.MCP_INFO)(states, "states")
         info: dict[str, Any] = states[name]
         return info if info["state"] == state else None
 
@@ -105,7 +105,7 @@ async def test_an_agent_uses_a_real_server_and_survives_its_death(house: House) 
     assert (echoed["content"], echoed["is_error"]) == ("Echo: hello", False)
 
     prompts = await ask(room, "prompts")
-    list_of(strict.MCP_PROMPT)(prompts, "prompts")
+    list_of(api_shapes.MCP_PROMPT)(prompts, "prompts")
     simple = next(prompt for prompt in prompts if not prompt.get("arguments"))
     assert simple["id"] == f"everything:{simple['prompt_id']}"
     prompt = {"client_id": "everything", "prompt_id": simple["prompt_id"], "args": {}}
@@ -286,7 +286,7 @@ async def test_a_server_does_not_keep_a_worker_awake_and_goes_with_it(house: Hou
 def test_the_library_is_not_loaded_where_no_server_is_configured() -> None:
     program = (
         "import sys, importlib\n"
-        "from worker.preload import MODULES\n"
+        "from worker.zygote.preload import MODULES\n"
         "for name in MODULES: importlib.import_module(name)\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('mcp', 'mcp_types', 'starlette')])"
     )

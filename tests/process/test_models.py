@@ -11,9 +11,9 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from tests.support.client import texts
-from tests.support.house import House, Room
-from tests.support.provider import MODEL
+from tests.support.clients.http_client import texts
+from tests.support.fakes.scripted_provider import MODEL
+from tests.support.harness.server_harness import House, Room
 
 PRICES = {"cost_per_1m_in": 1000.0, "cost_per_1m_out": 2000.0, "cost_per_1m_out_cached": 100.0}
 

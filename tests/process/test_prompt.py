@@ -3,9 +3,9 @@
 import asyncio
 import json
 
-from tests.support.client import Client, finish_of, head, texts
+from tests.support.clients.http_client import Client, finish_of, head, texts
 from tests.support.eventually import eventually
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 
 
 async def test_a_prompt_is_answered_by_its_workspace(house: House) -> None:

@@ -3,7 +3,7 @@
 import base64
 from urllib.parse import quote
 
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 
 SKILL = "---\nname: paint\ndescription: How to paint fences\nuser-invocable: true\n---\nUse a brush.\n"
 

@@ -18,9 +18,10 @@ import msgspec
 import pytest
 
 from protocol.base.clock import SystemClock
+from protocol.exit_codes import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_REASONS
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.limits import DEFAULT_LIMITS, Limits
-from protocol.spec import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_REASONS, MARKER, WorkerSpec
+from protocol.worker_spec import MARKER, WorkerSpec
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Forget,
@@ -32,16 +33,16 @@ from protocol.zygote import (
     decode_from_zygote,
     encode_packet,
 )
-from supervisor.launch import containment, process
+from supervisor.launch import process, process_sweep
 from supervisor.launch.launcher import ExitReport, Record
 from supervisor.launch.local import LocalHandle, LocalLauncher
-from supervisor.launch.vitals import measure
+from supervisor.launch.process_usage import measure
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually
-from tests.support.loop import run
-from tests.support.one_worker import Ear
+from tests.support.harness.one_worker import Ear
+from tests.support.harness.server import SharedZygote
 from tests.support.processes import Process, parent_of
-from tests.support.server import SharedZygote
+from tests.support.run_coroutine import run
 
 LOG = logging.getLogger("bulkhead.test")
 
@@ -266,10 +267,10 @@ def test_P08_what_a_worker_leaves_behind_is_gone_when_its_end_is_told(root: Path
                 *("sh", "-c", "setsid sleep 1000 >/dev/null & wait"),
                 env={MARKER: worker.spec.workspace_id, "PATH": os.environ["PATH"]},
             )
-            await eventually(lambda: len(containment.marked(worker.spec.workspace_id)) == 3, what="shell and sleep")
+            await eventually(lambda: len(process_sweep.marked(worker.spec.workspace_id)) == 3, what="shell and sleep")
             worker.handle.kill()
             await worker.handle.exited()
-            assert containment.marked(worker.spec.workspace_id) == []
+            assert process_sweep.marked(worker.spec.workspace_id) == []
             await daemon.wait()
 
     run(main())

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client, ConnectionLost
+from tests.support.checks.history import Diary, read_stored
+from tests.support.checks.judge import judge
+from tests.support.clients.http_client import Client, ConnectionLost
+from tests.support.clients.stream_reader import Watcher
 from tests.support.eventually import eventually
-from tests.support.history import Diary, read_stored
-from tests.support.judge import judge
-from tests.support.manager import Manager, outer_process
+from tests.support.harness.private_systemd import Manager, outer_process
 from tests.support.processes import Identity
-from tests.support.watcher import Watcher
 
 
 @pytest.fixture

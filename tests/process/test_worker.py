@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import BadInput, Conflict, NotFound
+from protocol.exit_codes import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
 from protocol.limits import Limits
-from protocol.spec import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
-from supervisor.launch.containment import sweep
-from tests.support.loop import run
-from tests.support.one_worker import Process, open_stage
+from supervisor.launch.process_sweep import sweep
+from tests.support.harness.one_worker import Process, open_stage
+from tests.support.run_coroutine import run
 
 
 async def ready(worker: Process) -> Process:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from protocol.exit_codes import EXIT_STORAGE
 from protocol.ids import Epoch
 from protocol.limits import Limits
 from protocol.messages import Shutdown
-from protocol.spec import EXIT_STORAGE
-from tests.support.failpoints import Failpoints
-from tests.support.loop import run
-from tests.support.one_worker import Process, Stage, open_stage
+from tests.support.harness.failpoints import Failpoints
+from tests.support.harness.one_worker import Process, Stage, open_stage
+from tests.support.run_coroutine import run
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryData,
     BinaryPart,
     FinishData,
@@ -25,11 +25,11 @@ from protocol.shapes.message import (
     ToolResultData,
     ToolResultPart,
 )
-from tests.support.loop import run
-from tests.support.model_requests import CHECKS
-from tests.unit.agent_house import LIMITS, LOG, seeded
+from tests.support.checks.model_requests import CHECKS
+from tests.support.run_coroutine import run
+from tests.unit.agent.agent_harness import LIMITS, LOG, seeded
 from worker.agent.history import repair
-from worker.agent.stream import calls_of, results_of
+from worker.agent.message_draft import calls_of, results_of
 from worker.models.client import ModelRequest
 
 ids = st.sampled_from(["c1", "c2", "c3", "c4"])
@@ -130,14 +130,14 @@ def test_providers_take_every_repaired_history(dialect: str):
     import httpx2
     from pydantic_ai.models import override_allow_model_requests
 
-    from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
+    from protocol.api.provider import Model, ProviderConfig, SelectedModel
     from worker.config.load import Config
     from worker.config.schema import Options
-    from worker.models import warm
-    from worker.models.build import Models
+    from worker.models.registry import Models
+    from worker.zygote import warm_models
 
     kind = {"openai": "openai-compat", "responses": "openai", "anthropic": "anthropic"}[dialect]
-    body = warm._ANSWERS.get(kind, warm._OPENAI_ANSWER)
+    body = warm_models._ANSWERS.get(kind, warm_models._OPENAI_ANSWER)
     check = CHECKS[dialect]
 
     def answer(request: httpx2.Request) -> httpx2.Response:

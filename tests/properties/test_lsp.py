@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.lsp.edits import apply_edits, units_of
-from worker.lsp.shapes import Position, Range, TextEdit
-from worker.lsp.states import DELAYS_S, End, Launch, ServerLife, ServerState
-from worker.lsp.wire import HEADER_MAX_BYTES, BadFrame, Framer, encode
+from worker.lsp.framing import HEADER_MAX_BYTES, BadFrame, Framer, encode
+from worker.lsp.lifecycle import DELAYS_S, End, Launch, ServerLife, ServerState
+from worker.lsp.types import Position, Range, TextEdit
 
 MAX = 300
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.base.machine import InvalidTransition
-from worker.mcp.plan import TOOL_NAME_MAX, tool_name
-from worker.mcp.states import End, Launch, McpLife, McpState
-from worker.mcp.stdio import Lines
+from worker.mcp.lifecycle import End, Launch, McpLife, McpState
+from worker.mcp.settings import TOOL_NAME_MAX, tool_name
+from worker.mcp.stdio_transport import Lines
 
 FACTS = st.lists(
     st.one_of(

@@ -3,8 +3,8 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from protocol.shapes.message import FinishPart, Message, ReasoningPart, TextPart, ToolCallPart
-from worker.agent.stream import MessageDraft, close_message, finish_of, needs_store
+from protocol.api.message import FinishPart, Message, ReasoningPart, TextPart, ToolCallPart
+from worker.agent.message_draft import MessageDraft, close_message, finish_of, needs_store
 
 texts = st.sampled_from(["a", "bc ", "\n", "\n\nx", "é"])
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.tools.replace import NoMatch, SeveralMatches, replace_text
+from worker.tools.files.replace import NoMatch, SeveralMatches, replace_text
 
 small = st.text("ab\n", max_size=12)
 needle = st.text("ab\n", min_size=1, max_size=4)

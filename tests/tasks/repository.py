@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.client import parts_of
-from tests.support.house import Room
+from tests.support.clients.http_client import parts_of
+from tests.support.harness.server_harness import Room
 
 CART = '''\
 """A cart of a shop."""

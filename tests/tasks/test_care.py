@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tests.support.asks import requested, resolved
-from tests.support.client import finish_of
-from tests.support.house import House
-from tests.support.pages import Pages, page
+from tests.support.clients.http_client import finish_of
+from tests.support.fakes.web_pages import Pages, page
+from tests.support.harness.server_harness import House
+from tests.support.permission_requests import requested, resolved
 from tests.tasks.repository import bash, changed, git, make_repository, passes, results, script, tool
 
 

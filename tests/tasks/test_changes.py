@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from tests.support.house import House
+from tests.support.harness.server_harness import House
 from tests.tasks.repository import TEST_COMMAND as TESTS
 from tests.tasks.repository import bash, changed, git, make_repository, passes, results, script, tool
 

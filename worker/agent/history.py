@@ -1,14 +1,14 @@
 """A history that a provider accepts: what a crash, a cancel or another provider left is repaired on the way out.
 
 The stored rows stay as they are (5.3). The translation into the messages of a provider is done in
-`worker/models/dialect.py`, on what this returns.
+`worker/models/message_format.py`, on what this returns.
 """
 
 from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryPart,
     FinishPart,
     ImageURLPart,
@@ -22,7 +22,7 @@ from protocol.shapes.message import (
     ToolResultData,
     ToolResultPart,
 )
-from worker.agent.stream import EMPTY_INPUT, INTERRUPTED_CALL, answers_for, calls_of, results_of
+from worker.agent.message_draft import EMPTY_INPUT, INTERRUPTED_CALL, answers_for, calls_of, results_of
 
 
 def repair(messages: Sequence[Message], provider_id: str) -> list[Message]:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from protocol.api.message import FinishReason, Message, Part, TextData, TextPart, ToolResultPart
+from protocol.api.session import Todo
 from protocol.base.clock import Clock
 from protocol.limits import Limits
-from protocol.shapes.message import FinishReason, Message, Part, TextData, TextPart, ToolResultPart
-from protocol.shapes.session import Todo
 from worker.agent.history import repair
-from worker.agent.outcome import Leftover, TurnResult
-from worker.agent.request import StepRequest
-from worker.agent.stream import MessageDraft, finish_of, text_of
+from worker.agent.message_draft import MessageDraft, finish_of, text_of
+from worker.agent.model_request import StepRequest
 from worker.agent.transcript import Transcript
+from worker.agent.turn_result import Leftover, TurnResult
 from worker.models.client import ModelClient, ModelFailure, ModelRequest
 from worker.models.failures import failure
 

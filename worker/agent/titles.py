@@ -2,7 +2,7 @@
 
 import re
 
-from protocol.shapes.message import Message, TextData, TextPart
+from protocol.api.message import Message, TextData, TextPart
 from worker.models.client import ModelRequest
 
 TITLE_COLUMNS = 50

@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from protocol.shapes.agent import AgentEvent
-from protocol.shapes.message import Message, ToolResultData
-from protocol.shapes.session import Session
+from protocol.api.agent import AgentEvent
+from protocol.api.message import Message, ToolResultData
+from protocol.api.session import Session
 from worker.agent.usage import Usage
 
 

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from protocol.api.message import BinaryPart, FinishReason, Message, ToolResultData
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.limits import Limits
-from protocol.shapes.message import BinaryPart, FinishReason, Message, ToolResultData
-from worker.agent.budget import Budget
-from worker.agent.calls import ContextMaker, StepCalls
+from worker.agent.context_budget import Budget
 from worker.agent.history import repair
-from worker.agent.loops import LoopWatch
-from worker.agent.outcome import Leftover, TurnResult
-from worker.agent.request import StepRequest
-from worker.agent.stream import MessageDraft, answers_for, calls_of, text_of
+from worker.agent.loop_detection import LoopWatch
+from worker.agent.message_draft import MessageDraft, answers_for, calls_of, text_of
+from worker.agent.model_request import StepRequest
 from worker.agent.summary import GOES_ON_NOTE, SummaryWriter, as_told, summary_request
+from worker.agent.tool_calls import ContextMaker, StepCalls
 from worker.agent.transcript import Transcript
+from worker.agent.turn_result import Leftover, TurnResult
 from worker.models.client import ModelClient, ModelFailure, ModelRequest
-from worker.tools.toolbox import Toolbox
+from worker.toolkit.toolbox import Toolbox
 
 GOES_ON: frozenset[FinishReason] = frozenset({"tool_use", "end_turn", "stop", "unknown"})
 """Reasons after which a step with calls is followed by another; some servers say `stop` although they call tools."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from protocol.shapes.message import (
+from protocol.api.message import (
     BinaryPart,
     Message,
     ReasoningPart,
@@ -13,7 +13,7 @@ from protocol.shapes.message import (
     ToolCallPart,
     ToolResultPart,
 )
-from protocol.shapes.provider import Model
+from protocol.api.provider import Model
 from worker.models.client import Tokens
 
 BYTES_PER_TOKEN = 4

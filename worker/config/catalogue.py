@@ -6,7 +6,7 @@ for a million tokens, in US dollars, at the base tier. A configuration may say a
 
 from dataclasses import dataclass
 
-from protocol.shapes.provider import Model, ProviderConfig
+from protocol.api.provider import Model, ProviderConfig
 
 DEFAULT_MAX_TOKENS = 32_000
 BUILTIN_ID = "builtin"

@@ -13,10 +13,10 @@ from msgspec import inspect
 
 from protocol.errors import BadInput
 from worker.config.files import Layers, Object
-from worker.config.mask import is_secret_key
-from worker.config.positions import KeyPath, dotted
+from worker.config.json_positions import KeyPath, dotted
+from worker.config.provenance import Sources
+from worker.config.redaction import is_secret_key
 from worker.config.schema import Schema
-from worker.config.sources import Sources
 
 SHOWN_LENGTH_MAX = 60
 _WORDS = (inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.LiteralType)

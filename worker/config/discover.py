@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from protocol.api.provider import Model, ProviderConfig
 from protocol.base.clock import Clock, SystemClock
-from protocol.shapes.provider import Model, ProviderConfig
 from worker.config.catalogue import DEFAULT_MAX_TOKENS
 
 DISCOVER_S = 3.0

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from protocol.api.config import WORKSPACE
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, LimitReached, Unavailable
-from protocol.shapes.config import WORKSPACE
 from worker.config.files import FILE_MAX_BYTES, Object, read_json, state_file
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from protocol.api.config_report import FileStatus
 from protocol.errors import BadInput
-from protocol.shapes.config_report import FileStatus
 
 FILE_MAX_BYTES = 4 * 1024 * 1024
 DEPTH_MAX = 100

@@ -11,19 +11,19 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from protocol.api.provider import ProviderConfig, SelectedModel
 from protocol.secrets import is_secret_name
-from protocol.shapes.provider import ProviderConfig, SelectedModel
 from worker.config.check import Broken, convert, place, unknown_keys
 from worker.config.discover import DISCOVERY
 from worker.config.edit import RECENT_MAX
 from worker.config.expand import BadTemplate, Patience, Run, expand, shell_runner
 from worker.config.files import Layers, Object, read_layers
-from worker.config.mask import Mask
-from worker.config.positions import KeyPath, dotted
+from worker.config.json_positions import KeyPath, dotted
+from worker.config.provenance import Sources
+from worker.config.redaction import Mask
 from worker.config.resolve import Resolved, resolve
 from worker.config.schema import Options, Schema, ToolSettings
 from worker.config.sections import HookSettings, LspSettings, McpSettings
-from worker.config.sources import Sources
 
 _WIRE_OBJECTS = ("mcp", "lsp", "tools", "hooks", "env")
 _BORROWED = "CRUSH_"

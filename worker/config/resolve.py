@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.errors import BadInput
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.config.catalogue import (
     BUILTIN,
     BUILTIN_ID,

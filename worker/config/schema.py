@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, field
 
-from protocol.shapes.provider import ProviderConfig, SelectedModel
+from protocol.api.provider import ProviderConfig, SelectedModel
 from worker.config.sections import HookSettings, LspSettings, McpSettings
 
 Count = Annotated[int, Meta(ge=0)]

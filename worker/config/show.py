@@ -13,19 +13,19 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect
 
+from protocol.api.config_report import ConfigFile, ConfigReport, ConfigValue
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
 from protocol.local_model import is_installed
 from protocol.secrets import MASK
-from protocol.shapes.config_report import ConfigFile, ConfigReport, ConfigValue
 from worker.config.check import Broken
+from worker.config.data_dir import DEFAULT_NAME, data_dir_of
 from worker.config.files import Layers, Looked, look, merged_layers
+from worker.config.json_positions import KeyPath, dotted
 from worker.config.load import Config, config_of
-from worker.config.mask import Mask
-from worker.config.place import DEFAULT_NAME, data_dir_of
-from worker.config.positions import KeyPath, dotted
+from worker.config.provenance import Sources
+from worker.config.redaction import Mask
 from worker.config.schema import Schema
-from worker.config.sources import Sources
 
 _REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
 """A template that only names a variable: it tells where a secret is, and not which."""

@@ -17,11 +17,11 @@ from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.config.load import Config
 from worker.config.sections import HookSettings
-from worker.hooks.answers import Answer, Heard, answer_of, together
-from worker.service import Service
-from worker.tools.child import Children
-from worker.tools.environment import FORCED, user_environment
-from worker.tools.tool import HookVerdict, ToolContext
+from worker.hooks.results import Answer, Heard, answer_of, together
+from worker.processes.child import Children
+from worker.processes.environment import FORCED, user_environment
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import HookVerdict, ToolContext
 
 EVENT = "PreToolUse"
 ANSWER_MAX_BYTES = 1024 * 1024

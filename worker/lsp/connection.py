@@ -13,8 +13,8 @@ from msgspec.json import Decoder
 
 from protocol.base.logs import fields
 from protocol.limits import Limits
-from worker.lsp.shapes import Published
-from worker.lsp.wire import BadFrame, Framer, Incoming, encode
+from worker.lsp.framing import BadFrame, Framer, Incoming, encode
+from worker.lsp.types import Published
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from worker.lsp.shapes import ERROR, WARNING, Diagnostic, path_of
+from worker.lsp.types import ERROR, WARNING, Diagnostic, path_of
 
 FILES_MAX = 2000
 OF_A_FILE_MAX = 500

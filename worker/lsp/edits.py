@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from worker.lsp.shapes import Position, TextEdit, WorkspaceEdit, path_of
+from worker.lsp.types import Position, TextEdit, WorkspaceEdit, path_of
 
 _ENDS = re.compile(r"\r\n|\n|\r")
 

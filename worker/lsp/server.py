@@ -25,11 +25,11 @@ from worker.lsp.catalogue import handles
 from worker.lsp.connection import Connection, LspError
 from worker.lsp.diagnostics import Board, Quiet
 from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
-from worker.lsp.offer import offer
-from worker.lsp.shapes import Capabilities, Initialized, Published, Report, uri_of
-from worker.lsp.states import Effect, End, Launch, ServerLife, ServerState
-from worker.tools.child import Child, Children
-from worker.tools.environment import tool_environment
+from worker.lsp.initialize_params import offer
+from worker.lsp.lifecycle import Effect, End, Launch, ServerLife, ServerState
+from worker.lsp.types import Capabilities, Initialized, Published, Report, uri_of
+from worker.processes.child import Child, Children
+from worker.processes.environment import tool_environment
 
 T = TypeVar("T")
 

@@ -23,13 +23,13 @@ from worker.config.load import Config
 from worker.config.sections import LspSettings
 from worker.lsp.catalogue import CATALOGUE, GENERIC, Known, handles, known_server
 from worker.lsp.diagnostics import Found, report
+from worker.lsp.lifecycle import ServerState
 from worker.lsp.server import LanguageServer, Plan
-from worker.lsp.shapes import LspEvent, LspInfo
-from worker.lsp.states import ServerState
-from worker.service import Service
-from worker.tools.child import Children
-from worker.tools.paths import locate
-from worker.tools.tool import Tool, ToolError
+from worker.lsp.types import LspEvent, LspInfo
+from worker.processes.child import Children
+from worker.toolkit.extension import Service
+from worker.toolkit.paths import locate
+from worker.toolkit.tool import Tool, ToolError
 
 ABSENT_S = 30.0
 """So long a command that is not installed is not looked for again."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from worker.lsp.edits import units_of
-from worker.lsp.shapes import KINDS, Symbol
+from worker.lsp.types import KINDS, Symbol
 
 _STEP = re.compile(r"::|\.|#|/|->")
 _DECLARES = re.compile(

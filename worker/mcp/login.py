@@ -18,11 +18,11 @@ from pydantic import AnyUrl
 from protocol.base.clock import Clock
 from protocol.limits import Limits
 from worker.config.sections import McpSettings, OAuthClient, OAuthToken
-from worker.mcp.network import HttpLine
+from worker.mcp.capabilities import McpFailed
+from worker.mcp.http_transport import HttpLine
 from worker.mcp.oauth import renewed
-from worker.mcp.offer import McpFailed
-from worker.mcp.plan import Target
 from worker.mcp.session import foreign_errors
+from worker.mcp.settings import Target
 
 PATH = "/callback"
 REQUEST_MAX_BYTES = 16 * 1024

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from protocol.base.clock import Clock
 from worker.config.sections import OAuthToken
-from worker.mcp.offer import McpFailed, NeedsLogin
+from worker.mcp.capabilities import McpFailed, NeedsLogin
 
 MARGIN_S = 30.0
 """A token with less time left is renewed first."""

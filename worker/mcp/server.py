@@ -14,10 +14,10 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Conflict
 from worker.config.sections import McpSettings, OAuthToken
-from worker.mcp.offer import McpFailed, NeedsLogin, Offer, Session, What
-from worker.mcp.plan import Target
-from worker.mcp.reach import ENDED, Around, Reach
-from worker.mcp.states import Effect, End, Launch, McpLife, McpState
+from worker.mcp.capabilities import McpFailed, NeedsLogin, Offer, Session, What
+from worker.mcp.connector import ENDED, Around, Reach
+from worker.mcp.lifecycle import Effect, End, Launch, McpLife, McpState
+from worker.mcp.settings import Target
 
 if TYPE_CHECKING:  # imports the library
     from worker.mcp.session import LiveSession

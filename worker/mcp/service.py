@@ -14,24 +14,24 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from protocol.api.mcp import McpEvent, McpInfo, McpPrompt, PendingLogin
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import NotFound
 from protocol.events import Event
 from protocol.limits import Limits
-from protocol.shapes.mcp import McpEvent, McpInfo, McpPrompt, PendingLogin
 from worker.config.edit import set_key
 from worker.config.files import Object
 from worker.config.load import Config
 from worker.config.sections import McpSettings, OAuthToken
-from worker.mcp.plan import is_meant, offers, settings_of, without_password
-from worker.mcp.reach import Around
+from worker.mcp.connector import Around
+from worker.mcp.lifecycle import McpState
 from worker.mcp.server import McpServer
-from worker.mcp.states import McpState
+from worker.mcp.settings import is_meant, offers, settings_of, without_password
 from worker.mcp.tools import ListResources, McpTool, ReadResource
-from worker.service import Service
-from worker.tools.child import Children
-from worker.tools.tool import Tool
+from worker.processes.child import Children
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import Tool
 
 SERVERS_MAX = 64
 

@@ -44,11 +44,11 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
+from protocol.api.mcp import McpArgument, McpPrompt, ResourceContent
 from protocol.limits import Limits
-from protocol.shapes.mcp import McpArgument, McpPrompt, ResourceContent
-from worker.mcp.network import HttpLine
-from worker.mcp.offer import McpFailed, Media, NeedsLogin, Offer, Outcome, ResourceOffer, ToolOffer, What
-from worker.mcp.stdio import Input, Lines
+from worker.mcp.capabilities import McpFailed, Media, NeedsLogin, Offer, Outcome, ResourceOffer, ToolOffer, What
+from worker.mcp.http_transport import HttpLine
+from worker.mcp.stdio_transport import Input, Lines
 
 PAGES_MAX = 100
 TEXT_MAX = 4096  # of one description

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.mcp.offer import McpFailed, Media, ToolOffer
-from worker.mcp.plan import tool_name
-from worker.tools.output import OutputBuffer
-from worker.tools.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.mcp.capabilities import McpFailed, Media, ToolOffer
+from worker.mcp.settings import tool_name
+from worker.processes.output_buffer import OutputBuffer
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 if TYPE_CHECKING:  # each needs the other
     from worker.mcp.server import McpServer
@@ -73,7 +73,7 @@ class ListResources:
 
     spec = ToolSpec(
         "list_mcp_resources",
-        description_of("list_mcp_resources"),
+        description_of(__file__, "list_mcp_resources"),
         schema_of(ResourcesArgs),
         parallel=True,
         effect="read",
@@ -109,7 +109,11 @@ class ReadResource:
     """What a resource holds."""
 
     spec = ToolSpec(
-        "read_mcp_resource", description_of("read_mcp_resource"), schema_of(ResourceArgs), parallel=True, effect="read"
+        "read_mcp_resource",
+        description_of(__file__, "read_mcp_resource"),
+        schema_of(ResourceArgs),
+        parallel=True,
+        effect="read",
     )
 
     def __init__(self, servers: "McpService") -> None:

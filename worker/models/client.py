@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from protocol.api.message import FinishReason, Message
+from protocol.api.provider import Model
 from protocol.errors import Upstream
-from protocol.shapes.message import FinishReason, Message
-from protocol.shapes.provider import Model
 
 Category = Literal[
     "auth",  # the key is wrong or may not use this model

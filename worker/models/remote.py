@@ -9,16 +9,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from protocol.api.message import ToolCallPart
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.errors import BadInput
 from protocol.limits import Limits
-from protocol.shapes.message import ToolCallPart
-from protocol.shapes.provider import Model, ProviderConfig, SelectedModel
 from worker.models.client import Category, ModelEvent, ModelFailure, ModelRequest
-from worker.models.dialect import to_wire
+from worker.models.error_mapping import described
+from worker.models.event_translation import Translation
 from worker.models.failures import failure
-from worker.models.foreign import described
-from worker.models.settings import Wire, settings_for
-from worker.models.translate import Translation
+from worker.models.message_format import to_wire
+from worker.models.request_options import Wire, settings_for
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model as WireModel

@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from protocol.api.message import FinishReason, Message, TextPart
 from protocol.base.clock import Clock
 from protocol.limits import Limits
-from protocol.shapes.message import FinishReason, Message, TextPart
 from worker.config.catalogue import BUILTIN_ID, SCRIPT_MODEL
 from worker.models.client import (
     Finished,

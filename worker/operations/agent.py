@@ -4,15 +4,15 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.agent import AgentInfo, AgentWish
+from protocol.api.provider import Model, SelectedModel
+from protocol.api.session import Session
 from protocol.errors import NotFound
-from protocol.shapes.agent import AgentInfo, AgentWish
-from protocol.shapes.provider import Model, SelectedModel
-from protocol.shapes.session import Session
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
-from worker.permissions.desk import Desk
+from worker.permissions.broker import Desk
 from worker.runs.dispatcher import Dispatcher
-from worker.runs.equipment import Equipment
+from worker.runs.turn_factory import Equipment
 from worker.store import sessions
 from worker.store.database import Database
 

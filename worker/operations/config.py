@@ -9,8 +9,7 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from protocol.errors import BadInput
-from protocol.shapes.config import (
+from protocol.api.config import (
     WORKSPACE,
     ChooseModel,
     ConfigChanged,
@@ -22,12 +21,13 @@ from protocol.shapes.config import (
     SetKey,
     SetProviderKey,
 )
-from protocol.shapes.provider import CatalogueProvider, ProviderConfig, SelectedModel
+from protocol.api.provider import CatalogueProvider, ProviderConfig, SelectedModel
+from protocol.errors import BadInput
 from worker.config.edit import literal, names_of, remember_model, remove_key, set_key
 from worker.config.files import Object
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
-from worker.runs.equipment import Equipment
+from worker.runs.turn_factory import Equipment
 from worker.store.database import Database, Transaction
 
 _DOCKER: Object = {"type": "stdio", "command": "docker", "args": ["mcp", "gateway", "run"]}

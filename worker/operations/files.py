@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.file import FileRead
 from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
-from protocol.shapes.file import FileRead
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
-from worker.store import files
+from worker.store import read_files
 from worker.store.database import Database, Transaction
-from worker.store.guard import is_guarded
+from worker.store.open_file_guard import is_guarded
 
 NEVER = b'"0001-01-01T00:00:00Z"'
 
@@ -40,7 +40,7 @@ class FileOperations:
     async def list(self, request: Request) -> Response:
         """Absolute paths, most recently read first."""
         session_id = request.args.get("sid", "")
-        found = await self._database.read(lambda connection: files.paths(connection, session_id))
+        found = await self._database.read(lambda connection: read_files.paths(connection, session_id))
         return Response(msgspec.json.encode(found))
 
     async def read(self, request: Request) -> Response:
@@ -52,7 +52,7 @@ class FileOperations:
         now_ms = int(self._clock.wall() * 1000)
 
         def job(transaction: Transaction) -> None:
-            files.record(transaction.connection, wish.session_id, str(path), digest, now_ms)
+            read_files.record(transaction.connection, wish.session_id, str(path), digest, now_ms)
 
         await self._database.write(job)
         return Response()
@@ -61,7 +61,7 @@ class FileOperations:
         """When the session last read a file, as a date; the zero date for never."""
         session_id = request.args.get("session_id", "")
         path = str(self._resolved(request.args.get("path", "")))
-        found = await self._database.read(lambda connection: files.last(connection, session_id, path))
+        found = await self._database.read(lambda connection: read_files.last(connection, session_id, path))
         if found is None:
             return Response(NEVER)
         stamp = datetime.fromtimestamp(found[1] / 1000, UTC).isoformat(timespec="milliseconds")

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.services import PathWish
 from protocol.errors import NotFound
-from protocol.shapes.services import PathWish
 from worker.lsp.service import LanguageServers
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 
 

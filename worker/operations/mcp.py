@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.mcp import LoginAddress, PromptText
+from protocol.api.services import PromptWish, ResourceWish, ServerName
 from protocol.errors import BadInput, Upstream
-from protocol.shapes.mcp import LoginAddress, PromptText
-from protocol.shapes.services import PromptWish, ResourceWish, ServerName
-from worker.mcp.offer import McpFailed, What
+from worker.mcp.capabilities import McpFailed, What
 from worker.mcp.service import McpService
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from protocol.shapes.permission import Answers, Grant, Resolved, Skip
-from worker.operations.reading import read
+from protocol.api.permission import Answers, Grant, Resolved, Skip
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
-from worker.permissions.desk import Desk
+from worker.permissions.broker import Desk
 from worker.permissions.questions import batch_of
-from worker.runs.equipment import Equipment
+from worker.runs.turn_factory import Equipment
 
 
 class PermissionOperations:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.config import InitPrompt, NeedsInit
 from protocol.errors import Unavailable
-from protocol.shapes.config import InitPrompt, NeedsInit
-from worker.agent.surroundings import CONTEXT_PATHS
+from worker.agent.project_context import CONTEXT_PATHS
 from worker.operations.table import Handler, Request, Response
-from worker.runs.equipment import Equipment
-from worker.tools.ignore import Ignore
+from worker.runs.turn_factory import Equipment
+from worker.tools.search.ignore import Ignore
 
 MARK = "init"
 DEFAULT_FILE = "AGENTS.md"

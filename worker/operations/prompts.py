@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.agent import Accepted, Prompt
 from protocol.errors import BadInput, Denied, NotFound
-from protocol.shapes.agent import Accepted, Prompt
-from worker.operations.reading import number, read
+from worker.operations.decode import number, read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
-from worker.runs.equipment import Equipment
+from worker.runs.turn_factory import Equipment
 from worker.store import runs
 from worker.store.database import Database
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
+from protocol.api.message import Message
+from protocol.api.session import Session, SessionWish
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, Conflict, NotFound
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.message import Message
-from protocol.shapes.session import Session, SessionWish
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
-from worker.store import history, messages, sessions
+from worker.store import file_versions, messages, sessions
 from worker.store.database import Database, Transaction
-from worker.tools.jobs import Jobs
+from worker.tools.shell.jobs import Jobs
 
 USER_MESSAGES_MAX = 1000
 TITLE_MAX = 500
@@ -151,7 +151,7 @@ class SessionOperations:
     async def history(self, request: Request) -> Response:
         """The versions of the files that a session changed, in order."""
         session_id = request.args.get("sid", "")
-        found = await self._database.read(lambda connection: history.of_session(connection, session_id))
+        found = await self._database.read(lambda connection: file_versions.of_session(connection, session_id))
         return Response(msgspec.json.encode(found))
 
     async def messages(self, request: Request) -> Response:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.services import ShellResult, ShellWish
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, Conflict, Unavailable
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.services import ShellResult, ShellWish
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
-from worker.runs import rows
-from worker.runs.equipment import Equipment
+from worker.processes.child import Children
+from worker.processes.environment import user_environment
+from worker.runs import message_rows
+from worker.runs.turn_factory import Equipment
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
-from worker.tools.child import Children
-from worker.tools.environment import user_environment
 
 COLOURS = {"COLORTERM": "truecolor", "CLICOLOR_FORCE": "1", "FORCE_COLOR": "1"}
 TOO_LONG = 124  # as `timeout` says it
@@ -106,7 +106,7 @@ class ShellOperations:
         return ShellResult(output=output, exit_code=exit_code)
 
     async def _remember(self, session_id: str, command: str, result: ShellResult) -> None:
-        row = rows.shell_row(
+        row = message_rows.shell_row(
             row_id=new_uuid(self._random),
             session_id=session_id,
             command=command,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.api.services import SkillInfo, SkillText, SkillTextResult, SkillWish
 from protocol.errors import NotFound, Unavailable
 from protocol.limits import Limits
-from protocol.shapes.services import SkillInfo, SkillText, SkillTextResult, SkillWish
-from worker.operations.reading import read
+from worker.operations.decode import read
 from worker.operations.table import Handler, Request, Response
+from worker.processes.thread_pool import Threads
 from worker.skills.discovery import FILE_MAX_BYTES, read_bytes
 from worker.skills.service import SkillService
-from worker.tools.threads import Threads
 
 
 class SkillOperations:

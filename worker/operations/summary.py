@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from protocol.errors import BadInput, Upstream
-from worker.agent.stream import finish_of
+from worker.agent.message_draft import finish_of
 from worker.operations.table import Handler, Request, Response
 from worker.runs.dispatcher import Dispatcher
-from worker.runs.equipment import Equipment
+from worker.runs.turn_factory import Equipment
 from worker.store import messages
 from worker.store.database import Database
 

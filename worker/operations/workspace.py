@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from protocol.api.workspace import Description
 from protocol.errors import Conflict
 from protocol.limits import Limits
-from protocol.shapes.workspace import Description
-from worker.operations.reading import number
+from worker.operations.decode import number
 from worker.operations.table import Handler, Request, Response
-from worker.runs.equipment import Equipment
+from worker.runs.turn_factory import Equipment
 from worker.skills.service import SkillService
 from worker.store import events
 from worker.store.database import Database

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from protocol.shapes.permission import PermissionPolicy, PermissionRequest
-from worker.permissions.desk import Desk
-from worker.permissions.pending import Asked
+from protocol.api.permission import PermissionPolicy, PermissionRequest
+from worker.permissions.broker import Desk
+from worker.permissions.requests import Asked
 from worker.permissions.rules import Rules
-from worker.tools.tool import Denied, Wish
+from worker.toolkit.tool import Denied, Wish
 
 ONE_SHOT = "the only client of this workspace said that it cannot answer requests for permission"
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
+from protocol.api.permission import QuestionItem, QuestionRequest, QuestionResponse
 from protocol.limits import Limits
-from protocol.shapes.permission import QuestionItem, QuestionRequest, QuestionResponse
-from worker.permissions.desk import Desk
-from worker.permissions.pending import Asked
-from worker.service import Service
+from worker.permissions.broker import Desk
+from worker.permissions.requests import Asked
 from worker.store import runs
 from worker.store.database import Database
-from worker.tools.question import Question
-from worker.tools.tool import Tool, ToolContext, ToolError
+from worker.toolkit.extension import Service
+from worker.toolkit.tool import Tool, ToolContext, ToolError
+from worker.tools.session.question import Question
 
 
 class Questions(Service):

@@ -3,17 +3,17 @@
 It ends with its caller: a cancel of the caller cancels it, and a worker that dies interrupts both.
 """
 
+from protocol.api.session import Session
 from protocol.base.clock import Clock
 from protocol.errors import BulkheadError
-from protocol.shapes.session import Session
-from worker.agent.stream import finish_of, text_of
-from worker.runs import rows
+from worker.agent.message_draft import finish_of, text_of
+from worker.runs import message_rows
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.transcript import charge
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
-from worker.tools.agent import TaskKind
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
+from worker.tools.session.agent import TaskKind
 
 _ENDED = {"failed": "failed", "cancelled": "was cancelled", "interrupted": "was interrupted"}
 
@@ -32,7 +32,7 @@ class Delegation:
         child = Session(
             id=session_id,
             parent_session_id=parent_session_id,
-            title=rows.title_from(prompt),
+            title=message_rows.title_from(prompt),
             created_at=now,
             updated_at=now,
         )

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from protocol.api.agent import Prompt, Run
+from protocol.api.permission import PermissionPolicy
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.tasks import TaskOwner, settle
@@ -19,12 +21,10 @@ from protocol.errors import BadInput, Conflict, LimitReached, NotFound
 from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId, is_id, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.agent import Prompt, Run
-from protocol.shapes.permission import PermissionPolicy
 from worker.runs.drain import Drain
-from worker.runs.ending import CANCELLED, CLOSED, Ending, Remains, Verdict
-from worker.runs.lane import CancelActive, Counter, Drop, Effect, End, Fold, Lane, Start, Ticket
+from worker.runs.run_end import CANCELLED, CLOSED, Ending, Remains, Verdict
 from worker.runs.runner import NameSession, Runner, Tools, TurnMaker
+from worker.runs.session_queue import CancelActive, Counter, Drop, Effect, End, Fold, Lane, Start, Ticket
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction

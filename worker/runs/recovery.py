@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from protocol.ids import RunId
 from protocol.limits import Limits
-from worker.runs.ending import CRASHED_REPEATEDLY, INTERRUPTED, Scribe
+from worker.runs.run_end import CRASHED_REPEATEDLY, INTERRUPTED, Scribe
 from worker.runs.transcript import charge
 from worker.store import runs, sessions
 from worker.store.database import Database, Transaction

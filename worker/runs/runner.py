@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from protocol.api.message import Message
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
@@ -17,12 +18,11 @@ from protocol.base.tasks import TaskOwner, settle
 from protocol.errors import BulkheadError
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.message import Message
-from worker.agent.outcome import Leftover, TurnResult
 from worker.agent.summary import as_told, summary_request
+from worker.agent.turn_result import Leftover, TurnResult
 from worker.models.client import ModelFailure
-from worker.runs import rows
-from worker.runs.ending import CANCELLED, SESSION_GONE, Ending, Remains, Verdict
+from worker.runs import message_rows
+from worker.runs.run_end import CANCELLED, SESSION_GONE, Ending, Remains, Verdict
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
@@ -137,7 +137,7 @@ class Runner:
         if self._verdict is not None:
             return []  # cancelled already: the end writes what is to be written
         now = int(tools.clock.wall())
-        row = rows.user_row(
+        row = message_rows.user_row(
             row_id=new_uuid(tools.random),
             session_id=run.session_id,
             prompt=run.prompt,
@@ -145,7 +145,7 @@ class Runner:
             now=now,
         )
 
-        title = rows.title_from(run.prompt)
+        title = message_rows.title_from(run.prompt)
         is_named = False
 
         def job(transaction: Transaction) -> list[Message] | None:

@@ -15,19 +15,19 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from protocol.api.agent import AgentEvent
+from protocol.api.envelope import envelope
+from protocol.api.message import Message, ToolResultData
+from protocol.api.session import Session
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId, new_uuid
 from protocol.limits import Limits
-from protocol.shapes.agent import AgentEvent
-from protocol.shapes.envelope import envelope
-from protocol.shapes.message import Message, ToolResultData
-from protocol.shapes.session import Session
-from worker.agent.stream import finish_of, needs_store
+from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.usage import Usage
-from worker.runs import rows
+from worker.runs import message_rows
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.runs import StoredRun
@@ -77,7 +77,7 @@ class StoredTranscript:
         """Store an empty assistant row and return it; it tells the run's story from now on, unless the run goes on
         after it because it is a summary."""
         await self._release_held()
-        row = rows.assistant_row(
+        row = message_rows.assistant_row(
             row_id=new_uuid(self._random),
             session_id=self._run.session_id,
             model=model,
@@ -138,7 +138,7 @@ class StoredTranscript:
     async def create_tool(self, result: ToolResultData) -> Message:
         """Store one tool row. A cancelled caller does not stop the write: the row will be there."""
         await self._release_held()
-        row = rows.tool_row(
+        row = message_rows.tool_row(
             row_id=new_uuid(self._random), session_id=self._run.session_id, result=result, now=self._now()
         )
         await self._database.write(lambda transaction: self._create(transaction, row, self._run.id))
@@ -151,7 +151,7 @@ class StoredTranscript:
             return []
         now = self._now()
         written = [
-            rows.user_row(
+            message_rows.user_row(
                 row_id=new_uuid(self._random),
                 session_id=run.session_id,
                 prompt=run.prompt,

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from protocol.api.services import SkillsChanged, SkillState
 from protocol.limits import Limits
-from protocol.shapes.services import SkillsChanged, SkillState
 from worker.config.load import Config
-from worker.service import Service
+from worker.processes.thread_pool import Threads
 from worker.skills.discovery import Cache, Skills, discover
 from worker.skills.skill import note
 from worker.store.database import Database, Transaction
-from worker.tools.threads import Threads
+from worker.toolkit.extension import Service
 
 
 class SkillService(Service):

@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
+from protocol.api.envelope import Change, envelope
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint_blocking
 from protocol.base.logs import fields
@@ -31,13 +32,12 @@ from protocol.errors import Unavailable
 from protocol.events import Event
 from protocol.ids import RandomSource, RunId, SessionId
 from protocol.limits import Limits
-from protocol.shapes.envelope import Change, envelope
 from worker.store import events as event_rows
+from worker.store.database_file import MOVED, READ_ONLY, Place, StorageCorrupt, StorageUnusable
+from worker.store.disk_reserve import Reserve
 from worker.store.engine import wrap
-from worker.store.faults import Fault, is_corrupt, storage_fault
+from worker.store.error_classes import Fault, is_corrupt, storage_fault
 from worker.store.migrations import SchemaNewer, check_schema, migrate, schema_version
-from worker.store.place import MOVED, READ_ONLY, Place, StorageCorrupt, StorageUnusable
-from worker.store.reserve import Reserve
 
 T = TypeVar("T")
 

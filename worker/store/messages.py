@@ -3,7 +3,7 @@
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
-from protocol.shapes.message import Message, Part
+from protocol.api.message import Message, Part
 from worker.store import sessions
 from worker.store.schema import MESSAGES
 

@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Callable
 
 from protocol.ids import RandomSource
-from worker.store.place import StorageUnusable
-from worker.store.reserve import RESERVE_ROW_BYTES, RESERVE_ROWS
+from worker.store.database_file import StorageUnusable
+from worker.store.disk_reserve import RESERVE_ROW_BYTES, RESERVE_ROWS
 from worker.store.schema import (
     ASKS,
     ASKS_OPEN,

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from protocol.shapes.agent import Run, RunOutcome, RunState
-from protocol.shapes.message import Attachment
-from protocol.shapes.permission import PermissionPolicy
+from protocol.api.agent import Run, RunOutcome, RunState
+from protocol.api.message import Attachment
+from protocol.api.permission import PermissionPolicy
 from worker.store.schema import RUNS
 
 SUMMARY = "summary"

@@ -3,7 +3,7 @@
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, literal_column, select, update
 
-from protocol.shapes.session import Session, Todo
+from protocol.api.session import Session, Todo
 from worker.store.schema import READ_FILES, SESSIONS
 
 UNTITLED = ("", "New Session", "non-interactive")

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from protocol.api.session import Todo
 from protocol.base.clock import Clock
 from protocol.errors import NotFound
-from protocol.shapes.session import Todo
 from worker.store import sessions
 from worker.store.database import Database, Transaction
 

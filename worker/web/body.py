@@ -8,7 +8,7 @@ import zlib
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
 
 if TYPE_CHECKING:
     import httpx2

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol.version import BULKHEAD_VERSION
-from worker.tls import shared_tls
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
 from worker.web.body import ACCEPTED, pieces
+from worker.web.tls import shared_tls
 
 if TYPE_CHECKING:
     import httpx2

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
 
 HTML_MAX_CHARACTERS = 2_000_000
 _NOISE = ("script", "style", "noscript", "template", "svg", "iframe", "object", "embed")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, quote_plus, urlsplit
 
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
 from worker.web.client import fetch
 
 ENDPOINT = "https://lite.duckduckgo.com/lite/"

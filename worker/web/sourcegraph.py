@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from worker.tools.tool import ToolError
+from worker.toolkit.tool import ToolError
 from worker.web.client import Page, post
 
 ENDPOINT = "https://sourcegraph.com/.api/graphql"

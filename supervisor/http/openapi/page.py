@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import msgspec
 
-from supervisor.http.base import Request, Response
+from supervisor.http.messages import Request, Response
 from supervisor.http.openapi.document import document
 
 _PARTS = files("supervisor.http.openapi")

@@ -10,25 +10,25 @@ from typing import Any
 import msgspec
 from msgspec import NODEFAULT, UNSET
 
-from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
-from protocol.operations import OPERATIONS
-from protocol.shapes.agent import AgentEvent, RunComplete
-from protocol.shapes.config import ConfigChanged, OAuthToken
-from protocol.shapes.envelope import StreamReset
-from protocol.shapes.file import FileVersion
-from protocol.shapes.lsp import LspEvent
-from protocol.shapes.mcp import McpEvent
-from protocol.shapes.message import Message
-from protocol.shapes.permission import (
+from protocol.api.agent import AgentEvent, RunComplete
+from protocol.api.config import ConfigChanged, OAuthToken
+from protocol.api.envelope import StreamReset
+from protocol.api.file import FileVersion
+from protocol.api.lsp import LspEvent
+from protocol.api.mcp import McpEvent
+from protocol.api.message import Message
+from protocol.api.permission import (
     PermissionNotification,
     PermissionRequest,
     QuestionNotification,
     QuestionRequest,
 )
-from protocol.shapes.server import ErrorBody
-from protocol.shapes.services import SkillsChanged
-from protocol.shapes.session import Session
-from protocol.shapes.workspace import WorkspaceState
+from protocol.api.server import ErrorBody
+from protocol.api.services import SkillsChanged
+from protocol.api.session import Session
+from protocol.api.workspace import WorkspaceState
+from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
+from protocol.operations import OPERATIONS
 from supervisor.http.routes import EVENT_STREAM, Route
 
 AT = "#/components/schemas/"

@@ -1,0 +1,125 @@
+"""Fault matrix 9: very many clients at one workspace (C03), and all of them coming back at once (C05)."""
+
+import asyncio
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.clients.http_client import ConnectionLost
+from tests.support.clients.light_reader import Onlooker, all_saw_end, assert_exact, gone_at_the_end, open_all
+from tests.support.eventually import eventually
+from tests.support.harness.server_harness import House
+from tests.support.process_usage import resident_bytes
+
+CROWD = 1000
+STEPS = (250, 500, CROWD)
+BYTES_A_CLIENT_MAX = 100_000
+SHAPE_SLACK_BYTES = 8_000_000
+"""What an allocator takes and gives in lots; a growth with the square of the clients is far above it."""
+
+RETURNING = 200
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Room for a crowd in this process and in what it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"a crowd needs {wanted} descriptors, the hard limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.house(limits={"clients_max": CROWD + 2})  # and the room's own, and the bystander's
+async def test_C03_a_thousand_clients_on_one_run(house: House, many_descriptors: None) -> None:
+    room = await house.room()
+    run = await room.prompt("/tokens 100000 5")
+    crowd: list[Onlooker] = []
+    memory: dict[int, int] = {}
+    with gone_at_the_end(crowd):
+        for size in STEPS:
+            crowd += [Onlooker(house.server.socket_path, room.id) for _ in range(size - len(crowd))]
+            for begin in range(0, size, 50):
+                await open_all([onlooker for onlooker in crowd[begin : begin + 50] if not onlooker.is_open])
+            await text_at_everybody(crowd)
+            memory[size] = resident_bytes(house.server.pid)
+        refused = (await room.client.get(f"/v1/workspaces/{room.id}/events")).expect(503)
+        assert refused.code == "too_many_clients"
+        assert int(refused.headers["retry-after"]) >= 1
+        beside = await room.client.create_session(room.id, "beside")
+        for word in ("one", "two", "three"):
+            await room.client.prompt(room.id, beside, f"/say {word}")
+        (await room.client.cancel(room.id, room.session)).expect(200)
+        assert (await room.ended(run))["cancelled"] is True
+        await room.works()
+        last = await room.prompt("/say the last")
+        await all_saw_end(crowd, last)
+        stored = house.stored(room)
+        for onlooker in crowd:
+            assert_exact(onlooker, stored, after=onlooker.base)
+    print(f"resident bytes of the supervisor by clients: {memory}")
+    first, second = memory[500] - memory[250], memory[1000] - memory[500]
+    assert (memory[1000] - memory[250]) / 750 < BYTES_A_CLIENT_MAX, memory
+    assert second < 4 * max(first, 0) + SHAPE_SLACK_BYTES, memory
+
+
+@pytest.mark.house(limits={"stream_retry_ms": 50, "stream_retry_jitter_ms": 400})
+async def test_C05_two_hundred_come_back_after_a_restart(house: House, many_descriptors: None) -> None:
+    room = await house.room(model="openai")
+    room.watcher.resumes = True
+    house.bystander.may_reconnect = True
+    run, call = await room.streaming("before ")
+    worker = await room.worker()
+    crowd = [Onlooker(house.server.socket_path, room.id) for _ in range(RETURNING)]
+    with gone_at_the_end(crowd):
+        await open_all(crowd)
+        await eventually(lambda: all(one.base and one.retries_ms for one in crowd), what="where each of them stands")
+        waits = [onlooker.retries_ms[0] for onlooker in crowd]
+        assert all(50 <= wait <= 450 for wait in waits)
+        assert len(set(waits)) > 50, "all come back in the same moment"
+        assert max(waits) - min(waits) > 200
+        await house.server.kill9()
+        await eventually(lambda: not any(one.is_open for one in crowd), what="everybody cut")
+        await call.tokens("meanwhile ")
+        back = [asyncio.ensure_future(come_back(onlooker)) for onlooker in crowd]
+        try:
+            await house.server.restart()
+            async with asyncio.timeout(20):
+                await asyncio.gather(*back)
+        finally:
+            for task in back:
+                task.cancel()
+            await asyncio.wait(back)
+        await call.reply("after")
+        assert (await room.ended(run))["text"] == "before meanwhile after"
+        assert (await room.worker()).identity == worker.identity, "adoption was starved: not the same worker"
+        assert (await house.worker(room.id))["restarts"] == 0
+        last = await room.prompt("the last")
+        await (await house.provider.next_call()).reply("the last")
+        await all_saw_end(crowd, last)
+        stored = house.stored(room)
+        for onlooker in crowd:
+            assert_exact(onlooker, stored, after=onlooker.base)
+
+
+async def text_at_everybody(crowd: list[Onlooker]) -> None:
+    """The run streams to each of them now."""
+    for onlooker in crowd:
+        onlooker.pictures = 0
+    await eventually(lambda: all(one.pictures > 5 for one in crowd), within_s=15.0, what="text at everybody")
+
+
+async def come_back(onlooker: Onlooker) -> None:
+    """As a client does that was told `retry`: wait so long before each attempt."""
+    for _ in range(100):
+        await asyncio.sleep(onlooker.retries_ms[-1] / 1000)
+        try:
+            if await onlooker.open() == 200:
+                return
+        except (OSError, ConnectionLost):
+            continue
+        onlooker.close()
+    raise AssertionError("not let in again")

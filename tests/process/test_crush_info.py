@@ -1,0 +1,105 @@
+"""The tools that tell of Bulkhead itself, and the search in public code, called in a real worker."""
+
+import json
+from typing import Any
+
+from tests.support.clients.http_client import parts_of
+from tests.support.fakes.web_pages import Pages, page
+from tests.support.harness.server_harness import House, Room
+from tests.support.permission_requests import requested, resolved
+
+KEY = "sk-live-0123456789abcdef"
+PATH = "/.api/graphql"
+FOUND = {
+    "__typename": "FileMatch",
+    "repository": {"name": "host/o/r"},
+    "file": {"path": "a.py", "url": "/host/o/r/-/blob/a.py", "content": "fence()\n"},
+    "lineMatches": [{"preview": "fence()", "lineNumber": 0}],
+}
+ANSWER = page(json.dumps({"data": {"search": {"results": {"matchCount": 1, "limitHit": False, "results": [FOUND]}}}}))
+
+
+async def configured(house: House, config: dict[str, Any]) -> Room:
+    room = await house.room()
+    for key, value in config.items():
+        change = {"scope": 1, "key": key, "value": value}
+        (await room.client.post(f"/v1/workspaces/{room.id}/config/set", change)).expect(200)
+    return room
+
+
+async def results(room: Room) -> list[dict[str, Any]]:
+    return [part for row in await room.messages() for part in parts_of(row, "tool_result")]
+
+
+async def tool(room: Room, name: str, **args: object) -> str:
+    """What one call says."""
+    await room.ended(await room.prompt(f"/tool {name} {json.dumps(args)}\n/say done"))
+    result = (await results(room))[-1]
+    assert not result["is_error"], result
+    return str(result["content"])
+
+
+async def test_info_tells_of_the_turn_that_asks(house: House) -> None:
+    provider = {"type": "openai-compat", "base_url": "http://127.0.0.1:9/v1", "api_key": KEY, "models": [{"id": "m"}]}
+    model = {"provider": "builtin", "model": "script"}
+    allowed = {"permissions.allowed_tools": ["write"]}
+    room = await configured(house, {"models.large": model, "providers.mine": provider, **allowed})
+    text = await tool(room, "crush_info")
+    assert "mine: type openai-compat, with a key, 1 models" in text
+    assert "large: builtin/script" in text
+    assert "never asked for: write" in text
+    assert "up to date" in text
+    assert KEY not in text
+    (room.path / "bulkhead.json").write_text('{"permissions": {"allowed_tools": ["edit"]}}')
+    text = await tool(room, "crush_info")
+    assert "other files than those above are in use now" in text
+    assert "changed since it was read: permissions" in text
+    (await room.client.post(f"/v1/workspaces/{room.id}/permissions/skip", {"skip": True})).expect(200)
+    assert "skipped: nobody is asked" in await tool(room, "crush_info")
+
+
+async def test_logs_are_those_of_this_worker_alone(house: House) -> None:
+    room, other = await house.room(), await house.room("other")
+    text = await tool(room, "crush_logs", lines=100)
+    assert f"{room.id}.log:" in text.splitlines()[0]
+    assert " recovered " in text
+    assert f"workspace={room.id}" in text
+    assert other.id not in text
+
+
+async def test_a_search_in_public_code_asks_first(house: House) -> None:
+    async with Pages() as pages:
+        pages.answers[PATH] = ANSWER
+        room = await configured(house, {"env.BULKHEAD_SOURCEGRAPH_URL": pages.url(PATH)})
+        run = await room.prompt('/tool sourcegraph {"query": "fence"}\n/say done')
+        request = await requested(room.watcher)
+        assert (request["tool_name"], request["action"]) == ("sourcegraph", "fetch")
+        assert request["path"] == str(room.path)
+        assert pages.asked == []
+        assert await resolved(room, request, "allow")
+        await room.ended(run)
+        (result,) = await results(room)
+        assert ">     1| fence()" in result["content"]
+        assert json.loads(result["metadata"]) == {"number_of_matches": 1, "truncated": False}
+        run = await room.prompt('/tool sourcegraph {"query": "secret plan"}\n/say not reached')
+        request = await requested(room.watcher, other_than=request["id"])
+        assert await resolved(room, request, "deny")
+        await room.ended(run)
+        assert pages.asked == [PATH]
+
+
+async def test_an_agent_that_looks_things_up_may_search_and_not_ask_about_us(house: House) -> None:
+    room = await house.room(model="openai")
+    run = await room.prompt("find it")
+    call = await house.provider.next_call()
+    mine = {tool["function"]["name"] for tool in call.body["tools"]}
+    assert {"sourcegraph", "crush_info", "crush_logs"} <= mine
+    await call.tool_call("call-1", "agent", {"prompt": "Where is it?"})
+    await call.finish()
+    agent = await house.provider.next_call()
+    names = {tool["function"]["name"] for tool in agent.body["tools"]}
+    assert "sourcegraph" in names
+    assert names.isdisjoint({"crush_info", "crush_logs"})
+    await agent.reply("nowhere")
+    await (await house.provider.next_call()).reply("done")
+    await room.ended(run)

@@ -1,0 +1,229 @@
+"""The way of an event: window, a wire that loses and cuts, hub, clients. Each numbered event once, in order."""
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass, field
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.base.clock import SystemClock
+from protocol.errors import Conflict
+from protocol.events import MARK_KIND, Event, EventId
+from protocol.limits import DEFAULT_LIMITS
+from supervisor.events.hub import Hub, Stream
+from tests.support.run_coroutine import run
+from worker.events.publisher import Publisher
+from worker.events.window import Window
+
+LOG = logging.getLogger("bulkhead.test")
+LIMITS = msgspec.structs.replace(
+    DEFAULT_LIMITS, event_window=6, event_batch_max=4, replay_kept=16, stream_queue_max=64, stream_retry_jitter_ms=0
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("commit"), st.integers(1, 5)),
+        st.tuples(st.just("picture"), st.integers(0, 2)),
+        st.tuples(st.just("cut"), st.just(0)),
+        st.tuples(st.just("client"), st.integers(0, 30)),
+        st.tuples(st.just("pass"), st.integers(1, 3)),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+@dataclass
+class Reader:
+    """A client that reads all the time and checks what it sees."""
+
+    stream: Stream
+    has: int
+    last_picture: dict[str, int] = field(default_factory=dict)
+
+    async def read(self) -> None:
+        while (chunk := await self.stream.next_chunk(10.0)) is not None:
+            for block in chunk.decode().split("\n\n"):
+                lines = dict(line.split(": ", 1) for line in block.split("\n") if line)
+                if "data" not in lines:
+                    continue
+                kind, key, number = lines["data"].strip('"').split(",")
+                if kind == "row":
+                    assert int(number) == self.has + 1
+                    assert lines["id"] == f"log.{number}"
+                    self.has = int(number)
+                else:
+                    # A picture tells after which row it was made; no row of its key may have come since.
+                    assert int(number) >= self.last_picture.get(key, 0)
+                if key:
+                    self.last_picture[key] = max(int(number), self.last_picture.get(key, 0))
+
+
+class Wire:
+    """Connects a publisher and a hub, losing batches and connections on the way."""
+
+    def __init__(self, losses: random.Random) -> None:
+        self.losses = losses
+        self.rows: list[Event] = []
+        self.hub = Hub(workspace_id="w", limits=LIMITS, clock=SystemClock(), log=LOG, fetch=self.fetch)
+        self.publisher = Publisher(limits=LIMITS, clock=SystemClock(), log=LOG, send=self.send, fetch=self.fetch)
+
+    async def fetch(self, after: int, count: int) -> list[Event]:
+        await asyncio.sleep(0)
+        if after > len(self.rows):
+            raise Conflict("cannot: beyond", code="reset")
+        return self.rows[after:][:count]
+
+    def send(self, batch: list[Event]) -> bool:
+        match self.losses.randrange(10):
+            case 0:
+                return False  # the socket is full; the next fact tries again
+            case 1 | 2:
+                lost = sum(not it.is_picture for it in batch)
+                asyncio.get_running_loop().call_soon(self.publisher.credit, lost)
+            case _:
+                taken = self.hub.take(batch)
+                asyncio.get_running_loop().call_soon(self.publisher.credit, taken)
+        return True
+
+    def connect(self) -> None:
+        self.hub.log_opened("log", len(self.rows))
+        self.publisher.connected(len(self.rows), LIMITS.event_window)
+
+    def commit(self, count: int) -> None:
+        rows = []
+        for _ in range(count):
+            number = len(self.rows) + len(rows) + 1
+            key = f"m{number % 3}"
+            rows.append(Event(kind="message", data=b'"row,%b,%d"' % (key.encode(), number), number=number, key=key))
+        self.rows += rows
+        self.publisher.committed(rows)
+
+    def picture(self, index: int) -> None:
+        key = f"m{index}"
+        data = b'"picture,%b,%d"' % (key.encode(), len(self.rows))
+        self.publisher.picture(Event(kind="message", data=data, key=key))
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS, st.integers(0, 2**32))
+def test_Z08_C05_each_numbered_event_arrives_once_in_order_over_a_lossy_wire(
+    steps: list[tuple[str, int]], seed: int
+) -> None:
+    async def main() -> None:
+        wire = Wire(random.Random(seed))
+        wire.connect()
+        readers: list[Reader] = []
+        tasks: list[asyncio.Task[None]] = []
+
+        def arrive(back: int) -> None:
+            has = max(0, wire.hub.known_to - back)  # nobody has seen what the hub never heard of
+            cursor = EventId("log", has)
+            stream = wire.hub.open_stream(cursor=cursor, cursor_is_bad=False, wants_ids=True)
+            readers.append(Reader(stream, has))
+            tasks.append(asyncio.ensure_future(readers[-1].read()))
+
+        arrive(0)
+        for what, amount in steps:
+            match what:
+                case "commit":
+                    wire.commit(amount)
+                case "picture":
+                    wire.picture(amount)
+                case "cut":
+                    wire.publisher.disconnected()
+                    await asyncio.sleep(0)
+                    wire.connect()
+                case "client" if len(readers) < 5:
+                    arrive(amount)
+                case "pass":
+                    for _ in range(amount):
+                        await asyncio.sleep(0)
+        wire.losses = random.Random(0)
+        wire.losses.randrange = lambda *_: 9  # type: ignore[method-assign, assignment]
+        wire.publisher.writable()
+        assert await wire.publisher.drain(5.0)
+        # What the link does when a heartbeat tells of more than came (test_router).
+        wire.hub.take([Event(kind=MARK_KIND, data=b"", number=max(1, len(wire.rows)))] if wire.rows else [])
+        async with asyncio.timeout(5.0):
+            while any(reader.has < len(wire.rows) for reader in readers):
+                await asyncio.sleep(0)
+                for task in tasks:
+                    if task.done():
+                        task.result()
+        wire.hub.close()
+        await asyncio.gather(*tasks)
+        await wire.publisher.close()
+        await wire.hub.tasks.close()
+
+    run(main())
+
+
+WINDOW_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("commit"), st.integers(1, 6)),
+        st.tuples(st.just("credit"), st.integers(1, 6)),
+        st.tuples(st.just("send"), st.integers(1, 6)),
+        st.tuples(st.just("fill"), st.integers(1, 6)),
+        st.tuples(st.just("picture"), st.integers(0, 2)),
+        st.tuples(st.just("reconnect"), st.integers(0, 6)),
+    ),
+    max_size=60,
+)
+
+
+@given(WINDOW_STEPS)
+def test_a_window_sends_in_order_within_its_credit_and_its_memory(steps: list[tuple[str, int]]) -> None:
+    window = Window(count_max=4, bytes_max=100)
+    window.connected(0, 3)
+    rows: list[Event] = []
+    sent, credit = 0, 3
+    for what, amount in steps:
+        match what:
+            case "commit":
+                new = [
+                    Event(kind="message", data=b"x" * 20, number=len(rows) + place, key=f"m{place % 3}")
+                    for place in range(1, amount + 1)
+                ]
+                rows += new
+                window.committed(new)
+            case "credit":
+                window.credited(amount)
+                credit += amount
+            case "send":
+                batch = window.next_batch(amount, 50)
+                for event in batch:
+                    if event.is_picture:
+                        assert sent == len(rows), "a picture overtook a row"
+                    else:
+                        assert event is rows[sent]
+                        sent += 1
+                        credit -= 1
+                window.went(batch)
+                assert credit >= 0
+            case "fill" if (hole := window.hole()) is not None:
+                after, count = hole
+                assert after == sent
+                window.filled(rows[after:][: min(count, amount)])
+            case "picture":
+                window.pictured(Event(kind="message", data=b"p", key=f"m{amount}"))
+            case "reconnect":
+                window.disconnected()
+                assert window.next_batch(10, 1000) == []
+                sent, credit = max(0, len(rows) - amount), 5
+                window.connected(sent, credit)
+        assert window.credit == (credit if window.is_connected else 0)
+        assert window.waiting_bytes <= 100
+    window.credited(1000)
+    for _ in range(1000):
+        if window.is_drained:
+            break
+        if (hole := window.hole()) is not None:
+            window.filled(rows[hole[0] :][: hole[1]])
+        batch = window.next_batch(10, 1000)
+        sent += sum(not event.is_picture for event in batch)
+        window.went(batch)
+    assert window.is_drained
+    assert sent == len(rows)

@@ -1,0 +1,59 @@
+"""The output buffer: however the bytes arrive, the same is kept, and it adds up."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.processes.output_buffer import OutputBuffer
+
+texts = st.one_of(st.text(max_size=200).map(str.encode), st.binary(max_size=200))
+sizes = st.integers(0, 40)
+
+
+def _chunks(data, cuts):
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    return [data[start:end] for start, end in itertools.pairwise(places)]
+
+
+def _fed(chunks, head, tail):
+    buffer = OutputBuffer(head, tail)
+    for chunk in chunks:
+        buffer.feed(chunk)
+    return buffer
+
+
+@given(texts, st.lists(st.integers(0, 10_000), max_size=12), sizes, sizes)
+def test_any_chunking_gives_the_same(data, cuts, head, tail):
+    whole, parts = _fed([data], head, tail), _fed(_chunks(data, cuts), head, tail)
+    assert (parts.head, parts.tail, parts.total_bytes) == (whole.head, whole.tail, whole.total_bytes)
+    assert parts.text() == whole.text()
+
+
+@given(texts, sizes, sizes)
+def test_head_and_tail_are_the_ends_and_all_bytes_are_counted(data, head, tail):
+    buffer = _fed([data], head, tail)
+    assert buffer.head == data[:head]
+    assert data[head:].endswith(buffer.tail)
+    assert len(buffer.tail) == min(tail, max(0, len(data) - head))
+    assert buffer.dropped_bytes == max(0, len(data) - head - tail)
+
+
+@given(st.text(max_size=300), sizes, sizes)
+def test_no_character_is_split(text, head, tail):
+    """Text without U+FFFD shows none, wherever it was cut; and short text is shown as it is."""
+    text = text.replace("\ufffd", "").replace("\0", "")
+    buffer = _fed([text.encode()], head, tail)
+    shown = buffer.text()
+    assert "\ufffd" not in shown
+    if buffer.dropped_bytes == 0:
+        assert shown == text
+
+
+def test_what_is_left_out_is_counted_in_lines_and_bytes():
+    buffer = _fed([b"aa\n" * 100], 6, 6)
+    assert buffer.text() == "aa\naa\n\n\n... [96 lines, 288 bytes left out] ...\n\naa\naa\n"
+
+
+def test_bytes_that_are_no_text_are_shown_as_such():
+    assert _fed([b"a\xff\0b"], 100, 100).text() == "a\ufffd\ufffdb"

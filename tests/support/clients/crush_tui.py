@@ -1,0 +1,339 @@
+"""The real client's terminal program, as far as the server notices it (http-api 7.2, 4.5).
+
+What its user does is a method. Its stream is followed by a task that comes back after every end, recovers a workspace
+that is gone, and reads again what an event makes it read.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from tests.support.checks.history import Seen
+from tests.support.clients.crush import OWN, Crush, Refused, Subscription, word
+from tests.support.clients.crush_commands import is_configured
+from tests.support.clients.http_client import ConnectionLost
+
+BACK_OFF_S, BACK_OFF_MAX_S = 0.25, 10.0
+
+
+class Tui:
+    """One terminal. Use as `async with`: inside, the burst after the start is over."""
+
+    def __init__(self, crush: Crush, path: Path, *, env: list[str] | None = None, **wish: Any) -> None:
+        self.crush = crush
+        self.workspace: dict[str, Any] = {}
+        self.session: dict[str, Any] = {}
+        self.messages: list[dict[str, Any]] = []
+        self.seen: list[Seen] = []  # over all streams
+        self.opened = 0  # streams so far
+        self.recoveries = 0
+        self.reloads = 0  # times that everything was read again behind a new stream
+        self.stream: Subscription | None = None
+        self.busy_at_finish: list[bool] = []  # what was read on each `agent_finished`
+        self._wish = {"path": str(path), "env": env or ["PATH=/bin"]} | wish
+        self._changed = asyncio.Event()
+        self._todo: asyncio.Queue[Coroutine[Any, Any, object]] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def base(self) -> str:
+        return f"/v1/workspaces/{word(self.workspace['id'])}"
+
+    @property
+    def base_of_session(self) -> str:
+        return f"{self.base}/sessions/{word(self.session['id'])}"
+
+    # --- start and end --------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> "Tui":
+        crush = self.crush
+        assert await crush.start() != OWN
+        self.workspace = await crush.create(self._wish)
+        configured = is_configured(self.workspace)
+        if configured:
+            await crush.ok("POST", f"{self.base}/agent/init", {"interactive": True})
+        await crush.ok("GET", f"{self.base}/permissions/skip")
+        if (await crush.ok("GET", f"{self.base}/agent"))["is_ready"]:
+            await crush.ok("GET", f"{self.base}/agent")
+        if configured:
+            await crush.ok("GET", f"{self.base}/project/needs-init")
+        await asyncio.gather(
+            self._subscribe(),
+            crush.ok("GET", f"{self.base}/skills"),
+            crush.ok("GET", f"{self.base}/messages/user"),
+            self._read_language_servers(),
+            self._probe(3),
+            self._read_mcp(),
+        )
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._follow(), name="tui"), loop.create_task(self._work(), name="tui calls")]
+        for task in self._tasks:
+            task.add_done_callback(lambda _task: self._changed.set())
+        return self
+
+    async def __aexit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        follow, work = self._tasks
+        if failed is None:
+            await self.settled()
+        for task in (follow, work):
+            task.cancel()
+        results = await asyncio.gather(follow, work, return_exceptions=True)
+        while not self._todo.empty():
+            self._todo.get_nowait().close()
+        if failed is not None:
+            return
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        assert self.stream is not None
+        await self.stream.close()
+        await self.crush.retire(self.workspace["id"])
+
+    async def settled(self) -> None:
+        """Returns when every call that an event made necessary was answered."""
+        async with asyncio.timeout(15.0):
+            join = asyncio.ensure_future(self._todo.join())
+            await asyncio.wait({join, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            join.cancel()
+        self._check()
+
+    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, within_s: float = 15.0, skip: int = 0) -> Seen:
+        """The first event (after `skip`) that `is_it`."""
+        await self.until(lambda: any(map(is_it, self.seen[skip:])), what=what, within_s=within_s)
+        return next(event for event in self.seen[skip:] if is_it(event))
+
+    async def until(self, check: Callable[[], bool], *, what: str, within_s: float = 15.0) -> None:
+        """Returns when `check` holds; it is asked after each event and each new stream."""
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    self._changed.clear()
+                    if check():
+                        return
+                    self._check()
+                    await self._changed.wait()
+        except TimeoutError:
+            story = "\n".join(f"{event.kind} {event.change} {str(event.payload)[:160]}" for event in self.seen[-40:])
+            calls = "\n".join(map(str, self.crush.calls[-40:]))
+            raise AssertionError(f"no {what} within {within_s} s:\n{story}\n{calls}") from None
+
+    def _check(self) -> None:
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        if self.stream is not None:
+            self.stream.check()
+
+    # --- what the user does ---------------------------------------------------------------------------------------
+
+    async def ask(self, prompt: str, attachments: list[dict[str, Any]] | None = None) -> None:
+        """Send a prompt, into a new session when there is none; and load what is shown then."""
+        crush = self.crush
+        assert (await crush.ok("GET", f"{self.base}/agent"))["is_ready"]
+        if not self.session:
+            self.session = await crush.ok("POST", f"{self.base}/sessions", {"title": "New Session"})
+            assert self.session["id"]
+        sent: dict[str, Any] = {"session_id": self.session["id"], "prompt": prompt}
+        paths = [each["file_path"] for each in attachments or ()]
+        if attachments:
+            sent["attachments"] = attachments
+        crush.diary.asked(self.workspace["id"], self.session["id"], "")
+        await asyncio.gather(
+            self._submit(sent),
+            self.load(),
+            self.look_at(self.session["id"]),
+            *(self._note_read(path) for path in paths),
+        )
+
+    async def _submit(self, sent: dict[str, Any]) -> None:
+        await self.crush.ok("POST", f"{self.base}/agent", sent)
+        await self._probe(3)
+        await self._read_queue()
+
+    async def load(self) -> None:
+        """Everything of the session that is shown."""
+        crush = self.crush
+        self.session = await crush.ok("GET", self.base_of_session)
+        files = await crush.ok("GET", f"{self.base_of_session}/history")
+        await crush.ok("GET", f"{self.base_of_session}/filetracker/files")
+        self.messages = await crush.ok("GET", f"{self.base_of_session}/messages")
+        for message in self.messages:
+            for part in message["parts"]:
+                if part["type"] == "tool_call" and part["data"]["name"] in ("agent", "agentic_fetch"):
+                    child = f"{message['id']}$${part['data']['id']}"
+                    await crush.ok("GET", f"{self.base}/sessions/{word(child)}/messages")
+        for path in sorted({file["path"] for file in files}):
+            await crush.ok("POST", f"{self.base}/lsps/start", {"path": path})
+        await crush.ok("GET", f"{self.base_of_session}/messages/user")
+        await self._read_queue()
+
+    async def look_at(self, session: str) -> int:
+        """Tell which session is shown; errors are ignored. The status."""
+        path = f"{self.base}/current-session?client_id={self.crush.client_id}"
+        return (await self.crush.call("POST", path, {"session_id": session})).status
+
+    async def cancel(self) -> None:
+        """Esc, twice."""
+        await self.crush.ok("POST", f"{self.base}/agent/sessions/{word(self.session['id'])}/cancel")
+
+    async def clear(self) -> None:
+        """Esc while prompts wait."""
+        await self.crush.ok("POST", f"{self.base}/agent/sessions/{word(self.session['id'])}/prompts/clear")
+
+    async def queued(self) -> list[str]:
+        """The prompts that wait, read as the status line does it."""
+        return await self._read_queue()
+
+    async def rename(self, title: str) -> dict[str, Any]:
+        """Another title; the session as it is answered."""
+        self.session = await self.crush.ok("PUT", self.base_of_session, self.session | {"title": title})
+        return self.session
+
+    async def delete(self, session: str) -> bool:
+        """Delete out of the list of sessions; False when it is busy."""
+        await self.crush.ok("GET", f"{self.base}/sessions")
+        is_somebody_busy = (await self.crush.ok("GET", f"{self.base}/agent"))["is_busy"]
+        if (await self.crush.ok("GET", f"{self.base}/agent/sessions/{word(session)}"))["is_busy"] and is_somebody_busy:
+            return False
+        await self.crush.ok("DELETE", f"{self.base}/sessions/{word(session)}")
+        return True
+
+    async def start_anew(self) -> None:
+        """A new session, which is made with its first prompt."""
+        self.session, self.messages = {}, []
+        await self.crush.ok("POST", f"{self.base}/lsps/stop")
+        await self.look_at("")
+        await self.crush.ok("GET", f"{self.base}/messages/user")
+
+    async def shell(self, command: str) -> dict[str, Any]:
+        """`!command`."""
+        sent = {"session_id": self.session["id"], "command": command, "term_width": 80}
+        path = f"{self.base}/agent/sessions/{word(self.session['id'])}/shell"
+        return dict(await self.crush.ok("POST", path, sent))
+
+    async def last_read(self, path: str) -> str:
+        """`@file`: when the session read it."""
+        query = f"session_id={word(self.session['id'])}&path={word(path)}"
+        return str(await self.crush.ok("GET", f"{self.base}/filetracker/lastread?{query}"))
+
+    async def configure(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A change of the configuration, and the workspace after it."""
+        await self.crush.ok("POST", f"{self.base}/config/{route}", body)
+        self.workspace = await self.crush.ok("GET", self.base)
+        return self.workspace
+
+    # --- reading again --------------------------------------------------------------------------------------------
+
+    async def _probe(self, times: int) -> None:
+        for _ in range(times):
+            await self.crush.ok("GET", f"{self.base}/agent")
+        await self.crush.ok("GET", f"{self.base}/permissions/skip")
+
+    async def _read_queue(self) -> list[str]:
+        await self.crush.ok("GET", f"{self.base}/agent")
+        path = f"{self.base}/agent/sessions/{word(self.session['id'])}/prompts/list"
+        return list(await self.crush.ok("GET", path))
+
+    async def _read_language_servers(self) -> None:
+        for name in await self.crush.ok("GET", f"{self.base}/lsps"):
+            await self.crush.call("GET", f"{self.base}/lsps/{word(name)}/diagnostics")
+
+    async def _read_mcp(self) -> None:
+        await self.crush.ok("GET", f"{self.base}/mcp/states")
+        await self.crush.ok("GET", f"{self.base}/mcp/pending-auth")
+
+    async def _note_read(self, path: str) -> None:
+        await self.crush.ok("POST", f"{self.base}/filetracker/read", {"session_id": self.session["id"], "path": path})
+        await self.crush.ok("POST", f"{self.base}/lsps/start", {"path": path})
+
+    def _noticed(self, event: Seen) -> None:
+        self.seen.append(event)
+        self._changed.set()
+        ours = self.session.get("id", "")
+        match event.kind:
+            case "config_changed":
+                self._todo.put_nowait(self._refresh())
+            case "lsp_event":
+                self._todo.put_nowait(self._read_language_servers())
+            case "mcp_event":
+                self._todo.put_nowait(self._mcp_changed(event.payload))
+            case "agent_event" if event.payload["type"] in ("agent_finished", "error"):
+                self._todo.put_nowait(self._finished(event.payload.get("session_id", "")))
+            case "message" if event.change == "created" and event.payload["session_id"] == ours:
+                self._todo.put_nowait(self._stirred())
+            case "session" if event.change == "deleted" and event.payload["id"] == ours:
+                self.session, self.messages = {}, []
+
+    async def _refresh(self) -> None:
+        self.workspace = await self.crush.ok("GET", self.base)
+
+    async def _mcp_changed(self, payload: dict[str, Any]) -> None:
+        what = payload["type"].partition("_list_changed")
+        if what[1]:
+            await self.crush.ok("POST", f"{self.base}/mcp/refresh-{what[0]}", {"name": payload["name"]})
+            return
+        await self.crush.call("POST", f"{self.base}/agent/update")
+        await self._read_mcp()
+        await self.crush.ok("GET", f"{self.base}/mcp/prompts")
+
+    async def _finished(self, session: str) -> None:
+        if session:
+            found = await self.crush.call("GET", f"{self.base}/agent/sessions/{word(session)}")
+            if found.status == 200:
+                self.busy_at_finish.append(found.json()["is_busy"])
+        await self._stirred()
+
+    async def _stirred(self) -> None:
+        await self._probe(4)
+        if self.session:
+            await self._read_queue()
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._todo.get()
+            with contextlib.suppress(ConnectionLost):  # the stream ends, too; everything is read again after it
+                await job
+            self._todo.task_done()
+
+    # --- the stream -----------------------------------------------------------------------------------------------
+
+    async def _subscribe(self) -> None:
+        self.stream = await self.crush.subscribe(self.workspace["id"], self._noticed)
+        self.opened += 1
+
+    async def _follow(self) -> None:
+        while True:
+            assert self.stream is not None
+            await self.stream.has_ended.wait()
+            await self._come_back()
+            if self.session:
+                with contextlib.suppress(ConnectionLost):  # it went again; so does the stream
+                    await self.look_at(self.session["id"])
+                    await self.load()
+                    self.reloads += 1
+            self._changed.set()
+
+    async def _come_back(self) -> None:
+        pause_s = BACK_OFF_S
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self._subscribe()
+                return
+            except Refused as refused:
+                if refused.status == 404:
+                    with contextlib.suppress(ConnectionLost):
+                        await self._recover()
+            except ConnectionLost:
+                pass
+            pause_s = min(pause_s * 2, BACK_OFF_MAX_S)
+
+    async def _recover(self) -> None:
+        """The workspace is gone: make it again out of what we have of it."""
+        kept = ("path", "data_dir", "debug", "yolo", "channels", "env")
+        self.workspace = await self.crush.create({key: self.workspace[key] for key in kept if key in self.workspace})
+        self.recoveries += 1
+        if is_configured(self.workspace):
+            await self.crush.ok("POST", f"{self.base}/agent/init", {"interactive": True})

@@ -1,0 +1,136 @@
+"""A client of the API in a process of its own, told what to do line by line; and the test's handle on it.
+
+Each line in is a JSON object with `do` and arguments, each line out its result. Nothing is shared with the test but the
+socket of the server.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.checks.history import Diary
+from tests.support.clients.http_client import Client
+from tests.support.clients.stream_reader import Watcher
+
+ANSWER_S = 20.0
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Other:
+    """The handle. Use as `async with`; the process ends with the block."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._words = [sys.executable, "-m", "tests.support.harness.client_process", str(socket_path)]
+        # The tests are no installed package, so this process must look in the folder that it starts in.
+        self._env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> "Other":
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            *self._words, stdin=pipe, stdout=pipe, cwd=ROOT, env=self._env, limit=1 << 26
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                code = await process.wait()
+        except TimeoutError:
+            process.kill()
+            code = await process.wait()
+        assert code == 0, f"a client ended with {code}; it says why on stderr"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def ask(self, do: str, **arguments: Any) -> Any:
+        """Let it do something; the result. AssertionError when it fails or takes too long."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({"do": do} | arguments).encode() + b"\n")
+        async with asyncio.timeout(ANSWER_S):
+            line = await process.stdout.readline()
+        assert line, f"the client died over {do}; it says why on stderr"
+        return json.loads(line)
+
+
+class Program:
+    """What runs in the process: each public method is one thing to do."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._client = Client(socket_path, Diary())
+        self._watcher: Watcher | None = None
+
+    async def create(self, path: str) -> Any:
+        """A workspace and a session; their ids."""
+        workspace = (await self._client.create(Path(path)))["id"]
+        return [workspace, await self._client.create_session(workspace)]
+
+    async def watch(self, workspace: str, after: str = "") -> Any:
+        """Open a stream, after an id if one is given; what was open before is closed."""
+        await self.leave()
+        self._watcher = Watcher(self._client, workspace)
+        await self._watcher.open(after)
+        return True
+
+    async def leave(self) -> Any:
+        """Close the stream."""
+        if self._watcher is not None:
+            await self._watcher.close()
+            self._watcher = None
+        return True
+
+    async def prompt(self, workspace: str, session: str, prompt: str) -> Any:
+        """The run id of a prompt that was accepted."""
+        return await self._client.prompt(workspace, session, prompt)
+
+    async def cancel(self, workspace: str, session: str) -> Any:
+        """The status."""
+        return (await self._client.cancel(workspace, session)).status
+
+    async def shown(self, session: str, text: str) -> Any:
+        """The message of the assistant that holds `text`, once it is there."""
+        assert self._watcher is not None
+        return await self._watcher.text(session, text)
+
+    async def until_end(self, run: str) -> Any:
+        """Every event with an id so far, `[id, data]`, once the run has ended."""
+        assert self._watcher is not None
+        await self._watcher.ended(run)
+        return [
+            [f"{event.log}.{event.number}", event.data.decode()]
+            for event in self._watcher.seen
+            if event.number and not event.is_base
+        ]
+
+    async def messages(self, workspace: str, session: str) -> Any:
+        """The session's messages, oldest first."""
+        return await self._client.messages(workspace, session)
+
+
+async def main(socket_path: Path) -> None:
+    """Do as told until there is nothing more to do."""
+    program = Program(socket_path)
+    lines = asyncio.StreamReader(limit=1 << 26)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        told = json.loads(line)
+        result = await getattr(program, told.pop("do"))(**told)
+        print(json.dumps(result), flush=True)
+    await program.leave()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

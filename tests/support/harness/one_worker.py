@@ -1,0 +1,191 @@
+"""One real worker process against a real router: no supervisor, no zygote, no HTTP."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from protocol.base.clock import SystemClock
+from protocol.events import Event
+from protocol.ids import Epoch, Generation, WorkspaceId, new_uuid
+from protocol.limits import DEFAULT_LIMITS, Limits
+from protocol.messages import Answer, Closing, Heartbeat, Hello, LastWord, Ready, Shutdown
+from protocol.worker_spec import WorkerSpec, spec_to_bytes
+from supervisor.routing.link import Link
+from supervisor.routing.router import Router
+
+LOG = logging.getLogger("bulkhead.test")
+
+
+@dataclass
+class Ear:
+    """Hears what a worker says, and wakes whoever waits for it."""
+
+    hellos: list[Hello] = field(default_factory=list)
+    readies: list[Ready] = field(default_factory=list)
+    beats: list[Heartbeat] = field(default_factory=list)
+    numbered: list[Event] = field(default_factory=list)
+    pictures: list[Event] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+    last_words: list[LastWord] = field(default_factory=list)
+    link: Link | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hello(self, message: Hello) -> None:
+        self.hellos.append(message)
+        self.changed.set()
+
+    def ready(self, message: Ready) -> None:
+        self.readies.append(message)
+        self.changed.set()
+
+    def heartbeat(self, message: Heartbeat) -> None:
+        self.beats.append(message)
+        self.changed.set()
+
+    def events(self, batch: list[Event]) -> None:
+        fresh = [event for event in batch if not event.is_picture]
+        self.numbered += fresh
+        self.pictures += [event for event in batch if event.is_picture]
+        if self.link is not None:
+            self.link.grant(len(fresh))
+        self.changed.set()
+
+    def closing(self, message: Closing) -> None:
+        self.stages.append(message.stage)
+        self.changed.set()
+
+    def last_word(self, message: LastWord) -> None:
+        self.last_words.append(message)
+        self.changed.set()
+
+    def completes(self) -> dict[str, dict[str, Any]]:
+        """The terminal events heard, by run id."""
+        found = [
+            msgspec.json.decode(event.data)["payload"]["payload"]
+            for event in self.numbered
+            if event.kind == "run_complete"
+        ]
+        assert len({done["run_id"] for done in found}) == len(found)
+        return {done["run_id"]: done for done in found}
+
+
+@dataclass
+class Process:
+    """A running worker and the conversation with it."""
+
+    process: asyncio.subprocess.Process
+    link: Link
+    ear: Ear
+    log_path: Path
+
+    async def until(self, check: Any, within_s: float = 20.0) -> None:
+        """Wait until `check()` holds, looking whenever the worker said something."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not check():
+                    self.ear.changed.clear()
+                    await self.ear.changed.wait()
+        except TimeoutError:
+            raise AssertionError(f"the worker did not get there; its log:\n{self.log_path.read_text()}") from None
+
+    async def ask(self, operation: str, shape: Mapping[str, Any] | None = None, **args: str) -> Any:
+        """Do an operation; its decoded body."""
+        body = b"" if shape is None else msgspec.json.encode(shape)
+        answer: Answer = await self.link.call(operation, args=args, body=body, within_s=15.0)
+        return msgspec.json.decode(answer.body) if answer.body else None
+
+    async def session(self, title: str = "") -> str:
+        """Make a session; its id."""
+        made = await self.ask("session.create", {"title": title})
+        return str(made["id"])
+
+    async def submit(self, session_id: str, prompt: str, run_id: str = "") -> str:
+        """Send a prompt; its run id."""
+        wish = {"session_id": session_id, "prompt": prompt, "run_id": run_id}
+        return str((await self.ask("prompt.submit", wish))["run_id"])
+
+    async def ended(self, run_id: str) -> dict[str, Any]:
+        """The terminal event of a run, once it came."""
+        await self.until(lambda: run_id in self.ear.completes())
+        return self.ear.completes()[run_id]
+
+    async def shut_down(self, drain_s: float = 5.0, flush_s: float = 5.0) -> LastWord:
+        """The shutdown protocol; the last word."""
+        self.link.tell(Shutdown(epoch=Epoch(1), reason="test", drain_s=drain_s, flush_s=flush_s))
+        await self.until(lambda: self.ear.last_words)
+        return self.ear.last_words[0]
+
+    async def exit_code(self) -> int:
+        """How the process ended, once it has."""
+        async with asyncio.timeout(20.0):
+            return await self.process.wait()
+
+
+class Stage:
+    """A router and a workspace, on which workers come and go."""
+
+    def __init__(self, router: Router, path: Path, limits: Limits) -> None:
+        self.router = router
+        self.path = path
+        self.limits = limits
+        self.generation = 0
+        self.workspace_id = WorkspaceId(new_uuid(random.SystemRandom()))  # sweeps go by it, over the whole machine
+
+    @asynccontextmanager
+    async def worker(self, **changes: Any) -> AsyncGenerator[Process, None]:
+        """Start the next worker of the workspace; killed at the end if it still lives."""
+        self.generation += 1
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.path), **changes.pop("env", {})}
+        spec = WorkerSpec(
+            workspace_id=self.workspace_id,
+            generation=Generation(self.generation),
+            path=str(self.path / "project"),
+            data_dir=str(self.path / "project" / ".bulkhead"),
+            endpoint=self.router.endpoint,
+            token=f"token-{self.generation}-of-this-test",
+            log_path=str(self.path / "worker.log"),
+            env=env,
+            limits=self.limits,
+        )
+        spec = msgspec.structs.replace(spec, **changes)
+        ear = Ear()
+        ear.link = link = self.router.expect(
+            workspace_id=spec.workspace_id, generation=spec.generation, token=spec.token, sink=ear
+        )
+        with tempfile.TemporaryFile() as file:
+            file.write(spec_to_bytes(spec))
+            file.flush()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "worker", "--spec-fd", str(file.fileno()), pass_fds=(file.fileno(),)
+            )
+        try:
+            yield Process(process, link, ear, Path(spec.log_path))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def open_stage(
+    path: Path, limits: Limits = DEFAULT_LIMITS, router_name: str = "router.sock"
+) -> AsyncGenerator[Stage, None]:
+    """A router in `path`, and a project beside it."""
+    (path / "project").mkdir(exist_ok=True)
+    router = Router(limits=limits, clock=SystemClock(), log=LOG, epoch=Epoch(1))
+    await router.start(path / router_name)
+    try:
+        yield Stage(router, path, limits)
+    finally:
+        await router.close()

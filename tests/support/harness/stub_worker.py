@@ -1,0 +1,86 @@
+"""A workspace whose worker is a small stand-in: it answers what the test says and does nothing by itself."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from protocol.base.clock import SystemClock
+from protocol.errors import BulkheadError
+from protocol.ids import WorkspaceId
+from protocol.limits import Limits
+from protocol.messages import Answer, Heartbeat
+from supervisor.routing.link import Link
+from supervisor.workers.driver import DriverStatus, WorkerDriver
+from supervisor.workspaces.identity import resolve
+from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace_table import Registration
+
+
+class PaperDriver:
+    """Stands in for the driver and its link: a worker that answers what the test says."""
+
+    def __init__(self) -> None:
+        self.state = "ready"
+        self.is_slow = False
+        self.beat = 10
+        self.open_runs = 0
+        self.answers: list[Answer | BulkheadError] = []
+        self.asked: list[str] = []
+        self.closed: list[str] = []
+        self.before_answer: Callable[[], Awaitable[None]] | None = None
+
+    def status(self) -> DriverStatus:
+        beat = Heartbeat(sequence=self.beat, loop_lag_s=0, open_runs=self.open_runs)
+        is_ready = self.state == "ready"
+        return DriverStatus(self.state, "", 1, 1, 0.0, 0, beat if is_ready else None, answers=is_ready)
+
+    def want(self) -> None:
+        self.state = "ready"
+
+    async def ready(self, within_s: float) -> Link:
+        if self.is_slow:
+            await asyncio.sleep(within_s)
+        self.want()
+        return cast(Link, self)
+
+    async def call(self, operation: str, *, args: Any, body: bytes, within_s: float) -> Answer:
+        if operation == "asks.open":  # of each new stream
+            return Answer(call_id="", body=msgspec.msgpack.encode([]))
+        self.asked.append(operation)
+        if self.before_answer is not None:
+            await self.before_answer()
+        answer = self.answers.pop(0)
+        if isinstance(answer, BulkheadError):
+            raise answer
+        return answer
+
+    async def close(self, reason: str, *, for_good: bool = False) -> None:
+        self.closed.append(reason)
+        self.state = "asleep"
+
+    async def stop(self, *, leave_worker: bool) -> None:
+        self.closed.append("left")
+
+
+def workspace_at(path: Path, *, cancel_on_last_detach: bool = False, **limits: Any) -> tuple[Workspace, PaperDriver]:
+    driver = PaperDriver()
+
+    async def in_thread(work: Callable[[], None]) -> None:
+        work()
+
+    workspace = Workspace(
+        registration=Registration(
+            id=WorkspaceId("w"), identity=resolve(str(path), ()), asked_path=str(path), data_dir=str(path / "d")
+        ),
+        make_driver=lambda _: cast(WorkerDriver, driver),
+        in_thread=in_thread,
+        limits=Limits(**limits),
+        clock=SystemClock(),
+        log=logging.getLogger("bulkhead.test"),
+        cancel_on_last_detach=cancel_on_last_detach,
+    )
+    return workspace, driver

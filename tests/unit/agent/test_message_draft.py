@@ -1,0 +1,106 @@
+"""The growing assistant row, what must be stored at once, and closing a row that did not end by itself."""
+
+from protocol.api.message import FinishPart, Message, ReasoningPart, TextPart, ToolCallPart
+from worker.agent.message_draft import (
+    EMPTY_INPUT,
+    MessageDraft,
+    answers_for,
+    calls_of,
+    close_message,
+    finish_of,
+    needs_store,
+    text_of,
+)
+
+ROW = Message(id="m1", session_id="s1", role="assistant", parts=[], model="m", provider="p")
+
+
+def test_one_leading_newline_is_dropped_while_the_row_is_empty():
+    draft = MessageDraft(ROW)
+    draft.add_text("\n")
+    draft.add_text("\nHi")
+    assert draft.text == "Hi"
+    draft.add_text("\n")
+    assert draft.text == "Hi\n"
+
+
+def test_parts_stand_in_the_order_they_appeared_and_the_finish_is_last():
+    draft = MessageDraft(ROW)
+    draft.add_text("a")
+    draft.start_tool_call("c1", "ls")
+    draft.add_thinking("t", 5)
+    draft.add_text("b")
+    draft.finish("end_turn", 9)
+    kinds = [type(part) for part in draft.snapshot().parts]
+    assert kinds == [TextPart, ToolCallPart, ReasoningPart, FinishPart]
+    assert text_of(draft.snapshot()) == "ab"
+
+
+def test_W22_thinking_blocks_keep_their_metadata_and_place():
+    draft = MessageDraft(ROW)
+    draft.add_thinking("one", 5)
+    draft.end_thinking(6, signature="s1", provider="p")
+    draft.add_text("text")
+    draft.end_thinking(7, signature="redacted", block_id="r", provider="p")
+    draft.add_thinking("two", 8)
+    part = draft.snapshot().parts[0]
+    assert isinstance(part, ReasoningPart)
+    assert part.data.thinking == "one\n\ntwo"
+    assert [(block.thinking, block.signature, block.before_text) for block in part.data.blocks] == [
+        ("one", "s1", True),
+        ("", "redacted", False),
+        ("two", "", False),
+    ]
+    assert (part.data.started_at, part.data.finished_at) == (5, 0)
+    assert len(draft.snapshot().parts) == 2
+
+
+def test_reset_forgets_all_that_was_streamed():
+    draft = MessageDraft(ROW)
+    draft.add_thinking("t", 1)
+    draft.add_text("a")
+    draft.start_tool_call("c1", "ls")
+    draft.reset()
+    assert draft.snapshot() == ROW
+
+
+def test_what_must_be_stored_at_once():
+    draft = MessageDraft(ROW)
+    stored = draft.snapshot()
+    draft.add_text("a")
+    assert not needs_store(stored, draft.snapshot())
+    draft.add_thinking("t", 1)
+    assert not needs_store(stored, draft.snapshot())
+    draft.end_thinking(2)
+    assert needs_store(stored, draft.snapshot())
+    stored = draft.snapshot()
+    draft.start_tool_call("c1", "ls")
+    assert needs_store(stored, draft.snapshot())
+    stored = draft.snapshot()
+    draft.end_tool_call("c1", "{}")
+    assert needs_store(stored, draft.snapshot())
+    stored = draft.snapshot()
+    draft.add_text("b")
+    assert not needs_store(stored, draft.snapshot())
+    draft.finish("tool_use", 3)
+    assert needs_store(stored, draft.snapshot())
+    assert not needs_store(None, ROW)
+    stored = draft.snapshot()
+    draft.reset()
+    assert needs_store(stored, draft.snapshot()), "dropped tool calls are written"
+
+
+def test_closing_a_row_completes_everything_that_was_open():
+    draft = MessageDraft(ROW)
+    draft.add_thinking("t", 1)
+    draft.start_tool_call("c1", "ls")
+    draft.start_tool_call("c2", "ls")
+    draft.end_tool_call("c2", '{"a":1}')
+    closed = close_message(draft.snapshot(), "canceled", 7, title="why", details="more")
+    assert [(call.input, call.finished) for call in calls_of(closed)] == [(EMPTY_INPUT, True), ('{"a":1}', True)]
+    finish = finish_of(closed)
+    assert finish is not None
+    assert (finish.reason, finish.time, finish.message, finish.details) == ("canceled", 7, "why", "more")
+    assert [answer.is_error for answer in answers_for(calls_of(closed), "x")] == [True, True]
+    again = close_message(closed, "error", 8)
+    assert sum(isinstance(part, FinishPart) for part in again.parts) == 1

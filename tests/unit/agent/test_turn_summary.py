@@ -1,0 +1,242 @@
+"""A conversation that no longer fits: summarised inside the run that needs it, which then goes on."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from protocol.api.message import BinaryData, BinaryPart, Message, TextData, TextPart
+from protocol.api.provider import Model
+from protocol.api.session import Session, Todo
+from tests.support.run_coroutine import run
+from tests.unit.agent.agent_harness import (
+    DONE,
+    SESSION,
+    WANTS_TOOLS,
+    Gate,
+    MemoryTranscript,
+    PlayedModel,
+    PlayedTool,
+    build_turn,
+    user,
+)
+from worker.agent.context_budget import Budget, reserve
+from worker.agent.message_draft import finish_of, text_of
+from worker.agent.summary import SYSTEM, clipped
+from worker.models.client import Finished, ModelFailure, TextDelta, Tokens, ToolCallEnd, ToolCallStart
+from worker.models.failures import failure
+from worker.toolkit.tool import ToolResult
+
+OVERFLOW = failure("context_overflow", "too long", status=400)
+
+
+class SmallModel(PlayedModel):
+    model = Model(id="played", context_window=1000)
+
+
+def said(role: str, text: str, message_id: str) -> Message:
+    return Message(id=message_id, session_id=SESSION, role=role, parts=[TextPart(TextData(text=text))])
+
+
+def conversation(pairs: int, text: str = "x" * 100) -> list[Message]:
+    told = []
+    for number in range(pairs):
+        told += [said("user", f"u{number} {text}", f"u{number}"), said("assistant", f"a{number} {text}", f"a{number}")]
+    return [*told, user("the newest wish")]
+
+
+def texts_of(model: PlayedModel, request: int) -> str:
+    return "\n".join(text_of(message) for message in model.requests[request].messages)
+
+
+def test_what_is_kept_free():
+    assert reserve(1_000_000) == 20_000
+    assert reserve(200_000) == 40_000
+    assert reserve(8192) == 1638
+    unknown = Budget(0)
+    unknown.begin(10**9, [])
+    assert not unknown.is_full
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6))
+def test_a_budget_is_full_when_less_than_the_reserve_is_free(window, used):
+    budget = Budget(window)
+    budget.measured(used)
+    assert budget.is_full == (window - used <= reserve(window))
+
+
+def test_a_full_context_is_summarised_before_the_request():
+    model = SmallModel([TextDelta("a summary"), DONE], [TextDelta("the answer"), DONE])
+    transcript = MemoryTranscript()
+    transcript.of_session = Session(id=SESSION, prompt_tokens=850, todos=[Todo(content="paint", status="pending")])
+    result = run(build_turn(model, transcript).run(conversation(3)))
+    assert result.text == "the answer"
+    assert model.requests[0].system == SYSTEM
+    assert model.requests[0].tools == ()
+    assert "[pending] paint" in texts_of(model, 0)
+    assert "u0" in texts_of(model, 0)
+    assert "u0" not in texts_of(model, 1)
+    assert "a summary" in texts_of(model, 1)
+    assert "the newest wish" in texts_of(model, 1)
+    assert model.requests[1].messages[0].role == "user"
+    (summary,) = transcript.summaries
+    finish = finish_of(summary)
+    assert finish is not None
+    assert finish.reason == "end_turn"
+
+
+def test_in_the_middle_of_a_turn_the_work_goes_on():
+    async def long(args: Mapping[str, object]) -> ToolResult:
+        return ToolResult("word " * 900)
+
+    model = SmallModel(
+        [ToolCallStart("c", "look"), ToolCallEnd("c", "{}"), WANTS_TOOLS],
+        [TextDelta("it looked"), DONE],
+        [TextDelta("found it"), DONE],
+    )
+    transcript = MemoryTranscript()
+    result = run(build_turn(model, transcript, PlayedTool("look", long)).run([user("go")]))
+    assert result.text == "found it"
+    assert [row.is_summary_message for row in transcript.assistants] == [False, True, False]
+    assert len(model.requests) == 3
+
+
+def test_what_the_provider_counted_decides():
+    model = SmallModel(
+        [ToolCallStart("c", "look"), ToolCallEnd("c", "{}"), Finished("tool_use", Tokens(input=900, output=5))],
+        [TextDelta("short"), DONE],
+        [TextDelta("done"), DONE],
+    )
+
+    async def look(args: Mapping[str, object]) -> ToolResult:
+        return ToolResult("ok")
+
+    transcript = MemoryTranscript()
+    run(build_turn(model, transcript, PlayedTool("look", look)).run([user("go")]))
+    assert len(transcript.summaries) == 1
+
+
+def test_a_summary_that_shortens_nothing_is_not_written_at_every_step():
+    async def look(args: Mapping[str, object]) -> ToolResult:
+        return ToolResult("ok")
+
+    step = [ToolCallStart("c", "look"), ToolCallEnd("c", "{}"), Finished("tool_use", Tokens(input=850, output=5))]
+    model = SmallModel(step, [TextDelta("short"), DONE], step, step, step, [TextDelta("done"), DONE])
+    transcript = MemoryTranscript()
+    result = run(build_turn(model, transcript, PlayedTool("look", look)).run([user("go")]))
+    assert result.text == "done"
+    assert len(transcript.summaries) == 1, "the tools and the instructions alone fill this window"
+
+
+def test_after_a_summary_that_helped_another_may_follow():
+    async def look(args: Mapping[str, object]) -> ToolResult:
+        return ToolResult("ok")
+
+    def step(taken: int) -> list[object]:
+        return [ToolCallStart("c", "look"), ToolCallEnd("c", "{}"), Finished("tool_use", Tokens(input=taken, output=5))]
+
+    short = [TextDelta("short"), DONE]
+    model = SmallModel(step(850), short, step(500), step(850), short, [TextDelta("done"), DONE])
+    transcript = MemoryTranscript()
+    run(build_turn(model, transcript, PlayedTool("look", look)).run([user("go")]))
+    assert len(transcript.summaries) == 2
+
+
+def test_an_overflow_is_summarised_and_asked_again_and_leaves_no_empty_row():
+    model = PlayedModel([OVERFLOW], [TextDelta("a summary"), DONE], [TextDelta("the answer"), DONE])
+    transcript = MemoryTranscript()
+    result = run(build_turn(model, transcript).run(conversation(2)))
+    assert result.text == "the answer"
+    assert transcript.discarded == 1
+    assert len(transcript.assistants) == 2
+
+
+def test_a_summary_that_overflows_too_is_asked_for_with_less():
+    long = "y" * 50_000
+    model = PlayedModel(
+        [OVERFLOW], [OVERFLOW], [OVERFLOW], [OVERFLOW], [TextDelta("in short"), DONE], [TextDelta("ok"), DONE]
+    )
+    transcript = MemoryTranscript()
+    result = run(build_turn(model, transcript).run(conversation(10, long)))
+    assert result.text == "ok"
+    sizes = [len(texts_of(model, number)) for number in range(1, 5)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 4
+    assert "left out" in texts_of(model, 2)
+
+
+def test_an_overflow_that_no_summary_helps_fails_the_turn():
+    model = PlayedModel([OVERFLOW])
+    transcript = MemoryTranscript()
+    with pytest.raises(ModelFailure, match="too long"):
+        run(build_turn(model, transcript).run(conversation(2)))
+    assert len(model.requests) == 8  # one request, a summary, six clips of it
+
+
+def test_one_long_prompt_has_nothing_to_summarise():
+    model = PlayedModel([OVERFLOW])
+    transcript = MemoryTranscript()
+    with pytest.raises(ModelFailure):
+        run(build_turn(model, transcript).run([user("z" * 1000)]))
+    assert len(model.requests) == 1
+
+
+def test_a_summary_that_fails_does_not_end_the_turn():
+    model = SmallModel([failure("bad_request", "no")], [TextDelta("the answer"), DONE])
+    transcript = MemoryTranscript()
+    transcript.of_session = Session(id=SESSION, prompt_tokens=990)
+    result = run(build_turn(model, transcript).run(conversation(2)))
+    assert result.text == "the answer"
+    assert not any(row.is_summary_message for row in transcript.assistants)
+
+
+def test_switched_off_nothing_is_summarised():
+    model = SmallModel([OVERFLOW])
+    transcript = MemoryTranscript()
+    transcript.of_session = Session(id=SESSION, prompt_tokens=990)
+    with pytest.raises(ModelFailure):
+        run(build_turn(model, transcript, may_summarize=False).run(conversation(2)))
+    assert len(model.requests) == 1
+
+
+def test_a_picture_of_this_turn_stays_with_the_model():
+    picture = BinaryPart(BinaryData(path="a.png", mime_type="image/png", data=b"png"))
+    *told, newest = conversation(2)
+    model = PlayedModel([OVERFLOW], [TextDelta("a summary"), DONE], [TextDelta("ok"), DONE])
+    transcript = MemoryTranscript()
+    run(build_turn(model, transcript).run([*told, replace(newest, parts=[*newest.parts, picture])]))
+    kept = [part for message in model.requests[2].messages for part in message.parts if isinstance(part, BinaryPart)]
+    assert kept == [picture]
+
+
+def test_W06_a_cancel_in_the_summary_is_a_cancel_of_the_turn():
+    async def main() -> None:
+        gate = Gate()
+        model = SmallModel([TextDelta("half a"), gate])
+        transcript = MemoryTranscript()
+        transcript.of_session = Session(id=SESSION, prompt_tokens=990)
+        turn = build_turn(model, transcript)
+        task = asyncio.create_task(turn.run(conversation(2)))
+        await gate.reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        left = turn.leftover("cancelled")
+        assert left.message is not None
+        assert left.message.is_summary_message
+        assert finish_of(left.message) is None
+        assert left.usage is not None
+        assert model.closed == 1
+
+    run(main())
+
+
+@given(st.integers(0, 8), st.integers(1, 30))
+def test_clipping_never_grows_and_keeps_the_newest(level, pairs):
+    told = conversation(pairs, "w" * 5000)
+    kept = clipped(told, level)
+    assert kept[-1].id == told[-1].id
+    assert sum(len(text_of(row)) for row in kept) <= sum(len(text_of(row)) for row in told) + 80

@@ -1,0 +1,181 @@
+"""The small parts of the command line: what it imports, its flags, its words, the processes it finds."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from protocol.address import UnixAddress
+from supervisor.cli.main import COMMANDS, LazyGroup, cli
+from supervisor.cli.server_process import Owner, Target, is_server, listener_pid, read_owner, start_ticks, unit_of
+from supervisor.cli.terminal.diff import LINES_MAX, difference
+from supervisor.cli.terminal.formatting import ago, has_colour, one_line, paint, size, table, tame
+
+HEAVY = ("asyncio", "msgspec", "tornado", "zmq", "sqlalchemy", "supervisor.app", "supervisor.client.api")
+
+
+def imported_by(*words: str) -> set[str]:
+    code = (
+        "import sys; from supervisor.cli.main import cli; sys.argv[0] = 'bulkhead'\n"
+        f"try: cli({list(words)!r})\nexcept SystemExit: pass\n"
+        "print('MODULES', *sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    return set(out.stdout.rpartition("MODULES ")[2].split())
+
+
+def test_help_pays_for_nothing() -> None:
+    assert not imported_by("--help") & set(HEAVY)
+
+
+def test_serve_pays_for_no_other_face() -> None:
+    assert not imported_by("serve", "--help") & {
+        "supervisor.client.api",
+        "supervisor.cli.commands.run",
+        "supervisor.app",
+        "msgspec",
+    }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    command = LazyGroup().get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+    assert (command.help or "").strip()
+    if name != "demo":
+        assert "bulkhead" in (command.epilog or ""), "an example is missing"
+    for parameter in command.params:
+        assert not isinstance(parameter, click.Option) or parameter.help, f"--{parameter.name} has no help"
+
+
+def test_the_list_says_what_the_commands_say() -> None:
+    for name, (_, summary) in COMMANDS.items():
+        command = LazyGroup().get_command(click.Context(cli), name)
+        assert command is not None
+        first = (command.help or "").strip().split("\n\n")[0]
+        assert " ".join(first.split()) == summary, name
+
+
+def test_an_unknown_command_is_bad_usage() -> None:
+    result = CliRunner().invoke(cli, ["fly"])
+    assert result.exit_code == 2
+    assert "No such command" in result.output
+
+
+def test_serve_with_a_wrong_flag_says_what_would_be_right() -> None:
+    result = CliRunner().invoke(cli, ["serve", "--host", "localhost:80"])
+    assert result.exit_code == 2
+    assert "unix:///PATH or tcp://ADDR:PORT" in result.output
+
+
+def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    terminal = Terminal()
+    assert paint("x", "red", terminal) == "\x1b[31mx\x1b[0m"  # type: ignore[arg-type]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not has_colour(terminal)  # type: ignore[arg-type]
+    monkeypatch.delenv("NO_COLOR")
+    with open(os.devnull, "w") as nowhere:
+        assert not has_colour(nowhere)
+
+
+def test_a_model_does_not_command_the_terminal(tmp_path: Path) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    nasty = "a\x1b]52;c;eA==\x07\tb\r\n\x9b2J"
+    shown = tame(nasty, Terminal())  # type: ignore[arg-type]
+    assert not {"\x1b", "\x07", "\r", "\x9b"} & set(shown)
+    assert "\t" in shown
+    assert "\n" in shown
+    with (tmp_path / "out").open("w") as file:
+        assert tame(nasty, file) == nasty
+
+
+def test_a_change_is_shown_before_it_is_allowed() -> None:
+    old = "".join(f"line {number}\n" for number in range(20))
+    assert difference(old, old.replace("line 9\n", "++ nine\n\tand more\n")) == [
+        "@@ -8,5 +8,6 @@",
+        " line 7",
+        " line 8",
+        "-line 9",
+        "+++ nine",
+        "+    and more",
+        " line 10",
+        " line 11",
+    ]
+    assert difference("", "a\u202eb\x1b[2J\n")[1:] == ["+a\ufffdb\ufffd[2J"]
+    assert difference("a\n", "a\r\n") == ["… only ends of lines change"]
+    assert difference("", "x" * 300)[1].endswith("… 101 more characters")
+    long = difference("", "new\n" * 500)
+    assert len(long) == LINES_MAX + 1
+    assert long[-1] == "… 441 more lines added, 0 more removed"
+    assert difference("a" * 500_000, "b") == ["… 1 lines become 1, too much to compare here"]
+
+
+def test_words_for_sizes_and_times() -> None:
+    assert [size(n) for n in (0, 12, 2048, 5 * 1024**2, 3 * 1024**4)] == ["-", "12 B", "2.0 kB", "5.0 MB", "3072.0 GB"]
+    assert [ago(s) for s in (-1, 5, 600, 9000, 999_999)] == ["0s", "5s", "10m", "2h", "11d"]
+    assert one_line("a\n b\x1b[31m\tc", 99) == "a b [31m c"
+    assert one_line("abcdef", 4) == "abc…"
+    assert table(["A", "B"], [["x", "10"], ["yyy", "9"]], right=[1]) == "A     B\nx    10\nyyy   9"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_process_is_known_by_its_start(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    assert start_ticks(sleeper.pid) >= start_ticks(os.getpid()) > 0
+    assert start_ticks(2**22 + 1) == 0
+    assert not is_server(sleeper.pid)
+    assert unit_of(sleeper.pid) is None
+    assert read_owner(tmp_path) is None
+    lock = tmp_path / "supervisor.lock"
+    lock.write_text("")
+    assert read_owner(tmp_path) is None
+    lock.write_text(json.dumps({"pid": 7, "start_ticks": 9, "version": "1", "listeners": ["unix:///a"]}))
+    assert read_owner(tmp_path) == Owner(7, 9, ("unix:///a",))
+
+
+async def test_the_end_of_a_process_is_noticed(sleeper: subprocess.Popen[bytes]) -> None:
+    with Target(sleeper.pid) as target:
+        assert not await target.gone(0.01)
+        waiting = asyncio.create_task(target.gone(5.0))
+        target.send(signal.SIGTERM)
+        assert await waiting
+    sleeper.wait()
+    with pytest.raises(ProcessLookupError):
+        Target(sleeper.pid)
+
+
+def test_who_listens_is_asked_of_the_kernel(tmp_path: Path) -> None:
+    address = UnixAddress(tmp_path / "s")
+    assert listener_pid(address) is None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address.path))
+        listener.listen()
+        assert listener_pid(address) == os.getpid()
+    assert listener_pid(address) is None

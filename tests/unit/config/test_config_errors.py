@@ -1,0 +1,276 @@
+"""What is said of a configuration that is wrong: which file, which line, which key, and what would be right."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import BadInput
+from worker.config import files as config_files
+from worker.config.files import DEPTH_MAX, FILE_MAX_BYTES, Layer, merged_layers, parse
+from worker.config.json_positions import Position, dotted, positions
+from worker.config.load import Config, load_config
+from worker.config.provenance import Sources
+
+
+@pytest.fixture(autouse=True)
+def _no_system_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_files, "SYSTEM_DIR", tmp_path / "etc")
+
+
+def load(tmp_path: Path, text: str, *more: str, env: dict[str, str] | None = None) -> Config:
+    """The configuration of a workspace whose files are `text` (crush.json) and what comes above it."""
+    for name, content in zip(("crush.json", ".crush.json", "bulkhead.json"), (text, *more), strict=False):
+        (tmp_path / name).write_text(content)
+    environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], **(env or {})}
+    return load_config(tmp_path, tmp_path / ".bulkhead", environment)
+
+
+def refusal(tmp_path: Path, text: str, *more: str) -> str:
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path, text, *more)
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"options": {"disable_auto_summarize": "yes"}}, 'disable_auto_summarize must be true or false, not "yes"'),
+        ({"options": {"debug": 1}}, "options.debug must be true or false, not 1"),
+        ({"options": {"disabled_tools": "bash"}}, "disabled_tools must be a list whose items are texts, not a text"),
+        ({"options": {"skills_paths": [1]}}, "options.skills_paths[0] must be a text, not 1"),
+        ({"options": {"notifications": "loud"}}, 'one of "auto", "bell", "disabled", "native", "osc", not "loud"'),
+        ({"options": []}, "options must be an object, not a list"),
+        ({"options": {"tui": {"completions": {"max_depth": -1}}}}, "max_depth must be a whole number of at least 0"),
+        ({"tools": {"grep": {"timeout": 2.5}}}, "tools.grep.timeout must be a whole number of at least 0, not 2.5"),
+        ({"tools": {"ls": {"max_items": True}}}, "tools.ls.max_items must be a whole number of at least 0, not true"),
+        ({"providers": {"x": 5}}, "providers.x must be an object, not 5"),
+        ({"providers": {"a.b": {"models": [{"id": 5}]}}}, "providers.a\\.b.models[0].id must be a text, not 5"),
+        ({"providers": {"x": {"models": [{"can_reason": "no"}]}}}, "models[0].can_reason must be true or false"),
+        ({"models": {"large": {"temperature": "hot"}}}, 'models.large.temperature must be a number, not "hot"'),
+        ({"mcp": {"m": {"type": "tcp"}}}, 'mcp.m.type must be one of "http", "sse", "stdio", not "tcp"'),
+        ({"mcp": {"m": {"oauth_callback_port": 70000}}}, "a whole number from 0 to 65535, not 70000"),
+        ({"lsp": {"go": {"args": "x"}}}, "lsp.go.args must be a list whose items are texts"),
+        ({"hooks": {"PreToolUse": [{"matcher": "x"}]}}, "hooks.PreToolUse[0] needs command"),
+        ({"hooks": {"PreToolUse": [{"command": ""}]}}, "command must be a text that is not empty"),
+        ({"hooks": {"PreToolUse": [{"command": "x", "matcher": "("}]}}, "hooks.PreToolUse[0] is wrong: the matcher"),
+        ({"permissions": {"allowed_tools": {"bash": True}}}, "must be a list whose items are texts, not an object"),
+        ({"env": {"PORT": 8080}}, "env.PORT must be a text"),
+        ({"recent_models": {"large": {}}}, "recent_models.large must be a list whose items are objects"),
+    ],
+)
+def test_a_wrong_type_is_told_with_its_key_and_what_is_right(tmp_path, value, words):
+    message = refusal(tmp_path, json.dumps(value))
+    assert message.startswith(f"cannot use {tmp_path / 'crush.json'}: line 1: ")
+    assert words in message
+
+
+def test_the_line_is_that_of_the_key_in_the_file_that_won(tmp_path):
+    low = '{\n  "options": {\n    "debug": true\n  }\n}'
+    high = '\ufeff{\n\n  "options":\n    {"skills_paths": [],\n\n     "debug": "yes"}\n}'
+    message = refusal(tmp_path, low, "{}", high)
+    assert message.startswith(f"cannot use {tmp_path / 'bulkhead.json'}: line 6: options.debug")
+
+
+def test_an_item_of_a_joined_list_is_found_in_its_own_file(tmp_path):
+    low = '{"permissions": {"allowed_tools": [\n"ls",\n7\n]}}'
+    high = '{"permissions": {"allowed_tools": [\n"view"]}}'
+    message = refusal(tmp_path, low, high)
+    assert message.startswith(f"cannot use {tmp_path / 'crush.json'}: line 3: permissions.allowed_tools[1] must")
+
+
+def test_a_wrong_value_that_a_higher_file_replaces_does_no_harm(tmp_path):
+    assert load(tmp_path, '{"options": {"debug": "yes"}}', '{"options": {"debug": true}}').options.debug is True
+
+
+def test_a_null_means_nothing_also_in_a_list(tmp_path):
+    model = {"id": "m", "name": None, "reasoning_levels": None}
+    body = {"stop": [{"keep": None}]}
+    provider = {"base_url": "http://x", "api_key": None, "models": [model], "extra_body": body}
+    found = load(tmp_path, json.dumps({"providers": {"p": provider}}))
+    assert [model.id for model in found.providers["p"].models] == ["m"]
+    assert found.providers["p"].extra_body == body
+    assert "models[0].id must be a text, not 5" in refusal(
+        tmp_path, json.dumps({"providers": {"p": {"models": [{"id": 5, "name": None}]}}})
+    )
+
+
+def test_several_mistakes_are_counted(tmp_path):
+    message = refusal(tmp_path, '{"options": {"debug": 1, "debug_lsp": 2, "progress": 3}}')
+    assert "options.debug must" in message
+    assert message.endswith("(and 2 more; `bulkhead config` lists them)")
+
+
+def test_secrets_are_not_repeated(tmp_path):
+    wrong = {"providers": {"p": {"api_key": 987654321, "extra_headers": "X-Key: hunter2"}}, "env": {"A": 555}}
+    text = json.dumps(wrong)
+    message = refusal(tmp_path, text)
+    assert "987654321" not in message
+    assert "api_key must be a text, not a number" in message
+    del wrong["providers"]["p"]["api_key"]
+    assert "hunter2" not in refusal(tmp_path, json.dumps({"providers": wrong["providers"]}))
+    assert "hunter2" not in refusal(tmp_path, json.dumps({"providers": {"p": "hunter2"}}))
+    assert "555" not in refusal(tmp_path, json.dumps({"env": wrong["env"]}))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"option": {}}, "option is not known; did you mean options?"),
+        ({"options": {"disable_autosummarize": True}}, "did you mean options.disable_auto_summarize?"),
+        ({"options": {"disabledTools": []}}, "did you mean options.disabled_tools?"),
+        ({"options": {"context-paths": []}}, "did you mean options.context_paths?"),
+        ({"providers": {"p": {"baseurl": "x", "disable": True}}}, "did you mean providers.p.base_url?"),
+        ({"hooks": {"PreToolUse": [{"command": "x", "timeouts": 1}]}}, "hooks.PreToolUse[0].timeouts is not known"),
+        ({"qqq": 1}, "qqq is not known"),
+    ],
+)
+def test_an_unknown_key_is_a_warning_with_the_nearest_known_one(tmp_path, value, words):
+    (warning,) = load(tmp_path, json.dumps(value, indent=1)).warnings
+    assert warning.startswith(f"{tmp_path / 'crush.json'}: line ")
+    assert words in warning
+    assert ("did you mean" in warning) == ("did you mean" in words or "timeouts" in warning)
+
+
+def test_keys_of_the_user_are_never_unknown(tmp_path):
+    free = {
+        "$schema": "https://example.org/s.json",
+        "providers": {"p": {"base_url": "http://x", "extra_body": {"any": {"thing": 1}}, "provider_options": {"a": 1}}},
+        "lsp": {"x": {"init_options": {"a": 1}, "disabled": True}},
+        "server": {"default_model": "builtin/script"},
+        "env": {"ANY": "1"},
+    }
+    assert load(tmp_path, json.dumps(free)).warnings == ()
+
+
+def test_a_hook_event_that_does_not_exist_is_a_warning(tmp_path):
+    found = load(tmp_path, json.dumps({"hooks": {"PostToolUse": [{"command": "x"}], "pre_tool_use": []}}))
+    assert len(found.warnings) == 1
+    assert "hooks.PostToolUse is not known; the only event is PreToolUse" in found.warnings[0]
+
+
+# --- files that hold something else -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": ' + "9" * 5000 + "}", "digits"),
+        ('{"options": {"tui": {"x": 99999999999999999999}}}', "too large"),
+        ('{"a": "\\ud800"}', "\\ud800 is half of a character"),
+        ('{"a":' * (DEPTH_MAX + 1) + "1" + "}" * (DEPTH_MAX + 1), "nested too deeply"),
+        ("[" * 900 + "]" * 900, "nested too deeply"),
+        ("{" + " " * FILE_MAX_BYTES + "}", "larger than"),
+    ],
+)
+def test_what_nobody_can_use_is_refused(tmp_path, text, words):
+    message = refusal(tmp_path, text)
+    assert str(tmp_path / "crush.json") in message
+    assert words in message
+
+
+def test_deep_but_sane_files_are_read(tmp_path):
+    depth = DEPTH_MAX - 2
+    text = '{"options": {"tui": ' + '{"a":' * (depth - 2) + "1" + "}" * (depth - 2) + "}}"
+    assert json.loads(load(tmp_path, text).wire())["options"]["tui"]["a"]
+
+
+def test_a_pipe_does_not_hold_up_the_start_and_dev_null_is_empty(tmp_path):
+    os.mkfifo(tmp_path / ".bulkhead.json")
+    assert "it is not a file" in refusal(tmp_path, "{}")
+    (tmp_path / ".bulkhead.json").unlink()
+    (tmp_path / ".bulkhead.json").symlink_to(os.devnull)
+    assert load(tmp_path, "{}").files == ()
+
+
+def test_a_directory_and_a_closed_file_are_named(tmp_path):
+    (tmp_path / "bulkhead.json").mkdir()
+    assert "bulkhead.json: it is not a file" in refusal(tmp_path, "{}")
+
+
+def test_a_file_counts_once_at_its_highest_place(tmp_path):
+    config = tmp_path / "home" / ".config" / "bulkhead"
+    config.mkdir(parents=True)
+    (config / "bulkhead.json").write_text('{"permissions": {"allowed_tools": ["ls"]}}')
+    found = load_config(config, config / ".bulkhead", {"HOME": str(tmp_path / "home")})
+    assert found.allowed_tools == ("ls",)
+
+
+def test_a_file_with_several_names_counts_once(tmp_path):
+    (tmp_path / "crush.json").write_text('{"mcp": {"a": {"command": "npx", "args": ["-y"]}}}')
+    (tmp_path / "bulkhead.json").symlink_to("crush.json")
+    found = load_config(tmp_path, tmp_path / "d", {"HOME": str(tmp_path / "home")})
+    assert found.mcp["a"].args == ["-y"]
+    assert found.files == (tmp_path / "bulkhead.json",)
+
+
+def test_a_change_of_a_linked_file_is_tried_where_it_counts(tmp_path):
+    real = tmp_path / "dotfiles.json"
+    real.write_text('{"options": {"debug": true}}')
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "bulkhead.json").symlink_to(real)
+    found = load_config(
+        tmp_path,
+        tmp_path / "d",
+        {"HOME": "/nonexistent"},
+        unwritten={tmp_path / "d" / "bulkhead.json": {"env": {"A": "1"}}},
+    )
+    assert (found.options.debug, found.env) == (False, {"A": "1"})
+
+
+def test_a_key_that_stands_twice_is_a_warning(tmp_path):
+    found = load(tmp_path, '{"mcp": {"a": {"command": "x"}},\n "mcp": {"b": {"command": "y", "command": "z"}}}')
+    assert list(found.mcp) == ["b"]
+    assert found.mcp["b"].command == "z"
+    (warning,) = found.warnings
+    assert str(tmp_path) in warning
+    assert '"command", "mcp" stands twice' in warning
+
+
+def test_a_script_is_named_and_not_run(tmp_path):
+    script = tmp_path / "crushrc"
+    script.write_text("touch was-here\n")
+    found = load(tmp_path, "{}")
+    assert found.warnings == (f"{script} is not read: scripts are not run here; write bulkhead.json",)
+    assert not (tmp_path / "was-here").exists()
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+
+def test_positions_are_those_of_keys_and_items():
+    text = '{ "a": 1,\n  "b\\"}": {"c": [true, {"d": null},\n [-1.5e3] ]},\n  "a": "x:{,"}'
+    found = positions(text)
+    assert found[("a",)] == Position(4, 3)
+    assert found[('b"}',)] == Position(2, 3)
+    assert found[('b"}', "c", 1, "d")] == Position(2, 25)
+    assert found[('b"}', "c", 2, 0)] == Position(3, 3)
+
+
+def test_every_value_of_a_merged_tree_has_a_source():
+    texts = {
+        Path("/low"): '{"a": {"x": [1],\n "y": 2}, "s": 1, "o": {"k": 1},\n "l": [{"n": [1]}]}',
+        Path("/high"): '{"a": {"x": [2,\n3]},\n "s": {"t": 1}, "o": [4],\n "l": [{"m": 1}], "n": null}',
+    }
+    layers = [Layer(path, parse(path, text), text) for path, text in texts.items()]
+    merged = merged_layers(layers, [])
+    sources = Sources(layers)
+    expected = {
+        ("a", "x", 0): "/low: line 1",
+        ("a", "x", 1): "/high: line 1",
+        ("a", "x", 2): "/high: line 2",
+        ("a", "y"): "/low: line 2",
+        ("s", "t"): "/high: line 3",
+        ("o", 0): "/high: line 3",
+        ("l", 0, "n", 0): "/low: line 3",
+        ("l", 1, "m"): "/high: line 4",
+    }
+    assert merged.merged["a"] == {"x": [1, 2, 3], "y": 2}
+    assert {path: str(sources.of(path)) for path in expected} == expected
+    assert sources.of(("nowhere",)) is None
+
+
+def test_paths_are_written_as_the_client_writes_them():
+    assert dotted(("a.b", "c", 0, "d\\")) == "a\\.b.c[0].d\\\\"

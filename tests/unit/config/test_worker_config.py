@@ -1,0 +1,491 @@
+"""Configuration: which files count, how they merge, what is expanded, which model is chosen, what clients see."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import BadInput
+from protocol.limits import Limits
+from worker.config import files as config_files
+from worker.config.data_dir import data_dir_of
+from worker.config.discover import DISCOVER_S
+from worker.config.expand import COMMANDS_S, CommandFailed, Patience, expand, shell_runner
+from worker.config.files import merge, project_dirs
+from worker.config.load import Config, load_config
+from worker.log_level import Verbosity
+
+
+@pytest.fixture(autouse=True)
+def _no_system_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_files, "SYSTEM_DIR", tmp_path / "etc")
+
+
+def write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def load(tmp_path: Path, env: dict[str, str] | None = None, **changes: str) -> Config:
+    workspace = tmp_path / "repo" / "sub"
+    workspace.mkdir(parents=True, exist_ok=True)
+    environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], **(env or {})}
+    return load_config(workspace, workspace / ".bulkhead", environment, **changes)
+
+
+# --- expansion ----------------------------------------------------------------------------------------------------
+
+ENV = {"KEY": "value", "EMPTY": ""}
+
+
+def run_echo(command: str) -> str:
+    return f"<{command}>"
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("plain", "plain"),
+        ("$KEY/x", "value/x"),
+        ("${KEY}x", "valuex"),
+        ("$UNSET.", "."),
+        ("${UNSET:-other}", "other"),
+        ("${EMPTY:-$KEY}", "value"),
+        ("${KEY:-$(never)}", "value"),
+        ("${KEY:+set}", "set"),
+        ("${UNSET:+set}", ""),
+        ("${KEY:?must be there}", "value"),
+        ("${UNSET:-${ALSO:-deep}}", "deep"),
+        ("${KEY:-${ALSO:?quiet}}", "value"),
+        ("$(echo a (b) c)", "<echo a (b) c>"),
+        ("`cmd`", "<cmd>"),
+        ("'$KEY'", "$KEY"),
+        ('"$KEY  x"', "value  x"),
+        ("\\$KEY", "$KEY"),
+        ('"it\'s"', "it's"),
+        ('"a\\b\\$KEY\\"c\\\\"', 'a\\b$KEY"c\\'),
+        ("a\\b", "ab"),
+        ("'a\\b'", "a\\b"),
+        ('"${UNSET:-it\'s}"', "it's"),
+        ("${UNSET:-'$KEY'}", "$KEY"),
+        ('"${UNSET:-"$KEY"}"', "value"),
+        ("${UNSET:-}", ""),
+        ("${EMPTY:+x}", ""),
+        ("${KEY:+$KEY$KEY}", "valuevalue"),
+        ("${KEY:+'a}b'}", "a}b"),
+        ('$(echo \')\' "(\\"")', '<echo \')\' "(\\"">'),
+        ("$(echo \\))", "<echo \\)>"),
+        ("${KEY:-$(echo })}", "value"),
+        ("a  b*c ~ #x", "a  b*c ~ #x"),
+        ("$KEY$KEY", "valuevalue"),
+        ("$KEYS", ""),
+        ("${KEY}\\", "value"),
+    ],
+)
+def test_expansion(template, value):
+    assert expand(template, ENV, run_echo) == value
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("$", "alone"),
+        ("a$ b", "alone"),
+        ("${KEY", "only"),
+        ("${KEY:-x", "closing"),
+        ("${KEY%x}", "only"),
+        ("${}", "name"),
+        ("$(open", "closing"),
+        ("'open", "closing"),
+        ("${UNSET:?set it}", "UNSET is not set: set it"),
+        ("${UNSET:?}", "UNSET is not set"),
+        ("${EMPTY:?ask for $KEY}", "EMPTY is not set: ask for $KEY"),
+        ("${UNSET:?" + "é" * 600 + "}", "é" * 100),
+        ('"open', "closing"),
+        ("`open", "closing"),
+        ("$5", "alone"),
+        ("${KEY:=x}", "only"),
+    ],
+)
+def test_expansion_errors_quote_the_template(template, reason):
+    with pytest.raises(BadInput, match="cannot expand") as caught:
+        expand(template, ENV, run_echo)
+    assert reason in caught.value.message
+    assert "value" not in caught.value.message
+
+
+def test_commands_run_in_a_shell_and_are_bounded(tmp_path):
+    env = {"PATH": os.environ["PATH"], "SECRET": "hunter2hunter2"}
+    runner = shell_runner(tmp_path, env, within_s=5)
+    assert runner("printf 'a\\nb\\n\\n'; pwd >&2") == "a\nb"
+    assert runner("pwd") == str(tmp_path)
+    assert runner("printf 'a\\0b'") == "ab"
+    with pytest.raises(CommandFailed, match="status 3"):
+        runner("echo hunter2hunter2; exit 3")
+    with pytest.raises(CommandFailed, match="bytes"):
+        runner("head -c 100000 /dev/zero")
+    with pytest.raises(CommandFailed, match="longer"):
+        shell_runner(tmp_path, env, within_s=0.1)("sleep 30")
+    with pytest.raises(CommandFailed, match="could not be started"):
+        runner("echo a\0b")
+
+
+def test_all_commands_of_a_load_have_their_time_together(tmp_path):
+    env = {"PATH": os.environ["PATH"]}
+    patience = Patience(0.2)
+    runners = [shell_runner(tmp_path, env, patience=patience) for _ in range(2)]
+    with pytest.raises(CommandFailed, match=r"took longer than 0\.2 s"):
+        runners[0]("sleep 30")
+    with pytest.raises(CommandFailed, match=r"longer than 0\.2 s together"):
+        runners[1]("echo x")
+    assert Limits().start_deadline_s > COMMANDS_S + DISCOVER_S
+
+
+def test_one_allowance_counts_for_variables_and_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr("worker.config.load.Patience", lambda: Patience(0.3))
+    keys = {name: {"base_url": "http://x", "api_key": "$(sleep 30)"} for name in "abc"}
+    write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"A": "$(echo 1)"}, "providers": keys})
+    found = load(tmp_path, env={"PATH": os.environ["PATH"]})
+    assert [warning.partition(" is not used")[0] for warning in found.warnings] == [f"provider '{n}'" for n in "abc"]
+    assert "together" in found.warnings[2]
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_later_files_win_objects_merge_and_arrays_are_joined():
+    under = {"a": {"x": 1, "y": [1]}, "b": 1, "c": {"z": 1}}
+    over = {"a": {"y": [2], "w": 2}, "b": 2, "c": None}
+    assert merge(under, over) == {"a": {"x": 1, "y": [1, 2], "w": 2}, "b": 2, "c": {"z": 1}}
+
+
+def test_the_order_of_files(tmp_path):
+    repo = tmp_path / "repo"
+    (repo / ".git").mkdir(parents=True)
+    config = tmp_path / "home" / ".config"
+    places = [
+        tmp_path / "etc" / "crush" / "crush.json",
+        config / "crush" / "crush.json",
+        config / "bulkhead" / "bulkhead.json",
+        tmp_path / "home" / ".local" / "share" / "crush" / "crush.json",
+        *(repo / name for name in ("crush.json", ".crush.json", "bulkhead.json", ".bulkhead.json")),
+        *(repo / "sub" / name for name in ("crush.json", ".crush.json", "bulkhead.json", ".bulkhead.json")),
+        repo / "sub" / ".bulkhead" / "crush.json",
+        repo / "sub" / ".bulkhead" / "bulkhead.json",
+    ]
+    for number, path in enumerate(places):
+        write(path, {"options": {"initialize_as": str(number)}, "permissions": {"allowed_tools": [str(number)]}})
+    write(tmp_path / "crush.json", {"options": {"initialize_as": "above the repository"}})
+    found = load(tmp_path)
+    assert list(found.files) == places
+    assert found.allowed_tools == tuple(str(number) for number in range(len(places)))
+    assert json.loads(found.wire())["options"]["initialize_as"] == str(len(places) - 1)
+
+
+def test_outside_of_git_only_the_workspace_counts(tmp_path):
+    assert project_dirs(tmp_path / "a") == [tmp_path / "a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{\n  "a": tru\n}', ["line 2", "column 8"]),
+        ("[1]", ["one JSON object"]),
+        ('{"providers": {"x": 5}}', ["providers"]),
+        ('{"options": {"disabled_tools": "bash"}}', ["disabled_tools"]),
+        ("[" * 100_000, ["too deeply"]),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, words):
+    path = tmp_path / "repo" / "sub" / "crush.json"
+    write(path, text)
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path)
+    for word in [str(path), *words]:
+        assert word in caught.value.message
+
+
+def test_files_that_are_no_text_or_empty(tmp_path):
+    path = tmp_path / "repo" / "sub" / "crush.json"
+    write(path, "")
+    assert load(tmp_path).files == ()
+    path.write_bytes(b'\xef\xbb\xbf{"options": {}}')
+    assert load(tmp_path).files == (path,)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="UTF-8"):
+        load(tmp_path)
+
+
+def test_project_files_of_another_user_are_not_used(tmp_path, monkeypatch):
+    place = tmp_path / "repo" / "sub"
+    paths = [place / "crush.json", place / ".bulkhead" / "bulkhead.json"]  # who may make the first may make the second
+    for path in paths:
+        write(path, {"options": {"debug": True}})
+    assert load_config(place, paths[1].parent, {"HOME": "/nonexistent"}).files == tuple(paths)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    found = load_config(place, paths[1].parent, {"HOME": "/nonexistent"})
+    assert (found.files, found.options.debug) == ((), False)
+    assert ["another user" in warning for warning in found.warnings] == [True, True]
+
+
+# --- providers and models ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_configured_means_the_scripted_model_and_a_hint(tmp_path):
+    found = load(tmp_path)
+    assert list(found.providers) == ["builtin"]
+    assert (found.models["large"].provider, found.models["large"].model) == ("builtin", "script")
+    assert found.models["small"] == found.models["large"]
+    assert "ANTHROPIC_API_KEY" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("variable", "provider"),
+    [("ANTHROPIC_API_KEY", "anthropic"), ("OPENAI_API_KEY", "openai"), ("OPENROUTER_API_KEY", "openrouter")],
+)
+def test_a_key_variable_brings_its_provider(tmp_path, variable, provider):
+    found = load(tmp_path, {variable: "sk-secret-1234567"})
+    assert list(found.providers) == [provider, "builtin"]
+    assert found.models["large"].provider == found.models["small"].provider == provider
+    assert found.hint == ""
+    assert found.secrets == ("sk-secret-1234567",)
+    wire = found.wire()
+    assert b"sk-secret" not in wire
+    assert json.loads(wire)["providers"][provider]["api_key"] == "***"
+    assert "sk-secret" not in repr(found)
+
+
+def test_a_custom_provider_and_selected_models(tmp_path):
+    write(
+        tmp_path / "repo" / "sub" / "bulkhead.json",
+        {
+            "providers": {
+                "mine": {
+                    "base_url": "http://${HOST:-localhost}:1/v1/",
+                    "api_key": "$(printf key-from-command)",
+                    "extra_headers": {"X-Auth": "$TOKEN", "X-None": "$NOTHING"},
+                    "models": [{"id": "m1", "name": "M1"}],
+                },
+                "homeless": {"models": [{"id": "x"}]},
+                "off": {"base_url": "http://x", "disable": True},
+            },
+            "models": {"large": {"model": "unlisted", "provider": "mine", "max_tokens": 77}},
+        },
+    )
+    found = load(tmp_path, {"TOKEN": "header-secret"})
+    mine = found.providers["mine"]
+    assert (mine.base_url, mine.api_key, mine.type) == ("http://localhost:1/v1", "key-from-command", "openai-compat")
+    assert mine.extra_headers == {"X-Auth": "header-secret"}
+    assert [model.id for model in mine.models] == ["m1", "unlisted"]
+    assert found.models["large"].max_tokens == 77
+    assert found.models["small"] == found.models["large"]
+    assert set(found.providers) == {"mine", "builtin"}
+    assert any("homeless" in warning for warning in found.warnings)
+    assert b"header-secret" not in found.wire()
+    assert set(found.secrets) == {"key-from-command", "header-secret"}
+
+
+def test_the_default_model_of_the_server_wins(tmp_path):
+    write(
+        tmp_path / "repo" / "sub" / "crush.json",
+        {"models": {"large": {"model": "gpt-5.4", "provider": "openai"}}},
+    )
+    env = {"OPENAI_API_KEY": "k" * 20, "ANTHROPIC_API_KEY": "a" * 20}
+    assert load(tmp_path, env).models["large"].model == "gpt-5.4"
+    chosen = load(tmp_path, env, default_model="anthropic/claude-next").models["large"]
+    assert (chosen.provider, chosen.model) == ("anthropic", "claude-next")
+    assert load(tmp_path, default_model="builtin/script").models["large"].provider == "builtin"
+    with pytest.raises(BadInput, match="openai"):
+        load(tmp_path, env, default_model="nobody/knows")
+
+
+def test_a_selected_provider_without_key_falls_back_with_a_warning(tmp_path):
+    write(
+        tmp_path / "repo" / "sub" / "crush.json",
+        {
+            "models": {"large": {"model": "gpt-5.4", "provider": "openai"}},
+            "providers": {"openai": {"api_key": "${MISSING:?no}"}},
+        },
+    )
+    found = load(tmp_path)
+    assert found.models["large"].provider == "builtin"
+    assert len(found.warnings) == 2
+
+
+def test_own_models_come_before_those_of_the_catalogue(tmp_path):
+    write(
+        tmp_path / "repo" / "sub" / "crush.json",
+        {"providers": {"openai": {"models": [{"id": "gpt-5.4", "name": "Own", "context_window": 5}]}}},
+    )
+    found = load(tmp_path, {"OPENAI_API_KEY": "k" * 20})
+    assert found.models["large"].model == "gpt-5.4"
+    names = [model.name for model in found.providers["openai"].models if model.id == "gpt-5.4"]
+    assert names == ["Own"]
+
+
+def test_default_providers_can_be_disabled(tmp_path):
+    write(tmp_path / "repo" / "sub" / "crush.json", {"options": {"disable_default_providers": True}})
+    assert list(load(tmp_path, {"OPENAI_API_KEY": "k" * 20}).providers) == ["builtin"]
+
+
+def test_a_header_that_cannot_be_expanded_stops_the_load(tmp_path):
+    write(
+        tmp_path / "repo" / "sub" / "crush.json",
+        {"providers": {"p": {"base_url": "http://x", "extra_headers": {"a": "${X:?no x}"}}}},
+    )
+    with pytest.raises(BadInput, match="no x"):
+        load(tmp_path)
+
+
+def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path):
+    write(
+        tmp_path / "repo" / "sub" / "crush.json",
+        {
+            "options": {"tui": {"compact_mode": True}, "disabled_tools": ["bash"]},
+            "mcp": {"m": {"type": "http", "url": "http://x", "headers": {"A": "secret-1"}, "env": {"B": "secret-2"},
+                          "oauth_client_secret": "secret-3", "disabled": False}},
+            "env": {"C": "secret-4"},
+            "lsp": None,
+            "hooks": None,
+            "server": {"anything": 1},
+        },
+    )  # fmt: skip
+    found = load(tmp_path)
+    wire = json.loads(found.wire())
+    assert b"secret-" not in found.wire()
+    assert wire["options"]["tui"] == {"compact_mode": True}
+    assert wire["mcp"]["m"]["type"] == "http"
+    assert wire["mcp"]["m"]["disabled"] is False
+    assert wire["env"] == {"C": "***"}
+    assert {"hooks", "lsp", "server"}.isdisjoint(wire)
+    assert wire["providers"]["builtin"]["models"][0]["id"] == "script"
+    assert wire["models"]["large"] == {"model": "script", "provider": "builtin"}
+    assert found.options.disabled_tools == ["bash"]
+    write(tmp_path / "repo" / "sub" / "crush.json", {})
+    assert json.loads(load(tmp_path).wire())["options"]["tui"] == {}
+
+
+# --- what belongs to the environment ----------------------------------------------------------------------------------
+
+
+def test_the_section_env_is_expanded_in_order_and_seen_by_providers(tmp_path):
+    write(
+        tmp_path / "repo" / "sub" / "bulkhead.json",
+        {
+            "env": {
+                "Z_LAST": "${B_TOKEN}/z",
+                "B_TOKEN": '$(printf %s "$A")-token-of-16-letters',
+                "A": "${OUTSIDE:-a}",
+            },
+            "providers": {"p": {"base_url": "http://x", "api_key": "$B_TOKEN"}},
+        },
+    )
+    found = load(tmp_path, {"OUTSIDE": "o"})
+    assert list(found.env.items()) == [
+        ("A", "o"),
+        ("B_TOKEN", "o-token-of-16-letters"),
+        ("Z_LAST", "o-token-of-16-letters/z"),
+    ]
+    assert found.providers["p"].api_key == "o-token-of-16-letters"
+    assert "o-token-of-16-letters" in found.secrets
+    assert "o-token" not in repr(found)
+    assert b"o-token" not in found.wire()
+
+
+def test_a_variable_that_cannot_be_expanded_is_told_with_its_place(tmp_path):
+    path = tmp_path / "repo" / "sub" / "bulkhead.json"
+    write(path, '{\n "env": {\n  "A": "${MISSING:?say which $SECRET}"\n}}')
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path, {"SECRET": "hunter2"})
+    assert caught.value.message.startswith(f"cannot use {path}: line 3: env.A: cannot expand")
+    assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize("variable", [{"A=B": "x"}, {"": "x"}, {"A": "x\0y"}, {"A\0": "x"}])
+def test_a_variable_that_cannot_be_one_is_told_with_its_place(tmp_path, variable):
+    write(tmp_path / "repo" / "sub" / "crush.json", {"env": variable})
+    with pytest.raises(BadInput, match=r"crush\.json: line \d+: env\..*cannot be a variable"):
+        load(tmp_path)
+
+
+def test_a_header_that_fails_is_told_with_its_place(tmp_path):
+    path = tmp_path / "repo" / "sub" / "crush.json"
+    write(path, '{"providers": {"p": {"base_url": "http://x", "extra_headers": {\n"A": "ok",\n"B": "$(exit 3)"}}}}')
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path)
+    assert caught.value.message.startswith(f"cannot use {path}: line 3: providers.p.extra_headers.B: cannot expand")
+    assert "status 3" in caught.value.message
+
+
+def test_variables_of_crush_are_seen_without_their_prefix_while_providers_load(tmp_path):
+    write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"SEEN": "${ANTHROPIC_API_KEY:-no}"}})
+    found = load(tmp_path, {"CRUSH_ANTHROPIC_API_KEY": "sk-of-crush-12345", "ANTHROPIC_API_KEY": ""})
+    assert found.providers["anthropic"].api_key == "sk-of-crush-12345"
+    assert found.env["SEEN"] == "no"
+
+
+@pytest.mark.parametrize("word", ["1", "true", "YES"])
+def test_default_providers_can_be_disabled_by_the_environment(tmp_path, word):
+    env = {"OPENAI_API_KEY": "k" * 20, "CRUSH_DISABLE_DEFAULT_PROVIDERS": word}
+    assert list(load(tmp_path, env).providers) == ["builtin"]
+
+
+def test_an_older_key_for_the_trailer_counts_where_the_newer_one_is_not(tmp_path):
+    path = tmp_path / "repo" / "sub" / "crush.json"
+    for written, style in [
+        ({}, "assisted-by"),
+        ({"co_authored_by": True}, "co-authored-by"),
+        ({"co_authored_by": False}, "none"),
+        ({"co_authored_by": False, "trailer_style": "assisted-by"}, "assisted-by"),
+    ]:
+        write(path, {"options": {"attribution": written}})
+        assert load(tmp_path).options.attribution.trailer_style == style
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        ("state", "{work}/state"),
+        ("../beside/./x", "{work}/../beside/x"),
+        ("$HOME/data", "{home}/data"),
+        ("~/data", "{home}/data"),
+        ("/abs", "/abs"),
+        ("", "{work}/.bulkhead"),
+        ("$", "{work}/.bulkhead"),
+        ("$(touch ran)", "{work}/.bulkhead"),
+        ("a\0b", "{work}/.bulkhead"),
+        (5, "{work}/.bulkhead"),
+    ],
+)
+def test_the_data_directory(tmp_path, written, place):
+    work, home = tmp_path / "work", tmp_path / "home"
+    write(work / "bulkhead.json", {"options": {"data_directory": written}})
+    write(work / ".bulkhead" / "bulkhead.json", {"options": {"data_directory": "moved by itself"}})
+    env = {"HOME": str(home)}
+    wanted = Path(os.path.normpath(place.format(work=work, home=home)))
+    assert data_dir_of(work, work / ".bulkhead", env) == wanted
+    assert data_dir_of(work, work / "asked", env) == work / "asked"
+    assert not (work / "ran").exists()
+
+
+def test_broken_files_leave_the_data_directory_where_it_is(tmp_path):
+    write(tmp_path / "bulkhead.json", "{")
+    assert data_dir_of(tmp_path, tmp_path / ".bulkhead", {}) == tmp_path / ".bulkhead"
+
+
+def test_debugging_is_switched_on_and_off(tmp_path):
+    path = tmp_path / "repo" / "sub" / "crush.json"
+    log = logging.getLogger("bulkhead")
+    before = log.level
+    try:
+        follows, asked = Verbosity("warning", debug=False), Verbosity("info", debug=True)
+        for debug, level in [(False, logging.WARNING), (True, logging.DEBUG), (False, logging.WARNING)]:
+            write(path, {"options": {"debug": debug}})
+            follows.configure(load(tmp_path), {})
+            assert log.level == level
+        asked.configure(load(tmp_path), {})
+        assert log.level == logging.DEBUG
+    finally:
+        log.setLevel(before)

@@ -1,0 +1,110 @@
+"""Local servers are asked for their models: together within one bound, and not on every reload."""
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
+from worker.config.catalogue import BUILTIN_ID
+from worker.config.discover import Discovery
+from worker.config.resolve import Resolved, resolve
+
+ANSWER = {
+    "data": [
+        {"id": "qwen", "meta": {"n_ctx_train": 32768}},
+        {"id": "llama", "name": "Llama", "max_model_len": 8192},
+        {"id": "nomic-embed-text"},
+        {"no": "id"},
+        "nonsense",
+    ]
+}
+
+
+@contextmanager
+def model_server(answer: object = ANSWER, status: int = 200) -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the paths and keys that were asked with."""
+    seen: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(f"{self.path} {self.headers.get('Authorization')}")
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def resolved(discovery: Discovery, **providers: ProviderConfig) -> Resolved:
+    return resolve(providers, {}, use_known=False, default_model="", env={}, run=lambda _: "", discovery=discovery)
+
+
+def test_what_a_server_has_is_added_behind_the_users_own_models() -> None:
+    with model_server() as (url, seen):
+        own = Model(id="llama", name="Mine", context_window=5)
+        found = resolved(Discovery(), box=ProviderConfig(type="ollama", base_url=url, api_key="k", models=[own]))
+        models = found.providers["box"].models
+        assert [(model.id, model.name, model.context_window) for model in models] == [
+            ("llama", "Mine", 5),
+            ("qwen", "qwen", 32768),
+        ]
+        assert found.models["large"] == SelectedModel(model="llama", provider="box")
+        assert seen == ["/v1/models Bearer k"]
+
+
+def test_it_is_asked_once_in_a_while_and_not_when_switched_off_or_not_local() -> None:
+    with model_server() as (url, seen):
+        discovery = Discovery()
+        for _ in range(2):
+            assert len(resolved(discovery, box=ProviderConfig(type="llamacpp", base_url=url)).providers["box"].models)
+        assert len(seen) == 1
+        off = ProviderConfig(type="ollama", base_url=url + "/off", discover_models=False)
+        other = ProviderConfig(type="openai-compat", base_url=url + "/other")
+        found = resolved(discovery, off=off, other=other)
+        assert found.providers["off"].models == found.providers["other"].models == []
+        assert len(seen) == 1
+
+
+def test_servers_that_are_silent_or_odd_hold_nobody_up_for_longer_than_the_bound() -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    with (
+        silent,
+        model_server() as (url, _),
+        model_server({"data": 5}) as (odd, _),
+        model_server(status=500) as (bad, _),
+    ):
+        found = resolved(
+            Discovery(within_s=0.5),
+            silent=ProviderConfig(type="ollama", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1"),
+            also=ProviderConfig(type="omlx", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/also"),
+            nobody=ProviderConfig(type="ollama", base_url="http://127.0.0.1:9/v1"),
+            odd=ProviderConfig(type="lmstudio", base_url=odd),
+            bad=ProviderConfig(type="litellm", base_url=bad),
+            good=ProviderConfig(type="ollama", base_url=url),
+        )
+        sizes = {name: len(provider.models) for name, provider in found.providers.items() if name != BUILTIN_ID}
+        assert sizes == {"silent": 0, "also": 0, "nobody": 0, "odd": 0, "bad": 0, "good": 2}
+        assert found.models["large"].provider == "good"
+
+
+def test_a_local_type_needs_no_address() -> None:
+    found = resolve(
+        {"box": ProviderConfig(type="ollama")}, {}, use_known=False, default_model="", env={}, run=lambda _: ""
+    )
+    assert found.providers["box"].base_url == "http://localhost:11434/v1"

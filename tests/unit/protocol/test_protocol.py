@@ -1,0 +1,210 @@
+"""The small parts of the protocol: ids, errors, event ids, limits, machines, shapes, operations."""
+
+import random
+from enum import Enum
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.api.agent import Prompt, RunComplete
+from protocol.api.envelope import envelope
+from protocol.api.workspace import EMPTY_CONFIG, Workspace
+from protocol.base.machine import STORY_LENGTH, InvalidTransition, Machine
+from protocol.errors import CODES, BulkheadError, Internal, NotFound, Unavailable, from_info
+from protocol.events import EVENT_KINDS, MARK_KIND, OWN_EVENT_KINDS, Event, EventId, parse_event_id
+from protocol.ids import Generation, WorkspaceId, is_id, is_uuid, link_identity, new_token, new_uuid
+from protocol.limits import DEFAULT_LIMITS, limits_from_json
+from protocol.operations import OPERATIONS
+from protocol.worker_spec import WorkerSpec, spec_from_bytes, spec_to_bytes
+
+# --- ids ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["a", "0", "_x", "a-b.c:d", "m1$$call_2", "x" * 200])
+def test_well_formed_ids(text: str) -> None:
+    assert is_id(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "..", ".a", "-a", "a/b", "a b", "a\n", "a\0", "é", "x" * 201, "../../etc/passwd", "%2e%2e"]
+)
+def test_C12_ids_from_outside_that_could_be_anything_else_are_refused(text: str) -> None:
+    assert not is_id(text)
+
+
+def test_new_uuids_are_uuids_and_come_from_the_source() -> None:
+    assert new_uuid(random.Random(1)) == new_uuid(random.Random(1))
+    text = new_uuid(random.Random(2))
+    assert is_uuid(text)
+    assert is_id(text)
+    assert text[14] == "4"
+    assert text[19] in "89ab"
+
+
+@pytest.mark.parametrize("wrap", ["{}", "urn:uuid:{}", "{{{}}}"])
+def test_every_spelling_of_a_uuid_is_known(wrap: str) -> None:
+    text = new_uuid(random.Random(3))
+    assert is_uuid(wrap.format(text))
+    assert is_uuid(text.replace("-", ""))
+    assert not is_uuid(wrap.format(text)[:-2])
+
+
+def test_a_link_identity_cannot_be_made_up_without_the_token() -> None:
+    token = new_token(random.Random(4))
+    assert len(token) == 64
+    identity = link_identity(WorkspaceId("w"), Generation(3), token)
+    assert identity.startswith(b"w.3.")
+    assert token.encode() not in identity
+    assert identity != link_identity(WorkspaceId("w"), Generation(3), "other")
+    assert len(link_identity(WorkspaceId("w" * 200), Generation(10**6), token)) <= 255
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_every_error_comes_back_as_its_own_class(code: str) -> None:
+    cls, status = CODES[code]
+    error = cls("cannot: reason", code=code, retry_after_s=2.0, details={"id": "x"})
+    assert error.status == status
+    again = from_info(msgspec.msgpack.decode(msgspec.msgpack.encode(error.info()), type=type(error.info())))
+    assert type(again) is cls
+    assert again.info() == error.info()
+    assert str(again) == "cannot: reason"
+
+
+def test_an_error_of_a_newer_version_is_internal_but_keeps_its_code() -> None:
+    info = msgspec.structs.replace(NotFound("cannot find it").info(), code="brand_new", status=418)
+    again = from_info(info)
+    assert isinstance(again, Internal)
+    assert (again.code, again.status) == ("brand_new", 418)
+
+
+def test_errors_say_whether_trying_again_is_safe() -> None:
+    assert Unavailable("cannot now").retryable
+    assert not Unavailable("cannot now", retryable=False).retryable
+    assert not BulkheadError("cannot").retryable
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.from_regex(r"[A-Za-z0-9]{1,64}", fullmatch=True), st.integers(0, 10**18 - 1))
+def test_an_event_id_comes_back(log_id: str, number: int) -> None:
+    event_id = EventId(log_id, number)
+    assert parse_event_id(str(event_id)) == event_id
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "a", "a.", ".5", "a.-1", "a.5 ", "a.5\n", "a.b", "a.5.6", "ä.5", "a." + "9" * 19, "a\0.5"]
+)
+def test_C04_what_we_never_sent_is_no_event_id(text: str) -> None:
+    assert parse_event_id(text) is None
+
+
+@given(st.text())
+def test_C04_any_text_is_read_without_an_error(text: str) -> None:
+    parse_event_id(text)
+
+
+def test_pictures_have_no_number_and_our_own_kinds_are_not_the_clients() -> None:
+    assert Event(kind="message", data=b"").is_picture
+    assert not Event(kind="message", data=b"", number=1).is_picture
+    assert not EVENT_KINDS & (OWN_EVENT_KINDS | {MARK_KIND})
+
+
+# --- limits, operations, spec, shapes ---------------------------------------------------------------------------------
+
+
+def test_limits_are_read_from_json_and_wrong_ones_named() -> None:
+    assert limits_from_json('{"drain_s": 1}') == msgspec.structs.replace(DEFAULT_LIMITS, drain_s=1.0)
+    with pytest.raises(msgspec.ValidationError, match="drain_s"):
+        limits_from_json('{"drain_s": "soon"}')
+
+
+def test_limits_fit_together() -> None:
+    limits = DEFAULT_LIMITS
+    assert limits.message_max_bytes > limits.body_max_bytes
+    assert limits.event_batch_max <= limits.event_window
+    assert limits.heartbeat_interval_s * 4 <= limits.heartbeat_lost_s
+    assert all(getattr(limits, name) >= 0 for name in limits.__struct_fields__)
+
+
+def test_operations_are_keyed_by_their_name() -> None:
+    assert all(name == row.name for name, row in OPERATIONS.items())
+
+
+def test_a_spec_comes_back() -> None:
+    spec = WorkerSpec(
+        workspace_id=WorkspaceId("w"),
+        generation=Generation(1),
+        path="/p",
+        data_dir="/d",
+        endpoint="ipc:///s",
+        token="t",
+        log_path="/l",
+        env={"A": "ü"},
+        limits=msgspec.structs.replace(DEFAULT_LIMITS, drain_s=0.1),
+    )
+    assert spec_from_bytes(spec_to_bytes(spec)) == spec
+
+
+def test_an_envelope_is_one_line_with_the_type_first() -> None:
+    text = envelope("run_complete", "updated", RunComplete(session_id="s", message_id="m", text="a\nb\u2028c"))
+    assert b"\n" not in text
+    assert text.startswith(b'{"type":"run_complete","payload":{"type":"updated","payload":{')
+    read = msgspec.json.decode(text)
+    assert read["payload"]["payload"] == {"session_id": "s", "message_id": "m", "text": "a\nb\u2028c"}
+
+
+@given(st.text(), st.text())
+def test_any_text_survives_a_shape(session_id: str, prompt: str) -> None:
+    shape = Prompt(session_id=session_id, prompt=prompt)
+    try:
+        data = msgspec.json.encode(shape)
+    except UnicodeEncodeError:
+        return  # a lone surrogate cannot come from JSON that was read
+    assert msgspec.json.decode(data, type=Prompt) == shape
+
+
+def test_a_workspace_always_has_a_config_that_clients_survive() -> None:
+    read = msgspec.json.decode(msgspec.json.encode(Workspace(id="w", path="/p")))
+    assert read["config"] == msgspec.json.decode(bytes(EMPTY_CONFIG)) == {"providers": {}, "options": {"tui": {}}}
+
+
+# --- machine --------------------------------------------------------------------------------------------------------
+
+
+class Light(Enum):
+    RED = 1
+    GREEN = 2
+
+
+class Lamp(Machine[Light]):
+    table = {Light.RED: {"go": (Light.GREEN,)}, Light.GREEN: {"stop": (Light.RED,)}}
+
+    def go(self) -> list[str]:
+        return self._move("go", Light.GREEN, ["drive"])
+
+    def stop(self) -> list[str]:
+        return self._move("stop", Light.RED)
+
+
+def test_a_machine_moves_by_its_table_and_returns_effects() -> None:
+    lamp = Lamp(Light.RED)
+    assert lamp.go() == ["drive"]
+    assert lamp.state is Light.GREEN
+    assert lamp.stop() == []
+
+
+def test_a_machine_tells_its_story_when_a_fact_is_not_allowed() -> None:
+    lamp = Lamp(Light.RED)
+    for _ in range(STORY_LENGTH):
+        lamp.go()
+        lamp.stop()
+    with pytest.raises(InvalidTransition, match=r"'stop' may not lead from RED to RED.*RED go GREEN"):
+        lamp.stop()
+    assert lamp.state is Light.RED
+    assert len(lamp.story) == STORY_LENGTH

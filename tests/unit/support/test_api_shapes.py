@@ -1,0 +1,274 @@
+"""The strict decoder itself: of each shape a good sample passes, and each planted mistake is found."""
+
+import copy
+import json
+import re
+from typing import Any
+
+import pytest
+
+from supervisor.http.routes import ROUTES
+from tests.support.checks import api_samples as samples
+from tests.support.checks import api_shapes, responses
+from tests.support.checks.shape_checks import ShapeError, date_time, padded_base64
+
+GONE = object()
+"""Instead of a bad value: the key is not there."""
+
+
+def changed(sample: Any, path: str, value: Any) -> Any:
+    """A copy of `sample` with something else at `path`, whose words are joined by `/`; `+x` adds the key x."""
+    found = copy.deepcopy(sample)
+    *above, last = path.split("/")
+    place = found
+    for word in above:
+        place = place[int(word)] if isinstance(place, list) else place[word]
+    key: Any = int(last) if isinstance(place, list) else last.removeprefix("+")
+    assert isinstance(place, list) or last.startswith("+") or key in place, f"the sample has no {path}"
+    if value is GONE:
+        del place[key]
+    else:
+        place[key] = value
+    return found
+
+
+@pytest.mark.parametrize("name", samples.GOOD)
+def test_a_good_sample_passes(name: str) -> None:
+    check, sample = samples.GOOD[name]
+    check(sample, name)
+
+
+@pytest.mark.parametrize(("name", "path", "value"), samples.BAD, ids=lambda word: str(word)[:40])
+def test_a_planted_mistake_is_found(name: str, path: str, value: Any) -> None:
+    check, sample = samples.GOOD[name]
+    with pytest.raises(ShapeError, match=re.escape(name)):
+        check(changed(sample, path, value), name)
+
+
+@pytest.mark.parametrize(("name", "path"), samples.REQUIRED, ids=str)
+def test_a_key_that_must_be_there_is_missed(name: str, path: str) -> None:
+    check, sample = samples.GOOD[name]
+    with pytest.raises(ShapeError, match="is missing"):
+        check(changed(sample, path, GONE), name)
+
+
+@pytest.mark.parametrize("name", samples.GOOD)
+def test_nothing_in_a_sample_may_have_another_type(name: str) -> None:
+    """Each value in turn becomes one that no field takes: a float where it was whole, a list where it was not."""
+    check, sample = samples.GOOD[name]
+    wrong = 0
+    for path, value in leaves(sample):
+        if path.rpartition("/")[0] in samples.FREE or path in samples.FREE:
+            continue
+        bad: Any = ["x"] if not isinstance(value, list) else {"x": "y"}
+        with pytest.raises(ShapeError):
+            check(changed(sample, path, bad), name)
+        wrong += 1
+        if type(value) is int and path.rpartition("/")[2] not in samples.FLOATS:
+            with pytest.raises(ShapeError):
+                check(changed(sample, path, float(value)), name)
+    assert wrong > 0
+
+
+def leaves(value: Any, above: str = "") -> list[tuple[str, Any]]:
+    """Path and value of everything inside, containers too."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = []
+    for key, item in items:
+        path = f"{above}/{key}" if above else str(key)
+        found += [(path, item), *leaves(item, path)]
+    return found
+
+
+# --- scalars ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "YQ==", "YWI=", "YWJj", "+/+/"])
+def test_padded_base64_of_the_standard_alphabet_passes(text: str) -> None:
+    padded_base64(text, "x")
+
+
+@pytest.mark.parametrize("text", ["YQ", "YQ=", "_-_-", "YQ==\n", "Y Q==", "YQ==YQ==", "é", None, 1, b"YQ=="])
+def test_other_base64_is_refused(text: Any) -> None:
+    with pytest.raises(ShapeError):
+        padded_base64(text, "x")
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-08-01T10:00:00Z", "2026-08-01T10:00:00.123456789Z", "2026-08-01T10:00:00.5+02:00"]
+)
+def test_a_date_with_a_zone_passes(text: str) -> None:
+    date_time(text, "x")
+    date_time("0001-01-01T00:00:00Z", "x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "2026-08-01T10:00:00", "2026-08-01", "2026-08-01 10:00:00Z", "2026-13-01T10:00:00Z", "2026-08-01T10:00Z"),
+        *("2026-08-01T10:00:00+2", "2026-08-01T10:00:00z", "20260801T100000Z", "2026-08-01T25:00:00Z", None, 0),
+    ],
+)
+def test_a_date_without_one_is_refused(text: Any) -> None:
+    with pytest.raises(ShapeError):
+        date_time(text, "x")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"a":1,"a":2}', b"NaN", b'{"a":Infinity}', b"{}{}", b'"\xff"', '{"a":1}'.encode("utf-16")]
+)
+def test_what_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(ShapeError):
+        api_shapes.parse(text)
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+def line_of(kind: str, change: str, payload: Any) -> bytes:
+    return json.dumps({"type": kind, "payload": {"type": change, "payload": payload}}).encode()
+
+
+@pytest.mark.parametrize("kind", samples.EVENTS)
+def test_each_event_passes_with_its_own_inner_types_only(kind: str) -> None:
+    allowed, sample = samples.EVENTS[kind]
+    for change in ("created", "updated", "deleted", "finished", ""):
+        if change in allowed:
+            assert api_shapes.event(line_of(kind, change, sample))["type"] == kind
+        else:
+            with pytest.raises(ShapeError):
+                api_shapes.event(line_of(kind, change, sample))
+    nothings: tuple[Any, ...] = (None, [], "x", {})
+    for nothing in nothings:
+        with pytest.raises(ShapeError):
+            api_shapes.event(line_of(kind, allowed[0], nothing))
+
+
+def test_every_outer_type_has_a_sample() -> None:
+    assert set(samples.EVENTS) == set(api_shapes.PAYLOADS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'{"payload":{"type":"updated","payload":{"workspace_id":"w"}},"type":"config_changed"}',
+        b'{"type":"config_changed","payload":{"payload":{"workspace_id":"w"},"type":"updated"}}',
+        b'{"type":"config_changed","payload":{"workspace_id":"w"}}',
+        b'{"type":"config_changed","payload":null}',
+        b'{"type":"config_changed"}',
+        b'{"type":"config_changed","payload":{"type":"updated"}}',
+        b'{"type":"config_changed","payload":{"type":"updated","payload":null}}',
+        b'{"type":"configChanged","payload":{"type":"updated","payload":{"workspace_id":"w"}}}',
+        b'{"type":"question_request","payload":{"type":"created","payload":{}}}',
+        b'{"Type":"config_changed","payload":{"type":"updated","payload":{"workspace_id":"w"}}}',
+        b'{"type":"config_changed","payload":{"type":"updated","payload":{"workspace_id":"w"}},"id":NaN}',
+    ],
+)
+def test_a_bad_envelope_is_refused(line: bytes) -> None:
+    with pytest.raises(ShapeError):
+        api_shapes.event(line)
+
+
+@pytest.mark.parametrize(("key", "value"), [("is_busy", True), ("attached_clients", 1)])
+def test_a_session_event_has_no_computed_field(key: str, value: Any) -> None:
+    session = samples.SESSION | {key: value}
+    api_shapes.SESSION(session, "session")
+    with pytest.raises(ShapeError, match="computed"):
+        api_shapes.event(line_of("session", "updated", session))
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+JSON = {"content-type": "application/json"}
+REFUSED = b'{"message":"cannot do it: no","code":"not_found"}'
+W = "/v1/workspaces/w"
+
+
+def test_each_row_of_the_table_has_a_shape_and_nothing_else_has() -> None:
+    rows = {(route.method, re.sub(r"\{[^}]*\}", "{}", route.path)) for route in ROUTES}
+    apart = {*(("GET", path) for path in responses.NOT_JSON), ("GET", "/v1/workspaces/{}/events")}
+    assert responses.known_routes() == rows - apart
+    assert len(responses.known_routes() | apart) >= 70
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "headers", "body"),
+    [
+        ("GET", "/v1/health", 200, {"content-length": "0"}, b""),
+        ("POST", f"{W}/agent", 202, JSON, b'{"run_id":"r"}'),
+        ("GET", f"{W}/agent/sessions/m$$c/prompts/queued", 200, JSON, b"0"),
+        ("GET", f"{W}/filetracker/lastread?path=x", 200, JSON, b'"0001-01-01T00:00:00Z"'),
+        ("GET", f"{W}/mcp/states", 200, JSON, b'{"a":{"name":"a","state":"needs auth"}}'),
+        ("GET", f"{W}/sessions/s/messages/user", 200, JSON, b"[]"),
+        ("GET", f"{W}/nothing", 404, JSON, REFUSED),
+        ("GET", "/v1/control", 405, JSON | {"allow": "POST"}, REFUSED),
+        ("POST", "/v1/workspaces", 503, JSON | {"retry-after": "1"}, REFUSED),
+    ],
+)
+def test_a_good_answer_passes(method: str, target: str, status: int, headers: dict[str, str], body: bytes) -> None:
+    responses.check(method, target, status, headers, body)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "headers", "body"),
+    [
+        ("POST", f"{W}/agent", 200, JSON, b'{"run_id":"r"}'),
+        ("POST", f"{W}/agent", 202, JSON, b'{"run_id":""}'),
+        ("POST", f"{W}/sessions", 201, JSON, json.dumps(samples.SESSION).encode()),
+        ("DELETE", f"{W}/sessions/s", 204, {}, b""),
+        ("DELETE", f"{W}/sessions/s", 200, JSON, b"{}"),
+        ("POST", f"{W}/agent/init", 202, {}, b""),
+        ("GET", "/v1/control", 405, JSON, REFUSED),
+        ("POST", "/v1/workspaces", 503, JSON, REFUSED),
+        ("POST", "/v1/workspaces", 503, JSON | {"retry-after": "soon"}, REFUSED),
+        ("GET", W, 404, JSON, b'{"error":"no","code":"not_found"}'),
+        ("GET", W, 404, JSON, b'{"message":"","code":"not_found"}'),
+        ("GET", W, 404, JSON, b'{"message":"no"}'),
+        ("GET", W, 404, {"content-type": "text/plain"}, REFUSED),
+        ("GET", W, 404, JSON, b"no"),
+        ("GET", W, 404, JSON, b""),
+        ("GET", W, 418, JSON, REFUSED),
+        ("GET", W, 302, {}, b""),
+        ("GET", "/v1/unknown", 200, JSON, b"{}"),
+        ("GET", "/v1/health", 200, JSON | {"content-length": "3"}, b"{}"),
+        ("GET", f"{W}/sessions", 200, JSON, b"null"),
+        ("GET", f"{W}/sessions", 200, JSON, b"[null]"),
+        ("GET", f"{W}/sessions", 200, {}, b"[]"),
+        ("GET", f"{W}/sessions", 200, JSON | {"content-encoding": "gzip"}, b"[]"),
+        ("GET", f"{W}/sessions", 200, JSON | {"access-control-allow-origin": "*"}, b"[]"),
+        ("GET", f"{W}/agent/sessions/s/prompts/queued", 200, JSON, b"0.0"),
+        ("GET", f"{W}/agent/sessions/s/prompts/queued", 200, JSON, b'{"queued":0}'),
+        ("GET", f"{W}/filetracker/lastread", 200, JSON, b'""'),
+        ("GET", f"{W}/filetracker/lastread", 200, JSON, b'{"time":"0001-01-01T00:00:00Z"}'),
+        ("GET", f"{W}/lsps", 200, JSON, b'{"a":null}'),
+        ("GET", f"{W}/mcp/states", 200, JSON, b"[]"),
+        ("GET", f"{W}/permissions/skip", 200, JSON, b'{"skip":0}'),
+        ("POST", f"{W}/config/import-copilot", 200, JSON, b'{"success":false}'),
+        ("POST", f"{W}/skills/read", 200, JSON, b'{"content":"YQ","result":{}}'),
+        ("POST", f"{W}/mcp/read-resource", 200, JSON, b'[{"uri":"u","blob":"_-"}]'),
+    ],
+)
+def test_a_bad_answer_is_refused(method: str, target: str, status: int, headers: dict[str, str], body: bytes) -> None:
+    with pytest.raises(ShapeError):
+        responses.check(method, target, status, headers, body)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"content-type": "application/json"},
+        {"content-type": ""},
+        {"cache-control": "max-age=1"},
+        {"cache-control": ""},
+        {"content-length": "0"},
+        {"content-encoding": "gzip"},
+    ],
+)
+def test_a_stream_has_its_headers(change: dict[str, str]) -> None:
+    good = {"content-type": "text/event-stream", "cache-control": "no-cache", "connection": "close"}
+    responses.check_stream(good)
+    with pytest.raises(ShapeError):
+        responses.check_stream(good | change)

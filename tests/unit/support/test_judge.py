@@ -1,0 +1,330 @@
+"""What checks is checked: the judge and the strict decoder are fed planted violations of each kind."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checks import api_shapes
+from tests.support.checks.history import Diary, EventRow, RunRow, Seen, Stored, Stream
+from tests.support.checks.judge import judge
+from tests.support.checks.model_requests import InvalidRequest, check_anthropic, check_openai
+
+TEXT = {"type": "text", "data": {"text": "hi"}}
+
+
+def finish(reason: str) -> dict[str, Any]:
+    return {"type": "finish", "data": {"reason": reason, "time": 1}}
+
+
+def build_material() -> tuple[Diary, Stored]:
+    """One legal history: a prompt asked, accepted, completed, seen."""
+    diary = Diary(workspaces={"W": Path("/w")})
+    diary.asked("W", "S", "r1")
+    diary.accepted("W", "S", "r1")
+    events = [EventRow(1, "message", "r1", b"m1"), EventRow(2, "run_complete", "r1", b"end")]
+    messages = {"a1": ("assistant", json.dumps([TEXT, finish("end_turn")]))}
+    stored = Stored(
+        workspace="W",
+        log="L",
+        runs=[RunRow("r1", "S", "ended", "completed", message_id="a1")],
+        events=events,
+        messages=messages,
+    )
+    stream = Stream("client", "W")
+    stream.seen = [
+        Seen("message", "created", {}, "L", 1, b"m1"),
+        Seen("message", "updated", {}),
+        Seen("run_complete", "updated", {"run_id": "r1"}, "L", 2, b"end"),
+    ]
+    diary.streams.append(stream)
+    return diary, stored
+
+
+def with_run(stored: Stored, **changes: str) -> None:
+    stored.runs[0] = dataclasses.replace(stored.runs[0], **changes)
+
+
+def test_a_legal_history_is_acquitted() -> None:
+    diary, stored = build_material()
+    assert judge(diary, [stored]) == []
+
+
+def lost_prompt(diary: Diary, stored: Stored) -> None:
+    diary.asked("W", "S", "r2")
+    diary.accepted("W", "S", "r2")
+
+
+def second_terminal(diary: Diary, stored: Stored) -> None:
+    stored.events.append(EventRow(3, "run_complete", "r1"))
+
+
+def no_terminal(diary: Diary, stored: Stored) -> None:
+    del stored.events[1]
+    del diary.streams[0].seen[2]
+
+
+def terminal_of_an_open_run(diary: Diary, stored: Stored) -> None:
+    with_run(stored, state="active", outcome="")
+
+
+def terminal_of_nobody(diary: Diary, stored: Stored) -> None:
+    stored.events.append(EventRow(3, "run_complete", "r9"))
+
+
+def ended_without_outcome(diary: Diary, stored: Stored) -> None:
+    with_run(stored, outcome="")
+
+
+def run_twice(diary: Diary, stored: Stored) -> None:
+    stored.runs.append(stored.runs[0])
+
+
+def run_of_nobody(diary: Diary, stored: Stored) -> None:
+    stored.runs.append(RunRow("r7", "S", "queued", ""))
+
+
+def event_after_the_end(diary: Diary, stored: Stored) -> None:
+    stored.events.append(EventRow(3, "message", "r1"))
+
+
+def hole_in_the_log(diary: Diary, stored: Stored) -> None:
+    stored.events.append(EventRow(4, "session", ""))
+
+
+def broken_file(diary: Diary, stored: Stored) -> None:
+    stored.check = "row 1 missing from index"
+
+
+def story_without_a_row(diary: Diary, stored: Stored) -> None:
+    with_run(stored, message_id="nowhere")
+
+
+def story_without_an_end(diary: Diary, stored: Stored) -> None:
+    stored.messages["a1"] = ("assistant", json.dumps([TEXT]))
+
+
+def story_that_says_otherwise(diary: Diary, stored: Stored) -> None:
+    with_run(stored, outcome="cancelled")
+
+
+def completed_without_a_story(diary: Diary, stored: Stored) -> None:
+    with_run(stored, message_id="")
+
+
+def open_tool_call(diary: Diary, stored: Stored) -> None:
+    call = {"type": "tool_call", "data": {"id": "c1", "name": "bash", "input": "{}"}}
+    stored.messages["a0"] = ("assistant", json.dumps([call, finish("tool_use")]))
+
+
+def answered_twice(diary: Diary, stored: Stored) -> None:
+    open_tool_call(diary, stored)
+    result = {"type": "tool_result", "data": {"tool_call_id": "c1"}}
+    stored.messages["t1"] = stored.messages["t2"] = ("tool", json.dumps([result]))
+
+
+def client_misses_one(diary: Diary, stored: Stored) -> None:
+    stored.events.insert(1, EventRow(2, "session", "", b"s"))
+    stored.events[2] = EventRow(3, "run_complete", "r1", b"end")
+    diary.streams[0].seen[2] = Seen("run_complete", "updated", {"run_id": "r1"}, "L", 3, b"end")
+
+
+def client_sees_one_twice(diary: Diary, stored: Stored) -> None:
+    diary.streams[0].seen.insert(1, diary.streams[0].seen[0])
+
+
+def client_sees_another_order(diary: Diary, stored: Stored) -> None:
+    seen = diary.streams[0].seen
+    seen[0], seen[2] = seen[2], seen[0]
+
+
+def client_sees_two_ends(diary: Diary, stored: Stored) -> None:
+    diary.streams[0].seen.append(Seen("run_complete", "updated", {"run_id": "r1"}, "L", 3, b"end"))
+    stored.events.append(EventRow(3, "session", "", b"end"))
+
+
+def client_saw_what_is_not_stored(diary: Diary, stored: Stored) -> None:
+    diary.streams[0].seen.append(Seen("session", "updated", {}, "L", 3, b"s"))
+
+
+def client_saw_something_else(diary: Diary, stored: Stored) -> None:
+    diary.streams[0].seen[0] = Seen("message", "created", {}, "L", 1, b"other")
+
+
+def client_is_moved_on(diary: Diary, stored: Stored) -> None:
+    diary.streams[0].seen.append(Seen("base", "", {}, "L", 3))
+
+
+def log_changed_without_a_reset(diary: Diary, stored: Stored) -> None:
+    diary.streams[0].seen.append(Seen("session", "updated", {}, "M", 3, b"s"))
+
+
+VIOLATIONS = {
+    lost_prompt: "acknowledged and is not stored",
+    second_terminal: "has not 1 terminal",
+    no_terminal: "has not 1 terminal",
+    terminal_of_an_open_run: "has not 0 terminal",
+    terminal_of_nobody: "unknown run r9",
+    ended_without_outcome: "with outcome ''",
+    run_twice: "stored 2 times",
+    run_of_nobody: "asked for by nobody",
+    event_after_the_end: "after the end of r1",
+    hole_in_the_log: "have holes",
+    broken_file: "quick_check",
+    story_without_a_row: "ends in message nowhere",
+    story_without_an_end: "ends in message a1",
+    story_that_says_otherwise: "its message says end_turn",
+    completed_without_a_story: "names no message",
+    open_tool_call: "c1 has no result",
+    answered_twice: "c1 has 2 results",
+    client_misses_one: "L.3 (run_complete) follows L.1",
+    client_sees_one_twice: "L.1 (message) follows L.1",
+    client_sees_another_order: "L.1 (message) follows L.2",
+    client_sees_two_ends: "saw 2 ends",
+    client_saw_what_is_not_stored: "which the file does not hold",
+    client_saw_something_else: "differs from the file",
+    client_is_moved_on: "base L.3 comes after L.2",
+    log_changed_without_a_reset: "M.3 (session) follows L.2",
+}
+
+
+@pytest.mark.parametrize("plant", VIOLATIONS, ids=lambda plant: plant.__name__)
+def test_a_planted_violation_is_found(plant: Any) -> None:
+    diary, stored = build_material()
+    plant(diary, stored)
+    assert any(VIOLATIONS[plant] in finding for finding in judge(diary, [stored])), judge(diary, [stored])
+
+
+def test_a_reset_begins_anew() -> None:
+    diary, stored = build_material()
+    cursor = {"reason": "too old", "cursor": "L.7"}
+    diary.streams[0].seen = [Seen("message", "created", {}, "L", 1, b"m1"), Seen("reset", "updated", cursor, "L", 7)]
+    assert judge(diary, [stored]) == []
+
+
+def test_a_resumed_stream_begins_after_its_cursor() -> None:
+    diary, stored = build_material()
+    diary.streams[0].after = 1
+    assert any("L.1 (message) follows L.1" in finding for finding in judge(diary, [stored]))
+    del diary.streams[0].seen[0]
+    assert judge(diary, [stored]) == []
+
+
+# --- the strict decoder -------------------------------------------------------------------------------------------
+
+MESSAGE = {
+    "id": "m",
+    "session_id": "s",
+    "role": "user",
+    "parts": [TEXT, finish("stop")],
+    "model": "",
+    "provider": "",
+    "created_at": 1,
+    "updated_at": 2,
+}
+
+
+def line(payload: object, kind: str = "message", change: str = "created") -> bytes:
+    return json.dumps({"type": kind, "payload": {"type": change, "payload": payload}}).encode()
+
+
+def test_a_right_event_is_decoded() -> None:
+    assert api_shapes.event(line(MESSAGE))["payload"]["payload"]["id"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"created_at": 1.0}, "integer literal"),
+        ({"parts": None}, "a list"),
+        ({"parts": [{"type": "text", "text": "flat"}]}, "'data' is missing"),
+        ({"parts": [{"type": "video", "data": {}}]}, "one of"),
+        ({"parts": [TEXT, TEXT]}, "at most one text"),
+        ({"parts": [{"type": "binary", "data": {"Path": "p", "MIMEType": "m", "Data": "YQ"}}]}, "Base64"),
+        ({"parts": [{"type": "tool_call", "data": {"id": "c", "name": "n", "input": {}}}]}, "a string"),
+        ({"role": "robot"}, "one of"),
+        ({"Updated_At": 1}, "would be read as 'updated_at'"),
+    ],
+)
+def test_a_message_that_the_client_cannot_decode_is_refused(changes: dict[str, object], why: str) -> None:
+    with pytest.raises(api_shapes.ShapeError, match=why):
+        api_shapes.event(line(MESSAGE | changes))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (line({key: value for key, value in MESSAGE.items() if key != "parts"}), "'parts' is missing"),
+        (line(None), "an object"),
+        (line(MESSAGE, kind="gossip"), "no outer type"),
+        (line(MESSAGE, change="changed"), "inner type"),
+        (line({"session_id": "s", "message_id": ""}, "run_complete", "created"), "inner type"),
+        (line({"type": "error", "message": None}, "agent_event"), "an object"),
+        (b'{"payload": {"type": "created", "payload": {}}, "type": "message"}', "must come first"),
+        (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": NaN'), "NaN"),
+        (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": 1, "created_at": 2'), "twice"),
+    ],
+)
+def test_an_event_that_the_client_would_lose_is_refused(data: bytes, why: str) -> None:
+    with pytest.raises(api_shapes.ShapeError, match=why):
+        api_shapes.event(data)
+
+
+@pytest.mark.parametrize("lost", ["config", "config.providers", "config.options", "config.options.tui"])
+def test_a_workspace_that_crashes_the_client_is_refused(lost: str) -> None:
+    workspace: dict[str, Any] = {
+        "id": "w",
+        "path": "/w",
+        "data_dir": "/w/.bulkhead",
+        "version": "1",
+        "env": [],
+        "config": {"providers": {}, "options": {"tui": {}}},
+    }
+    api_shapes.WORKSPACE(workspace, "workspace")
+    *parents, last = lost.split(".")
+    place = workspace
+    for name in parents:
+        place = place[name]
+    place[last] = None
+    with pytest.raises(api_shapes.ShapeError):
+        api_shapes.WORKSPACE(workspace, "workspace")
+
+
+# --- the scripted model's eye -------------------------------------------------------------------------------------
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+ASK = {"role": "user", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [ASK, {"role": "assistant", "content": "done"}],
+        [ASK, {"role": "assistant", "tool_calls": [CALL]}, ASK],
+        [ASK, {"role": "assistant", "tool_calls": [CALL]}],
+        [ASK, {"role": "tool", "tool_call_id": "c1", "content": "x"}],
+        [ASK, {"role": "system", "content": "late"}, ASK],
+        [ASK, {"role": "assistant", "content": ""}, ASK],
+        [{"role": "user", "content": ""}],
+    ],
+)
+def test_a_history_that_no_provider_takes_is_seen(messages: list[dict[str, Any]]) -> None:
+    with pytest.raises(InvalidRequest):
+        check_openai({"stream": True, "messages": messages})
+
+
+def test_a_history_with_an_answered_call_is_taken() -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": "x"}
+    check_openai({"stream": True, "messages": [ASK, {"role": "assistant", "tool_calls": [CALL]}, result]})
+
+
+def test_anthropic_wants_the_result_in_the_next_message() -> None:
+    use = {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "ls", "input": {}}]}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "x"}]}
+    ask = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
+    check_anthropic({"stream": True, "messages": [ask, use, result]})
+    with pytest.raises(InvalidRequest):
+        check_anthropic({"stream": True, "messages": [ask, use, ask]})

@@ -1,0 +1,118 @@
+"""The kernel's rules as they are: what a confined process may do, also as an ordinary user; its starter is free."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.processes.landlock import ABI_MIN, CHANGE, READ, Ruleset, abi
+
+NOBODY = 65534
+
+
+def version() -> int:
+    """What this kernel knows, 0 for nothing."""
+    try:
+        return abi()
+    except OSError:
+        return 0
+
+
+pytestmark = pytest.mark.skipif(version() < ABI_MIN, reason=f"this kernel has no Landlock of version {ABI_MIN}")
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+
+
+@contextlib.contextmanager
+def rules(writable: Path) -> Iterator[Ruleset]:
+    """Everything may be read, one directory written."""
+    with Ruleset(version()) as ruleset:
+        ruleset.allow(READ, [Path("/")])
+        ruleset.allow(CHANGE, [writable, Path("/dev/null"), Path("/not/there")])
+        yield ruleset
+
+
+def sh(script: str, user: int | None = None) -> Callable[[], "subprocess.CompletedProcess[str]"]:
+    """Starts a shell when it is called, as another user if told."""
+    return lambda: subprocess.run(
+        ["/bin/sh", "-c", script], capture_output=True, text=True, timeout=20, user=user, group=user, check=False
+    )
+
+
+def test_a_process_writes_only_where_it_may(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    with rules(inside) as ruleset:
+        good = ruleset.start(sh(f"cd {inside} && mkdir a && echo x > a/b && mv a/b c && ln c d && rm c && cat d"))
+        assert (good.stdout, good.stderr, good.returncode) == ("x\n", "", 0)
+        for way in ("echo > new", "echo > kept", "rm kept", "mv kept k", f"mv kept {inside}", f"ln kept {inside}/k"):
+            assert ruleset.start(sh(f"cd {outside} && {way}")).returncode != 0, way
+        assert ruleset.start(sh(f"mknod {inside}/device c 1 3")).returncode != 0
+    assert (outside / "kept").read_text() == "kept"
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+
+
+def test_who_started_it_stays_free(tmp_path):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    with rules(inside) as ruleset:
+        assert ruleset.start(sh(f"echo > {tmp_path}/a")).returncode != 0
+    (tmp_path / "a").touch()
+    assert sh(f"echo > {tmp_path}/b")().returncode == 0
+    assert "NoNewPrivs:\t0" in Path("/proc/self/status").read_text()
+    thread = threading.Thread(target=(tmp_path / "c").touch)
+    thread.start()
+    thread.join()
+    assert (tmp_path / "c").exists()
+
+
+def test_what_the_start_raises_comes_to_the_caller(tmp_path):
+    with rules(tmp_path) as ruleset, pytest.raises(FileNotFoundError):
+        ruleset.start(lambda: subprocess.run(["/no/such/program"], check=False))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        ruleset.start(lambda: None)  # closed
+
+
+def test_it_gains_no_rights(tmp_path):
+    with rules(tmp_path) as ruleset:
+        status = ruleset.start(sh("cat /proc/self/status")).stdout
+    assert "NoNewPrivs:\t1" in status
+    [bounding] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd")]
+    if os.getuid() == 0:
+        assert not bounding & (1 << 21 | 1 << 19 | 1 << 38), "administration, ptrace, perfmon"
+
+
+@pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=as_root)], ids=["this user", "an ordinary user"])
+def test_memory_environment_and_signals_of_others_are_closed(tmp_path, user):
+    """X09, T07. Without the rules the same user may do all that; so the test proves something."""
+    victim = subprocess.Popen(["/bin/sleep", "1000"], user=user, group=user, env={"CANARY": "yes"})
+    try:
+        ways = [f"grep -q CANARY /proc/{victim.pid}/environ", f"head -c 1 /proc/{victim.pid}/maps | grep -q ."]
+        if version() >= 6:
+            ways.append(f"kill -0 {victim.pid}")
+        with rules(tmp_path) as ruleset:
+            for way in ways:
+                assert sh(way, user)().returncode == 0, way
+                assert ruleset.start(sh(way, user)).returncode != 0, way
+            own = ruleset.start(sh("sleep 1000 & kill -9 $! && grep -q PATH /proc/$$/environ", user))
+            assert own.returncode == 0, own
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_python_runs_confined(tmp_path):
+    script = "import tempfile, multiprocessing, subprocess; print(subprocess.check_output(['echo', 'ok']).decode())"
+    with rules(tmp_path) as ruleset:
+        done = ruleset.start(
+            lambda: subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+            )
+        )
+    assert done.stdout.strip() == "ok", done

@@ -1,0 +1,314 @@
+"""The tools that reach the network: what they bring home, how much of it, and where they do not go."""
+
+import asyncio
+import contextlib
+import gzip
+import os
+import random
+import tracemalloc
+import zlib
+
+import pytest
+
+from protocol.limits import Limits
+from tests.support.fakes.web_pages import Pages, cut, flood, page, redirect, silence
+from tests.support.harness.tool_bench import bench
+from tests.support.run_coroutine import run
+from worker.permissions.rules import Rules
+from worker.toolkit.tool import ToolError
+from worker.tools.web.web_search import WebFetch, WebSearch
+from worker.web import client
+from worker.web.client import check_url
+from worker.web.pages import readable, to_markdown, to_text
+from worker.web.search import Search, hits_of
+
+HTML = (
+    "<!doctype html><html><head><title>T</title><style>p{}</style></head><body><nav>menu</nav><h1>Head</h1>"
+    "<p>One <a href='/x'>link</a></p><script>bad()</script><ul><li>a</li><li>b</li></ul></body></html>"
+)
+RESULTS = """<html><body><table>
+<tr><td><a rel="nofollow" href="//duckduckgo.com/l/?uddg=https%3A%2F%2Fexample.org%2Fa&rut=1" class="result-link">First
+ one</a></td></tr><tr><td class="result-snippet">About <b>a</b></td></tr>
+<tr><td><a href="https://example.org/b" class="result-link">Second</a></td></tr>
+<tr><td class="result-snippet">About b</td></tr>
+<tr><td><a href="javascript:x()" class="result-link">Bad</a></td></tr>
+</table></body></html>"""
+
+
+async def no_pause(seconds: float) -> None:
+    pass
+
+
+def _run(tmp_path, story, **more):
+    async def main():
+        async with Pages() as pages, bench(tmp_path, **more) as place:
+            place.toolbox = place.toolbox.joined([WebFetch(), WebSearch(Search(random.Random(1), sleep=no_pause))])
+            await story(place, pages)
+
+    run(main())
+
+
+def test_a_page_as_text_markdown_and_html(tmp_path):
+    async def story(place, pages):
+        pages.answers["/p"] = page(HTML)
+        pages.answers["/j"] = page('{"a": 1}', "application/json")
+        text = (await place.call("fetch", url=pages.url("/p"), format="text")).content
+        assert "Head\nOne\nlink" in text
+        assert "bad()" not in text
+        markdown = (await place.call("fetch", url=pages.url("/p"), format="markdown")).content
+        assert "# Head" in markdown
+        assert "[link](/x)" in markdown
+        assert "- a\n- b" in markdown
+        assert (await place.call("fetch", url=pages.url("/p"), format="html")).content == HTML
+        assert (await place.call("fetch", url=pages.url("/j"), format="markdown")).content == '```\n{"a": 1}\n```'
+
+    _run(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("path", "format", "said"),
+    [
+        ("/missing", "text", "answered 404"),
+        ("/p", "pdf", "must be one of"),
+        ("/binary", "text", "no text"),
+        ("/loop", "text", "more than 5 redirects"),
+        ("/file", "text", "must begin with http"),
+        ("/silence", "text", "longer than 1 s"),
+        ("/cut", "text", "cannot fetch"),
+    ],
+)
+def test_what_cannot_be_fetched_is_an_error_result(tmp_path, path, format, said):
+    async def story(place, pages):
+        pages.answers |= {
+            "/p": page(HTML),
+            "/binary": page(b"\xff\xfe\x00", "application/octet-stream"),
+            "/loop": redirect("/loop"),
+            "/file": redirect("file:///etc/passwd"),
+            "/silence": silence,
+            "/cut": cut,
+        }
+        result = await place.call("fetch", url=pages.url(path), format=format, timeout=1)
+        assert result.is_error
+        assert said in result.content
+
+    _run(tmp_path, story)
+
+
+def test_only_so_much_is_read(tmp_path):
+    async def story(place, pages):
+        pages.answers["/flood"] = flood
+        result = await place.call("fetch", url=pages.url("/flood"), format="text")
+        assert len(result.content) < 101_000 * 1.1
+        assert "only the first 102400 bytes" in result.content
+
+    _run(tmp_path, story)
+
+
+def test_a_redirect_from_outside_does_not_lead_into_the_local_network(tmp_path, monkeypatch):
+    async def story(place, pages):
+        pages.answers["/out"] = redirect(pages.url("/secret"))
+        pages.answers["/secret"] = page("secret", "text/plain")
+        assert (await place.call("fetch", url=pages.url("/out"), format="text")).content == "secret"
+        before = client.is_local
+
+        async def is_local(url: str) -> bool:
+            return "/out" not in url and await before(url)  # the first address stands for a public one
+
+        monkeypatch.setattr(client, "is_local", is_local)
+        result = await place.call("fetch", url=pages.url("/out"), format="text")
+        assert result.is_error
+        assert "local network" in result.content
+
+    _run(tmp_path, story)
+
+
+def test_a_download_is_whole_or_not_there(tmp_path):
+    async def story(place, pages):
+        data = bytes(range(256)) * 5000
+        pages.answers |= {"/d": page(data, "application/zip"), "/cut": cut, "/flood": flood}
+        result = await place.call("download", url=pages.url("/d"), file_path="deep/a.zip")
+        assert not result.is_error, result.content
+        assert (tmp_path / "deep" / "a.zip").read_bytes() == data
+        assert result.metadata["size"] == len(data)
+        for path, said in (("/cut", "cannot fetch"), ("/flood", "larger than"), ("/none", "404")):
+            result = await place.call("download", url=pages.url(path), file_path="b.zip")
+            assert result.is_error, path
+            assert said in result.content
+        assert "directory" in (await place.call("download", url=pages.url("/d"), file_path="deep")).content
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["deep"]
+        assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.zip"]
+
+    _run(tmp_path, story, limits=Limits(download_max_bytes=2_000_000))
+
+
+def test_a_cancelled_download_leaves_nothing(tmp_path):
+    async def story(place, pages):
+        pages.answers["/flood"] = flood
+        task = asyncio.create_task(place.call("download", url=pages.url("/flood"), file_path="a"))
+        async with asyncio.timeout(10):
+            while not list(tmp_path.iterdir()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert list(tmp_path.iterdir()) == []
+
+    _run(tmp_path, story)
+
+
+def test_a_search_gives_titles_addresses_and_summaries(tmp_path):
+    async def story(place, pages):
+        pages.answers["/lite"] = page(RESULTS)
+        place.env = {**place.env, "BULKHEAD_SEARCH_URL": pages.url("/lite")}
+        result = await place.call("web_search", query="how to  paint & sand")
+        assert result.content == (
+            "1. First one\n   https://example.org/a\n   About a\n\n2. Second\n   https://example.org/b\n   About b"
+        )
+        assert pages.asked == ["/lite?q=how+to+paint+%26+sand"]
+        assert "1. First" in (await place.call("web_search", query="x", max_results=1)).content
+        pages.answers["/lite"] = page("<form id='challenge-form'></form>")
+        blocked = await place.call("web_search", query="x")
+        assert blocked.is_error
+        assert "robot" in blocked.content
+
+    _run(tmp_path, story)
+
+
+def test_pages_for_an_agent_are_bare_and_cut(tmp_path):
+    async def story(place, pages):
+        pages.answers |= {
+            "/p": page(HTML),
+            "/long": page("w " * 100_000, "text/plain"),
+            "/j": page('{"a":[1]}', "application/json"),
+        }
+        text = (await place.call("web_fetch", url=pages.url("/p"))).content
+        assert "menu" not in text
+        assert "# Head" in text
+        assert "left out: 150000 characters" in (await place.call("web_fetch", url=pages.url("/long"))).content
+        assert (await place.call("web_fetch", url=pages.url("/j"))).content == '{\n  "a": [\n    1\n  ]\n}'
+
+    _run(tmp_path, story)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "headless", "parts"])
+def test_what_a_server_packed_is_unpacked(tmp_path, kind):
+    text = "many words " * 5000
+    packed = {
+        "deflate": zlib.compress(text.encode()),
+        "headless": zlib.compress(text.encode(), wbits=-15),
+        "parts": gzip.compress(text[:100].encode()) + gzip.compress(text[100:].encode()) + b"\0\0",
+    }.get(kind, gzip.compress(text.encode()))
+    named = {"headless": "deflate", "parts": "gzip"}.get(kind, kind)
+
+    async def story(place, pages):
+        pages.answers["/p"] = page(packed, "text/plain", "200 OK", f"Content-Encoding: {named}")
+        assert (await place.call("fetch", url=pages.url("/p"), format="text")).content == text
+        assert not (await place.call("download", url=pages.url("/p"), file_path="a")).is_error
+        assert (tmp_path / "a").read_text() == text
+
+    _run(tmp_path, story)
+
+
+@pytest.mark.parametrize("packed_as", ["gzip, gzip", "br", "zstd"])
+def test_layers_and_kinds_that_were_not_asked_for_are_refused(tmp_path, packed_as):
+    async def story(place, pages):
+        bomb = gzip.compress(gzip.compress(bytes(20_000_000)))
+        pages.answers["/p"] = page(bomb, "text/plain", "200 OK", f"Content-Encoding: {packed_as}")
+        for name, args in (("fetch", {"format": "text"}), ("download", {"file_path": "a"})):
+            result = await place.call(name, url=pages.url("/p"), **args)
+            assert result.is_error
+            assert "packed as" in result.content
+        assert not list(tmp_path.iterdir())
+
+    _run(tmp_path, story)
+
+
+def test_no_more_is_unpacked_than_is_wanted(tmp_path):
+    most = 0
+
+    async def story(place, pages):
+        nonlocal most
+        pages.answers["/p"] = page(
+            gzip.compress(bytes(200_000_000), 1), "text/plain", "200 OK", "Content-Encoding: gzip"
+        )
+        tracemalloc.start()
+        try:
+            result = await place.call("fetch", url=pages.url("/p"), format="text")
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert "only the first 102400 bytes" in result.content
+
+    _run(tmp_path, story)
+    assert most < 20_000_000
+
+
+@pytest.mark.parametrize("said", ["cut", "garbage"])
+def test_what_is_packed_badly_is_an_error(tmp_path, said):
+    data = gzip.compress(b"words " * 1000)[:-20] if said == "cut" else b"no gzip at all"
+
+    async def story(place, pages):
+        pages.answers["/p"] = page(data, "text/plain", "200 OK", "Content-Encoding: gzip")
+        result = await place.call("download", url=pages.url("/p"), file_path="a")
+        assert result.is_error
+        assert not list(tmp_path.iterdir())
+
+    _run(tmp_path, story)
+
+
+def test_a_download_replaces_no_device_and_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    async def story(place, pages):
+        pages.answers["/p"] = page("x", "text/plain")
+        result = await place.call("download", url=pages.url("/p"), file_path="pipe")
+        assert result.is_error
+        assert "not a regular file" in result.content
+        assert (tmp_path / "pipe").is_fifo()
+        long = "文" * 84 + ".c"
+        assert not (await place.call("download", url=pages.url("/p"), file_path=long)).is_error
+        assert sorted(os.listdir(tmp_path)) == ["pipe", long]
+
+    _run(tmp_path, story)
+
+
+def test_an_agent_on_the_web_asks_before_it_looks_at_the_local_network(tmp_path):
+    async def story(place, pages):
+        pages.answers["/p"] = page("internal", "text/plain")
+        result = await place.call("web_fetch", url=pages.url("/p"))
+        assert result.is_error
+        assert result.stop_turn
+        assert pages.asked == []
+
+    _run(tmp_path, story, rules=Rules())
+
+
+def test_without_permission_nothing_leaves_the_machine(tmp_path):
+    async def story(place, pages):
+        place.env = {**place.env, "BULKHEAD_SEARCH_URL": pages.url("/lite")}
+        for name, args in (
+            ("fetch", {"url": pages.url(), "format": "text"}),
+            ("download", {"url": pages.url(), "file_path": "x"}),
+            ("web_search", {"query": "x"}),
+        ):
+            result = await place.call(name, **args)
+            assert result.is_error
+            assert result.stop_turn
+        assert pages.asked == []
+
+    _run(tmp_path, story, rules=Rules())
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x/y", "http://", "file:///etc/passwd", "x", "http://[::1"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ToolError):
+        check_url(url)
+
+
+def test_a_page_that_is_nested_too_deeply_is_an_error_or_text():
+    deep = "<div>" * 20_000 + "x"
+    for convert in (to_text, to_markdown):
+        with contextlib.suppress(ToolError):
+            assert "x" in convert(deep)
+    assert readable("text/plain", "<p>x</p>") == "<p>x</p>"
+    assert hits_of("", 3) == []

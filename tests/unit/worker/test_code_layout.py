@@ -1,0 +1,81 @@
+"""Code that is laid together: found by running it, copied, and the same to whoever calls it."""
+
+import threading
+from collections.abc import Callable
+from types import CodeType
+
+from worker.zygote.code_layout import code_run_by, lay_together
+
+
+def _make() -> tuple[Callable[[int], int], Callable[[int], list[int]], type]:
+    """Fresh functions: a closure, one with code inside its code, and a class that uses `super()`."""
+    step = 2
+
+    def add(value: int, *, times: int = 3) -> int:
+        return value + step * times
+
+    def grow(count: int) -> list[int]:
+        def one(number: int) -> int:
+            return add(number)
+
+        return [one(number) for number in range(count)]
+
+    class Base:
+        def name(self) -> str:
+            return "base"
+
+    class Derived(Base):
+        def name(self) -> str:
+            return f"derived from {super().name()}"
+
+    return add, grow, Derived
+
+
+def test_code_is_found_in_the_order_of_the_first_call_and_in_threads() -> None:
+    _, grow, derived = _make()
+
+    def live() -> None:
+        thread = threading.Thread(target=grow, args=(2,))
+        thread.start()
+        thread.join()
+        derived().name()
+        grow(1)
+
+    found = code_run_by(live)
+    names = [code.co_name for code in found if code.co_filename == __file__]
+    assert [names.index(name) for name in ("live", "grow", "one", "add")] == sorted(
+        names.index(name) for name in ("live", "grow", "one", "add")
+    )
+    assert names.count("grow") == 1
+    assert names.count("name") == 2
+
+
+def test_a_copy_takes_the_place_of_the_code_and_means_the_same() -> None:
+    add, grow, derived = _make()
+    former = add.__code__, grow.__code__
+
+    def live() -> None:
+        grow(2)
+        derived().name()
+
+    lay_together(code_run_by(live))
+    assert add.__code__ is not former[0]
+    assert grow.__code__ is not former[1]
+    assert grow.__code__ == former[1]
+    inside = [{id(v) for v in code.co_consts if isinstance(v, CodeType)} for code in (grow.__code__, former[1])]
+    assert all(inside)
+    assert not inside[0] & inside[1]
+    assert grow(3) == [6, 7, 8]
+    assert add(1) == 7
+    assert derived().name() == "derived from base"
+
+
+def test_code_that_did_not_run_stays() -> None:
+    add, grow, _ = _make()
+    untouched = grow.__code__
+
+    def live() -> None:
+        add(1)
+
+    lay_together(code_run_by(live))
+    assert grow.__code__ is untouched

@@ -1,0 +1,40 @@
+"""The zygote's forks run no hooks that they do not need; what those would do is done, or needs no doing."""
+
+import os
+import random
+import subprocess
+import sys
+
+CODE = """
+import os
+from worker.zygote.fork_hooks import keep_forks_quiet, renew_random
+keep_forks_quiet()
+import concurrent.futures.thread, logging, random, threading
+ran = []
+os.register_at_fork(after_in_child=lambda: ran.append(1))  # one of somebody else
+random.seed(1)
+read, write = os.pipe()
+pid = os.fork()
+if pid == 0:
+    renew_random()
+    logging.getLogger("x").warning("a lock is free")
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: 7).result() == 7
+    assert threading.current_thread() is threading.main_thread()
+    os.write(write, f"{len(ran)} {random.random()}".encode())
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+print(os.read(read, 100).decode())
+"""
+
+
+def test_a_fork_without_the_hooks_works_and_draws_its_own_numbers() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", CODE], capture_output=True, text=True, check=True, env=dict(os.environ), timeout=30
+    )
+    hooks, number = done.stdout.split()
+    assert hooks == "1", "a hook that is not on the list did not run"
+    assert float(number) != random.Random(1).random()

@@ -1,0 +1,200 @@
+"""The worker's operation table, its remembered answers, and how long it stays alone."""
+
+import asyncio
+import logging
+
+import msgspec
+import pytest
+
+from protocol.api.agent import Prompt
+from protocol.base.clock import SystemClock
+from protocol.errors import CODES, Conflict
+from protocol.ids import Epoch
+from protocol.limits import DEFAULT_LIMITS
+from protocol.messages import Answer, Call
+from protocol.operations import Operation
+from tests.support.run_coroutine import run
+from worker.operations.reply_cache import Known, Replies
+from worker.operations.table import Handler, OperationTable, Request, Response
+from worker.supervisor_lease import Tenure
+
+OPERATIONS = {"do": Operation("do", is_safe=False), "bound": Operation("bound", is_safe=True, is_bound=True)}
+
+
+async def nothing(request: Request) -> Response:
+    return Response()
+
+
+def table(handler: Handler) -> OperationTable:
+    return OperationTable(
+        {"do": handler, "bound": nothing},
+        limits=DEFAULT_LIMITS,
+        clock=SystemClock(),
+        log=logging.getLogger("bulkhead.test"),
+        operations=OPERATIONS,
+    )
+
+
+def answer_of(handler: Handler, *, body: bytes = b"", within_s: float = 5.0, operation: str = "do") -> Answer:
+    call = Call(call_id="c7", epoch=Epoch(1), operation=operation, args={"sid": "s"}, body=body, within_s=within_s)
+    return run(table(handler).run(call))
+
+
+def error_of(
+    handler: Handler, *, body: bytes = b"", within_s: float = 5.0, operation: str = "do"
+) -> tuple[str, int, str]:
+    answer = answer_of(handler, body=body, within_s=within_s, operation=operation)
+    assert answer.error is not None
+    assert answer.status == answer.error.status
+    return answer.error.code, answer.status, answer.error.message
+
+
+def test_a_handler_gets_the_request_and_its_response_is_the_answer() -> None:
+    async def do(request: Request) -> Response:
+        assert request == Request({"sid": "s"}, b"body", "c7")
+        return Response(b"{}", status=202)
+
+    assert answer_of(do, body=b"body") == Answer(call_id="c7", status=202, body=b"{}")
+
+
+def test_a_handlers_refusal_is_the_answer() -> None:
+    async def do(request: Request) -> Response:
+        raise Conflict("cannot: it is busy", code="busy")
+
+    assert error_of(do) == ("busy", CODES["busy"][1], "cannot: it is busy")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"prompt": 5}', "field `prompt`"),
+        (b'{"attachments": [{"file_name": 1}]}', "field `attachments"),
+        (b"{", "truncated"),
+        (b'{"prompt": "\xff"}', "UTF-8"),
+        (b'{"prompt": "\\ud800"}', "request"),
+        (b'{"x":' + b"[" * 100_000, "nested|recursion"),
+        (b'{"prompt": NaN}', "request"),
+    ],
+)
+def test_C09_a_body_that_cannot_be_meant_is_bad_input(body: bytes, words: str) -> None:
+    async def do(request: Request) -> Response:
+        msgspec.json.decode(request.body, type=Prompt)
+        return Response()
+
+    code, status, message = error_of(do, body=body)
+    assert (code, status) == ("bad_input", 400)
+    assert any(word in message for word in words.split("|")), message
+
+
+def test_an_operation_past_its_deadline_says_that_its_outcome_is_unknown() -> None:
+    async def do(request: Request) -> Response:
+        await asyncio.sleep(60)
+        return Response()
+
+    code, status, message = error_of(do, within_s=0.01)
+    assert (code, status) == ("deadline", 504)
+    assert "cannot tell" in message
+
+
+def test_S16_a_bug_is_an_internal_error_with_an_id_and_its_story_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def do(request: Request) -> Response:
+        raise TimeoutError("the secret story")
+
+    with caplog.at_level(logging.ERROR):
+        code, status, message = error_of(do)
+    assert (code, status) == ("internal", 500)
+    assert "c7" in message
+    assert "secret" not in message
+    assert any(record.exc_info for record in caplog.records)
+
+
+def test_an_operation_that_nobody_offers_is_answered() -> None:
+    assert error_of(nothing, operation="other")[:2] == ("not_found", 404)
+
+
+def test_a_cancel_passes_through() -> None:
+    async def do(request: Request) -> Response:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        answer_of(do)
+
+
+def test_a_table_that_offers_less_or_more_does_not_start() -> None:
+    log = logging.getLogger("bulkhead.test")
+    for handlers in ({}, {"do": nothing}, {"do": nothing, "bound": nothing, "more": nothing}):
+        with pytest.raises(ValueError, match="cannot offer"):
+            OperationTable(handlers, limits=DEFAULT_LIMITS, clock=SystemClock(), log=log, operations=OPERATIONS)
+
+
+def test_which_operations_are_bound_to_their_caller() -> None:
+    assert table(nothing).is_bound("bound")
+    assert not table(nothing).is_bound("do")
+    assert not table(nothing).is_bound("other")
+
+
+# --- replies --------------------------------------------------------------------------------------------------------
+
+
+def test_Z07_a_call_is_begun_once_and_answered_alike() -> None:
+    replies = Replies(count_max=10, bytes_max=1000)
+    assert replies.begin("a") is Known.NEW
+    assert replies.begin("a") is Known.RUNNING
+    answer = Answer(call_id="a", body=b"x")
+    replies.finished(answer)
+    assert replies.begin("a") is answer
+    assert replies.running == 0
+
+
+def test_a_cancelled_call_begins_anew() -> None:
+    replies = Replies(count_max=10, bytes_max=1000)
+    replies.begin("a")
+    replies.dropped("a")
+    assert replies.begin("a") is Known.NEW
+
+
+def test_the_answers_kept_are_bounded_by_count_and_bytes() -> None:
+    replies = Replies(count_max=2, bytes_max=10)
+    for call_id in "abc":
+        replies.begin(call_id)
+        replies.finished(Answer(call_id=call_id, body=b"123"))
+    assert replies.begin("a") is Known.NEW
+    assert isinstance(replies.begin("b"), Answer)
+    replies.begin("big")
+    replies.finished(Answer(call_id="big", body=b"x" * 100))
+    assert len(replies) == 1  # larger than the store, kept while it is the newest
+    assert isinstance(replies.begin("big"), Answer)
+    replies.finished(Answer(call_id="a", body=b""))
+    assert (len(replies), replies.kept_bytes) == (1, 0)
+
+
+# --- tenure ---------------------------------------------------------------------------------------------------------
+
+
+def test_S14_an_idle_worker_that_hears_nobody_leaves_after_its_lease() -> None:
+    tenure = Tenure(tenure_s=60.0, now=0.0)
+    assert not any(tenure.is_over(open_runs=0, now=float(now)) for now in range(60))
+    assert tenure.is_over(open_runs=0, now=60.0)
+
+
+def test_S14_an_open_run_is_never_cut_and_its_end_ends_the_stay() -> None:
+    tenure = Tenure(tenure_s=60.0, now=0.0)
+    assert not any(tenure.is_over(open_runs=1, now=float(now)) for now in range(600))
+    assert tenure.is_over(open_runs=0, now=600.0)
+
+
+def test_a_word_of_a_supervisor_renews_the_lease() -> None:
+    tenure = Tenure(tenure_s=60.0, now=0.0)
+    for now in range(600):
+        if now % 50 == 0:
+            tenure.heard(float(now))
+        assert not tenure.is_over(open_runs=0, now=float(now))
+
+
+def test_H01_a_worker_that_slept_itself_gives_the_supervisor_its_time() -> None:
+    tenure = Tenure(tenure_s=60.0, now=0.0)
+    assert not tenure.is_over(open_runs=0, now=7200.0)
+    assert not any(tenure.is_over(open_runs=0, now=7200.0 + now) for now in range(60))
+    assert tenure.is_over(open_runs=0, now=7260.0)

@@ -1,0 +1,137 @@
+"""Identity, records, adoption, containment: what must never mistake one process for another."""
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from protocol.ids import WorkspaceId
+from protocol.worker_spec import MARKER
+from supervisor.launch import process, process_sweep
+from supervisor.launch.adoption import Verdict, judge
+from supervisor.launch.launcher import ExitReport, Record
+from supervisor.launch.process import Process
+from supervisor.launch.process_usage import measure
+from supervisor.launch.records import RecordStore
+from tests.support.run_coroutine import run
+
+SLEEPER = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+
+
+def record(**changes: object) -> Record:
+    values: dict[str, object] = {
+        "workspace_id": WorkspaceId("w1"),
+        "generation": 3,
+        "pid": 4711,
+        "start_ticks": 100,
+        "boot_id": "this boot",
+        "token": "secret",
+        "started_wall": 1.0,
+        "path": "/somewhere",
+    }
+    return Record(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ticks", "verdict"),
+    [
+        ({}, 100, Verdict.ADOPT),
+        ({}, 101, Verdict.END),  # S11: the pid belongs to a stranger now
+        ({}, None, Verdict.END),  # it is dead
+        ({"boot_id": "another boot"}, 100, Verdict.END),
+        ({"pid": 0, "start_ticks": 0}, None, Verdict.END),  # S03: died between record and fork
+    ],
+)
+def test_S11_adoption_judges_by_identity(changes: dict[str, object], ticks: int | None, verdict: Verdict) -> None:
+    assert judge(record(**changes), boot_id="this boot", start_ticks=ticks) is verdict
+
+
+def test_records_are_private_replaced_whole_and_read_back(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    store.write(record())
+    store.write(record(pid=5))
+    (tmp_path / "broken.json").write_text("{")
+    assert store.read_all() == [record(pid=5)]
+    assert stat.S_IMODE((tmp_path / "w1.json").stat().st_mode) == 0o600
+    store.remove(WorkspaceId("w1"))
+    store.remove(WorkspaceId("w1"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("report", "cause"),
+    [
+        (ExitReport(signal=9), "signal 9"),
+        (ExitReport(code=0), "exit 0"),
+        (ExitReport(code=10), "data directory is owned by another process"),
+        (ExitReport(), "without a word"),
+    ],
+)
+def test_causes_are_told_in_words(report: ExitReport, cause: str) -> None:
+    assert report.cause == cause
+
+
+def test_a_process_is_held_by_its_identity_and_its_end_is_seen() -> None:
+    async def story() -> None:
+        with subprocess.Popen(SLEEPER, stdin=subprocess.PIPE) as child:
+            ticks = process.start_ticks(child.pid)
+            assert ticks is not None
+            assert Process.open(child.pid, ticks + 1) is None
+            held = Process.open(child.pid, ticks)
+            assert held is not None
+            waiting = asyncio.ensure_future(held.ended())
+            held.send(signal.SIGKILL)
+            await waiting
+            held.send(signal.SIGKILL)  # the dead are left alone
+            held.close()
+            held.close()
+        assert process.start_ticks(child.pid) is None
+        assert Process.open(child.pid, ticks) is None
+
+    run(story())
+
+
+def test_P08_a_sweep_finds_what_carries_the_marker_and_nothing_else() -> None:
+    def start(workspace_id: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, env={MARKER: workspace_id}, start_new_session=True)
+
+    mine = f"sweep{os.getpid()}"  # nobody else's on this machine
+    with start(mine) as ours, start(mine) as kept, start(mine + "b") as neighbour:
+        try:
+            assert process_sweep.sweep(mine, keep={kept.pid}, within_s=5.0) == 1
+            assert ours.wait() == -signal.SIGKILL
+            assert process_sweep.marked(mine) == [kept.pid]
+            assert process_sweep.marked(mine + "b") == [neighbour.pid]
+        finally:
+            kept.kill()
+            neighbour.kill()
+
+
+def test_P08_a_process_in_the_middle_of_an_exec_is_found_too() -> None:
+    """Its environment is empty for a moment; one look in fourteen at a process that only execs saw that."""
+    workspace_id = f"exec{os.getpid()}"
+    again = 'exec sh -c "$0" "$0"'
+    with subprocess.Popen(
+        ["sh", "-c", again, again], env={MARKER: workspace_id, "PATH": os.environ["PATH"]}
+    ) as restless:
+        try:
+            assert all(process_sweep.marked(workspace_id) == [restless.pid] for _ in range(200))
+            assert process_sweep.sweep(workspace_id, keep=(), within_s=5.0) == 1
+            assert restless.wait() == -signal.SIGKILL
+        finally:
+            restless.kill()
+
+
+def test_vitals_measure_a_process_and_tell_when_it_is_gone() -> None:
+    usage = measure(os.getpid(), True)
+    assert usage is not None
+    assert usage.uss_bytes is not None
+    assert 0 < usage.uss_bytes <= usage.rss_bytes
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    assert measure(child.pid, False) is None

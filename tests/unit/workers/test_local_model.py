@@ -1,0 +1,204 @@
+"""The local model's small parts: which provider it is, how it is reached, when its process is idle."""
+
+import asyncio
+import logging
+import random
+import socket
+from pathlib import Path
+
+import pytest
+
+from protocol.api.message import Message, TextData, TextPart
+from protocol.base.clock import SystemClock
+from protocol.errors import BadInput
+from protocol.limits import DEFAULT_LIMITS, Limits
+from supervisor.__main__ import read_config
+from supervisor.config.errors import ConfigError
+from supervisor.local_model.process import LocalModel
+from supervisor.local_model.server import Front, Traffic
+from tests.support.run_coroutine import run
+from worker.config.load import Config, load_config
+from worker.models.client import ModelFailure, ModelRequest
+from worker.models.registry import Models
+
+SOCKET = "/run/model.sock"
+
+
+@pytest.fixture
+def asks_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are allowed: to a socket that nobody listens on, or to an answer from memory."""
+    import pydantic_ai.models
+
+    monkeypatch.setattr(pydantic_ai.models, "ALLOW_MODEL_REQUESTS", True)
+
+
+def load(tmp_path: Path, text: str = "{}", *, env: dict[str, str] | None = None, **options: str) -> Config:
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    (workspace / "bulkhead.json").write_text(text)
+    return load_config(workspace, tmp_path / "data", {"HOME": str(tmp_path), **(env or {})}, **options)
+
+
+def test_installed_and_nothing_configured_it_answers_and_says_so(tmp_path: Path) -> None:
+    found = load(tmp_path, local_model=SOCKET)
+    assert list(found.providers) == ["local", "builtin"]
+    assert (found.models["large"].provider, found.models["small"].model) == ("local", "smollm2")
+    assert found.providers["local"].base_url == "unix:///run/model.sock"
+    assert "local/smollm2" in found.hint
+    assert "ANTHROPIC_API_KEY" in found.hint
+
+
+def test_a_provider_with_a_key_answers_before_it(tmp_path: Path) -> None:
+    found = load(tmp_path, local_model=SOCKET, env={"OPENAI_API_KEY": "k"})
+    assert found.models["large"].provider == "openai"
+    assert "local" in found.providers
+    assert found.hint == ""
+
+
+def test_a_provider_of_the_user_with_this_name_is_the_users(tmp_path: Path) -> None:
+    text = '{"providers": {"local": {"base_url": "http://127.0.0.1:1/v1", "models": [{"id": "m"}]}}}'
+    found = load(tmp_path, text, local_model=SOCKET)
+    assert (found.providers["local"].type, found.models["large"].model) == ("openai-compat", "m")
+
+
+def test_the_user_can_do_without(tmp_path: Path) -> None:
+    found = load(tmp_path, '{"providers": {"local": {"disable": true}}}', local_model=SOCKET)
+    assert list(found.providers) == ["builtin"]
+
+
+def test_wanted_and_not_installed_is_an_error_that_says_what_installs_it(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="make local-model"):
+        load(tmp_path, default_model="local/smollm2")
+
+
+@pytest.mark.usefixtures("asks_models")
+def test_nobody_listens(tmp_path: Path) -> None:
+    config = load(tmp_path, local_model=str(tmp_path / "none.sock"))
+
+    async def story() -> None:
+        log = logging.getLogger("bulkhead.test")
+        models = Models(config, {}, DEFAULT_LIMITS, random.Random(0), log)
+        rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
+        with pytest.raises(ModelFailure, match="cannot reach the model of this machine") as caught:
+            async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
+                pass
+        assert (caught.value.category, caught.value.retryable) == ("network", True)
+        assert "supervisor" in caught.value.message
+        await models.close()
+
+    run(story())
+
+
+@pytest.mark.usefixtures("asks_models")
+def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
+    import httpx2
+
+    config = load(tmp_path, local_model=SOCKET)
+    error = {"code": 400, "message": "request (9 tokens) exceeds …", "type": "exceed_context_size_error", "n_ctx": 8}
+
+    def full(_request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(400, json={"error": error})
+
+    async def story() -> None:
+        log = logging.getLogger("bulkhead.test")
+        models = Models(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(full))
+        rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
+        with pytest.raises(ModelFailure) as caught:
+            async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
+                pass
+        assert caught.value.category == "context_overflow", caught.value.message
+        await models.close()
+
+    run(story())
+
+
+def test_one_that_cannot_even_be_started_is_refused_with_the_reason(short_root: Path) -> None:
+    folder = short_root / "lm"
+    folder.mkdir()
+
+    async def story() -> None:
+        model = LocalModel(
+            runtime_dir=folder,
+            command=["/nowhere/program"],
+            env={"OPENAI_API_KEY": "k"},
+            limits=Limits(),
+            clock=SystemClock(),
+            log=logging.getLogger("bulkhead.test"),
+        )
+        model.open()
+        try:
+            reader, writer = await asyncio.open_unix_connection(model.address)
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\n\r\n")
+            async with asyncio.timeout(10.0):
+                answer = await reader.read()
+            writer.close()
+        finally:
+            await model.close(end=True)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"/nowhere/program" in answer
+        assert list(folder.glob("*.sock")) == []
+
+    run(story())
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", True), ("0", False), ("", False)])
+def test_the_switch_of_the_environment_wins(tmp_path: Path, text: str, expected: bool) -> None:
+    file = tmp_path / "b.json"
+    file.write_text('{"server": {"local_model": false, "local_model_command": ["a", "b"]}}')
+    config = read_config(["--config", str(file)], {"HOME": "/h", "BULKHEAD_LOCAL_MODEL": text})
+    assert config.local_model is expected
+    assert config.local_model_command == ("a", "b")
+    assert "BULKHEAD_LOCAL_MODEL" not in config.worker_env
+
+
+def test_a_switch_that_is_none() -> None:
+    with pytest.raises(ConfigError, match="write 1 for on, 0 for off"):
+        read_config([], {"HOME": "/h", "BULKHEAD_LOCAL_MODEL": "yes"})
+
+
+def test_who_waits_keeps_it_from_being_idle() -> None:
+    now = [0.0]
+    traffic = Traffic(lambda: now[0])
+    traffic.asked(1)
+    now[0] = 1000.0
+    assert not traffic.is_idle_for(10.0), "a long prompt is being read"
+    traffic.answered(1)
+    assert not traffic.is_idle_for(10.0)
+    now[0] = 1010.0
+    assert traffic.is_idle_for(10.0)
+
+
+def test_the_front_carries_both_ways_and_ends_both_sides(short_root: Path) -> None:
+    outer, inner = short_root / "outer.sock", short_root / "inner.sock"
+
+    async def story() -> None:
+        ended = asyncio.Event()
+
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(1000):
+                writer.write(data.upper())
+            ended.set()
+            writer.close()
+
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(outer))
+        listener.listen()
+        listener.setblocking(False)
+        async with await asyncio.start_unix_server(echo, str(inner)):
+            traffic = Traffic(lambda: 0.0)
+            front = Front(listener, inner, traffic)
+            front.open()
+            reader, writer = await asyncio.open_unix_connection(str(outer))
+            writer.write(b"hello")
+            assert await reader.read(100) == b"HELLO"
+            writer.close()
+            await asyncio.wait_for(ended.wait(), 5.0)  # a client that leaves ends the answer
+            front.close()
+            late_reader, late_writer = await asyncio.open_unix_connection(str(outer))
+            late_writer.write(b"late")
+            listener.close()  # nobody took it: it waited for the next process, and there is none
+            with pytest.raises(OSError):
+                await asyncio.wait_for(late_reader.read(100), 5.0)
+            late_writer.close()
+
+    run(story())

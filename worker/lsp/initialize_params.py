@@ -1,0 +1,50 @@
+"""What this client says of itself when it greets a server."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from protocol.version import BULKHEAD_VERSION
+from worker.lsp.types import uri_of
+
+CAPABILITIES: Mapping[str, object] = {
+    "general": {"positionEncodings": ["utf-16"]},
+    "window": {"workDoneProgress": True},
+    "workspace": {
+        "applyEdit": False,
+        "configuration": True,
+        "workspaceFolders": True,
+        "didChangeConfiguration": {"dynamicRegistration": False},
+        "didChangeWatchedFiles": {"dynamicRegistration": True},
+        "diagnostics": {"refreshSupport": True},
+        "workspaceEdit": {"documentChanges": True},
+    },
+    "textDocument": {
+        "synchronization": {"didSave": True},
+        "publishDiagnostics": {
+            "relatedInformation": False,
+            "versionSupport": False,
+            "tagSupport": {"valueSet": [1, 2]},
+        },
+        "diagnostic": {"dynamicRegistration": True, "relatedDocumentSupport": False},
+        "definition": {"linkSupport": True},
+        "references": {},
+        "rename": {"prepareSupport": False},
+        "callHierarchy": {},
+        "documentSymbol": {"hierarchicalDocumentSymbolSupport": True},
+    },
+}
+
+
+def offer(workspace: Path, pid: int, init_options: Mapping[str, object] | None) -> dict[str, object]:
+    """The parameters of `initialize`. `pid` is ours: a server ends itself when that process is gone."""
+    params: dict[str, object] = {
+        "processId": pid,
+        "clientInfo": {"name": "bulkhead", "version": BULKHEAD_VERSION},
+        "rootUri": uri_of(workspace),
+        "rootPath": str(workspace),
+        "workspaceFolders": [{"uri": uri_of(workspace), "name": workspace.name}],
+        "capabilities": CAPABILITIES,
+    }
+    if init_options is not None:
+        params["initializationOptions"] = init_options
+    return params

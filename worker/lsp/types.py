@@ -1,0 +1,139 @@
+"""The few shapes of the language server protocol that this client reads; unknown fields pass."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
+
+# What clients see, too, is said where both sides find it.
+from protocol.api.lsp import Diagnostic as Diagnostic
+from protocol.api.lsp import LspEvent as LspEvent
+from protocol.api.lsp import LspInfo as LspInfo
+from protocol.api.lsp import Position as Position
+from protocol.api.lsp import Range as Range
+
+ERROR, WARNING, INFORMATION, HINT = 1, 2, 3, 4
+"""Severities of diagnostics."""
+
+KINDS = (
+    "", "file", "module", "namespace", "package", "class", "method", "property", "field", "constructor", "enum",
+    "interface", "function", "variable", "constant", "string", "number", "boolean", "array", "object", "key", "null",
+    "enum member", "struct", "event", "operator", "type parameter",
+)  # fmt: skip
+"""Names of the symbol kinds, by number."""
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`textDocument/publishDiagnostics`."""
+
+    uri: str
+    diagnostics: list[Diagnostic]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to `textDocument/diagnostic`; `kind` may be `unchanged`."""
+
+    kind: str = "full"
+    items: list[Diagnostic] = []
+
+
+class Location(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A place in a file."""
+
+    uri: str
+    range: Range
+
+
+class LocationLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The other shape in which a definition may come."""
+
+    targetUri: str
+    targetSelectionRange: Range
+
+
+class Symbol(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One symbol of a file: `DocumentSymbol` with its children, or the older flat `SymbolInformation`."""
+
+    name: str
+    kind: int = 0
+    range: Range | None = None
+    selectionRange: Range | None = None
+    children: list["Symbol"] | None = None
+    location: Location | None = None
+
+    @property
+    def whole(self) -> Range | None:
+        """Where the symbol with its body stands."""
+        return self.range or (self.location.range if self.location else None)
+
+
+class TextEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Replace a range by a text."""
+
+    range: Range
+    newText: str
+
+
+class _Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    uri: str
+
+
+class DocumentChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of `documentChanges`; a `kind` (create, rename, delete) is nothing that we offered to do."""
+
+    textDocument: _Document | None = None
+    edits: list[TextEdit] = []
+    kind: str = ""
+
+
+class WorkspaceEdit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Edits of several files."""
+
+    changes: dict[str, list[TextEdit]] | None = None
+    documentChanges: list[DocumentChange] | None = None
+
+
+class CallItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A function in a call hierarchy."""
+
+    name: str
+    uri: str
+    selectionRange: Range
+    kind: int = 0
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One caller (`from`) or callee (`to`)."""
+
+    caller: CallItem | None = msgspec.field(default=None, name="from")
+    callee: CallItem | None = msgspec.field(default=None, name="to")
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a server can do, as far as it decides what is asked."""
+
+    diagnosticProvider: dict[str, Any] | bool | None = None
+
+
+class Initialized(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to `initialize`."""
+
+    capabilities: Capabilities = msgspec.field(default_factory=Capabilities)
+
+
+def uri_of(path: Path) -> str:
+    """The `file:` URI of an absolute path."""
+    return "file://" + quote(str(path), safe="/-._~")
+
+
+def path_of(uri: str) -> Path | None:
+    """The path behind a `file:` URI, None for any other."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # a server may send anything
+        return None
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        return None
+    path = unquote(parts.path)
+    return Path(path) if "\0" not in path else None

@@ -1,0 +1,69 @@
+"""How MCP servers on the network are reached: one HTTP client with its headers, its token and its bounds.
+
+Imports the HTTP library, so only the modules that connect import this.
+"""
+
+from collections.abc import AsyncIterator
+
+import httpx2
+
+from protocol.limits import Limits
+from worker.mcp.capabilities import McpFailed
+from worker.mcp.settings import Target
+from worker.web.tls import shared_tls
+
+GOODBYE_S = 2.0
+CONNECTIONS_MAX = 16
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that ends with an error when it is too long."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, most: int) -> None:
+        self._inner = inner
+        self._most = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        count = 0
+        async for piece in self._inner:
+            count += len(piece)
+            if count > self._most:
+                raise McpFailed(f"it sent an answer of more than {self._most} bytes", is_lost=True)
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class HttpLine:
+    """The way to one server. `status` is the last HTTP status that was an error, 0 for none."""
+
+    def __init__(self, target: Target, *, auth: httpx2.Auth | None, connect_s: float, limits: Limits) -> None:
+        self.url = target.url
+        self.connect_s = connect_s
+        self.status = 0
+        self._headers = dict(target.headers)
+        self._auth = auth
+        self._limits = limits
+
+    def client(self, timeout: httpx2.Timeout | None = None) -> httpx2.AsyncClient:
+        """A client for one connection; the caller closes it."""
+        return httpx2.AsyncClient(
+            headers=self._headers,
+            auth=self._auth,
+            verify=shared_tls(),
+            timeout=timeout or httpx2.Timeout(self.connect_s, read=self._limits.tool_max_s),
+            limits=httpx2.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=2),
+            event_hooks={"request": [self._asking], "response": [self._answered]},
+        )
+
+    async def _asking(self, request: httpx2.Request) -> None:
+        if request.method == "DELETE":  # the end of a session; a server that hangs must not hold us
+            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_S)
+
+    async def _answered(self, response: httpx2.Response) -> None:
+        if response.status_code >= 400 and response.request.method == "POST":
+            self.status = response.status_code
+        is_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+        if not is_stream and isinstance(response.stream, httpx2.AsyncByteStream):
+            response.stream = _Bounded(response.stream, self._limits.mcp_message_max_bytes)

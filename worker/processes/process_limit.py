@@ -1,0 +1,70 @@
+"""Too many processes (T05): a watch on how many all commands of a worker are, which ends the largest above the limit.
+
+Limits of the kernel count per user, or want a cgroup of our own. Counting a tree costs milliseconds, so it is done
+when the whole machine has so many threads more than before that the limit may be reached; and now and then anyway,
+because others may have ended as many as a command began.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protocol.base.logs import fields
+
+if TYPE_CHECKING:
+    from worker.processes.child import Children
+
+LOOK_S = 0.1
+SURE_S = 2.0
+"""Between two counts whatever the machine says; longer where they take longer than `SURE_S / SHARE`."""
+
+SHARE = 50
+_LOAD = Path("/proc/loadavg")
+
+
+class Crowd:
+    """The watch of one worker. It lives as long as commands do."""
+
+    def __init__(self, children: "Children") -> None:
+        self._children = children
+        self._task: asyncio.Task[None] | None = None
+        self._suspicious_at = 0
+
+    def look_after(self) -> None:
+        """A command was started."""
+        if self._task is None or self._task.done():
+            self._suspicious_at = machine_threads() + self._children.limits.tool_processes_max
+            self._task = self._children.tasks.start(self._watch(), "crowd")
+
+    async def _watch(self) -> None:
+        limit, clock = self._children.limits.tool_processes_max, self._children.clock
+        sure_at = clock.now() + SURE_S
+        while self._children.running:
+            await asyncio.sleep(LOOK_S)
+            now = machine_threads()
+            # What others end meanwhile must not make room.
+            self._suspicious_at = min(self._suspicious_at, now + limit)
+            if now >= self._suspicious_at or clock.now() >= sure_at:
+                began = clock.now()
+                self._suspicious_at = machine_threads() + max(1, limit - await self._count())
+                sure_at = clock.now() + max(SURE_S, SHARE * (clock.now() - began))
+
+    async def _count(self) -> int:
+        """How many they are; the largest is ended when they are too many."""
+        limit = self._children.limits.tool_processes_max
+        sizes = [(await child.members(), child) for child in self._children.running if not child.struck]
+        total = sum(size for size, _ in sizes)
+        if total > limit:
+            size, child = max(sizes, key=lambda pair: pair[0])
+            self._children.log.warning("too many processes of a tool", extra=fields(pid=child.pid, count=size))
+            child.strike(f"because it and what it started were {size} processes; {limit} may run in this workspace")
+            return total - size
+        return total
+
+
+def machine_threads() -> int:
+    """All threads of this machine, by one small read; 0 where that is not told."""
+    try:
+        return int(_LOAD.read_text().split()[3].split("/")[1])
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -1,0 +1,229 @@
+"""The tools that ask language servers: `lsp_references`, `lsp_definition`, `lsp_call_hierarchy`, `lsp_symbols`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.json import Decoder
+
+from worker.lsp.connection import LspError
+from worker.lsp.documents import read_text
+from worker.lsp.server import ANYTHING, LanguageServer
+from worker.lsp.service import LanguageServers
+from worker.lsp.symbols import outline
+from worker.lsp.types import KINDS, Call, CallItem, Location, LocationLink, Symbol, path_of, uri_of
+from worker.toolkit.paths import locate_inside
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.tools.code.symbol_positions import Spot, SymbolUnknown, first_answer, server_of, shown_location
+
+LOCATIONS_MAX = 200
+CONTEXT_LINES = 3
+_LOCATIONS: Decoder[list[Location] | None] = Decoder(list[Location] | None)
+_ITEMS: Decoder[list[dict[str, object]] | None] = Decoder(list[dict[str, object]] | None)
+_CALLS: Decoder[list[Call] | None] = Decoder(list[Call] | None)
+_SYMBOLS: Decoder[list[Symbol] | None] = Decoder(list[Symbol] | None)
+
+_Symbol = Annotated[str, Meta(description="The name of the symbol, such as `parse` or `Reader.parse`")]
+_Path = Annotated[str, Meta(description="The file or directory in which to look for the name; all when left out")]
+
+
+class SymbolArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments of the tools that take a symbol."""
+
+    symbol: _Symbol
+    path: _Path = ""
+
+
+class CallArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments of `lsp_call_hierarchy`."""
+
+    symbol: _Symbol
+    direction: Annotated[Literal["incoming", "outgoing"], Meta(description="Its callers, or what it calls")]
+    path: _Path = ""
+
+
+class FileArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments of `lsp_symbols`."""
+
+    file_path: Annotated[str, Meta(description="The file, absolute or relative to the workspace")]
+
+
+class References:
+    """Where a symbol is used."""
+
+    spec = ToolSpec(
+        "lsp_references",
+        description_of(__file__, "lsp_references"),
+        schema_of(SymbolArgs),
+        parallel=False,
+        effect="read",
+    )
+
+    def __init__(self, servers: LanguageServers) -> None:
+        self._servers = servers
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        """See `lsp_references.md`."""
+        wanted = read_args(SymbolArgs, args)
+
+        async def ask(server: LanguageServer, spot: Spot) -> list[Location] | None:
+            params = spot.params(context={"includeDeclaration": True})
+            return await server.request("textDocument/references", params, _LOCATIONS) or None
+
+        try:
+            found = await first_answer(
+                self._servers, wanted.symbol, wanted.path, context, ask, verb="find the references of"
+            )
+        except SymbolUnknown as error:  # that it is used nowhere is an answer as well
+            return ToolResult(str(error))
+
+        def text(_stop: object) -> str:
+            by_file: dict[str, list[tuple[int, int]]] = {}
+            for location in found[:LOCATIONS_MAX]:
+                name, line, column = shown_location(location, context.workspace)
+                by_file.setdefault(name, []).append((line, column))
+            parts = [f"Found {len(found)} references in {len(by_file)} files"]
+            for name, places in sorted(by_file.items()):
+                lines = "\n".join(f"  Line {line}, Column {column}" for line, column in sorted(places))
+                parts.append(f"{name}:\n{lines}")
+            if len(found) > LOCATIONS_MAX:
+                parts.append(f"(Only the first {LOCATIONS_MAX} are shown)")
+            return "\n\n".join(parts)
+
+        return ToolResult(await context.children.threads.run(text, within_s=context.limits.search_deadline_s))
+
+
+class Definition:
+    """Where a symbol is defined, with the lines around it."""
+
+    spec = ToolSpec(
+        "lsp_definition",
+        description_of(__file__, "lsp_definition"),
+        schema_of(SymbolArgs),
+        parallel=False,
+        effect="read",
+    )
+
+    def __init__(self, servers: LanguageServers) -> None:
+        self._servers = servers
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        """See `lsp_definition.md`."""
+        wanted = read_args(SymbolArgs, args)
+
+        async def ask(server: LanguageServer, spot: Spot) -> list[Location] | None:
+            found = await server.request("textDocument/definition", spot.params(), ANYTHING)
+            return _locations(found) or None
+
+        locations = await first_answer(
+            self._servers, wanted.symbol, wanted.path, context, ask, verb="find the definition of"
+        )
+        location = locations[0]
+
+        def look(_stop: object) -> tuple[str, int, str]:
+            name, line, _ = shown_location(location, context.workspace)
+            path = path_of(location.uri)
+            disk = read_text(path, context.limits.edit_max_bytes) if path is not None else None
+            lines = disk.text.splitlines() if disk is not None else []
+            first = max(0, line - 1 - CONTEXT_LINES)
+            rows = enumerate(lines[first : line + CONTEXT_LINES], start=first + 1)
+            return name, line, "\n".join(f"{number:6}|{row[:500]}" for number, row in rows)
+
+        name, line, content = await context.children.threads.run(look, within_s=context.limits.search_deadline_s)
+        more = f"\n({len(locations) - 1} more definitions)" if len(locations) > 1 else ""
+        return ToolResult(
+            f"{wanted.symbol} is defined at {name}:{line}\n{content}{more}",
+            metadata={"file_path": str(path_of(location.uri) or location.uri), "line": line, "content": content},
+        )
+
+
+class CallHierarchy:
+    """Who calls a function, and whom it calls."""
+
+    spec = ToolSpec(
+        "lsp_call_hierarchy",
+        description_of(__file__, "lsp_call_hierarchy"),
+        schema_of(CallArgs),
+        parallel=False,
+        effect="read",
+    )
+
+    def __init__(self, servers: LanguageServers) -> None:
+        self._servers = servers
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        """See `lsp_call_hierarchy.md`."""
+        wanted = read_args(CallArgs, args)
+
+        async def ask(server: LanguageServer, spot: Spot) -> list[Call] | None:
+            method = "textDocument/prepareCallHierarchy"
+            # An item goes back exactly as it came, with all that the server put into it.
+            items = await server.request(method, spot.params(), _ITEMS)
+            if not items:
+                return None
+            method = f"callHierarchy/{wanted.direction}Calls"
+            return await server.request(method, {"item": items[0]}, _CALLS) or []
+
+        verb = "find the calls of"
+        calls = await first_answer(self._servers, wanted.symbol, wanted.path, context, ask, verb=verb)
+        others = [other for call in calls if (other := call.caller or call.callee) is not None]
+        if not others:
+            what = "Nothing calls" if wanted.direction == "incoming" else "No calls are made by"
+            return ToolResult(f"{what} {wanted.symbol}")
+
+        def text(_stop: object) -> str:
+            lines = [_call_line(other, context.workspace) for other in others[:LOCATIONS_MAX]]
+            title = "Callers of" if wanted.direction == "incoming" else "Called by"
+            return f"{title} {wanted.symbol}:\n" + "\n".join(lines)
+
+        return ToolResult(await context.children.threads.run(text, within_s=context.limits.search_deadline_s))
+
+
+class Symbols:
+    """The outline of a file."""
+
+    spec = ToolSpec(
+        "lsp_symbols", description_of(__file__, "lsp_symbols"), schema_of(FileArgs), parallel=False, effect="read"
+    )
+
+    def __init__(self, servers: LanguageServers) -> None:
+        self._servers = servers
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        """See `lsp_symbols.md`."""
+        wanted = read_args(FileArgs, args)
+        server = await server_of(self._servers, wanted.file_path, context, verb="outline")
+        path = locate_inside(context.workspace, wanted.file_path, verb="outline").path
+        symbols = await symbols_of(server, path)
+        return ToolResult("\n".join(outline(symbols)) or f"{wanted.file_path} has no symbols")
+
+
+async def symbols_of(server: LanguageServer, path: Path) -> list[Symbol]:
+    """The symbols of a file that the server knows. Raises ToolError."""
+    params = {"textDocument": {"uri": uri_of(path)}}
+    try:
+        return await server.request("textDocument/documentSymbol", params, _SYMBOLS) or []
+    except LspError as error:
+        raise ToolError(f"cannot find the symbols of {path.name}: {error}") from None
+
+
+def _locations(found: object) -> list[Location]:
+    """A definition comes as one place, as several, or as links. What is none of these is left out."""
+    locations = []
+    for one in found if isinstance(found, list) else [found]:
+        try:
+            if isinstance(one, dict) and "targetUri" in one:
+                link = msgspec.convert(one, LocationLink)
+                locations.append(Location(uri=link.targetUri, range=link.targetSelectionRange))
+            elif one is not None:
+                locations.append(msgspec.convert(one, Location))
+        except msgspec.ValidationError as error:
+            raise ToolError(f"cannot read the place of the definition: {error}") from None
+    return locations
+
+
+def _call_line(item: CallItem, workspace: Path) -> str:
+    name, line, _ = shown_location(Location(uri=item.uri, range=item.selectionRange), workspace)
+    kind = KINDS[item.kind] if 0 < item.kind < len(KINDS) else "symbol"
+    return f"  {kind} {item.name} ({name}:{line})"

@@ -1,0 +1,169 @@
+"""The tools `fetch` and `download`: an address as text in the conversation, or as a file in the workspace (6.10)."""
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from worker.toolkit.paths import Place, check_workspace, locate
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
+from worker.tools.files.path_permission import expanded
+from worker.web.body import pieces
+from worker.web.client import check_url, fetch, opened
+from worker.web.pages import is_html, to_markdown, to_text
+
+FORMATS = ("text", "markdown", "html")
+FETCH_S, FETCH_MAX_S = 30.0, 120
+DOWNLOAD_S, DOWNLOAD_MAX_S = 300.0, 600
+SILENCE_S = 60.0
+
+
+class FetchArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments of `fetch`."""
+
+    url: Annotated[str, Meta(description="The address, with http:// or https://")]
+    format: Annotated[str, Meta(description="What a page is turned into", extra_json_schema={"enum": [*FORMATS]})]
+    timeout: Annotated[int, Meta(ge=0, description="Seconds to wait at most; 30 when left out, 120 at most")] = 0
+
+
+class Fetch:
+    """Reads a page."""
+
+    spec = ToolSpec("fetch", description_of(__file__, "fetch"), schema_of(FetchArgs), parallel=True, effect="read")
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        """See `fetch.md`."""
+        wanted = read_args(FetchArgs, args)
+        if wanted.format not in FORMATS:
+            raise ToolError(f"cannot fetch as {wanted.format[:40]!r}: the format must be one of {', '.join(FORMATS)}")
+        url = check_url(wanted.url)
+        await context.permit(
+            action="fetch",
+            path=str(context.workspace),
+            description=f"Fetch {url}",
+            params={"url": url, "format": wanted.format, "timeout": wanted.timeout},
+        )
+        page = await fetch(
+            url,
+            max_bytes=context.limits.fetch_max_bytes,
+            within_s=float(min(wanted.timeout or FETCH_S, FETCH_MAX_S)),
+        )
+        text = page.text()
+        if is_html(page.content_type, text) and wanted.format != "html":
+            convert = to_text if wanted.format == "text" else to_markdown
+            text = await context.children.threads.run(
+                lambda _stop: convert(text), within_s=context.limits.search_deadline_s
+            )
+        elif wanted.format == "markdown":
+            text = f"```\n{text}\n```"
+        if page.is_cut:
+            text += f"\n\n[only the first {context.limits.fetch_max_bytes} bytes were read]"
+        return ToolResult(text or "(the page is empty)", metadata={"url": page.url, "content_type": page.content_type})
+
+
+class DownloadArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments of `download`."""
+
+    url: Annotated[str, Meta(description="The address, with http:// or https://")]
+    file_path: Annotated[str, Meta(description="The file to write, absolute or relative to the workspace")]
+    timeout: Annotated[int, Meta(ge=0, description="Seconds to wait at most; 300 when left out, 600 at most")] = 0
+
+
+class Download:
+    """Writes what an address names into a file; a part of it is never left behind."""
+
+    spec = ToolSpec(
+        "download", description_of(__file__, "download"), schema_of(DownloadArgs), parallel=True, effect="write"
+    )
+
+    async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
+        """See `download.md`."""
+        wanted = read_args(DownloadArgs, args)
+        url = check_url(wanted.url)
+        if not wanted.file_path:
+            raise ToolError("cannot download: file_path is empty; say where to put the file")
+        threads, limits = context.children.threads, context.limits
+        place = await threads.run(
+            lambda _stop: locate(context.workspace, expanded(wanted.file_path, context)),
+            within_s=limits.search_deadline_s,
+        )
+        await context.permit(
+            action="download",
+            path=str(place.path),
+            description=f"Download {url} to {place.shown}",
+            params={"url": url, "file_path": str(place.path), "timeout": wanted.timeout},
+        )
+        within_s = float(min(wanted.timeout or DOWNLOAD_S, DOWNLOAD_MAX_S))
+        name = os.fsdecode(os.fsencode(place.path.name)[:100])  # the whole may be as long as names can be
+        part = place.path.with_name(f".{name}.{context.children.new_marker()}.part~")
+        try:
+            async with asyncio.timeout(within_s):
+                size, kind = await self._write(url, part, place, context)
+        except TimeoutError:
+            raise ToolError(f"cannot download {url}: it took longer than {within_s:g} s") from None
+        except OSError as error:
+            raise ToolError(f"cannot write {place.shown}: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                await threads.run(lambda _stop: part.unlink(missing_ok=True), within_s=limits.search_deadline_s)
+        return ToolResult(
+            f"Downloaded {size} bytes ({kind or 'no type given'}) to {place.shown}",
+            metadata={"url": url, "file_path": str(place.path), "size": size},
+        )
+
+    async def _write(self, url: str, part: Path, place: Place, context: ToolContext) -> tuple[int, str]:
+        """Stream into `part`, then put it in place. Size and type."""
+        threads, limits = context.children.threads, context.limits
+
+        opened_files: list[int] = []  # filled in the thread, so that a cancel meanwhile loses none
+
+        def begin(_stop: object) -> None:
+            if place.inside:
+                check_workspace(context.workspace, "download")
+            part.parent.mkdir(parents=True, exist_ok=True)
+            _check_target(place)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            opened_files.append(os.open(part, flags, 0o666))
+
+        size = 0
+        async with opened(url, within_s=SILENCE_S) as response, contextlib.aclosing(pieces(response)) as body:
+            try:
+                await threads.run(begin, within_s=limits.search_deadline_s)
+                async for piece in body:
+                    size += len(piece)
+                    if size > limits.download_max_bytes:
+                        raise ToolError(f"cannot download {url}: it is larger than {limits.download_max_bytes} bytes")
+                    await threads.run(_writer(opened_files[0], piece), within_s=limits.search_deadline_s)
+            finally:
+                for fd in opened_files:
+                    os.close(fd)
+            kind = response.headers.get("content-type", "")
+        await threads.run(lambda _stop: os.replace(part, place.path), within_s=limits.search_deadline_s)
+        return size, kind
+
+
+def _check_target(place: Place) -> None:
+    """Raise ToolError for what is there and no regular file: a device or a pipe would be replaced by the file."""
+    try:
+        mode = place.path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise ToolError(f"cannot download to {place.shown}: it is a directory; name the file")
+    if not stat.S_ISREG(mode):
+        raise ToolError(f"cannot download to {place.shown}: it is not a regular file")
+
+
+def _writer(fd: int, data: bytes) -> Callable[[object], None]:
+    def write(_stop: object) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
+
+    return write
