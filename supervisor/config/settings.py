@@ -161,6 +161,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         attribute="host_names",
         help="Accept these names too in the `Host` header on TCP.",
+        default_text="none",
         key="host_names",
         type=list[str],
         convert=tuple,
@@ -168,7 +169,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         attribute="idle_exit_s",
         help="Exit after this time without clients and work.",
-        details="A server that was never used stays.",
+        details="A server that was never used stays. Only with this setting may clients end it through the API.",
         default_text="never",
         flag="--idle-exit",
         metavar="SECONDS",
@@ -211,7 +212,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         attribute="spawn_zygote",
         help="Use the zygote of another unit, start none (systemd).",
-        details="In the file the opposite: `false` starts none.",
+        details="In the file it is the opposite: `false` starts none.",
+        default_text="one is started",
         flag="--no-zygote",
         switch_value=False,
         key="spawn_zygote",
