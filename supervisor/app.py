@@ -25,7 +25,7 @@ from protocol.local_model import is_installed
 from protocol.secrets import is_secret_name
 from protocol.worker_spec import MARKER, WorkerSpec
 from supervisor.admission import Admission
-from supervisor.config import ServerConfig
+from supervisor.config.server_config import ServerConfig
 from supervisor.http.control import ControlHandlers
 from supervisor.http.forward import Forward
 from supervisor.http.listener_set import ListenerSet

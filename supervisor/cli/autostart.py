@@ -12,8 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from protocol.address import Address
 from protocol.errors import Unavailable
-from supervisor.client.address import Address, default_runtime_dir
+from supervisor.client.address import default_runtime_dir
 from supervisor.client.api import Api
 
 IDLE_EXIT_S = 60

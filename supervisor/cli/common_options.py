@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from protocol.address import Address, TcpAddress
 from protocol.api.workspace import WorkerStatus
 from protocol.errors import BadInput, BulkheadError, NotFound
 from supervisor.cli.terminal.formatting import note
-from supervisor.client.address import Address, TcpAddress, default_address, parse_address
+from supervisor.client.address import default_address, parse_server_address
 from supervisor.client.api import Api
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ def json_option(command: Command) -> Command:
 def find_server(host: str | None, token_file: Path | None) -> ServerTarget:
     """The server that was named by option or environment, or the default one. Raises BadInput."""
     named = host or os.environ.get("BULKHEAD_HOST", "")
-    address = parse_address(named) if named else default_address(os.environ)
+    address = parse_server_address(named) if named else default_address(os.environ)
     token = os.environ.get("BULKHEAD_TOKEN", "")
     if token_file is not None:
         try:

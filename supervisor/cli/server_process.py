@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from supervisor.client.address import UnixAddress
+from protocol.address import UnixAddress
 
 LOCK_MAX_BYTES = 65536
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid

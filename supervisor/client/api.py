@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from protocol.address import Address
 from protocol.api.agent import Accepted, AgentInfo, Prompt, Run
 from protocol.api.message import Message
 from protocol.api.permission import Grant, PermissionPolicy, PermissionRequest, Resolved
@@ -17,7 +18,6 @@ from protocol.api.workspace import CreateWorkspace, WorkerStatus, Workspace
 from protocol.errors import CODES, BulkheadError, ErrorInfo, Internal, Unavailable, from_info
 from protocol.ids import new_uuid
 from protocol.version import BULKHEAD_VERSION
-from supervisor.client.address import Address
 from supervisor.client.events import EventStream
 from supervisor.client.transport import ConnectionLost, HttpResponse, Transport
 

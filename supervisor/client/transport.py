@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from protocol.address import Address, TcpAddress
 from protocol.errors import Unavailable
 from protocol.version import BULKHEAD_VERSION
-from supervisor.client.address import Address, TcpAddress
 
 CONNECT_S = 5.0
 HEAD_MAX_BYTES = 64 * 1024

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from protocol.address import TcpAddress
 from protocol.base.logs import Redactor, fields
 from protocol.base.tasks import TaskOwner
 from protocol.ids import RandomSource
-from supervisor.config import ServerConfig, TcpAddress
+from supervisor.config.server_config import ServerConfig
 from supervisor.http.access import Access, TcpAccess, UnixAccess, own_hosts
 from supervisor.http.http_listener import HttpListener, RequestHandler
 from supervisor.http.listeners import Listener, ListenFailed, inherited_listener, open_listener

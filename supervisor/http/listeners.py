@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.config import Address, TcpAddress, UnixAddress
+from protocol.address import Address, TcpAddress, UnixAddress
 
 BACKLOG = 1024
 PROBE_S = 0.2

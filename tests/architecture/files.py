@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("protocol", "supervisor", "worker")
 
 PURE = (
+    "protocol/address.py",
     "protocol/base/machine.py",
     "protocol/codec.py",
     "protocol/errors.py",
@@ -35,6 +36,8 @@ PURE = (
     "supervisor/admission.py",
     "supervisor/cli/terminal/run_output.py",
     "supervisor/client/sse.py",
+    "supervisor/config/errors.py",
+    "supervisor/config/listen_address.py",
     "supervisor/events/replay.py",
     "supervisor/events/stream.py",
     "supervisor/http/openapi/document.py",

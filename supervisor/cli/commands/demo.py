@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from protocol.address import UnixAddress
 from protocol.api.agent import RunComplete
 from protocol.api.message import Message
 from protocol.api.workspace import WorkerStatus, WorkspaceState
@@ -31,7 +32,6 @@ from supervisor.cli.common_options import EXIT_FAILED, perform
 from supervisor.cli.server_process import TrackedProcess
 from supervisor.cli.terminal.formatting import colourise
 from supervisor.cli.terminal.run_output import text_of
-from supervisor.client.address import UnixAddress
 from supervisor.client.api import Api
 
 TOKENS, RATE = 120, 20

@@ -1,29 +1,25 @@
-"""`bulkhead serve`: the flags, and nothing else. The only face that starts the server instead of talking to it."""
+"""`bulkhead serve`: start the server. Every other command talks to a running one.
+
+The options are made from the table of settings, which explains them.
+"""
 
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
-FLAGS: tuple[tuple[str, str, str], ...] = (
-    ("--host", "URL", "Listen here: unix:///PATH or tcp://ADDR:PORT. Repeatable."),
-    ("--state-dir", "DIR", "Where the list of workspaces lives."),
-    ("--runtime-dir", "DIR", "Where sockets and the lock live."),
-    ("--config", "FILE", "bulkhead.json with a `server` section."),
-    ("--token-file", "FILE", "The token for TCP; made if it does not exist."),
-    ("--idle-exit", "SECONDS", "Leave when unused for so long."),
-    ("--log-level", "L", "debug, info, warning or error."),
-)
-SWITCHES: tuple[tuple[str, str], ...] = (
-    ("--no-auth", "No token on TCP; loopback addresses only. Any program of any user here may then come in."),
-    ("--no-zygote", "Use the zygote of another unit, start none (systemd)."),
-)
+from supervisor.config.errors import ConfigError
+from supervisor.config.settings import SETTINGS
 
 EPILOG = """\b
 Examples:
   bulkhead serve                                  on the default socket
   bulkhead serve --host tcp://127.0.0.1:8600      on TCP; the token is in the runtime directory
-  bulkhead serve --idle-exit 60                   leaves when nobody needs it
+  bulkhead serve --idle-exit 60                   exits when it is no longer used
+\b
+The same settings, and more, can be in the `server` section of bulkhead.json;
+docs/server-settings.md lists them all.
 \b
 Exit codes: 0 clean, 2 bad usage or configuration, 3 another supervisor owns the
 runtime directory, 4 no listener could be opened.
@@ -32,34 +28,30 @@ SIGTERM and ctrl-C end all runs in order; SIGHUP leaves the workers to the next 
 """
 
 
-def _options(command: click.Command) -> click.Command:
-    for name, metavar, text in FLAGS:
-        command.params.append(click.Option([name], metavar=metavar, help=text, multiple=name == "--host", default=None))
-    for name, text in SWITCHES:
-        command.params.append(click.Option([name], is_flag=True, help=text))
-    return command
-
-
-def arguments(values: dict[str, object]) -> list[str]:
-    """The options that were given, as the server's own command line."""
-    words: list[str] = []
-    for name, _, _ in FLAGS:
-        value = values.get(name[2:].replace("-", "_"))
-        for text in value if isinstance(value, tuple) else (value,) if value is not None else ():
-            words += [f"{name}={text}"]
-    return words + [name for name, _ in SWITCHES if values.get(name[2:].replace("-", "_"))]
-
-
-@click.command(epilog=EPILOG)
-def serve(**values: object) -> None:
+@click.command(
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    params=[
+        click.Option(
+            [setting.flag, setting.attribute],
+            help=setting.help,
+            metavar=setting.metavar or None,
+            is_flag=None if setting.metavar else True,
+            multiple=setting.is_repeatable,
+        )
+        for setting in SETTINGS
+        if setting.flag
+    ],
+)
+def serve(**flags: object) -> None:
     """Start the server in the foreground.
 
     It prints one line that begins with READY once it takes requests; its log goes to standard error.
     """
-    from supervisor.config import ConfigError, read_config
+    from supervisor.config.reader import make_config
 
     try:
-        config = read_config(arguments(values), os.environ)
+        config = make_config(flags, os.environ)
     except ConfigError as error:
         click.echo(f"bulkhead: {error}", err=True)
         sys.exit(2)
@@ -68,4 +60,13 @@ def serve(**values: object) -> None:
     sys.exit(app.serve(config))
 
 
-_options(serve)
+def parse_flags(words: Sequence[str]) -> dict[str, object]:
+    """Return the options on a command line (without `bulkhead serve`), by attribute of their setting.
+
+    Raises ConfigError, and click's Exit after `--help` has been printed.
+    """
+    try:
+        return serve.make_context("bulkhead serve", list(words)).params
+    except click.UsageError as error:
+        reason = error.format_message().rstrip(".")
+        raise ConfigError(f"cannot read the command line: {reason}; see `bulkhead serve --help`") from None

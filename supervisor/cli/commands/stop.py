@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from protocol.address import Address, UnixAddress
 from protocol.errors import BadInput, BulkheadError, Conflict, Unavailable
 from supervisor.cli.common_options import find_server, perform
 from supervisor.cli.server_process import (
@@ -19,7 +20,7 @@ from supervisor.cli.server_process import (
     unit_of,
 )
 from supervisor.cli.terminal.formatting import note
-from supervisor.client.address import Address, UnixAddress, default_runtime_dir, parse_address
+from supervisor.client.address import default_runtime_dir, parse_server_address
 from supervisor.client.api import Api
 
 WITHIN_S = 30.0
@@ -66,7 +67,7 @@ def _find(runtime_dir: Path | None, host: str | None) -> LockOwner | None:
             return owner
         if runtime_dir:
             return None
-    address = parse_address(named) if named else find_server(None, None).address
+    address = parse_server_address(named) if named else find_server(None, None).address
     if not isinstance(address, UnixAddress):
         raise BadInput(f"cannot find the process behind {address}: name its --runtime-dir, on its own machine")
     pid = listener_pid(address)
@@ -121,7 +122,7 @@ async def _open_runs(owner: LockOwner) -> int:
     """How many runs the stop will cancel; 0 when the server does not tell."""
     for text in owner.listeners:
         try:
-            address: Address = parse_address(text)
+            address: Address = parse_server_address(text)
             if isinstance(address, UnixAddress):
                 async with asyncio.timeout(2.0):
                     return sum(worker.open_runs for worker in await Api(address).workers())

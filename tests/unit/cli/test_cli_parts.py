@@ -1,6 +1,5 @@
 """The small parts of the command line: what it imports, its flags, its words, the processes it finds."""
 
-import argparse
 import asyncio
 import json
 import os
@@ -15,8 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from supervisor import config as server_config
-from supervisor.cli.commands.serve import FLAGS, SWITCHES, arguments
+from protocol.address import UnixAddress
 from supervisor.cli.main import COMMANDS, LazyGroup, cli
 from supervisor.cli.server_process import (
     LockOwner,
@@ -29,7 +27,6 @@ from supervisor.cli.server_process import (
 )
 from supervisor.cli.terminal.diff import LINES_MAX, short_diff
 from supervisor.cli.terminal.formatting import ago, colourise, has_colour, one_line, size, strip_controls, table
-from supervisor.client.address import UnixAddress
 
 HEAVY = ("asyncio", "msgspec", "tornado", "zmq", "sqlalchemy", "supervisor.app", "supervisor.client.api")
 
@@ -53,6 +50,7 @@ def test_serve_pays_for_no_other_face() -> None:
         "supervisor.client.api",
         "supervisor.cli.commands.run",
         "supervisor.app",
+        "msgspec",
     }
 
 
@@ -82,19 +80,6 @@ def test_an_unknown_command_is_bad_usage() -> None:
     result = CliRunner().invoke(cli, ["fly"])
     assert result.exit_code == 2
     assert "No such command" in result.output
-
-
-def test_the_flags_of_serve_are_the_servers() -> None:
-    actions = [a for a in server_config._parser()._actions if not isinstance(a, argparse._HelpAction)]
-    flags = {a.option_strings[0] for a in actions if a.nargs != 0}
-    switches = {a.option_strings[0] for a in actions if a.nargs == 0}
-    assert {name for name, _, _ in FLAGS} == flags
-    assert {name for name, _ in SWITCHES} == switches
-
-
-def test_the_flags_of_serve_arrive() -> None:
-    words = arguments({"host": ("unix:///a", "tcp://h:1"), "idle_exit": "5", "no_auth": True, "log_level": None})
-    assert words == ["--host=unix:///a", "--host=tcp://h:1", "--idle-exit=5", "--no-auth"]
 
 
 def test_serve_with_a_wrong_flag_says_what_would_be_right() -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from protocol.address import TcpAddress, UnixAddress
 from protocol.errors import BadInput, Conflict, Denied, NotFound, Unavailable
-from supervisor.client.address import TcpAddress, UnixAddress, default_address, default_runtime_dir, parse_address
+from supervisor.__main__ import read_config
+from supervisor.client.address import default_address, default_runtime_dir, parse_server_address
 from supervisor.client.api import Api, error_of
 from supervisor.client.events import RESUMED
 from supervisor.client.transport import ConnectionLost, HttpResponse, Transport, Unreachable
-from supervisor.config import read_config
 
 Serve = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -209,7 +210,7 @@ async def test_waiting_for_an_event_can_be_given_up_and_taken_up(tmp_path: Path)
     ],
 )
 def test_addresses(text: str, expected: object) -> None:
-    assert parse_address(text) == expected
+    assert parse_server_address(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_addresses(text: str, expected: object) -> None:
 )
 def test_no_addresses(text: str) -> None:
     with pytest.raises(BadInput, match="unix:///PATH or tcp://HOST:PORT"):
-        parse_address(text)
+        parse_server_address(text)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tornado.httputil import HTTPHeaders
 
+from protocol.address import UnixAddress
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BadInput, LimitReached, Unavailable
 from protocol.limits import Limits
-from supervisor.config import UnixAddress
 from supervisor.http.access import UnixAccess
 from supervisor.http.http_listener import HttpListener, body_length
 from supervisor.http.listeners import open_listener

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from protocol.address import Address, TcpAddress, UnixAddress
 from protocol.base.logs import Redactor
-from supervisor.config import Address, ServerConfig, TcpAddress, UnixAddress
+from supervisor.config.server_config import ServerConfig
 from supervisor.http.listener_set import ListenerSet
 from supervisor.http.listeners import ListenFailed
 from supervisor.http.messages import Request, Response

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config import TcpAddress, UnixAddress
+from protocol.address import TcpAddress, UnixAddress
 from supervisor.http.listeners import ListenFailed, inherited_listener, open_listener
 
 

@@ -13,13 +13,13 @@ from typing import Any, cast
 import pytest
 from tornado.iostream import IOStream
 
+from protocol.address import UnixAddress
 from protocol.base.clock import SystemClock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import NotFound
 from protocol.events import Event
 from protocol.limits import Limits
 from supervisor.admission import Admission
-from supervisor.config import UnixAddress
 from supervisor.http.access import TcpAccess, UnixAccess
 from supervisor.http.http_listener import HttpListener
 from supervisor.http.listeners import open_listener

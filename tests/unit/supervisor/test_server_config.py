@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config import ConfigError, TcpAddress, UnixAddress, parse_address, read_config
+from protocol.address import TcpAddress, UnixAddress
+from supervisor.__main__ import read_config
+from supervisor.config.errors import ConfigError
+from supervisor.config.listen_address import parse_listen_address
 
 
 def test_defaults_follow_xdg() -> None:
@@ -116,9 +119,9 @@ def test_S10_limit_of_the_file_that_is_unknown_wrong_or_negative(tmp_path: Path)
 
 
 def test_Z03_paths_too_long_for_the_kernel_are_refused() -> None:
-    assert parse_address("unix:///" + "a" * 106)
+    assert parse_listen_address("unix:///" + "a" * 106)
     with pytest.raises(ConfigError, match="shorter"):
-        parse_address("unix:///" + "a" * 107)
+        parse_listen_address("unix:///" + "a" * 107)
     with pytest.raises(ConfigError, match="shorter"):
         read_config(["--runtime-dir", "/" + "r" * 100], {})
 
@@ -129,7 +132,7 @@ def test_default_listener_moves_when_its_path_would_be_too_long() -> None:
 
 
 def test_tcp_addresses() -> None:
-    assert parse_address("tcp://[::1]:80/ignored") == TcpAddress("::1", 80)
+    assert parse_listen_address("tcp://[::1]:80/ignored") == TcpAddress("::1", 80)
     assert TcpAddress("::1", 80).is_loopback
     assert TcpAddress("localhost", 80).is_loopback
     assert not TcpAddress("example.org", 80).is_loopback

@@ -12,7 +12,8 @@ from protocol.api.message import Message, TextData, TextPart
 from protocol.base.clock import SystemClock
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS, Limits
-from supervisor.config import ConfigError, read_config
+from supervisor.__main__ import read_config
+from supervisor.config.errors import ConfigError
 from supervisor.local_model.process import LocalModel
 from supervisor.local_model.server import Relay, Traffic
 from tests.support.run_coroutine import run
