@@ -4,7 +4,8 @@ A row is `| id | sentence | proved by |`. Id and sentence are written by hand. T
 `<br>`: the names of the tests that cite the id, which are generated, and after them the notes, which are written by
 hand and kept. A note begins with one of the words in `NOTES`.
 
-A test cites an id in its name (`test_W04_killed_while_streaming`), its docstring or a comment inside it.
+A test cites an id in its name (`test_W04_killed_while_streaming`, `test_W_46_...` for
+W-46), its docstring or a comment inside it.
 """
 
 import ast
@@ -26,21 +27,7 @@ NOTES = ("by other names: ", "by the tests of ", "no test: ", "not done: ")
 
 CITED = re.compile(r"\b(?:[WC]-\d\d|[WSZDHCLTYX]\d\d|P\d{1,2}|M\d[a-e]?)\b")
 
-NAMED_AFTER_RULES = {
-    "tests/process/test_context.py": ("W06",),
-    "tests/process/test_models.py": ("W20",),
-    "tests/unit/test_lane.py": (*(f"C{number:02}" for number in range(1, 11)), "W10"),
-    "tests/unit/test_recovery.py": ("W20",),
-    "tests/unit/test_runs_scenarios.py": (
-        *("C01", "C02", "C03", "C04", "C05", "C08", "C11", "C12"),
-        *("W02", "W04", "W08", "W10"),
-    ),
-    "tests/unit/test_turn.py": ("C12", "W04", "W08", "W17", "W18", "W20"),
-    "tests/unit/test_turn_summary.py": ("W06",),
-}
-"""File -> ids in its test names that mean the rule (W-06) and not the fault (W06): a name cannot have a hyphen. An id
-that no fault has needs no entry."""
-
+_RULE_IN_NAME = re.compile(r"_([WC])_(\d\d)(?=_)")
 _ROW = re.compile(r"^\| ((?:[WC]-\d\d|[A-Z]\d{1,2})) \| ([^|]+) \|(.*)\|$")
 
 
@@ -120,11 +107,10 @@ def cited_in(text: str) -> set[str]:
     return {_as_in_pages(word) for word in CITED.findall(text)}
 
 
-def cited_in_name(name: str, file: str) -> set[str]:
-    """Return the ids in the name of a test, in the form that the pages use."""
-    rules = NAMED_AFTER_RULES.get(file, ())
-    words = [word for word in name.split("_") if CITED.fullmatch(word)]
-    return {f"{word[0]}-{word[1:]}" if word in rules else _as_in_pages(word) for word in words}
+def cited_in_name(name: str) -> set[str]:
+    """Return the ids in the name of a test, in the form that the pages use: `W04` is a fault, `W_46` the rule W-46."""
+    rules = {f"{letter}-{number}" for letter, number in _RULE_IN_NAME.findall(name)}
+    return rules | {_as_in_pages(word) for word in name.split("_") if CITED.fullmatch(word)}
 
 
 def _as_in_pages(word: str) -> str:
@@ -165,7 +151,7 @@ def _tests_of(path: Path) -> Iterator[Test]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-            ids = cited_in_name(node.name, name_of(path))
+            ids = cited_in_name(node.name)
             for line, words in said:
                 if first <= line <= (node.end_lineno or first):
                     ids |= cited_in(words)

@@ -10,7 +10,6 @@ import pytest
 from protocol.base.failpoints import POINTS
 from tests.house.rules import (
     FAULTS,
-    NAMED_AFTER_RULES,
     NOTES,
     PAGES,
     Row,
@@ -66,12 +65,6 @@ def _problems(row: Row, note: str) -> Iterator[str]:
         yield "cite a row"
     if note.startswith("by the tests of ") and (unproved := cited - set(proved)):
         yield f"no test cites {', '.join(unproved)}"
-
-
-def test_names_that_mean_rules_are_there() -> None:
-    named = {(test.file, word) for test in all_tests() for word in test.name.split("_")}
-    gone = [(file, word) for file, words in NAMED_AFTER_RULES.items() for word in words if (file, word) not in named]
-    assert gone == [], "correct NAMED_AFTER_RULES: no test of that file has the id in its name"
 
 
 def test_the_page_explains_every_failpoint() -> None:
