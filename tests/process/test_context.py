@@ -66,7 +66,7 @@ async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on
     await room.ended(run)
 
 
-async def test_W06_a_cancel_in_the_summary_cancels_the_run_and_leaves_no_half_summary(house: ServerHarness) -> None:
+async def test_W_06_a_cancel_in_the_summary_cancels_the_run_and_leaves_no_half_summary(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run = await room.prompt("first wish")
     await (await house.provider.next_call()).reply("first answer")

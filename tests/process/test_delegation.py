@@ -70,7 +70,7 @@ async def test_an_agent_reads_reports_and_costs_its_caller(house: ServerHarness)
     assert found["parent_session_id"] == room.session
 
 
-async def test_C20_a_cancel_of_the_caller_ends_its_agent(house: ServerHarness) -> None:
+async def test_C_20_a_cancel_of_the_caller_ends_its_agent(house: ServerHarness) -> None:
     room = await house.room(model="openai")
     run, agent, session = await delegated(house, room)
     await agent.tokens("looking")

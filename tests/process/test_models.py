@@ -79,7 +79,7 @@ async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, ol
     assert (await room.last_assistant())["provider"] == "other"
 
 
-async def test_W20_what_was_paid_before_a_cancel_is_told(house: ServerHarness) -> None:
+async def test_W_20_what_was_paid_before_a_cancel_is_told(house: ServerHarness) -> None:
     room = await house.room(model="anthropic")
     write(house, room, lambda tree: tree["providers"]["loop"]["models"][0].update(PRICES))
     await reload(room)

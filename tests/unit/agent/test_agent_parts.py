@@ -25,7 +25,7 @@ EMPTY = Message(id="a", session_id="s", role="assistant", parts=[])
 PRICED = Model(id="m", cost_per_1m_in=3.0, cost_per_1m_out=15.0, cost_per_1m_in_cached=3.75, cost_per_1m_out_cached=0.3)
 
 
-def test_W32_the_gauge_counts_all_input_and_the_cost_prices_each_kind():
+def test_W_32_the_gauge_counts_all_input_and_the_cost_prices_each_kind():
     tokens = Tokens(input=1000, output=2000, cache_read=100_000, cache_write=10_000)
     usage = measure(PRICED, tokens, request=[user("x")], system="", answer=EMPTY, ended="completed")
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (111_000, 2000, False)

@@ -36,7 +36,7 @@ def test_parts_stand_in_the_order_they_appeared_and_the_finish_is_last():
     assert text_of(draft.snapshot()) == "ab"
 
 
-def test_W22_thinking_blocks_keep_their_metadata_and_place():
+def test_W_22_thinking_blocks_keep_their_metadata_and_place():
     draft = MessageDraft(ROW)
     draft.add_thinking("one", 5)
     draft.end_thinking(6, signature="s1", provider="p")

@@ -45,7 +45,7 @@ def test_nothing_to_say(tmp_path):
     assert "<context" not in compose(where)
 
 
-def test_W36_the_order_is_fixed_and_every_spelling_is_found(tmp_path):
+def test_W_36_the_order_is_fixed_and_every_spelling_is_found(tmp_path):
     rules = tmp_path / ".cursor" / "rules"
     (rules / "sub").mkdir(parents=True)
     for name in ("b.md", "a.md", "sub/c.md"):

@@ -101,7 +101,7 @@ def test_usage_is_accounted_per_attempt_with_its_price():
     assert (usage.estimated, usage.ended) == (False, "completed")
 
 
-def test_W20_what_a_broken_attempt_cost_is_accounted():
+def test_W_20_what_a_broken_attempt_cost_is_accounted():
     count = Counted(Tokens(input=1_000_000, output=1))
     cut = [count, TextDelta("four" * 3), failure("stream_cut", "cut", in_stream=True)]
     model = PlayedModel(cut, [TextDelta("a"), Finished("end_turn", Tokens(input=10, output=2))])
@@ -118,7 +118,7 @@ def test_W20_what_a_broken_attempt_cost_is_accounted():
     assert (done.prompt_tokens, done.completion_tokens) == (10, 2)
 
 
-def test_W20_what_a_cancelled_attempt_cost_is_in_the_leftover():
+def test_W_20_what_a_cancelled_attempt_cost_is_in_the_leftover():
     async def main() -> None:
         gate = Gate()
         model = PlayedModel([Counted(Tokens(input=500_000, cache_read=7)), TextDelta("half"), gate])
@@ -132,7 +132,7 @@ def test_W20_what_a_cancelled_attempt_cost_is_in_the_leftover():
     run(main())
 
 
-def test_W08_a_folded_prompt_is_seen_by_every_later_step():
+def test_W_08_a_folded_prompt_is_seen_by_every_later_step():
     folded = user("and this", "user-2")
     model = PlayedModel([*call("c1", "look"), WANTS_TOOLS], [*call("c2", "look"), WANTS_TOOLS], [DONE])
     transcript = MemoryTranscript(queued=[[], [folded]])
@@ -162,7 +162,7 @@ def test_neighbouring_parallel_calls_run_together_and_others_alone():
     assert [result.tool_call_id for result in transcript.results][-2:] == ["w1", "w2"]
 
 
-def test_W30_a_denial_ends_the_turn_and_leaves_the_rest_of_the_step_unexecuted():
+def test_W_30_a_denial_ends_the_turn_and_leaves_the_rest_of_the_step_unexecuted():
     async def deny(args: Mapping[str, object]) -> ToolResult:
         return ToolResult("denied", is_error=True, stop_turn=True)
 
@@ -176,7 +176,7 @@ def test_W30_a_denial_ends_the_turn_and_leaves_the_rest_of_the_step_unexecuted()
     assert len(model.requests) == 1
 
 
-def test_W18_a_tool_that_raises_gives_a_result_and_the_turn_goes_on():
+def test_W_18_a_tool_that_raises_gives_a_result_and_the_turn_goes_on():
     async def explode(args: Mapping[str, object]) -> ToolResult:
         raise OSError("disk on fire")
 
@@ -257,7 +257,7 @@ def test_L06_endless_tool_calls_end_at_the_step_limit_with_a_word():
     assert len(model.requests) == 15
 
 
-def test_W17_a_loop_is_stopped_and_says_so():
+def test_W_17_a_loop_is_stopped_and_says_so():
     model = PlayedModel([*call("c", "look"), WANTS_TOOLS])
     transcript = MemoryTranscript()
     result = run(build_turn(model, transcript, PlayedTool("look", says)).run([user("hi")]))
@@ -338,7 +338,7 @@ def test_L04_a_clean_end_without_a_final_event_is_a_cut():
     assert finish_of(ended).reason == "error"  # type: ignore[union-attr]
 
 
-def test_W29_a_failure_after_tools_ran_does_not_run_them_again():
+def test_W_29_a_failure_after_tools_ran_does_not_run_them_again():
     tool = PlayedTool("look", says)
     model = PlayedModel([*call("c1", "look"), WANTS_TOOLS], [failure("network", "gone")], [TextDelta("end"), DONE])
     assert run(build_turn(model, MemoryTranscript(), tool).run([user("hi")])).text == "end"
@@ -365,7 +365,7 @@ def test_L07_cancel_before_the_first_event_leaves_an_empty_open_row():
     run(main())
 
 
-def test_C12_cancel_in_the_text_keeps_it():
+def test_C_12_cancel_in_the_text_keeps_it():
     async def main() -> None:
         gate = Gate()
         model = PlayedModel([ThinkingDelta("hm"), TextDelta("part"), ToolCallStart("c1", "look"), gate, DONE])
@@ -385,7 +385,7 @@ def test_C12_cancel_in_the_text_keeps_it():
     run(main())
 
 
-def test_C13_cancel_in_a_tool_leaves_an_answer_for_every_call():
+def test_C_13_cancel_in_a_tool_leaves_an_answer_for_every_call():
     async def main() -> None:
         gate = Gate()
 
@@ -409,7 +409,7 @@ def test_C13_cancel_in_a_tool_leaves_an_answer_for_every_call():
     run(main())
 
 
-def test_C13_cancel_of_parallel_tools_ends_all_of_them():
+def test_C_13_cancel_of_parallel_tools_ends_all_of_them():
     async def main() -> None:
         gate, ended = Gate(), 0
 
@@ -430,7 +430,7 @@ def test_C13_cancel_of_parallel_tools_ends_all_of_them():
     run(main())
 
 
-def test_C14_W04_cancel_between_steps_leaves_no_open_row():
+def test_C_14_W_04_cancel_between_steps_leaves_no_open_row():
     class Slow(MemoryTranscript):
         gate = Gate()
 
@@ -451,7 +451,7 @@ def test_C14_W04_cancel_between_steps_leaves_no_open_row():
     run(main())
 
 
-def test_C16_cancel_in_the_back_off_ends_it_and_the_row_is_empty():
+def test_C_16_cancel_in_the_back_off_ends_it_and_the_row_is_empty():
     class Announcing(MemoryTranscript):
         gate = Gate()
 

@@ -212,7 +212,7 @@ def test_a_picture_of_this_turn_stays_with_the_model():
     assert kept == [picture]
 
 
-def test_W06_a_cancel_in_the_summary_is_a_cancel_of_the_turn():
+def test_W_06_a_cancel_in_the_summary_is_a_cancel_of_the_turn():
     async def main() -> None:
         gate = Gate()
         model = SmallModel([TextDelta("half a"), gate])

@@ -163,7 +163,7 @@ async def test_a_message_that_is_too_large_is_stepped_over(tmp_path: Path) -> No
         assert here.server.state is ServerState.READY
 
 
-async def test_W54_edits_of_a_server_are_refused_and_its_settings_are_told(tmp_path: Path) -> None:
+async def test_W_54_edits_of_a_server_are_refused_and_its_settings_are_told(tmp_path: Path) -> None:
     async with place(tmp_path, "asks", options={"a": {"b": {"c": 1}}}) as here:
         await here.servers.changed(here.write("a.odd", ""))
         await eventually(lambda: 3 in here.answers(), what="three answers")

@@ -118,7 +118,7 @@ def test_W05_open_tool_calls_get_an_interrupted_result(tmp_path: Path) -> None:
     run(story())
 
 
-def test_W04_a_finished_row_is_not_written_again(tmp_path: Path) -> None:
+def test_W_04_a_finished_row_is_not_written_again(tmp_path: Path) -> None:
     def wreck(transaction: Transaction) -> None:
         left = Wreck(transaction)
         left.run("r", active=True)
@@ -232,7 +232,7 @@ def test_a_run_of_a_deleted_session_still_ends(tmp_path: Path) -> None:
     run(story())
 
 
-def test_W20_an_agent_that_died_is_paid_for_by_its_caller(tmp_path: Path) -> None:
+def test_W_20_an_agent_that_died_is_paid_for_by_its_caller(tmp_path: Path) -> None:
     def wreck(transaction: Transaction) -> None:
         left = Wreck(transaction)
         left.run("r", active=True)

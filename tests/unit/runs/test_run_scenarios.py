@@ -95,7 +95,7 @@ def test_the_session_is_free_when_clients_hear_of_the_end(tmp_path: Path) -> Non
     run(story())
 
 
-def test_W02_what_cannot_run_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
+def test_W_02_what_cannot_run_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             with pytest.raises(NotFound) as unknown:
@@ -169,7 +169,7 @@ def test_X11_a_full_queue_refuses_with_its_own_code(tmp_path: Path) -> None:
     run(story())
 
 
-def test_C01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) -> None:
+def test_C_01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -183,7 +183,7 @@ def test_C01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) -> None:
     run(story())
 
 
-def test_C02_accepted_and_not_entered_is_cancelled_on_entry(tmp_path: Path) -> None:
+def test_C_02_accepted_and_not_entered_is_cancelled_on_entry(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -206,7 +206,7 @@ def test_C02_accepted_and_not_entered_is_cancelled_on_entry(tmp_path: Path) -> N
     run(story())
 
 
-def test_C03_C04_one_cancel_covers_all_before_it_and_nothing_after(tmp_path: Path) -> None:
+def test_C_03_C_04_one_cancel_covers_all_before_it_and_nothing_after(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -231,7 +231,7 @@ def test_C03_C04_one_cancel_covers_all_before_it_and_nothing_after(tmp_path: Pat
     run(story())
 
 
-def test_C05_C08_cancel_of_the_active_run_drops_the_queue_without_messages(tmp_path: Path) -> None:
+def test_C_05_C_08_cancel_of_the_active_run_drops_the_queue_without_messages(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -252,7 +252,7 @@ def test_C05_C08_cancel_of_the_active_run_drops_the_queue_without_messages(tmp_p
     run(story())
 
 
-def test_C11_cancel_after_activation_before_the_first_row(tmp_path: Path) -> None:
+def test_C_11_cancel_after_activation_before_the_first_row(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -266,7 +266,7 @@ def test_C11_cancel_after_activation_before_the_first_row(tmp_path: Path) -> Non
     run(story())
 
 
-def test_C11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
+def test_C_11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
     """Wherever the cancel hits between the answer and the first token: one user row, one cancelled row, one end."""
 
     async def story() -> None:
@@ -284,7 +284,7 @@ def test_C11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
     run(story())
 
 
-def test_C12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> None:
+def test_C_12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -306,7 +306,7 @@ def test_C12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> None:
     run(story())
 
 
-def test_C12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path) -> None:
+def test_C_12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -320,7 +320,7 @@ def test_C12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path) -> Non
     run(story())
 
 
-def test_C13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
+def test_C_13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
     async def story() -> None:
         tool = Holding()
         async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
@@ -345,7 +345,7 @@ def test_C13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
     run(story())
 
 
-def test_C14_W04_cancel_between_two_steps_leaves_the_finished_row_alone(tmp_path: Path) -> None:
+def test_C_14_W_04_cancel_between_two_steps_leaves_the_finished_row_alone(tmp_path: Path) -> None:
     async def story() -> None:
         tool = Holding()
         tool.release.set()
@@ -415,7 +415,7 @@ def test_what_breaks_in_a_model_is_a_failure_and_not_a_cancel(tmp_path: Path) ->
     run(story())
 
 
-def test_C15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
+def test_C_15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
     async def story() -> None:
         tool = Holding("ask")
         async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
@@ -431,7 +431,7 @@ def test_C15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
     run(story())
 
 
-def test_C16_cancel_during_the_wait_before_a_retry(tmp_path: Path) -> None:
+def test_C_16_cancel_during_the_wait_before_a_retry(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(
             tmp_path, limits=Limits(model_retry_delay_s=3600, model_retry_delay_s_max=3600)
@@ -465,7 +465,7 @@ def test_C07_two_clients_cancel_and_only_the_named_run_ends_once(tmp_path: Path)
     run(story())
 
 
-def test_S113_08_every_queued_run_has_its_own_end(tmp_path: Path) -> None:
+def test_every_queued_run_has_its_own_end(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -484,7 +484,7 @@ def test_S113_08_every_queued_run_has_its_own_end(tmp_path: Path) -> None:
     run(story())
 
 
-def test_S113_09_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None:
+def test_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -505,7 +505,7 @@ def test_S113_09_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None
     run(story())
 
 
-def test_S113_11_a_run_cancelled_by_the_closing_workspace_still_writes_both_rows(tmp_path: Path) -> None:
+def test_a_run_cancelled_by_the_closing_workspace_still_writes_both_rows(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -522,7 +522,7 @@ def test_S113_11_a_run_cancelled_by_the_closing_workspace_still_writes_both_rows
     run(story())
 
 
-def test_S113_13_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> None:
+def test_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -538,7 +538,7 @@ def test_S113_13_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> Non
     run(story())
 
 
-def test_W08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path: Path) -> None:
+def test_W_08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path: Path) -> None:
     async def story() -> None:
         tool = Holding()
         async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
@@ -581,7 +581,7 @@ def test_a_prompt_without_a_step_to_join_gets_a_turn_of_its_own(tmp_path: Path) 
     run(story())
 
 
-def test_W10_a_prompt_sent_while_a_cancelled_run_unwinds_is_started(tmp_path: Path) -> None:
+def test_W_10_a_prompt_sent_while_a_cancelled_run_unwinds_is_started(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -599,7 +599,7 @@ def test_W10_a_prompt_sent_while_a_cancelled_run_unwinds_is_started(tmp_path: Pa
     run(story())
 
 
-def test_W10_a_failed_run_hands_on_too(tmp_path: Path) -> None:
+def test_W_10_a_failed_run_hands_on_too(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()

@@ -36,14 +36,14 @@ def test_an_idle_lane_starts_what_enters() -> None:
     assert lane.is_busy
 
 
-def test_C01_cancel_of_an_idle_lane_leaves_no_trace() -> None:
+def test_C_01_cancel_of_an_idle_lane_leaves_no_trace() -> None:
     lane = build_lane()
     assert lane.cancel() == []
     assert lane.mark == 0
     assert entered(lane, A) == [Start(A)]
 
 
-def test_C02_an_accepted_run_is_cancelled_on_entry() -> None:
+def test_C_02_an_accepted_run_is_cancelled_on_entry() -> None:
     lane = build_lane()
     ticket = lane.accept(A)
     assert lane.cancel() == []
@@ -53,7 +53,7 @@ def test_C02_an_accepted_run_is_cancelled_on_entry() -> None:
     assert lane.is_empty
 
 
-def test_C03_one_cancel_covers_all_that_are_accepted() -> None:
+def test_C_03_one_cancel_covers_all_that_are_accepted() -> None:
     lane = build_lane()
     tickets = [lane.accept(run_id) for run_id in (A, B, C)]
     lane.cancel()
@@ -61,7 +61,7 @@ def test_C03_one_cancel_covers_all_that_are_accepted() -> None:
     assert lane.mark == 0
 
 
-def test_C04_a_run_accepted_after_the_cancel_is_never_affected() -> None:
+def test_C_04_a_run_accepted_after_the_cancel_is_never_affected() -> None:
     lane = build_lane()
     first = lane.accept(A)
     lane.cancel()
@@ -72,7 +72,7 @@ def test_C04_a_run_accepted_after_the_cancel_is_never_affected() -> None:
     assert lane.enter(first) == [End(A, CANCELLED)]
 
 
-def test_C05_cancel_reaches_the_active_run_and_empties_the_queue() -> None:
+def test_C_05_cancel_reaches_the_active_run_and_empties_the_queue() -> None:
     lane = build_lane()
     entered(lane, A)
     entered(lane, B)
@@ -82,7 +82,7 @@ def test_C05_cancel_reaches_the_active_run_and_empties_the_queue() -> None:
     assert lane.mark == 0
 
 
-def test_C06_active_and_accepted_in_the_same_cancel() -> None:
+def test_C_06_active_and_accepted_in_the_same_cancel() -> None:
     lane = build_lane()
     entered(lane, A)
     ticket = lane.accept(B)
@@ -91,7 +91,7 @@ def test_C06_active_and_accepted_in_the_same_cancel() -> None:
     assert lane.enter(ticket) == [End(B, CANCELLED)]
 
 
-def test_C07_a_covered_run_that_enters_a_busy_session_is_cancelled_not_queued() -> None:
+def test_C_07_a_covered_run_that_enters_a_busy_session_is_cancelled_not_queued() -> None:
     lane = build_lane()
     ticket = lane.accept(A)
     lane.cancel()
@@ -101,7 +101,7 @@ def test_C07_a_covered_run_that_enters_a_busy_session_is_cancelled_not_queued() 
     assert lane.active == B
 
 
-def test_C08_queued_runs_are_dropped_once_each() -> None:
+def test_C_08_queued_runs_are_dropped_once_each() -> None:
     lane = build_lane()
     entered(lane, A)
     entered(lane, B)
@@ -110,7 +110,7 @@ def test_C08_queued_runs_are_dropped_once_each() -> None:
     assert lane.finished(A) == []
 
 
-def test_C09_a_second_cancel_covers_only_what_came_in_between() -> None:
+def test_C_09_a_second_cancel_covers_only_what_came_in_between() -> None:
     lane = build_lane()
     entered(lane, A)
     first = lane.accept(B)
@@ -126,7 +126,7 @@ def test_C09_a_second_cancel_covers_only_what_came_in_between() -> None:
     assert lane.finished(A) == [Start(D)]
 
 
-def test_C10_a_cancel_during_the_hand_off_finds_the_run_that_was_taken_from_the_queue() -> None:
+def test_C_10_a_cancel_during_the_hand_off_finds_the_run_that_was_taken_from_the_queue() -> None:
     lane = build_lane()
     entered(lane, A)
     entered(lane, B)
@@ -134,7 +134,7 @@ def test_C10_a_cancel_during_the_hand_off_finds_the_run_that_was_taken_from_the_
     assert lane.cancel() == [CancelActive(B)]
 
 
-def test_W10_a_run_queued_while_a_cancelled_one_unwinds_starts_afterwards() -> None:
+def test_W_10_a_run_queued_while_a_cancelled_one_unwinds_starts_afterwards() -> None:
     lane = build_lane()
     entered(lane, A)
     lane.cancel()
@@ -194,7 +194,7 @@ def test_the_end_of_a_run_that_is_not_active_is_a_bug_and_says_so() -> None:
         lane.finished(B)
 
 
-def test_S113_01_a_place_is_given_back_once_however_often_it_is_released() -> None:
+def test_a_place_is_given_back_once_however_often_it_is_released() -> None:
     lane = build_lane()
     first, second = lane.accept(A), lane.accept(B)
     lane.release(first)
@@ -205,7 +205,7 @@ def test_S113_01_a_place_is_given_back_once_however_often_it_is_released() -> No
     assert lane.enter(first) == []
 
 
-def test_S113_05_partition_with_a_mark() -> None:
+def test_partition_with_a_mark() -> None:
     queue = [Ticket(RunId(f"r{n}"), n, keyed=False) for n in (1, 2, 3, 0)]
     parted = partition(queue, 2)
     assert [ticket.sequence for ticket in parted.folded] == [3]
@@ -213,14 +213,14 @@ def test_S113_05_partition_with_a_mark() -> None:
     assert parted.kept == []
 
 
-def test_S113_06_partition_without_a_mark() -> None:
+def test_partition_without_a_mark() -> None:
     queue = [Ticket(A, 0, keyed=False), Ticket(B, 3), Ticket(C, 5, keyed=False), Ticket(D, 6)]
     parted = partition(queue, 0)
     assert [ticket.run_id for ticket in parted.folded] == [A, C]
     assert [ticket.run_id for ticket in parted.kept] == [B, D]
 
 
-def test_S113_07_partition_with_keyed_runs_and_a_mark() -> None:
+def test_partition_with_keyed_runs_and_a_mark() -> None:
     queue = [Ticket(A, 1), Ticket(B, 1, keyed=False), Ticket(C, 5)]
     parted = partition(queue, 2)
     assert parted.folded == []
@@ -228,7 +228,7 @@ def test_S113_07_partition_with_keyed_runs_and_a_mark() -> None:
     assert [ticket.run_id for ticket in parted.kept] == [C]
 
 
-def test_S113_10_a_stale_mark_does_not_outlive_the_places_it_covers() -> None:
+def test_a_stale_mark_does_not_outlive_the_places_it_covers() -> None:
     lane = build_lane()
     ticket = lane.accept(A)
     lane.cancel()

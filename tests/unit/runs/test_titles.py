@@ -99,7 +99,7 @@ def test_the_next_model_is_asked_when_the_first_gives_none(tmp_path: Path, first
     run(main())
 
 
-def test_W34_a_chosen_title_stays(tmp_path: Path):
+def test_W_34_a_chosen_title_stays(tmp_path: Path):
     async def main() -> None:
         namer = Namer(says("Mine"))
         async with open_worker_harness(tmp_path, title_models=[namer]) as house:
@@ -110,7 +110,7 @@ def test_W34_a_chosen_title_stays(tmp_path: Path):
     run(main())
 
 
-def test_W34_a_title_that_was_chosen_meanwhile_stays(tmp_path: Path):
+def test_W_34_a_title_that_was_chosen_meanwhile_stays(tmp_path: Path):
     async def main() -> None:
         async with open_worker_harness(tmp_path) as house:
             await _first_run(house, "", "paint")

@@ -60,7 +60,7 @@ def test_what_somebody_else_wrote_meanwhile_is_a_version_too(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W64_sessions_count_for_themselves(tmp_path):
+def test_W_64_sessions_count_for_themselves(tmp_path):
     async def story(kept, versions, heard, database):
         await kept.record("s1", "/a", "one", "two")
         await kept.record("s2", "/a", "two", "three")

@@ -78,7 +78,7 @@ def test_each_call_is_a_fresh_shell(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W61_the_next_command_starts_where_the_last_one_of_the_session_ended(tmp_path):
+def test_W_61_the_next_command_starts_where_the_last_one_of_the_session_ended(tmp_path):
     (tmp_path / "sub").mkdir()
 
     async def story(place):

@@ -71,7 +71,7 @@ def test_a_long_command_goes_to_the_background_by_itself(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W40_a_job_belongs_to_its_session(tmp_path):
+def test_W_40_a_job_belongs_to_its_session(tmp_path):
     async def story(place):
         begun = await place.bash("sleep 1000", run_in_background=True)
         job = begun.metadata["shell_id"]
@@ -86,7 +86,7 @@ def test_W40_a_job_belongs_to_its_session(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W38_only_running_jobs_count(tmp_path):
+def test_W_38_only_running_jobs_count(tmp_path):
     async def story(place):
         first = await place.bash("sleep 1000", run_in_background=True)
         await place.bash("sleep 1000", run_in_background=True)
@@ -137,7 +137,7 @@ def test_a_flood_in_the_background_is_bounded(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W39_reading_commands_need_no_permission_and_links_out_do(tmp_path):
+def test_W_39_reading_commands_need_no_permission_and_links_out_do(tmp_path):
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "out").symlink_to("/etc")
 

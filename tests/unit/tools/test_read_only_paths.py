@@ -70,7 +70,7 @@ async def _is_asked(place: ToolBench, command: str) -> bool:
         "ls link",
     ],
 )
-def test_W41_no_form_of_a_reading_command_follows_a_link_out(workspace, command):
+def test_W_41_no_form_of_a_reading_command_follows_a_link_out(workspace, command):
     (workspace / "link.txt").symlink_to("../outside/secret.txt")
     (workspace / "link").symlink_to("../outside")
     for name in ("d", "e"):
@@ -144,7 +144,7 @@ def test_git_commands_that_read_need_no_permission(repository):
     ],
 )
 @pytest.mark.parametrize("place_of_key", ["config", "included"])
-def test_W39_git_runs_no_program_that_the_repository_names(repository, key, attribute, command, place_of_key):
+def test_W_39_git_runs_no_program_that_the_repository_names(repository, key, attribute, command, place_of_key):
     program = repository / "evil.sh"
     program.write_text(f"#!/bin/sh\necho ran >{repository}/ran\n")
     program.chmod(0o755)
@@ -162,7 +162,7 @@ def test_W39_git_runs_no_program_that_the_repository_names(repository, key, attr
     _run(repository, story)
 
 
-def test_W39_git_runs_no_hook_when_it_refreshes_the_index(repository):
+def test_W_39_git_runs_no_hook_when_it_refreshes_the_index(repository):
     hook = repository / ".git" / "hooks" / "post-index-change"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\necho ran >{repository}/ran\n")
@@ -176,7 +176,7 @@ def test_W39_git_runs_no_hook_when_it_refreshes_the_index(repository):
     _run(repository, story)
 
 
-def test_W39_a_repository_that_came_with_the_files_runs_nothing(repository):
+def test_W_39_a_repository_that_came_with_the_files_runs_nothing(repository):
     """A bare one in a directory can be committed like any other files, and its configuration names its programs."""
     inner = repository / "docs"
     git(repository, "init", "-q", "--bare", "docs")
@@ -193,7 +193,7 @@ def test_W39_a_repository_that_came_with_the_files_runs_nothing(repository):
     _run(repository, story)
 
 
-def test_W41_git_shows_no_worktree_elsewhere(repository, tmp_path):
+def test_W_41_git_shows_no_worktree_elsewhere(repository, tmp_path):
     git(repository, "config", "core.worktree", str(tmp_path / "outside"))
 
     async def story(place):
@@ -203,7 +203,7 @@ def test_W41_git_shows_no_worktree_elsewhere(repository, tmp_path):
     _run(repository, story)
 
 
-def test_W39_git_runs_nothing_for_a_submodule_either(repository, tmp_path):
+def test_W_39_git_runs_nothing_for_a_submodule_either(repository, tmp_path):
     git(tmp_path, "clone", "-q", str(repository), "other")
     git(repository, "submodule", "add", "-q", str(tmp_path / "other"), "sub")
     (repository / "sub" / "a.txt").write_text("changed as well\n")
