@@ -1,7 +1,7 @@
 """Events: what clients see of a workspace.
 
 An event with a number is a row of the workspace's log: stored with the change it tells of, replayable, without
-holes. An event without one (number 0) is a picture of something still growing; a newer picture of the same `key`
+holes. An event without one (number 0) is a snapshot of something still growing; a newer snapshot of the same `key`
 replaces it, and a numbered event of that key makes it void.
 
 `data` is the finished JSON envelope of the HTTP API (http: `{"type", "payload": {"type", "payload"}}`) on one line;
@@ -22,12 +22,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: str  # the outer type of the envelope: `message`, `session`, `run_complete`, …
     data: bytes
     number: int = 0
-    key: str = ""  # what a picture shows (a message id)
+    key: str = ""  # what a snapshot shows (a message id)
     session_id: SessionId = SessionId("")
     run_id: RunId = RunId("")
 
     @property
-    def is_picture(self) -> bool:
+    def is_snapshot(self) -> bool:
         """Has this event no number, so that it may be replaced by a newer one?"""
         return self.number == 0
 

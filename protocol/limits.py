@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     wake_deadline_s: float = 20.0  # how long a request waits for its worker to be ready
     kill_deadline_s: float = 2.0  # from SIGKILL until the whole process tree is reaped
     poison_deaths_max: int = 2  # a run whose start killed its worker this many times fails
-    tenure_s: float = 60.0  # an idle worker without a supervisor exits after this time
+    supervisor_lease_s: float = 60.0  # an idle worker without a supervisor exits after this time
     evict_idle_s: float = 900.0  # a workspace without clients and work for this time may be put to sleep
 
     # --- shutdown: a budget for each stage, together below systemd's stop timeout --------------------------------
@@ -63,8 +63,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # --- runs and messages --------------------------------------------------------------------------------------
     queued_prompts_max: int = 256  # prompts that wait in one session
     prompt_max_bytes: int = 16 * 1024 * 1024  # one prompt with its attachments
-    picture_interval_s: float = 0.033  # shortest time between two snapshots of a growing message, shown and stored
-    picture_bytes_per_s: int = 4_000_000  # a long message is sent less often, or its cost would grow with its square
+    snapshot_interval_s: float = 0.033  # shortest time between two snapshots of a growing message, shown and stored
+    snapshot_bytes_per_s: int = 4_000_000  # a long message is sent less often, or its cost would grow with its square
     run_max_s: float = 24 * 3600.0  # one run, from its start to its end
     steps_max: int = 500  # model requests of one run
     tools_parallel_max: int = 5  # tool calls of one run that run at the same time

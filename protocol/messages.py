@@ -133,7 +133,7 @@ class Answer(Message, frozen=True, kw_only=True, tag="answer"):
 
 
 class EventBatch(Message, frozen=True, kw_only=True, tag="events"):
-    """Events in their order. Numbered ones follow each other without a hole; pictures lie between them."""
+    """Events in their order. Numbered ones follow each other without a hole; snapshots lie between them."""
 
     events: list[Event]
 

@@ -49,7 +49,7 @@ class Operation:
 
     name: str
     is_safe: bool
-    within_s: float | None = None  # None: the limit `call_deadline_s`
+    timeout_s: float | None = None  # None: the limit `call_deadline_s`
     is_bound: bool = False
     is_inner: bool = False  # asked by the supervisor itself; no route leads here
     takes: Any = None  # the type of the body; None: it takes none
@@ -116,7 +116,7 @@ _ROWS = (
     Operation(  # args sid; answers when it is done
         "agent.summarize",
         is_safe=False,
-        within_s=3600.0,
+        timeout_s=3600.0,
         is_bound=True,
         codes=(*_NO_SESSION, "agent_not_ready", "busy", "workspace_closing", "provider_failed"),
     ),
@@ -150,7 +150,7 @@ _ROWS = (
     Operation(
         "shell.run",
         is_safe=False,
-        within_s=660.0,
+        timeout_s=660.0,
         is_bound=True,
         takes=RunShellCommand,
         gives=ShellResult,
@@ -175,7 +175,7 @@ _ROWS = (
     Operation(  # waits for somebody, as long as `mcp_login_s` and a start
         "mcp.auth",
         is_safe=False,
-        within_s=3600.0,
+        timeout_s=3600.0,
         is_bound=True,
         takes=ServerName,
         gives=dict[str, Any],

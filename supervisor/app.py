@@ -169,7 +169,7 @@ class App:
             log=log,
         )
         self._roster = WorkspaceTable(self._config.state_dir / "roster.db")
-        self._disk = BoundedFilesystem(within_s=limits.disk_answer_s)
+        self._disk = BoundedFilesystem(timeout_s=limits.disk_answer_s)
         self._registry = Registry(
             roster=self._roster,
             disk=self._disk,
@@ -354,14 +354,14 @@ class App:
         interval_s = min(HOUSEKEEPING_S_MAX, max(HOUSEKEEPING_S_MIN, shortest / 4))
         while True:
             await asyncio.sleep(interval_s)
-            self._look_after_runtime_dir()
+            self._check_runtime_dir()
             self._front.restore()
             for workspace in self._registry.touched():
                 workspace.observe()
             if self._admission.observed(is_busy=self._is_busy(), now=self._clock.now()):
                 self._leave(Leave.SHUT_DOWN, "idle")
 
-    def _look_after_runtime_dir(self) -> None:
+    def _check_runtime_dir(self) -> None:
         """Somebody may have removed it: a tool, or what cleans up temporary directories (T07, Z01)."""
         try:
             if self._runtime.restore():

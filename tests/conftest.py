@@ -51,7 +51,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         left = [task for task in left if not task.done()]
         assert left == [], f"the test leaves tasks behind: {left}"
 
-    run(story(), within_s=STORY_S)
+    run(story(), timeout_s=STORY_S)
     return True
 
 

@@ -167,7 +167,7 @@ class Worker:
         languages = LanguageServers(
             workspace=Path(spec.path),
             children=children,
-            show=publisher.picture,
+            publish_snapshot=publisher.snapshot,
             limits=limits,
             clock=clock,
             log=self._log,
@@ -176,10 +176,10 @@ class Worker:
         mcp = McpService(
             workspace=Path(spec.path),
             children=children,
-            show=publisher.picture,
+            publish_snapshot=publisher.snapshot,
             save=lambda name, token: equipment.edit(GLOBAL, partial(store_token, name=name, token=token)),
             reload=lambda: equipment.reload(),
-            keep_secret=self._register_secret,
+            register_secret=self._register_secret,
             limits=limits,
             clock=clock,
             log=self._log,
@@ -221,10 +221,10 @@ class Worker:
         titles = Titles(database=database, models=equipment.title_models, limits=limits, clock=clock, log=self._log)
         dispatcher = Dispatcher(
             database=database,
-            ending=RunFinisher(database=database, scribe=scribe, log=self._log, on_stuck=self._storage_failed),
+            ending=RunFinisher(database=database, scribe=scribe, log=self._log, on_fatal=self._storage_failed),
             make_turn=equipment.make_turn,
             name_session=titles.name,
-            show=publisher.picture,
+            publish_snapshot=publisher.snapshot,
             drain=self._drain,
             counter=AcceptCounter(recovered.last_accept_seq),
             limits=limits,
@@ -265,7 +265,7 @@ class Worker:
             ),
         ):
             handlers.update(operations.handlers())
-        tenure = SupervisorLease(tenure_s=limits.tenure_s, now=clock.now())
+        tenure = SupervisorLease(supervisor_lease_s=limits.supervisor_lease_s, now=clock.now())
 
         def vitals() -> WorkerStats:
             return WorkerStats(
@@ -334,7 +334,7 @@ class Worker:
     async def _watch_tenure(self, house: _House) -> None:
         """Leave when no supervisor was heard for too long and nothing is left to do (S14)."""
         while not self._leaving.done():
-            await asyncio.sleep(min(1.0, self._limits.tenure_s / 4))
+            await asyncio.sleep(min(1.0, self._limits.supervisor_lease_s / 4))
             if house.tenure.is_over(open_runs=house.dispatcher.open_runs, now=self._clock.now()):
                 self._leave("no supervisor")
 

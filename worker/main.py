@@ -43,7 +43,7 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
     spec = replace(spec, data_dir=str(data_dir))
     try:
         _make(data_dir)
-        lock = DataLock.take(data_dir, generation=spec.generation, within_s=spec.limits.lock_deadline_s / 2)
+        lock = DataLock.take(data_dir, generation=spec.generation, timeout_s=spec.limits.lock_deadline_s / 2)
     except Locked as error:
         log.error(str(error), extra=told)
         return EXIT_LOCKED

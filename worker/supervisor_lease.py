@@ -4,8 +4,8 @@
 class SupervisorLease:
     """The lease of a worker. Any word of a supervisor renews it."""
 
-    def __init__(self, *, tenure_s: float, now: float) -> None:
-        self._tenure_s = tenure_s
+    def __init__(self, *, supervisor_lease_s: float, now: float) -> None:
+        self._tenure_s = supervisor_lease_s
         self._heard_at = now
         self._looked_at = now
 

@@ -39,23 +39,23 @@ class TaskOwner:
         """Whoever awaited `task` does so no longer: an exception of it is logged."""
         task.add_done_callback(self._done)
 
-    async def join(self, within_s: float) -> bool:
-        """Wait until every task has ended by itself; False when some still run after `within_s` seconds."""
+    async def join(self, timeout_s: float) -> bool:
+        """Wait until every task has ended by itself; False when some still run after `timeout_s` seconds."""
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=within_s)
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
         return not self._tasks
 
-    async def close(self, within_s: float = 5.0) -> None:
-        """Cancel every task and wait until all have ended, at most `within_s` seconds; the rest is logged."""
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Cancel every task and wait until all have ended, at most `timeout_s` seconds; the rest is logged."""
         self._closed = True
         current = asyncio.current_task()
         waiting = {task for task in self._tasks if task is not current}
         for task in waiting:
             task.cancel()
         if waiting:
-            _, late = await asyncio.wait(waiting, timeout=within_s)
+            _, late = await asyncio.wait(waiting, timeout=timeout_s)
             for task in late:
-                self._log.error("task does not end", extra=fields(task=task.get_name(), within_s=within_s))
+                self._log.error("task does not end", extra=fields(task=task.get_name(), timeout_s=timeout_s))
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -63,15 +63,15 @@ class TaskOwner:
             self._log.error("task failed", exc_info=error, extra=fields(task=task.get_name()))
 
 
-async def run_shielded(work: Coroutine[Any, Any, T], *, owner: TaskOwner, within_s: float, name: str) -> T:
-    """Finish `work` although the caller is, or gets, cancelled; at most `within_s` seconds.
+async def run_shielded(work: Coroutine[Any, Any, T], *, owner: TaskOwner, timeout_s: float, name: str) -> T:
+    """Finish `work` although the caller is, or gets, cancelled; at most `timeout_s` seconds.
 
     The work runs as a task of `owner`, so a cancel of the caller does not reach it. A cancel that arrives meanwhile is
     kept and raised after the work has ended. Raises TimeoutError when the work takes longer; it then goes on in the
     background, and its outcome must be treated as unknown.
     """
     task = owner.start(work, name, is_awaited=True)
-    deadline = asyncio.get_running_loop().time() + within_s
+    deadline = asyncio.get_running_loop().time() + timeout_s
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         left = deadline - asyncio.get_running_loop().time()
@@ -84,4 +84,4 @@ async def run_shielded(work: Coroutine[Any, Any, T], *, owner: TaskOwner, within
     if task.done() and cancelled is None:
         return task.result()
     owner.report(task)
-    raise cancelled or TimeoutError(f"{name} did not settle within {within_s} s")
+    raise cancelled or TimeoutError(f"{name} did not settle within {timeout_s} s")

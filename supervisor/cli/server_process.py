@@ -45,13 +45,13 @@ class TrackedProcess:
         """Raises ProcessLookupError, PermissionError."""
         signal.pidfd_send_signal(self._fd, number)
 
-    async def gone(self, within_s: float) -> bool:
+    async def gone(self, timeout_s: float) -> bool:
         """Has it ended within so many seconds? The kernel tells by the pidfd."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         loop.add_reader(self._fd, ended.set)
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 await ended.wait()
         except TimeoutError:
             return False

@@ -61,7 +61,7 @@ class Api:
     async def is_healthy(self) -> bool:
         """Does the server answer at once?"""
         try:
-            answer = await self._transport.request("GET", "/v1/health", within_s=HEALTH_S)
+            answer = await self._transport.request("GET", "/v1/health", timeout_s=HEALTH_S)
         except (BulkheadError, TimeoutError):
             return False
         return 200 <= answer.head.status < 300
@@ -76,7 +76,7 @@ class Api:
 
     async def retire(self) -> None:
         """Give up every claim of this client, for good."""
-        await self._call("DELETE", f"/v1/clients/{self.client_id}", within_s=HEALTH_S * 2)
+        await self._call("DELETE", f"/v1/clients/{self.client_id}", timeout_s=HEALTH_S * 2)
 
     # --- workspaces -----------------------------------------------------------------------------------------------
 
@@ -204,12 +204,12 @@ class Api:
     async def _send(self, method: str, path: str, body: msgspec.Struct, kind: type[T]) -> T:
         return _decode(await self._call(method, path, msgspec.json.encode(body)), kind)
 
-    async def _call(self, method: str, target: str, body: bytes = b"", *, within_s: float = CALL_S) -> HttpResponse:
+    async def _call(self, method: str, target: str, body: bytes = b"", *, timeout_s: float = CALL_S) -> HttpResponse:
         try:
-            answer = await self._transport.request(method, target, body, within_s=within_s)
+            answer = await self._transport.request(method, target, body, timeout_s=timeout_s)
         except TimeoutError:
             raise Unavailable(
-                f"{self.address} did not answer {method} {target.partition('?')[0]} within {within_s:g} s",
+                f"{self.address} did not answer {method} {target.partition('?')[0]} within {timeout_s:g} s",
                 code="deadline",
             ) from None
         if answer.head.status >= 300:

@@ -55,7 +55,7 @@ _decoder = msgspec.json.Decoder(_Envelope)
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One event. `data` is the whole envelope on one line, `id` the cursor after it ("" for a picture)."""
+    """One event. `data` is the whole envelope on one line, `id` the cursor after it ("" for a snapshot)."""
 
     kind: str
     change: str
@@ -153,7 +153,7 @@ class EventStream:
         stack = AsyncExitStack()
         try:
             head, body = await stack.enter_async_context(
-                self._transport.stream(self._target, within_s=OPEN_S, headers=headers)
+                self._transport.stream(self._target, timeout_s=OPEN_S, headers=headers)
             )
             if head.status != 200:
                 async with asyncio.timeout(OPEN_S):

@@ -57,11 +57,11 @@ class Transport:
         target: str,
         body: bytes = b"",
         *,
-        within_s: float,
+        timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> HttpResponse:
         """Send a request and read the whole answer. Raises Unreachable, ConnectionLost, TimeoutError."""
-        async with asyncio.timeout(within_s), self._exchange(method, target, body, headers or {}) as (head, read):
+        async with asyncio.timeout(timeout_s), self._exchange(method, target, body, headers or {}) as (head, read):
             pieces, size = [], 0
             while piece := await read():
                 pieces.append(piece)
@@ -72,11 +72,11 @@ class Transport:
 
     @asynccontextmanager
     async def stream(
-        self, target: str, *, within_s: float, headers: Mapping[str, str] | None = None
+        self, target: str, *, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> "AsyncIterator[tuple[Head, Body]]":
-        """GET, with a body that is read piece by piece. The head comes within `within_s`; reading has no deadline."""
+        """GET, with a body that is read piece by piece. The head comes within `timeout_s`; reading has no deadline."""
         manager = self._exchange("GET", target, b"", headers or {})
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             head, body = await manager.__aenter__()
         try:
             yield head, body

@@ -111,7 +111,7 @@ class Hub:
         for event in events:
             if event.number == 0:
                 if self._replay.log_id and not self._closed:
-                    self._replay.pictured(event)
+                    self._replay.with_snapshot(event)
             elif event.kind == MARK_KIND:
                 self.known_to = max(self.known_to, event.number)
             else:
@@ -125,7 +125,7 @@ class Hub:
         """Tell clients that asked for ids how the worker is (P12)."""
         self._state_text = b"data: " + envelope("workspace_state", "updated", state) + b"\n\n"
         if state.state not in _ALIVE:
-            self._replay.pictures_voided()
+            self._replay.snapshots_voided()
         if not self._closed:
             self._replay.remarked(self._state_text)
             self._changed()
@@ -250,11 +250,11 @@ class Hub:
         self._streams.discard(stream)
         self.wake()
 
-    async def changed(self, within_s: float) -> bool:
-        """Wait until something changed; False after `within_s` seconds."""
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until something changed; False after `timeout_s` seconds."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(within_s, _answer, waiter, False)
+        timer = loop.call_later(timeout_s, _answer, waiter, False)
         self._waiters.add(waiter)
         try:
             return await waiter
@@ -286,10 +286,10 @@ class Stream:
         self._attempt = 0
         self._again_at = 0.0
 
-    async def next_chunk(self, within_s: float) -> bytes | None:
-        """Everything that waits, as SSE text; b"" when nothing came within `within_s`; None: over, end cleanly."""
+    async def next_chunk(self, timeout_s: float) -> bytes | None:
+        """Everything that waits, as SSE text; b"" when nothing came within `timeout_s`; None: over, end cleanly."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + within_s
+        deadline = loop.time() + timeout_s
         while True:
             if text := self.client.take():
                 return text

@@ -3,7 +3,7 @@
 Theory of operation. Everything a client may be sent lies in one log in memory, under positions that only grow:
 numbered events, and our own remarks (`workspace_state`, `reset`) that only clients with ids see. A client is a
 position in this log (stream.py), not a queue of its own; a slow client costs nothing but how far it is behind, and
-what several clients need at once is joined once. Pictures lie beside the log: the newest of each key, void as soon
+what several clients need at once is joined once. Snapshots lie beside the log: the newest of each key, void as soon
 as a numbered event of that key arrives; they are always newer than every numbered event of their key.
 
 The log also answers "what came after this number" for clients that come back: from memory, by asking the worker, or
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from protocol.events import EVENT_KINDS, Event, EventId
 
 _COMPACT_AT = 1024
-PICTURES_MAX = 1024
-"""Growing messages of one workspace; above it the oldest picture is dropped, its stored event still comes."""
+SNAPSHOTS_MAX = 1024
+"""Growing messages of one workspace; above it the oldest snapshot is dropped, its stored event still comes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,13 +77,13 @@ ReplaySource = FromMemory | AskWorker | Reset
 
 
 class ReplayLog:
-    """The log in memory: positions `start <= p < end`, and the newest pictures. `last` is the newest number."""
+    """The log in memory: positions `start <= p < end`, and the newest snapshots. `last` is the newest number."""
 
     def __init__(self, *, kept: int, kept_bytes: int, behind_max: int, behind_max_bytes: int) -> None:
         self.log_id = ""
         self.last = 0
         self.start = 0
-        self.version = 0  # counts pictures
+        self.version = 0  # counts snapshots
         self._kept = kept
         self._kept_bytes = kept_bytes
         self._behind_max = max(kept, behind_max)
@@ -93,7 +93,7 @@ class ReplayLog:
         self._texts: dict[tuple[int, bool, bool], tuple[bytes, int]] = {}  # joined since the last change
         self._bytes = 0
         self._charged = 0  # the same, with a bound for each item
-        self._pictures: dict[str, tuple[int, Item]] = {}  # oldest first
+        self._snapshots: dict[str, tuple[int, Item]] = {}  # oldest first
 
     @property
     def end(self) -> int:
@@ -121,7 +121,7 @@ class ReplayLog:
             self._forgotten = 0
             self._texts.clear()
             self._bytes = self._charged = 0
-            self._pictures.clear()
+            self._snapshots.clear()
         self.log_id = log_id
         self.last = last
 
@@ -134,26 +134,26 @@ class ReplayLog:
         assert event.number == self.last + 1, (event.number, self.last)
         self.last = event.number
         if event.key:
-            self._pictures.pop(event.key, None)
+            self._snapshots.pop(event.key, None)
         self._keep(encode_event(event, self.log_id))
 
     def remarked(self, text: bytes) -> None:
         """Something without a number that clients with ids are told in this place; never replayed."""
         self._keep(Item(0, b"", text, False))
 
-    def pictured(self, event: Event) -> None:
-        """A picture; it replaces the one of the same key."""
-        self._pictures.pop(event.key, None)
-        if len(self._pictures) >= PICTURES_MAX:
-            del self._pictures[next(iter(self._pictures))]
+    def with_snapshot(self, event: Event) -> None:
+        """A snapshot; it replaces the one of the same key."""
+        self._snapshots.pop(event.key, None)
+        if len(self._snapshots) >= SNAPSHOTS_MAX:
+            del self._snapshots[next(iter(self._snapshots))]
         self.version += 1
         self._texts.clear()
-        self._pictures[event.key] = (self.version, encode_event(event, self.log_id))
+        self._snapshots[event.key] = (self.version, encode_event(event, self.log_id))
 
-    def pictures_voided(self) -> None:
+    def snapshots_voided(self) -> None:
         """The worker is gone: what was growing does not grow any more."""
         self._texts.clear()
-        self._pictures.clear()
+        self._snapshots.clear()
 
     def trim(self, passed: int) -> None:
         """Forget what is too much: first what every client has passed, then also what slow clients still need.
@@ -210,17 +210,17 @@ class ReplayLog:
             found = self._texts[key] = (join(items, wants_ids), position + len(items))
         return found
 
-    def pictures_text(self, after_version: int, *, wants_ids: bool) -> bytes:
-        """The text of the pictures newer than `after_version`."""
+    def snapshots_text(self, after_version: int, *, wants_ids: bool) -> bytes:
+        """The text of the snapshots newer than `after_version`."""
         key = (after_version, wants_ids, True)
         if (found := self._texts.get(key)) is None:
-            found = self._texts[key] = (join(self.pictures(after_version), wants_ids), self.version)
+            found = self._texts[key] = (join(self.snapshots(after_version), wants_ids), self.version)
         return found[0]
 
-    def pictures(self, after_version: int) -> list[Item]:
-        """The pictures newer than `after_version`, oldest first."""
+    def snapshots(self, after_version: int) -> list[Item]:
+        """The snapshots newer than `after_version`, oldest first."""
         newer: list[Item] = []
-        for version, item in reversed(self._pictures.values()):
+        for version, item in reversed(self._snapshots.values()):
             if version <= after_version:
                 break
             newer.append(item)

@@ -78,7 +78,7 @@ class ClientStream(Machine[StreamState]):
         if cursor_is_bad:
             self._reset("this id is none of ours")
         elif cursor is not None:
-            self._version = 0  # a client that missed something gets the pictures of now
+            self._version = 0  # a client that missed something gets the snapshots of now
             self._locate(cursor, known_to)
         elif log.log_id:
             self._texts.append(base_text(log))
@@ -124,7 +124,7 @@ class ClientStream(Machine[StreamState]):
         while not text and self.position < self._log.end:
             text = self._take_items()
         if self.position == self._log.end and self._version < self._log.version:
-            text += self._log.pictures_text(self._version, wants_ids=self.wants_ids)
+            text += self._log.snapshots_text(self._version, wants_ids=self.wants_ids)
             self._version = self._log.version
         if not text and self.state is StreamState.ENDING:
             self._move("drained", StreamState.OVER)

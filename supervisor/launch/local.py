@@ -92,7 +92,7 @@ class LocalLauncher:
         loop = asyncio.get_running_loop()
 
         def work() -> int:
-            return process_sweep.sweep(workspace_id, keep=keep, within_s=self._limits.kill_deadline_s)
+            return process_sweep.sweep(workspace_id, keep=keep, timeout_s=self._limits.kill_deadline_s)
 
         try:
             count = await loop.run_in_executor(self._threads, work)

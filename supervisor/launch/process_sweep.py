@@ -57,12 +57,12 @@ def marked(workspace_id: str) -> list[int]:
     return [pid for pid in found if _is_alive(pid)]
 
 
-def sweep(workspace_id: str, *, keep: Collection[int], within_s: float) -> int:
+def sweep(workspace_id: str, *, keep: Collection[int], timeout_s: float) -> int:
     """SIGKILL every marked process but those in `keep`, again until none is left; returns how many there were.
 
-    A process that forks while we look is found in the next round. Ends after `within_s` seconds at the latest.
+    A process that forks while we look is found in the next round. Ends after `timeout_s` seconds at the latest.
     """
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + timeout_s
     ended: set[int] = set()
     while True:
         left = [pid for pid in marked(workspace_id) if pid not in keep]

@@ -122,13 +122,13 @@ class ZygoteLink:
             raise Unavailable(forked.error, code="worker_failed")
         return forked.pid, forked.start_ticks
 
-    async def exit_of(self, pid: int, start_ticks: int, within_s: float) -> ForkedChild | None:
-        """The exit that the zygote saw of its child, None when nobody told within `within_s` seconds."""
+    async def exit_of(self, pid: int, start_ticks: int, timeout_s: float) -> ForkedChild | None:
+        """The exit that the zygote saw of its child, None when nobody told within `timeout_s` seconds."""
         key = (pid, start_ticks)
         if key not in self._exits:
             waiter = self._exit_waiters.setdefault(key, asyncio.get_running_loop().create_future())
             try:
-                async with asyncio.timeout(within_s):
+                async with asyncio.timeout(timeout_s):
                     await asyncio.shield(waiter)
             except (TimeoutError, asyncio.CancelledError) as error:
                 self._exit_waiters.pop(key, None)

@@ -74,7 +74,7 @@ class Calls:
         return self._flights.get(call_id)
 
     def opened(
-        self, call_id: str, operation: Operation, args: dict[str, str], body: bytes, *, within_s: float, now: float
+        self, call_id: str, operation: Operation, args: dict[str, str], body: bytes, *, timeout_s: float, now: float
     ) -> list[Effect]:
         """Somebody asks. Raises LimitReached `too_many_calls`; the same id again joins the call under way."""
         if (flight := self._flights.get(call_id)) is not None:
@@ -89,7 +89,7 @@ class Calls:
                 retryable=True,
                 retry_after_s=1.0,
             )
-        flight = Flight(call_id, operation, args, body, deadline=now + within_s, again_at=now + within_s / 2)
+        flight = Flight(call_id, operation, args, body, deadline=now + timeout_s, again_at=now + timeout_s / 2)
         self._flights[call_id] = flight
         self._counted += is_counted
         self._bytes += len(body)

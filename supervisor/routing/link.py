@@ -118,13 +118,13 @@ class Link:
         *,
         args: dict[str, str] | None = None,
         body: bytes = b"",
-        within_s: float | None = None,
+        timeout_s: float | None = None,
         call_id: str | None = None,
     ) -> Answer:
         """Let the worker do `operation`; the answer has no error in it.
 
         Raises the BulkheadError that the operation ended with; Unavailable `worker_lost` when the worker is gone and
-        `deadline` after `within_s` seconds (by default the operation's own limit; the outcome is then unknown);
+        `deadline` after `timeout_s` seconds (by default the operation's own limit; the outcome is then unknown);
         LimitReached `too_many_calls`; BadInput `too_large`. When the caller is cancelled, an operation that is bound
         to its caller is cancelled in the worker as well; any other goes on there.
         """
@@ -134,8 +134,8 @@ class Link:
         if call_id is None:
             self._counter += 1
             call_id = f"{self._epoch}.{self.generation}.{self._counter}"
-        within_s = within_s or row.within_s or self._limits.call_deadline_s
-        effects = self._calls.opened(call_id, row, args or {}, body, within_s=within_s, now=self._clock.now())
+        timeout_s = timeout_s or row.timeout_s or self._limits.call_deadline_s
+        effects = self._calls.opened(call_id, row, args or {}, body, timeout_s=timeout_s, now=self._clock.now())
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(call_id, _Waiting()).futures.append(future)
         self._perform(effects)

@@ -122,7 +122,7 @@ class Router:
         self._inode = _inode(path)
         self._fd = socket.getsockopt(zmq.FD)  # type: ignore[assignment]
         self._loop.add_reader(self._fd, self._readable)
-        self._tasks.start(self._look_after_file(), "socket_file")
+        self._tasks.start(self._watch_socket_file(), "socket_file")
         self._schedule_check()
 
     async def close(self) -> None:
@@ -288,7 +288,7 @@ class Router:
 
     # --- the socket file --------------------------------------------------------------------------------------------
 
-    async def _look_after_file(self) -> None:
+    async def _watch_socket_file(self) -> None:
         """Bind again when somebody removed or replaced our file; connections that exist go on (Z01)."""
         while True:
             await asyncio.sleep(_LOOK_S)

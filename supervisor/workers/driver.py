@@ -128,14 +128,14 @@ class WorkerDriver:
             return
         self._perform(self._lifecycle.want(self._clock.now()))
 
-    async def ready(self, within_s: float) -> Link:
+    async def ready(self, timeout_s: float) -> Link:
         """The link to a worker that answers calls, waking one if need be.
 
         Raises Unavailable: `worker_failed` with the reason when no more are started, `worker_starting` when none got
-        ready within `within_s` seconds, `server_exiting` once it was closed for good.
+        ready within `timeout_s` seconds, `server_exiting` once it was closed for good.
         """
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     if self._is_over:
                         raise self._leaving()
@@ -151,7 +151,7 @@ class WorkerDriver:
                     self.want()
                     await self._change()
         except TimeoutError as error:
-            message = f"cannot use this workspace yet: its worker is not ready after {within_s:g} s"
+            message = f"cannot use this workspace yet: its worker is not ready after {timeout_s:g} s"
             raise Unavailable(message, code="worker_starting", retry_after_s=1.0) from error
 
     async def close(self, reason: str, *, for_good: bool = False) -> LastWord | None:
@@ -418,7 +418,7 @@ class WorkerDriver:
 
     # --- what the worker says (by way of _Ears) -------------------------------------------------------------------
 
-    def heard_hello(self, message: Hello) -> None:
+    def on_hello(self, message: Hello) -> None:
         """A new connection of the worker; one that was adopted is ready already."""
         self._watch.beat(self._clock.now())  # before anybody may hold the silence against it
         self._cannot_store = message.failed
@@ -426,7 +426,7 @@ class WorkerDriver:
             self._heard_log(message.log_id, message.last_number)
             self._perform(self._lifecycle.became_ready(self._clock.now()))
 
-    def heard_ready(self, message: Ready) -> None:
+    def on_ready(self, message: Ready) -> None:
         """Recovery is done."""
         self._watch.beat(self._clock.now())
         if message.interrupted or message.requeued:
@@ -438,7 +438,7 @@ class WorkerDriver:
         self._heard_log(message.log_id, message.last_number)
         self._perform(self._lifecycle.became_ready(self._clock.now()))
 
-    def heard_heartbeat(self, message: Heartbeat) -> None:
+    def on_heartbeat(self, message: Heartbeat) -> None:
         """The worker's loop beats."""
         self._last_beat = message
         self._cannot_store = message.failed
@@ -447,16 +447,16 @@ class WorkerDriver:
         if (status.state, status.reason) != self._published:
             self._publish()  # degraded, unable to store, or well again
 
-    def heard_events(self, batch: list[Event]) -> None:
+    def on_events(self, batch: list[Event]) -> None:
         """Events in their order."""
         if self._link is not None:
             self._sink.events(batch, self._link)
 
-    def heard_closing(self, message: Closing) -> None:
+    def on_closing(self, message: Closing) -> None:
         """A stage of the shutdown."""
         self._log.debug("worker closes", extra=self._fields(stage=message.stage, open_runs=message.open_runs))
 
-    def heard_last_word(self, message: LastWord) -> None:
+    def on_last_word(self, message: LastWord) -> None:
         """It leaves by itself, in order."""
         self._last_word = message
         self._perform(self._lifecycle.last_word())

@@ -10,17 +10,17 @@ from protocol.messages import Closing, Heartbeat, Hello, LastWord, Ready
 class WorkerListener(Protocol):
     """Who wants to know what the present process says."""
 
-    def heard_hello(self, message: Hello) -> None: ...
+    def on_hello(self, message: Hello) -> None: ...
 
-    def heard_ready(self, message: Ready) -> None: ...
+    def on_ready(self, message: Ready) -> None: ...
 
-    def heard_heartbeat(self, message: Heartbeat) -> None: ...
+    def on_heartbeat(self, message: Heartbeat) -> None: ...
 
-    def heard_events(self, batch: list[Event]) -> None: ...
+    def on_events(self, batch: list[Event]) -> None: ...
 
-    def heard_closing(self, message: Closing) -> None: ...
+    def on_closing(self, message: Closing) -> None: ...
 
-    def heard_last_word(self, message: LastWord) -> None: ...
+    def on_last_word(self, message: LastWord) -> None: ...
 
 
 class FencedSink:
@@ -32,24 +32,24 @@ class FencedSink:
 
     def hello(self, message: Hello) -> None:
         if self._is_current():
-            self._hearer.heard_hello(message)
+            self._hearer.on_hello(message)
 
     def ready(self, message: Ready) -> None:
         if self._is_current():
-            self._hearer.heard_ready(message)
+            self._hearer.on_ready(message)
 
     def heartbeat(self, message: Heartbeat) -> None:
         if self._is_current():
-            self._hearer.heard_heartbeat(message)
+            self._hearer.on_heartbeat(message)
 
     def events(self, batch: list[Event]) -> None:
         if self._is_current():
-            self._hearer.heard_events(batch)
+            self._hearer.on_events(batch)
 
     def closing(self, message: Closing) -> None:
         if self._is_current():
-            self._hearer.heard_closing(message)
+            self._hearer.on_closing(message)
 
     def last_word(self, message: LastWord) -> None:
         if self._is_current():
-            self._hearer.heard_last_word(message)
+            self._hearer.on_last_word(message)

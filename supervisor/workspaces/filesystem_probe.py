@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class BoundedFilesystem:
-    """`within_s` is what one question may take."""
+    """`timeout_s` is what one question may take."""
 
-    def __init__(self, *, within_s: float) -> None:
-        self._within_s = within_s
+    def __init__(self, *, timeout_s: float) -> None:
+        self._within_s = timeout_s
         self._hanging: set[str] = set()
 
     async def ask(self, path: str, work: Callable[[], T]) -> T:

@@ -59,14 +59,14 @@ class WorkerCaller:
         died under it; anything else is answered with `worker_lost`, and the client may repeat it with its key.
         """
         row = OPERATIONS[operation]
-        within_s = row.within_s or self._limits.call_deadline_s
+        timeout_s = row.timeout_s or self._limits.call_deadline_s
         may_repeat = True
         self.in_flight += 1
         try:
             while True:
                 link = await self.ready(wakes=wakes)
                 try:
-                    return await link.call(operation, args=args, body=body, within_s=within_s)
+                    return await link.call(operation, args=args, body=body, timeout_s=timeout_s)
                 except Unavailable as error:
                     if error.code != "worker_lost" or not row.is_safe or not may_repeat:
                         raise _with_retry(error) from error

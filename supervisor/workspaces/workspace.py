@@ -166,7 +166,7 @@ class Workspace:
     async def open_asks(self) -> list[Event]:
         """The requests that wait for an answer of a client, as the events that told of them."""
         link = await self._caller.ready()  # not through `call`: it opens no run that a beat would have to tell of
-        answer = await link.call("asks.open", args={}, body=b"", within_s=self._limits.call_deadline_s)
+        answer = await link.call("asks.open", args={}, body=b"", timeout_s=self._limits.call_deadline_s)
         return _events_decoder.decode(answer.body)
 
     def _tell_attached(self) -> None:

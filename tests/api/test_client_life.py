@@ -34,7 +34,7 @@ async def may_sleep(client: Client, workspace: str) -> bool:
 async def unclaimed(house: ServerHarness, workspace: str) -> None:
     """Returns when the last claim has gone."""
     client = house.new_client()
-    await eventually(lambda: may_sleep(client, workspace), within_s=10, what="a workspace without claims")
+    await eventually(lambda: may_sleep(client, workspace), timeout_s=10, what="a workspace without claims")
 
 
 async def claimed(house: ServerHarness, workspace: str) -> None:

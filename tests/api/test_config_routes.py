@@ -97,7 +97,7 @@ async def test_a_workspace_that_sleeps_is_not_woken_and_reads_later(house: Serve
     async def evicted() -> bool:
         return (await second.client.post(f"/v1/workspaces/{second.id}/evict")).status == 200
 
-    await eventually(evicted, within_s=10, what="sleep")  # after a heartbeat that says that nothing is open
+    await eventually(evicted, timeout_s=10, what="sleep")  # after a heartbeat that says that nothing is open
     (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
     await told(first.watcher, first)
     assert (await house.worker(second.id))["state"] == "asleep"

@@ -246,8 +246,8 @@ async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: Serve
     refused(await client.post(agent, empty), 400, "empty_prompt")
     refused(await client.post(agent, {"session_id": "", "prompt": "hi"}), 400, "session_missing")
     refused(await client.post(agent, {"session_id": room.session, "prompt": ""}), 400, "empty_prompt")
-    picture = {"file_name": "a.png", "mime_type": "image/png", "content": "aGk="}
-    alone = {"session_id": room.session, "prompt": "", "attachments": [picture]}
+    snapshot = {"file_name": "a.png", "mime_type": "image/png", "content": "aGk="}
+    alone = {"session_id": room.session, "prompt": "", "attachments": [snapshot]}
     refused(await client.post(agent, alone), 400, "empty_prompt", "text attachment")
     refused(await client.post(agent, {"session_id": "nowhere", "prompt": "hi"}), 404, "session_unknown")
     assert house.stored(room).runs == []

@@ -277,7 +277,7 @@ async def test_streams_end_cleanly_with_their_server(house: ServerHarness, numbe
         await house.server.restart()
         await call.reply(" three")
         room.watcher = await house.watch(room.id, name="after", client=room.client)
-        await eventually(lambda: is_over(room, run), within_s=10, what="the end of the run")
+        await eventually(lambda: is_over(room, run), timeout_s=10, what="the end of the run")
         assert (await room.run(run))["outcome"] == "completed"
 
 
@@ -316,13 +316,13 @@ async def test_C01_a_client_that_reads_nothing_is_closed_and_the_others_go_on(ho
         assert (await house.worker(room.id))["clients"] == 2
         slow._writer.transport.pause_reading()  # type: ignore[attr-defined]
         run = await room.prompt(f"/say {'x' * 1_500_000}")
-        end = await room.ended(run, within_s=20.0)
+        end = await room.ended(run, timeout_s=20.0)
         assert len(end["text"]) == 1_500_000
 
         async def closed() -> bool:
             return bool((await house.worker(room.id))["clients"] == 1)
 
-        await eventually(closed, within_s=10, what="the end of the slow stream")
+        await eventually(closed, timeout_s=10, what="the end of the slow stream")
         slow.reader.feed_eof()
     assert room.watcher.ends == []
     await room.works()

@@ -47,7 +47,7 @@ async def test_a_new_server_is_found_and_everything_read_again(
         before = tui.workspace["id"], tui.session["id"], tui.messages
         calls = len(crush.calls)
         await restarted(house, tui, number=number)
-        await tui.until(lambda: tui.reloads > 0, what="reading everything again", within_s=20)
+        await tui.until(lambda: tui.reloads > 0, what="reading everything again", timeout_s=20)
         assert (tui.workspace["id"], tui.session["id"], tui.messages) == before
         assert tui.recoveries == 0
         assert trace(crush)[-len(RELOAD) :] == RELOAD
@@ -69,7 +69,7 @@ async def test_a_run_goes_on_while_the_server_is_changed(house: ServerHarness, w
         await story.tokens("once ")
         await tui.wait(lambda e: e.kind == "message" and "once" in str(e.payload["parts"]), what="the first token")
         await restarted(house, tui)
-        await tui.until(lambda: tui.reloads > 0, what="reading everything again", within_s=20)
+        await tui.until(lambda: tui.reloads > 0, what="reading everything again", timeout_s=20)
         assert "once " in str(tui.messages[-1]["parts"])
         await story.reply("upon a time")
         assert (await tui.wait(is_end, what="the end")).payload["text"] == "once upon a time"
@@ -89,7 +89,7 @@ async def test_a_workspace_that_is_gone_is_made_again(house: ServerHarness, way:
         calls = len(crush.calls)
         operator = house.new_client()
         (await operator.request("DELETE", f"/v1/workspaces/{first['id']}/registration")).expect(200)
-        await tui.until(lambda: tui.reloads > 0, what="reading everything again", within_s=20)
+        await tui.until(lambda: tui.reloads > 0, what="reading everything again", timeout_s=20)
         assert tui.recoveries == 1
         assert tui.workspace["id"] != first["id"]
         kept = ("path", "data_dir", "yolo", "debug", "channels", "env", "config")
@@ -137,7 +137,7 @@ async def test_two_terminals_come_back_to_one_workspace(house: ServerHarness, wa
         far.session = dict(near.session)
         (await operator.request("DELETE", f"/v1/workspaces/{first}/registration")).expect(200)
         await asyncio.gather(
-            *(tui.until(lambda tui=tui: tui.reloads > 0, what="coming back", within_s=20) for tui in (near, far))  # type: ignore[misc]
+            *(tui.until(lambda tui=tui: tui.reloads > 0, what="coming back", timeout_s=20) for tui in (near, far))  # type: ignore[misc]
         )
         assert near.workspace["id"] == far.workspace["id"] != first
         assert near.recoveries + far.recoveries >= 1

@@ -122,7 +122,7 @@ async def others_are_answered(house: ServerHarness) -> AsyncIterator[asyncio.Eve
     asking = asyncio.ensure_future(ask())
     try:
         yield often
-        await eventually(lambda: often.is_set() or asking.done(), what="answers for the others", within_s=10.0)
+        await eventually(lambda: often.is_set() or asking.done(), what="answers for the others", timeout_s=10.0)
         assert not asking.done(), asking
     finally:
         asking.cancel()

@@ -143,7 +143,7 @@ async def in_state(house: ServerHarness, room: WorkspaceFixture, state: str) -> 
     async def is_there() -> bool:
         return bool((await house.worker(room.id))["state"] == state)
 
-    await eventually(is_there, within_s=10, what=state, state=lambda: house.server.log[-3000:])
+    await eventually(is_there, timeout_s=10, what=state, state=lambda: house.server.log[-3000:])
 
 
 def texts(messages: list[dict[str, object]]) -> list[str]:

@@ -95,7 +95,7 @@ async def test_X11_calls_under_way_in_one_worker(house: ServerHarness) -> None:
     shell = f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/shell"
     pipe, command = house.pipe(), "echo here > {}; exec sleep 1000"
     body = {"command": command.format(pipe.path)}
-    held = [asyncio.ensure_future(house.new_client().post(shell, body, within_s=30.0)) for _ in range(2)]
+    held = [asyncio.ensure_future(house.new_client().post(shell, body, timeout_s=30.0)) for _ in range(2)]
     for _ in held:
         await pipe.line()
     assert (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(429).code == "too_many_calls"

@@ -108,8 +108,8 @@ async def test_C05_two_hundred_come_back_after_a_restart(house: ServerHarness, m
 async def text_at_everybody(crowd: list[LightReader]) -> None:
     """The run streams to each of them now."""
     for onlooker in crowd:
-        onlooker.pictures = 0
-    await eventually(lambda: all(one.pictures > 5 for one in crowd), within_s=15.0, what="text at everybody")
+        onlooker.snapshots = 0
+    await eventually(lambda: all(one.snapshots > 5 for one in crowd), timeout_s=15.0, what="text at everybody")
 
 
 async def come_back(onlooker: LightReader) -> None:

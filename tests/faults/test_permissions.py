@@ -126,7 +126,7 @@ async def test_C11_nobody_ever_comes(house: ServerHarness) -> None:
     async def is_over() -> bool:
         return bool((await room.run(run))["state"] == "ended")
 
-    await eventually(is_over, within_s=15, what="the end of the run")
+    await eventually(is_over, timeout_s=15, what="the end of the run")
     [result] = [r for m in await room.messages() for r in parts_of(m, "tool_result")]
     assert "nobody answered within 0.5 s" in result["content"]
     assert not (room.path / "made.txt").exists()
@@ -147,7 +147,7 @@ async def test_C11_somebody_who_is_there_may_take_time(house: ServerHarness) -> 
     async def is_over() -> bool:
         return bool((await other.run(lonely))["state"] == "ended")
 
-    await eventually(is_over, within_s=15, what="the end of the lonely run")
+    await eventually(is_over, timeout_s=15, what="the end of the lonely run")
     assert [one["id"] for one in await waiting(room)] == [request["id"]]
     await room.watcher.close()
     room.watcher = await house.watch(room.id, name="next")

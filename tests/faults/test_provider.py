@@ -166,10 +166,10 @@ async def test_L07_cancelled_in_every_trouble(house: ServerHarness, trouble: obj
     call = await house.provider.next_call()
     await trouble(room, call)  # type: ignore[operator]
     (await room.client.cancel(room.id, room.session)).expect(200)
-    ended = await room.ended(run, within_s=5.0)
+    ended = await room.ended(run, timeout_s=5.0)
     assert ended["cancelled"] is True
     assert "error" not in ended
-    await call.left(within_s=1.0)
+    await call.left(timeout_s=1.0)
     assert (finish_of(await room.last_assistant()) or {})["reason"] == "canceled"
     assert len(house.provider.exchanges) == 1
     await room.works()

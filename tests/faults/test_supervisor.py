@@ -167,7 +167,7 @@ async def test_S07_told_to_leave_while_a_worker_starts(house: ServerHarness) -> 
     house.server.send(signal.SIGTERM)
     answer = await creating
     assert answer.status == 503, answer
-    assert await house.server.ended(within_s=8.0) == 0
+    assert await house.server.ended(timeout_s=8.0) == 0
     assert not worker.is_alive
 
 

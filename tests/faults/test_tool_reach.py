@@ -31,7 +31,7 @@ needs_landlock = pytest.mark.skipif(not kernel_confines(), reason=f"this kernel 
 async def told(room: WorkspaceFixture, command: str) -> str:
     """What a command of a tool printed."""
     run = await room.prompt(bash(command))
-    await room.ended(run, within_s=20.0)
+    await room.ended(run, timeout_s=20.0)
     found = [part for message in await room.messages() for part in parts_of(message, "tool_result")]
     return str(found[-1]["content"])
 
@@ -181,12 +181,12 @@ async def test_T07_a_command_kills_the_supervisor(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     worker = await room.worker()
     run = await room.prompt(bash(f"kill -9 {house.server.pid}; echo done > done; cat done"))
-    await eventually(lambda: (room.path / "done").exists(), what="the command to go on", within_s=10)
+    await eventually(lambda: (room.path / "done").exists(), what="the command to go on", timeout_s=10)
     await house.server.ended()
     await house.server.restart()
     assert (await room.worker()).pid == worker.pid
     await eventually(
-        lambda: _is_over(room, run), within_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
+        lambda: _is_over(room, run), timeout_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
     )
     assert "done" in (await result(room))["content"]
     await room.works_unwatched()
@@ -220,7 +220,7 @@ async def test_T07_a_command_removes_the_runtime_directory(house: ServerHarness)
     run = await room.prompt(bash(f"rm -rf {runtime}"))
     await room.ended(run)
     await room.works()  # the link is older than the file
-    await eventually(lambda: (runtime / "router.sock").exists(), within_s=10, what="a new socket")
+    await eventually(lambda: (runtime / "router.sock").exists(), timeout_s=10, what="a new socket")
     (runtime / "zygote.sock").symlink_to(zygote)  # a zygote of the server's own would still be connected
     assert {path.name for path in runtime.iterdir()} >= before - {"token"}
     modes = {path.name: oct(path.lstat().st_mode & 0o77) for path in runtime.iterdir() if not path.is_symlink()}
@@ -234,5 +234,5 @@ async def test_T07_a_command_removes_the_runtime_directory(house: ServerHarness)
         row = await house.worker(room.id)
         return bool(row["state"] == "ready" and row["generation"] == 2)
 
-    await eventually(replaced, within_s=10, what="a new worker", state=lambda: house.server.log[-2000:])
+    await eventually(replaced, timeout_s=10, what="a new worker", state=lambda: house.server.log[-2000:])
     await room.works()

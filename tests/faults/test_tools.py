@@ -35,10 +35,10 @@ async def test_T02_the_shell_exits_and_a_child_keeps_its_pipe(house: ServerHarne
     room = await house.room(yolo=True)
     pipe = house.pipe()
     run, children = await room.tool_running(f"sleep 1000 & echo $! > {pipe.path}; echo done", pipe)
-    await room.ended(run, within_s=5.0)
+    await room.ended(run, timeout_s=5.0)
     assert "done" in (await result(room))["content"]
     for child in children:
-        await child.gone(within_s=2.0)
+        await child.gone(timeout_s=2.0)
 
 
 async def test_T02_what_goes_on_in_the_background_is_listed_and_ends_with_its_session(house: ServerHarness) -> None:
@@ -58,7 +58,7 @@ async def test_T02_what_goes_on_in_the_background_is_listed_and_ends_with_its_se
     assert all(process.is_alive for process in left)
     (await room.client.request("DELETE", f"/v1/workspaces/{room.id}/sessions/{room.session}")).expect(200)
     for process in left:
-        await process.gone(within_s=5.0)
+        await process.gone(timeout_s=5.0)
 
 
 async def test_T03_a_daemon_ends_with_its_run(house: ServerHarness) -> None:
@@ -68,7 +68,7 @@ async def test_T03_a_daemon_ends_with_its_run(house: ServerHarness) -> None:
     run, children = await room.tool_running(daemon, pipe)
     await room.ended(run)
     for child in children:  # often none: the daemon was found in the moment of its birth
-        await child.gone(within_s=2.0)
+        await child.gone(timeout_s=2.0)
     assert "started" in (await result(room))["content"]
 
 
@@ -78,7 +78,7 @@ async def test_T03_a_daemon_ends_with_its_worker(house: ServerHarness) -> None:
     daemon = f"setsid sh -c '(sleep 1000 > /dev/null 2>&1 & echo $! > {pipe.path}) &'; sleep 1000"
     run, [child] = await room.tool_running(daemon, pipe)
     await (await room.worker()).kill()
-    await child.gone(within_s=2.0)
+    await child.gone(timeout_s=2.0)
     await room.ended(run)
     await room.works()
 
@@ -88,7 +88,7 @@ async def test_T04_a_flood_is_drained_and_capped(house: ServerHarness) -> None:
     worker = await room.worker()
     flood = "echo HEAD; head -c 300000000 /dev/zero | tr '\\0' x; echo; echo TAIL"
     run = await room.prompt(bash(flood))
-    await room.ended(run, within_s=30.0)
+    await room.ended(run, timeout_s=30.0)
     found = await result(room)
     assert found["content"].startswith("HEAD")
     assert "TAIL" in found["content"][-200:]
@@ -116,12 +116,12 @@ async def test_T05_a_fork_bomb_is_stopped_at_the_limit_of_its_workspace(house: S
     room = await house.room(yolo=True)
     worker = await room.worker()
     run = await room.prompt(bash(BOMBS[bomb]))
-    await room.ended(run, within_s=20.0)
+    await room.ended(run, timeout_s=20.0)
     assert "60 may run in this workspace" in (await result(room))["content"]
     await eventually(
         lambda: not descendants(worker.pid),
         what="the end of all",
-        within_s=5.0,
+        timeout_s=5.0,
         state=lambda: [(pid, state_of(pid), title(pid)) for pid in descendants(worker.pid)],
     )
     assert [pid for pid in marked(WORKSPACE_MARKER, room.id) if pid != worker.pid] == []
@@ -134,7 +134,7 @@ async def test_T05_the_limit_is_of_all_commands_together_and_takes_the_largest(h
     room = await house.room(yolo=True)
     small = {"description": "x", "command": "for i in $(seq 20); do sleep 1000 & done; wait", "run_in_background": True}
     await room.ended(await room.prompt("/tool bash " + json.dumps(small)))
-    await room.ended(await room.prompt(bash("for i in $(seq 50); do sleep 1000 & done; wait")), within_s=20.0)
+    await room.ended(await room.prompt(bash("for i in $(seq 50); do sleep 1000 & done; wait")), timeout_s=20.0)
     [first, second] = await results(room)
     assert "60 may run in this workspace" in second["content"]
     shell_id = metadata_of(first)["shell_id"]
@@ -158,7 +158,7 @@ ASKING = {
 @pytest.mark.parametrize("what", ASKING)
 async def test_T06_who_waits_for_a_person_fails_fast(house: ServerHarness, what: str) -> None:
     room = await house.room(yolo=True)
-    await room.ended(await room.prompt(bash(ASKING[what])), within_s=10.0)
+    await room.ended(await room.prompt(bash(ASKING[what])), timeout_s=10.0)
     content = (await result(room))["content"]
     assert "rc=" in content
     if what in ("input", "a terminal", "a terminal's name", "an editor"):

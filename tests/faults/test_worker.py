@@ -79,7 +79,7 @@ async def test_W05_killed_while_a_tool_runs(house: ServerHarness) -> None:
     await worker.kill()
     end = await room.ended(run)
     for child in children:
-        await child.gone(within_s=2.0)
+        await child.gone(timeout_s=2.0)
     assert "nterrupted" in end["error"]
     [call] = [c for m in await room.messages() for c in parts_of(m, "tool_call")]
     [result] = [r for m in await room.messages() for r in parts_of(m, "tool_result")]
@@ -99,7 +99,7 @@ async def test_W05_the_history_stays_valid_for_the_model(house: ServerHarness) -
     child = house.hold(int(await pipe.line()))
     await (await room.worker()).kill()
     await room.ended(run)
-    await child.gone(within_s=2.0)
+    await child.gone(timeout_s=2.0)
     await room.works()  # the provider checks each request: a result for every call
 
 
@@ -192,7 +192,7 @@ async def test_W11_stopped_while_draining(house: ServerHarness) -> None:
     house.failpoints.arm("close.c", "stop", workspace=room.id)
     house.server.send(signal.SIGTERM)
     await house.failpoints.reached("close.c")
-    assert await house.server.ended(within_s=8.0) == 0
+    assert await house.server.ended(timeout_s=8.0) == 0
     assert not worker.is_alive
     await room.watcher.close()
     house.bystander.was_ended = True
@@ -253,7 +253,7 @@ async def test_W16_never_says_hello(house: ServerHarness) -> None:
     before = len(room.watcher.seen)
     house.failpoints.arm("worker.before_ready", workspace=room.id, times=1000)
     await (await room.worker()).kill()
-    failed = await room.watcher.state("failed", skip=before, within_s=20.0)
+    failed = await room.watcher.state("failed", skip=before, timeout_s=20.0)
     assert "not ready" in failed["reason"]
     house.failpoints.disarm()
     (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)

@@ -46,10 +46,12 @@ async def test_stream_without_a_client_id_is_fine(house: ServerHarness) -> None:
     status, _, _, writer = await opened(house, f"/v1/workspaces/{room.id}/events")
     assert status == 200
     await eventually(
-        lambda: _clients(house, room.id, 2), within_s=5, what="two clients", state=lambda: house.server.log
+        lambda: _clients(house, room.id, 2), timeout_s=5, what="two clients", state=lambda: house.server.log
     )
     writer.close()
-    await eventually(lambda: _clients(house, room.id, 1), within_s=5, what="one client", state=lambda: house.server.log)
+    await eventually(
+        lambda: _clients(house, room.id, 1), timeout_s=5, what="one client", state=lambda: house.server.log
+    )
 
 
 async def _clients(house: ServerHarness, workspace: str, count: int) -> bool:
@@ -91,7 +93,7 @@ async def test_last_client_leaving_ends_no_run(house: ServerHarness) -> None:
     (await room.client.request("DELETE", f"/v1/clients/{room.client.client_id}")).expect(200)
     await room.watcher.close()
     async with await _again(house, room.id) as watcher:
-        found = await eventually(lambda: room.run(run_id), within_s=5, what="run", state=lambda: house.server.log)
+        found = await eventually(lambda: room.run(run_id), timeout_s=5, what="run", state=lambda: house.server.log)
         if found["state"] != "ended":
             await watcher.ended(run_id)
         assert (await room.run(run_id))["outcome"] == "completed"
@@ -163,7 +165,7 @@ async def test_P11_evicted_workspace_wakes_with_its_id_and_history(house: Server
     async def evicted() -> bool:
         return (await room.client.post(f"/v1/workspaces/{room.id}/evict")).status == 200
 
-    await eventually(evicted, within_s=10, what="eviction", state=lambda: house.server.log)
+    await eventually(evicted, timeout_s=10, what="eviction", state=lambda: house.server.log)
     row = await house.worker(room.id)
     assert (row["state"], row["pid"]) == ("asleep", None)
     assert await room.messages() == before
@@ -176,7 +178,7 @@ async def test_idle_worker_goes_to_sleep_and_a_busy_one_does_not(house: ServerHa
     run_id = await room.prompt("/tokens 100 100")
     await room.watcher.close()
     await eventually(
-        lambda: _state(house, room.id, "asleep"), within_s=10, what="sleep", state=lambda: house.server.log
+        lambda: _state(house, room.id, "asleep"), timeout_s=10, what="sleep", state=lambda: house.server.log
     )
     assert (await room.run(run_id))["outcome"] == "completed"
 
@@ -193,7 +195,7 @@ async def test_H05_workspace_whose_directory_is_gone(house: ServerHarness) -> No
     async def evicted() -> bool:
         return (await room.client.post(f"/v1/workspaces/{room.id}/evict")).status == 200
 
-    await eventually(evicted, within_s=10, what="eviction", state=lambda: house.server.log)
+    await eventually(evicted, timeout_s=10, what="eviction", state=lambda: house.server.log)
     moved = room.path.rename(house.root / "moved")
     refused = await room.client.get(f"/v1/workspaces/{room.id}/sessions")
     assert refused.expect(409).code == "workspace_moved"

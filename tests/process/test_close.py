@@ -73,7 +73,7 @@ async def test_a_prompt_during_a_restart_is_run_by_the_successor(house: ServerHa
     run, _ = await room.streaming()
     worker = await room.worker()
     house.failpoints.arm("close.c", workspace=room.id)
-    restarted = asyncio.ensure_future(room.client.post(f"/v1/workspaces/{room.id}/restart", within_s=20))
+    restarted = asyncio.ensure_future(room.client.post(f"/v1/workspaces/{room.id}/restart", timeout_s=20))
     hit = await house.failpoints.reached("close.c")
     prompted = asyncio.ensure_future(room.prompt("one more"))
     hit.release()

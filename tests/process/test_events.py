@@ -30,7 +30,7 @@ async def test_text_grows_and_the_end_comes_last(house: ServerHarness) -> None:
         if part["type"] == "text"
     ]
     assert lengths == sorted(lengths)
-    assert len(set(lengths)) > 2, f"no picture of the growing message came: {lengths}"
+    assert len(set(lengths)) > 2, f"no snapshot of the growing message came: {lengths}"
     after = room.watcher.seen[[e.kind for e in room.watcher.seen].index("run_complete") + 1 :]
     assert [e for e in after if e.kind == "message"] == []
 
@@ -78,7 +78,7 @@ async def test_the_state_of_the_workspace_is_on_the_stream(house: ServerHarness)
     room = await house.room()
     worker = await room.worker()
     await worker.kill()
-    lost = await room.watcher.state("restarting", within_s=2.0)
+    lost = await room.watcher.state("restarting", timeout_s=2.0)
     assert "signal 9" in lost["reason"]
     back = await room.watcher.state("ready", skip=len(room.watcher.seen))
     assert back["pid"] != worker.pid

@@ -21,14 +21,14 @@ async def asleep(house: ServerHarness, room: WorkspaceFixture) -> None:
     async def is_asleep() -> bool:
         return (await house.worker(room.id))["state"] == "asleep"
 
-    await eventually(is_asleep, within_s=10.0)
+    await eventually(is_asleep, timeout_s=10.0)
 
 
 async def completed(room: WorkspaceFixture, run_id: str) -> None:
     async def is_completed() -> bool:
         return (await room.run(run_id))["outcome"] == "completed"
 
-    await eventually(is_completed, within_s=10.0)
+    await eventually(is_completed, timeout_s=10.0)
 
 
 @pytest.mark.house(limits=QUICK)

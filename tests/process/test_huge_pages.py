@@ -50,7 +50,7 @@ async def test_a_zygote_without_workers_gathers_its_memory() -> None:
             def gathered() -> int:
                 return int(rollup.read_text().partition("AnonHugePages:")[2].split()[0])
 
-            await eventually(lambda: gathered() > 50_000, what="huge pages", within_s=20.0, state=gathered)
+            await eventually(lambda: gathered() > 50_000, what="huge pages", timeout_s=20.0, state=gathered)
             assert zygote.popen.poll() is None
         finally:
             zygote.close()

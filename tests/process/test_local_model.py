@@ -112,7 +112,7 @@ async def test_one_that_cannot_start_is_refused_with_the_reason_and_tried_again_
     async def is_answered() -> bool:
         return "error" not in await room.ended(await room.prompt("/say hello"))
 
-    await eventually(is_answered, within_s=15.0, what="an answer once the pause is over")
+    await eventually(is_answered, timeout_s=15.0, what="an answer once the pause is over")
 
 
 @pytest.mark.house(env=ON, start=False, limits={"local_model_idle_s": 1.0})

@@ -20,7 +20,7 @@ async def first_words(room: WorkspaceFixture) -> None:
     await room.watcher.wait(
         lambda e: e.kind == "message" and e.payload["role"] == "assistant" and " " in _text(e.payload),
         what="the first words",
-        within_s=PATIENT_S,
+        timeout_s=PATIENT_S,
     )
 
 

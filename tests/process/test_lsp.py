@@ -52,7 +52,7 @@ async def code_room(house: ServerHarness, *, lsp: dict[str, Any] | None = None, 
 async def tool(room: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
     """The result of one call."""
     run = await room.prompt(f"/tool {name} {json.dumps(args)}")
-    await room.ended(run, within_s=START_S + 10)
+    await room.ended(run, timeout_s=START_S + 10)
     results = [part for m in await room.messages() for part in m["parts"] if part["type"] == "tool_result"]
     found: dict[str, Any] = results[-1]["data"]
     assert found["name"] == name
@@ -72,7 +72,7 @@ async def in_state(room: WorkspaceFixture, state: int) -> dict[str, Any]:
         info: dict[str, Any] = (await lsps(room))["types"]
         return info if info["state"] == state else None
 
-    found: dict[str, Any] = await eventually(look, within_s=START_S, what=f"state {state}")
+    found: dict[str, Any] = await eventually(look, timeout_s=START_S, what=f"state {state}")
     return found
 
 

@@ -66,14 +66,14 @@ async def in_state(room: WorkspaceFixture, name: str, state: str) -> dict[str, A
         info: dict[str, Any] = states[name]
         return info if info["state"] == state else None
 
-    found: dict[str, Any] = await eventually(look, within_s=START_S, what=f"{name} is {state}")
+    found: dict[str, Any] = await eventually(look, timeout_s=START_S, what=f"{name} is {state}")
     return found
 
 
 async def tool(room: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
     """The stored result of one call."""
     run = await room.prompt(f"/tool {name} {json.dumps(args)}")
-    await room.ended(run, within_s=START_S + 10)
+    await room.ended(run, timeout_s=START_S + 10)
     results = [part for m in await room.messages() for part in m["parts"] if part["type"] == "tool_result"]
     found: dict[str, Any] = results[-1]["data"]
     assert found["name"] == name
@@ -192,7 +192,7 @@ async def test_a_server_on_the_network_may_be_restarted(house: ServerHarness, ki
     port = free_port()
     servers = {"far": {"type": type_, "url": f"http://127.0.0.1:{port}{path}", "timeout": int(START_S)}}
     with listening(kind, port):
-        await eventually(lambda: is_open(port), within_s=START_S, what="the server listens")
+        await eventually(lambda: is_open(port), timeout_s=START_S, what="the server listens")
         room = await mcp_room(house, servers)
         worker = await room.worker()
         await in_state(room, "far", "connected")
@@ -200,7 +200,7 @@ async def test_a_server_on_the_network_may_be_restarted(house: ServerHarness, ki
     gone = await tool(room, "mcp_far_echo", message="nobody")
     assert gone["is_error"], gone
     with listening(kind, port):
-        await eventually(lambda: is_open(port), within_s=START_S, what="the server listens again")
+        await eventually(lambda: is_open(port), timeout_s=START_S, what="the server listens again")
         (room.path / "bulkhead.json").write_text(json.dumps({"mcp": {"far": {**servers["far"], "timeout": 20}}}))
         (await room.client.post(f"/v1/workspaces/{room.id}/agent/update", {})).expect(200)
         await in_state(room, "far", "connected")

@@ -241,7 +241,7 @@ async def test_a_cancel_wins_over_the_wait_for_a_token(house: ServerHarness) -> 
         await (await house.provider.next_call()).refuse(401)
         await giver.arrived.wait()
         (await room.client.cancel(room.id, room.session)).expect(200)
-        ended = await room.ended(run, within_s=5.0)
+        ended = await room.ended(run, timeout_s=5.0)
         assert ended["cancelled"] is True
         assert "error" not in ended
         giver.may_answer.set()

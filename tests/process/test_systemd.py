@@ -23,7 +23,7 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
     path = Path(tempfile.mkdtemp(dir=short_root))
     (path / "w").mkdir()
     await manager.systemctl("start", "bulkhead.target")
-    await eventually(lambda: is_active(manager, "bulkhead.service"), within_s=15.0, what="an active service")
+    await eventually(lambda: is_active(manager, "bulkhead.service"), timeout_s=15.0, what="an active service")
     diary = ClientLog()
     client = Client(manager.run / "bulkhead.sock", diary)
     workspace = await client.create(path / "w")
@@ -53,13 +53,13 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
             zygote = await manager.show("bulkhead-workers.service", "MainPID")
             await manager.kill_main("bulkhead-workers.service")
             await eventually(
-                lambda: new_main(manager, "bulkhead-workers.service", zygote), within_s=15.0, what="a new zygote"
+                lambda: new_main(manager, "bulkhead-workers.service", zygote), timeout_s=15.0, what="a new zygote"
             )
             assert worker.is_alive, "the end of the zygote took its workers along (S15)"
 
             watcher.resumes = False
             await manager.systemctl("stop", "bulkhead.target")
-            await worker.gone(within_s=15.0)
+            await worker.gone(timeout_s=15.0)
             await eventually(lambda: manager.processes() == [], what="nothing alive", state=manager.processes)
             for unit in ("bulkhead.service", "bulkhead-workers.service", "bulkhead.socket"):
                 await eventually(lambda unit=unit: is_over(manager, unit), what=f"{unit} is inactive, in order")
@@ -92,7 +92,7 @@ async def new_main(manager: Manager, unit: str, old: str) -> bool:
 
 async def changed(manager: Manager, old: str) -> None:
     """The supervisor's unit has another main process, and that is ready."""
-    await eventually(lambda: new_main(manager, "bulkhead.service", old), within_s=15.0, what="a new supervisor")
+    await eventually(lambda: new_main(manager, "bulkhead.service", old), timeout_s=15.0, what="a new supervisor")
 
 
 async def inner_pid(client: Client, workspace: str) -> int:

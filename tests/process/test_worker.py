@@ -28,7 +28,7 @@ def test_a_prompt_goes_through_a_worker_and_the_worker_leaves_in_order(tmp_path:
             run_id = await worker.submit(session_id, "/think hm\n/tokens 200 1000\n/say bye")
             done = await worker.ended(run_id)
             assert done["text"].endswith("t200\nbye")
-            assert worker.ear.pictures
+            assert worker.ear.snapshots
             rows = await worker.ask("session.messages", sid=session_id)
             assert [row["role"] for row in rows] == ["user", "assistant"]
             assert rows[1]["id"] == done["message_id"]
@@ -141,7 +141,7 @@ def test_shutdown_while_streaming_keeps_the_text_as_cancelled(tmp_path: Path) ->
                 session_id = await worker.session()
                 active = await worker.submit(session_id, "/tokens 5000 50")
                 queued = await worker.submit(session_id, "later", "later")
-                await worker.until(lambda: len(worker.ear.pictures) > 2)
+                await worker.until(lambda: len(worker.ear.snapshots) > 2)
                 word = await worker.shut_down()
                 assert word.cancelled_runs == 2
                 assert word.left_runs == []
@@ -166,7 +166,7 @@ def test_W04_killed_while_streaming(tmp_path: Path) -> None:
                 session_id = await worker.session()
                 run_id = await worker.submit(session_id, "/tokens 5000 100")
                 await worker.submit(session_id, "/say second", "second")
-                await worker.until(lambda: len(worker.ear.pictures) > 5)
+                await worker.until(lambda: len(worker.ear.snapshots) > 5)
                 last = worker.ear.numbered[-1].number
                 worker.process.kill()
                 assert await worker.exit_code() == -signal.SIGKILL
@@ -200,7 +200,7 @@ def test_W05_killed_while_a_tool_runs(tmp_path: Path) -> None:
                 worker.process.kill()
                 await worker.exit_code()
             # What the worker leaves is the launcher's to end, and there is none on this stage.
-            assert sweep(stage.workspace_id, keep=(), within_s=5.0) >= 1
+            assert sweep(stage.workspace_id, keep=(), timeout_s=5.0) >= 1
             async with stage.worker() as worker:
                 await ready(worker)
                 assert worker.ear.readies[0].interrupted == [run_id]
@@ -280,7 +280,7 @@ def test_a_drain_that_overruns_is_reported_and_left_to_recovery(tmp_path: Path) 
 
 def test_S14_without_a_supervisor_an_idle_worker_leaves(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_one_worker(tmp_path, Limits(tenure_s=0.4)) as stage, stage.worker() as worker:
+        async with open_one_worker(tmp_path, Limits(supervisor_lease_s=0.4)) as stage, stage.worker() as worker:
             await ready(worker)
             session_id = await worker.session()
             await worker.submit(session_id, "/tokens 30 20", "r")  # longer than the tenure
@@ -358,7 +358,7 @@ def test_update_does_not_reach_into_a_running_turn(tmp_path: Path) -> None:
             await ready(worker)
             session_id = await worker.session()
             run_id = await worker.submit(session_id, "/tokens 20 40")
-            await worker.until(lambda: worker.ear.pictures)
+            await worker.until(lambda: worker.ear.snapshots)
             (tmp_path / "project" / "bulkhead.json").write_text('{"options":{"disabled_tools":["bash"]}}')
             await worker.ask("agent.init", {"interactive": True})
             assert (await worker.ask("agent.info"))["is_busy"] is True

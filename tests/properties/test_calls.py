@@ -43,7 +43,7 @@ class CallsUnderFacts(RuleBasedStateMachine):
         joins = call_id in self.waiters
         full = not joins and (len(self.waiters) >= 3 or (self.waiters and sum(self.sizes.values()) + size > 10))
         try:
-            effects = self.calls.opened(call_id, operation, {}, b"x" * size, within_s=10.0, now=self.now)
+            effects = self.calls.opened(call_id, operation, {}, b"x" * size, timeout_s=10.0, now=self.now)
         except LimitReached:
             assert full
             return

@@ -25,7 +25,7 @@ LIMITS = msgspec.structs.replace(
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("commit"), st.integers(1, 5)),
-        st.tuples(st.just("picture"), st.integers(0, 2)),
+        st.tuples(st.just("snapshot"), st.integers(0, 2)),
         st.tuples(st.just("cut"), st.just(0)),
         st.tuples(st.just("client"), st.integers(0, 30)),
         st.tuples(st.just("pass"), st.integers(1, 3)),
@@ -41,7 +41,7 @@ class Reader:
 
     stream: Stream
     has: int
-    last_picture: dict[str, int] = field(default_factory=dict)
+    last_snapshot: dict[str, int] = field(default_factory=dict)
 
     async def read(self) -> None:
         while (chunk := await self.stream.next_chunk(10.0)) is not None:
@@ -55,10 +55,10 @@ class Reader:
                     assert lines["id"] == f"log.{number}"
                     self.has = int(number)
                 else:
-                    # A picture tells after which row it was made; no row of its key may have come since.
-                    assert int(number) >= self.last_picture.get(key, 0)
+                    # A snapshot tells after which row it was made; no row of its key may have come since.
+                    assert int(number) >= self.last_snapshot.get(key, 0)
                 if key:
-                    self.last_picture[key] = max(int(number), self.last_picture.get(key, 0))
+                    self.last_snapshot[key] = max(int(number), self.last_snapshot.get(key, 0))
 
 
 class Wire:
@@ -81,7 +81,7 @@ class Wire:
             case 0:
                 return False  # the socket is full; the next fact tries again
             case 1 | 2:
-                lost = sum(not it.is_picture for it in batch)
+                lost = sum(not it.is_snapshot for it in batch)
                 asyncio.get_running_loop().call_soon(self.publisher.credit, lost)
             case _:
                 taken = self.hub.take(batch)
@@ -101,10 +101,10 @@ class Wire:
         self.rows += rows
         self.publisher.committed(rows)
 
-    def picture(self, index: int) -> None:
+    def snapshot(self, index: int) -> None:
         key = f"m{index}"
-        data = b'"picture,%b,%d"' % (key.encode(), len(self.rows))
-        self.publisher.picture(Event(kind="message", data=data, key=key))
+        data = b'"snapshot,%b,%d"' % (key.encode(), len(self.rows))
+        self.publisher.snapshot(Event(kind="message", data=data, key=key))
 
 
 @settings(max_examples=40, deadline=None)
@@ -130,8 +130,8 @@ def test_Z08_C05_each_numbered_event_arrives_once_in_order_over_a_lossy_wire(
             match what:
                 case "commit":
                     wire.commit(amount)
-                case "picture":
-                    wire.picture(amount)
+                case "snapshot":
+                    wire.snapshot(amount)
                 case "cut":
                     wire.publisher.disconnected()
                     await asyncio.sleep(0)
@@ -167,7 +167,7 @@ WINDOW_STEPS = st.lists(
         st.tuples(st.just("credit"), st.integers(1, 6)),
         st.tuples(st.just("send"), st.integers(1, 6)),
         st.tuples(st.just("fill"), st.integers(1, 6)),
-        st.tuples(st.just("picture"), st.integers(0, 2)),
+        st.tuples(st.just("snapshot"), st.integers(0, 2)),
         st.tuples(st.just("reconnect"), st.integers(0, 6)),
     ),
     max_size=60,
@@ -195,8 +195,8 @@ def test_a_window_sends_in_order_within_its_credit_and_its_memory(steps: list[tu
             case "send":
                 batch = window.next_batch(amount, 50)
                 for event in batch:
-                    if event.is_picture:
-                        assert sent == len(rows), "a picture overtook a row"
+                    if event.is_snapshot:
+                        assert sent == len(rows), "a snapshot overtook a row"
                     else:
                         assert event is rows[sent]
                         sent += 1
@@ -207,8 +207,8 @@ def test_a_window_sends_in_order_within_its_credit_and_its_memory(steps: list[tu
                 after, count = hole
                 assert after == sent
                 window.filled(rows[after:][: min(count, amount)])
-            case "picture":
-                window.pictured(Event(kind="message", data=b"p", key=f"m{amount}"))
+            case "snapshot":
+                window.with_snapshot(Event(kind="message", data=b"p", key=f"m{amount}"))
             case "reconnect":
                 window.disconnected()
                 assert window.next_batch(10, 1000) == []
@@ -223,7 +223,7 @@ def test_a_window_sends_in_order_within_its_credit_and_its_memory(steps: list[tu
         if (hole := window.hole()) is not None:
             window.filled(rows[hole[0] :][: hole[1]])
         batch = window.next_batch(10, 1000)
-        sent += sum(not event.is_picture for event in batch)
+        sent += sum(not event.is_snapshot for event in batch)
         window.went(batch)
     assert window.is_drained
     assert sent == len(rows)

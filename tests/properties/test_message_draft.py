@@ -74,12 +74,12 @@ class Drafting(RuleBasedStateMachine):
         self.stored = self.draft.snapshot()
 
     @invariant()
-    def the_picture_tells_everything(self) -> None:
-        picture = self.draft.snapshot()
-        kinds = [type(part) for part in picture.parts]
+    def the_snapshot_tells_everything(self) -> None:
+        snapshot = self.draft.snapshot()
+        kinds = [type(part) for part in snapshot.parts]
         assert all(kinds.count(kind) <= 1 for kind in (TextPart, ReasoningPart, FinishPart))
         names: list[str] = []
-        for part in picture.parts:
+        for part in snapshot.parts:
             match part:
                 case TextPart(data):
                     assert data.text == self.text
@@ -97,14 +97,14 @@ class Drafting(RuleBasedStateMachine):
 
     @invariant()
     def nothing_that_matters_waits_for_the_store(self) -> None:
-        picture = self.draft.snapshot()
+        snapshot = self.draft.snapshot()
         marks = [
             {part.data.id: part.data.finished for part in row.parts if isinstance(part, ToolCallPart)}
-            for row in (self.stored, picture)
+            for row in (self.stored, snapshot)
         ]
         if marks[0] != marks[1]:
-            assert needs_store(self.stored, picture)
-        assert not needs_store(picture, picture)
+            assert needs_store(self.stored, snapshot)
+        assert not needs_store(snapshot, snapshot)
 
     @invariant()
     def it_can_be_closed_at_any_moment(self) -> None:

@@ -132,4 +132,4 @@ def test_who_said_that_it_can_answer_is_believed_while_it_is_here(facts: list[tu
             presence.said(bool(value % 2), now)
         assert presence.clients == clients
         assert presence.is_interactive(now) is said
-        assert presence.is_mute(now) == (said is False and clients <= 1)
+        assert presence.cannot_answer(now) == (said is False and clients <= 1)

@@ -17,13 +17,13 @@ _RESET = re.compile(rb'"type":"reset".*"cursor":"(\w+)\.(\d+)"')
 
 
 class ModelClient:
-    """What a client must see: the numbers after `has`, each once; newer pictures only."""
+    """What a client must see: the numbers after `has`, each once; newer snapshots only."""
 
     def __init__(self, stream: ClientStream, has: int, log_id: str) -> None:
         self.stream = stream
         self.has = has
         self.log_id = log_id
-        self.pictures: dict[str, int] = {}
+        self.snapshots: dict[str, int] = {}
 
 
 class ClientsUnderFacts(RuleBasedStateMachine):
@@ -57,7 +57,7 @@ class ClientsUnderFacts(RuleBasedStateMachine):
     @rule(key=st.sampled_from(KEYS[:2]))
     def show(self, key: str) -> None:
         self.version += 1
-        self.log.pictured(Event(kind="message", data=b'{"p":"%b","v":%d}' % (key.encode(), self.version), key=key))
+        self.log.with_snapshot(Event(kind="message", data=b'{"p":"%b","v":%d}' % (key.encode(), self.version), key=key))
 
     @rule()
     def remark(self) -> None:
@@ -116,7 +116,7 @@ class ClientsUnderFacts(RuleBasedStateMachine):
             if (found := _RESET.search(block)) is not None:
                 assert found[1].decode() == block.split(b".")[0].removeprefix(b"id: ").decode()
                 client.has, client.log_id = int(found[2]), found[1].decode()
-                client.pictures.clear()
+                client.snapshots.clear()
             elif (found := _NUMBER.search(block)) is not None:
                 number = int(found[1])
                 assert number == client.has + 1, "a gap, a duplicate or another order"
@@ -124,8 +124,8 @@ class ClientsUnderFacts(RuleBasedStateMachine):
                 client.has = number
             elif (found := _PICTURE.search(block)) is not None:
                 key, version = found[1].decode(), int(found[2])
-                assert version > client.pictures.get(key, 0), "an older picture, or the same again"
-                client.pictures[key] = version
+                assert version > client.snapshots.get(key, 0), "an older snapshot, or the same again"
+                client.snapshots[key] = version
             else:
                 assert client.stream.wants_ids
 

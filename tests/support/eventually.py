@@ -11,16 +11,16 @@ POLL_S = 0.01
 async def eventually(
     check: Callable[[], Any],
     *,
-    within_s: float = 5.0,
+    timeout_s: float = 5.0,
     what: str = "",
     state: Callable[[], object] | None = None,
 ) -> Any:
     """The first true value that `check`, plain or async, gives, asked every 10 ms.
 
-    AssertionError with the whole `state` after `within_s` seconds. For facts without an event only; where there is
+    AssertionError with the whole `state` after `timeout_s` seconds. For facts without an event only; where there is
     one, wait for it.
     """
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + timeout_s
     while True:
         value = check()
         if isinstance(value, Awaitable):
@@ -29,5 +29,5 @@ async def eventually(
             return value
         if time.monotonic() > deadline:
             shown = state() if state is not None else value
-            raise AssertionError(f"not within {within_s} s: {what or check}; the state is {shown!r}")
+            raise AssertionError(f"not within {timeout_s} s: {what or check}; the state is {shown!r}")
         await asyncio.sleep(POLL_S)

@@ -51,25 +51,25 @@ class Process:
         except ProcessLookupError:
             pass
 
-    async def gone(self, within_s: float = 5.0) -> None:
+    async def gone(self, timeout_s: float = 5.0) -> None:
         """Returns when the process has ended: its pidfd is readable."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         loop.add_reader(self._fd, ended.set)
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 await ended.wait()
         except TimeoutError:
             raise AssertionError(
-                f"process {self.pid} does not end within {within_s} s; it is in state {self.state!r}: {title(self.pid)}"
+                f"process {self.pid} does not end within {timeout_s} s; state {self.state!r}: {title(self.pid)}"
             ) from None
         finally:
             loop.remove_reader(self._fd)
 
-    async def kill(self, within_s: float = 5.0) -> None:
+    async def kill(self, timeout_s: float = 5.0) -> None:
         """SIGKILL; returns when the pidfd says that it is over."""
         self.send(signal.SIGKILL)
-        await self.gone(within_s)
+        await self.gone(timeout_s)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -87,19 +87,19 @@ class Pipe:
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # read-write: never at its end
         self._data = b""
 
-    async def line(self, within_s: float = 10.0) -> str:
+    async def line(self, timeout_s: float = 10.0) -> str:
         """The next line that a child wrote."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         loop.add_reader(self._fd, changed.set)
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while b"\n" not in self._data:
                     await changed.wait()
                     changed.clear()
                     self._data += os.read(self._fd, 65536)
         except TimeoutError:
-            raise AssertionError(f"nothing was written into {self.path} within {within_s} s") from None
+            raise AssertionError(f"nothing was written into {self.path} within {timeout_s} s") from None
         finally:
             loop.remove_reader(self._fd)
         line, _, self._data = self._data.partition(b"\n")

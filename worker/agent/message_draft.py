@@ -1,4 +1,4 @@
-"""The assistant row while it grows: events of the model in, whole pictures of the message out.
+"""The assistant row while it grows: events of the model in, whole snapshots of the message out.
 
 On the wire a row has at most one reasoning part, one text part and one finish part. The thinking blocks with the
 metadata that a provider wants back are kept apart, in order, in `ReasoningData.blocks` (W-22). Parts stand in the

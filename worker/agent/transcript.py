@@ -28,7 +28,7 @@ class Transcript(Protocol):
         ...
 
     async def update(self, message: Message) -> None:
-        """Show this state of a row; written at once when `needs_store` says so, else within the picture interval."""
+        """Show this state of a row; written at once when `needs_store` says so, else within the snapshot interval."""
         ...
 
     async def create_tool(self, result: ToolResultData) -> Message:

@@ -173,7 +173,7 @@ class Turn:
         await self._transcript.summarized(row)
         self._summary = None
         self._log.info("summarised", extra=fields(messages=len(self._messages), message=row.id))
-        # A picture cannot be told in words: it stays with the model to the end of the turn.
+        # A snapshot cannot be told in words: it stays with the model to the end of the turn.
         shown = [
             replace(message, parts=[part for part in message.parts if isinstance(part, BinaryPart)])
             for message in self._asked

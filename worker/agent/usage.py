@@ -17,7 +17,7 @@ from protocol.api.provider import Model
 from worker.models.client import Tokens
 
 BYTES_PER_TOKEN = 4
-MEDIA_TOKENS = 1000  # a picture; its bytes say nothing about its tokens
+MEDIA_TOKENS = 1000  # a snapshot; its bytes say nothing about its tokens
 
 Ended = Literal["completed", "failed", "cancelled"]
 

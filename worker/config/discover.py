@@ -33,9 +33,9 @@ _WINDOWS = ("context_length", "max_context_length", "context_window", "max_model
 class Discovery:
     """Asks and remembers. May be used from several threads."""
 
-    def __init__(self, clock: Clock | None = None, within_s: float = DISCOVER_S) -> None:
+    def __init__(self, clock: Clock | None = None, timeout_s: float = DISCOVER_S) -> None:
         self._clock = clock or SystemClock()
-        self._within_s = within_s
+        self._within_s = timeout_s
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], tuple[float, list[Model]]] = {}
 
@@ -70,12 +70,12 @@ class Discovery:
             self._known[provider.base_url, provider.api_key] = (self._clock.now() + REMEMBERED_S, listed)
 
 
-def _get(provider: ProviderConfig, within_s: float) -> Any:
+def _get(provider: ProviderConfig, timeout_s: float) -> Any:
     import http.client
 
     parts = urlsplit(provider.base_url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=within_s)
+    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
     headers: Mapping[str, str] = {"Accept": "application/json", **provider.extra_headers}
     if provider.api_key:
         headers = {"Authorization": f"Bearer {provider.api_key}", **headers}

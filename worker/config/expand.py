@@ -79,16 +79,16 @@ def _no_command(command: str) -> str:
 class Patience:
     """How long commands may still take, together."""
 
-    def __init__(self, within_s: float = COMMANDS_S, clock: Clock | None = None) -> None:
-        self.within_s = within_s
-        self._left = within_s
+    def __init__(self, timeout_s: float = COMMANDS_S, clock: Clock | None = None) -> None:
+        self.timeout_s = timeout_s
+        self._left = timeout_s
         self._clock = clock or SystemClock()
 
     @contextlib.contextmanager
     def spending(self, most_s: float) -> Iterator[float]:
         """For one command: the seconds that it has. Raises CommandFailed when there are none left."""
         if self._left <= 0:
-            raise CommandFailed(f"the commands before it have taken longer than {self.within_s:g} s together")
+            raise CommandFailed(f"the commands before it have taken longer than {self.timeout_s:g} s together")
         start = self._clock.now()
         try:
             yield min(most_s, self._left)
@@ -97,19 +97,19 @@ class Patience:
 
 
 def shell_runner(
-    cwd: Path, env: Mapping[str, str], within_s: float = COMMAND_S, patience: Patience | None = None
+    cwd: Path, env: Mapping[str, str], timeout_s: float = COMMAND_S, patience: Patience | None = None
 ) -> Run:
-    """A `Run` that uses `sh -c`. It blocks for at most `within_s` seconds, so it never belongs on a loop.
+    """A `Run` that uses `sh -c`. It blocks for at most `timeout_s` seconds, so it never belongs on a loop.
 
     All runners with the same `patience` have that much time together.
     """
     shared = patience or Patience()
 
     def run(command: str) -> str:
-        with shared.spending(within_s) as seconds:
+        with shared.spending(timeout_s) as seconds:
             return once(command, seconds)
 
-    def once(command: str, within_s: float) -> str:
+    def once(command: str, timeout_s: float) -> str:
         with tempfile.TemporaryFile() as output:
             try:
                 child = subprocess.Popen(
@@ -126,9 +126,9 @@ def shell_runner(
                 why = error.strerror if isinstance(error, OSError) else error
                 raise CommandFailed(f"the command could not be started ({why})") from None
             try:
-                code = child.wait(within_s)
+                code = child.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                raise CommandFailed(f"the command took longer than {within_s:g} s") from None
+                raise CommandFailed(f"the command took longer than {timeout_s:g} s") from None
             finally:
                 if child.returncode is None:
                     os.killpg(child.pid, signal.SIGKILL)

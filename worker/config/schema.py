@@ -84,7 +84,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     timeout: Nanoseconds = 0
 
-    def within_s(self, otherwise: float) -> float:
+    def timeout_s(self, otherwise: float) -> float:
         """The timeout in seconds, or `otherwise` when none is set."""
         return self.timeout / 1e9 if self.timeout else otherwise
 

@@ -1,7 +1,7 @@
-"""Sends committed events in order and the newest picture of each message, as credit and socket allow.
+"""Sends committed events in order and the newest snapshot of each message, as credit and socket allow.
 
 Everything that happens in one round of the loop goes in one batch; the first event after a silence goes at once.
-Pictures that follow each other closely wait a few milliseconds for company.
+Snapshots that follow each other closely wait a few milliseconds for company.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from protocol.events import Event
 from protocol.limits import Limits
 from worker.events.window import Window
 
-PICTURE_PAUSE_S = 0.01
-"""Two batches that hold only pictures are at least so far apart."""
+SNAPSHOT_PAUSE_S = 0.01
+"""Two batches that hold only snapshots are at least so far apart."""
 _FETCH_PAUSE_S = 0.5
 
 
@@ -44,7 +44,7 @@ class Publisher:
         self._tasks = TaskOwner("publisher", log)
         self._timer: asyncio.Handle | None = None
         self._timer_is_late = False
-        self._sent_at = 0.0  # of a batch that held only pictures
+        self._sent_at = 0.0  # of a batch that held only snapshots
         self._fetching = False
         self._changed = asyncio.Event()
 
@@ -60,15 +60,15 @@ class Publisher:
         self._window.committed(events)
         self._schedule(0.0)
 
-    def picture(self, event: Event) -> None:
-        """The newest picture of its key; it replaces an older one that was not sent yet."""
-        self._window.pictured(event)
-        self._schedule(max(0.0, self._sent_at + PICTURE_PAUSE_S - self._clock.now()))
+    def snapshot(self, event: Event) -> None:
+        """The newest snapshot of its key; it replaces an older one that was not sent yet."""
+        self._window.with_snapshot(event)
+        self._schedule(max(0.0, self._sent_at + SNAPSHOT_PAUSE_S - self._clock.now()))
 
-    async def drain(self, within_s: float) -> bool:
-        """Wait until everything was handed to the socket; False after `within_s` seconds or without a supervisor."""
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until everything was handed to the socket; False after `timeout_s` seconds or without a supervisor."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while not self._window.is_drained:
                     if not self._window.is_connected:
                         return False
@@ -126,8 +126,8 @@ class Publisher:
             if not self._send(batch):
                 break
             self._window.went(batch)
-            if all(event.is_picture for event in batch):
-                self._sent_at = self._clock.now()  # so the first picture of an answer goes at once
+            if all(event.is_snapshot for event in batch):
+                self._sent_at = self._clock.now()  # so the first snapshot of an answer goes at once
         if self._window.hole() is not None and not self._fetching:
             self._fetching = True
             self._tasks.start(self._fill(), "fill")

@@ -1,16 +1,16 @@
-"""How many more events may go, and which is next: numbered events in order, then the newest picture of each key.
+"""How many more events may go, and which is next: numbered events in order, then the newest snapshot of each key.
 
 Numbered events wait here until the supervisor has room for them (credit). What does not fit is not lost: it is in
-the store, and `hole` says from where it is to be read again. Pictures go only when no numbered event waits; so a
-picture never overtakes a row that it builds on, and never follows the later row of its own key, which voids it.
+the store, and `hole` says from where it is to be read again. Snapshots go only when no numbered event waits; so a
+snapshot never overtakes a row that it builds on, and never follows the later row of its own key, which voids it.
 """
 
 from collections import deque
 
 from protocol.events import Event
 
-PICTURES_MAX = 256
-"""Growing messages that wait; above it the oldest picture is dropped, its stored event still comes."""
+SNAPSHOTS_MAX = 256
+"""Growing messages that wait; above it the oldest snapshot is dropped, its stored event still comes."""
 
 
 class Window:
@@ -25,7 +25,7 @@ class Window:
         self._bytes_max = bytes_max
         self._waiting: deque[Event] = deque()  # without a hole, from `sent` + 1
         self._bytes = 0
-        self._pictures: dict[str, Event] = {}
+        self._snapshots: dict[str, Event] = {}
 
     @property
     def credit(self) -> int:
@@ -40,7 +40,7 @@ class Window:
     @property
     def is_drained(self) -> bool:
         """Was everything sent that there is?"""
-        return self.sent >= self.last and not self._pictures
+        return self.sent >= self.last and not self._snapshots
 
     @property
     def _tail(self) -> int:
@@ -70,15 +70,15 @@ class Window:
         for event in events:
             self.last = max(self.last, event.number)
             if event.key:
-                self._pictures.pop(event.key, None)
+                self._snapshots.pop(event.key, None)
             self._keep(event)
 
-    def pictured(self, picture: Event) -> None:
-        """A picture of something still growing."""
-        self._pictures.pop(picture.key, None)
-        if len(self._pictures) >= PICTURES_MAX:
-            del self._pictures[next(iter(self._pictures))]
-        self._pictures[picture.key] = picture
+    def with_snapshot(self, snapshot: Event) -> None:
+        """A snapshot of something still growing."""
+        self._snapshots.pop(snapshot.key, None)
+        if len(self._snapshots) >= SNAPSHOTS_MAX:
+            del self._snapshots[next(iter(self._snapshots))]
+        self._snapshots[snapshot.key] = snapshot
 
     def hole(self) -> tuple[int, int] | None:
         """What must be read from the store before anything else can go: after which number, how many."""
@@ -110,8 +110,8 @@ class Window:
             batch.append(event)
             size += len(event.data)
         if self._tail < self.last:
-            return batch  # a hole: pictures come after it
-        for event in self._pictures.values():
+            return batch  # a hole: snapshots come after it
+        for event in self._snapshots.values():
             if len(batch) >= count_max or (batch and size + len(event.data) > bytes_max):
                 break
             batch.append(event)
@@ -126,8 +126,8 @@ class Window:
                 self._bytes -= len(event.data)
                 self._credit -= 1
                 self.sent = event.number
-            elif self._pictures.get(event.key) is event:
-                del self._pictures[event.key]
+            elif self._snapshots.get(event.key) is event:
+                del self._snapshots[event.key]
 
     def _keep(self, event: Event) -> None:
         if not self.is_connected or event.number != self._tail + 1:

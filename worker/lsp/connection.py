@@ -84,13 +84,13 @@ class Connection:
 
     # --- what we ask ------------------------------------------------------------------------------------------------
 
-    async def request(self, method: str, params: object, answer: Decoder[T], *, within_s: float) -> T:
-        """The answer to one request. Raises LspError when there is none within `within_s`, or none that can be read.
+    async def request(self, method: str, params: object, answer: Decoder[T], *, timeout_s: float) -> T:
+        """The answer to one request. Raises LspError when there is none within `timeout_s`, or none that can be read.
 
         A server that was disturbed by a change (it says so by a code of its own) is asked again.
         """
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 for _ in range(REPEATS_MAX):
                     try:
                         return await self._ask(method, params, answer)
@@ -98,7 +98,7 @@ class Connection:
                         pass
                 return await self._ask(method, params, answer)
         except TimeoutError:
-            raise LspError(f"{self._name} did not answer {method} within {within_s:g} s") from None
+            raise LspError(f"{self._name} did not answer {method} within {timeout_s:g} s") from None
 
     async def _ask(self, method: str, params: object, answer: Decoder[T]) -> T:
         if len(self._pending) >= self._limits.lsp_pending_max:

@@ -124,10 +124,10 @@ class LanguageServer:
         """Somebody has a use for it: start it unless it runs, is disabled, or has failed a moment ago."""
         self._perform(self._machine.wanted(self._clock.now()))
 
-    async def ready(self, within_s: float) -> bool:
+    async def ready(self, timeout_s: float) -> bool:
         """Want it, and wait; False when it is not ready within that time or has failed."""
         self.want()
-        await self._wait(lambda: self.state is not ServerState.STARTING, within_s)
+        await self._wait(lambda: self.state is not ServerState.STARTING, timeout_s)
         return self.state is ServerState.READY
 
     async def stop(self) -> None:
@@ -136,7 +136,7 @@ class LanguageServer:
         was_ready = self.state is ServerState.READY
         if was_ready and connection is not None:
             with contextlib.suppress(LspError):
-                await connection.request("shutdown", None, ANYTHING, within_s=GOODBYE_S)
+                await connection.request("shutdown", None, ANYTHING, timeout_s=GOODBYE_S)
             connection.notify("exit", None)
         process = self._process
         self._forget()
@@ -225,7 +225,7 @@ class LanguageServer:
             env = tool_environment(base) | {name: expand(value, base, run) for name, value in plan.env.items()}
             return [expand(part, base, run) for part in (plan.command, *plan.args)], env
 
-        argv, env = await self._children.threads.run(job, within_s=plan.start_s)
+        argv, env = await self._children.threads.run(job, timeout_s=plan.start_s)
         if not argv[0]:
             raise LspError("it has no command; set lsp.<name>.command")
         return argv, env
@@ -248,7 +248,7 @@ class LanguageServer:
         watching = self._tasks.start(self._watch(child, connection, None), "exit")
         try:
             params = initialize_params(self._workspace, os.getpid(), self.plan.init_options)
-            answer = await connection.request("initialize", params, _INITIALIZED, within_s=self.plan.start_s)
+            answer = await connection.request("initialize", params, _INITIALIZED, timeout_s=self.plan.start_s)
             self._capabilities = answer.capabilities
             connection.notify("initialized", {})
             if self.plan.options:
@@ -261,9 +261,9 @@ class LanguageServer:
         finally:
             watching.cancel()
 
-    async def _watch(self, child: ChildProcess, connection: Connection, within_s: float | None) -> None:
-        """Break off the conversation when the process ends; at the latest after `within_s`."""
-        code = await child.exited() if within_s is None else await child.exited_within(within_s)
+    async def _watch(self, child: ChildProcess, connection: Connection, timeout_s: float | None) -> None:
+        """Break off the conversation when the process ends; at the latest after `timeout_s`."""
+        code = await child.exited() if timeout_s is None else await child.exited_within(timeout_s)
         if code is None:
             connection.fail("it closed its output")
         else:
@@ -284,7 +284,7 @@ class LanguageServer:
                 wanted = [*stale, path] if path is not None else stale
                 return {one: read_text(one, limits.lsp_document_max_bytes) for one in wanted}
 
-            found = await self._children.threads.run(look, within_s=limits.search_deadline_s)
+            found = await self._children.threads.run(look, timeout_s=limits.search_deadline_s)
             connection = self._connection
             if connection is None or self.state is not ServerState.READY:
                 return False
@@ -307,12 +307,12 @@ class LanguageServer:
                 connection.notify("workspace/didChangeWatchedFiles", {"changes": news})
             return is_new
 
-    async def request(self, method: str, params: object, answer: Decoder[T], *, within_s: float | None = None) -> T:
+    async def request(self, method: str, params: object, answer: Decoder[T], *, timeout_s: float | None = None) -> T:
         """The answer to one request. Raises LspError."""
         if self._connection is None or self.state is not ServerState.READY:
             raise LspError(f"{self.name} is not ready{': ' + self.error if self.error else ''}")
         return await self._connection.request(
-            method, params, answer, within_s=self._limits.lsp_answer_s if within_s is None else within_s
+            method, params, answer, timeout_s=self._limits.lsp_answer_s if timeout_s is None else timeout_s
         )
 
     # --- its diagnostics --------------------------------------------------------------------------------------------
@@ -359,10 +359,10 @@ class LanguageServer:
     def _has_news(self, since: int) -> bool:
         return self.board.changes != since or self._pulls
 
-    async def _pull(self, path: Path, within_s: float) -> None:
+    async def _pull(self, path: Path, timeout_s: float) -> None:
         params = {"textDocument": {"uri": uri_of(path)}}
         try:
-            report = await self.request("textDocument/diagnostic", params, _REPORT, within_s=within_s)
+            report = await self.request("textDocument/diagnostic", params, _REPORT, timeout_s=timeout_s)
         except LspError as error:
             self._log.info("no diagnostics", extra=fields(server=self.name, reason=str(error)))
             return
@@ -387,9 +387,9 @@ class LanguageServer:
         finally:
             self._is_refreshing = False
 
-    async def _wait(self, is_it: Callable[[], bool], within_s: float) -> bool:
+    async def _wait(self, is_it: Callable[[], bool], timeout_s: float) -> bool:
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while not is_it():
                     self._moved.clear()
                     await self._moved.wait()

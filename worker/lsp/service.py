@@ -45,7 +45,7 @@ class LanguageServers(Extension):
         *,
         workspace: Path,
         children: ChildProcesses,
-        show: Callable[[Event], None],
+        publish_snapshot: Callable[[Event], None],
         limits: Limits,
         clock: Clock,
         log: logging.Logger,
@@ -55,7 +55,7 @@ class LanguageServers(Extension):
         self.workspace = Path(os.path.realpath(workspace))
         self.limits = limits
         self._children = children
-        self._show = show
+        self._publish_snapshot = publish_snapshot
         self._clock = clock
         self._log = log
         self._tools = tools(self)
@@ -145,7 +145,7 @@ class LanguageServers(Extension):
         """Start the servers of this file; their states tell the rest. Raises BadInput for what is no path."""
         try:
             place = await self._children.threads.run(
-                lambda _stop: locate(self.workspace, given), within_s=self.limits.search_deadline_s
+                lambda _stop: locate(self.workspace, given), timeout_s=self.limits.search_deadline_s
             )
         except ToolError as error:
             raise BadInput(str(error)) from None
@@ -204,7 +204,7 @@ class LanguageServers(Extension):
             there = [entry for entry in rooted if shutil.which(entry.command, path=search) is not None]
             return fit, there, [entry for entry in rooted if entry not in there]
 
-        fit, there, absent = await self._children.threads.run(look, within_s=self.limits.search_deadline_s)
+        fit, there, absent = await self._children.threads.run(look, timeout_s=self.limits.search_deadline_s)
         self._absent |= {entry.command: now for entry in absent}
         for entry in there:
             if entry.command in GENERIC or entry.family in taken or entry.name in self._servers:
@@ -239,7 +239,7 @@ class LanguageServers(Extension):
         )
         data = msgspec.json.encode({"type": "lsp_event", "payload": {"type": "updated", "payload": payload}})
         # Not stored: what counts is the present state, and that can be asked for.
-        self._show(Event(kind="lsp_event", data=data, key=f"lsp {what} {server.name}"))
+        self._publish_snapshot(Event(kind="lsp_event", data=data, key=f"lsp {what} {server.name}"))
 
 
 def plan_of(name: str, settings: LspSettings) -> ServerPlan:

@@ -35,14 +35,14 @@ MISSING = (
 
 @dataclass(frozen=True)
 class McpEnvironment:
-    """What all servers of a worker share. `keep_secret` keeps a text out of the logs."""
+    """What all servers of a worker share. `register_secret` keeps a text out of the logs."""
 
     workspace: Path
     children: ChildProcesses
     limits: Limits
     clock: Clock
     log: logging.Logger
-    keep_secret: Callable[[str], None]
+    register_secret: Callable[[str], None]
     save: Callable[[str, OAuthToken], Awaitable[None]]
     reread: Callable[[str, str], Awaitable[OAuthToken | None]]
 
@@ -82,7 +82,7 @@ class Connector:
                 importlib.import_module(f"worker.mcp.{name}")
 
         try:
-            await self._around.children.threads.run(job, within_s=IMPORT_S)
+            await self._around.children.threads.run(job, timeout_s=IMPORT_S)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
                 raise
@@ -95,9 +95,9 @@ class Connector:
         def job(_stop: object) -> ServerTarget:
             return expanded(settings, base, shell_runner(self._around.workspace, base))
 
-        target = await self._around.children.threads.run(job, within_s=self.start_s)
+        target = await self._around.children.threads.run(job, timeout_s=self.start_s)
         for secret in target.secrets:
-            self._around.keep_secret(secret)
+            self._around.register_secret(secret)
         self.clean = target.clean
         return target
 
@@ -198,7 +198,7 @@ class Connector:
                 part for part in (token.access_token, token.refresh_token, token.client.client_secret) if part
             )
             for part in parts:
-                self._around.keep_secret(part)
+                self._around.register_secret(part)
             self.clean = replace(target, secrets=(*target.secrets, *parts)).clean
 
     async def save(self, target: ServerTarget, token: OAuthToken) -> None:

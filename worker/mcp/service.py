@@ -44,17 +44,20 @@ class McpService(Extension):
         *,
         workspace: Path,
         children: ChildProcesses,
-        show: Callable[[Event], None],
+        publish_snapshot: Callable[[Event], None],
         save: Callable[[str, OAuthToken], Awaitable[None]],
         reload: Callable[[], Awaitable[object]],
-        keep_secret: Callable[[str], None],
+        register_secret: Callable[[str], None],
         limits: Limits,
         clock: Clock,
         log: logging.Logger,
     ) -> None:
-        """`show` sends an event that is not stored; `save` stores the token of a server in the user's configuration,
-        `reload` reads that again; `keep_secret` keeps a text out of the logs."""
-        self._show = show
+        """Take what the service needs from the worker.
+
+        `publish_snapshot` sends an event that is not stored, `save` stores the token of a server in the user's
+        configuration, `reload` reads that again, and `register_secret` keeps a text out of the logs.
+        """
+        self._publish_snapshot = publish_snapshot
         self._reload = reload
         self._limits = limits
         self._around = McpEnvironment(
@@ -63,7 +66,7 @@ class McpService(Extension):
             limits=limits,
             clock=clock,
             log=log,
-            keep_secret=keep_secret,
+            register_secret=register_secret,
             save=save,
             reread=self._reread,
         )
@@ -206,7 +209,7 @@ class McpService(Extension):
         )
         data = msgspec.json.encode({"type": "mcp_event", "payload": {"type": "updated", "payload": payload}})
         # Not stored: what counts is the present state, and that can be asked for.
-        self._show(Event(kind="mcp_event", data=data, key=f"mcp {what} {server.name}"))
+        self._publish_snapshot(Event(kind="mcp_event", data=data, key=f"mcp {what} {server.name}"))
 
 
 def store_token(tree: Object, name: str, token: OAuthToken) -> None:

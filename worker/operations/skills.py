@@ -53,7 +53,7 @@ class SkillOperations:
             return read_bytes(Path(skill.path))[:FILE_MAX_BYTES]
 
         try:
-            data = await self._threads.run(content, within_s=self._limits.search_deadline_s)
+            data = await self._threads.run(content, timeout_s=self._limits.search_deadline_s)
         except OSError as error:
             raise Unavailable(f"cannot read skill {skill.name!r}: {error.strerror}", retryable=False) from None
         result = SkillTextResult(

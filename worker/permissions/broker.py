@@ -39,7 +39,7 @@ class BrokerAnswer:
 @dataclass(eq=False)
 class _Waiter:
     request: PermissionRequest | QuestionRequest
-    within_s: float | None  # None: only while nobody is there to see it
+    timeout_s: float | None  # None: only while nobody is there to see it
     number: int = 0
     is_gone: bool = False
     done: "asyncio.Future[RequestDecision | None]" = field(
@@ -71,9 +71,9 @@ class PermissionBroker:
         return len(self._pending)
 
     @property
-    def is_mute(self) -> bool:
+    def cannot_answer(self) -> bool:
         """Is the only client one that said it cannot answer?"""
-        return self.presence.is_mute(self._clock.now())
+        return self.presence.cannot_answer(self._clock.now())
 
     @property
     def is_interactive(self) -> bool | None:
@@ -126,15 +126,15 @@ class PermissionBroker:
         asked: StoredRequest,
         request: PermissionRequest | QuestionRequest,
         *,
-        within_s: float | None = None,
+        timeout_s: float | None = None,
         refusal: str = "",
     ) -> BrokerAnswer:
         """Ask and wait for what comes of it. What the session was granted before is not asked.
 
-        `within_s`: refused at that deadline whoever is there; None: at `permission_wait_s` of nobody being there.
+        `timeout_s`: refused at that deadline whoever is there; None: at `permission_wait_s` of nobody being there.
         `refusal`: nobody is to be asked; it is stored as denied for this reason. A cancel takes the request back.
         """
-        waiter = _Waiter(request, within_s)
+        waiter = _Waiter(request, timeout_s)
         now_ms = int(self._clock.wall() * 1000)
 
         def job(transaction: Transaction) -> int:
@@ -212,14 +212,14 @@ class PermissionBroker:
     def _set_deadline(self, waiter: _Waiter) -> None:
         if waiter.timeout is None or waiter.timeout.expired():
             return
-        within_s = waiter.within_s
-        if within_s is None and not self.presence.clients:
-            within_s = self._limits.permission_wait_s
-        waiter.limit_s = within_s or 0.0
-        if within_s is None:
+        timeout_s = waiter.timeout_s
+        if timeout_s is None and not self.presence.clients:
+            timeout_s = self._limits.permission_wait_s
+        waiter.limit_s = timeout_s or 0.0
+        if timeout_s is None:
             waiter.timeout.reschedule(None)
-        elif waiter.within_s is None or waiter.timeout.when() is None:  # a deadline of its own is set once
-            waiter.timeout.reschedule(asyncio.get_running_loop().time() + within_s)
+        elif waiter.timeout_s is None or waiter.timeout.when() is None:  # a deadline of its own is set once
+            waiter.timeout.reschedule(asyncio.get_running_loop().time() + timeout_s)
 
     # --- answering --------------------------------------------------------------------------------------------------
 
@@ -265,9 +265,9 @@ class PermissionBroker:
 
     async def _settled(self, decision: RequestDecision) -> bool:
         """`_store`, although its caller may leave meanwhile: who was first has decided."""
-        within_s = 2 * self._limits.storage_job_s
+        timeout_s = 2 * self._limits.storage_job_s
         return await run_shielded(
-            self._store(decision), owner=self._owner, within_s=within_s, name=f"decide-{decision.asked.id}"
+            self._store(decision), owner=self._owner, timeout_s=timeout_s, name=f"decide-{decision.asked.id}"
         )
 
     async def _store(self, decision: RequestDecision) -> bool:

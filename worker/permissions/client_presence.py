@@ -38,7 +38,7 @@ class ClientPresence:
         self._forget(now)
         return self._interactive
 
-    def is_mute(self, now: float) -> bool:
+    def cannot_answer(self, now: float) -> bool:
         """Is the only one who could see a request one that said it cannot answer?"""
         return self.is_interactive(now) is False and self._clients <= 1
 

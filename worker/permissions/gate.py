@@ -28,7 +28,7 @@ class RunPolicy:
     wait_s: float
 
     @property
-    def within_s(self) -> float | None:
+    def timeout_s(self) -> float | None:
         """The deadline that every request of the run has."""
         return self.wait_s if self.kind == "wait" else None
 
@@ -84,7 +84,7 @@ class PermissionGate:
             action=wish.action,
             path=request.path,
         )
-        reply = await self._desk.ask(asked, request, within_s=self._policy.within_s, refusal=self._refusal())
+        reply = await self._desk.ask(asked, request, timeout_s=self._policy.timeout_s, refusal=self._refusal())
         if reply.granted:
             return
         if reply.why:
@@ -98,7 +98,7 @@ class PermissionGate:
         """Why nobody is asked at all; "" when somebody is."""
         if self._policy.kind == "deny":
             return "the prompt of this run said that requests for permission are to be denied"
-        if self._policy.kind == "" and self._desk.is_mute:
+        if self._policy.kind == "" and self._desk.cannot_answer:
             return ONE_SHOT
         return ""
 

@@ -50,8 +50,8 @@ class Questions(Extension):
         asked = StoredRequest(
             batch_id, "question", context.session_id, context.run_id, context.tool_call_id, tool="question"
         )
-        within_s = (wait_s or self._limits.permission_wait_s) if policy == "wait" else None
-        reply = await self._desk.ask(asked, request, within_s=within_s)
+        timeout_s = (wait_s or self._limits.permission_wait_s) if policy == "wait" else None
+        reply = await self._desk.ask(asked, request, timeout_s=timeout_s)
         if reply.granted:
             return in_order(questions, reply.answers)
         if reply.why:

@@ -148,32 +148,32 @@ class ChildProcess:
             return 0
         return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
-    async def exited_within(self, within_s: float) -> int | None:
-        """The same, or None when it still runs after `within_s`."""
+    async def exited_within(self, timeout_s: float) -> int | None:
+        """The same, or None when it still runs after `timeout_s`."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 return await self.exited()
         except TimeoutError:
             return None
 
-    async def drained(self, within_s: float) -> bool:
-        """Wait until nobody holds the output any more; False when somebody still does after `within_s` (T02)."""
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until nobody holds the output any more; False when somebody still does after `timeout_s` (T02)."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 for pipe in self._pipes:
                     await pipe.ended.wait()
         except TimeoutError:
             return False
         return True
 
-    def strike(self, why: str) -> None:
+    def kill_tree(self, why: str) -> None:
         """End it without grace, and what is with it at once (T05); `struck` says why to who waits for it."""
         if self._is_gone.is_set() or self.struck:
             return
         self.struck = why
         with contextlib.suppress(OSError):  # all of a group die in one moment: none of them can fork any more
             os.killpg(self.pid, signal.SIGKILL)
-        self._of.tasks.start(self.end(), f"strike {self.pid}")
+        self._of.tasks.start(self.end(), f"kill_tree {self.pid}")
 
     async def members(self) -> int:
         """How many processes it is now, itself included."""
@@ -192,15 +192,15 @@ class ChildProcess:
         self._is_ending = True
         # A late end is logged by `_end_tree`; a TimeoutError must not take the place of the caller's cancel.
         with contextlib.suppress(TimeoutError):
-            await run_shielded(work, owner=self._of.tasks, within_s=bound_s, name=f"end {self.pid}")
+            await run_shielded(work, owner=self._of.tasks, timeout_s=bound_s, name=f"end {self.pid}")
 
     async def _end_tree(self) -> None:
         limits = self._of.limits
         start = self._of.clock.now()
         try:
-            if self.struck or await self._signal(signal.SIGTERM, within_s=limits.tool_term_grace_s):
+            if self.struck or await self._signal(signal.SIGTERM, timeout_s=limits.tool_term_grace_s):
                 deadline = start + limits.tool_term_grace_s + limits.kill_deadline_s
-                while left := await self._signal(signal.SIGKILL, within_s=KILL_ROUND_S):
+                while left := await self._signal(signal.SIGKILL, timeout_s=KILL_ROUND_S):
                     if self._of.clock.now() > deadline:
                         pids = " ".join(str(pid) for pid in left)
                         self._of.log.error("processes of a tool do not end", extra=fields(pids=pids))
@@ -208,7 +208,7 @@ class ChildProcess:
         finally:
             self._release()
 
-    async def _signal(self, signum: signal.Signals, *, within_s: float) -> list[int]:
+    async def _signal(self, signum: signal.Signals, *, timeout_s: float) -> list[int]:
         """Signal all that lives of the tree and wait for its end. Returns the pids that had to be signalled."""
         targets = []
         if not self._has_exited.is_set():
@@ -222,7 +222,7 @@ class ChildProcess:
                 targets.append(process.pid)
                 pidfds.append(pidfd)
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 await self._has_exited.wait()
                 await _all_ended(pidfds)
         except TimeoutError:
@@ -331,7 +331,7 @@ class ChildProcesses:
             raise
         self._children[child.pid] = child
         if not is_service:
-            self._crowd.look_after()
+            self._crowd.check_soon()
         return child
 
     def new_marker(self) -> str:
@@ -343,7 +343,7 @@ class ChildProcesses:
         keeper_pid = os.getpid()
         try:
             return await self._scan_thread.run(
-                lambda _stop: find_tree(leader, marker, keeper_pid), within_s=self.limits.kill_deadline_s
+                lambda _stop: find_tree(leader, marker, keeper_pid), timeout_s=self.limits.kill_deadline_s
             )
         except TimeoutError:
             self.log.error("scan for processes of a tool took too long", extra=fields(leader=leader.pid))

@@ -30,7 +30,7 @@ class ProcessLimit:
         self._task: asyncio.Task[None] | None = None
         self._suspicious_at = 0
 
-    def look_after(self) -> None:
+    def check_soon(self) -> None:
         """A command was started."""
         if self._task is None or self._task.done():
             self._suspicious_at = machine_threads() + self._children.limits.tool_processes_max
@@ -57,7 +57,7 @@ class ProcessLimit:
         if total > limit:
             size, child = max(sizes, key=lambda pair: pair[0])
             self._children.log.warning("too many processes of a tool", extra=fields(pid=child.pid, count=size))
-            child.strike(f"because it and what it started were {size} processes; {limit} may run in this workspace")
+            child.kill_tree(f"because it and what it started were {size} processes; {limit} may run in this workspace")
             return total - size
         return total
 

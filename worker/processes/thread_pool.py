@@ -47,27 +47,27 @@ class ThreadPool:
         self._running = 0
         self.writing = threading.Lock()
 
-    async def run(self, job: Callable[[Stop], T], *, within_s: float) -> T:
-        """The result of `job(stop)`. Raises TimeoutError when it has not stopped `settle_s` after its `within_s`.
+    async def run(self, job: Callable[[Stop], T], *, timeout_s: float) -> T:
+        """The result of `job(stop)`. Raises TimeoutError when it has not stopped `settle_s` after its `timeout_s`.
 
         A cancel leaves here only after the job has ended, or did not within `settle_s`.
         """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="tools")
-        stop = Stop(self._clock.now() + within_s, self._clock)
+        stop = Stop(self._clock.now() + timeout_s, self._clock)
         future = asyncio.get_running_loop().run_in_executor(self._pool, job, stop)
         self._running += 1
         future.add_done_callback(self._ended)
         try:
-            await asyncio.wait({future}, timeout=within_s)
+            await asyncio.wait({future}, timeout=timeout_s)
         finally:
             stop.ask()
             if not future.done():
                 # A TimeoutError here must not take the place of a cancel that is on its way through.
                 with contextlib.suppress(TimeoutError):
-                    await run_shielded(_end_of(future), owner=self._owner, within_s=self._settle_s, name="thread")
+                    await run_shielded(_end_of(future), owner=self._owner, timeout_s=self._settle_s, name="thread")
         if not future.done():
-            raise TimeoutError(f"a file operation did not end within {within_s} s")
+            raise TimeoutError(f"a file operation did not end within {timeout_s} s")
         return future.result()
 
     def _ended(self, future: "asyncio.Future[T]") -> None:

@@ -41,7 +41,7 @@ class Dispatcher:
         ending: RunFinisher,
         make_turn: TurnMaker,
         name_session: NameSession,
-        show: Callable[[Event], None],
+        publish_snapshot: Callable[[Event], None],
         drain: Drain,
         counter: AcceptCounter,
         limits: Limits,
@@ -51,7 +51,7 @@ class Dispatcher:
     ) -> None:
         self._database = database
         self._ending = ending
-        self._show = show
+        self._publish_snapshot = publish_snapshot
         self._drain = drain
         self._counter = counter
         self._limits = limits
@@ -141,7 +141,7 @@ class Dispatcher:
         # A caller that goes away must not leave a stored run outside its lane, so the acceptance goes on without it.
         work = self._accept(lane, ticket, run)
         return await run_shielded(
-            work, owner=self._owner, within_s=2 * self._limits.storage_job_s, name=f"accept-{run_id}"
+            work, owner=self._owner, timeout_s=2 * self._limits.storage_job_s, name=f"accept-{run_id}"
         )
 
     async def _accept(self, lane: SessionQueue, ticket: Ticket, run: StoredRun) -> RunId:
@@ -244,17 +244,19 @@ class Dispatcher:
         )
         try:
             work = self._accept(lane, ticket, run)
-            within_s = 2 * self._limits.storage_job_s
-            await run_shielded(work, owner=self._owner, within_s=within_s, name=f"accept-{run_id}")
+            timeout_s = 2 * self._limits.storage_job_s
+            await run_shielded(work, owner=self._owner, timeout_s=timeout_s, name=f"accept-{run_id}")
             await self._ended(run_id)
         except asyncio.CancelledError:
             current = self._lanes.get(lane.session_id)  # another one when this run was the last of the old
             if current is not None:
                 self._perform(current, current.cancel_run(run_id))
             if kind in runs.DELEGATED:  # its caller is a run, which must not end before what it began
-                within_s = self._limits.drain_s
+                timeout_s = self._limits.drain_s
                 with contextlib.suppress(TimeoutError):
-                    await run_shielded(self._ended(run_id), owner=self._owner, within_s=within_s, name=f"end-{run_id}")
+                    await run_shielded(
+                        self._ended(run_id), owner=self._owner, timeout_s=timeout_s, name=f"end-{run_id}"
+                    )
             raise
         found = await self._database.read(lambda connection: runs.get(connection, run_id))
         assert found is not None
@@ -318,9 +320,9 @@ class Dispatcher:
         for runner in list(self._runners.values()):
             await runner.transcript.flush()
 
-    async def close(self, within_s: float) -> None:
+    async def close(self, timeout_s: float) -> None:
         """Let go of what still runs; it is recovery's work now."""
-        await self._owner.close(within_s)
+        await self._owner.close(timeout_s)
 
     async def _settled(self, session_id: SessionId) -> None:
         """Wait for the acceptances and ends under way in this session; a run that was never started is then over."""
@@ -354,7 +356,7 @@ class Dispatcher:
         transcript = StoredTranscript(
             run,
             database=self._database,
-            show=self._show,
+            publish_snapshot=self._publish_snapshot,
             fold=lambda: self._fold(lane) if run.kind != runs.SUMMARY and not run.permission_policy else [],
             owner=self._owner,
             limits=self._limits,

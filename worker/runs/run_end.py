@@ -331,12 +331,12 @@ class RunFinisher:
         database: Database,
         scribe: EndWriter,
         log: logging.Logger,
-        on_stuck: Callable[[BaseException], None],
+        on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._database = database
         self._scribe = scribe
         self._log = log
-        self._on_stuck = on_stuck
+        self._on_stuck = on_fatal
 
     async def completed(self, run: StoredRun, last: Message, folded: Sequence[str], then: Callable[[], None]) -> None:
         """The turn came to its own end."""

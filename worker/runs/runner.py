@@ -126,7 +126,7 @@ class Runner:
             # A cancel wins over what it led to (W-05).
             verdict = self._verdict or verdict or (_BROKEN if result is None else _NO_ROW)
             work = tools.ending.closed(self._run, verdict, self._remains(verdict), self._folded(), self._on_end)
-        await run_shielded(work, owner=tools.owner, within_s=4 * tools.limits.storage_job_s, name=f"end-{self.run_id}")
+        await run_shielded(work, owner=tools.owner, timeout_s=4 * tools.limits.storage_job_s, name=f"end-{self.run_id}")
 
     async def _begin(self) -> list[Message] | None:
         """Mark the run as started and store its prompt; the conversation up to it, or None without a session."""

@@ -1,12 +1,12 @@
-"""The rows of one run while it works: forced writes with a number, pictures in between (agent-behaviour.md 4.3).
+"""The rows of one run while it works: forced writes with a number, snapshots in between (agent-behaviour.md 4.3).
 
-A growing message is shown at once and then at most every `picture_interval_s`, a very long one less often; each
-picture is stored as well, at the same pace, without an event of its own. What must not be lost (a new tool call, the
+A growing message is shown at once and then at most every `snapshot_interval_s`, a very long one less often; each
+snapshot is stored as well, at the same pace, without an event of its own. What must not be lost (a new tool call, the
 end of reasoning, a finish) is written before `update` returns, with a numbered event. The finish that ends the whole
 turn is kept back: it is written by the run's end, in the same transaction as the terminal event.
 
 Order: the database takes jobs in the order of their submission, so a buffered write can never overtake a later forced
-one; and no picture is shown once a forced write of the same message was submitted.
+one; and no snapshot is shown once a forced write of the same message was submitted.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class StoredTranscript:
         run: StoredRun,
         *,
         database: Database,
-        show: Callable[[Event], None],
+        publish_snapshot: Callable[[Event], None],
         fold: Callable[[], list[StoredRun]],
         owner: TaskOwner,
         limits: Limits,
@@ -49,10 +49,10 @@ class StoredTranscript:
         random: RandomSource,
         log: logging.Logger,
     ) -> None:
-        """`show` sends a picture; `fold` takes the prompts out of the queue that join this turn now."""
+        """`show` sends a snapshot; `fold` takes the prompts out of the queue that join this turn now."""
         self._run = run
         self._database = database
-        self._show = show
+        self._publish_snapshot = publish_snapshot
         self._fold = fold
         self._owner = owner
         self._limits = limits
@@ -62,7 +62,7 @@ class StoredTranscript:
         self._stored: Message | None = None  # the newest state that was submitted to the store
         self._pending: Message | None = None  # newer than that
         self._shown_at = -1e9
-        self._pace_s = limits.picture_interval_s
+        self._pace_s = limits.snapshot_interval_s
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -195,7 +195,7 @@ class StoredTranscript:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            self._picture()
+            self._snapshot()
         if self._writing is not None:
             await asyncio.wait({self._writing})
 
@@ -204,7 +204,7 @@ class StoredTranscript:
         self._quieten()
         self._failure = None
 
-    # --- pictures ---------------------------------------------------------------------------------------------------
+    # --- snapshots ---------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
         """See that the pending state gets out: now, when the interval is over, or after the write under way (W-24)."""
@@ -212,15 +212,15 @@ class StoredTranscript:
             return
         wait_s = self._shown_at + self._pace_s - self._clock.now()
         if wait_s <= 0:
-            self._picture()
+            self._snapshot()
         else:
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._due)
 
     def _due(self) -> None:
         self._timer = None
-        self._picture()
+        self._snapshot()
 
-    def _picture(self) -> None:
+    def _snapshot(self) -> None:
         message = self._pending
         if message is None:
             return
@@ -228,8 +228,8 @@ class StoredTranscript:
         self._stored = message
         data = envelope("message", "updated", message)
         self._shown_at = self._clock.now()
-        self._pace_s = picture_pace_s(len(data), self._limits)
-        self._show(
+        self._pace_s = snapshot_pace_s(len(data), self._limits)
+        self._publish_snapshot(
             Event(
                 kind="message",
                 data=data,
@@ -244,7 +244,7 @@ class StoredTranscript:
         except BulkheadError as error:
             self._failure = error
             return
-        self._writing = self._owner.start(self._stored_later(posted), f"picture-{message.id}")
+        self._writing = self._owner.start(self._stored_later(posted), f"snapshot-{message.id}")
 
     async def _stored_later(self, posted: "asyncio.Future[None]") -> None:
         try:
@@ -293,9 +293,9 @@ class StoredTranscript:
         return int(self._clock.wall() * 1000)
 
 
-def picture_pace_s(size_bytes: int, limits: Limits) -> float:
-    """How long to wait after a picture of this size: each is the whole message, so long ones must come less often."""
-    return max(limits.picture_interval_s, size_bytes / limits.picture_bytes_per_s)
+def snapshot_pace_s(size_bytes: int, limits: Limits) -> float:
+    """How long to wait after a snapshot of this size: each is the whole message, so long ones must come less often."""
+    return max(limits.snapshot_interval_s, size_bytes / limits.snapshot_bytes_per_s)
 
 
 def forget(transaction: Transaction, message: Message, *, run_id: str, now: int) -> None:

@@ -229,7 +229,7 @@ class TurnFactory:
                 extra=options.context_paths,
                 extra_global=options.global_context_paths,
             ),
-            within_s=_GATHER_S,
+            timeout_s=_GATHER_S,
         )
         if model.provider_id == LOCAL_ID and outfit.config.providers[LOCAL_ID].type == LOCAL_ID:
             toolbox = Toolbox([])  # it calls none, and reads a long prompt slowly
@@ -284,7 +284,7 @@ class TurnFactory:
             may_allow=lambda: self.may_allow_runs,
             workspace=Path(self._spec.path),
             in_thread=lambda job: self._children.threads.run(
-                lambda _stop: job(), within_s=self._limits.search_deadline_s
+                lambda _stop: job(), timeout_s=self._limits.search_deadline_s
             ),
         )
 

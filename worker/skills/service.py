@@ -42,7 +42,7 @@ class SkillService(Extension):
                     lambda _stop: discover(
                         self._workspace, self._env, extra=self._extra, disabled=self._disabled, cache=self._cache
                     ),
-                    within_s=self._limits.search_deadline_s,
+                    timeout_s=self._limits.search_deadline_s,
                 )
             except TimeoutError:  # a turn can do without; what is known counts on
                 return

@@ -200,13 +200,13 @@ class Database:
         """Run `job`, which only reads. Raises as `write`."""
         return await self.finish(self._put(_Job(job, self._loop.create_future(), is_write=False)))
 
-    async def close(self, within_s: float) -> bool:
-        """Finish what waits and close the file; False when that took longer than `within_s` seconds."""
+    async def close(self, timeout_s: float) -> bool:
+        """Finish what waits and close the file; False when that took longer than `timeout_s` seconds."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 await asyncio.shield(self._ended)
         except TimeoutError:
             return False

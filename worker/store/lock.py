@@ -30,14 +30,14 @@ class DataLock:
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, data_dir: Path, *, generation: int, within_s: float) -> "DataLock":
-        """Take the lock; blocks at most `within_s` seconds for an owner that is just dying.
+    def take(cls, data_dir: Path, *, generation: int, timeout_s: float) -> "DataLock":
+        """Take the lock; blocks at most `timeout_s` seconds for an owner that is just dying.
 
         Raises Locked, NoLocks, OSError.
         """
         path = data_dir / LOCK_NAME
         descriptor, may_write = _open(path)
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -69,13 +69,13 @@ def check_url(url: str) -> str:
 
 
 @asynccontextmanager
-async def opened(url: str, *, within_s: float, accept: str = "*/*") -> "AsyncIterator[httpx2.Response]":
+async def opened(url: str, *, timeout_s: float, accept: str = "*/*") -> "AsyncIterator[httpx2.Response]":
     """The answer with status 200 at the end of all redirects; its body is not read yet. Raises ToolError."""
     import httpx2
 
     first_is_local = await is_local(url)
     headers = {"User-Agent": AGENT, "Accept": accept, "Accept-Encoding": ACCEPTED}
-    timeout = httpx2.Timeout(within_s, connect=CONNECT_S)
+    timeout = httpx2.Timeout(timeout_s, connect=CONNECT_S)
     async with httpx2.AsyncClient(verify=shared_tls(), timeout=timeout, headers=headers, trust_env=True) as client:
         for _ in range(HOPS_MAX + 1):
             try:
@@ -90,24 +90,24 @@ async def opened(url: str, *, within_s: float, accept: str = "*/*") -> "AsyncIte
                     yield response
                     return
             except httpx2.TimeoutException:
-                raise ToolError(f"cannot fetch {url}: the server sent nothing for {within_s:g} s") from None
+                raise ToolError(f"cannot fetch {url}: the server sent nothing for {timeout_s:g} s") from None
             except httpx2.HTTPError as error:
                 raise ToolError(f"cannot fetch {url}: {error or type(error).__name__}") from None
         raise ToolError(f"cannot fetch {url}: more than {HOPS_MAX} redirects")
 
 
-async def fetch(url: str, *, max_bytes: int, within_s: float, accept: str = "*/*") -> Page:
-    """Read a page, at most `max_bytes` of it, in at most `within_s` seconds. Raises ToolError."""
+async def fetch(url: str, *, max_bytes: int, timeout_s: float, accept: str = "*/*") -> Page:
+    """Read a page, at most `max_bytes` of it, in at most `timeout_s` seconds. Raises ToolError."""
     url = check_url(url)
     try:
-        async with asyncio.timeout(within_s), opened(url, within_s=within_s, accept=accept) as response:
+        async with asyncio.timeout(timeout_s), opened(url, timeout_s=timeout_s, accept=accept) as response:
             return await _page(response, str(response.url), max_bytes)
     except TimeoutError:
-        raise ToolError(f"cannot fetch {url}: it took longer than {within_s:g} s") from None
+        raise ToolError(f"cannot fetch {url}: it took longer than {timeout_s:g} s") from None
 
 
-async def post(url: str, body: bytes, *, max_bytes: int, within_s: float) -> Page:
-    """Send JSON and read at most `max_bytes` of the answer, in at most `within_s` seconds. Follows no redirect, which
+async def post(url: str, body: bytes, *, max_bytes: int, timeout_s: float) -> Page:
+    """Send JSON and read at most `max_bytes` of the answer, in at most `timeout_s` seconds. Follows no redirect, which
     would take the body to where nobody was asked about. Raises ToolError, also for a status other than 200."""
     import httpx2
 
@@ -118,10 +118,10 @@ async def post(url: str, body: bytes, *, max_bytes: int, within_s: float) -> Pag
         "Accept-Encoding": ACCEPTED,
         "Content-Type": "application/json",
     }
-    timeout = httpx2.Timeout(within_s, connect=CONNECT_S)
+    timeout = httpx2.Timeout(timeout_s, connect=CONNECT_S)
     try:
         async with (
-            asyncio.timeout(within_s),
+            asyncio.timeout(timeout_s),
             httpx2.AsyncClient(verify=shared_tls(), timeout=timeout, headers=headers, trust_env=True) as client,
             client.stream("POST", url, content=body, follow_redirects=False) as response,
         ):
@@ -132,7 +132,7 @@ async def post(url: str, body: bytes, *, max_bytes: int, within_s: float) -> Pag
             except ToolError:  # it names the whole address
                 raise ToolError(f"cannot ask {host}: its answer cannot be unpacked") from None
     except (TimeoutError, httpx2.TimeoutException):
-        raise ToolError(f"cannot ask {host}: it took longer than {within_s:g} s") from None
+        raise ToolError(f"cannot ask {host}: it took longer than {timeout_s:g} s") from None
     except httpx2.HTTPError as error:
         raise ToolError(f"cannot ask {host}: {error or type(error).__name__}") from None
 

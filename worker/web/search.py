@@ -34,14 +34,14 @@ class Search:
         self._turn = asyncio.Lock()
         self._has_asked = False
 
-    async def ask(self, query: str, *, most: int, endpoint: str, within_s: float) -> list[Hit]:
+    async def ask(self, query: str, *, most: int, endpoint: str, timeout_s: float) -> list[Hit]:
         """The first results. Raises ToolError, also when the engine takes us for a robot."""
         async with self._turn:
             if self._has_asked:
                 await self._sleep(self._random.uniform(*PAUSE_S))
             self._has_asked = True
             page = await fetch(
-                f"{endpoint}?q={quote_plus(query)}", max_bytes=PAGE_MAX_BYTES, within_s=within_s, accept="text/html"
+                f"{endpoint}?q={quote_plus(query)}", max_bytes=PAGE_MAX_BYTES, timeout_s=timeout_s, accept="text/html"
             )
         text = page.text()
         if any(word in text.lower() for word in _BLOCKED):

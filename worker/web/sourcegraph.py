@@ -106,12 +106,12 @@ class CodeMatches:
     is_cut: bool
 
 
-async def ask(query: str, *, count: int, endpoint: str, within_s: float) -> Page:
+async def ask(query: str, *, count: int, endpoint: str, timeout_s: float) -> Page:
     """The answer as it came. Raises ToolError."""
     if not _COUNT.search(query):
         query = f"{query} count:{count}"
     body = msgspec.json.encode({"query": _QUERY, "variables": {"query": query}})
-    page = await post(endpoint, body, max_bytes=ANSWER_MAX_BYTES, within_s=within_s)
+    page = await post(endpoint, body, max_bytes=ANSWER_MAX_BYTES, timeout_s=timeout_s)
     if page.is_cut:
         raise ToolError(
             f"cannot search: the answer is larger than {ANSWER_MAX_BYTES} bytes; make the query narrower, for "

@@ -36,13 +36,13 @@ WITHIN_S = 30.0
 @click.option("-H", "--host", metavar="URL", help="unix:///PATH of the server to stop.")
 @click.option(
     "--within",
-    "within_s",
+    "timeout_s",
     type=click.FloatRange(min=0.1),
     default=WITHIN_S,
     show_default=True,
     help="Wait so many seconds.",
 )
-def stop(runtime_dir: Path | None, host: str | None, within_s: float) -> None:
+def stop(runtime_dir: Path | None, host: str | None, timeout_s: float) -> None:
     """Stop the server: runs are cancelled, all is written down.
 
     It is the server of this user, at its default place unless another is named.
@@ -53,7 +53,7 @@ def stop(runtime_dir: Path | None, host: str | None, within_s: float) -> None:
         if pid is None:
             note("nothing to stop: no server is running")
             return 0
-        return await _end(pid, within_s)
+        return await _end(pid, timeout_s)
 
     perform(work())
 
@@ -81,7 +81,7 @@ def _find(runtime_dir: Path | None, host: str | None) -> LockOwner | None:
     return LockOwner(pid, start_ticks(pid), (str(address),))
 
 
-async def _end(owner: LockOwner, within_s: float) -> int:
+async def _end(owner: LockOwner, timeout_s: float) -> int:
     """SIGTERM, and wait. Raises Conflict, Unavailable."""
     if (unit := unit_of(owner.pid)) is not None:
         manager = "systemctl --user" if unit[1] else "systemctl"
@@ -109,9 +109,9 @@ async def _end(owner: LockOwner, within_s: float) -> int:
             f"stopping the server with pid {owner.pid}"
             + (f"; {open_runs} open runs are cancelled" if open_runs else "")
         )
-        if not await target.gone(within_s):
+        if not await target.gone(timeout_s):
             raise Unavailable(
-                f"the server with pid {owner.pid} has not ended within {within_s:g} s; it goes on ending. "
+                f"the server with pid {owner.pid} has not ended within {timeout_s:g} s; it goes on ending. "
                 f"Its log says what it waits for; after `kill -9 {owner.pid}` the next start recovers what was open"
             )
     note(f"stopped after {loop.time() - began:.1f} s")

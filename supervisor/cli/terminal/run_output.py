@@ -101,7 +101,7 @@ class RunOutput:
 
     def _more(self, known: _Known, text: str) -> list[Shown]:
         if text == known.text or (len(text) < len(known.text) and known.text.startswith(text)):
-            return []  # an older picture, or the same again
+            return []  # an older snapshot, or the same again
         shown: list[Shown] = []
         if text.startswith(known.text):
             more = text[len(known.text) :]

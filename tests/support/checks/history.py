@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Seen:
-    """One event as a client got it. `number` is 0 for pictures and our own notices; `log` is "" without an id."""
+    """One event as a client got it. `number` is 0 for snapshots and our own notices; `log` is "" without an id."""
 
     kind: str
     change: str

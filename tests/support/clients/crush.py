@@ -299,10 +299,10 @@ class Subscription:
     def seen(self) -> list[Seen]:
         return self.stream.seen
 
-    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, within_s: float = 15.0) -> Seen:
+    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, timeout_s: float = 15.0) -> Seen:
         """The first event that `is_it`; AssertionError when the stream ends before or it does not come."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     self._changed.clear()
                     for event in self.seen:
@@ -315,7 +315,7 @@ class Subscription:
                     await self._changed.wait()
         except TimeoutError:
             story = "\n".join(f"{event.kind} {event.change} {str(event.payload)[:200]}" for event in self.seen[-40:])
-            raise AssertionError(f"no {what} within {within_s} s:\n{story}") from None
+            raise AssertionError(f"no {what} within {timeout_s} s:\n{story}") from None
 
     def check(self) -> None:
         """Raises what went wrong on this stream."""

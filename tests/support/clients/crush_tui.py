@@ -99,15 +99,15 @@ class Tui:
             join.cancel()
         self._check()
 
-    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, within_s: float = 15.0, skip: int = 0) -> Seen:
+    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, timeout_s: float = 15.0, skip: int = 0) -> Seen:
         """The first event (after `skip`) that `is_it`."""
-        await self.until(lambda: any(map(is_it, self.seen[skip:])), what=what, within_s=within_s)
+        await self.until(lambda: any(map(is_it, self.seen[skip:])), what=what, timeout_s=timeout_s)
         return next(event for event in self.seen[skip:] if is_it(event))
 
-    async def until(self, check: Callable[[], bool], *, what: str, within_s: float = 15.0) -> None:
+    async def until(self, check: Callable[[], bool], *, what: str, timeout_s: float = 15.0) -> None:
         """Returns when `check` holds; it is asked after each event and each new stream."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     self._changed.clear()
                     if check():
@@ -117,7 +117,7 @@ class Tui:
         except TimeoutError:
             story = "\n".join(f"{event.kind} {event.change} {str(event.payload)[:160]}" for event in self.seen[-40:])
             calls = "\n".join(map(str, self.crush.calls[-40:]))
-            raise AssertionError(f"no {what} within {within_s} s:\n{story}\n{calls}") from None
+            raise AssertionError(f"no {what} within {timeout_s} s:\n{story}\n{calls}") from None
 
     def _check(self) -> None:
         for task in self._tasks:

@@ -62,15 +62,15 @@ class Client:
         *,
         raw: bytes | None = None,
         headers: dict[str, str] | None = None,
-        within_s: float = REQUEST_S,
+        timeout_s: float = REQUEST_S,
     ) -> Response:
         """One request on a connection of its own. Raises ConnectionLost; AssertionError when it hangs."""
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 return await self._exchange(method, path, data, headers or {})
         except TimeoutError:
-            raise AssertionError(f"{method} {path} hangs: no answer within {within_s} s") from None
+            raise AssertionError(f"{method} {path} hangs: no answer within {timeout_s} s") from None
         except (OSError, asyncio.IncompleteReadError) as error:
             raise ConnectionLost(f"{method} {path}: {error!r}") from error
 
@@ -85,7 +85,7 @@ class Client:
     async def create(self, path: Path, **wish: object) -> dict[str, Any]:
         """Create or find the workspace of a directory."""
         wish = {"id": "", "path": str(path), "client_id": self.client_id, "version": "test", **wish}
-        workspace: dict[str, Any] = (await self.post("/v1/workspaces", wish, within_s=30.0)).expect(200).json()
+        workspace: dict[str, Any] = (await self.post("/v1/workspaces", wish, timeout_s=30.0)).expect(200).json()
         api_shapes.WORKSPACE(workspace, "workspace")
         self.diary.workspaces[workspace["id"]] = Path(workspace["data_dir"])
         return workspace

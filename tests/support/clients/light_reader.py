@@ -20,7 +20,7 @@ class LightReader:
         self.base = ""  # the id in front of the first event
         self.events: list[tuple[str, bytes]] = []  # id and data, in the order they came
         self.resets: list[bytes] = []
-        self.pictures = 0
+        self.snapshots = 0
         self.retries_ms: list[int] = []
         self.on_event: Callable[[], object] | None = None
         self._socket_path = socket_path
@@ -96,7 +96,7 @@ class LightReader:
         elif event_id:
             self.base = self.base or event_id
         elif data:
-            self.pictures += 1
+            self.snapshots += 1
         if event_id:
             self.last_id = event_id
         if event_id and data and self.on_event is not None:
@@ -167,11 +167,11 @@ async def open_all(onlookers: Sequence[LightReader]) -> None:
     assert set(statuses) <= {200}, sorted(statuses)
 
 
-async def all_saw_end(onlookers: Sequence[LightReader], run_id: str, within_s: float = 15.0) -> None:
+async def all_saw_end(onlookers: Sequence[LightReader], run_id: str, timeout_s: float = 15.0) -> None:
     """Wait until the end of this run has come to each of them."""
     await eventually(
         lambda: all(onlooker.saw_end(run_id) for onlooker in onlookers),
-        within_s=within_s,
+        timeout_s=timeout_s,
         what=f"the end of {run_id} at all {len(onlookers)}",
         state=lambda: sum(not onlooker.saw_end(run_id) for onlooker in onlookers),
     )

@@ -65,10 +65,10 @@ class StreamReader:
             failure, self._failure = self._failure, None
             raise failure
 
-    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, within_s: float = 10.0, skip: int = 0) -> Seen:
+    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, timeout_s: float = 10.0, skip: int = 0) -> Seen:
         """The first event (after `skip` events) that `is_it`; AssertionError with what was seen instead."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     for event in self.seen[skip:]:
                         if is_it(event):
@@ -78,30 +78,30 @@ class StreamReader:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise AssertionError(f"{self.stream.name}: no {what} within {within_s} s\n{self.story()}") from None
+            raise AssertionError(f"{self.stream.name}: no {what} within {timeout_s} s\n{self.story()}") from None
 
-    async def ended(self, run_id: str, within_s: float = 10.0) -> dict[str, Any]:
+    async def ended(self, run_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
         """The `run_complete` of a run."""
         return (
             await self.wait(
                 lambda e: e.kind == "run_complete" and e.payload.get("run_id") == run_id,
                 what=f"end of run {run_id}",
-                within_s=within_s,
+                timeout_s=timeout_s,
             )
         ).payload
 
-    async def state(self, state: str, *, within_s: float = 10.0, skip: int = 0) -> dict[str, Any]:
+    async def state(self, state: str, *, timeout_s: float = 10.0, skip: int = 0) -> dict[str, Any]:
         """The `workspace_state` event that says `state`."""
         return (
             await self.wait(
                 lambda e: e.kind == "workspace_state" and e.payload["state"] == state,
                 what=f"state {state}",
-                within_s=within_s,
+                timeout_s=timeout_s,
                 skip=skip,
             )
         ).payload
 
-    async def text(self, session: str, text: str, *, within_s: float = 10.0) -> dict[str, Any]:
+    async def text(self, session: str, text: str, *, timeout_s: float = 10.0) -> dict[str, Any]:
         """An assistant message of `session` whose text holds `text`."""
 
         def is_it(event: Seen) -> bool:
@@ -113,18 +113,18 @@ class StreamReader:
                 and any(part["type"] == "text" and text in part["data"]["text"] for part in message["parts"])
             )
 
-        return (await self.wait(is_it, what=f"assistant text {text!r}", within_s=within_s)).payload
+        return (await self.wait(is_it, what=f"assistant text {text!r}", timeout_s=timeout_s)).payload
 
-    async def over(self, within_s: float = 10.0) -> str:
+    async def over(self, timeout_s: float = 10.0) -> str:
         """How the present connection ended: `clean` or `cut`."""
         count = len(self.ends)
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while len(self.ends) <= count and not (self._reading is not None and self._reading.done()):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise AssertionError(f"{self.stream.name}: the stream does not end within {within_s} s") from None
+            raise AssertionError(f"{self.stream.name}: the stream does not end within {timeout_s} s") from None
         return self.ends[-1]
 
     def story(self) -> str:

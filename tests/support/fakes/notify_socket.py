@@ -14,15 +14,15 @@ class Notify:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._socket.bind(str(path))
 
-    async def wait(self, text: str, within_s: float = 10.0) -> None:
+    async def wait(self, text: str, timeout_s: float = 10.0) -> None:
         """Returns when a message with the line `text` (or beginning with it) has come."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while not self.has(text):
                     self._take(await loop.sock_recv(self._socket, 65536))
         except TimeoutError:
-            raise AssertionError(f"no {text!r} within {within_s} s; the server said {self.messages}") from None
+            raise AssertionError(f"no {text!r} within {timeout_s} s; the server said {self.messages}") from None
 
     def has(self, text: str) -> bool:
         """Was this said already? Takes in what waits in the socket."""

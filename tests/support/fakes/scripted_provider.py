@@ -175,13 +175,13 @@ class Exchange:
         """Has the worker closed the connection?"""
         return self._over.is_set()
 
-    async def left(self, within_s: float = 5.0) -> None:
+    async def left(self, timeout_s: float = 5.0) -> None:
         """Returns when the worker has closed the connection."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 await self._over.wait()
         except TimeoutError:
-            raise AssertionError(f"the worker keeps its connection to the model for {within_s} s") from None
+            raise AssertionError(f"the worker keeps its connection to the model for {timeout_s} s") from None
 
     async def _open(self) -> None:
         if self._is_open:
@@ -263,13 +263,15 @@ class Provider:
         for exchange in self.exchanges:
             exchange._writer.close()
 
-    async def next_call(self, within_s: float = 10.0) -> Exchange:
+    async def next_call(self, timeout_s: float = 10.0) -> Exchange:
         """The next request that nobody answered yet; AssertionError when none comes."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 return await self._waiting.get()
         except TimeoutError:
-            raise AssertionError(f"no request to the model within {within_s} s; so far {len(self.exchanges)}") from None
+            raise AssertionError(
+                f"no request to the model within {timeout_s} s; so far {len(self.exchanges)}"
+            ) from None
 
     def config(self, dialect: str = "openai") -> dict[str, Any]:
         """A `bulkhead.json` that makes this the model of a workspace."""

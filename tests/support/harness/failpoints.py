@@ -65,10 +65,10 @@ class Failpoints:
         assert point in POINTS, point
         self._armed.append(_Armed(point, action, workspace, times, skip))
 
-    async def reached(self, point: str, *, workspace: str | None = None, within_s: float = 10.0) -> Hit:
+    async def reached(self, point: str, *, workspace: str | None = None, timeout_s: float = 10.0) -> Hit:
         """The next process that was stopped or struck at `point`. AssertionError with what was reached instead."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     for hit in self._hits:
                         if hit.point == point and workspace in (None, hit.workspace):
@@ -77,7 +77,7 @@ class Failpoints:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise AssertionError(f"{point} was not reached within {within_s} s; counted: {self.counts}") from None
+            raise AssertionError(f"{point} was not reached within {timeout_s} s; counted: {self.counts}") from None
 
     def disarm(self) -> None:
         """Nothing is armed any more and whoever waits goes on."""

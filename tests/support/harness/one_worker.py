@@ -35,7 +35,7 @@ class MessageListener:
     readies: list[Ready] = field(default_factory=list)
     beats: list[Heartbeat] = field(default_factory=list)
     numbered: list[Event] = field(default_factory=list)
-    pictures: list[Event] = field(default_factory=list)
+    snapshots: list[Event] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
     last_words: list[LastWord] = field(default_factory=list)
     link: Link | None = None
@@ -54,9 +54,9 @@ class MessageListener:
         self.changed.set()
 
     def events(self, batch: list[Event]) -> None:
-        fresh = [event for event in batch if not event.is_picture]
+        fresh = [event for event in batch if not event.is_snapshot]
         self.numbered += fresh
-        self.pictures += [event for event in batch if event.is_picture]
+        self.snapshots += [event for event in batch if event.is_snapshot]
         if self.link is not None:
             self.link.grant(len(fresh))
         self.changed.set()
@@ -89,10 +89,10 @@ class Process:
     ear: MessageListener
     log_path: Path
 
-    async def until(self, check: Any, within_s: float = 20.0) -> None:
+    async def until(self, check: Any, timeout_s: float = 20.0) -> None:
         """Wait until `check()` holds, looking whenever the worker said something."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while not check():
                     self.ear.changed.clear()
                     await self.ear.changed.wait()
@@ -102,7 +102,7 @@ class Process:
     async def ask(self, operation: str, shape: Mapping[str, Any] | None = None, **args: str) -> Any:
         """Do an operation; its decoded body."""
         body = b"" if shape is None else msgspec.json.encode(shape)
-        answer: Answer = await self.link.call(operation, args=args, body=body, within_s=15.0)
+        answer: Answer = await self.link.call(operation, args=args, body=body, timeout_s=15.0)
         return msgspec.json.decode(answer.body) if answer.body else None
 
     async def session(self, title: str = "") -> str:

@@ -66,7 +66,7 @@ class Manager:
             return self.pid != 0
 
         await eventually(find, what="a private systemd", state=lambda: self.log)
-        await eventually(self._is_up, within_s=15.0, what="the private systemd is up", state=lambda: self.log)
+        await eventually(self._is_up, timeout_s=15.0, what="the private systemd is up", state=lambda: self.log)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -83,10 +83,10 @@ class RawSupervisor:
         """Send any bytes."""
         await self._socket.send_multipart([self._identity, *frames])
 
-    async def hear(self, kind: type[T], within_s: float = 10.0) -> T:
+    async def hear(self, kind: type[T], timeout_s: float = 10.0) -> T:
         """The next message of that kind; others are kept in `heard`."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     self._identity, *frames = await self._socket.recv_multipart()
                     message = decode_to_supervisor(frames[0])
@@ -94,7 +94,7 @@ class RawSupervisor:
                     if isinstance(message, kind):
                         return message
         except TimeoutError:
-            raise AssertionError(f"no {kind.__name__} within {within_s} s\n{self.log_path.read_text()}") from None
+            raise AssertionError(f"no {kind.__name__} within {timeout_s} s\n{self.log_path.read_text()}") from None
 
     def call(self, operation: str, body: object = None, *, call_id: str = "", **args: str) -> Call:
         """A call, not yet sent."""
@@ -146,9 +146,9 @@ async def fork(zygote: socket.socket, spec: WorkerSpec) -> int:
             return packet.pid
 
 
-async def exit_status(zygote: socket.socket, pid: int, within_s: float = 10.0) -> int:
+async def exit_status(zygote: socket.socket, pid: int, timeout_s: float = 10.0) -> int:
     """The exit code of a worker, negative for a signal, as its parent tells it."""
-    async with asyncio.timeout(within_s):
+    async with asyncio.timeout(timeout_s):
         while True:
             packet = decode_from_zygote(await asyncio.get_running_loop().sock_recv(zygote, 65536))
             if isinstance(packet, Exited) and packet.child.pid == pid:

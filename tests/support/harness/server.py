@@ -177,22 +177,22 @@ class Server:
         return [sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "debug", *self._arguments]
 
     def run_another(
-        self, *arguments: str, env: Mapping[str, str] | None = None, within_s: float = START_S
+        self, *arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = START_S
     ) -> subprocess.CompletedProcess[str]:
         """A second server on the same directories, which is expected to refuse. Blocks until it ends."""
         env = self.environment | dict(env or {})
         words = [*self.command(), *arguments]
-        return subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, timeout=within_s, check=False)
+        return subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, timeout=timeout_s, check=False)
 
     async def restart(self) -> None:
         """Start again after the last one ended."""
         await asyncio.to_thread(self.start)
 
-    async def ended(self, within_s: float = STOP_S) -> int:
+    async def ended(self, timeout_s: float = STOP_S) -> int:
         """Its exit code, negative for a signal, once it has ended."""
         assert self.process is not None
         assert self._popen is not None
-        await self.process.gone(within_s)
+        await self.process.gone(timeout_s)
         code = self._popen.wait(1)
         self._popen = None
         self.process.close()

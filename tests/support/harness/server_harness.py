@@ -45,9 +45,9 @@ class WorkspaceFixture:
         """Send a prompt that has to be accepted; the run id."""
         return await self.client.prompt(self.id, self.session, prompt, run_id)
 
-    async def ended(self, run_id: str, within_s: float = 10.0) -> dict[str, Any]:
+    async def ended(self, run_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
         """The `run_complete` of a run."""
-        return await self.watcher.ended(run_id, within_s)
+        return await self.watcher.ended(run_id, timeout_s)
 
     async def messages(self) -> list[dict[str, Any]]:
         """The session's messages, oldest first."""
@@ -252,7 +252,7 @@ class ServerHarness:
             code = await self.server.stop()
             assert code == self.expects_exit, f"the server ended with {code}"
         await eventually(
-            lambda: not self.leftovers(), within_s=LEFTOVER_S, what="nothing left alive", state=self.leftovers
+            lambda: not self.leftovers(), timeout_s=LEFTOVER_S, what="nothing left alive", state=self.leftovers
         )
         for watcher in self._watchers:
             await watcher.close()

@@ -41,13 +41,13 @@ class StubDriver:
     def want(self) -> None:
         self.state = "ready"
 
-    async def ready(self, within_s: float) -> Link:
+    async def ready(self, timeout_s: float) -> Link:
         if self.is_slow:
-            await asyncio.sleep(within_s)
+            await asyncio.sleep(timeout_s)
         self.want()
         return cast(Link, self)
 
-    async def call(self, operation: str, *, args: Any, body: bytes, within_s: float) -> Answer:
+    async def call(self, operation: str, *, args: Any, body: bytes, timeout_s: float) -> Answer:
         if operation == "asks.open":  # of each new stream
             return Answer(call_id="", body=msgspec.msgpack.encode([]))
         self.asked.append(operation)

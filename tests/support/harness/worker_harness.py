@@ -239,10 +239,10 @@ async def open_worker_harness(
 
     dispatcher = Dispatcher(
         database=database,
-        ending=RunFinisher(database=database, scribe=scribe, log=LOG, on_stuck=heard.fatal.append),
+        ending=RunFinisher(database=database, scribe=scribe, log=LOG, on_fatal=heard.fatal.append),
         make_turn=make_turn,
         name_session=Titles(database=database, models=lambda: title_models, limits=limits, clock=clock, log=LOG).name,
-        show=shown.append,
+        publish_snapshot=shown.append,
         drain=drain,
         counter=AcceptCounter(recovered.last_accept_seq),
         limits=limits,

@@ -38,8 +38,8 @@ def test_missing_usage_is_estimated_from_bytes_and_costs_nothing():
     answer = Message(id="a", session_id="s", role="assistant", parts=[TextPart(TextData(text="é" * 8))])
     usage = measure(PRICED, Tokens(), request=[user("12345")], system="123", answer=answer, ended="cancelled")
     assert (usage.prompt_tokens, usage.completion_tokens, usage.cost, usage.estimated) == (3, 4, 0.0, True)
-    picture = Message(id="u", session_id="s", role="user", parts=[BinaryPart(BinaryData(data=b"x" * 9_000_000))])
-    assert estimate([picture]) == 1000
+    snapshot = Message(id="u", session_id="s", role="user", parts=[BinaryPart(BinaryData(data=b"x" * 9_000_000))])
+    assert estimate([snapshot]) == 1000
 
 
 def test_an_attempt_that_never_reached_the_provider_counts_nothing():

@@ -51,7 +51,7 @@ def ok(body: bytes) -> bytes:
 
 
 async def ask(address: UnixAddress) -> HttpResponse:
-    return await Transport(address).request("GET", "/x", within_s=5.0)
+    return await Transport(address).request("GET", "/x", timeout_s=5.0)
 
 
 async def test_the_three_ways_to_end_a_body(tmp_path: Path) -> None:

@@ -50,12 +50,12 @@ def test_only_what_is_new_is_printed() -> None:
     assert answer.take(said("Hel")) == [Text("Hel")]
     assert answer.take(said("Hello")) == [Text("lo")]
     assert answer.take(said("Hello")) == []
-    assert answer.take(said("He")) == []  # an older picture
+    assert answer.take(said("He")) == []  # an older snapshot
     assert answer.finish(end("Hello!")) == [Text("!"), Text("\n")]
 
 
 @given(text=st.text(min_size=1), cuts=st.lists(st.integers(0, 200), max_size=20))
-def test_pictures_in_any_rhythm_make_the_text_once(text: str, cuts: list[int]) -> None:
+def test_snapshots_in_any_rhythm_make_the_text_once(text: str, cuts: list[int]) -> None:
     answer, shown = view(), ""
     for cut in sorted(min(cut, len(text)) for cut in cuts):
         shown += printed(answer.take(said(text[:cut])))
@@ -63,7 +63,7 @@ def test_pictures_in_any_rhythm_make_the_text_once(text: str, cuts: list[int]) -
     assert shown == (text if text.endswith("\n") else text + "\n")
 
 
-def test_an_end_without_pictures_still_prints_the_text() -> None:
+def test_an_end_without_snapshots_still_prints_the_text() -> None:
     assert printed(view().finish(end("all of it"))) == "all of it\n"
 
 

@@ -118,7 +118,7 @@ def test_expansion_errors_quote_the_template(template, reason):
 
 def test_commands_run_in_a_shell_and_are_bounded(tmp_path):
     env = {"PATH": os.environ["PATH"], "SECRET": "hunter2hunter2"}
-    runner = shell_runner(tmp_path, env, within_s=5)
+    runner = shell_runner(tmp_path, env, timeout_s=5)
     assert runner("printf 'a\\nb\\n\\n'; pwd >&2") == "a\nb"
     assert runner("pwd") == str(tmp_path)
     assert runner("printf 'a\\0b'") == "ab"
@@ -127,7 +127,7 @@ def test_commands_run_in_a_shell_and_are_bounded(tmp_path):
     with pytest.raises(CommandFailed, match="bytes"):
         runner("head -c 100000 /dev/zero")
     with pytest.raises(CommandFailed, match="longer"):
-        shell_runner(tmp_path, env, within_s=0.1)("sleep 30")
+        shell_runner(tmp_path, env, timeout_s=0.1)("sleep 30")
     with pytest.raises(CommandFailed, match="could not be started"):
         runner("echo a\0b")
 

@@ -76,13 +76,13 @@ async def place(
         events: list[dict[str, Any]] = []
 
         def show(event: Event) -> None:
-            assert event.is_picture
+            assert event.is_snapshot
             events.append(api_shapes.event(event.data)["payload"]["payload"])
 
         servers = LanguageServers(
             workspace=workspace,
             children=made.children,
-            show=show,
+            publish_snapshot=show,
             limits=limits,
             clock=SystemClock(),
             log=logging.getLogger("bulkhead.test"),

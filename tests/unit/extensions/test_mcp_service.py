@@ -89,7 +89,7 @@ async def place(
         secrets: set[str] = set()
 
         def show(event: Event) -> None:
-            assert event.is_picture
+            assert event.is_snapshot
             events.append(api_shapes.event(event.data)["payload"]["payload"])
 
         async def save(name: str, token: OAuthToken) -> None:
@@ -99,9 +99,16 @@ async def place(
             pass
 
         service = McpService(
-            workspace=workspace, children=made.children, show=show, save=save, reload=reload, keep_secret=secrets.add,
-            limits=limits, clock=clock or SystemClock(), log=LOG,
-        )  # fmt: skip
+            workspace=workspace,
+            children=made.children,
+            publish_snapshot=show,
+            save=save,
+            reload=reload,
+            register_secret=secrets.add,
+            limits=limits,
+            clock=clock or SystemClock(),
+            log=LOG,
+        )
         found = Place(made, service, events, secrets, saved)
         found.configure(servers)
         try:

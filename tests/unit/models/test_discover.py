@@ -90,7 +90,7 @@ def test_servers_that_are_silent_or_odd_hold_nobody_up_for_longer_than_the_bound
         model_server(status=500) as (bad, _),
     ):
         found = resolved(
-            Discovery(within_s=0.5),
+            Discovery(timeout_s=0.5),
             silent=ProviderConfig(type="ollama", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1"),
             also=ProviderConfig(type="omlx", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/also"),
             nobody=ProviderConfig(type="ollama", base_url="http://127.0.0.1:9/v1"),

@@ -125,7 +125,7 @@ def test_time_counts_only_while_nobody_is_there(tmp_path: Path) -> None:
         desk.attached(1)
         waiting = asking(desk)
         await opened(desk)
-        lonely = asking(desk, "b", within_s=0.02)
+        lonely = asking(desk, "b", timeout_s=0.02)
         assert "0.02 s" in (await lonely).why
         assert not waiting.done()
         desk.attached(0)

@@ -109,9 +109,9 @@ def test_C04_any_text_is_read_without_an_error(text: str) -> None:
     parse_event_id(text)
 
 
-def test_pictures_have_no_number_and_our_own_kinds_are_not_the_clients() -> None:
-    assert Event(kind="message", data=b"").is_picture
-    assert not Event(kind="message", data=b"", number=1).is_picture
+def test_snapshots_have_no_number_and_our_own_kinds_are_not_the_clients() -> None:
+    assert Event(kind="message", data=b"").is_snapshot
+    assert not Event(kind="message", data=b"", number=1).is_snapshot
     assert not EVENT_KINDS & (OWN_EVENT_KINDS | {MARK_KIND})
 
 

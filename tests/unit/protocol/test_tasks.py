@@ -51,9 +51,9 @@ def test_settle_gives_the_result_and_the_error_of_the_work(caplog: pytest.LogCap
 
     async def main() -> None:
         owner = TaskOwner("test", LOG)
-        assert await run_shielded(work(None), owner=owner, within_s=1.0, name="w") == "done"
+        assert await run_shielded(work(None), owner=owner, timeout_s=1.0, name="w") == "done"
         with pytest.raises(ValueError, match="no"):
-            await run_shielded(work(ValueError("no")), owner=owner, within_s=1.0, name="w")
+            await run_shielded(work(ValueError("no")), owner=owner, timeout_s=1.0, name="w")
         await owner.close()
 
     run(main())
@@ -71,7 +71,7 @@ def test_settle_finishes_although_its_caller_is_cancelled_twice() -> None:
             await go_on.wait()
             written.append("row")
 
-        caller = asyncio.ensure_future(run_shielded(write(), owner=owner, within_s=5.0, name="write"))
+        caller = asyncio.ensure_future(run_shielded(write(), owner=owner, timeout_s=5.0, name="write"))
         await begun.wait()
         for _ in range(2):
             caller.cancel()
@@ -97,7 +97,7 @@ def test_settle_past_its_time_is_unknown_and_goes_on(caplog: pytest.LogCaptureFi
             raise ValueError("nobody hears me")
 
         with pytest.raises(TimeoutError, match="settle"):
-            await run_shielded(write(), owner=owner, within_s=0.01, name="write")
+            await run_shielded(write(), owner=owner, timeout_s=0.01, name="write")
         go_on.set()
         await written.wait()
         await owner.close()

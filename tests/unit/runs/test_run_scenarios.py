@@ -641,7 +641,7 @@ def test_sessions_run_side_by_side(tmp_path: Path) -> None:
     run(story())
 
 
-def test_pictures_come_at_once_and_then_merged_and_the_store_keeps_up(tmp_path: Path) -> None:
+def test_snapshots_come_at_once_and_then_merged_and_the_store_keeps_up(tmp_path: Path) -> None:
     async def story() -> None:
         async with open_worker_harness(tmp_path) as house:
             await house.session()
@@ -650,7 +650,7 @@ def test_pictures_come_at_once_and_then_merged_and_the_store_keeps_up(tmp_path: 
                 house.model.say(f"{number} ")
             await until(lambda: any(b"299" in event.data for event in house.shown))
             assert 2 <= len(house.shown) < 60
-            assert all(event.is_picture and event.key for event in house.shown)
+            assert all(event.is_snapshot and event.key for event in house.shown)
             assert b"0 " in house.shown[0].data
             numbers_before = house.heard.events[-1].number
             house.model.finish()
@@ -677,7 +677,7 @@ def test_what_was_shown_is_in_the_file_before_the_end(tmp_path: Path) -> None:
 
 def test_what_one_client_reads_is_shown_to_the_others(tmp_path: Path) -> None:
     async def story() -> None:
-        async with open_worker_harness(tmp_path, limits=Limits(picture_interval_s=3600.0)) as house:
+        async with open_worker_harness(tmp_path, limits=Limits(snapshot_interval_s=3600.0)) as house:
             await house.session()
             await house.submit("hello")
             house.model.say("one ")

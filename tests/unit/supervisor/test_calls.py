@@ -13,7 +13,7 @@ BOUND = Operation("bound", is_safe=True, is_bound=True)
 def opened(
     calls: Calls, call_id: str = "a", operation: Operation = PLAIN, body: bytes = b"", now: float = 0.0
 ) -> list[object]:
-    return list(calls.opened(call_id, operation, {}, body, within_s=10.0, now=now))
+    return list(calls.opened(call_id, operation, {}, body, timeout_s=10.0, now=now))
 
 
 def test_a_call_is_sent_again_halfway_and_expires() -> None:

@@ -35,8 +35,8 @@ def event(number: int, *, kind: str = "message", key: str = "", size: int = 0) -
     return Event(kind=kind, data=b'{"n":%d%b}' % (number, b" " * size), number=number, key=key)
 
 
-def picture(key: str, text: str) -> Event:
-    return Event(kind="message", data=json.dumps({"picture": text}).encode(), key=key)
+def snapshot(key: str, text: str) -> Event:
+    return Event(kind="message", data=json.dumps({"snapshot": text}).encode(), key=key)
 
 
 def state(word: str) -> WorkspaceState:
@@ -152,10 +152,10 @@ def test_a_plain_client_gets_the_events_as_the_reference_sends_them() -> None:
         hub = opened_hub(Store(), 3)
         client = open_client(hub, wants_ids=False)
         hub.state_changed(state("closing"))
-        taken = hub.take([event(4), Event(kind="workspace_state", data=b"{}", number=5), picture("m", "a"), event(6)])
+        taken = hub.take([event(4), Event(kind="workspace_state", data=b"{}", number=5), snapshot("m", "a"), event(6)])
         assert taken == 3
         await client.read()
-        assert client.text == b'data: {"n":4}\n\ndata: {"n":6}\n\ndata: {"picture": "a"}\n\n'
+        assert client.text == b'data: {"n":4}\n\ndata: {"n":6}\n\ndata: {"snapshot": "a"}\n\n'
 
     story(main)
 
@@ -377,17 +377,17 @@ def test_D06_another_log_or_one_that_lost_its_end_resets(log_id: str, last: int)
     story(main)
 
 
-def test_pictures_are_merged_and_void_after_a_numbered_event_of_their_key() -> None:
+def test_snapshots_are_merged_and_void_after_a_numbered_event_of_their_key() -> None:
     async def main() -> None:
         hub = opened_hub(Store(), 1)
         client = open_client(hub, wants_ids=False)
-        hub.take([picture("a", "a1"), picture("b", "b1"), picture("a", "a2")])
+        hub.take([snapshot("a", "a1"), snapshot("b", "b1"), snapshot("a", "a2")])
         await client.read()
-        assert [block.data["picture"] for block in client.blocks] == ["b1", "a2"]
-        hub.take([picture("a", "a3")])
-        hub.take([event(2, key="a"), picture("b", "b2")])
+        assert [block.data["snapshot"] for block in client.blocks] == ["b1", "a2"]
+        hub.take([snapshot("a", "a3")])
+        hub.take([event(2, key="a"), snapshot("b", "b2")])
         await client.read()
-        assert [block.data.get("picture", block.number) for block in client.blocks[2:]] == [2, "b2"]
+        assert [block.data.get("snapshot", block.number) for block in client.blocks[2:]] == [2, "b2"]
         await client.read()
         assert len(client.blocks) == 4  # nothing comes twice
 

@@ -309,7 +309,7 @@ def test_a_call_past_its_deadline_fails_and_its_late_answer_is_dropped(tmp_path:
         async with house(tmp_path) as it:
             await it.ears.until_type(Ready)
             with pytest.raises(Unavailable) as caught:
-                await it.link.call("wait", within_s=0.1)
+                await it.link.call("wait", timeout_s=0.1)
             assert (caught.value.code, caught.value.status, caught.value.retryable) == ("deadline", 504, False)
             assert len(it.worker.ran) == 1  # sent twice, done once
 
@@ -357,7 +357,7 @@ def test_Z08_a_lost_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytes
         async with Failpoints(tmp_path / "failpoints") as failpoints, house(tmp_path) as it:
             await it.ears.until_type(Ready)
             failpoints.arm("answer.before_send", "raise")
-            answer = await it.link.call("echo", body=b"x", within_s=2.0)
+            answer = await it.link.call("echo", body=b"x", timeout_s=2.0)
             assert answer.body == b"x"
             await failpoints.reached("answer.before_send")
             assert len(it.worker.ran) == 1

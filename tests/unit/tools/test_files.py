@@ -90,15 +90,15 @@ def test_view_says_what_is_wrong(tmp_path):
 
 
 def test_view_shows_an_image_by_its_content(tmp_path):
-    (tmp_path / "picture.jpg").write_bytes(PNG)
+    (tmp_path / "snapshot.jpg").write_bytes(PNG)
     (tmp_path / "big.png").write_bytes(PNG + bytes(300_000))
 
     async def story(place):
-        result = await place.call("view", file_path="picture.jpg")
+        result = await place.call("view", file_path="snapshot.jpg")
         assert (result.mime_type, base64.b64decode(result.data)) == ("image/png", PNG)
         assert "larger than" in (await place.call("view", file_path="big.png")).content
         place.takes_images = False
-        blind = await place.call("view", file_path="picture.jpg")
+        blind = await place.call("view", file_path="snapshot.jpg")
         assert blind.is_error
         assert "cannot see images" in blind.content
 

@@ -35,15 +35,15 @@ def table(handler: Handler) -> OperationTable:
     )
 
 
-def answer_of(handler: Handler, *, body: bytes = b"", within_s: float = 5.0, operation: str = "do") -> Answer:
-    call = Call(call_id="c7", epoch=Epoch(1), operation=operation, args={"sid": "s"}, body=body, within_s=within_s)
+def answer_of(handler: Handler, *, body: bytes = b"", timeout_s: float = 5.0, operation: str = "do") -> Answer:
+    call = Call(call_id="c7", epoch=Epoch(1), operation=operation, args={"sid": "s"}, body=body, within_s=timeout_s)
     return run(table(handler).run(call))
 
 
 def error_of(
-    handler: Handler, *, body: bytes = b"", within_s: float = 5.0, operation: str = "do"
+    handler: Handler, *, body: bytes = b"", timeout_s: float = 5.0, operation: str = "do"
 ) -> tuple[str, int, str]:
-    answer = answer_of(handler, body=body, within_s=within_s, operation=operation)
+    answer = answer_of(handler, body=body, timeout_s=timeout_s, operation=operation)
     assert answer.error is not None
     assert answer.status == answer.error.status
     return answer.error.code, answer.status, answer.error.message
@@ -91,7 +91,7 @@ def test_an_operation_past_its_deadline_says_that_its_outcome_is_unknown() -> No
         await asyncio.sleep(60)
         return OperationResponse()
 
-    code, status, message = error_of(do, within_s=0.01)
+    code, status, message = error_of(do, timeout_s=0.01)
     assert (code, status) == ("deadline", 504)
     assert "cannot tell" in message
 
@@ -174,19 +174,19 @@ def test_the_answers_kept_are_bounded_by_count_and_bytes() -> None:
 
 
 def test_S14_an_idle_worker_that_hears_nobody_leaves_after_its_lease() -> None:
-    tenure = SupervisorLease(tenure_s=60.0, now=0.0)
+    tenure = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
     assert not any(tenure.is_over(open_runs=0, now=float(now)) for now in range(60))
     assert tenure.is_over(open_runs=0, now=60.0)
 
 
 def test_S14_an_open_run_is_never_cut_and_its_end_ends_the_stay() -> None:
-    tenure = SupervisorLease(tenure_s=60.0, now=0.0)
+    tenure = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
     assert not any(tenure.is_over(open_runs=1, now=float(now)) for now in range(600))
     assert tenure.is_over(open_runs=0, now=600.0)
 
 
 def test_a_word_of_a_supervisor_renews_the_lease() -> None:
-    tenure = SupervisorLease(tenure_s=60.0, now=0.0)
+    tenure = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
     for now in range(600):
         if now % 50 == 0:
             tenure.heard(float(now))
@@ -194,7 +194,7 @@ def test_a_word_of_a_supervisor_renews_the_lease() -> None:
 
 
 def test_H01_a_worker_that_slept_itself_gives_the_supervisor_its_time() -> None:
-    tenure = SupervisorLease(tenure_s=60.0, now=0.0)
+    tenure = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
     assert not tenure.is_over(open_runs=0, now=7200.0)
     assert not any(tenure.is_over(open_runs=0, now=7200.0 + now) for now in range(60))
     assert tenure.is_over(open_runs=0, now=7260.0)

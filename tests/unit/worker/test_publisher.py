@@ -1,4 +1,4 @@
-"""Window and publisher: order, credit, holes, pictures, batches."""
+"""Window and publisher: order, credit, holes, snapshots, batches."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from protocol.limits import DEFAULT_LIMITS
 from tests.support.eventually import eventually
 from tests.support.run_coroutine import run
 from worker.events.publisher import Publisher
-from worker.events.window import PICTURES_MAX, Window
+from worker.events.window import SNAPSHOTS_MAX, Window
 
 SMALL = msgspec.structs.replace(DEFAULT_LIMITS, event_window=8, event_batch_max=4)
 
@@ -22,7 +22,7 @@ def event(number: int, *, key: str = "", size: int = 2) -> Event:
     return Event(kind="message", data=b"x" * size, number=number, key=key)
 
 
-def picture(key: str, data: bytes = b"p") -> Event:
+def snapshot(key: str, data: bytes = b"p") -> Event:
     return Event(kind="message", data=data, key=key)
 
 
@@ -82,33 +82,33 @@ def test_a_new_connection_starts_where_the_hello_said() -> None:
     assert numbers(it.next_batch(10, 1000)) == [8]
 
 
-def test_a_picture_waits_for_every_row_and_is_void_after_a_row_of_its_key() -> None:
+def test_a_snapshot_waits_for_every_row_and_is_void_after_a_row_of_its_key() -> None:
     it = window(credit=1)
-    it.pictured(picture("m", b"1"))
-    it.pictured(picture("m", b"2"))
+    it.with_snapshot(snapshot("m", b"1"))
+    it.with_snapshot(snapshot("m", b"2"))
     it.committed([event(1), event(2)])
     it.went(it.next_batch(10, 1000))
-    assert it.next_batch(10, 1000) == []  # the picture may build on row 2
+    assert it.next_batch(10, 1000) == []  # the snapshot may build on row 2
     it.credited(5)
     assert [it.data for it in it.next_batch(10, 1000)] == [b"xx", b"2"]
     it.committed([event(3, key="m")])
     assert numbers(it.next_batch(10, 1000)) == [2, 3]
 
 
-def test_a_picture_that_was_replaced_while_its_batch_went_is_sent_again() -> None:
+def test_a_snapshot_that_was_replaced_while_its_batch_went_is_sent_again() -> None:
     it = window()
-    it.pictured(picture("m", b"1"))
+    it.with_snapshot(snapshot("m", b"1"))
     batch = it.next_batch(10, 1000)
-    it.pictured(picture("m", b"2"))
+    it.with_snapshot(snapshot("m", b"2"))
     it.went(batch)
     assert [it.data for it in it.next_batch(10, 1000)] == [b"2"]
 
 
-def test_pictures_are_bounded() -> None:
+def test_snapshots_are_bounded() -> None:
     it = window()
-    for number in range(PICTURES_MAX + 5):
-        it.pictured(picture(f"m{number}"))
-    assert len(it.next_batch(10_000, 10_000)) == PICTURES_MAX
+    for number in range(SNAPSHOTS_MAX + 5):
+        it.with_snapshot(snapshot(f"m{number}"))
+    assert len(it.next_batch(10_000, 10_000)) == SNAPSHOTS_MAX
 
 
 @dataclass
@@ -161,7 +161,7 @@ def test_what_happens_in_one_round_goes_in_one_batch() -> None:
         publisher.connected(0, 100)
         publisher.committed([event(1)])
         publisher.committed([event(2)])
-        publisher.picture(picture("m"))
+        publisher.snapshot(snapshot("m"))
         await asyncio.sleep(0)
         assert [numbers(batch) for batch in wire.batches] == [[1, 2, 0]]
         await publisher.close()
@@ -169,16 +169,16 @@ def test_what_happens_in_one_round_goes_in_one_batch() -> None:
     run(main())
 
 
-def test_pictures_that_follow_closely_are_merged_but_rows_do_not_wait() -> None:
+def test_snapshots_that_follow_closely_are_merged_but_rows_do_not_wait() -> None:
     async def main() -> None:
         wire, clock = Wire(), HandClock(100.0)
         publisher = wire.publisher(clock)
         publisher.connected(0, 100)
-        publisher.picture(picture("m", b"1"))
+        publisher.snapshot(snapshot("m", b"1"))
         await eventually(lambda: len(wire.batches) == 1)
         clock.time = 50.0  # so the pause will not end while we look
         for text in (b"2", b"3"):
-            publisher.picture(picture("m", text))
+            publisher.snapshot(snapshot("m", text))
             await asyncio.sleep(0)
         publisher.committed([event(1)])
         await asyncio.sleep(0)

@@ -105,7 +105,7 @@ def test_P08_a_sweep_finds_what_carries_the_marker_and_nothing_else() -> None:
     mine = f"sweep{os.getpid()}"  # nobody else's on this machine
     with start(mine) as ours, start(mine) as kept, start(mine + "b") as neighbour:
         try:
-            assert process_sweep.sweep(mine, keep={kept.pid}, within_s=5.0) == 1
+            assert process_sweep.sweep(mine, keep={kept.pid}, timeout_s=5.0) == 1
             assert ours.wait() == -signal.SIGKILL
             assert process_sweep.marked(mine) == [kept.pid]
             assert process_sweep.marked(mine + "b") == [neighbour.pid]
@@ -123,7 +123,7 @@ def test_P08_a_process_in_the_middle_of_an_exec_is_found_too() -> None:
     ) as restless:
         try:
             assert all(process_sweep.marked(workspace_id) == [restless.pid] for _ in range(200))
-            assert process_sweep.sweep(workspace_id, keep=(), within_s=5.0) == 1
+            assert process_sweep.sweep(workspace_id, keep=(), timeout_s=5.0) == 1
             assert restless.wait() == -signal.SIGKILL
         finally:
             restless.kill()

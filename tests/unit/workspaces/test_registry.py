@@ -50,7 +50,7 @@ class PaperWorkspace:
 async def registry_at(state: Path, **limits: Any) -> AsyncIterator[Registry]:
     registry = Registry(
         roster=WorkspaceTable(state / "roster.db"),
-        disk=BoundedFilesystem(within_s=limits.get("disk_answer_s", 5.0)),
+        disk=BoundedFilesystem(timeout_s=limits.get("disk_answer_s", 5.0)),
         make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
         state_dir=state,
         limits=Limits(**limits),
@@ -236,7 +236,7 @@ def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
     async def main() -> None:
         registry = Registry(
             roster=WorkspaceTable(tmp_path / "roster.db"),
-            disk=BoundedFilesystem(within_s=5.0),
+            disk=BoundedFilesystem(timeout_s=5.0),
             make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
             state_dir=tmp_path,
             limits=Limits(wake_deadline_s=0.01),

@@ -88,10 +88,10 @@ class Rename:
             raise ToolError(
                 f"cannot rename {wanted.symbol}: {len(by_file)} files would change, at most {FILES_MAX} may"
             )
-        threads, within_s = context.children.threads, context.limits.search_deadline_s
-        by_place = await threads.run(lambda _stop: _by_place(by_file, context), within_s=within_s)
+        threads, timeout_s = context.children.threads, context.limits.search_deadline_s
+        by_place = await threads.run(lambda _stop: _by_place(by_file, context), timeout_s=timeout_s)
         seen = {place.path: await context.files.last_read(context.session_id, str(place.path)) for place, _ in by_place}
-        changes = await threads.run(lambda _stop: _planned(by_place, seen, context), within_s=within_s)
+        changes = await threads.run(lambda _stop: _planned(by_place, seen, context), timeout_s=timeout_s)
         names = [change.place.shown for change in changes]
         await context.permit(
             action="write",
@@ -127,9 +127,9 @@ class ReplaceSymbol:
         if not wanted.replacement and wanted.action != "delete":
             raise ToolError(f"cannot {wanted.action} {wanted.symbol}: the replacement is missing")
         server = await server_of(self._servers, wanted.file_path, context, verb="change")
-        threads, within_s = context.children.threads, context.limits.search_deadline_s
+        threads, timeout_s = context.children.threads, context.limits.search_deadline_s
         place = await threads.run(
-            lambda _stop: locate_inside(context.workspace, wanted.file_path, verb="change"), within_s=within_s
+            lambda _stop: locate_inside(context.workspace, wanted.file_path, verb="change"), timeout_s=timeout_s
         )
         symbols = await symbols_of(server, place.path)
         found = find_symbols(symbols, steps)
@@ -147,9 +147,11 @@ class ReplaceSymbol:
             old = before.text(place.shown)
             return Change(place, before, old, replaced_lines(old, whole, wanted.replacement, wanted.action), True)
 
-        change = await threads.run(plan, within_s=within_s)
+        change = await threads.run(plan, timeout_s=timeout_s)
         content = {"file_path": str(place.path), "old_content": change.old, "new_content": change.new}
-        old, new = await threads.run(lambda _stop: excerpt(change.old, change.new, ASKED_MAX_BYTES), within_s=within_s)
+        old, new = await threads.run(
+            lambda _stop: excerpt(change.old, change.new, ASKED_MAX_BYTES), timeout_s=timeout_s
+        )
         await context.permit(
             action="write",
             path=str(context.workspace),
@@ -250,7 +252,7 @@ async def _carry_out(
 
     problem = ""
     try:
-        await threads.run(write, within_s=limits.search_deadline_s)
+        await threads.run(write, timeout_s=limits.search_deadline_s)
     except ToolError as error:
         if not written:
             raise

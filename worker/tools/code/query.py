@@ -91,7 +91,7 @@ class References:
                 parts.append(f"(Only the first {LOCATIONS_MAX} are shown)")
             return "\n\n".join(parts)
 
-        return ToolResult(await context.children.threads.run(text, within_s=context.limits.search_deadline_s))
+        return ToolResult(await context.children.threads.run(text, timeout_s=context.limits.search_deadline_s))
 
 
 class Definition:
@@ -130,7 +130,7 @@ class Definition:
             rows = enumerate(lines[first : line + CONTEXT_LINES], start=first + 1)
             return name, line, "\n".join(f"{number:6}|{row[:500]}" for number, row in rows)
 
-        name, line, content = await context.children.threads.run(look, within_s=context.limits.search_deadline_s)
+        name, line, content = await context.children.threads.run(look, timeout_s=context.limits.search_deadline_s)
         more = f"\n({len(locations) - 1} more definitions)" if len(locations) > 1 else ""
         return ToolResult(
             f"{wanted.symbol} is defined at {name}:{line}\n{content}{more}",
@@ -177,7 +177,7 @@ class CallHierarchy:
             title = "Callers of" if wanted.direction == "incoming" else "Called by"
             return f"{title} {wanted.symbol}:\n" + "\n".join(lines)
 
-        return ToolResult(await context.children.threads.run(text, within_s=context.limits.search_deadline_s))
+        return ToolResult(await context.children.threads.run(text, timeout_s=context.limits.search_deadline_s))
 
 
 class Symbols:

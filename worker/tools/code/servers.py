@@ -46,7 +46,7 @@ class Diagnostics:
             return ToolResult(self._servers.report(None) or f"No problems are known; {self._running()}")
         place = await context.children.threads.run(
             lambda _stop: locate_inside(context.workspace, wanted.file_path, verb="check"),
-            within_s=context.limits.search_deadline_s,
+            timeout_s=context.limits.search_deadline_s,
         )
         if not await self._servers.ready_for(place.path):
             if any(server.handles(place.path) for server in self._servers.servers.values()):

@@ -95,7 +95,7 @@ async def first_answer(
 async def server_of(servers: LanguageServers, file_path: str, context: ToolContext, *, verb: str) -> LanguageServer:
     """The first server of a file, ready and told of it. Raises ToolError."""
     place = await context.children.threads.run(
-        lambda _stop: locate_inside(context.workspace, file_path, verb=verb), within_s=context.limits.search_deadline_s
+        lambda _stop: locate_inside(context.workspace, file_path, verb=verb), timeout_s=context.limits.search_deadline_s
     )
     ready = await servers.ready_for(place.path)
     if not ready:

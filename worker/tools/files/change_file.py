@@ -42,7 +42,7 @@ async def change_file(
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
     place = await threads.run(
-        lambda _stop: locate(context.workspace, expanded(given, context)), within_s=limits.search_deadline_s
+        lambda _stop: locate(context.workspace, expanded(given, context)), timeout_s=limits.search_deadline_s
     )
     seen = await context.files.last_read(context.session_id, str(place.path))
 
@@ -64,19 +64,19 @@ async def change_file(
         encoded(wanted.new, limits.edit_max_bytes, place.shown)
         return wanted, *excerpt(wanted.old or "", wanted.new, ASKED_MAX_BYTES)
 
-    wanted, old, new = await threads.run(to_ask, within_s=limits.search_deadline_s)
+    wanted, old, new = await threads.run(to_ask, timeout_s=limits.search_deadline_s)
     await context.permit(
         action="write",
         path=str(context.workspace if place.inside else place.path),
         description=f"{'Create' if wanted.old is None else 'Change'} {place.shown}",
         params={"file_path": str(place.path), "old_content": old, "new_content": new},
     )
-    wanted = await threads.run(write, within_s=limits.search_deadline_s)
+    wanted = await threads.run(write, timeout_s=limits.search_deadline_s)
     path = str(place.path)
     await context.files.record_read(context.session_id, path, sha256(wanted.new.encode()))
     await context.history.record(context.session_id, path, wanted.old, wanted.new)
     metadata = await threads.run(
-        lambda _stop: _metadata(wanted, place, limits, shows_diff), within_s=limits.search_deadline_s
+        lambda _stop: _metadata(wanted, place, limits, shows_diff), timeout_s=limits.search_deadline_s
     )
     wrong = await context.code.changed(place.path)
     text = f"<result>\n{wanted.done}\n</result>"

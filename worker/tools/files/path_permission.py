@@ -18,7 +18,7 @@ async def permitted_path(
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
     place = await context.children.threads.run(
-        lambda _stop: locate(context.workspace, expanded(given, context)), within_s=context.limits.search_deadline_s
+        lambda _stop: locate(context.workspace, expanded(given, context)), timeout_s=context.limits.search_deadline_s
     )
     if not place.inside and not any(place.path.is_relative_to(root) for root in context.readable):
         await context.permit(

@@ -73,7 +73,7 @@ class View:
             params={"file_path": wanted.file_path, "offset": wanted.offset, "limit": wanted.limit},
         )
         viewed = await context.children.threads.run(
-            lambda stop: _view(context, place, wanted, stop), within_s=limits.search_deadline_s
+            lambda stop: _view(context, place, wanted, stop), timeout_s=limits.search_deadline_s
         )
         path = str(viewed.place.path)
         if viewed.digest is not None:

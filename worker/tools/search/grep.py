@@ -59,7 +59,7 @@ class Grep:
         limits, threads = context.limits, context.children.threads
         directory, matches, cut = await find_matches(wanted, context)
         shown = await threads.run(
-            lambda _stop: _newest(matches, directory, limits.search_results_max), within_s=limits.search_deadline_s
+            lambda _stop: _newest(matches, directory, limits.search_results_max), timeout_s=limits.search_deadline_s
         )
         truncated = cut or len(shown) < len(matches)
         text = _text(shown, directory) if shown else "No matches found"
@@ -81,7 +81,7 @@ async def find_matches(wanted: GrepArgs, context: ToolContext) -> tuple[Path, li
         ripgrep = shutil.which("rg", path=context.env.get("PATH", os.defpath))
         return directory, _ripgrep(ripgrep, wanted, target) if ripgrep else _own_search(wanted, target)
 
-    directory, argv = await context.children.threads.run(prepare, within_s=context.limits.search_deadline_s)
+    directory, argv = await context.children.threads.run(prepare, timeout_s=context.limits.search_deadline_s)
     matches, cut = await _search(argv, directory, context)
     return directory, matches, cut
 
@@ -89,7 +89,7 @@ async def find_matches(wanted: GrepArgs, context: ToolContext) -> tuple[Path, li
 async def _search(argv: list[str], directory: Path, context: ToolContext) -> tuple[list[Match], bool]:
     """The matches, and whether there may be more."""
     limits = context.limits
-    within_s = context.bounds.grep.within_s(limits.search_deadline_s)
+    timeout_s = context.bounds.grep.timeout_s(limits.search_deadline_s)
     env = {"PATH": context.env.get("PATH", os.defpath), "LANG": "C.UTF-8"}
     try:
         child = await context.children.start(argv, env=env, cwd=directory, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0)
@@ -97,14 +97,14 @@ async def _search(argv: list[str], directory: Path, context: ToolContext) -> tup
         raise ToolError(f"cannot search: the search does not start: {error}") from error
     code: int | None = None
     try:
-        code = await child.exited_within(within_s)
+        code = await child.exited_within(timeout_s)
         if code is not None:
             await child.drained(limits.tool_pipe_grace_s)
     finally:
         await child.end()
     matches = _parse(child.stdout.head)
     if code is None and not matches:
-        raise ToolError(f"cannot search: it took longer than {within_s:g} s; narrow the path")
+        raise ToolError(f"cannot search: it took longer than {timeout_s:g} s; narrow the path")
     if code not in (0, 1, None) and not matches:
         raise ToolError(f"cannot search: {child.stderr.text().strip() or f'the search ended with {code}'}")
     return matches, code is None or child.stdout.dropped_bytes > 0

@@ -76,7 +76,7 @@ class Ls:
             truncated = len(entries) > most or stop.is_asked
             return SearchResult(entries[:most], truncated)
 
-        found = await context.children.threads.run(list_directory, within_s=limits.search_deadline_s)
+        found = await context.children.threads.run(list_directory, timeout_s=limits.search_deadline_s)
         note = f"(There is more: only the first {len(found.entries)} entries)\n" if found.truncated else ""
         if depth:
             note = f"(Only {depth} levels are listed)\n"
@@ -105,8 +105,8 @@ class Glob:
             pattern = _relative_pattern(wanted.pattern, place)
             return _newest(place.path, pattern, limits.search_results_max, stop)
 
-        within_s = context.bounds.glob.within_s(limits.search_deadline_s)
-        paths, truncated = await context.children.threads.run(find, within_s=within_s)
+        timeout_s = context.bounds.glob.timeout_s(limits.search_deadline_s)
+        paths, truncated = await context.children.threads.run(find, timeout_s=timeout_s)
         text = "\n".join(str(place.path / path) for path in paths) or "No files found"
         if truncated:
             text += "\n\n(There are more: use a narrower pattern or path)"

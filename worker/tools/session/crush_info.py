@@ -54,7 +54,7 @@ class CrushInfo:
             return told(self._worker, self._config, standing)
 
         return ToolResult(
-            await context.children.threads.run(lambda _stop: tell(), within_s=context.limits.search_deadline_s)
+            await context.children.threads.run(lambda _stop: tell(), timeout_s=context.limits.search_deadline_s)
         )
 
 

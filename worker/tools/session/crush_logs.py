@@ -59,7 +59,7 @@ class CrushLogs:
             return ToolResult("This worker was started without a log file, so there is nothing to show.")
         path, mask = Path(self._log_path), Redaction(self._config.secrets)
         text = await context.children.threads.run(
-            lambda stop: shown_log(path, count, mask, stop), within_s=context.limits.search_deadline_s
+            lambda stop: shown_log(path, count, mask, stop), timeout_s=context.limits.search_deadline_s
         )
         return ToolResult(text)
 

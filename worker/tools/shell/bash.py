@@ -67,11 +67,11 @@ class Bash:
         confinement = self._jobs.confinement
         start = self._jobs.directory_of(context.session_id, context.workspace)
         setting = await threads.run(
-            lambda _stop: _prepare(context, wanted, env, start), within_s=limits.search_deadline_s
+            lambda _stop: _prepare(context, wanted, env, start), timeout_s=limits.search_deadline_s
         )
         if not self._has_swept:
             self._has_swept = True
-            await threads.run(lambda _stop: sweep_reports(setting.report.parent), within_s=limits.search_deadline_s)
+            await threads.run(lambda _stop: sweep_reports(setting.report.parent), timeout_s=limits.search_deadline_s)
         reading = setting.reading
         if reading is None or (reading.git and not await git_runs_nothing(context, reading, setting.directory, env)):
             await context.permit(
@@ -88,7 +88,7 @@ class Bash:
             )
         cage: Sandbox | None = None
         if confinement is not None:
-            cage = await threads.run(lambda _stop: confinement.enter(), within_s=limits.search_deadline_s)
+            cage = await threads.run(lambda _stop: confinement.enter(), timeout_s=limits.search_deadline_s)
         if cage is not None and cage.environment:
             env |= cage.environment
             setting = replace(setting, report=Path(cage.environment["TMPDIR"]) / setting.report.name)

@@ -56,10 +56,10 @@ class Job:
     killed: str = ""  # why it was ended before its time
     final_directory: Path | None = None
 
-    async def ended_within(self, within_s: float) -> bool:
-        """Wait for its end; False when it still runs after `within_s` seconds."""
+    async def ended_within(self, timeout_s: float) -> bool:
+        """Wait for its end; False when it still runs after `timeout_s` seconds."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 await self.ended.wait()
         except TimeoutError:
             return False
@@ -153,7 +153,7 @@ class Jobs(Extension):
             # Last, because a shell that is being ended may still write its report.
             with contextlib.suppress(TimeoutError, RuntimeError):  # of the threads, when they are closed
                 job.final_directory = await self._children.threads.run(
-                    lambda _stop: take_report(job.report), within_s=self._limits.search_deadline_s
+                    lambda _stop: take_report(job.report), timeout_s=self._limits.search_deadline_s
                 )
             job.ended_at = self._clock.now()
             job.ended.set()

@@ -144,7 +144,7 @@ async def _is_harmless(context: ToolContext, directory: Path, env: Mapping[str, 
         return True  # no repository, or none that git would use
     path = directory / hook.removesuffix("\n")
     return not await context.children.threads.run(
-        lambda _stop: path.exists(), within_s=context.limits.search_deadline_s
+        lambda _stop: path.exists(), timeout_s=context.limits.search_deadline_s
     )
 
 
@@ -154,7 +154,7 @@ async def _has_worktree_inside(context: ToolContext, directory: Path, env: Mappi
         return False
     return await context.children.threads.run(
         lambda _stop: locate(context.workspace, top.removesuffix("\n")).inside,
-        within_s=context.limits.search_deadline_s,
+        timeout_s=context.limits.search_deadline_s,
     )
 
 
@@ -181,7 +181,7 @@ async def _submodules(context: ToolContext, directory: Path, env: Mapping[str, s
     root = Path(top.removesuffix("\n"))
     paths = [root / name for name in links.names]
     return await context.children.threads.run(
-        lambda _stop: [path for path in paths if (path / ".git").exists()], within_s=context.limits.search_deadline_s
+        lambda _stop: [path for path in paths if (path / ".git").exists()], timeout_s=context.limits.search_deadline_s
     )
 
 

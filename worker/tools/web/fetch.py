@@ -52,13 +52,13 @@ class Fetch:
         page = await fetch(
             url,
             max_bytes=context.limits.fetch_max_bytes,
-            within_s=float(min(wanted.timeout or FETCH_S, FETCH_MAX_S)),
+            timeout_s=float(min(wanted.timeout or FETCH_S, FETCH_MAX_S)),
         )
         text = page.text()
         if is_html(page.content_type, text) and wanted.format != "html":
             convert = to_text if wanted.format == "text" else to_markdown
             text = await context.children.threads.run(
-                lambda _stop: convert(text), within_s=context.limits.search_deadline_s
+                lambda _stop: convert(text), timeout_s=context.limits.search_deadline_s
             )
         elif wanted.format == "markdown":
             text = f"```\n{text}\n```"
@@ -91,7 +91,7 @@ class Download:
         threads, limits = context.children.threads, context.limits
         place = await threads.run(
             lambda _stop: locate(context.workspace, expanded(wanted.file_path, context)),
-            within_s=limits.search_deadline_s,
+            timeout_s=limits.search_deadline_s,
         )
         await context.permit(
             action="download",
@@ -99,19 +99,19 @@ class Download:
             description=f"Download {url} to {place.shown}",
             params={"url": url, "file_path": str(place.path), "timeout": wanted.timeout},
         )
-        within_s = float(min(wanted.timeout or DOWNLOAD_S, DOWNLOAD_MAX_S))
+        timeout_s = float(min(wanted.timeout or DOWNLOAD_S, DOWNLOAD_MAX_S))
         name = os.fsdecode(os.fsencode(place.path.name)[:100])  # the whole may be as long as names can be
         part = place.path.with_name(f".{name}.{context.children.new_marker()}.part~")
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 size, kind = await self._write(url, part, place, context)
         except TimeoutError:
-            raise ToolError(f"cannot download {url}: it took longer than {within_s:g} s") from None
+            raise ToolError(f"cannot download {url}: it took longer than {timeout_s:g} s") from None
         except OSError as error:
             raise ToolError(f"cannot write {place.shown}: {error.strerror}") from error
         finally:
             with contextlib.suppress(OSError):
-                await threads.run(lambda _stop: part.unlink(missing_ok=True), within_s=limits.search_deadline_s)
+                await threads.run(lambda _stop: part.unlink(missing_ok=True), timeout_s=limits.search_deadline_s)
         return ToolResult(
             f"Downloaded {size} bytes ({kind or 'no type given'}) to {place.shown}",
             metadata={"url": url, "file_path": str(place.path), "size": size},
@@ -132,19 +132,19 @@ class Download:
             opened_files.append(os.open(part, flags, 0o666))
 
         size = 0
-        async with opened(url, within_s=SILENCE_S) as response, contextlib.aclosing(pieces(response)) as body:
+        async with opened(url, timeout_s=SILENCE_S) as response, contextlib.aclosing(pieces(response)) as body:
             try:
-                await threads.run(begin, within_s=limits.search_deadline_s)
+                await threads.run(begin, timeout_s=limits.search_deadline_s)
                 async for piece in body:
                     size += len(piece)
                     if size > limits.download_max_bytes:
                         raise ToolError(f"cannot download {url}: it is larger than {limits.download_max_bytes} bytes")
-                    await threads.run(_writer(opened_files[0], piece), within_s=limits.search_deadline_s)
+                    await threads.run(_writer(opened_files[0], piece), timeout_s=limits.search_deadline_s)
             finally:
                 for fd in opened_files:
                     os.close(fd)
             kind = response.headers.get("content-type", "")
-        await threads.run(lambda _stop: os.replace(part, place.path), within_s=limits.search_deadline_s)
+        await threads.run(lambda _stop: os.replace(part, place.path), timeout_s=limits.search_deadline_s)
         return size, kind
 
 

@@ -48,10 +48,10 @@ class Sourcegraph:
             description=f"Ask {urlsplit(endpoint).hostname} for code with {query[:200]}",
             params={"query": query, "count": count, "context_window": window, "timeout": wanted.timeout},
         )
-        within_s = float(min(wanted.timeout or WITHIN_S, WITHIN_MAX_S))
-        page = await ask(query, count=count, endpoint=endpoint, within_s=within_s)
+        timeout_s = float(min(wanted.timeout or WITHIN_S, WITHIN_MAX_S))
+        page = await ask(query, count=count, endpoint=endpoint, timeout_s=timeout_s)
         told = await context.children.threads.run(
             lambda _stop: found(page.data, count=count, window=window, at=endpoint),
-            within_s=context.limits.search_deadline_s,
+            timeout_s=context.limits.search_deadline_s,
         )
         return ToolResult(told.text, metadata={"number_of_matches": told.matches, "truncated": told.is_cut})

@@ -58,7 +58,7 @@ class WebSearch:
             query,
             most=min(wanted.max_results or RESULTS, RESULTS_MAX),
             endpoint=context.env.get(ENDPOINT_VARIABLE, ENDPOINT),
-            within_s=WITHIN_S,
+            timeout_s=WITHIN_S,
         )
         lines = [f"{number}. {hit.title}\n   {hit.url}\n   {hit.summary}" for number, hit in enumerate(hits, start=1)]
         return ToolResult("\n\n".join(lines) or "Nothing was found. Try other words.")
@@ -143,10 +143,10 @@ class AgenticFetch:
 
 async def page_text(url: str, context: ToolContext) -> str:
     """A page as a model reads it, cut where it becomes too long. Raises ToolError."""
-    page = await fetch(url, max_bytes=PAGE_MAX_BYTES, within_s=WITHIN_S, accept="text/html, text/*, */*;q=0.5")
+    page = await fetch(url, max_bytes=PAGE_MAX_BYTES, timeout_s=WITHIN_S, accept="text/html, text/*, */*;q=0.5")
     text = page.text()
     text = await context.children.threads.run(
-        lambda _stop: readable(page.content_type, text), within_s=context.limits.search_deadline_s
+        lambda _stop: readable(page.content_type, text), timeout_s=context.limits.search_deadline_s
     )
     if len(text) > SHOWN_MAX_CHARACTERS:
         left_out = len(text) - SHOWN_MAX_CHARACTERS
