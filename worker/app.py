@@ -70,9 +70,10 @@ from worker.store.read_files import StoredFileLedger
 from worker.store.todos import StoredTodos
 from worker.supervisor_lease import SupervisorLease
 from worker.toolkit.extension import FixedTools
-from worker.tools.code.all_tools import lsp_tools
+from worker.tools.builtin import lsp_tools
 from worker.tools.session.agent import Agent
-from worker.tools.session.crush_info import InfoTools, WorkerSnapshot
+from worker.tools.session.crush_info import InfoTools
+from worker.tools.session.crush_info_text import WorkerSnapshot
 from worker.tools.session.todos import Todos
 from worker.tools.shell.bash import Bash
 from worker.tools.shell.jobs import Jobs

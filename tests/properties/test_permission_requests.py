@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from protocol.base.machine import InvalidTransition
 from worker.permissions.client_presence import ClientPresence
-from worker.permissions.requests import PendingRequests, RequestDecision, RequestMachine, RequestState, StoredRequest
+from worker.permissions.requests import PendingRequests, RequestDecision, RequestMachine
+from worker.store.rows import RequestState, StoredRequest
 
 IDS = ("a", "b", "c")
 FACTS = st.lists(

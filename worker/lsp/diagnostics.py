@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from worker.lsp.types import ERROR, WARNING, Diagnostic, path_of
+from worker.lsp.types import ERROR, WARNING, Diagnostic
+from worker.toolkit.file_uris import path_of
 
 FILES_MAX = 2000
 OF_A_FILE_MAX = 500

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.lsp.catalogue import language_of
-from worker.lsp.types import uri_of
 from worker.store.open_file_guard import is_guarded
+from worker.toolkit.file_uris import uri_of
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from worker.lsp.types import Position, TextEdit, WorkspaceEdit, path_of
+from worker.lsp.types import Position, TextEdit, WorkspaceEdit
+from worker.toolkit.file_uris import path_of
 
 _ENDS = re.compile(r"\r\n|\n|\r")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from protocol.version import BULKHEAD_VERSION
-from worker.lsp.types import uri_of
+from worker.toolkit.file_uris import uri_of
 
 CAPABILITIES: Mapping[str, object] = {
     "general": {"positionEncodings": ["utf-16"]},

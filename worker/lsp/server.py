@@ -27,9 +27,10 @@ from worker.lsp.diagnostics import DiagnosticsStore, SettleTimer
 from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
 from worker.lsp.initialize_params import initialize_params
 from worker.lsp.lifecycle import Effect, End, Launch, ServerLifecycle, ServerState
-from worker.lsp.types import Capabilities, Initialized, Published, Report, uri_of
+from worker.lsp.types import Capabilities, Initialized, Published, Report
 from worker.processes.child import ChildProcess, ChildProcesses
 from worker.processes.environment import tool_environment
+from worker.toolkit.file_uris import uri_of
 
 T = TypeVar("T")
 

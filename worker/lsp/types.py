@@ -1,8 +1,6 @@
 """The few shapes of the language server protocol that this client reads; unknown fields pass."""
 
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -120,20 +118,3 @@ class Initialized(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The answer to `initialize`."""
 
     capabilities: Capabilities = msgspec.field(default_factory=Capabilities)
-
-
-def uri_of(path: Path) -> str:
-    """The `file:` URI of an absolute path."""
-    return "file://" + quote(str(path), safe="/-._~")
-
-
-def path_of(uri: str) -> Path | None:
-    """The path behind a `file:` URI, None for any other."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:  # a server may send anything
-        return None
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        return None
-    path = unquote(parts.path)
-    return Path(path) if "\0" not in path else None

@@ -15,11 +15,11 @@ from protocol.errors import BulkheadError
 from protocol.limits import Limits
 from worker.config.expand import shell_runner
 from worker.config.sections import McpSettings, OAuthToken
-from worker.lsp.types import uri_of
 from worker.mcp.capabilities import McpFailed, NeedsLogin, What
 from worker.mcp.settings import ServerTarget, expanded, start_s
 from worker.processes.child import ChildProcess, ChildProcesses
 from worker.processes.environment import tool_environment
+from worker.toolkit.file_uris import uri_of
 
 if TYPE_CHECKING:  # imports the library
     from worker.mcp.session import LiveSession

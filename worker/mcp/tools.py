@@ -2,19 +2,16 @@
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Meta
 
 from worker.mcp.capabilities import McpFailed, Media, ToolOffer
+from worker.mcp.server import McpServer
 from worker.mcp.settings import tool_name
 from worker.processes.output_buffer import OutputBuffer
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-
-if TYPE_CHECKING:  # each needs the other
-    from worker.mcp.server import McpServer
-    from worker.mcp.service import McpService
 
 FREE = frozenset(
     {
@@ -25,10 +22,18 @@ FREE = frozenset(
 """Tools of Docker's gateway that only steer the gateway itself: nobody is asked."""
 
 
+class ServerLookup(Protocol):
+    """Finds MCP servers by name."""
+
+    def server(self, name: str) -> McpServer:
+        """Return the server of that name. Raises NotFound."""
+        ...
+
+
 class McpTool:
     """One tool of one server, as the server describes it."""
 
-    def __init__(self, server: "McpServer", offer: ToolOffer) -> None:
+    def __init__(self, server: McpServer, offer: ToolOffer) -> None:
         self._server = server
         self._tool = offer.name
         self.spec = ToolSpec(
@@ -79,7 +84,7 @@ class ListResources:
         effect="read",
     )
 
-    def __init__(self, servers: "McpService") -> None:
+    def __init__(self, servers: ServerLookup) -> None:
         self._servers = servers
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
@@ -116,7 +121,7 @@ class ReadResource:
         effect="read",
     )
 
-    def __init__(self, servers: "McpService") -> None:
+    def __init__(self, servers: ServerLookup) -> None:
         self._servers = servers
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:

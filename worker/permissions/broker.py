@@ -20,9 +20,10 @@ from protocol.events import Event
 from protocol.ids import RandomSource, SessionId, new_uuid
 from protocol.limits import Limits
 from worker.permissions.client_presence import ClientPresence
-from worker.permissions.requests import PendingRequests, RequestDecision, RequestKind, RequestState, StoredRequest
+from worker.permissions.requests import PendingRequests, RequestDecision
 from worker.store import permission_requests
 from worker.store.database import Database, Transaction
+from worker.store.rows import RequestKind, RequestState, StoredRequest
 
 KIND_OF_EVENT: dict[RequestKind, str] = {"permission": "permission_request", "question": "question_batch_request"}
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from protocol.api.permission import PermissionPolicy, PermissionRequest
 from worker.permissions.broker import PermissionBroker
-from worker.permissions.requests import StoredRequest
 from worker.permissions.rules import Rules
+from worker.store.rows import StoredRequest
 from worker.toolkit.tool import AccessRequest, ToolDenied
 
 ONE_SHOT = "the only client of this workspace said that it cannot answer requests for permission"

@@ -6,37 +6,9 @@ could not be stored is undone, and the request is open again. A grant for the se
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
-from typing import Literal
 
 from protocol.base.machine import Machine
-
-RequestKind = Literal["permission", "question"]
-
-
-class RequestState(Enum):
-    """How it stands with a request."""
-
-    OPEN = "open"
-    DECIDING = "deciding"  # somebody was first, and that is being stored
-    RESOLVED = "resolved"
-    EXPIRED = "expired"  # nobody answered in time
-    CANCELLED = "cancelled"  # the run ended while it waited
-    VOID = "void"  # the worker died while it waited
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRequest:
-    """One request, as it was stored. `tool`, `action` and `path` are what a grant for the session is keyed by."""
-
-    id: str
-    kind: RequestKind
-    session_id: str
-    run_id: str
-    tool_call_id: str
-    tool: str = ""
-    action: str = ""
-    path: str = ""
+from worker.store.rows import RequestKind, RequestState, StoredRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,15 @@ because others may have ended as many as a command began.
 """
 
 import asyncio
+import logging
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from protocol.base.clock import Clock
 from protocol.base.logs import fields
-
-if TYPE_CHECKING:  # child.py imports this module
-    from worker.processes.child import ChildProcesses
+from protocol.base.tasks import TaskOwner
+from protocol.limits import Limits
 
 LOOK_S = 0.1
 SURE_S = 2.0
@@ -22,10 +24,39 @@ SHARE = 50
 _LOAD = Path("/proc/loadavg")
 
 
+class LimitedChild(Protocol):
+    """A running command with its process tree. `struck` says why the tree is being killed, "" when it is not."""
+
+    pid: int
+    struck: str
+
+    async def members(self) -> int:
+        """Count the processes of the tree."""
+        ...
+
+    def kill_tree(self, why: str) -> None:
+        """Kill the whole tree; `why` is shown in the result of the command."""
+        ...
+
+
+class LimitedChildren(Protocol):
+    """All running commands of one worker, and what the watch needs of their owner."""
+
+    limits: Limits
+    clock: Clock
+    tasks: TaskOwner
+    log: logging.Logger
+
+    @property
+    def running(self) -> Collection[LimitedChild]:
+        """The commands that have not ended."""
+        ...
+
+
 class ProcessLimit:
     """The watch of one worker. It lives as long as commands do."""
 
-    def __init__(self, children: "ChildProcesses") -> None:
+    def __init__(self, children: LimitedChildren) -> None:
         self._children = children
         self._task: asyncio.Task[None] | None = None
         self._suspicious_at = 0

@@ -26,9 +26,9 @@ from worker.runs.run_end import CANCELLED, CLOSED, Outcome, RunFinisher, Unwritt
 from worker.runs.runner import NameSession, Runner, ToolSource, TurnMaker
 from worker.runs.session_queue import AcceptCounter, CancelActive, Drop, Effect, End, Merge, SessionQueue, Start, Ticket
 from worker.runs.transcript import StoredTranscript
-from worker.store import messages, runs, sessions
+from worker.store import messages, rows, runs, sessions
 from worker.store.database import Database, Transaction
-from worker.store.runs import StoredRun
+from worker.store.rows import StoredRun
 
 
 class Dispatcher:
@@ -204,10 +204,10 @@ class Dispatcher:
         lane = self._lane(SessionId(session_id))
         if not lane.is_empty:
             raise Conflict("cannot summarise: the session is busy; wait for its run or cancel it", code="busy")
-        return await self._through(lane, runs.SUMMARY, "")
+        return await self._through(lane, rows.SUMMARY, "")
 
     async def delegate(
-        self, session_id: str, prompt: str, kind: str = runs.TASK, *, parent_session_id: str = ""
+        self, session_id: str, prompt: str, kind: str = rows.TASK, *, parent_session_id: str = ""
     ) -> StoredRun:
         """Run a prompt for the run of another session, in a session of its own, and wait for its end.
 
@@ -251,7 +251,7 @@ class Dispatcher:
             current = self._lanes.get(lane.session_id)  # another one when this run was the last of the old
             if current is not None:
                 self._perform(current, current.cancel_run(run_id))
-            if kind in runs.DELEGATED:  # its caller is a run, which must not end before what it began
+            if kind in rows.DELEGATED:  # its caller is a run, which must not end before what it began
                 timeout_s = self._limits.drain_s
                 with contextlib.suppress(TimeoutError):
                     await run_shielded(
@@ -357,7 +357,7 @@ class Dispatcher:
             run,
             database=self._database,
             publish_snapshot=self._publish_snapshot,
-            fold=lambda: self._fold(lane) if run.kind != runs.SUMMARY and not run.permission_policy else [],
+            fold=lambda: self._fold(lane) if run.kind != rows.SUMMARY and not run.permission_policy else [],
             owner=self._owner,
             limits=self._limits,
             clock=self._clock,

@@ -10,9 +10,9 @@ from protocol.ids import RunId
 from protocol.limits import Limits
 from worker.runs.run_end import CRASHED_REPEATEDLY, INTERRUPTED, EndWriter
 from worker.runs.transcript import charge
-from worker.store import runs, sessions
+from worker.store import rows, runs, sessions
 from worker.store.database import Database, Transaction
-from worker.store.runs import StoredRun
+from worker.store.rows import StoredRun
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ async def recover(database: Database, scribe: EndWriter, limits: Limits) -> Reco
         for run in open_runs:
             if run.state == "active" and not run.folded_into:
                 scribe.close(transaction, run, INTERRUPTED, folded=folded.get(run.id, ()))
-                if run.kind in runs.DELEGATED:
+                if run.kind in rows.DELEGATED:
                     _charge(transaction, run, scribe)
                 result.interrupted.extend(RunId(run_id) for run_id in (run.id, *folded.pop(run.id, ())))
             elif run.state == "active":
                 pass  # ends with its host
-            elif run.kind in runs.DELEGATED:  # nobody waits for it any more
+            elif run.kind in rows.DELEGATED:  # nobody waits for it any more
                 scribe.drop(transaction, run, INTERRUPTED)
                 result.interrupted.append(RunId(run.id))
             elif run.deaths >= limits.poison_deaths_max:

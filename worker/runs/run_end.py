@@ -30,12 +30,11 @@ from worker.agent.message_draft import (
     text_of,
 )
 from worker.agent.usage import Usage
-from worker.permissions.requests import RequestState
 from worker.runs import message_rows
 from worker.runs.transcript import account, forget
-from worker.store import messages, permission_requests, runs, sessions
+from worker.store import messages, permission_requests, rows, runs, sessions
 from worker.store.database import Database, Transaction
-from worker.store.runs import StoredRun
+from worker.store.rows import RequestState, StoredRun
 
 _BUSY_ATTEMPTS = 3
 
@@ -121,7 +120,7 @@ class EndWriter:
 
     def complete(self, transaction: Transaction, run: StoredRun, last: Message, folded: Sequence[str]) -> None:
         """The turn is done; `last` is its finished row, not stored yet. Folded runs end with it."""
-        if run.kind == runs.SUMMARY:
+        if run.kind == rows.SUMMARY:
             self._summarized(transaction, run, last)
         elif sessions.exists(transaction.connection, run.session_id):
             self._change(transaction, run, last)
@@ -144,7 +143,7 @@ class EndWriter:
         Nothing that is finished is written again (W-04). A run without a user row gets one, so that the history shows
         what was asked.
         """
-        if run.kind == runs.SUMMARY:
+        if run.kind == rows.SUMMARY:
             self._close_summary(transaction, run, verdict, remains)
             return
         connection = transaction.connection
@@ -164,7 +163,7 @@ class EndWriter:
 
     def _notify(self, transaction: Transaction, run: StoredRun, event: AgentEvent) -> None:
         """Tell people how a run ended; of one that works for another run only that run is told."""
-        if run.kind in runs.DELEGATED:
+        if run.kind in rows.DELEGATED:
             return
         event = replace(event, session_id=run.session_id, run_id=run.id)
         transaction.emit("agent_event", "created", event, session_id=run.session_id, run_id=run.id, key=event.type)
@@ -223,7 +222,7 @@ class EndWriter:
         for row in told:
             if row.role != "assistant":
                 continue
-            if row.is_summary_message and run.kind != runs.SUMMARY:
+            if row.is_summary_message and run.kind != rows.SUMMARY:
                 if finish_of(row) is None:  # half a summary is worth nothing
                     forget(transaction, row, run_id=run.id, now=self._now())
                 continue

@@ -24,9 +24,9 @@ from worker.models.client import ModelFailure
 from worker.runs import message_rows
 from worker.runs.run_end import CANCELLED, SESSION_GONE, Outcome, RunFinisher, UnwrittenRows
 from worker.runs.transcript import StoredTranscript
-from worker.store import messages, runs, sessions
+from worker.store import messages, rows, runs, sessions
 from worker.store.database import Database, Transaction
-from worker.store.runs import StoredRun
+from worker.store.rows import StoredRun
 
 
 class TurnLike(Protocol):
@@ -158,7 +158,7 @@ class Runner:
                 return None
             told = as_told(messages.history(connection, run.session_id, session.summary_message_id))
             told = told[-tools.limits.history_max_messages :]
-            if run.kind == runs.SUMMARY:
+            if run.kind == rows.SUMMARY:
                 return [*told, summary_request(run.session_id, session.todos)]
             messages.create(connection, row, run_id=run.id)
             transaction.emit("message", "created", row, session_id=run.session_id, run_id=run.id, key=row.id)

@@ -28,9 +28,9 @@ from protocol.limits import Limits
 from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.usage import Usage
 from worker.runs import message_rows
-from worker.store import messages, runs, sessions
+from worker.store import messages, rows, runs, sessions
 from worker.store.database import Database, Transaction
-from worker.store.runs import StoredRun
+from worker.store.rows import StoredRun
 
 
 class StoredTranscript:
@@ -89,7 +89,7 @@ class StoredTranscript:
 
         def job(transaction: Transaction) -> None:
             self._create(transaction, row, self._run.id)
-            if not is_summary or self._run.kind == runs.SUMMARY:
+            if not is_summary or self._run.kind == rows.SUMMARY:
                 runs.tell_story(transaction.connection, self._run.id, row.id)
 
         await self._database.write(job)

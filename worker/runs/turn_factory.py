@@ -37,7 +37,7 @@ from worker.processes.child import ChildProcesses
 from worker.runs.credentials import Credentials
 from worker.runs.run_end import MessageAuthor
 from worker.runs.transcript import StoredTranscript
-from worker.store.runs import DELEGATED, SUMMARY, TASK, WEB, StoredRun
+from worker.store.rows import DELEGATED, SUMMARY, TASK, WEB, StoredRun
 from worker.toolkit.extension import Extension
 from worker.toolkit.tool import (
     CodeServers,
@@ -49,7 +49,8 @@ from worker.toolkit.tool import (
     NoHooks,
     ToolContext,
 )
-from worker.toolkit.toolbox import Toolbox, build_toolbox
+from worker.toolkit.toolbox import Toolbox
+from worker.tools.builtin import build_toolbox
 from worker.tools.session.agent import AGENT_TOOLS
 from worker.tools.web.web_search import WebFetch, WebSearch
 from worker.web.search import Search

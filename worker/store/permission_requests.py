@@ -7,8 +7,8 @@ from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from protocol.api.permission import PermissionNotification, QuestionNotification
-from worker.permissions.requests import RequestState, StoredRequest
 from worker.store.database import Transaction
+from worker.store.rows import RequestState, StoredRequest
 from worker.store.schema import ASKS, GRANTS
 
 _C, _G = ASKS.c, GRANTS.c

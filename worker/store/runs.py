@@ -1,65 +1,12 @@
 """The statements of the runs table: every accepted prompt and what became of it."""
 
-from dataclasses import dataclass, field
-
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from protocol.api.agent import Run, RunOutcome, RunState
+from protocol.api.agent import RunOutcome
 from protocol.api.message import Attachment
-from protocol.api.permission import PermissionPolicy
+from worker.store.rows import StoredRun
 from worker.store.schema import RUNS
-
-SUMMARY = "summary"
-"""The kind of a run that summarises its session; it has no prompt and no user row."""
-
-TASK, WEB = "task", "web"
-"""The kinds of runs that work for another run, in a session below that one's: in the workspace, and on the web."""
-
-DELEGATED = frozenset({TASK, WEB})
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredRun:
-    """One row. `keyed`: the client chose the id, or a policy for permissions, so the prompt is never folded.
-    `deaths`: how often its worker may have died of it, counted when it is about to start (W17). Times are Unix
-    milliseconds, 0 for not yet."""
-
-    id: str
-    session_id: str
-    accept_seq: int
-    prompt: str
-    attachments: list[Attachment] = field(default_factory=list)
-    keyed: bool = False
-    kind: str = "prompt"
-    state: RunState = "accepted"
-    outcome: RunOutcome = ""
-    cause: str = ""
-    message_id: str = ""
-    folded_into: str = ""
-    deaths: int = 0
-    accepted_at_ms: int = 0
-    started_at_ms: int = 0
-    ended_at_ms: int = 0
-    permission_policy: PermissionPolicy = ""
-    permission_wait_s: float = 0.0
-
-    def shape(self) -> Run:
-        """This run as the API shows it."""
-        return Run(
-            id=self.id,
-            session_id=self.session_id,
-            state=self.state,
-            outcome=self.outcome,
-            cause=self.cause,
-            prompt=self.prompt,
-            message_id=self.message_id,
-            folded_into=self.folded_into,
-            accepted_at_ms=self.accepted_at_ms,
-            started_at_ms=self.started_at_ms,
-            ended_at_ms=self.ended_at_ms,
-        )
-
 
 _C = RUNS.c
 _INSERT = insert(RUNS)

@@ -87,3 +87,15 @@ def check_still_there(fd: int, path: Path) -> None:
         return
     if real != str(path):
         raise ToolError(f"cannot open {path}: it was moved while it was being opened; try again")
+
+
+def check_directory(place: ResolvedPath, *, verb: str) -> None:
+    """Raise ToolError unless the place is a directory. Blocks."""
+    try:
+        mode = place.path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ToolError(f"cannot {verb} {place.shown}: it does not exist") from None
+    except OSError as error:
+        raise ToolError(f"cannot {verb} {place.shown}: {error.strerror}") from error
+    if not stat.S_ISDIR(mode):
+        raise ToolError(f"cannot {verb} {place.shown}: it is not a directory")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -15,9 +15,7 @@ from protocol.base.clock import Clock
 from protocol.errors import BadInput
 from protocol.limits import Limits
 from worker.config.schema import ToolSettings
-
-if TYPE_CHECKING:  # only a type here; the module starts processes
-    from worker.processes.child import ChildProcesses
+from worker.processes.child import ChildProcesses
 
 Effect = Literal["read", "write", "execute"]
 Args = TypeVar("Args", bound=msgspec.Struct)
@@ -168,7 +166,7 @@ class ToolContext:
     env: Mapping[str, str]
     limits: Limits
     clock: Clock
-    children: "ChildProcesses"
+    children: ChildProcesses
     files: FileLedger
     gate: Gate
     tool: str = ""  # the name of the tool that is called

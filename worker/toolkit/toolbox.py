@@ -3,14 +3,6 @@
 from collections.abc import Collection, Iterable
 
 from worker.toolkit.tool import Tool, ToolSpec
-from worker.tools.files.edit import Edit
-from worker.tools.files.multiedit import MultiEdit
-from worker.tools.files.view import View
-from worker.tools.files.write import Write
-from worker.tools.search.grep import Grep
-from worker.tools.search.ls_glob import Glob, Ls
-from worker.tools.web.fetch import Download, Fetch
-from worker.tools.web.sourcegraph import Sourcegraph
 
 
 class Toolbox:
@@ -44,12 +36,3 @@ class Toolbox:
     def get(self, name: str) -> Tool | None:
         """The tool of that name, None when there is none."""
         return self._tools.get(name)
-
-
-_FIXED = Toolbox([Download(), Edit(), Fetch(), Glob(), Grep(), Ls(), MultiEdit(), Sourcegraph(), View(), Write()])
-"""Made at import, before the fork: these know nothing of a workspace."""
-
-
-def build_toolbox(disabled: Collection[str] = ()) -> Toolbox:
-    """The tools that need nothing of a worker but the context of a call, without the disabled ones."""
-    return _FIXED.without(disabled) if disabled else _FIXED

@@ -7,12 +7,11 @@ from protocol.api.file import FileVersion
 from protocol.api.message import Message
 from protocol.api.permission import PermissionRequest
 from protocol.api.session import Session
-from worker.permissions.requests import RequestState, StoredRequest
 from worker.store import events, file_versions, messages, permission_requests, read_files, runs, sessions
 from worker.store.database import Transaction
 from worker.store.engine import wrap
 from worker.store.migrations import migrate
-from worker.store.runs import StoredRun
+from worker.store.rows import RequestState, StoredRequest, StoredRun
 
 
 def warm_up_store() -> None:

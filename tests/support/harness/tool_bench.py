@@ -18,7 +18,7 @@ from worker.permissions.rules import Rules
 from worker.processes.child import ChildProcesses
 from worker.toolkit.invoke import invoke
 from worker.toolkit.tool import CodeServers, Gate, NoCodeServers, ToolContext, ToolResult
-from worker.toolkit.toolbox import build_toolbox
+from worker.tools.builtin import build_toolbox
 from worker.tools.shell.bash import Bash
 from worker.tools.shell.jobs import Jobs
 

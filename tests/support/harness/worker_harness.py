@@ -42,7 +42,7 @@ from worker.runs.titles import Titles
 from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
 from worker.store.read_files import StoredFileLedger
-from worker.store.runs import StoredRun
+from worker.store.rows import StoredRun
 from worker.toolkit.tool import ToolContext
 from worker.toolkit.toolbox import Toolbox
 

@@ -14,17 +14,8 @@ from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
 from worker.lsp.edits import BadEdit, apply_edits, edits_by_file, index_of, units_of
 from worker.lsp.service import plan_of
 from worker.lsp.symbols import columns_of, find_symbols, outline, steps_of, word_pattern
-from worker.lsp.types import (
-    Diagnostic,
-    DocumentChange,
-    Position,
-    Range,
-    Symbol,
-    TextEdit,
-    WorkspaceEdit,
-    path_of,
-    uri_of,
-)
+from worker.lsp.types import Diagnostic, DocumentChange, Position, Range, Symbol, TextEdit, WorkspaceEdit
+from worker.toolkit.file_uris import path_of, uri_of
 from worker.toolkit.tool import ToolError
 from worker.tools.code.change import replaced_lines
 

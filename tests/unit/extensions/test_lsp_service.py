@@ -24,7 +24,7 @@ from worker.lsp.lifecycle import ServerState
 from worker.lsp.server import LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.permissions.rules import Rules
-from worker.tools.code.all_tools import lsp_tools
+from worker.tools.builtin import lsp_tools
 
 PROGRAM = str(Path(__file__).parents[2] / "support" / "fakes" / "language_server.py")
 QUICK = Limits(lsp_change_none_s=0.2, lsp_change_stable_s=0.05, lsp_change_max_s=2.0, tool_term_grace_s=0.1)

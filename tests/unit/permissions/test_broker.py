@@ -19,10 +19,10 @@ from tests.support.run_coroutine import run
 from worker.permissions.broker import BrokerAnswer, PermissionBroker
 from worker.permissions.gate import PermissionGate, RunPolicy, asked_path
 from worker.permissions.questions import batch_of, in_order
-from worker.permissions.requests import RequestState, StoredRequest
 from worker.permissions.rules import Rules
 from worker.store import permission_requests, sessions
 from worker.store.database import Database
+from worker.store.rows import RequestState, StoredRequest
 from worker.toolkit.tool import AccessRequest, ToolDenied
 
 Story = Callable[[PermissionBroker, Database, StoreListener], Awaitable[None]]

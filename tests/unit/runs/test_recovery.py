@@ -20,9 +20,9 @@ from protocol.limits import Limits
 from tests.support.harness.worker_harness import open_worker_harness, outline
 from tests.support.run_coroutine import run
 from worker.runs import message_rows
-from worker.store import messages, runs, sessions
+from worker.store import messages, rows, runs, sessions
 from worker.store.database import Transaction
-from worker.store.runs import StoredRun
+from worker.store.rows import StoredRun
 
 
 class Wreck:
@@ -239,7 +239,7 @@ def test_W_20_an_agent_that_died_is_paid_for_by_its_caller(tmp_path: Path) -> No
         left.user("r")
         child = Session(id="child", parent_session_id="s1", created_at=1, updated_at=1)
         sessions.create(left.connection, child)
-        agent = StoredRun(id="a", session_id="child", accept_seq=7, prompt="find", keyed=True, kind=runs.TASK)
+        agent = StoredRun(id="a", session_id="child", accept_seq=7, prompt="find", keyed=True, kind=rows.TASK)
         runs.accept(left.connection, agent)
         runs.start(left.connection, "a", 5)
         sessions.account(left.connection, "child", input_tokens=9, output_tokens=9, cost=0.5, now=1)

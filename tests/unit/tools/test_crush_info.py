@@ -18,7 +18,8 @@ from tests.support.run_coroutine import run
 from worker.config.load import Config, load_config
 from worker.processes.thread_pool import Stop
 from worker.toolkit.tool import ToolResult
-from worker.tools.session.crush_info import InfoTools, WorkerSnapshot
+from worker.tools.session.crush_info import InfoTools
+from worker.tools.session.crush_info_text import WorkerSnapshot
 from worker.tools.session.crush_logs import LINE_MAX_BYTES, READ_MAX_BYTES, masked, tail_of
 
 KEY = "sk-live-0123456789abcdef"

@@ -12,7 +12,8 @@ from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
 from worker.toolkit.invoke import invoke
 from worker.toolkit.tool import ToolResult, ToolSpec
-from worker.toolkit.toolbox import Toolbox, build_toolbox
+from worker.toolkit.toolbox import Toolbox
+from worker.tools.builtin import build_toolbox
 
 
 class Odd:

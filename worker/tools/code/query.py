@@ -12,7 +12,8 @@ from worker.lsp.documents import read_text
 from worker.lsp.server import ANYTHING, LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.symbols import outline
-from worker.lsp.types import KINDS, Call, CallItem, Location, LocationLink, Symbol, path_of, uri_of
+from worker.lsp.types import KINDS, Call, CallItem, Location, LocationLink, Symbol
+from worker.toolkit.file_uris import path_of, uri_of
 from worker.toolkit.paths import locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.code.symbol_positions import Spot, SymbolUnknown, first_answer, server_of, shown_location

@@ -10,7 +10,8 @@ from worker.lsp.connection import LspError
 from worker.lsp.server import LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.symbols import columns_of, looks_like_declaration, steps_of, word_pattern
-from worker.lsp.types import Location, path_of, uri_of
+from worker.lsp.types import Location
+from worker.toolkit.file_uris import path_of, uri_of
 from worker.toolkit.paths import locate, locate_inside
 from worker.toolkit.tool import ToolContext, ToolError
 from worker.tools.search.grep import GrepArgs, find_matches

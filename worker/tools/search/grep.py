@@ -16,11 +16,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.toolkit.paths import ResolvedPath
+from worker.toolkit.paths import ResolvedPath, check_directory
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.path_permission import permitted_path
 from worker.tools.search.ignore import SKIPPED_DIRECTORIES
-from worker.tools.search.ls_glob import check_directory
 
 LINE_MAX_CHARACTERS = 500
 OUTPUT_MAX_BYTES = 4 * 1024 * 1024  # of matches that are sorted; beyond it the result says that there is more

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.thread_pool import Stop
-from worker.toolkit.paths import ResolvedPath
+from worker.toolkit.paths import ResolvedPath, check_directory
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.path_permission import permitted_path, with_variables
 from worker.tools.search.directory_walk import Entry, walk
@@ -111,18 +111,6 @@ class Glob:
         if truncated:
             text += "\n\n(There are more: use a narrower pattern or path)"
         return ToolResult(text, metadata={"number_of_files": len(paths), "truncated": truncated})
-
-
-def check_directory(place: ResolvedPath, *, verb: str) -> None:
-    """Raise ToolError unless the place is a directory. Blocks."""
-    try:
-        mode = place.path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise ToolError(f"cannot {verb} {place.shown}: it does not exist") from None
-    except OSError as error:
-        raise ToolError(f"cannot {verb} {place.shown}: {error.strerror}") from error
-    if not stat.S_ISDIR(mode):
-        raise ToolError(f"cannot {verb} {place.shown}: it is not a directory")
 
 
 def _tree(root: Path, entries: list[Entry]) -> str:

@@ -4,28 +4,15 @@ A turn's tools hold the configuration that the turn was built with; what runs be
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
-from protocol.api.lsp import LspInfo
-from protocol.api.mcp import McpInfo
-from protocol.api.services import SkillState
 from protocol.worker_spec import WorkerSpec
 from worker.config.load import Config
 from worker.toolkit.extension import Extension
 from worker.toolkit.tool import Tool, ToolContext, ToolResult, ToolSpec, description_of, schema_of
+from worker.tools.session.crush_info_text import WorkerSnapshot, told
 from worker.tools.session.crush_logs import CrushLogs
-
-
-@dataclass(frozen=True)
-class WorkerSnapshot:
-    """What is so at one moment, whatever the configuration says."""
-
-    skip_permissions: bool
-    lsp: Mapping[str, LspInfo]
-    mcp: Mapping[str, McpInfo]
-    skills: Sequence[SkillState]
 
 
 class CrushInfoArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +36,6 @@ class CrushInfo:
         standing = self._standing()
 
         def tell() -> str:
-            from worker.tools.session.crush_info_text import told  # here, because most workers never need it
-
             return told(self._worker, self._config, standing)
 
         return ToolResult(

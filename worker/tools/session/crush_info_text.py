@@ -1,23 +1,36 @@
 """The text of `crush_info`: sections of lines, every secret masked as in all that shows a configuration (X08)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from protocol.api.lsp import LspInfo
+from protocol.api.mcp import McpInfo
 from protocol.api.provider import ProviderConfig
+from protocol.api.services import SkillState
 from protocol.errors import BadInput
 from protocol.version import BULKHEAD_VERSION
 from protocol.worker_spec import WorkerSpec
 from worker.config.files import read_layers
 from worker.config.load import Config
 from worker.config.redaction import Redaction
-from worker.tools.session.crush_info import WorkerSnapshot
 
 SHOWN_MAX_CHARACTERS = 30_000
 _LSP_STATES = ("not started", "starting", "ready", "error", "stopped", "disabled")
 _TOLD_ELSEWHERE = ("attribution", "disabled_tools", "tui", "data_directory")
+
+
+@dataclass(frozen=True)
+class WorkerSnapshot:
+    """What is so at one moment, whatever the configuration says."""
+
+    skip_permissions: bool
+    lsp: Mapping[str, LspInfo]
+    mcp: Mapping[str, McpInfo]
+    skills: Sequence[SkillState]
 
 
 def told(worker: WorkerSpec, config: Config, standing: WorkerSnapshot) -> str:

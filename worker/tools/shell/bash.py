@@ -13,10 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from worker.processes.environment import tool_environment
-from worker.toolkit.paths import check_workspace, locate
+from worker.toolkit.paths import check_directory, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.path_permission import expanded
-from worker.tools.search.ls_glob import check_directory
 from worker.tools.shell.cwd_report import report_path, sweep_reports
 from worker.tools.shell.jobs import Jobs, ending_of
 from worker.tools.shell.read_only_commands import ReadOnly
