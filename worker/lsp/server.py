@@ -209,9 +209,7 @@ class LanguageServer:
         if self.state not in (ServerState.STARTING, ServerState.READY):
             return
         stderr = child.stderr.text().strip()[-1000:] if child is not None else ""
-        self._log.warning(
-            "language server failed", extra=fields(server=self.name, reason=reason, stderr=stderr[-1000:])
-        )
+        self._log.warning("language server failed", extra=fields(server=self.name, reason=reason, stderr=stderr))
         self._reset()
         self._lifecycle.failed(reason[:1000], self._clock.now())
         self._publish_state()
