@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # The packages of requirements/*.lock; LOCKED=0 takes the newest that pyproject.toml allows.
 LOCKED ?= 1
+# Set by CI: a directory for the reports of the tests.
+REPORTS ?=
 
 # An interpreter that was named, and packages that are not locked, get environments of their own.
 SUFFIX := $(if $(filter file,$(origin PYTHON)),,$(shell $(PYTHON) -c 'import sys; print("-%d.%d" % sys.version_info[:2])'))
@@ -41,7 +43,7 @@ demo: $(STAMP)
 test: check suite contract
 
 suite: $(STAMP) mcp-servers
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile $(if $(REPORTS),--junitxml=$(REPORTS)/pytest.xml)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -50,7 +52,8 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 contract: $(STAMP) $(CONTRACT)/.installed
-	env -u PYTHONSAFEPATH $(CONTRACT)/bin/python -m tests.contract.run $(CURDIR)/$(BIN)/bulkhead
+	env -u PYTHONSAFEPATH $(CONTRACT)/bin/python -m tests.contract.run $(CURDIR)/$(BIN)/bulkhead \
+		$(if $(REPORTS),--report json --report-json-path $(abspath $(REPORTS))/schemathesis.json)
 
 # Their tests are skipped where this could not be done.
 mcp-servers: tests/mcp/package-lock.json
