@@ -46,7 +46,7 @@ async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: S
     assert "accepting again" in house.server.log
 
 
-async def test_H02_a_client_that_still_writes_can_read_its_answer(house: House) -> None:
+async def test_H02_a_client_that_still_writes_can_read_its_answer(house: ServerHarness) -> None:
     async with no_descriptors_left(house):
         reader, writer = await asyncio.open_unix_connection(house.server.socket_path)
         writer.write(head("POST", "/v1/workspaces", {"Content-Length": str(BODY_BYTES)}))
@@ -59,7 +59,7 @@ async def test_H02_a_client_that_still_writes_can_read_its_answer(house: House) 
         await writer.wait_closed()
 
 
-async def test_H02_a_client_that_says_nothing_is_answered_too(house: House) -> None:
+async def test_H02_a_client_that_says_nothing_is_answered_too(house: ServerHarness) -> None:
     async with no_descriptors_left(house), wire(house.server.socket_path) as silent:
         status, _, _ = await silent.answer()
         assert status == 503

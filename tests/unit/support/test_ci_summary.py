@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-CI = Path(__file__).resolve().parent.parent.parent / ".ci"
+CI = Path(__file__).resolve().parents[3] / ".ci"
 
 PYTEST_XML = '<testsuites><testsuite name="pytest" errors="{1}" failures="{0}" skipped="3" tests="50" /></testsuites>'
 
