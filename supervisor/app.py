@@ -164,11 +164,11 @@ class App:
             clock=clock,
             log=log,
         )
-        self._roster = WorkspaceTable(self._config.state_dir / "roster.db")
-        self._disk = BoundedFilesystem(timeout_s=limits.disk_answer_s)
+        self._table = WorkspaceTable(self._config.state_dir / "roster.db")
+        self._filesystem = BoundedFilesystem(timeout_s=limits.disk_answer_s)
         self._registry = Registry(
-            roster=self._roster,
-            disk=self._disk,
+            table=self._table,
+            filesystem=self._filesystem,
             make_workspace=self._make_workspace,
             state_dir=self._config.state_dir,
             limits=limits,
@@ -220,7 +220,7 @@ class App:
         return Workspace(
             registration=registration,
             make_driver=self._make_driver,
-            in_thread=partial(self._disk.ask, registration.identity.path),
+            in_thread=partial(self._filesystem.run, registration.identity.path),
             limits=self._limits,
             clock=self._clock,
             log=self._log,
@@ -273,7 +273,7 @@ class App:
             admission=admission, is_busy=lambda: registry.is_busy, leave=self._exit.request_by_client
         )
         status = StatusHandlers(
-            registry=registry, roster=self._roster, counters=self._router.counters, measure=measure_process
+            registry=registry, table=self._table, counters=self._router.counters, measure=measure_process
         )
         streams = EventStreams(
             registry=registry,
@@ -319,7 +319,7 @@ class App:
         self._local_model.open()
         if not self._exit.made.done():
             await self._launcher.start_zygote()
-        records = await self._roster.in_thread(self._records.read_all)
+        records = await self._table.in_thread(self._records.read_all)
         await self._adopter.adopt_all(records)
         # Only now: a worker that connects again has to find its link.
         await self._router.start(self._runtime.router_socket)

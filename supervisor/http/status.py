@@ -35,10 +35,10 @@ Measure = Callable[[int, bool], Usage | None]
 class StatusHandlers:
     """The handlers of the operators' routes."""
 
-    def __init__(self, *, registry: Registry, roster: WorkspaceTable, counters: Counters, measure: Measure) -> None:
+    def __init__(self, *, registry: Registry, table: WorkspaceTable, counters: Counters, measure: Measure) -> None:
         """`counters` are the router's own, read at each request."""
         self._registry = registry
-        self._roster = roster
+        self._table = table
         self._counters = counters
         self._measure = measure
 
@@ -83,7 +83,7 @@ class StatusHandlers:
     ) -> tuple[list[WorkerStatus], Usage | None]:
         """Return the rows with what their processes use, and the usage of this process, if its pid is given."""
         pids = [pid for pid in (own_pid, *(row.pid for row in rows)) if pid]
-        usages = await self._roster.in_thread(lambda: self._measure_all(pids, is_full))
+        usages = await self._table.in_thread(lambda: self._measure_all(pids, is_full))
         return [_with_usage(row, usages.get(row.pid or 0)) for row in rows], usages.get(own_pid)
 
     def _measure_all(self, pids: Iterable[int], is_full: bool) -> dict[int, Usage]:

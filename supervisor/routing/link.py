@@ -115,7 +115,7 @@ class Link:
         self._limits = limits
         self._clock = clock
         self._log = log
-        self._send = send
+        self._send_message = send
         self._operations = operations
         self._calls = Calls(count_max=limits.calls_in_flight_max, bytes_max=4 * limits.message_max_bytes)
         self._waiting: dict[str, _Waiting] = {}
@@ -174,16 +174,16 @@ class Link:
             raise from_info(answer.error)
         return answer
 
-    def tell(self, message: ToWorker) -> None:
+    def send(self, message: ToWorker) -> None:
         """Send `message` without waiting for an answer. It is lost when the worker is not connected now."""
-        if self._error is None and not self._send(self, message):
+        if self._error is None and not self._send_message(self, message):
             self._log.warning(
                 "message not delivered", extra=self._fields(message=type(message).__name__, reason="not connected")
             )
 
     def attached(self, clients: int) -> None:
         """Report how many clients listen to the workspace now."""
-        self.tell(Attached(epoch=self._epoch, clients=clients))
+        self.send(Attached(epoch=self._epoch, clients=clients))
 
     def grant(self, more: int) -> None:
         """Allow `more` numbered events. Credit is sent in batches, long before the worker's window is used up."""
@@ -211,7 +211,7 @@ class Link:
         self._owed = 0
         self._seen_number = max(self._seen_number, hello.last_number)
         self._behind_at = None
-        self._send(self, Welcome(epoch=self._epoch, credit=self._limits.event_window))
+        self._send_message(self, Welcome(epoch=self._epoch, credit=self._limits.event_window))
         if hello.ready:
             self._events.on_log_opened(hello.log_id, hello.last_number, self)
         self._lifecycle.on_hello(hello)
@@ -267,7 +267,7 @@ class Link:
                 case Send(flight):
                     self._send_call(flight)
                 case SendCancel(call_id):
-                    self.tell(CancelCall(call_id=call_id, epoch=self._epoch))
+                    self.send(CancelCall(call_id=call_id, epoch=self._epoch))
                 case Expire(flight):
                     self._finish(flight.call_id, error=_overdue(flight.operation))
 
@@ -288,7 +288,7 @@ class Link:
         )
         try:
             # A worker that is not connected now gets the call with its next hello; the deadline covers both.
-            self._send(self, call)
+            self._send_message(self, call)
         except TooLarge as error:
             self._calls.answered(flight.call_id)
             self._finish(flight.call_id, error=BadInput(str(error), code="too_large"))
@@ -317,7 +317,7 @@ class Link:
         return waiting.futures
 
     def _grant_owed(self) -> None:
-        if self._send(self, Credit(more=self._owed)):
+        if self._send_message(self, Credit(more=self._owed)):
             self._owed = 0
 
     def _fields(self, **values: object) -> dict[str, object]:
@@ -326,7 +326,7 @@ class Link:
 
 def _overdue(operation: Operation) -> BulkheadError:
     return Unavailable(
-        f"cannot tell how {operation.name} ended: the worker did not answer in time",
+        f"cannot report how {operation.name} ended: the worker did not answer in time",
         code="deadline",
         retryable=operation.is_safe,
     )

@@ -337,7 +337,7 @@ class WorkerDriver:
         if self._link is not None:
             limits = self._limits
             epoch = self._router.epoch
-            self._link.tell(Shutdown(epoch=epoch, reason=reason, drain_s=limits.drain_s, flush_s=limits.flush_s))
+            self._link.send(Shutdown(epoch=epoch, reason=reason, drain_s=limits.drain_s, flush_s=limits.flush_s))
 
     def _kill(self, reason: str, dump: bool) -> None:
         self._log.warning("worker killed", extra=self._fields(reason=reason))

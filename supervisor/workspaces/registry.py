@@ -29,8 +29,8 @@ class Registry:
     def __init__(
         self,
         *,
-        roster: WorkspaceTable,
-        disk: BoundedFilesystem,
+        table: WorkspaceTable,
+        filesystem: BoundedFilesystem,
         make_workspace: Callable[[Registration], Workspace],
         state_dir: Path,
         limits: Limits,
@@ -38,8 +38,8 @@ class Registry:
         random: RandomSource,
         log: logging.Logger,
     ) -> None:
-        self._roster = roster
-        self._disk = disk
+        self._table = table
+        self._filesystem = filesystem
         self._make_workspace = make_workspace
         self._state_dir = state_dir
         self._limits = limits
@@ -59,7 +59,7 @@ class Registry:
 
     async def load(self) -> None:
         """Read the stored registrations. Nothing is found before that. Raises WorkspaceTableFailed."""
-        for registration in await self._roster.open():
+        for registration in await self._table.open():
             self._remember(registration)
 
     def open(self) -> None:
@@ -81,7 +81,7 @@ class Registry:
     async def close(self) -> None:
         """End the creations under way and close the table of workspaces."""
         await self._tasks.close()
-        await self._roster.close()
+        await self._table.close()
 
     # --- finding ----------------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class Registry:
 
     async def resolve(self, request: CreateWorkspace) -> Identity:
         """Return the directory that `request` names. Raises BadInput, Denied; Unavailable when no answer comes."""
-        return await self._disk.ask(request.path, lambda: resolve(request.path, request.env or ()))
+        return await self._filesystem.run(request.path, lambda: resolve(request.path, request.env or ()))
 
     async def create(
         self, request: CreateWorkspace, client_id: ClientId, identity: Identity | None = None
@@ -200,14 +200,14 @@ class Registry:
         workspace = self.get(workspace_id)
         if workspace is not None:
             return workspace
-        identity = await self._disk.ask(path, lambda: resolve(path, ()))
+        identity = await self._filesystem.run(path, lambda: resolve(path, ()))
         return await self._register(identity, CreateWorkspace(path=path), workspace_id)
 
     async def remove(self, workspace_id: WorkspaceId) -> None:
         """End the worker of a workspace and forget it; its files stay. Raises NotFound."""
         workspace = self.find(workspace_id)
         await workspace.close("registration removed")
-        await self._roster.remove(workspace_id)
+        await self._table.remove(workspace_id)
         registration = self._registrations.pop(workspace_id, None)
         self._touched.pop(workspace_id, None)
         if registration is not None:
@@ -237,7 +237,7 @@ class Registry:
         # The same directory by another path (a bind mount), or a reused inode number: the registered path decides.
         registered = self._registrations[id_by_key].identity
         try:
-            current = await self._disk.ask(registered.path, lambda: resolve(registered.path, ()))
+            current = await self._filesystem.run(registered.path, lambda: resolve(registered.path, ()))
         except (BadInput, Denied):
             return None
         return self.get(id_by_key) if current.key == registered.key else None
@@ -252,14 +252,14 @@ class Registry:
                     code="too_many_workspaces",
                 )
             if request.data_dir:
-                await self._disk.ask(request.data_dir, lambda: check_data_dir(identity, request.data_dir))
+                await self._filesystem.run(request.data_dir, lambda: check_data_dir(identity, request.data_dir))
             new_id = workspace_id or WorkspaceId(new_uuid(self._random))
             fallback = self._state_dir / "workspaces" / new_id
             registration = Registration(
                 id=new_id,
                 identity=identity,
                 asked_path=request.path if request.path.startswith("/") else identity.path,
-                data_dir=await self._disk.ask(
+                data_dir=await self._filesystem.run(
                     identity.path, lambda: data_dir_for(identity, request.data_dir, fallback)
                 ),
                 skip_permissions=request.yolo,
@@ -267,7 +267,7 @@ class Registry:
                 channels=tuple(request.channels or ()),
                 registered_at_ms=int(self._clock.wall() * 1000),
             )
-            await self._roster.add(registration)
+            await self._table.add(registration)
             self._remember(registration)
             self._log.info("workspace registered", extra=fields(workspace=new_id, path=identity.path))
             workspace = self._touched[new_id] = self._make_workspace(registration)

@@ -27,7 +27,7 @@ from supervisor.routing.link import Link
 from supervisor.workers.crash_history import Crash
 from supervisor.workers.driver import DriverStatus, WorkerDriver
 from supervisor.workspaces.eviction import Eviction, EvictionFacts
-from supervisor.workspaces.leases import Arm, Effect, LastGone, Leases
+from supervisor.workspaces.leases import Arm, Effect, LastClaimEnded, Leases
 from supervisor.workspaces.worker_calls import SLEEPING, InThread, WorkerCaller
 from supervisor.workspaces.workspace_table import Registration
 
@@ -77,7 +77,7 @@ class Workspace:
             limits=limits,
             clock=clock,
             log=log,
-            ended=self._call_ended,
+            on_call_ended=self._call_ended,
         )
 
     # --- calls to the worker ----------------------------------------------------------------------------------------
@@ -300,13 +300,13 @@ class Workspace:
             match effect:
                 case Arm(at):
                     self._timer.set(at)
-                case LastGone():
-                    self._last_gone()
+                case LastClaimEnded():
+                    self._last_claim_ended()
 
     def _elapsed(self) -> None:
         self._perform(self._leases.elapsed(self._clock.now()))
 
-    def _last_gone(self) -> None:
+    def _last_claim_ended(self) -> None:
         """Cancel the runs by ending the worker, if the server's setting says so. Without it runs continue."""
         self._log.debug("last client left", extra=fields(workspace=self.registration.id))
         if self._cancel_on_last_detach and self.driver.status().state != "asleep":

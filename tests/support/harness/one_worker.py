@@ -123,7 +123,7 @@ class Process:
 
     async def shut_down(self, drain_s: float = 5.0, flush_s: float = 5.0) -> LastWord:
         """The shutdown protocol; the last word."""
-        self.link.tell(Shutdown(epoch=Epoch(1), reason="test", drain_s=drain_s, flush_s=flush_s))
+        self.link.send(Shutdown(epoch=Epoch(1), reason="test", drain_s=drain_s, flush_s=flush_s))
         await self.until(lambda: self.ear.last_words)
         return self.ear.last_words[0]
 

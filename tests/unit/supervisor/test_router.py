@@ -520,8 +520,8 @@ def test_S06_commands_of_a_former_supervisor_are_rejected(tmp_path: Path) -> Non
             it.worker.link.epoch = Epoch(2)  # it has heard of a newer one
             with pytest.raises(Conflict, match="epoch"):
                 await it.link.call("echo")
-            it.link.tell(Shutdown(epoch=Epoch(1), reason="old", drain_s=1, flush_s=1))
-            it.link.tell(Shutdown(epoch=Epoch(2), reason="new", drain_s=1, flush_s=1))
+            it.link.send(Shutdown(epoch=Epoch(1), reason="old", drain_s=1, flush_s=1))
+            it.link.send(Shutdown(epoch=Epoch(2), reason="new", drain_s=1, flush_s=1))
             await eventually(lambda: bool(it.worker.shutdowns))
             assert [message.reason for message in it.worker.shutdowns] == ["new"]
             assert it.worker.ran == []
@@ -655,7 +655,7 @@ def test_garbage_for_the_worker_is_dropped(tmp_path: Path) -> None:
                 it.router._socket.send_multipart([it.link.identity, frame])
             it.router._socket.send_multipart([it.link.identity, b"two", b"frames"])
             call = Call(call_id="x", epoch=Epoch(1), operation="nothing", within_s=1.0)
-            it.link.tell(call)  # an operation nobody offers is answered, not dropped
+            it.link.send(call)  # an operation nobody offers is answered, not dropped
             assert (await it.link.call("echo", body=b"alive")).body == b"alive"
 
     run(main())
