@@ -14,6 +14,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from protocol.base.process_identity import own_start_ticks
 from protocol.ids import Epoch, RandomSource, new_token
 from protocol.version import BULKHEAD_VERSION
 
@@ -197,14 +198,6 @@ def read_or_make_token(path: Path, source: RandomSource) -> str:
             "remove the file to have one made"
         )
     return token
-
-
-def own_start_ticks() -> int:
-    """When this process began, in clock ticks since boot; with the pid, who we are. 0 where the kernel doesn't say."""
-    try:
-        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
