@@ -22,6 +22,7 @@ PURE = (
     "protocol/api/services.py",
     "protocol/api/session.py",
     "protocol/api/workspace.py",
+    "protocol/base/backoff.py",
     "protocol/base/machine.py",
     "protocol/codec.py",
     "protocol/errors.py",
