@@ -24,6 +24,7 @@ PURE = (
     "protocol/api/workspace.py",
     "protocol/base/backoff.py",
     "protocol/base/machine.py",
+    "protocol/base/text.py",
     "protocol/codec.py",
     "protocol/errors.py",
     "protocol/events.py",
