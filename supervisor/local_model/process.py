@@ -19,6 +19,7 @@ from typing import assert_never
 
 import msgspec
 
+from protocol.base.atomic_file import replace_file
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.process_identity import ProcessHandle, boot_id, start_ticks
@@ -228,10 +229,8 @@ class LocalModel:
         return child, ours
 
     def _write(self, record: _Record) -> None:
-        draft = self._record_path.with_suffix(".new")
         try:
-            draft.write_bytes(msgspec.json.encode(record))
-            draft.replace(self._record_path)
+            replace_file(self._record_path, msgspec.json.encode(record))
         except OSError as error:  # it still ends with us, as long as it lives as it should
             self._log.error("local model not recorded", extra=fields(error=error))
 
