@@ -29,7 +29,8 @@ from protocol.worker_spec import WorkerSpec
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
-from worker.link import WorkerLink, WorkerStats
+from worker.link.interfaces import LinkCallbacks, WorkerStats
+from worker.link.worker_link import WorkerLink
 from worker.log_level import LogLevel
 from worker.lsp.service import LanguageServers
 from worker.mcp.service import McpService, store_token
@@ -268,7 +269,7 @@ class Worker:
             handlers.update(operations.handlers())
         tenure = SupervisorLease(supervisor_lease_s=limits.supervisor_lease_s, now=clock.now())
 
-        def vitals() -> WorkerStats:
+        def stats() -> WorkerStats:
             return WorkerStats(
                 log_id=database.log_id,
                 last_number=database.last_number,
@@ -283,16 +284,17 @@ class Worker:
         replies = ReplyCache(count_max=limits.replies_kept, bytes_max=limits.replies_kept_bytes)
         link = self.link_class(
             spec=spec,
-            limits=limits,
             clock=clock,
             log=self._log,
             table=table,
             replies=replies,
             publisher=publisher,
-            vitals=vitals,
-            on_shutdown=self._asked,
-            on_supervisor_heard=lambda: tenure.heard(clock.now()),
-            on_attached=desk.attached,
+            stats=stats,
+            callbacks=LinkCallbacks(
+                on_shutdown=self._asked,
+                on_supervisor_heard=lambda: tenure.heard(clock.now()),
+                on_attached=desk.attached,
+            ),
         )
         return _House(database, publisher, equipment, children, dispatcher, link, tenure), recovered
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from protocol.base.backoff import Backoff
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Conflict
@@ -23,8 +24,7 @@ if TYPE_CHECKING:  # imports the library
     from worker.mcp.session import LiveSession
 
 REASON_MAX = 1000
-RETRY_S = 10.0
-RETRY_MAX_S = 300.0
+RETRY = Backoff(first_s=10.0, max_s=300.0)
 """A server that was there once and cannot be connected is left alone so long, first and at most: turns wait for it."""
 CHANGES_S = 1.0
 """A server that says again and again that its lists have changed is asked no more often."""
@@ -164,9 +164,8 @@ class McpServer:
     def _ended(self, generation: int, is_login: bool, reason: str) -> None:
         reason = self._reach.clean(reason)[:REASON_MAX]
         if self.state is McpState.STARTING and generation == self._life.generation:
-            delay_s = min(RETRY_S * 2**self._failed_starts, RETRY_MAX_S)
-            self._failed_starts = min(self._failed_starts + 1, 16)
-            self._retry_at = self._around.clock.now() + delay_s
+            self._retry_at = self._around.clock.now() + RETRY.delay_s(self._failed_starts)
+            self._failed_starts += 1
         is_news = self._life.refused(generation, reason) if is_login else self._life.failed(generation, reason)
         if is_news:
             log = self._around.log.info if reason == ENDED else self._around.log.warning
