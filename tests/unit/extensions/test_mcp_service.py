@@ -268,7 +268,7 @@ async def test_a_server_that_gets_new_tools_says_so_and_has_them(tmp_path: Path)
         assert len(found.events) == count, "who asks because of an event must not cause the next one"
         assert not (await found.call("new0")).is_error
         await found.call("grow")
-        await eventually(lambda: len(found.server.offer.tools) == 12, what="the second new tool")
+        await eventually(lambda: len(found.server.capabilities.tools) == 12, what="the second new tool")
         assert found.servers.infos()["odd"].tool_count == 10
 
 
