@@ -18,7 +18,7 @@ from worker.toolkit.paths import ResolvedPath, locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.code.query import symbols_of
 from worker.tools.code.symbol_positions import Spot, first_answer, server_of
-from worker.tools.files.change_file import ASKED_MAX_BYTES, check_seen, encoded
+from worker.tools.files.change_file import REQUEST_MAX_BYTES, check_last_read, encode_text
 from worker.tools.files.diff import excerpt
 from worker.tools.files.file_io import Content, read_content, replace_content, sha256
 
@@ -143,14 +143,14 @@ class ReplaceSymbol:
             before = read_content(place, context.limits.edit_max_bytes)
             if before is None:
                 raise ToolError(f"cannot change {place.shown}: it does not exist any more")
-            check_seen(place, before, seen)
+            check_last_read(place, before, seen)
             old = before.text(place.shown)
             return Change(place, before, old, replaced_lines(old, whole, wanted.replacement, wanted.action), True)
 
         change = await threads.run(plan, timeout_s=timeout_s)
         content = {"file_path": str(place.path), "old_content": change.old, "new_content": change.new}
         old, new = await threads.run(
-            lambda _stop: excerpt(change.old, change.new, ASKED_MAX_BYTES), timeout_s=timeout_s
+            lambda _stop: excerpt(change.old, change.new, REQUEST_MAX_BYTES), timeout_s=timeout_s
         )
         await context.permit(
             action="write",
@@ -218,7 +218,7 @@ def _planned(
         if before is None:
             raise ToolError(f"cannot rename in {place.shown}: it does not exist")
         if (known := seen[place.path]) is not None:  # what the session believes to know has to be true
-            check_seen(place, before, known)
+            check_last_read(place, before, known)
         old = before.text(place.shown)
         try:
             new = apply_edits(old, edits)
@@ -246,7 +246,7 @@ async def _carry_out(
                 if now is None or now.data != change.before.data:
                     raise ToolError(f"cannot change {change.place.shown}: it has changed in the meantime; try again")
             for change in changes:
-                data = encoded(change.new, limits.edit_max_bytes, change.place.shown)
+                data = encode_text(change.new, limits.edit_max_bytes, change.place.shown)
                 replace_content(change.place, data, change.before.mode)
                 written.append(change)
 
