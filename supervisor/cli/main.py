@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("cancel:cancel", "Cancel a run, all runs of a session, or all runs of a workspace."),
     "restart": ("restart:restart", "Replace the worker of a workspace."),
     "stop": ("stop:stop", "Stop the server: cancel all runs and store their state."),
-    "config": ("config:config", "Show the configuration of a directory and the origin of each value."),
+    "config": ("config:config", "Show a directory's configuration and the origin of each value."),
     "doctor": ("doctor:doctor", "Check whether this host has what Bulkhead needs."),
     "demo": ("demo:demo", "Show that one workspace survives the crash of another."),
 }

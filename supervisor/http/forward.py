@@ -1,7 +1,7 @@
 """Forward every request that a worker answers: path words, query and body in, status and body out, all undecoded.
 
 Two exceptions: only the supervisor knows how many clients view a session, so it adds that number to sessions in the
-response. And a change to the user's configuration concerns all workspaces, so the other workers are told to reload it.
+response. And a change to the user's configuration concerns all workspaces, so the other workers reload it.
 """
 
 from collections.abc import Mapping

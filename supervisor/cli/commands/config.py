@@ -40,7 +40,7 @@ _COLOURS = {"used": "green", "broken": "red", "not ours": "yellow", "not read": 
     help="Directory of the workspace; default: the current directory.",
 )
 def config(key: str | None, as_json: bool, sources: bool, cwd: Path | None) -> None:
-    """Show the configuration of a directory and the origin of each value.
+    """Show a directory's configuration and the origin of each value.
 
     Needs no server: the files are read as a worker reads them, with the variables of this shell. Secrets are masked.
     Later files override earlier ones. The exit code is 1 when the configuration has errors.
