@@ -1,11 +1,10 @@
 """Accept the connections of one listening socket, and limit how long a request may take to send its headers.
 
-When the process is out of descriptors, accepting pauses, because retrying at once would spin. One descriptor is kept in
-reserve: after each pause it is used to answer waiting clients with 503 instead of leaving them without a response.
+When the process is out of descriptors, accepting pauses, because retrying at once would spin. After each pause the
+waiting connections are answered with 503 from a reserve, instead of being left without a response.
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
@@ -22,13 +21,11 @@ from protocol.errors import BadInput, Unavailable
 from protocol.limits import Limits
 from supervisor.http.access import Access
 from supervisor.http.messages import Response, error_response
+from supervisor.http.overload import OverloadResponder
 
 READ_BUFFER_BYTES = 4 * 1024 * 1024
 ACCEPT_AT_ONCE = 64
 ACCEPT_PAUSE_S = 0.2
-REJECTED_AT_ONCE = 16
-"""Connections that are rejected with the reserve after each pause; bounds the cost of a flood."""
-REJECTED_READ_BYTES = 64 * 1024
 
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -120,21 +117,21 @@ class Acceptor:
         self._take = take
         self._log = log
         self._resume: asyncio.TimerHandle | None = None
-        self._reserve: int | None = None
+        self._responder = OverloadResponder(_NO_DESCRIPTORS, self._is_admitted)
         self._rejected = 0
         self._is_paused = False
 
     def open(self) -> None:
         """Start accepting."""
         self._listening.setblocking(False)
-        self._keep_reserve()
+        self._responder.refill()
         asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
     def close(self) -> None:
-        """Stop accepting; close the listening socket and the reserved descriptor."""
+        """Stop accepting; close the listening socket and the reserve."""
         if self._resume is not None:
             self._resume.cancel()
-        self._spend_reserve()
+        self._responder.close()
         if self._listening.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._listening)
             self._listening.close()
@@ -175,56 +172,17 @@ class Acceptor:
             self._log.error("accepting pauses", extra=fields(error=error.strerror, retry_s=ACCEPT_PAUSE_S))
 
     def _retry(self) -> None:
-        """Accept again after a pause, or reject the waiting connections.
-
-        Their requests have arrived by now, so that closing the connections does not cost the clients the response.
-        """
+        """Accept again if a descriptor is free; else reject the waiting connections and pause again."""
         self._resume = None
-        self._keep_reserve()
+        self._responder.refill()
         try:
             probe = os.dup(self._listening.fileno())
         except OSError as error:
-            self._reject_waiting()
+            self._rejected += self._responder.accept(self._listening)
             self._pause(error)
             return
         os.close(probe)
         self.open()
-
-    def _reject_waiting(self) -> None:
-        response = closing_response(
-            error_response(Unavailable("cannot accept this connection: no descriptors are left; try again in a moment"))
-        )
-        for _ in range(REJECTED_AT_ONCE):
-            if not self._spend_reserve():
-                return
-            try:
-                connection, address = self._listening.accept()
-            except OSError:
-                return  # none is waiting, or another thread took the descriptor; the reserve is renewed after the pause
-            finally:
-                self._keep_reserve()
-            with connection, contextlib.suppress(OSError):
-                if self._is_admitted(connection, address):
-                    connection.setblocking(False)
-                    # Closing with unread data may discard the response before the peer has read it.
-                    with contextlib.suppress(BlockingIOError):
-                        connection.recv(REJECTED_READ_BYTES)
-                    connection.send(response)
-                    connection.shutdown(socket.SHUT_WR)
-                    self._rejected += 1
-            self._keep_reserve()
-
-    def _keep_reserve(self) -> None:
-        if self._reserve is None:
-            with contextlib.suppress(OSError):
-                self._reserve = os.open("/", os.O_PATH | os.O_CLOEXEC)
-
-    def _spend_reserve(self) -> bool:
-        reserve, self._reserve = self._reserve, None
-        if reserve is None:
-            return False
-        os.close(reserve)
-        return True
 
 
 def closing_response(response: Response, *, has_body: bool = True) -> bytes:
@@ -256,4 +214,7 @@ _NOT_HTTP = closing_response(
 )
 _HEAD_TOO_LARGE = closing_response(
     error_response(BadInput("cannot read these headers: they are far too large", code="headers_too_large"))
+)
+_NO_DESCRIPTORS = closing_response(
+    error_response(Unavailable("cannot accept this connection: no descriptors are left; try again in a moment"))
 )
