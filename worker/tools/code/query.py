@@ -59,6 +59,7 @@ class References:
         schema_of(SymbolArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -104,6 +105,7 @@ class Definition:
         schema_of(SymbolArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -148,6 +150,7 @@ class CallHierarchy:
         schema_of(CallArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -185,7 +188,12 @@ class Symbols:
     """The outline of a file."""
 
     spec = ToolSpec(
-        "lsp_symbols", description_of(__file__, "lsp_symbols"), schema_of(FileArgs), parallel=False, effect="read"
+        "lsp_symbols",
+        description_of(__file__, "lsp_symbols"),
+        schema_of(FileArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
