@@ -1,11 +1,10 @@
 """Accepts connections of one listening socket, and watches that a request which begins also comes, and can be read.
 
-Out of descriptors, accepting pauses, because asking again at once would only spin. One descriptor is kept in reserve:
-after each pause it is spent on those who wait, who are told to come again, instead of being left without a word.
+Out of descriptors, accepting pauses, because asking again at once would only spin. After each pause the connections
+that wait are answered 503 from a reserve, instead of being left without an answer.
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
@@ -22,13 +21,11 @@ from protocol.errors import BadInput, Unavailable
 from protocol.limits import Limits
 from supervisor.http.access import Access
 from supervisor.http.messages import Response, error_response
+from supervisor.http.overload import OverloadResponder
 
 READ_BUFFER_BYTES = 4 * 1024 * 1024
 ACCEPT_AT_ONCE = 64
 ACCEPT_PAUSE_S = 0.2
-TURNED_AWAY_AT_ONCE = 16
-"""So many are answered from the reserve after each pause; this bounds what a flood costs while nothing can be done."""
-TURNED_AWAY_READ_BYTES = 64 * 1024
 
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -119,21 +116,21 @@ class Acceptor:
         self._take = take
         self._log = log
         self._resume: asyncio.TimerHandle | None = None
-        self._reserve: int | None = None
+        self._responder = OverloadResponder(_NO_DESCRIPTORS, self._is_admitted)
         self._turned_away = 0
         self._is_paused = False
 
     def open(self) -> None:
         """Accept from now on."""
         self._listening.setblocking(False)
-        self._keep_reserve()
+        self._responder.refill()
         asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
     def close(self) -> None:
         """Accept no more; close the listening socket and give the reserve back."""
         if self._resume is not None:
             self._resume.cancel()
-        self._spend_reserve()
+        self._responder.close()
         if self._listening.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._listening)
             self._listening.close()
@@ -174,53 +171,17 @@ class Acceptor:
             self._log.error("accepting pauses", extra=fields(error=error.strerror, retry_s=ACCEPT_PAUSE_S))
 
     def _try_again(self) -> None:
-        """After a pause. Those who waited have spoken by now, so that closing takes no answer from them."""
+        """Accept as before if a descriptor is free; if not, turn away what waits and pause again."""
         self._resume = None
-        self._keep_reserve()
+        self._responder.refill()
         try:
             probe = os.dup(self._listening.fileno())
         except OSError as error:
-            self._turn_away()
+            self._turned_away += self._responder.accept(self._listening)
             self._pause(error)
             return
         os.close(probe)
         self.open()
-
-    def _turn_away(self) -> None:
-        answer = last_answer(
-            error_response(Unavailable("cannot take this connection: no descriptors are left; try again in a moment"))
-        )
-        for _ in range(TURNED_AWAY_AT_ONCE):
-            if not self._spend_reserve():
-                return
-            try:
-                connection, address = self._listening.accept()
-            except OSError:
-                return  # nobody waits, or somebody was faster than we; the reserve is taken again at the next turn
-            finally:
-                self._keep_reserve()
-            with connection, contextlib.suppress(OSError):
-                if self._is_admitted(connection, address):
-                    connection.setblocking(False)
-                    # What lies unread when a connection is closed may cost its peer the answer.
-                    with contextlib.suppress(BlockingIOError):
-                        connection.recv(TURNED_AWAY_READ_BYTES)
-                    connection.send(answer)
-                    connection.shutdown(socket.SHUT_WR)
-                    self._turned_away += 1
-            self._keep_reserve()
-
-    def _keep_reserve(self) -> None:
-        if self._reserve is None:
-            with contextlib.suppress(OSError):
-                self._reserve = os.open("/", os.O_PATH | os.O_CLOEXEC)
-
-    def _spend_reserve(self) -> bool:
-        reserve, self._reserve = self._reserve, None
-        if reserve is None:
-            return False
-        os.close(reserve)
-        return True
 
 
 def last_answer(response: Response, *, has_body: bool = True) -> bytes:
@@ -252,4 +213,7 @@ _NOT_HTTP = last_answer(
 )
 _HEAD_TOO_LARGE = last_answer(
     error_response(BadInput("cannot take headers that do not end: they are far too large", code="headers_too_large"))
+)
+_NO_DESCRIPTORS = last_answer(
+    error_response(Unavailable("cannot take this connection: no descriptors are left; try again in a moment"))
 )

@@ -25,12 +25,12 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.codec import VersionUnknown, WireError, decode_to_supervisor, encode
 from protocol.errors import BulkheadError, Conflict, Denied, Unavailable
-from protocol.ids import Epoch, Generation, WorkspaceId
+from protocol.ids import Epoch
 from protocol.limits import Limits
 from protocol.messages import Hello, Refusal, ToWorker
 from protocol.operations import OPERATIONS, Operation
 from protocol.version import WIRE_VERSION, is_speakable
-from supervisor.routing.link import Link, LinkSink
+from supervisor.routing.link import ExpectedWorker, Link, LinkListeners
 
 _ROUND = 64
 """Messages received before other work of the loop gets its turn."""
@@ -139,15 +139,13 @@ class Router:
         if _inode(self._path) == self._inode:
             self._path.unlink(missing_ok=True)
 
-    def expect(self, *, workspace_id: WorkspaceId, generation: Generation, token: str, sink: LinkSink) -> Link:
-        """A worker with this token will say hello. Replaces, and fails, an older link of that workspace."""
-        for older in [link for link in self._links.values() if link.workspace_id == workspace_id]:
+    def expect(self, worker: ExpectedWorker, listeners: LinkListeners) -> Link:
+        """Accept the hello of this worker from now on. Replaces, and fails, an older link of its workspace."""
+        for older in [link for link in self._links.values() if link.workspace_id == worker.workspace_id]:
             self.forget(older)
         link = Link(
-            workspace_id=workspace_id,
-            generation=generation,
-            token=token,
-            sink=sink,
+            worker=worker,
+            listeners=listeners,
             epoch=self._epoch,
             limits=self._limits,
             clock=self._clock,

@@ -20,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
 _HEAD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 HEAD_LENGTH_MAX = 64 * 1024
 DEPTH_MAX = 20
+_TOO_DEEP = f"the head is wrong: it is nested more than {DEPTH_MAX} levels deep"
 
 
 class BadSkill(Exception):
@@ -72,19 +73,35 @@ def read_head(text: str, directory: str) -> Head:
 
 
 def _check_plain(text: str) -> None:
-    """A few lines of YAML may mean billions of values by their aliases, and brackets without end overrun the stack of
-    the library, which ends the process. Raises BadSkill, and what the library raises."""
+    """Refuse a head whose reading has no bound: a few lines of YAML may mean billions of values by their aliases, and
+    brackets without end overrun the library's stack, which ends the process. Raises BadSkill, and the library's errors.
+    """
     import yaml
 
     if len(text) > HEAD_LENGTH_MAX:
         raise BadSkill(f"the head is longer than {HEAD_LENGTH_MAX} characters")
     depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.AliasEvent):
-            raise BadSkill("the head is wrong: aliases (`*name`) are not read; write the value itself")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH_MAX:
-            raise BadSkill(f"the head is wrong: it is nested more than {DEPTH_MAX} levels deep")
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                raise BadSkill("the head is wrong: aliases (`*name`) are not read; write the value itself")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH_MAX:
+                raise BadSkill(_TOO_DEEP)
+    except yaml.YAMLError:
+        # Some versions of libyaml read ahead, so their own limit comes before the first event of the nested value.
+        if _bracket_depth(text) > DEPTH_MAX:
+            raise BadSkill(_TOO_DEEP) from None
+        raise
+
+
+def _bracket_depth(text: str) -> int:
+    """Count how many brackets are open at once at most, quoted ones included: only good to explain a failure."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def note(skills: Sequence[Skill]) -> str:

@@ -49,7 +49,8 @@ def warm_up_worker() -> None:
         idle = code_of_idle_life()
         relocate_code([*idle, *code_run_by(lambda: _live_often(1, _Rehearsed))])
         _live_often(_LIVES, _Rehearsed)
-        sys._clear_type_cache()  # so that it holds what idle workers look up: each other look writes to it
+        # So that the type cache holds what idle workers look up: each other look writes to it. Renamed in Python 3.13.
+        (getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache)()
         _live_often(_IDLE_LIVES, _Idle)
     finally:
         if stops is not None:
