@@ -22,7 +22,8 @@ from worker.config.live import LiveConfig
 from worker.config.load import Config
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
-from worker.link import WorkerLink
+from worker.link.interfaces import LinkCallbacks
+from worker.link.worker_link import WorkerLink
 from worker.lsp.service import LanguageServers
 from worker.mcp.service import McpService, store_token
 from worker.operations.agent import AgentOperations
@@ -340,14 +341,15 @@ class Worker:
         )
         return self.link_class(
             spec=self._spec,
-            limits=limits,
             clock=clock,
             log=self._log,
             table=table,
             replies=ReplyCache(count_max=limits.replies_kept, bytes_max=limits.replies_kept_bytes),
             publisher=storage.publisher,
-            vitals=stats.read,
-            on_shutdown=end.request,
-            on_supervisor_heard=lambda: lease.heard(clock.now()),
-            on_attached=services.broker.attached,
+            stats=stats.read,
+            callbacks=LinkCallbacks(
+                on_shutdown=end.request,
+                on_supervisor_heard=lambda: lease.heard(clock.now()),
+                on_attached=services.broker.attached,
+            ),
         )

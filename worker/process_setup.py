@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import setproctitle
 
+from protocol.base.process_identity import read_stat
 from protocol.exit_codes import EXIT_DIRECTORY, EXIT_USAGE
 from protocol.worker_spec import MARKER, WorkerSpec
 
@@ -83,16 +84,13 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
 def mark_in_place(workspace_id: str) -> None:
     """Write the marker where /proc/<pid>/environ shows it: a fork inherits its parent's, and setenv does not reach it.
 
-    The memory is that of this process, at the address in /proc/self/stat (fields 50 and 51). Does nothing when the
-    placeholder is missing.
+    The memory is this process's own; /proc/self/stat has its addresses. Does nothing when the placeholder is missing.
     """
     value = workspace_id.encode()
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            after_name = file.read().rpartition(b")")[2].split()
-        start, end = int(after_name[47]), int(after_name[48])
-    except (OSError, ValueError, IndexError):
+    stat = read_stat(os.getpid())
+    if stat is None:
         return
+    start, end = stat.environment_start, stat.environment_end
     if not 0 < start < end or len(value) > len(PLACEHOLDER):
         return
     placeholder = f"{MARKER}={PLACEHOLDER}".encode()

@@ -16,7 +16,7 @@ from protocol.ids import RunId
 from protocol.messages import Ready
 from protocol.worker_spec import WorkerSpec
 from worker.config.live import LiveConfig
-from worker.link import WorkerStats
+from worker.link.interfaces import WorkerStats
 from worker.permissions.broker import PermissionBroker
 from worker.processes.child import ChildProcesses
 from worker.runs.dispatcher import Dispatcher

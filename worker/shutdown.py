@@ -20,7 +20,7 @@ from protocol.ids import Epoch, RunId
 from protocol.messages import LastWord, Shutdown
 from protocol.worker_spec import WorkerSpec
 from worker.events.publisher import Publisher
-from worker.link import WorkerLink
+from worker.link.worker_link import WorkerLink
 from worker.permissions.broker import PermissionBroker
 from worker.processes.child import ChildProcesses
 from worker.runs.credentials import Credentials

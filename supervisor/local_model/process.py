@@ -19,14 +19,14 @@ from typing import assert_never
 
 import msgspec
 
+from protocol.base.atomic_file import replace_file
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
+from protocol.base.process_identity import ProcessHandle, boot_id, start_ticks
 from protocol.base.tasks import TaskOwner
 from protocol.base.timer import Timer
 from protocol.limits import Limits
 from protocol.secrets import is_secret_name
-from supervisor.launch import process
-from supervisor.launch.process import ProcessHandle
 from supervisor.local_model.lifecycle import (
     Effect,
     Kill,
@@ -180,7 +180,7 @@ class LocalModel:
         except OSError as error:
             self._perform(self._life.not_started(f"cannot start it: {error}", self._clock.now()))
             return
-        ticks = process.start_ticks(child.pid) or 0
+        ticks = start_ticks(child.pid) or 0
         held = ProcessHandle.open(child.pid, ticks)
         if held is None:  # gone already, or no descriptor left to watch it with
             child.kill()
@@ -188,7 +188,7 @@ class LocalModel:
             control.close()
             self._perform(self._life.not_started("cannot watch it", self._clock.now()))
             return
-        self._write(_Record(child.pid, ticks, process.boot_id()))
+        self._write(_Record(child.pid, ticks, boot_id()))
         self._log.info("local model starting", extra=fields(pid=child.pid))
         self._control = control
         self._process = held
@@ -229,10 +229,8 @@ class LocalModel:
         return child, ours
 
     def _write(self, record: _Record) -> None:
-        draft = self._record_path.with_suffix(".new")
         try:
-            draft.write_bytes(msgspec.json.encode(record))
-            draft.replace(self._record_path)
+            replace_file(self._record_path, msgspec.json.encode(record))
         except OSError as error:  # it still ends with us, as long as it lives as it should
             self._log.error("local model not recorded", extra=fields(error=error))
 
@@ -241,7 +239,7 @@ class LocalModel:
             record = msgspec.json.decode(self._record_path.read_bytes(), type=_Record)
         except (OSError, msgspec.MsgspecError):
             return None
-        if record.boot_id != process.boot_id():
+        if record.boot_id != boot_id():
             return None
         return ProcessHandle.open(record.pid, record.start_ticks)
 

@@ -86,7 +86,7 @@ class Publisher:
             self._timer.cancel()
         await self._tasks.close()
 
-    # --- what the link says (worker.link.EventSource) -----------------------------------------------------------------
+    # --- called by the link (worker.link.interfaces.EventSource) ------------------------------------------------------
 
     def connected(self, last_number: int, credit: int) -> None:
         """A supervisor was told that the log goes up to `last_number`; what follows is sent."""

@@ -6,7 +6,7 @@ The tool itself asks for permission (`ToolContext.permit`), once it knows what i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +14,7 @@ import msgspec
 
 from protocol.api.message import ToolCallData
 from protocol.base.logs import fields
+from protocol.base.text import replace_surrogates, replace_surrogates_in
 from protocol.errors import BulkheadError
 from worker.toolkit.tool import HookVerdict, Tool, ToolContext, ToolDenied, ToolError, ToolResult
 from worker.toolkit.toolbox import Toolbox
@@ -37,7 +38,7 @@ async def invoke(toolbox: Toolbox, call: ToolCallData, context: ToolContext) -> 
     started = context.clock.now()
     decision = await context.hooks.before(tool.spec.name, args, context)
     if decision.denied is not None:
-        result = ToolResult(_clean(decision.denied), is_error=True, stop_turn=decision.halt)
+        result = ToolResult(replace_surrogates(decision.denied), is_error=True, stop_turn=decision.halt)
     else:
         result = await _run(tool, decision.args, replace(context, approved=decision.approved))
     result = _with_hooks(result, decision)
@@ -64,15 +65,15 @@ async def _run(tool: Tool, args: dict[str, object], context: ToolContext) -> Too
             result = await tool.run(args, replace(context, without_deadline=without_deadline))
         # Text from files and children may hold lone surrogates, which no JSON can carry.
         return ToolResult(
-            _clean(result.content),
+            replace_surrogates(result.content),
             result.is_error,
-            _clean_values(result.metadata),
+            replace_surrogates_in(dict(result.metadata)) if result.metadata is not None else None,
             result.data,
             result.mime_type,
             result.stop_turn,
         )
     except ToolDenied as error:
-        return ToolResult(_clean(str(error)), is_error=True, stop_turn=True)
+        return ToolResult(replace_surrogates(str(error)), is_error=True, stop_turn=True)
     except (ToolError, BulkheadError) as error:
         return _failed(str(error))
     except TimeoutError as error:
@@ -97,7 +98,7 @@ def _suspended(deadline: asyncio.Timeout, limit_s: float) -> Iterator[None]:
 
 def _with_hooks(result: ToolResult, decision: HookVerdict) -> ToolResult:
     if decision.note:
-        result = replace(result, content=f"{result.content}\n\n{_clean(decision.note)}")
+        result = replace(result, content=f"{result.content}\n\n{replace_surrogates(decision.note)}")
     if decision.metadata is not None:
         result = replace(result, metadata={**(result.metadata or {}), "hook": dict(decision.metadata)})
     return result
@@ -118,14 +119,4 @@ def _arguments(call: ToolCallData, tool: Tool) -> dict[str, object]:
 
 
 def _failed(text: str) -> ToolResult:
-    return ToolResult(_clean(text), is_error=True)
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _clean_values(metadata: Mapping[str, object] | None) -> dict[str, object] | None:
-    if metadata is None:
-        return None
-    return {key: _clean(value) if isinstance(value, str) else value for key, value in metadata.items()}
+    return ToolResult(replace_surrogates(text), is_error=True)

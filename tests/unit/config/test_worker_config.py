@@ -11,7 +11,7 @@ from protocol.limits import Limits
 from worker.config import files as config_files
 from worker.config.data_dir import data_dir_of
 from worker.config.discover import DISCOVER_S
-from worker.config.expand import COMMANDS_S, CommandFailed, Patience, expand, shell_runner
+from worker.config.expand import COMMANDS_S, CommandFailed, TimeBudget, expand, shell_runner
 from worker.config.files import merge, project_dirs
 from worker.config.load import Config, load_config
 
@@ -89,8 +89,8 @@ def test_expansion(template, value):
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("$", "alone"),
-        ("a$ b", "alone"),
+        ("$", "no name after $"),
+        ("a$ b", "no name after $"),
         ("${KEY", "only"),
         ("${KEY:-x", "closing"),
         ("${KEY%x}", "only"),
@@ -103,7 +103,7 @@ def test_expansion(template, value):
         ("${UNSET:?" + "é" * 600 + "}", "é" * 100),
         ('"open', "closing"),
         ("`open", "closing"),
-        ("$5", "alone"),
+        ("$5", "no name after $"),
         ("${KEY:=x}", "only"),
     ],
 )
@@ -132,8 +132,8 @@ def test_commands_run_in_a_shell_and_are_bounded(tmp_path):
 
 def test_all_commands_of_a_load_have_their_time_together(tmp_path):
     env = {"PATH": os.environ["PATH"]}
-    patience = Patience(0.2)
-    runners = [shell_runner(tmp_path, env, patience=patience) for _ in range(2)]
+    budget = TimeBudget(0.2)
+    runners = [shell_runner(tmp_path, env, budget=budget) for _ in range(2)]
     with pytest.raises(CommandFailed, match=r"took longer than 0\.2 s"):
         runners[0]("sleep 30")
     with pytest.raises(CommandFailed, match=r"longer than 0\.2 s together"):
@@ -142,7 +142,7 @@ def test_all_commands_of_a_load_have_their_time_together(tmp_path):
 
 
 def test_one_allowance_counts_for_variables_and_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr("worker.config.load.Patience", lambda: Patience(0.3))
+    monkeypatch.setattr("worker.config.load.TimeBudget", lambda: TimeBudget(0.3))
     keys = {name: {"base_url": "http://x", "api_key": "$(sleep 30)"} for name in "abc"}
     write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"A": "$(echo 1)"}, "providers": keys})
     found = load(tmp_path, env={"PATH": os.environ["PATH"]})
