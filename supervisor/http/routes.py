@@ -1,7 +1,7 @@
-"""Define the HTTP API as one table: method, path, operation or handler, query parameters. Most rows need no code.
+"""Define the API as one table of routes: method, path, operation or handler, query parameters, summary.
 
-A row names either an operation of the worker or a handler of the supervisor. Path parameters (in braces) and the listed
-query parameters become the arguments of the operation.
+A route names either an operation of the worker, which needs no code here, or a handler of the supervisor. Path
+parameters in braces and the listed query parameters become the arguments of the operation.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,41 +25,41 @@ class Route:
     summary: str = ""
     query: Mapping[str, str] = field(default_factory=dict)  # query parameter -> argument of the operation
     needs: Collection[str] = ()  # required query parameters
-    headers: Collection[str] = ()  # request headers that are used
-    takes: Any = None  # for a handler: the type of the body; operations define their own
-    gives: Any = None  # for a handler: the type of the response; None: empty
-    codes: tuple[str, ...] = ()  # for a handler: its specific errors
+    headers: Collection[str] = ()  # request headers that have an effect
+    takes: Any = None  # type of a handler's body; an operation declares its own
+    gives: Any = None  # type of a handler's response; None: empty
+    codes: tuple[str, ...] = ()  # error codes that only this handler has
     is_use: bool = True  # whether this request counts as use of the server (--idle-exit)
-    sends_env: bool = False  # whether the operation gets the environment of the workspace's first client as `env`
+    sends_env: bool = False  # whether the operation gets the environment of the workspace's first client, as `env`
 
 
-def _to(operation: str, method: str, subpath: str, summary: str, **more: Any) -> Route:
-    return Route(method, f"/v1/workspaces/{{id}}{subpath}", operation=operation, summary=summary, **more)
+def _operation(operation: str, method: str, path: str, summary: str, **more: Any) -> Route:
+    return Route(method, f"/v1/workspaces/{{id}}{path}", operation=operation, summary=summary, **more)
 
 
-def _by(handler: str, method: str, path: str, summary: str, **more: Any) -> Route:
+def _handler(handler: str, method: str, path: str, summary: str, **more: Any) -> Route:
     return Route(method, path, handler=handler, summary=summary, **more)
 
 
 STREAM = "stream_events"
-"""The handler whose response is an endless stream."""
+"""The handler whose response does not end by itself."""
 
 EVENT_STREAM, PAGE, METRICS = "text/event-stream", "text/html", "text/plain"
-"""Media types of responses that are not JSON; JSON responses are given by their type."""
+"""Media types of responses that are not JSON; a JSON response is described by the type of its value."""
 
 WAKING = ("worker_starting", "worker_failed", "worker_lost", "server_exiting", "deadline", "workspace_moved")
-"""Errors that may occur while a worker is started and called."""
+"""Errors of every request that wakes and calls a worker."""
 
 _DESCRIBING = (*WAKING, "too_many_calls", "workspace_closing")
-"""Errors that may occur while a worker is asked to describe its workspace."""
+"""Errors of a request that asks a worker to describe its workspace."""
 
 _CALLER = {"client_id": "client_id"}
 
 ROUTES: tuple[Route, ...] = (
     # the server
-    _by("health", "GET", "/v1/health", "Check that the server is up; available as soon as it listens", is_use=False),
-    _by("version", "GET", "/v1/version", "The version, build and platform of the server", is_use=False, gives=Version),
-    _by(
+    _handler("health", "GET", "/v1/health", "Whether the server is up; works before it is ready", is_use=False),
+    _handler("version", "GET", "/v1/version", "Version, build and platform of the server", is_use=False, gives=Version),
+    _handler(
         "server_config",
         "GET",
         "/v1/config",
@@ -67,7 +67,7 @@ ROUTES: tuple[Route, ...] = (
         is_use=False,
         gives=dict[str, Any],
     ),
-    _by(
+    _handler(
         "control",
         "POST",
         "/v1/control",
@@ -76,17 +76,26 @@ ROUTES: tuple[Route, ...] = (
         takes=Command,
         codes=("not_idle",),
     ),
-    _by("retire_client", "DELETE", "/v1/clients/{client_id}", "Detach a client from all workspaces for good"),
-    _by(
+    _handler("retire_client", "DELETE", "/v1/clients/{client_id}", "End all leases of a client, permanently"),
+    _handler(
         "list_workers",
         "GET",
         "/v1/workers",
-        "Every registered workspace with its worker: state, process, memory, runs",
+        "All registered workspaces with their workers: state, process, memory, runs",
         is_use=False,
         gives=list[WorkerStatus],
         query={"memory": "memory"},
     ),
-    _by(
+    _handler(
+        "get_worker",
+        "GET",
+        "/v1/workers/{id}",
+        "One registered workspace with its worker, and the worker's last crashes",
+        is_use=False,
+        gives=WorkerStatus,
+        query={"memory": "memory"},
+    ),
+    _handler(
         "metrics",
         "GET",
         "/metrics",
@@ -94,110 +103,108 @@ ROUTES: tuple[Route, ...] = (
         is_use=False,
         gives=METRICS,
     ),
-    _by(
+    _handler(
         "openapi", "GET", "/v1/openapi.json", "This API description as OpenAPI 3.1", is_use=False, gives=dict[str, Any]
     ),
-    _by("docs", "GET", "/v1/docs", "This API description as an HTML page", is_use=False, gives=PAGE),
+    _handler("docs", "GET", "/v1/docs", "This API description as an HTML page", is_use=False, gives=PAGE),
     # workspaces
-    _by(
+    _handler(
         "list_workspaces",
         "GET",
         "/v1/workspaces",
-        "All registered workspaces; sleeping workers are not started",
+        "All registered workspaces; sleeping ones are not woken",
         gives=list[Workspace],
     ),
-    _by(
+    _handler(
         "create_workspace",
         "POST",
         "/v1/workspaces",
-        "Find or create the workspace of a directory, and wait until its worker is ready",
+        "Find or register the workspace of a directory, and wait for its worker",
         takes=CreateWorkspace,
         gives=Workspace,
         codes=("client_retired", "conflict", "too_many_workspaces", "storage_failed", *_DESCRIBING),
     ),
-    _by(
+    _handler(
         "get_workspace",
         "GET",
         "/v1/workspaces/{id}",
-        "One workspace with its configuration; starts its worker",
+        "One workspace with its configuration; wakes it",
         gives=Workspace,
         codes=_DESCRIBING,
     ),
-    _by(
+    _handler(
         "release_workspace",
         "DELETE",
         "/v1/workspaces/{id}",
-        "Detach a client from the workspace; its runs continue",
+        "End the client's lease; runs continue",
         query=_CALLER,
         needs=_CALLER,
     ),
-    _by(
+    _handler(
         "set_current_session",
         "POST",
         "/v1/workspaces/{id}/current-session",
-        "Set the session that a client shows; requires an open event stream",
+        "Set the session that a client views; needs an open event stream",
         takes=CurrentSession,
         query=_CALLER,
         needs=_CALLER,
         codes=("not_attached",),
     ),
-    _by(
+    _handler(
         STREAM,
         "GET",
         "/v1/workspaces/{id}/events",
-        "The events of the workspace as an endless stream of Server-Sent Events",
+        "Events of the workspace as Server-Sent Events; the response is endless",
         gives=EVENT_STREAM,
         query={**_CALLER, "ids": "ids"},
         headers=("Last-Event-ID",),
         codes=("too_many_clients", "server_exiting"),
     ),
-    _by(
+    _handler(
         "restart_worker",
         "POST",
         "/v1/workspaces/{id}/restart",
-        "Restart the worker, also after it has `failed`",
+        "Replace the worker; also restarts a `failed` workspace",
         codes=WAKING,
     ),
-    _by(
-        "evict_worker", "POST", "/v1/workspaces/{id}/evict", "Put an idle worker to sleep now", codes=("busy", *WAKING)
-    ),
-    _by(
+    _handler("evict_worker", "POST", "/v1/workspaces/{id}/evict", "Evict an idle worker now", codes=("busy", *WAKING)),
+    _handler(
         "remove_registration",
         "DELETE",
         "/v1/workspaces/{id}/registration",
-        "Remove the workspace from the server; its files stay",
+        "Remove the workspace's registration; its files stay",
         codes=("storage_failed", *WAKING),
     ),
-    _to("config.get", "GET", "/config", "The merged configuration with secrets masked"),
-    _to("config.providers", "GET", "/providers", "The available providers and their models"),
+    _operation("config.get", "GET", "/config", "The merged configuration, secrets masked"),
+    _operation("config.providers", "GET", "/providers", "Available providers and their models"),
     # sessions, messages, files
-    _to("session.list", "GET", "/sessions", "Top-level sessions, most recently changed first"),
-    _to("session.create", "POST", "/sessions", "Create a session; only the title can be given"),
-    _to("session.get", "GET", "/sessions/{sid}", "One session, including child sessions"),
-    _to("session.put", "PUT", "/sessions/{sid}", "Change the title, cost or todos; omitted fields stay unchanged"),
-    _to(
+    _operation("session.list", "GET", "/sessions", "Top-level sessions, most recently changed first"),
+    _operation("session.create", "POST", "/sessions", "Create a session; the client sets only the title"),
+    _operation("session.get", "GET", "/sessions/{sid}", "One session, also a child session"),
+    _operation("session.put", "PUT", "/sessions/{sid}", "Change title, cost or todos; omitted fields keep their value"),
+    _operation(
         "session.delete",
         "DELETE",
         "/sessions/{sid}",
-        "Cancel the session's runs, and delete it with its children and messages",
+        "Cancel the session's runs, then delete it with its children and messages",
     ),
-    _to("session.history", "GET", "/sessions/{sid}/history", "The versions of the files that the session changed"),
-    _to("session.messages", "GET", "/sessions/{sid}/messages", "The messages of the session, oldest first"),
-    _to(
+    _operation("session.history", "GET", "/sessions/{sid}/history", "Versions of the files that the session changed"),
+    _operation("session.messages", "GET", "/sessions/{sid}/messages", "All messages of the session, oldest first"),
+    _operation(
         "session.user_messages",
         "GET",
         "/sessions/{sid}/messages/user",
         "The user's messages in the session, newest first",
     ),
-    _to("workspace.user_messages", "GET", "/messages/user", "The user's messages in all sessions, newest first"),
-    _to(
+    _operation("workspace.user_messages", "GET", "/messages/user", "The user's messages in all sessions, newest first"),
+    _operation(
         "filetracker.list",
         "GET",
         "/sessions/{sid}/filetracker/files",
-        "The absolute paths of the files that the session has read, latest first",
+        "Absolute paths of the files that the session has read, latest first",
     ),
-    _to("filetracker.read", "POST", "/filetracker/read", "Record that the session has read a file"),
-    _to(
+    _operation("filetracker.read", "POST", "/filetracker/read", "Record that the session has read a file"),
+    _operation(
         "filetracker.last_read",
         "GET",
         "/filetracker/lastread",
@@ -205,94 +212,90 @@ ROUTES: tuple[Route, ...] = (
         query={"session_id": "session_id", "path": "path"},
     ),
     # the agent
-    _to("agent.info", "GET", "/agent", "The current model, and whether a run is active"),
-    _to("prompt.submit", "POST", "/agent", "Submit a prompt; responds with 202 once it is stored"),
-    _to("agent.init", "POST", "/agent/init", "Initialize the agent; the body may be omitted"),
-    _to("agent.update", "POST", "/agent/update", "Reload the configuration for later turns"),
-    _to("agent.session", "GET", "/agent/sessions/{sid}", "One session, and whether it is busy"),
-    _to(
+    _operation("agent.info", "GET", "/agent", "Which model answers, and whether a run is active"),
+    _operation("prompt.submit", "POST", "/agent", "Submit a prompt: 202 once it is on disk"),
+    _operation("agent.init", "POST", "/agent/init", "Initialise the agent; the body is optional"),
+    _operation("agent.update", "POST", "/agent/update", "Reload the configuration, for later turns"),
+    _operation("agent.session", "GET", "/agent/sessions/{sid}", "A session in short: id, title, whether it is busy"),
+    _operation(
         "prompt.cancel",
         "POST",
         "/agent/sessions/{sid}/cancel",
-        "Cancel all prompts accepted so far, or one run",
+        "Cancel all runs accepted so far, or one run",
         query={"run_id": "run"},
     ),
-    _to("prompt.count", "GET", "/agent/sessions/{sid}/prompts/queued", "The number of queued prompts"),
-    _to("prompt.list", "GET", "/agent/sessions/{sid}/prompts/list", "The texts of the queued prompts"),
-    _to("prompt.clear", "POST", "/agent/sessions/{sid}/prompts/clear", "Cancel the queued prompts"),
-    _to(
-        "agent.summarize", "POST", "/agent/sessions/{sid}/summarize", "Summarize a session; responds when that is done"
+    _operation("prompt.count", "GET", "/agent/sessions/{sid}/prompts/queued", "The number of queued prompts"),
+    _operation("prompt.list", "GET", "/agent/sessions/{sid}/prompts/list", "The texts of the queued prompts"),
+    _operation("prompt.clear", "POST", "/agent/sessions/{sid}/prompts/clear", "Drop the queued prompts"),
+    _operation(
+        "agent.summarize", "POST", "/agent/sessions/{sid}/summarize", "Summarise a session; answered when it is done"
     ),
-    _to(
+    _operation(
         "agent.default_small_model",
         "GET",
         "/agent/default-small-model",
-        "The default small model of a provider",
+        "A provider's default model for side tasks",
         query={"provider_id": "provider_id"},
     ),
-    _to(
+    _operation(
         "run.list",
         "GET",
         "/runs",
-        "The runs with their states and outcomes, newest first",
+        "All runs with their outcome, newest first",
         query={"session_id": "session_id", "limit": "limit"},
     ),
-    _to("run.get", "GET", "/runs/{run}", "One run with its state and outcome"),
-    _to(
-        "shell.run",
-        "POST",
-        "/agent/sessions/{sid}/shell",
-        "Run a shell command of the user in the workspace",
-        sends_env=True,
+    _operation("run.get", "GET", "/runs/{run}", "State and outcome of one run"),
+    _operation(
+        "shell.run", "POST", "/agent/sessions/{sid}/shell", "Run a command of the user in the workspace", sends_env=True
     ),
     # permissions and questions
-    _to("permissions.get_skip", "GET", "/permissions/skip", "Whether tools run without permission"),
-    _to("permissions.set_skip", "POST", "/permissions/skip", "Set whether tools run without permission"),
-    _to("permissions.list", "GET", "/permissions", "Open permission requests, oldest first"),
-    _to("permissions.grant", "POST", "/permissions/grant", "Grant or deny a permission request"),
-    _to("questions.list", "GET", "/questions", "Open questions of the agent, oldest first"),
-    _to("questions.answer", "POST", "/questions/answer", "Answer the questions of the agent"),
-    _to(
+    _operation("permissions.get_skip", "GET", "/permissions/skip", "Whether tools run without asking"),
+    _operation("permissions.set_skip", "POST", "/permissions/skip", "Set whether tools run without asking"),
+    _operation("permissions.list", "GET", "/permissions", "Open permission requests, oldest first"),
+    _operation("permissions.grant", "POST", "/permissions/grant", "Answer a permission request"),
+    _operation("questions.list", "GET", "/questions", "Open questions of the agent, oldest first"),
+    _operation("questions.answer", "POST", "/questions/answer", "Answer questions of the agent"),
+    _operation(
         "questions.cancel",
         "POST",
         "/questions/cancel",
-        "Refuse to answer questions of the agent",
+        "Decline to answer questions of the agent",
         query={"batch_request_id": "batch"},
     ),
     # configuration and project
-    _to("config.set", "POST", "/config/set", "Set a configuration key to a JSON value"),
-    _to("config.remove", "POST", "/config/remove", "Remove a configuration key"),
-    _to("config.model", "POST", "/config/model", "Select the large or the small model"),
-    _to("config.compact", "POST", "/config/compact", "Turn the compact mode of terminal clients on or off"),
-    _to("config.provider_key", "POST", "/config/provider-key", "Store a provider's API key or login"),
-    _to(
+    _operation("config.set", "POST", "/config/set", "Set a configuration key to any JSON value"),
+    _operation("config.remove", "POST", "/config/remove", "Remove a configuration key"),
+    _operation("config.model", "POST", "/config/model", "Select the large or the small model"),
+    _operation("config.compact", "POST", "/config/compact", "Set the compact mode of the terminal interface"),
+    _operation("config.provider_key", "POST", "/config/provider-key", "Store a key or a login of a provider"),
+    _operation(
         "config.import_copilot",
         "POST",
         "/config/import-copilot",
-        "Import a GitHub Copilot login; always reports that there is none",
+        "Import the login of another program; never finds one",
     ),
-    _to("config.refresh_oauth", "POST", "/config/refresh-oauth", "Renew the login of a provider"),
-    _to("project.needs_init", "GET", "/project/needs-init", "Whether a client should offer to write the context file"),
-    _to(
-        "project.init", "POST", "/project/init", "Mark the project as initialized: do not offer the context file again"
+    _operation("config.refresh_oauth", "POST", "/config/refresh-oauth", "Renew an OAuth login of a provider"),
+    _operation(
+        "project.needs_init", "GET", "/project/needs-init", "Whether a client should offer to write the context file"
     ),
-    _to("project.init_prompt", "GET", "/project/init-prompt", "The prompt that writes the context file"),
+    _operation("project.init", "POST", "/project/init", "Stop offering to write the context file"),
+    _operation("project.init_prompt", "GET", "/project/init-prompt", "The prompt that writes the context file"),
     # language servers, skills, MCP servers
-    _to("lsp.list", "GET", "/lsps", "All language servers by name"),
-    _to("lsp.diagnostics", "GET", "/lsps/{lsp}/diagnostics", "The diagnostics of a language server by file"),
-    _to("lsp.start", "POST", "/lsps/start", "Start the language servers of a file"),
-    _to("lsp.stop", "POST", "/lsps/stop", "Stop all language servers"),
-    _to("skill.list", "GET", "/skills", "The usable skills"),
-    _to("skill.read", "POST", "/skills/read", "The text of a skill"),
-    _to("mcp.states", "GET", "/mcp/states", "All MCP servers with their states, by name"),
-    _to("mcp.prompts", "GET", "/mcp/prompts", "The prompts of all MCP servers"),
-    _to("mcp.get_prompt", "POST", "/mcp/get-prompt", "The text of a prompt of an MCP server"),
-    _to("mcp.read_resource", "POST", "/mcp/read-resource", "Read a resource of an MCP server"),
-    _to("mcp.refresh_tools", "POST", "/mcp/refresh-tools", "Request the tools of an MCP server again"),
-    _to("mcp.refresh_prompts", "POST", "/mcp/refresh-prompts", "Request the prompts of an MCP server again"),
-    _to("mcp.refresh_resources", "POST", "/mcp/refresh-resources", "Request the resources of an MCP server again"),
-    _to("mcp.pending_auth", "GET", "/mcp/pending-auth", "The MCP servers that require a login"),
-    _to(
+    _operation("lsp.list", "GET", "/lsps", "Language servers by name"),
+    _operation("lsp.diagnostics", "GET", "/lsps/{lsp}/diagnostics", "The diagnostics of one language server, by file"),
+    _operation("lsp.start", "POST", "/lsps/start", "Start the language servers of a file"),
+    _operation("lsp.stop", "POST", "/lsps/stop", "Stop all language servers"),
+    _operation("skill.list", "GET", "/skills", "All usable skills"),
+    _operation("skill.read", "POST", "/skills/read", "The text of a skill"),
+    _operation("mcp.states", "GET", "/mcp/states", "MCP servers by name"),
+    _operation("mcp.prompts", "GET", "/mcp/prompts", "The prompts of all MCP servers"),
+    _operation("mcp.get_prompt", "POST", "/mcp/get-prompt", "The text of one MCP prompt"),
+    _operation("mcp.read_resource", "POST", "/mcp/read-resource", "Read a resource of an MCP server"),
+    _operation("mcp.refresh_tools", "POST", "/mcp/refresh-tools", "Reload the tools of an MCP server"),
+    _operation("mcp.refresh_prompts", "POST", "/mcp/refresh-prompts", "Reload the prompts of an MCP server"),
+    _operation("mcp.refresh_resources", "POST", "/mcp/refresh-resources", "Reload the resources of an MCP server"),
+    _operation("mcp.pending_auth", "GET", "/mcp/pending-auth", "MCP servers that wait for a login"),
+    _operation(
         "mcp.auth_url",
         "GET",
         "/mcp/auth-url",
@@ -300,19 +303,21 @@ ROUTES: tuple[Route, ...] = (
         query={"name": "name"},
         needs=("name",),
     ),
-    _to("mcp.auth", "POST", "/mcp/auth", "Log in at an MCP server; responds when the login has ended"),
-    _to("mcp.docker_enable", "POST", "/mcp/docker/enable", "Add Docker's MCP gateway to the configuration"),
-    _to("mcp.docker_disable", "POST", "/mcp/docker/disable", "Remove Docker's MCP gateway from the configuration"),
+    _operation("mcp.auth", "POST", "/mcp/auth", "Log in at an MCP server; answered when it is done"),
+    _operation("mcp.docker_enable", "POST", "/mcp/docker/enable", "Add Docker's MCP gateway to the configuration"),
+    _operation(
+        "mcp.docker_disable", "POST", "/mcp/docker/disable", "Remove Docker's MCP gateway from the configuration"
+    ),
 )
 
 
 class MethodUnknown(BadInput):
-    """The path exists, but not for this method; `allowed` lists the valid methods."""
+    """The path exists but does not support the method; `allowed` lists the supported ones."""
 
     default_code, default_status = "method_not_allowed", 405
 
     def __init__(self, method: str, allowed: list[str]) -> None:
-        super().__init__(f"cannot use the method {method} here; use {', '.join(allowed)}")
+        super().__init__(f"cannot {method} this: it supports {', '.join(allowed)}")
         self.allowed = allowed
 
 
@@ -325,18 +330,18 @@ class Match:
 
 
 class RouteTable:
-    """Finds the route of a request with one look-up per path segment."""
+    """Finds the route of a request, with one look-up per path segment."""
 
     def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
-        # A parameter is stored under None, which no path segment can be.
+        # A path parameter is stored under the key None, which no segment of a request can equal.
         self._root: dict[str | None, Any] = {}
         for route in routes:
             node = self._root
             names = []
-            for segment in route.path.strip("/").split("/"):
-                if segment.startswith("{"):
-                    names.append(segment[1:-1])
-                node = node.setdefault(None if segment.startswith("{") else segment, {})
+            for word in route.path.strip("/").split("/"):
+                if word.startswith("{"):
+                    names.append(word[1:-1])
+                node = node.setdefault(None if word.startswith("{") else word, {})
             methods = node.setdefault("", {})  # no path segment is empty
             assert route.method not in methods, route
             methods[route.method] = (route, names)
@@ -347,12 +352,12 @@ class RouteTable:
             raise _unknown(path)
         node = self._root
         values = []
-        for segment in path[1:].split("/"):
-            if segment and (child := node.get(segment)) is not None:
+        for word in path[1:].split("/"):
+            if word and (child := node.get(word)) is not None:
                 node = child
-            elif segment and (child := node.get(None)) is not None:
+            elif word and (child := node.get(None)) is not None:
                 # Decoded after splitting, so that an encoded slash stays inside its segment.
-                values.append(_decoded(segment))
+                values.append(_decoded(word))
                 node = child
             else:
                 raise _unknown(path)
@@ -366,14 +371,12 @@ class RouteTable:
         return Match(route, dict(zip(names, values, strict=True)))
 
 
-def _decoded(segment: str) -> str:
+def _decoded(word: str) -> str:
     try:
-        return unquote(segment, errors="strict")
+        return unquote(word, errors="strict")
     except UnicodeDecodeError:
-        raise BadInput("cannot read the path: its percent-encoded bytes are not UTF-8") from None
+        raise BadInput("cannot read the path: percent-encoded bytes must be UTF-8") from None
 
 
 def _unknown(path: str) -> NotFound:
-    return NotFound(
-        f"there is no route {path[:200]!r}; all routes begin with /v1/ and are listed at /v1/docs", code="route_unknown"
-    )
+    return NotFound(f"there is no route {path[:200]!r}; all routes are listed at /v1/docs", code="route_unknown")

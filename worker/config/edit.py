@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from protocol.api.config import WORKSPACE
+from protocol.base.atomic_file import replace_file
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, LimitReached, Unavailable
 from worker.config.files import FILE_MAX_BYTES, Object, read_json, state_file
@@ -92,25 +93,7 @@ def _replace(path: Path, tree: Object) -> None:
         raise BadInput(f"cannot write this value to {path}: {error}") from None
     if len(data) > FILE_MAX_BYTES:
         raise BadInput(f"cannot write {path}: it would be larger than {FILE_MAX_BYTES} bytes", code="too_large")
-    new = path.with_name(f".{path.name}.new")
-    try:
-        # Under the lock, an existing file was left by a writer that was killed; it could also be a symbolic link.
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    replace_file(path, data, sync=True, sync_directory=True)
 
 
 # --- trees --------------------------------------------------------------------------------------------------------

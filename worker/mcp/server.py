@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from protocol.base.backoff import Backoff
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Conflict
@@ -23,9 +24,8 @@ if TYPE_CHECKING:  # imports the library
     from worker.mcp.session import LiveSession
 
 REASON_MAX = 1000
-RETRY_S = 10.0
-RETRY_MAX_S = 300.0
-"""Initial and maximum delay before a turn reconnects a server that failed to reconnect: the turn waits for it."""
+RETRY = Backoff(first_s=10.0, max_s=300.0)
+"""Delays before a turn reconnects a server that failed to reconnect: the turn waits for it."""
 LIST_INTERVAL_S = 1.0
 """Minimum time between two requests for changed lists, however often the server reports a change."""
 T = TypeVar("T")
@@ -173,9 +173,8 @@ class McpServer:
     def _ended(self, generation: int, needs_login: bool, reason: str) -> None:
         reason = self._connector.redact(reason)[:REASON_MAX]
         if self.state is McpState.STARTING and generation == self._lifecycle.generation:
-            delay_s = min(RETRY_S * 2**self._failed_starts, RETRY_MAX_S)
-            self._failed_starts = min(self._failed_starts + 1, 16)
-            self._retry_at = self._environment.clock.now() + delay_s
+            self._retry_at = self._environment.clock.now() + RETRY.delay_s(self._failed_starts)
+            self._failed_starts += 1
         end = self._lifecycle.refused if needs_login else self._lifecycle.failed
         if end(generation, reason):
             log = self._environment.log.info if reason == ENDED else self._environment.log.warning

@@ -1,7 +1,6 @@
 """Configuration: which files count, how they merge, what is expanded, which model is chosen, what clients see."""
 
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from worker.config.discover import DISCOVER_S
 from worker.config.expand import COMMANDS_S, CommandFailed, TimeBudget, expand, shell_runner
 from worker.config.files import merge, project_dirs
 from worker.config.load import Config, load_config
-from worker.log_level import LogLevel
 
 
 @pytest.fixture(autouse=True)
@@ -473,19 +471,3 @@ def test_the_data_directory(tmp_path, written, place):
 def test_broken_files_leave_the_data_directory_where_it_is(tmp_path):
     write(tmp_path / "bulkhead.json", "{")
     assert data_dir_of(tmp_path, tmp_path / ".bulkhead", {}) == tmp_path / ".bulkhead"
-
-
-def test_debugging_is_switched_on_and_off(tmp_path):
-    path = tmp_path / "repo" / "sub" / "crush.json"
-    log = logging.getLogger("bulkhead")
-    before = log.level
-    try:
-        follows, asked = LogLevel("warning", debug=False), LogLevel("info", debug=True)
-        for debug, level in [(False, logging.WARNING), (True, logging.DEBUG), (False, logging.WARNING)]:
-            write(path, {"options": {"debug": debug}})
-            follows.configure(load(tmp_path), {})
-            assert log.level == level
-        asked.configure(load(tmp_path), {})
-        assert log.level == logging.DEBUG
-    finally:
-        log.setLevel(before)

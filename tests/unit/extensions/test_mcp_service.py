@@ -22,7 +22,7 @@ from tests.support.processes import descendants, title
 from worker.config.load import Config, Options
 from worker.config.sections import McpSettings, OAuthToken
 from worker.mcp.lifecycle import McpState
-from worker.mcp.server import RETRY_S, McpServer
+from worker.mcp.server import RETRY, McpServer
 from worker.mcp.service import McpService
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import ToolResult
@@ -359,6 +359,6 @@ async def test_a_server_that_was_down_for_a_turn_comes_back_with_a_later_one(tmp
         found.events.clear()
         await found.servers.refresh()
         assert found.events == [], "it was tried a moment ago, and each turn would wait for it"
-        clock.ahead_s = RETRY_S
+        clock.ahead_s = RETRY.first_s
         await found.servers.refresh()
         assert found.server.state is McpState.CONNECTED
