@@ -20,14 +20,14 @@ from typing import assert_never
 
 import msgspec
 
+from protocol.base.atomic_file import replace_file
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
+from protocol.base.process_identity import ProcessHandle, boot_id, start_ticks
 from protocol.base.tasks import TaskOwner
 from protocol.base.timer import Timer
 from protocol.limits import Limits
 from protocol.secrets import is_secret_name
-from supervisor.launch import process
-from supervisor.launch.process import ProcessHandle
 from supervisor.local_model.lifecycle import (
     Effect,
     Kill,
@@ -181,7 +181,7 @@ class LocalModel:
         except OSError as error:
             self._perform(self._lifecycle.not_started(f"cannot start it: {error}", self._clock.now()))
             return
-        ticks = process.start_ticks(child.pid) or 0
+        ticks = start_ticks(child.pid) or 0
         handle = ProcessHandle.open(child.pid, ticks)
         if handle is None:  # already exited, or no descriptor left for its pidfd
             child.kill()
@@ -189,7 +189,7 @@ class LocalModel:
             control.close()
             self._perform(self._lifecycle.not_started("cannot watch it", self._clock.now()))
             return
-        self._write(_Record(child.pid, ticks, process.boot_id()))
+        self._write(_Record(child.pid, ticks, boot_id()))
         self._log.info("local model starting", extra=fields(pid=child.pid))
         self._control = control
         self._process = handle
@@ -230,10 +230,8 @@ class LocalModel:
         return child, ours
 
     def _write(self, record: _Record) -> None:
-        draft = self._record_path.with_suffix(".new")
         try:
-            draft.write_bytes(msgspec.json.encode(record))
-            draft.replace(self._record_path)
+            replace_file(self._record_path, msgspec.json.encode(record))
         except OSError as error:  # the process still notices the end of the supervisor by itself
             self._log.error("local model not recorded", extra=fields(error=error))
 
@@ -242,7 +240,7 @@ class LocalModel:
             record = msgspec.json.decode(self._record_path.read_bytes(), type=_Record)
         except (OSError, msgspec.MsgspecError):
             return None
-        if record.boot_id != process.boot_id():
+        if record.boot_id != boot_id():
             return None
         return ProcessHandle.open(record.pid, record.start_ticks)
 

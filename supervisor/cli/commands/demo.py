@@ -25,11 +25,11 @@ from protocol.address import UnixAddress
 from protocol.api.agent import RunComplete
 from protocol.api.message import Message
 from protocol.api.workspace import WorkerStatus, WorkspaceState
+from protocol.base.process_identity import ProcessHandle, start_ticks
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from supervisor.cli.autostart import spawn, wait_healthy
 from supervisor.cli.common_options import EXIT_FAILED, perform
-from supervisor.cli.server_process import TrackedProcess
 from supervisor.cli.terminal.formatting import colourise
 from supervisor.cli.terminal.run_output import text_of
 from supervisor.client.api import Api
@@ -229,10 +229,13 @@ async def _crash(alpha: Pane, beta: Pane, before: dict[str, WorkerStatus]) -> li
 async def _stop(process: "subprocess.Popen[bytes]") -> list[str]:
     _head("Stop the server")
     children = await asyncio.to_thread(_descendants, process.pid)
-    with TrackedProcess(process.pid) as target:
+    target = ProcessHandle.open(process.pid, start_ticks(process.pid) or 0)
+    if target is None:
+        raise DemoFailed("the server ended before it was stopped")
+    with target:
         began = asyncio.get_running_loop().time()
         target.send(signal.SIGTERM)
-        if not await target.gone(STOP_S):
+        if not await target.ended_within(STOP_S):
             raise DemoFailed(f"the server did not stop within {STOP_S:g} s")
         took_s = asyncio.get_running_loop().time() - began
     code = await asyncio.to_thread(process.wait)

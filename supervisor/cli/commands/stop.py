@@ -8,15 +8,14 @@ from pathlib import Path
 import click
 
 from protocol.address import Address, UnixAddress
+from protocol.base.process_identity import ProcessHandle, start_ticks
 from protocol.errors import BadInput, BulkheadError, Conflict, Unavailable
 from supervisor.cli.common_options import find_server, perform
 from supervisor.cli.server_process import (
     LockOwner,
-    TrackedProcess,
     is_server,
     listener_pid,
     read_owner,
-    start_ticks,
     unit_of,
 )
 from supervisor.cli.terminal.formatting import note
@@ -78,7 +77,7 @@ def _find(runtime_dir: Path | None, host: str | None) -> LockOwner | None:
             f"cannot stop the server at {address}: the process that listens there ({pid}) is not a Bulkhead server; "
             "if systemd holds the socket, use `systemctl stop bulkhead.target`"
         )
-    return LockOwner(pid, start_ticks(pid), (str(address),))
+    return LockOwner(pid, start_ticks(pid) or 0, (str(address),))
 
 
 async def _end(owner: LockOwner, timeout_s: float) -> int:
@@ -88,28 +87,21 @@ async def _end(owner: LockOwner, timeout_s: float) -> int:
         raise Conflict(f"this server is run by systemd ({unit[0]}): use `{manager} stop bulkhead.target`")
     open_runs = await _open_runs(owner)
     loop = asyncio.get_running_loop()
-    try:
-        target = TrackedProcess(owner.pid)
-    except ProcessLookupError:
+    target = ProcessHandle.open(owner.pid, owner.start_ticks)
+    if target is None:
         note("nothing to stop: the server has just exited")
         return 0
     with target:
-        # Checked after the pidfd is open: from here on the pid cannot be reused by another process.
-        if start_ticks(owner.pid) != owner.start_ticks:
-            note("nothing to stop: the server has just exited")
-            return 0
         began = loop.time()
         try:
             target.send(signal.SIGTERM)
-        except ProcessLookupError:
-            pass
         except PermissionError:
             raise Conflict(f"cannot stop the server with pid {owner.pid}: it belongs to another user") from None
         note(
             f"stopping the server with pid {owner.pid}"
             + (f"; {open_runs} open runs are cancelled" if open_runs else "")
         )
-        if not await target.gone(timeout_s):
+        if not await target.ended_within(timeout_s):
             raise Unavailable(
                 f"the server with pid {owner.pid} has not exited within {timeout_s:g} s; its shutdown continues. "
                 f"Its log says what it waits for; after `kill -9 {owner.pid}` the next start recovers the open runs"

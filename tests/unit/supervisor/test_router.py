@@ -39,7 +39,8 @@ from supervisor.routing.router import Router
 from tests.support.eventually import eventually
 from tests.support.harness.failpoints import Failpoints
 from tests.support.run_coroutine import run
-from worker.link import WorkerLink, WorkerStats
+from worker.link.interfaces import LinkCallbacks, WorkerStats
+from worker.link.worker_link import WorkerLink
 from worker.operations.reply_cache import ReplyCache
 from worker.operations.table import Handler, OperationRequest, OperationResponse, OperationTable
 
@@ -139,7 +140,7 @@ class FakeWorker:
         self.shutdowns: list[Shutdown] = []
         self.attached: list[int] = []
         self.source = Source()
-        self.vitals = WorkerStats(log_id="log", last_number=7)
+        self.stats = WorkerStats(log_id="log", last_number=7)
         self.heard = 0
         handlers: dict[str, Handler] = {
             "echo": self.echo,
@@ -157,17 +158,19 @@ class FakeWorker:
                 endpoint=endpoint,
                 token=token,
                 log_path="",
+                limits=limits,
             ),
-            limits=limits,
             clock=CLOCK,
             log=LOG,
             table=OperationTable(handlers, limits=limits, clock=CLOCK, log=LOG, operations=OPERATIONS),
             replies=ReplyCache(count_max=100, bytes_max=1_000_000),
             publisher=self.source,
-            vitals=lambda: self.vitals,
-            on_shutdown=self.shutdowns.append,
-            on_supervisor_heard=self._heard,
-            on_attached=self.attached.append,
+            stats=lambda: self.stats,
+            callbacks=LinkCallbacks(
+                on_shutdown=self.shutdowns.append,
+                on_supervisor_heard=self._heard,
+                on_attached=self.attached.append,
+            ),
         )
 
     def _heard(self) -> None:
@@ -485,7 +488,7 @@ def test_Z08_a_lost_last_event_is_noticed_by_the_heartbeat(tmp_path: Path) -> No
     async def main() -> None:
         async with house(tmp_path) as it:
             await it.recorder.until_type(Ready)
-            it.worker.vitals = WorkerStats(log_id="log", last_number=9)
+            it.worker.stats = WorkerStats(log_id="log", last_number=9)
             [mark] = await it.recorder.until(lambda m: isinstance(m, list))  # type: ignore[misc]
             assert (mark.kind, mark.number) == (MARK_KIND, 9)
 
@@ -517,7 +520,7 @@ def test_S06_commands_of_a_former_supervisor_are_rejected(tmp_path: Path) -> Non
     async def main() -> None:
         async with house(tmp_path) as it:
             await it.recorder.until_type(Ready)
-            it.worker.link.epoch = Epoch(2)  # it has heard of a newer one
+            it.worker.link._handshake.epoch = Epoch(2)  # it has heard of a newer one
             with pytest.raises(Conflict, match="epoch"):
                 await it.link.call("echo")
             it.link.send(Shutdown(epoch=Epoch(1), reason="old", drain_s=1, flush_s=1))
@@ -682,7 +685,7 @@ def test_Z02_only_a_stale_socket_is_removed_at_start(tmp_path: Path) -> None:
         path = tmp_path / "router.sock"
         path.write_text("precious")
         router = new_router()
-        with pytest.raises(FileExistsError, match="no socket"):
+        with pytest.raises(FileExistsError, match="not a socket"):
             await router.start(path)
         assert path.read_text() == "precious"
         path.unlink()
