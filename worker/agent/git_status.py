@@ -65,7 +65,7 @@ class GitStatus:
 
     async def _read(self, workspace: Path, env: Mapping[str, str]) -> str:
         env = {**env, **_as_variables(_SAFE_SETTINGS)}
-        # Filters run when a file looks changed. The user trusts their own, but not those of any repository.
+        # Filters run when a file looks changed. Those of the user are intended, those of a repository are not trusted.
         own = await self._git(workspace, env, "config", "--show-scope", "--name-only", "--list")
         if own is None or (filters := _disable_filters(own)) is None:
             return ""

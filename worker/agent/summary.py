@@ -27,7 +27,7 @@ from your text alone: what you leave out is lost. Write for the agent, not for t
 praise and without unrequested advice."""
 
 REQUEST = """\
-Summarise this conversation so far. Say, where there is something to say:
+Summarise this conversation so far. Cover each of these, as far as there is something to say:
 
 - what the user wants, in their words where they matter, and every rule and preference that they gave;
 - what was done: files read, created and changed with their paths, commands run and their results;
