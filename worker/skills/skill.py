@@ -20,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
 _HEAD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 HEAD_LENGTH_MAX = 64 * 1024  # characters
 DEPTH_MAX = 20  # of nested YAML
+_TOO_DEEP = f"the head is wrong: it is nested more than {DEPTH_MAX} levels deep"
 
 
 class BadSkill(Exception):
@@ -82,12 +83,27 @@ def _check_plain(text: str) -> None:
     if len(text) > HEAD_LENGTH_MAX:
         raise BadSkill(f"the head is longer than {HEAD_LENGTH_MAX} characters")
     depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.AliasEvent):
-            raise BadSkill("the head is wrong: aliases (`*name`) are not supported; write the value itself")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH_MAX:
-            raise BadSkill(f"the head is wrong: it is nested more than {DEPTH_MAX} levels deep")
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                raise BadSkill("the head is wrong: aliases (`*name`) are not supported; write the value itself")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH_MAX:
+                raise BadSkill(_TOO_DEEP)
+    except yaml.YAMLError:
+        # Some versions of libyaml read ahead, so their own limit comes before the first event of the nested value.
+        if _bracket_depth(text) > DEPTH_MAX:
+            raise BadSkill(_TOO_DEEP) from None
+        raise
+
+
+def _bracket_depth(text: str) -> int:
+    """Count how many brackets are open at once at most, quoted ones included: only good to explain a failure."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def note(skills: Sequence[Skill]) -> str:

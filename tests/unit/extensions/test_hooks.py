@@ -90,7 +90,7 @@ def test_the_name_of_the_event_counts_in_any_spelling():
 
 
 def test_a_matcher_that_is_no_expression_is_refused():
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a regular expression"):
         HookSettings(command="x", matcher="(")
 
 

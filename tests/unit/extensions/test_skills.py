@@ -38,7 +38,10 @@ def names(found) -> list[str]:
         (head("paint", "d", "user-invocable: [1]"), "user-invocable"),
         (head("paint", "d", "metadata: {a: &a [x], b: [*a, *a]}"), "aliases"),
         (head("paint", "d", "<<: &a {x: 1}", "more: {<<: *a}"), "aliases"),
-        (head("paint", "d", "deep: " + "[" * 30_000 + "]" * 30_000), "nested|nesting"),  # our limit or the library's
+        (head("paint", "d", "deep: " + "[" * 21 + "]" * 21), "nested more than 20 levels"),
+        (head("paint", "d", "deep: " + "[" * 30_000 + "]" * 30_000), "nested more than 20 levels"),
+        (head("paint", "d", "deep: " + "{a: " * 9_000), "nested more than 20 levels"),
+        (head("paint", "d", *(f"{' ' * depth}a:" for depth in range(300))), "nested more than 20 levels"),
         (head("paint", "d", "x: " + "y" * HEAD_LENGTH_MAX), "longer than"),
     ],
 )

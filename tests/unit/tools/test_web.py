@@ -16,7 +16,8 @@ from tests.support.harness.tool_bench import bench
 from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import ToolError
-from worker.tools.web.web_search import WebFetch, WebSearch
+from worker.toolkit.toolbox import Toolbox
+from worker.tools.web.web_search import WebSearch
 from worker.web import client
 from worker.web.client import check_url
 from worker.web.pages import readable, to_markdown, to_text
@@ -42,7 +43,7 @@ async def no_pause(seconds: float) -> None:
 def _run(tmp_path, story, **more):
     async def main():
         async with Pages() as pages, bench(tmp_path, **more) as place:
-            place.toolbox = place.toolbox.joined([WebFetch(), WebSearch(Search(random.Random(1), sleep=no_pause))])
+            place.toolbox = Toolbox([WebSearch(Search(random.Random(1), sleep=no_pause))]).joined(place.builtin)
             await story(place, pages)
 
     run(main())

@@ -63,6 +63,7 @@ class References:
         schema_of(SymbolArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -108,6 +109,7 @@ class Definition:
         schema_of(SymbolArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -152,6 +154,7 @@ class CallHierarchy:
         schema_of(CallArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -189,7 +192,12 @@ class Symbols:
     """Show the outline of a file."""
 
     spec = ToolSpec(
-        "lsp_symbols", description_of(__file__, "lsp_symbols"), schema_of(FileArgs), parallel=False, effect="read"
+        "lsp_symbols",
+        description_of(__file__, "lsp_symbols"),
+        schema_of(FileArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:

@@ -59,7 +59,14 @@ class Viewed:
 class View:
     """Read files, and record what the session has read, so that it may edit it."""
 
-    spec = ToolSpec("view", description_of(__file__, "view"), schema_of(ViewArgs), parallel=False, effect="read")
+    spec = ToolSpec(
+        "view",
+        description_of(__file__, "view"),
+        schema_of(ViewArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
+    )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `view.md`."""

@@ -48,7 +48,14 @@ class Match:
 class Grep:
     """Search the contents of files."""
 
-    spec = ToolSpec("grep", description_of(__file__, "grep"), schema_of(GrepArgs), parallel=False, effect="read")
+    spec = ToolSpec(
+        "grep",
+        description_of(__file__, "grep"),
+        schema_of(GrepArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
+    )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `grep.md`."""

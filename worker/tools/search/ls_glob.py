@@ -52,7 +52,14 @@ class SearchResult:
 class Ls:
     """List a directory as a tree."""
 
-    spec = ToolSpec("ls", description_of(__file__, "ls"), schema_of(LsArgs), parallel=False, effect="read")
+    spec = ToolSpec(
+        "ls",
+        description_of(__file__, "ls"),
+        schema_of(LsArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
+    )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `ls.md`."""
@@ -89,7 +96,14 @@ class Ls:
 class Glob:
     """Find files by pattern, newest first."""
 
-    spec = ToolSpec("glob", description_of(__file__, "glob"), schema_of(GlobArgs), parallel=False, effect="read")
+    spec = ToolSpec(
+        "glob",
+        description_of(__file__, "glob"),
+        schema_of(GlobArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
+    )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `glob.md`."""

@@ -22,16 +22,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.processes.child import ChildProcess, ChildProcesses
 from worker.toolkit.extension import Extension
-from worker.toolkit.tool import (
-    Tool,
-    ToolContext,
-    ToolError,
-    ToolResult,
-    ToolSpec,
-    description_of,
-    read_args,
-    schema_of,
-)
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.shell.cwd_report import take_report
 from worker.tools.shell.sandbox import Sandbox, SandboxPolicy
 
@@ -92,11 +83,6 @@ class Jobs(Extension):
         self._owner = TaskOwner("jobs", log)
         self._jobs: dict[str, Job] = {}
         self._directories: dict[str, Path] = {}
-        self._tools: tuple[Tool, ...] = (JobOutput(self), JobKill(self))
-
-    def tools(self) -> Sequence[Tool]:
-        """Return `job_output` and `job_kill`."""
-        return self._tools
 
     @property
     def running(self) -> int:
