@@ -51,8 +51,6 @@ class Turn:
         """`tool_context` takes a call and the id of its assistant row. `max_tokens` 0 leaves the limit to the model.
 
         `may_summarize`: when the context is full, the conversation is summarised and the turn continues.
-
-        It takes ten parameters because a turn owns nothing: all of them are chosen anew for each run.
         """
         self._model = model
         self._toolbox = toolbox
