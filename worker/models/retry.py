@@ -4,6 +4,7 @@ The provider libraries are set up without retries of their own. The turn decides
 whose tools has run yet.
 """
 
+from protocol.base.backoff import Backoff
 from protocol.limits import Limits
 from worker.models.client import ModelFailure
 
@@ -19,7 +20,7 @@ def delay_before_retry(failure: ModelFailure, attempts: int, limits: Limits) -> 
     """
     if not failure.retryable or attempts > limits.model_retries_max:
         return None
-    own_s = min(limits.model_retry_delay_s * 2.0 ** (attempts - 1), limits.model_retry_delay_s_max)
+    own_s = Backoff(limits.model_retry_delay_s, limits.model_retry_delay_s_max).delay_s(attempts - 1)
     retry_after_s = failure.retry_after_s
     if retry_after_s is not None and retry_after_s > 0 and (retry_after_s < PATIENCE_S or retry_after_s < own_s):
         return retry_after_s
