@@ -1,4 +1,4 @@
-"""`python -m benchmarks [GROUP ...]`: measures the real service, each figure beside its floor, and prints a table."""
+"""Measure a real server and print a table: each figure beside its floor, the cost of the bare operation."""
 
 import argparse
 import asyncio
@@ -22,37 +22,38 @@ GROUPS: dict[str, Callable[[floors.Floors], Awaitable[list[Figure]]]] = {
 
 
 async def measure(groups: list[str]) -> tuple[list[Figure], list[str]]:
-    """The figures of the groups, and the groups that broke."""
-    found, broken = [], []
+    """Run the groups. Return their figures, and the names of the groups that failed."""
+    figures, failed = [], []
     print("floors ...", file=sys.stderr, flush=True)
     bare = await floors.measure()
     for group in groups:
         print(f"{group} ...", file=sys.stderr, flush=True)
         try:
-            found += await GROUPS[group](bare)
+            figures += await GROUPS[group](bare)
         except Exception:
             traceback.print_exc()
-            broken.append(group)
-    return found, broken
+            failed.append(group)
+    return figures, failed
 
 
 def main() -> int:
-    """Run, print, and exit with 1 when a group broke. A goal that is not reached is told, not punished."""
+    """Print the table; return 1 if a group failed. A missed goal is reported, it does not change the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all when left out")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    names = ", ".join(GROUPS)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"what to measure: {names} (default: all of them)")
+    parser.add_argument("--output", type=Path, help="also write the table (Markdown) to this file")
     arguments = parser.parse_args()
     for group in arguments.groups:
         if group not in GROUPS:
-            parser.error(f"there is no group {group!r}; there are {', '.join(GROUPS)}")
-    found, broken = asyncio.run(measure(arguments.groups or list(GROUPS)))
-    table = markdown(found)
+            parser.error(f"unknown group {group!r}; use any of {names}")
+    figures, failed = asyncio.run(measure(arguments.groups or list(GROUPS)))
+    table = markdown(figures)
     print(table)
     if arguments.output:
         arguments.output.write_text(table + "\n", encoding="utf-8")
-    for group in broken:
-        print(f"group {group} broke: see above", file=sys.stderr)
-    return 1 if broken else 0
+    for group in failed:
+        print(f"group {group} failed: see above", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the bare things cost on this machine, now: no figure of ours can be below them."""
+"""Measure the floors: what the bare operations cost on this machine now. No figure of the service can be lower."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ asyncio.run(main())
 
 @dataclass(frozen=True)
 class Floors:
-    """Medians in milliseconds, unless the name says otherwise."""
+    """The floors in milliseconds; medians unless the name says otherwise."""
 
     interpreter_ms: float
     imports_ms: float
@@ -59,12 +59,12 @@ class Floors:
     timer_p95_ms: float
 
     def of(self, **named: str) -> str:
-        """The named floors as text: `of(fork="bare fork")`."""
+        """Return the named floors as text, each with its label: `of(fork="bare fork")`."""
         return ", ".join(f"{text} {shown(getattr(self, name + '_ms'))} ms" for name, text in named.items())
 
 
 async def measure() -> Floors:
-    """All floors, one after the other."""
+    """Measure all floors, one after the other."""
     with tempfile.TemporaryDirectory(prefix="bulkhead-floor-") as name:
         directory = Path(name)
         return Floors(
@@ -80,18 +80,18 @@ async def measure() -> Floors:
 
 
 def _run(code: str) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def _fork() -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     pid = os.fork()
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _child(code: str, argument: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 async def _zmq(path: Path) -> float:
-    """A ROUTER here, a DEALER in another process, one message there and back."""
+    """Measure a round trip between a ROUTER here and a DEALER in another process."""
     import zmq
     import zmq.asyncio
 
@@ -120,10 +120,10 @@ async def _zmq(path: Path) -> float:
             async with asyncio.timeout(CHILD_READY_S):
                 name, _ = await router.recv_multipart()
                 for _ in range(ROUNDS):
-                    begun = time.perf_counter()
+                    started = time.perf_counter()
                     await router.send_multipart([name, b"x" * 200])
                     await router.recv_multipart()
-                    took.append(time.perf_counter() - begun)
+                    took.append(time.perf_counter() - started)
     finally:
         router.close(linger=0)
         context.term()
@@ -131,21 +131,21 @@ async def _zmq(path: Path) -> float:
 
 
 async def _tornado(path: Path) -> float:
-    """A POST to a handler that does nothing, on a kept connection."""
+    """Measure a POST to a handler that does nothing, on a persistent connection."""
     took = []
     async with bare_handler(path):
         client = Client(path)
         for _ in range(ROUNDS):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             await client.request("POST", "/v1/x", {"prompt": "x" * 100})
-            took.append(time.perf_counter() - begun)
+            took.append(time.perf_counter() - started)
         client.close()
     return median_ms(took)
 
 
 @asynccontextmanager
 async def bare_handler(path: Path) -> AsyncIterator[Path]:
-    """A Tornado server in a process of its own, on the socket `path`, that answers every POST with the same."""
+    """Run a Tornado server in a process of its own, on the socket `path`; it answers every POST with a constant."""
     with _child(TORNADO, path) as child:
         assert child.stdout is not None
         await asyncio.to_thread(child.stdout.readline)
@@ -153,22 +153,22 @@ async def bare_handler(path: Path) -> AsyncIterator[Path]:
 
 
 def _commits(path: Path) -> Iterator[float]:
-    """One row, durably."""
+    """Yield the seconds of durable commits of one row."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("pragma journal_mode=wal")
     connection.execute("pragma synchronous=full")
     connection.execute("create table t (x)")
     for _ in range(ROUNDS):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         connection.execute("begin immediate")
         connection.execute("insert into t values (?)", ("x" * 200,))
         connection.execute("commit")
-        yield time.perf_counter() - begun
+        yield time.perf_counter() - started
     connection.close()
 
 
 async def _script() -> float:
-    """The scripted model's 200 tokens read directly, with no service around it."""
+    """Measure reading 200 tokens of the scripted model directly, without a server."""
     from protocol.api.message import Message, TextData, TextPart
     from protocol.base.clock import SystemClock
     from protocol.limits import DEFAULT_LIMITS
@@ -179,36 +179,36 @@ async def _script() -> float:
     prompt = Message(id="m", session_id="s", role="user", parts=[TextPart(TextData(text="/tokens 200"))])
     took = []
     for _ in range(20):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         async for _ in model.stream(ModelRequest(system="", messages=[prompt], tools=[], max_tokens=0)):
             pass
-        took.append(time.perf_counter() - begun)
+        took.append(time.perf_counter() - started)
     return median_ms(took)
 
 
 async def _timer() -> float:
-    """How late a loop that does nothing else wakes up: 20 timers 50 times a second."""
-    late: list[float] = []
+    """Measure how late an idle event loop wakes up: 20 timers, 50 times a second each."""
+    delays: list[float] = []
 
     async def tick() -> None:
-        begin = time.monotonic() + random.random() / 50
+        start = time.monotonic() + random.random() / 50
         for number in range(50):
-            due = begin + number / 50
+            due = start + number / 50
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            late.append(max(0.0, time.monotonic() - due))
+            delays.append(max(0.0, time.monotonic() - due))
 
     await asyncio.gather(*(tick() for _ in range(20)))
-    return percentile_ms(late, 95)
+    return percentile_ms(delays, 95)
 
 
 def socket_pair_mb_per_s() -> float:
-    """How fast bytes go through a Unix socket inside one process, in MB a second."""
+    """Measure the throughput of a Unix socket pair inside one process, in MB per second."""
     left, right = socket.socketpair()
     block, total = b"x" * 65536, 0
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < 0.2:
+    started = time.perf_counter()
+    while time.perf_counter() - started < 0.2:
         left.sendall(block)
         total += len(right.recv(65536, socket.MSG_WAITALL))
     left.close()
     right.close()
-    return total / (time.perf_counter() - begun) / 1e6
+    return total / (time.perf_counter() - started) / 1e6

@@ -1,21 +1,21 @@
-"""How long one prompt takes on a warm worker: accepted durably, first token, a whole reply."""
+"""Measure one prompt on a warm worker: until it is durably accepted, its first token, its whole reply."""
 
 import asyncio
 import time
 
 from benchmarks.floors import Floors
-from benchmarks.server import server
+from benchmarks.server import running_server
 from benchmarks.table import Figure, median_ms, percentile_ms, shown
 
 ROUNDS = 60
-WARM_ROUNDS = 3  # these fill what is filled once a process
+WARM_ROUNDS = 3  # fill the caches of the processes
 
 
 async def measure(floors: Floors) -> list[Figure]:
     """The figures of this group."""
-    async with server() as house:
-        client = house.client()
-        workspace = await client.create(house.make_directory("w"))
+    async with running_server() as service:
+        client = service.client()
+        workspace = await client.create(service.make_directory("w"))
         events = await client.events(workspace)
         accepted: list[float] = []
         first: list[float] = []
@@ -25,12 +25,12 @@ async def measure(floors: Floors) -> list[Figure]:
                 for values in (accepted, first, whole):
                     values.clear()
             session = await client.session(workspace)
-            begun = time.monotonic()
+            started = time.monotonic()
             run = await client.prompt(workspace, session, "/tokens 200")
-            accepted.append(time.monotonic() - begun)
-            first.append((await events.first_text()).at - begun)
-            whole.append((await events.end_of(run)).at - begun)
-            await asyncio.sleep(0.01)  # prompts of people do not come at the end of the last run
+            accepted.append(time.monotonic() - started)
+            first.append((await events.first_text()).at - started)
+            whole.append((await events.end_of(run)).at - started)
+            await asyncio.sleep(0.01)  # a user does not send a prompt at the very end of the previous run
         events.close()
         client.close()
     return [

@@ -1,9 +1,9 @@
-"""What a worker keeps for itself: idle, and after it has done something."""
+"""Measure the private memory of a worker: idle, and after two runs."""
 
 import statistics
 
 from benchmarks.floors import Floors
-from benchmarks.server import server
+from benchmarks.server import running_server
 from benchmarks.table import Figure
 
 WORKERS = 5
@@ -12,11 +12,11 @@ MB = 1024 * 1024
 
 async def measure(floors: Floors) -> list[Figure]:
     """The figures of this group."""
-    async with server() as house:
-        client = house.client()
+    async with running_server() as service:
+        client = service.client()
         idle, after = [], []
         for number in range(WORKERS):
-            workspace = await client.create(house.make_directory(f"m{number}"))
+            workspace = await client.create(service.make_directory(f"m{number}"))
             idle.append((await client.worker(workspace, memory=True))["uss_bytes"])
             session = await client.session(workspace)
             events = await client.events(workspace)

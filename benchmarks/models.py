@@ -1,4 +1,4 @@
-"""What requests to real models cost a worker: the first one of its life, and a long conversation."""
+"""Measure what requests to real models cost a worker: its first request, and a long conversation."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from benchmarks.floors import Floors
-from benchmarks.server import server
+from benchmarks.server import running_server
 from benchmarks.table import Figure, shown
 
 WORKERS = 5
@@ -26,22 +26,22 @@ Json = dict[str, object]
 async def measure(floors: Floors) -> list[Figure]:
     """The figures of this group."""
     figures = []
-    async with model_server() as port, server() as house:
-        client = house.client()
+    async with model_server() as port, running_server() as service:
+        client = service.client()
         for kind in KINDS:
             first, second = [], []
             for number in range(WORKERS):
-                directory = house.make_directory(f"{kind}{number}")
+                directory = service.make_directory(f"{kind}{number}")
                 (directory / "bulkhead.json").write_text(json.dumps(configured(kind, port)))
                 workspace = await client.create(directory)
                 session = await client.session(workspace)
                 pid = (await client.worker(workspace))["pid"]
                 events = await client.events(workspace)
                 for took in (first, second):
-                    begun = cpu_ms(pid)
+                    started = cpu_ms(pid)
                     ended = await events.end_of(await client.prompt(workspace, session, "hello"))
                     assert ended.payload["text"] == "ok", ended.payload
-                    took.append(cpu_ms(pid) - begun)
+                    took.append(cpu_ms(pid) - started)
                 events.close()
             figures.append(
                 Figure(
@@ -62,19 +62,19 @@ async def _prepared(kind: str) -> Figure:
         sys.executable, "-m", "benchmarks.models", kind, stdout=asyncio.subprocess.PIPE
     )
     out, _ = await child.communicate()
-    blocked_ms, body_ms = json.loads(out)
+    blocked_ms, encode_ms = json.loads(out)
     return Figure(
         name=f"loop blocked by preparing {MESSAGES:,} messages, {kind}, median",
         value=blocked_ms,
         unit="ms",
         goal=60,
-        floor=f"the finished body to JSON {shown(body_ms)} ms",
+        floor=f"the finished body to JSON {shown(encode_ms)} ms",
         note="CPU time of the longest callback, in a warmed process",
     )
 
 
 def cpu_ms(pid: int) -> float:
-    """What all threads of a process have used so far."""
+    """Return the CPU time that all threads of a process have used, in milliseconds."""
     used_ns = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         used_ns += int((task / "schedstat").read_text().split()[0])
@@ -82,7 +82,7 @@ def cpu_ms(pid: int) -> float:
 
 
 def configured(kind: str, port: int) -> Json:
-    """A `bulkhead.json` for the server below."""
+    """Return a `bulkhead.json` for the server below."""
     model = {"id": "bench", "default_max_tokens": 100}
     root = f"http://127.0.0.1:{port}"
     url = root if kind == "anthropic" else f"{root}/v1"
@@ -93,7 +93,7 @@ def configured(kind: str, port: int) -> Json:
 
 @asynccontextmanager
 async def model_server() -> AsyncIterator[int]:
-    """A server on loopback that answers every request with the word `ok`; its port."""
+    """Run a server on loopback that answers every request with the word `ok`; yield its port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -120,15 +120,15 @@ def _answer(head: str) -> bytes:
             f"data: {event}\n\n" for event in warm_models._RESPONSES_EVENTS if "function_call" not in event
         ).encode()
     chunk: Json = {"id": "b", "object": "chat.completion.chunk", "created": 1, "model": "bench"}
-    said = chunk | {"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": "stop"}]}
-    return f"data: {json.dumps(said)}\n\ndata: [DONE]\n\n".encode()
+    delta = chunk | {"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": "stop"}]}
+    return f"data: {json.dumps(delta)}\n\ndata: [DONE]\n\n".encode()
 
 
 # --- the long conversation, in a process of its own ----------------------------------------------------------------
 
 
 async def _longest(kind: str) -> tuple[float, float]:
-    """Milliseconds: the longest callback of a request, and the body of that request to JSON; medians."""
+    """Return two medians in ms: the longest callback of a request, and encoding the body of that request to JSON."""
     import httpx2
 
     from protocol.api.provider import Model, ProviderConfig, SelectedModel
@@ -167,9 +167,9 @@ async def _longest(kind: str) -> tuple[float, float]:
         watch.cancel()
         blocked.append(max(gaps) * 1000)
         body = json.loads(bodies.pop())
-        begun = time.thread_time()
+        started = time.thread_time()
         json.dumps(body)
-        dumped.append((time.thread_time() - begun) * 1000)
+        dumped.append((time.thread_time() - started) * 1000)
     await models.close()
     return statistics.median(blocked), statistics.median(dumped)
 
@@ -193,7 +193,7 @@ def _rows() -> list["object"]:
         call = m.ToolCallData(id=call_id, name="view", input='{"file_path": "a/b/c.py"}', finished=True)
         result = m.ToolResultData(tool_call_id=call_id, name="view", content="a line of a file\n" * 60)
         sides: list[tuple[str, list[object]]] = [
-            ("user", [m.TextPart(m.TextData(text="please go on " * 20))]),
+            ("user", [m.TextPart(m.TextData(text="please continue " * 20))]),
             (
                 "assistant",
                 [
@@ -209,7 +209,7 @@ def _rows() -> list["object"]:
 
 
 def main() -> int:
-    """Measure one kind as a fork of the zygote would see it: all is loaded, warm and frozen."""
+    """Measure one kind in the state of a fork of the zygote: modules loaded, warmed up, heap frozen."""
     from worker.zygote.warm_models import warm_up
 
     warm_up()

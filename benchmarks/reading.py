@@ -1,4 +1,4 @@
-"""What one request costs that goes through supervisor, ZeroMQ and worker and only reads: the list of sessions."""
+"""Measure a read request through supervisor, ZeroMQ and worker: the list of sessions."""
 
 import asyncio
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.client import Client
 from benchmarks.floors import Floors, bare_handler
-from benchmarks.server import server
+from benchmarks.server import running_server
 from benchmarks.table import Figure, median_ms, percentile_ms, shown
 
 SESSIONS = 20
@@ -20,15 +20,15 @@ LOAD_S = 4.0
 
 async def measure(floors: Floors) -> list[Figure]:
     """The figures of this group."""
-    async with server() as house:
-        client = house.client()
-        workspace = await client.create(house.make_directory("w"))
+    async with running_server() as service:
+        client = service.client()
+        workspace = await client.create(service.make_directory("w"))
         for _ in range(SESSIONS):
             await client.session(workspace)
         target = f"/v1/workspaces/{workspace}/sessions"
         await _one_by_one(client, "GET", target, WARM_ROUNDS)
         took = await _one_by_one(client, "GET", target, ROUNDS)
-        through_us = await _rate([house.client() for _ in range(AT_ONCE)], "GET", target)
+        through_service = await _rate([service.client() for _ in range(AT_ONCE)], "GET", target)
         client.close()
     with tempfile.TemporaryDirectory(prefix="bulkhead-bare-") as name:
         async with bare_handler(Path(name) / "http") as path:
@@ -44,7 +44,7 @@ async def measure(floors: Floors) -> list[Figure]:
         ),
         Figure(
             name=f"GET …/sessions, {AT_ONCE} clients at once",
-            value=through_us,
+            value=through_service,
             unit="requests/s",
             goal=1000,
             more_is_better=True,
@@ -57,15 +57,15 @@ async def measure(floors: Floors) -> list[Figure]:
 async def _one_by_one(client: Client, method: str, target: str, rounds: int) -> list[float]:
     took = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         status, _ = await client.request(method, target)
-        took.append(time.perf_counter() - begun)
+        took.append(time.perf_counter() - started)
         _check(status, target)
     return took
 
 
 async def _rate(clients: Sequence[Client], method: str, target: str) -> float:
-    """Answers a second to clients that ask again as soon as they are answered."""
+    """Return the responses per second to clients that send a new request after each response."""
     end = time.perf_counter() + LOAD_S
 
     async def load(client: Client) -> int:
@@ -77,9 +77,9 @@ async def _rate(clients: Sequence[Client], method: str, target: str) -> float:
         client.close()
         return count
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     counts = await asyncio.gather(*(load(client) for client in clients))
-    return sum(counts) / (time.perf_counter() - begun)
+    return sum(counts) / (time.perf_counter() - started)
 
 
 def _check(status: int, target: str) -> None:

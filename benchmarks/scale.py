@@ -1,4 +1,4 @@
-"""Many at once: new workspaces prompted together, many sessions that stream, and all of them stopped."""
+"""Measure many at once: new workspaces prompted together, many streaming sessions, and stopping all of them."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.client import Client, Events
 from benchmarks.floors import Floors
-from benchmarks.server import Server, server
+from benchmarks.server import Server, running_server
 from benchmarks.table import Figure, percentile_ms, shown
 
 MANY = 20
@@ -16,24 +16,24 @@ STREAM_S = 8
 
 async def measure(floors: Floors) -> list[Figure]:
     """The figures of this group."""
-    async with server() as house:
-        client = house.client()
-        await client.create(house.make_directory("warm"))
-        figures = [await _together(house, floors)]
-        workspaces = [await client.create(house.make_directory(f"s{number}")) for number in range(MANY)]
-        figures.append(await _delays(house, workspaces, f"{MANY} workspaces with a session each", floors))
-        figures.append(await _delays(house, workspaces[:1] * MANY, f"{MANY} sessions of one workspace", floors))
+    async with running_server() as service:
+        client = service.client()
+        await client.create(service.make_directory("warm"))
+        figures = [await _together(service, floors)]
+        workspaces = [await client.create(service.make_directory(f"s{number}")) for number in range(MANY)]
+        figures.append(await _delays(service, workspaces, f"{MANY} workspaces with a session each", floors))
+        figures.append(await _delays(service, workspaces[:1] * MANY, f"{MANY} sessions of one workspace", floors))
         client.close()
-    async with server() as house:
-        figures.append(await _stopped(house, floors))
+    async with running_server() as service:
+        figures.append(await _stopped(service, floors))
     return figures
 
 
-async def _together(house: Server, floors: Floors) -> Figure:
-    paths = [house.make_directory(f"t{number}") for number in range(MANY)]
+async def _together(service: Server, floors: Floors) -> Figure:
+    paths = [service.make_directory(f"t{number}") for number in range(MANY)]
 
     async def one(number: int) -> None:
-        client = house.client()
+        client = service.client()
         workspace = await client.create(paths[number])
         session = await client.session(workspace)
         events = await client.events(workspace)
@@ -43,9 +43,9 @@ async def _together(house: Server, floors: Floors) -> Figure:
         events.close()
         client.close()
 
-    begun = time.monotonic()
+    started = time.monotonic()
     await asyncio.gather(*(one(number) for number in range(MANY)))
-    took = time.monotonic() - begun
+    took = time.monotonic() - started
     return Figure(
         name=f"{MANY} new workspaces prompted at once, all done",
         value=took,
@@ -55,10 +55,10 @@ async def _together(house: Server, floors: Floors) -> Figure:
     )
 
 
-async def _delays(house: Server, workspaces: Sequence[str], name: str, floors: Floors) -> Figure:
-    """Every token tells when it was made; a token's delay is that of the first event that shows it."""
+async def _delays(service: Server, workspaces: Sequence[str], name: str, floors: Floors) -> Figure:
+    """Measure token delays: a token is the time of its creation, and arrives with the first event that contains it."""
     count = RATE_PER_S * STREAM_S
-    client = house.client()
+    client = service.client()
     sessions = [await client.session(workspace) for workspace in workspaces]
     streams = {workspace: await client.events(workspace) for workspace in dict.fromkeys(workspaces)}
     readers = [
@@ -72,9 +72,9 @@ async def _delays(house: Server, workspaces: Sequence[str], name: str, floors: F
     delays: list[float] = []
     texts: dict[str, str] = {}
     ended: list[str] = []
-    for found, shown_texts, ends in await asyncio.gather(*readers):
-        delays += found
-        texts |= shown_texts
+    for session_delays, session_texts, ends in await asyncio.gather(*readers):
+        delays += session_delays
+        texts |= session_texts
         ended += ends
     lost = sum(count - len(text.split()) for text in texts.values())
     assert sorted(ended) == sorted(runs), "a run ended twice, or never"
@@ -106,7 +106,7 @@ async def _delays(house: Server, workspaces: Sequence[str], name: str, floors: F
 
 
 async def _read(events: Events, sessions: set[str]) -> tuple[list[float], dict[str, str], list[str]]:
-    """The delay of each token, the last text of each session, and the runs that ended."""
+    """Return the delay of each token, the last text of each session, and the runs that ended."""
     delays: list[float] = []
     texts = dict.fromkeys(sessions, "")
     ends: list[str] = []
@@ -121,20 +121,20 @@ async def _read(events: Events, sessions: set[str]) -> tuple[list[float], dict[s
                     break
             elif event.kind == "message" and event.payload["role"] == "assistant":
                 before, now = texts[session], event.text
-                assert now.startswith(before), "a text that was shown changed"
-                # A token is whole when another one follows it; the last event has the whole text.
+                assert now.startswith(before), "a text that was sent has changed"
+                # Only whole tokens are sent, so each new word is a token.
                 new = now[len(before) :].split()
                 delays += [event.at - float(stamp) for stamp in new]
                 texts[session] = now
     return delays, texts, ends
 
 
-async def _stopped(house: Server, floors: Floors) -> Figure:
-    client = house.client()
+async def _stopped(service: Server, floors: Floors) -> Figure:
+    client = service.client()
 
     async def one(number: int) -> Client:
-        mine = house.client()
-        workspace = await mine.create(house.make_directory(f"r{number}"))
+        mine = service.client()
+        workspace = await mine.create(service.make_directory(f"r{number}"))
         session = await mine.session(workspace)
         events = await mine.events(workspace)
         await mine.prompt(workspace, session, f"/tokens 100000 {RATE_PER_S}")
@@ -143,7 +143,7 @@ async def _stopped(house: Server, floors: Floors) -> Figure:
         return mine
 
     clients = await asyncio.gather(*(one(number) for number in range(MANY)))
-    took = await house.stop()
+    took = await service.stop()
     for each in clients:
         each.close()
     client.close()
@@ -153,5 +153,5 @@ async def _stopped(house: Server, floors: Floors) -> Figure:
         unit="s",
         goal=2,
         floor=floors.of(commit=f"{MANY} times: bare commit"),
-        note=f"exit code {house.process.returncode}",
+        note=f"exit code {service.process.returncode}",
     )

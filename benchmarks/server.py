@@ -1,4 +1,4 @@
-"""The real server in a fresh directory, as a user would start it."""
+"""Start a real server in a fresh directory, as a user would."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ STOP_S = 30.0
 
 
 class Server:
-    """A server that runs. `started` is when its process was begun, on the monotonic clock."""
+    """A running server. `started` is the start of its process on the monotonic clock, in seconds."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -48,11 +48,11 @@ class Server:
             )
 
     def client(self) -> Client:
-        """A new client of this server."""
+        """Return a new client of this server."""
         return Client(self.socket_path)
 
     async def healthy(self) -> float:
-        """Seconds from the start of the process to the first healthy answer."""
+        """Wait for the first healthy response; return the seconds since the start of the process."""
         deadline = self.started + START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -65,36 +65,36 @@ class Server:
                     return time.monotonic() - self.started
             except OSError:
                 pass
-            await asyncio.sleep(0.002)  # nothing announces the socket to a stranger
+            await asyncio.sleep(0.002)  # no event announces the socket
         raise RuntimeError(f"the server is not healthy after {START_S} s\n{self.log_path.read_text()}")
 
     def make_directory(self, name: str) -> Path:
-        """A directory for a workspace."""
+        """Create a directory for a workspace."""
         path = self.root / "w" / name
         path.mkdir()
         return path
 
     async def stop(self) -> float:
-        """SIGTERM; seconds until the process has ended."""
-        begun = time.monotonic()
+        """Send SIGTERM; return the seconds until the process has ended."""
+        started = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(self.process.wait, STOP_S)
-        return time.monotonic() - begun
+        return time.monotonic() - started
 
 
 @asynccontextmanager
-async def server() -> AsyncIterator[Server]:
-    """A fresh server that answers; stopped and removed at the end."""
+async def running_server() -> AsyncIterator[Server]:
+    """Start a fresh server and wait until it is healthy; stop it and remove its directory at the end."""
     root = Path(tempfile.mkdtemp(prefix="bulkhead-bench-"))
-    made = Server(root)
+    server = Server(root)
     try:
-        await made.healthy()
-        yield made
+        await server.healthy()
+        yield server
     finally:
-        if made.process.poll() is None:
+        if server.process.poll() is None:
             try:
-                await made.stop()
+                await server.stop()
             except subprocess.TimeoutExpired:
-                made.process.kill()
-                made.process.wait()
+                server.process.kill()
+                server.process.wait()
         shutil.rmtree(root, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How long things take to begin: the service, a workspace, its first token, a replacement for a dead worker."""
+"""Measure start times: the server, a workspace, its first token, the replacement of a killed worker."""
 
 import asyncio
 import os
@@ -12,34 +12,34 @@ import psutil
 
 from benchmarks.client import Client
 from benchmarks.floors import Floors
-from benchmarks.server import Server, server
+from benchmarks.server import Server, running_server
 from benchmarks.table import Figure, median_ms, shown
 
 SERVERS = 5
 WORKSPACES = 15
-REST_LOOKS = 10
-DEATHS = 12  # one of each worker: a second within a minute waits a little on purpose
+STABLE_READINGS = 10
+KILLS = 12  # one per worker: a second one within a minute is delayed by the restart back-off
 
 
 async def measure(floors: Floors) -> list[Figure]:
     """The figures of this group."""
     figures = [await _healthy(floors)]
-    async with server() as house:
-        client = house.client()
-        begun = time.monotonic()
-        first_one = await client.create(house.make_directory("warm"))
-        warm_s = time.monotonic() - begun
+    async with running_server() as service:
+        client = service.client()
+        started = time.monotonic()
+        first_one = await client.create(service.make_directory("warm"))
+        warm_s = time.monotonic() - started
         await client.request("DELETE", f"/v1/workspaces/{first_one}/registration")
-        await _rest(house.process.pid)
+        await _zygote_at_rest(service.process.pid)
         usable, first = [], []
         for number in range(WORKSPACES):
-            begun = time.monotonic()
-            workspace = await client.create(house.make_directory(f"n{number}"))
-            usable.append(time.monotonic() - begun)
+            started = time.monotonic()
+            workspace = await client.create(service.make_directory(f"n{number}"))
+            usable.append(time.monotonic() - started)
             first.append(await _first_token(client, workspace))
         replaced = []
-        for number in range(DEATHS):
-            workspace = await client.create(house.make_directory(f"d{number}"))
+        for number in range(KILLS):
+            workspace = await client.create(service.make_directory(f"d{number}"))
             replaced.append(await _replaced(client, workspace))
         figures += [
             Figure(
@@ -74,11 +74,11 @@ async def _healthy(floors: Floors) -> Figure:
     took = []
     for _ in range(SERVERS):
         root = Path(tempfile.mkdtemp(prefix="bulkhead-bench-"))
-        house = Server(root)
+        service = Server(root)
         try:
-            took.append(await house.healthy())
+            took.append(await service.healthy())
         finally:
-            await house.stop()
+            await service.stop()
             shutil.rmtree(root, ignore_errors=True)
     return Figure(
         name="first healthy answer of `serve`, p50",
@@ -93,31 +93,31 @@ async def _healthy(floors: Floors) -> Figure:
 async def _first_token(client: Client, workspace: str) -> float:
     session = await client.session(workspace)
     events = await client.events(workspace)
-    begun = time.monotonic()
+    started = time.monotonic()
     posting = asyncio.create_task(client.prompt(workspace, session, "/tokens 5"))
     event = await events.first_text()
     await posting
     events.close()
-    return event.at - begun
+    return event.at - started
 
 
 async def _replaced(client: Client, workspace: str) -> float:
     events = await client.events(workspace)
     pid = (await client.worker(workspace))["pid"]
-    begun = time.monotonic()
+    started = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     left = await events.until(lambda e: e.kind == "workspace_state" and e.payload["state"] != "ready")
     back = await events.until(lambda e: e.kind == "workspace_state" and e.payload["state"] == "ready")
     events.close()
     assert left.at <= back.at
-    return back.at - begun
+    return back.at - started
 
 
-async def _rest(server_pid: int) -> None:
-    """Wait until the zygote, which has no worker now, has gathered its memory into huge pages."""
+async def _zygote_at_rest(server_pid: int) -> None:
+    """Wait until the zygote, which has no workers now, has moved its memory into huge pages."""
     zygote = next(child.pid for child in psutil.Process(server_pid).children() if "zygote" in child.cmdline()[0])
-    seen = [-1]
-    while len(seen) < REST_LOOKS or seen[-1] != seen[-REST_LOOKS]:
+    readings = [-1]
+    while len(readings) < STABLE_READINGS or readings[-1] != readings[-STABLE_READINGS]:
         await asyncio.sleep(0.1)
         rollup = await asyncio.to_thread(Path(f"/proc/{zygote}/smaps_rollup").read_text)
-        seen.append(int(rollup.partition("AnonHugePages:")[2].split()[0]))
+        readings.append(int(rollup.partition("AnonHugePages:")[2].split()[0]))

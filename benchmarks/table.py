@@ -1,4 +1,4 @@
-"""One figure beside its floor and its goal, and the Markdown table of all of them."""
+"""Define a figure with its floor and goal, and format figures as a Markdown table."""
 
 import os
 import platform
@@ -11,44 +11,44 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """What was measured. `goal` is a bound: an upper one, or a lower one when `more_is_better`."""
+    """A measured value. `goal` is its upper limit, or its lower limit if `more_is_better`."""
 
     name: str
     value: float
     unit: str
     goal: float | None = None
     more_is_better: bool = False
-    floor: str = ""  # the bare thing in the same run, and its value
+    floor: str = ""  # the bare operation, measured in the same run
     note: str = ""
 
     @property
     def is_reached(self) -> bool:
-        """Does the value keep the goal?"""
+        """Return whether the value reaches the goal."""
         if self.goal is None:
             return True
         return self.value >= self.goal if self.more_is_better else self.value <= self.goal
 
 
 def shown(value: float) -> str:
-    """Three significant figures are all that such a measurement has."""
+    """Format a value with three significant digits; a measurement has no more."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 100 else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def median_ms(seconds: Sequence[float]) -> float:
-    """The median, in milliseconds."""
+    """Return the median in milliseconds."""
     return statistics.median(seconds) * 1000
 
 
 def percentile_ms(seconds: Sequence[float], percent: int) -> float:
-    """So many percent are not above this, in milliseconds."""
+    """Return the percentile in milliseconds."""
     ordered = sorted(seconds)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] * 1000
 
 
 def markdown(figures: Sequence[Figure]) -> str:
-    """The table under a line that says where and when."""
+    """Format the table, below a line that describes the machine and the time."""
     lines = [
         machine(),
         "",
@@ -65,7 +65,7 @@ def markdown(figures: Sequence[Figure]) -> str:
 
 
 def machine() -> str:
-    """Date and size of the machine."""
+    """Describe date, machine and Python version in one line."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores ({_processor()}), {memory_gb:.0f} GB memory, "

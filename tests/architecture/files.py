@@ -1,4 +1,4 @@
-"""Which files there are, which of them are pure, and what they import."""
+"""List the source files, those of them that are pure, and their imports."""
 
 import ast
 from functools import cache
@@ -108,32 +108,32 @@ IMPURE_MODULES = frozenset(
 
 @cache
 def sources() -> tuple[Path, ...]:
-    """Every Python file of the three packages."""
+    """Return every Python file of the three packages."""
     return tuple(sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")))
 
 
 @cache
 def tree(path: Path) -> ast.Module:
-    """A file, parsed."""
+    """Return the syntax tree of a file."""
     return ast.parse(path.read_text(), filename=str(path))
 
 
 def name_of(path: Path) -> str:
-    """A file as people call it: from the root of the repository, with slashes."""
+    """Return the path of a file relative to the root of the repository, with slashes."""
     return path.relative_to(ROOT).as_posix()
 
 
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports, in full, wherever in the file it does so."""
-    found: set[str] = set()
+    """Return the full names of the modules that a file imports, anywhere in the file."""
+    modules: set[str] = set()
     for node in ast.walk(tree(path)):
         match node:
             case ast.Import(names=names):
-                found |= {alias.name for alias in names}
+                modules |= {alias.name for alias in names}
             case ast.ImportFrom(module=str(module), names=names):
-                found.add(module)
-                found |= {f"{module}.{alias.name}" for alias in names if _is_module(f"{module}.{alias.name}")}
-    return found
+                modules.add(module)
+                modules |= {f"{module}.{alias.name}" for alias in names if _is_module(f"{module}.{alias.name}")}
+    return modules
 
 
 def _is_module(dotted: str) -> bool:

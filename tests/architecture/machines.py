@@ -11,12 +11,13 @@ from tests.architecture.files import PACKAGES, imports, name_of, sources
 INTRODUCTION = """# The state machines
 
 Drawn from the tables in the code by `make machines`; a test compares the two. A machine is one class in one file. Its
-table says which fact may lead from which state to which; a fact that the table does not allow is a bug that says so.
+table says which fact may lead from which state to which; a fact that the table does not allow raises
+`InvalidTransition`.
 """
 
 
 def machines() -> Iterator[tuple[str, type[Machine[Any]]]]:
-    """Every machine with the name of its file, in the order of the files."""
+    """Yield every machine with the name of its file, in the order of the files."""
     for path in sources():
         if "protocol.base.machine" not in imports(path):
             continue
@@ -27,11 +28,11 @@ def machines() -> Iterator[tuple[str, type[Machine[Any]]]]:
 
 
 def render() -> str:
-    """The whole document."""
+    """Return the whole document."""
     parts = [INTRODUCTION]
-    found = list(machines())
+    all_machines = list(machines())
     for package in PACKAGES:
-        parts += [_section(file, machine) for file, machine in found if file.startswith(f"{package}/")]
+        parts += [_section(file, machine) for file, machine in all_machines if file.startswith(f"{package}/")]
     return "\n".join(parts)
 
 
@@ -41,8 +42,8 @@ def _section(file: str, machine: type[Machine[Any]]) -> str:
     for state, facts in machine.table.items():
         if not facts:
             lines.append(f"| {_word(state)} | | (the end) |")
-        for place, (fact, targets) in enumerate(facts.items()):
-            first = _word(state) if place == 0 else ""
+        for index, (fact, targets) in enumerate(facts.items()):
+            first = _word(state) if index == 0 else ""
             lines.append(f"| {first} | `{fact}` | {', '.join(_word(target) for target in targets)} |")
     return "\n".join([*lines, ""])
 

@@ -51,13 +51,13 @@ class Test:
 
 def row_of(line: str) -> Row | None:
     """Parse one line of a page; None when it is not a row that tests prove. Raises ValueError for an unknown note."""
-    found = _ROW.match(line)
-    if found is None or found[1].startswith("M"):
+    match = _ROW.match(line)
+    if match is None or match[1].startswith("M"):
         return None
-    parts = [part.strip() for part in found[3].split("<br>") if part.strip()]
+    parts = [part.strip() for part in match[3].split("<br>") if part.strip()]
     if unknown := [part for part in parts if not part.startswith((*NOTES, "`test_"))]:
-        raise ValueError(f"cannot keep the note {unknown[0]!r} of {found[1]}: begin it with one of {', '.join(NOTES)}")
-    return Row(found[1], found[2].strip(), tuple(part for part in parts if part.startswith(NOTES)))
+        raise ValueError(f"cannot keep the note {unknown[0]!r} of {match[1]}: begin it with one of {', '.join(NOTES)}")
+    return Row(match[1], match[2].strip(), tuple(part for part in parts if part.startswith(NOTES)))
 
 
 def rows(page: Path) -> list[Row]:
@@ -69,25 +69,25 @@ def rows(page: Path) -> list[Row]:
 def known_ids() -> frozenset[str]:
     """Return every id that has a row, the moments included."""
     lines = [line for page in PAGES for line in page.read_text().splitlines()]
-    return frozenset(found[1] for line in lines if (found := _ROW.match(line)) is not None)
+    return frozenset(match[1] for line in lines if (match := _ROW.match(line)) is not None)
 
 
 @cache
 def all_tests() -> tuple[Test, ...]:
     """Return every test function of the repository, by name."""
-    found = [test for path in sorted((ROOT / "tests").rglob("test_*.py")) for test in _tests_of(path)]
-    return tuple(sorted(found, key=lambda test: (test.name, test.file)))
+    tests = [test for path in sorted((ROOT / "tests").rglob("test_*.py")) for test in _tests_of(path)]
+    return tuple(sorted(tests, key=lambda test: (test.name, test.file)))
 
 
 @cache
 def proofs() -> Mapping[str, list[str]]:
     """Return id -> names of the tests that cite it."""
-    found: dict[str, list[str]] = defaultdict(list)
+    names: dict[str, list[str]] = defaultdict(list)
     for test in all_tests():
         for each in test.ids:
-            if test.name not in found[each]:
-                found[each].append(test.name)
-    return found
+            if test.name not in names[each]:
+                names[each].append(test.name)
+    return names
 
 
 def render(text: str, proved: Mapping[str, list[str]]) -> str:
@@ -114,7 +114,7 @@ def cited_in_name(name: str) -> set[str]:
 
 
 def _as_in_pages(word: str) -> str:
-    """M8a is a part of M8, P08 is P8, and an id without its hyphen that no fault has is that of a rule."""
+    """Return the id as the pages write it: M8a is part of M8, P08 is P8, W46 is W-46 unless there is a fault W46."""
     match word[0]:
         case "M":
             return word[:2]
@@ -127,7 +127,7 @@ def _as_in_pages(word: str) -> str:
 
 
 def written() -> Iterator[tuple[str, str]]:
-    """Yield name and text of every file in which people may cite an id."""
+    """Yield name and text of every file that may cite an id."""
     python = [*sources(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "systemd").iterdir()]
     for path in [*python, *pages]:
@@ -147,12 +147,12 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
 
 def _tests_of(path: Path) -> Iterator[Test]:
     text = path.read_text()
-    said = list(prose(text))
+    texts = list(prose(text))
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
             ids = cited_in_name(node.name)
-            for line, words in said:
+            for line, words in texts:
                 if first <= line <= (node.end_lineno or first):
                     ids |= cited_in(words)
             yield Test(node.name, name_of(path), frozenset(ids))

@@ -98,7 +98,7 @@ def _limit_lines() -> Iterator[str]:
 
 
 def unit(name: str) -> str:
-    """Return the unit that a limit has in its name; empty for a count."""
+    """Return the unit in the name of a limit, "" for a count."""
     parts = name.split("_")
     if "bytes" in parts:
         return "bytes per second" if name.endswith("_per_s") else "bytes"

@@ -1,4 +1,4 @@
-"""docs/configuration.md and the schema know the same keys and the same defaults, and its examples can be used."""
+"""Check that docs/configuration.md has the keys and defaults of the schema, and that its examples are valid."""
 
 import json
 import re
@@ -16,14 +16,14 @@ from worker.config.schema import Schema
 
 PAGE = ROOT / "docs" / "configuration.md"
 WHOLE = {"recent_models.<name>[]", "mcp.<name>.oauth_token"}
-"""Keys that the page explains in one line, although there is more below them."""
+"""Keys that the page explains in one line, although they have keys of their own."""
 
 _ROW = re.compile(r"^\| `([^`]+)` \| (?:`([^`]*)`)? *\|", re.MULTILINE)
 _EXAMPLE = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def keys(kind: inspect.Type, key: str, default: object) -> Iterator[tuple[str, object]]:
-    """Every key below a type with its default, `msgspec.UNSET` where there is none to tell."""
+    """Yield every key below a type with its default, `msgspec.UNSET` for none."""
     match kind:
         case inspect.Metadata():
             yield from keys(kind.type, key, default)
@@ -34,9 +34,9 @@ def keys(kind: inspect.Type, key: str, default: object) -> Iterator[tuple[str, o
             yield key, msgspec.UNSET
         case inspect.StructType():
             for each in kind.fields:
-                shown = each.default if each.default_factory is not list else []
+                default = each.default if each.default_factory is not list else []
                 name = f"{key}.{each.encode_name}" if key else each.encode_name
-                yield from keys(each.type, name, msgspec.UNSET if shown is inspect.NODEFAULT else shown)
+                yield from keys(each.type, name, msgspec.UNSET if default is inspect.NODEFAULT else default)
         case inspect.DictType() if not isinstance(kind.value_type, inspect.AnyType | inspect.StrType):
             yield from keys(kind.value_type, f"{key}.<name>", msgspec.UNSET)
         case inspect.ListType() if not isinstance(kind.item_type, inspect.StrType):
@@ -47,17 +47,17 @@ def keys(kind: inspect.Type, key: str, default: object) -> Iterator[tuple[str, o
             yield key, default
 
 
-def test_the_page_and_the_schema_know_the_same_keys() -> None:
+async def test_the_page_and_the_schema_have_the_same_keys_and_defaults() -> None:
     documented = dict(_ROW.findall(PAGE.read_text().partition("## Keys")[2].partition("## Variables")[0]))
-    known = dict(keys(inspect.type_info(Schema), "", msgspec.UNSET))
-    assert sorted(set(known) - set(documented)) == [], "explain these in docs/configuration.md"
-    assert sorted(set(documented) - set(known)) == [], "the schema has no such keys"
-    defaults = {key: "" if value is msgspec.UNSET else json.dumps(value) for key, value in known.items()}
+    existing = dict(keys(inspect.type_info(Schema), "", msgspec.UNSET))
+    assert sorted(set(existing) - set(documented)) == [], "explain these in docs/configuration.md"
+    assert sorted(set(documented) - set(existing)) == [], "the schema has no such keys"
+    defaults = {key: "" if value is msgspec.UNSET else json.dumps(value) for key, value in existing.items()}
     assert documented == defaults
 
 
 @pytest.mark.parametrize("example", _EXAMPLE.findall(PAGE.read_text()))
-def test_the_examples_can_be_used(example: str) -> None:
+async def test_the_examples_are_valid(example: str) -> None:
     layers = merged_layers([Layer(Path("example.json"), json.loads(example), example)], [])
     convert(layers)
     assert unknown_keys(layers) == []

@@ -1,4 +1,4 @@
-"""No constructor takes so many parameters that its class must be two, unless its docstring says why."""
+"""Check that no constructor has too many parameters, unless its docstring gives the reason."""
 
 import ast
 from collections.abc import Iterator
@@ -14,8 +14,7 @@ EXCEPTIONS = {
     "worker/runs/dispatcher.py:Dispatcher": "to be split: it passes most of them on as ToolSource",
     "worker/runs/transcript.py:StoredTranscript": "to be split: the run and what every transcript shares",
 }
-"""`FILE:CLASS` of constructors that have more without saying why, and what would make them smaller."""
-
+"""`FILE:CLASS` of constructors that have more without a reason, and what would make them smaller."""
 
 WORDS = "parameters because"
 """The words in a constructor's docstring that begin the reason: "It takes nine parameters because ..."."""

@@ -1,4 +1,4 @@
-"""The lock files hold what pyproject.toml asks for, and no address of a package index."""
+"""Check that the lock files satisfy pyproject.toml, and contain no address of a package index."""
 
 import json
 import re
@@ -14,20 +14,20 @@ LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
 
 
 def pinned(name: str) -> dict[str, str]:
-    """The locked version of each package, by its name in lower case, for the Python that runs the test."""
-    found = {}
+    """Return the locked versions by package name in lower case, for the Python that runs the test."""
+    versions = {}
     for line in (ROOT / "requirements" / name).read_text().splitlines():
         if not line.startswith("#"):
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate():
                 [specifier] = requirement.specifier
                 assert specifier.operator == "=="
-                found[requirement.name.lower()] = specifier.version
-    return found
+                versions[requirement.name.lower()] = specifier.version
+    return versions
 
 
-def wanted() -> list[tuple[str, Requirement]]:
-    """What pyproject.toml asks for, beside the lock file that must have it."""
+def required() -> list[tuple[str, Requirement]]:
+    """Return every requirement of pyproject.toml with the lock file that must satisfy it."""
     content = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = content["project"]
     texts = [("dev.lock", text) for text in project["dependencies"]]
@@ -36,12 +36,12 @@ def wanted() -> list[tuple[str, Requirement]]:
     texts += [("contract.lock", text) for text in content["dependency-groups"]["contract"]]
     lines = (ROOT / "requirements" / "local-model.in").read_text().splitlines()
     texts += [("local-model.lock", line) for line in lines if not line.startswith("#")]
-    found = [(lock, Requirement(text)) for lock, text in texts]
-    return [(lock, one) for lock, one in found if one.name != project["name"]]
+    requirements = [(lock, Requirement(text)) for lock, text in texts]
+    return [(lock, one) for lock, one in requirements if one.name != project["name"]]
 
 
-@pytest.mark.parametrize(("lock", "requirement"), wanted(), ids=str)
-async def test_what_pyproject_asks_for_is_locked(lock: str, requirement: Requirement) -> None:
+@pytest.mark.parametrize(("lock", "requirement"), required(), ids=str)
+async def test_every_requirement_is_locked(lock: str, requirement: Requirement) -> None:
     version = pinned(lock).get(requirement.name.lower())
     assert version is not None, f"{requirement.name} is not in {lock}: run `make lock`"
     assert version in requirement.specifier, f"{lock} has {version}, not {requirement}: run `make lock`"

@@ -1,4 +1,4 @@
-"""The description of the API says what serves it: routes, bodies as handlers read them, answers, errors."""
+"""Check that the OpenAPI document matches the code: routes, bodies as handlers read them, responses, errors."""
 
 import ast
 import re
@@ -28,77 +28,76 @@ from tests.architecture.files import ROOT
 DOCUMENT: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document()))
 METHODS = {"get", "put", "post", "delete"}
 
-
-SAYS_NOTHING = {"health", "control", "retire_client", "release_workspace", "set_current_session"} | {
+EMPTY_RESPONSES = {"health", "control", "retire_client", "release_workspace", "set_current_session"} | {
     "restart_worker",
     "evict_worker",
     "remove_registration",
 }
-"""The handlers of the door whose answer is empty."""
+"""Handlers of the supervisor whose response is empty."""
 
 
 def described(route: Route) -> dict[str, Any]:
-    found: dict[str, Any] = DOCUMENT["paths"][route.path][route.method.lower()]
-    return found
+    description: dict[str, Any] = DOCUMENT["paths"][route.path][route.method.lower()]
+    return description
 
 
-def test_paths_and_methods_are_those_of_the_table() -> None:
-    told = {(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods}
-    assert told == {(route.method, route.path) for route in ROUTES}
+async def test_paths_and_methods_are_those_of_the_table() -> None:
+    documented = {(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert documented == {(route.method, route.path) for route in ROUTES}
     names = [operation_id(route) for route in ROUTES]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=operation_id)
-def test_each_route_is_described_whole(route: Route) -> None:
-    told = described(route)
-    assert told["operationId"] == operation_id(route)
-    assert re.fullmatch(r"[A-Z'].{5,80}[^.]", told["summary"]), "a summary is one phrase"
-    assert set(told["tags"]) <= set(TAGS)
-    words = set(re.findall(r"\{(\w+)\}", route.path))
-    assert {p["name"] for p in told.get("parameters", ()) if p["in"] == "path"} == words
-    assert {p["name"] for p in told.get("parameters", ()) if p["in"] == "query"} == set(route.query)
-    assert all(p["schema"] and p["description"] for p in told.get("parameters", ()))
-    good = [status for status in told["responses"] if status < "300"]
-    assert good == ["202" if route.operation == "prompt.submit" else "200"]
-    is_empty = "content" not in told["responses"][good[0]]
+async def test_each_route_is_described_completely(route: Route) -> None:
+    description = described(route)
+    assert description["operationId"] == operation_id(route)
+    assert re.fullmatch(r"[A-Z'].{5,80}[^.]", description["summary"]), "a summary is one phrase"
+    assert set(description["tags"]) <= set(TAGS)
+    names = set(re.findall(r"\{(\w+)\}", route.path))
+    assert {p["name"] for p in description.get("parameters", ()) if p["in"] == "path"} == names
+    assert {p["name"] for p in description.get("parameters", ()) if p["in"] == "query"} == set(route.query)
+    assert all(p["schema"] and p["description"] for p in description.get("parameters", ()))
+    successes = [status for status in description["responses"] if status < "300"]
+    assert successes == ["202" if route.operation == "prompt.submit" else "200"]
+    is_empty = "content" not in description["responses"][successes[0]]
     if route.handler:
-        assert is_empty == (route.handler in SAYS_NOTHING)
+        assert is_empty == (route.handler in EMPTY_RESPONSES)
     else:
         assert is_empty == (OPERATIONS[route.operation].gives is None)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=operation_id)
-def test_errors_are_known_codes_under_their_status(route: Route) -> None:
-    told: set[str] = set()
-    for status, answer in described(route)["responses"].items():
+async def test_errors_are_known_codes_under_their_status(route: Route) -> None:
+    documented: set[str] = set()
+    for status, response in described(route)["responses"].items():
         if status < "300":
             continue
-        whole = resolved(answer)
-        names = whole["content"]["application/json"]["schema"]["properties"]["code"]["enum"]
+        content = resolved(response)["content"]
+        names = content["application/json"]["schema"]["properties"]["code"]["enum"]
         assert all(CODES[name][1] == int(status) for name in names)
-        told |= set(names)
-    assert told == codes(route)
+        documented |= set(names)
+    assert documented == codes(route)
 
 
-def test_references_lead_somewhere() -> None:
+async def test_every_reference_and_link_has_a_target() -> None:
     for value in walked(DOCUMENT):
         if isinstance(value, dict) and "$ref" in value:
             assert resolved(value)
         if isinstance(value, dict) and "operationId" in value and "parameters" in value and "responses" not in value:
-            assert value["operationId"] in {operation_id(route) for route in ROUTES}, "a link to nowhere"
+            assert value["operationId"] in {operation_id(route) for route in ROUTES}, "a link without a target"
 
 
-def test_links_lead_from_what_is_made_to_what_is_below() -> None:
+async def test_a_created_resource_links_to_the_operations_on_it() -> None:
     paths = DOCUMENT["paths"]
-    made = paths["/v1/workspaces"]["post"]["responses"]["200"]["links"]
-    assert {"get_workspace", "session_create", "prompt_submit", "stream_events", "config_get"} <= set(made)
+    workspace = paths["/v1/workspaces"]["post"]["responses"]["200"]["links"]
+    assert {"get_workspace", "session_create", "prompt_submit", "stream_events", "config_get"} <= set(workspace)
     session = paths["/v1/workspaces/{id}/sessions"]["post"]["responses"]["200"]["links"]
     assert {"session_get", "session_messages", "prompt_cancel", "shell_run"} <= set(session)
     assert set(paths["/v1/workspaces/{id}/agent"]["post"]["responses"]["202"]["links"]) == {"run_get"}
 
 
-def test_every_kind_of_event_has_its_envelope() -> None:
+async def test_every_kind_of_event_has_an_envelope() -> None:
     kinds: set[str] = set()
     for choice in DOCUMENT["components"]["schemas"]["Event"]["oneOf"]:
         named = choice["properties"]["type"]
@@ -106,13 +105,13 @@ def test_every_kind_of_event_has_its_envelope() -> None:
     assert kinds == EVENT_KINDS | OWN_EVENT_KINDS
 
 
-def test_every_event_that_is_sent_has_a_type() -> None:
+async def test_every_event_that_is_sent_has_a_type() -> None:
     for choice in DOCUMENT["components"]["schemas"]["Event"]["oneOf"]:
         payload = choice["properties"]["payload"]["properties"]["payload"]
         assert "$ref" in payload or choice["properties"]["type"]["enum"] == ["update_available"], choice
 
 
-def test_answers_need_what_is_always_written_and_bodies_only_what_they_must_have() -> None:
+async def test_response_fields_are_required_if_always_written_and_body_fields_only_without_a_default() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     for kind in (Session, Message, Run, Workspace, WorkerStatus, PermissionRequest, Diagnostic, LspInfo, McpInfo):
         written = msgspec.json.decode(msgspec.json.encode(kind(**{f.name: smallest(f) for f in needed(kind)})))
@@ -121,48 +120,48 @@ def test_answers_need_what_is_always_written_and_bodies_only_what_they_must_have
     assert schemas["TextPart"]["required"] == ["type", "data"]
     assert schemas["Config"]["required"] == ["providers", "options"]
     for kind in (PermissionRequest, Todo, SelectedModel):
-        told = schemas[f"{kind.__name__}Input"]
-        assert set(told.get("required", ())) == {field.name for field in needed(kind)}
-        assert told["title"] == f"{kind.__name__}Input"
+        schema = schemas[f"{kind.__name__}Input"]
+        assert set(schema.get("required", ())) == {field.name for field in needed(kind)}
+        assert schema["title"] == f"{kind.__name__}Input"
     assert schemas["Grant"]["properties"]["permission"]["$ref"].endswith("/PermissionRequestInput")
-    assert not any(f"{name}Input" in schemas for name in ("Skip", "Session", "ErrorBody")), "the same both ways"
+    assert not any(f"{name}Input" in schemas for name in ("Skip", "Session", "ErrorBody")), "same type both ways"
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if takes(route) is not None], ids=operation_id)
-def test_the_example_of_a_body_is_one(route: Route) -> None:
+async def test_the_example_of_a_body_is_valid(route: Route) -> None:
     example = EXAMPLES[route.operation or route.handler]
     read = msgspec.convert(example, takes(route)) if not has_raw(takes(route)) else None
     if read is None:
         read = msgspec.json.decode(msgspec.json.encode(example), type=takes(route))
-    assert set(example) <= set(read.__struct_fields__), "an example names a field that nobody reads"
+    assert set(example) <= set(read.__struct_fields__), "an example has a field that the type does not have"
 
 
-def test_bodies_are_described_by_the_type_that_the_handler_reads() -> None:
-    worker = handlers_that_read((ROOT / "worker" / "operations").glob("*.py"), "read", place=1)
+async def test_bodies_are_described_by_the_type_that_the_handler_reads() -> None:
+    worker = handlers_that_read((ROOT / "worker" / "operations").glob("*.py"), "read", position=1)
     assert worker == {name: row.takes.__name__ for name, row in OPERATIONS.items() if row.takes is not None}
-    door = readers((ROOT / "supervisor" / "http").glob("*.py"), "json", place=0)
-    told = {route.handler: route.takes.__name__ for route in ROUTES if route.handler and route.takes is not None}
-    assert set(told.values()) == set(door.values()) - {"_Scope"}, "of the door, by type"
+    local = readers((ROOT / "supervisor" / "http").glob("*.py"), "json", position=0)
+    documented = {route.handler: route.takes.__name__ for route in ROUTES if route.handler and route.takes is not None}
+    assert set(documented.values()) == set(local.values()) - {"_Scope"}, "handlers of the supervisor, by type"
 
 
 def needed(kind: Any) -> list[Any]:
-    """The fields that have no default."""
+    """Return the fields without a default."""
     return [field for field in msgspec.structs.fields(kind) if field.required]
 
 
 def smallest(field: Any) -> Any:
-    """Something that can be written."""
+    """Return a value that can be encoded as this field."""
     return [] if "list" in str(field.type) else {"a": 1}
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
 
 
-def handlers_that_read(paths: Any, function: str, place: int) -> dict[str, str]:
-    """Operation -> name of the type that its handler gives to `read`."""
-    found: dict[str, str] = {}
+def handlers_that_read(paths: Any, function: str, position: int) -> dict[str, str]:
+    """Return operation -> name of the type that its handler passes to `read`."""
+    types: dict[str, str] = {}
     for path in paths:
-        methods = readers([path], function, place)
+        methods = readers([path], function, position)
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.FunctionDef) and node.name == "handlers"):
                 continue
@@ -171,23 +170,23 @@ def handlers_that_read(paths: Any, function: str, place: int) -> dict[str, str]:
                     continue
                 for key, value in zip(pairs.keys, pairs.values, strict=True):
                     if isinstance(key, ast.Constant) and isinstance(value, ast.Attribute) and value.attr in methods:
-                        found[key.value] = methods[value.attr]
-    return found
+                        types[key.value] = methods[value.attr]
+    return types
 
 
-def readers(paths: Any, function: str, place: int) -> dict[str, str]:
-    """Function -> name of the type that it reads a body as."""
-    found: dict[str, str] = {}
+def readers(paths: Any, function: str, position: int) -> dict[str, str]:
+    """Return function -> name of the type that it reads a body as."""
+    types: dict[str, str] = {}
     for path in paths:
         for node in ast.walk(ast.parse(Path(path).read_text())):
             if not isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
                 continue
             for call in ast.walk(node):
-                if isinstance(call, ast.Call) and _name(call.func) == function and len(call.args) > place:
-                    kind = call.args[place]
+                if isinstance(call, ast.Call) and _name(call.func) == function and len(call.args) > position:
+                    kind = call.args[position]
                     if isinstance(kind, ast.Name) and kind.id[:1].isupper() | kind.id.startswith("_"):
-                        found[node.name] = kind.id
-    return found
+                        types[node.name] = kind.id
+    return types
 
 
 def _name(node: ast.expr) -> str:

@@ -28,35 +28,35 @@ _TEST_NAME = re.compile(r"`(test_\w+)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_generated_column_equals_the_tests(page: Path) -> None:
+async def test_the_generated_column_equals_the_tests(page: Path) -> None:
     text = page.read_text()
     assert text == render(text, proofs()), "tests have changed: write the column again with `make rules`"
 
 
-def test_every_cited_id_has_a_row() -> None:
+async def test_every_cited_id_has_a_row() -> None:
     unknown = {f"{name} cites {each}" for name, text in written() for each in cited_in(text) - known_ids()}
     unknown |= {f"{test.file}: {test.name} cites {each}" for test in all_tests() for each in test.ids - known_ids()}
     assert unknown == set(), "give it a row in docs/faults.md or docs/rules.md, or say the rule in words"
 
 
-def test_every_id_has_one_row() -> None:
+async def test_every_id_has_one_row() -> None:
     assert [each for each, count in Counter(row.id for row in ROWS).items() if count > 1] == []
 
 
-def test_every_row_has_tests_or_a_reason() -> None:
+async def test_every_row_has_tests_or_a_reason() -> None:
     bare = [row.id for row in ROWS if row.id not in proofs() and not row.notes]
     assert bare == [], "name a test after it, or begin a note with one of: " + ", ".join(NOTES)
 
 
-def test_every_note_says_what_is_so() -> None:
+async def test_every_note_is_true() -> None:
     assert [f"{row.id}: {problem}" for row in ROWS for note in row.notes for problem in _problems(row, note)] == []
 
 
 def _problems(row: Row, note: str) -> Iterator[str]:
     proved = proofs()
     named, cited = set(_TEST_NAME.findall(note)), cited_in(note)
-    if gone := named - {test.name for test in all_tests()}:
-        yield f"there is no test {', '.join(gone)}"
+    if missing := named - {test.name for test in all_tests()}:
+        yield f"there is no test {', '.join(missing)}"
     if twice := named & set(proved.get(row.id, ())):
         yield f"listed already because it cites the id: {', '.join(twice)}"
     if note.startswith("by other names: ") and not named:
@@ -67,7 +67,7 @@ def _problems(row: Row, note: str) -> Iterator[str]:
         yield f"no test cites {', '.join(unproved)}"
 
 
-def test_the_page_explains_every_failpoint() -> None:
+async def test_the_page_explains_every_failpoint() -> None:
     text = FAULTS.read_text()
     assert [point for point in POINTS if f"`{point}`" not in text] == []
     named = re.findall(r"`([a-z]+\.[a-z_]+)`", text.partition("## Moments")[2].partition("## Worker")[0])

@@ -1,4 +1,4 @@
-"""docs/server-settings.md equals the table of settings and the limits, explains all of them, and its example works."""
+"""Check that docs/server-settings.md matches settings and limits, explains all of them, and has a valid example."""
 
 import json
 import re
@@ -19,7 +19,7 @@ async def test_the_page_equals_the_code() -> None:
     assert PAGE.read_text() == render(), "settings or limits have changed: write the page again with `make settings`"
 
 
-async def test_the_page_has_every_way_to_give_every_setting() -> None:
+async def test_the_page_lists_flag_key_and_variables_of_every_setting() -> None:
     page = PAGE.read_text().partition("## Limits")[0]
     for setting in SETTINGS:
         names = [setting.flag, setting.key, *setting.variables]
@@ -27,7 +27,7 @@ async def test_the_page_has_every_way_to_give_every_setting() -> None:
         assert [name for name in names if name and f"`{name}" not in row] == []
 
 
-async def test_the_page_has_every_limit_once_with_its_meaning() -> None:
+async def test_the_page_explains_every_limit_once() -> None:
     limits = PAGE.read_text().partition("## Limits")[2]
     explained = re.findall(r"^\| `(\w+)` \|.*\| [^ |].* \|$", limits, re.MULTILINE)
     assert explained == list(Limits.__struct_fields__), "each limit needs a comment that says what it is for"
@@ -38,7 +38,7 @@ async def test_every_limit_that_may_have_a_fraction_is_in_seconds() -> None:
         assert (unit(limit.name) == "seconds") == (limit.type is float), limit.name
 
 
-async def test_the_example_can_be_used(tmp_path: Path) -> None:
+async def test_the_example_is_valid(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```json\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     file = tmp_path / "bulkhead.json"
     file.write_text(example)

@@ -1,4 +1,4 @@
-"""The tables of the house are complete and agree with one another."""
+"""Check that the tables of routes, operations, errors, events and limits are complete and consistent."""
 
 import inspect
 
@@ -12,31 +12,36 @@ from protocol.operations import OPERATIONS
 from supervisor.http.routes import ROUTES
 
 INNER_OPERATIONS = {name for name, operation in OPERATIONS.items() if operation.is_inner}
-"""Asked by the supervisor for itself."""
+"""Operations that only the supervisor calls; they have no route."""
 
 
-def test_every_route_has_exactly_one_answerer() -> None:
+async def test_every_route_has_either_an_operation_or_a_handler() -> None:
     for route in ROUTES:
         assert bool(route.operation) != bool(route.handler), route
 
 
-def test_routes_and_operations_fit() -> None:
+async def test_every_operation_has_a_route_or_is_internal() -> None:
     routed = {route.operation for route in ROUTES if route.operation}
-    assert routed <= set(OPERATIONS), "a route names an operation that no worker offers"
-    assert set(OPERATIONS) - routed == INNER_OPERATIONS, "an operation that nobody can ask for"
+    assert routed <= set(OPERATIONS), "a route names an operation that does not exist"
+    assert set(OPERATIONS) - routed == INNER_OPERATIONS, "an operation without a route"
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
-def test_an_error_comes_back_as_what_it_was(code: str) -> None:
+async def test_an_error_survives_the_wire(code: str) -> None:
     cls, status = CODES[code]
     error = cls("cannot do it", code=code)
     assert error.status == status
-    back = from_info(error.info())
-    assert type(back) is cls
-    assert (back.code, back.message, back.status, back.retryable) == (code, "cannot do it", status, error.retryable)
+    decoded = from_info(error.info())
+    assert type(decoded) is cls
+    assert (decoded.code, decoded.message, decoded.status, decoded.retryable) == (
+        code,
+        "cannot do it",
+        status,
+        error.retryable,
+    )
 
 
-def test_every_class_of_error_has_a_code() -> None:
+async def test_every_class_of_error_has_a_code() -> None:
     classes = {
         value
         for _, value in inspect.getmembers(errors, inspect.isclass)
@@ -45,11 +50,11 @@ def test_every_class_of_error_has_a_code() -> None:
     assert {cls for cls, _ in CODES.values()} == classes
 
 
-def test_own_events_are_not_those_of_the_api() -> None:
+async def test_internal_events_are_not_events_of_the_api() -> None:
     assert not EVENT_KINDS & OWN_EVENT_KINDS
 
 
-def test_limits_name_their_unit() -> None:
+async def test_limits_name_their_unit() -> None:
     units = ("_s", "_max", "_bytes", "_ms", "_kept", "_lines", "_threads")
     unclear = []
     for name in DEFAULT_LIMITS.__struct_fields__:

@@ -1,8 +1,7 @@
-"""Holds a real server to its own description: starts one in a temporary directory, lets schemathesis loose on it.
+"""Test a real server against its own OpenAPI document: start one in a temporary directory and run schemathesis on it.
 
 Run by `make contract`, in an environment of its own: the plugins of schemathesis would slow every start of pytest.
-Afterwards the server has to be healthy, no worker may have been replaced, and nothing may be in its log that is an
-error.
+Afterwards the server must be healthy, no worker may have been replaced, and its log must not contain an error.
 """
 
 import http.client
@@ -22,14 +21,14 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 START_S = 30.0
 STOP_S = 30.0
-WITHIN_S = 420.0
-"""Far above what it takes; only so that CI does not hang."""
+TIMEOUT_S = 420.0
+"""Far above the usual duration; only keeps CI from hanging."""
 
 CLIENT = str(uuid.UUID(int=0x1B671A6440D5491E99B0DA01FF1F3341))
 
 
 class Server:
-    """One `bulkhead serve` on loopback with a token, and everything that it touches below `root`."""
+    """One `bulkhead serve` on loopback with a token; all its files are below `root`."""
 
     def __init__(self, root: Path, command: str) -> None:
         self.root = root
@@ -46,7 +45,7 @@ class Server:
             "TMPDIR": str(root),
             "PATH": str(root / "empty"),
             "BULKHEAD_LOCAL_MODEL": "0",  # the scripted model answers, whatever is installed
-            # Stories leave many workspaces behind; their workers go to sleep early, and some are woken again.
+            # The tests leave many workspaces behind; their workers are evicted early, and some are started again.
             "BULKHEAD_LIMITS": json.dumps({"create_grace_s": 2.0, "detach_grace_s": 1.0, "evict_idle_s": 5.0}),
         }
         arguments = [command, "serve", "--host", "tcp://127.0.0.1:0", "--log-level", "info"]
@@ -60,26 +59,26 @@ class Server:
         while time.monotonic() < deadline and self.process.poll() is None:
             if found := re.search(r"^READY .*tcp://127\.0\.0\.1:(\d+)", self.log.read_text(), re.MULTILINE):
                 return int(found[1])
-            time.sleep(0.05)  # nothing announces it to a program that did not make the pipe
-        raise SystemExit(f"the server does not start\n{self.log.read_text()}")
+            time.sleep(0.05)  # no event announces a new line in a file
+        raise SystemExit(f"the server did not start\n{self.log.read_text()}")
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
-        """One request that has to succeed; its JSON."""
+        """Send a request that must succeed; return its JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             data = None if body is None else json.dumps(body)
             headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
             connection.request(method, path, data, headers)
-            answer = connection.getresponse()
-            text = answer.read()
-            if answer.status not in (200, 202):
-                raise SystemExit(f"{method} {path}: {answer.status} {text!r}")
+            response = connection.getresponse()
+            text = response.read()
+            if response.status not in (200, 202):
+                raise SystemExit(f"{method} {path}: {response.status} {text!r}")
             return json.loads(text) if text else None
         finally:
             connection.close()
 
     def stop(self) -> int:
-        """End it in order; its exit code."""
+        """Shut the server down; return its exit code, -1 if it had to be killed."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(STOP_S)
@@ -89,13 +88,13 @@ class Server:
 
 
 def main(command: str) -> int:
-    """Start, try, look at what is left. `command` is the `bulkhead` to be tested."""
+    """Run everything; return the exit code. `command` is the `bulkhead` to test."""
     with tempfile.TemporaryDirectory(prefix="bhc", ignore_cleanup_errors=True) as directory:
         root = Path(directory)
         server = Server(root, command)
         try:
-            failed = _try(server)
-            failed = _look(server) or failed
+            failed = _test(server)
+            failed = _is_unhealthy(server) or failed
         finally:
             code = server.stop()
         if code != 0:
@@ -111,12 +110,12 @@ def main(command: str) -> int:
         return int(failed)
 
 
-def _try(server: Server) -> bool:
-    """Run schemathesis; True when it found something."""
+def _test(server: Server) -> bool:
+    """Run schemathesis; return whether it found a failure."""
     directories = server.root / "workspaces"
     (directories / "home").mkdir(parents=True)
-    wish = {"path": str(directories / "home"), "client_id": CLIENT, "env": [f"PATH={server.root / 'empty'}"]}
-    workspace = server.ask("POST", "/v1/workspaces", wish)["id"]
+    body = {"path": str(directories / "home"), "client_id": CLIENT, "env": [f"PATH={server.root / 'empty'}"]}
+    workspace = server.ask("POST", "/v1/workspaces", body)["id"]
     session = server.ask("POST", f"/v1/workspaces/{workspace}/sessions", {"title": "contract"})["id"]
     home = {
         "workspace": workspace,
@@ -136,25 +135,25 @@ def _try(server: Server) -> bool:
         *(str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(HERE / "schemathesis.toml")),
         *("run", str(document), "--url", f"http://127.0.0.1:{server.port}", *sys.argv[2:]),
     ]
-    began = time.monotonic()
+    started = time.monotonic()
     try:
-        code = subprocess.run(command, env=env, cwd=server.root, timeout=WITHIN_S, check=False).returncode
+        code = subprocess.run(command, env=env, cwd=server.root, timeout=TIMEOUT_S, check=False).returncode
     except subprocess.TimeoutExpired:
-        print(f"not done within {WITHIN_S:g} s")
+        print(f"not finished within {TIMEOUT_S:g} s")
         return True
-    print(f"schemathesis took {time.monotonic() - began:.0f} s")
+    print(f"schemathesis took {time.monotonic() - started:.0f} s")
     if workspace not in {row["id"] for row in server.ask("GET", "/v1/workers")}:
-        print("the workspace that most requests went to is gone: the run was not what it should be")
+        print("the workspace that most requests were sent to was removed: the run proves nothing")
         return True
     return code != 0
 
 
-def _look(server: Server) -> bool:
-    """Is the server well? True when not."""
+def _is_unhealthy(server: Server) -> bool:
+    """Check the server and its workers afterwards; return whether something is wrong."""
     server.ask("GET", "/v1/health")
     bad = [row for row in server.ask("GET", "/v1/workers") if row["restarts"] or row["state"] in ("failed", "degraded")]
     for row in bad:
-        print(f"a worker did not survive: {row}")
+        print(f"a worker was restarted or failed: {row}")
     return bool(bad)
 
 

@@ -1,4 +1,4 @@
-"""Polling with a bound, for facts that announce themselves by no event; prints the state when the bound is reached."""
+"""Poll for a condition that no event announces; report the state when the timeout is reached."""
 
 import asyncio
 import time
@@ -15,10 +15,10 @@ async def eventually(
     what: str = "",
     state: Callable[[], object] | None = None,
 ) -> Any:
-    """The first true value that `check`, plain or async, gives, asked every 10 ms.
+    """Call `check`, plain or async, every 10 ms and return its first true value.
 
-    AssertionError with the whole `state` after `timeout_s` seconds. For facts without an event only; where there is
-    one, wait for it.
+    Raises AssertionError with the whole `state` after `timeout_s` seconds. Where there is an event, wait for that
+    instead.
     """
     deadline = time.monotonic() + timeout_s
     while True:

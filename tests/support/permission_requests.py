@@ -1,4 +1,4 @@
-"""Requests for permission and questions, as a client of the tests sees and answers them."""
+"""Wait for and answer permission requests and questions, as a client."""
 
 import json
 from typing import Any
@@ -9,27 +9,27 @@ from tests.support.harness.server_harness import WorkspaceFixture
 
 
 def bash(command: str) -> str:
-    """The line of a scripted prompt that runs a command."""
+    """Return the line of a scripted prompt that runs a command."""
     return "/tool bash " + json.dumps({"description": "a command", "command": command})
 
 
 async def requested(
     watcher: StreamReader, session: str = "", *, kind: str = "permission_request", other_than: str = ""
 ) -> dict[str, Any]:
-    """The newest request that the watcher sees (of one session, with another id); it waits for the first."""
+    """Wait for a request (of one session, with another id) and return the newest that the watcher has received."""
 
-    def is_it(event: Any) -> bool:
+    def matches(event: Any) -> bool:
         payload = event.payload
         return event.kind == kind and session in ("", payload["session_id"]) and payload["id"] != other_than
 
-    await watcher.wait(is_it, what=kind)
-    return dict([event for event in watcher.seen if is_it(event)][-1].payload)
+    await watcher.wait(matches, what=kind)
+    return dict([event for event in watcher.seen if matches(event)][-1].payload)
 
 
 async def grant(
     room: WorkspaceFixture, request: dict[str, Any], action: str, *, client: Client | None = None
 ) -> Response:
-    """Answer a request for permission, as the Crush client does: with the whole request."""
+    """Answer a permission request as the Crush client does: with the whole request in the body."""
     body = {"permission": request, "action": action}
     return await (client or room.client).post(f"/v1/workspaces/{room.id}/permissions/grant", body)
 
@@ -37,26 +37,26 @@ async def grant(
 async def resolved(
     room: WorkspaceFixture, request: dict[str, Any], action: str, *, client: Client | None = None
 ) -> bool:
-    """Was this answer the one that counted?"""
+    """Answer a request; return whether this answer decided it."""
     return bool((await grant(room, request, action, client=client)).expect(200).json()["resolved"])
 
 
 async def waiting(room: WorkspaceFixture, what: str = "permissions") -> list[dict[str, Any]]:
-    """The open requests, or `questions`."""
-    found: list[dict[str, Any]] = (await room.client.get(f"/v1/workspaces/{room.id}/{what}")).expect(200).json()
-    return found
+    """Return the open permission requests, or the open `questions`."""
+    requests: list[dict[str, Any]] = (await room.client.get(f"/v1/workspaces/{room.id}/{what}")).expect(200).json()
+    return requests
 
 
 def outcomes(watcher: StreamReader, call_id: str) -> list[str]:
-    """The notifications of a tool call, in order."""
+    """Return the notifications about a tool call, in order."""
     words = []
     for event in watcher.seen:
         if event.kind == "permission_notification" and event.payload["tool_call_id"] == call_id:
-            told = event.payload
-            words.append("granted" if told["granted"] else "denied" if told["denied"] else "waiting")
+            payload = event.payload
+            words.append("granted" if payload["granted"] else "denied" if payload["denied"] else "waiting")
     return words
 
 
 async def init(room: WorkspaceFixture, interactive: bool) -> None:
-    """Say whether this client can answer."""
+    """Announce whether this client can answer requests."""
     (await room.client.post(f"/v1/workspaces/{room.id}/agent/init", {"interactive": interactive})).expect(200)

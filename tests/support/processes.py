@@ -1,4 +1,4 @@
-"""Processes as a test sees them: pidfd waits, signals, and what is left over of a house, by marker and by identity."""
+"""Observe processes from a test: wait by pidfd, send signals, find the processes of a test server by marker."""
 
 import asyncio
 import os
@@ -13,14 +13,14 @@ WORKSPACE_MARKER = "BULKHEAD_WORKSPACE_ID"
 
 @dataclass(frozen=True)
 class Identity:
-    """A process that cannot be mistaken for a later one with the same pid."""
+    """The identity of a process; a later process with the same pid has another one."""
 
     pid: int
     start_ticks: int
 
 
 class Process:
-    """One process, not necessarily a child of ours, held by a pidfd from the moment it is made."""
+    """A process, not necessarily a child of this one, referred to by a pidfd."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -34,61 +34,61 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Has it not ended yet? A zombie has ended."""
+        """Return whether the process has not exited; a zombie has exited."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         return not poll.poll(0)
 
     @property
     def state(self) -> str:
-        """The state letter of /proc (`T` is stopped); "" when it is gone."""
+        """Return the state letter of /proc (`T` is stopped); "" when it has exited."""
         return state_of(self.pid) if self.is_alive else ""
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal; a process that is gone is no error."""
+        """Send a signal; ignored if the process has exited."""
         try:
             signal.pidfd_send_signal(self._fd, number)
         except ProcessLookupError:
             pass
 
     async def gone(self, timeout_s: float = 5.0) -> None:
-        """Returns when the process has ended: its pidfd is readable."""
+        """Wait until the process has exited: its pidfd becomes readable."""
         loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        loop.add_reader(self._fd, ended.set)
+        exited = asyncio.Event()
+        loop.add_reader(self._fd, exited.set)
         try:
             async with asyncio.timeout(timeout_s):
-                await ended.wait()
+                await exited.wait()
         except TimeoutError:
             raise AssertionError(
-                f"process {self.pid} does not end within {timeout_s} s; state {self.state!r}: {title(self.pid)}"
+                f"process {self.pid} did not exit within {timeout_s} s; state {self.state!r}: {title(self.pid)}"
             ) from None
         finally:
             loop.remove_reader(self._fd)
 
     async def kill(self, timeout_s: float = 5.0) -> None:
-        """SIGKILL; returns when the pidfd says that it is over."""
+        """Send SIGKILL and wait until the process has exited."""
         self.send(signal.SIGKILL)
         await self.gone(timeout_s)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the pidfd."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class Pipe:
-    """A named pipe: a child says by a line that it has come so far, and the test waits for that fact."""
+    """A named pipe: a child writes a line when it has reached a point, and the test waits for that line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path, 0o600)
-        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # read-write: never at its end
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # opened for writing too: no end of file
         self._data = b""
 
     async def line(self, timeout_s: float = 10.0) -> str:
-        """The next line that a child wrote."""
+        """Return the next line that a child writes."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         loop.add_reader(self._fd, changed.set)
@@ -106,32 +106,32 @@ class Pipe:
         return line.decode()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the pipe."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def start_ticks(pid: int) -> int:
-    """When this process began, in clock ticks since boot; 0 when it is gone."""
+    """Return the start time of a process in clock ticks since boot; 0 when it has exited."""
     fields = _stat(pid)
     return int(fields[19]) if fields else 0
 
 
 def state_of(pid: int) -> str:
-    """The state letter of a process; "" when it is gone."""
+    """Return the state letter of a process; "" when it has exited."""
     fields = _stat(pid)
     return fields[0] if fields else ""
 
 
 def parent_of(pid: int) -> int:
-    """The parent's pid, 0 when the process is gone."""
+    """Return the pid of the parent; 0 when the process has exited."""
     fields = _stat(pid)
     return int(fields[1]) if fields else 0
 
 
 def title(pid: int) -> str:
-    """What `ps` would show of it."""
+    """Return the command line, as `ps` shows it."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
@@ -139,47 +139,47 @@ def title(pid: int) -> str:
 
 
 def all_pids() -> list[int]:
-    """Every process of this machine."""
+    """Return the pids of all processes."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 def marked(name: str, value: str) -> list[int]:
-    """The living processes whose environment carries `name=value`; zombies have none."""
-    wanted = f"{name}={value}".encode()
-    found = []
+    """Return the running processes whose environment contains `name=value`; zombies have no environment."""
+    entry = f"{name}={value}".encode()
+    pids = []
     for pid in all_pids():
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             continue
-        if wanted in environment.split(b"\0"):
-            found.append(pid)
-    return found
+        if entry in environment.split(b"\0"):
+            pids.append(pid)
+    return pids
 
 
 def mentioning(text: str) -> list[int]:
-    """The living processes whose command line (or title) contains `text`: a forked worker carries its path there."""
+    """Return the running processes whose command line contains `text`: a worker has its path in its title."""
     return [pid for pid in all_pids() if pid != os.getpid() and text in title(pid) and state_of(pid) not in ("", "Z")]
 
 
 def descendants(pid: int) -> list[int]:
-    """Every living process below `pid`."""
-    found, waiting = [], [pid]
-    while waiting:
-        children = _children(waiting.pop())
-        found += children
-        waiting += children
-    return found
+    """Return all descendants of a process."""
+    result, unvisited = [], [pid]
+    while unvisited:
+        children = _children(unvisited.pop())
+        result += children
+        unvisited += children
+    return result
 
 
 def _children(pid: int) -> list[int]:
-    found: list[int] = []
+    pids: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
-            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+            pids += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     except OSError:
-        pass  # it is gone, and has no children
-    return found
+        pass  # it has exited, and has no children
+    return pids
 
 
 def _stat(pid: int) -> list[str]:

@@ -1,17 +1,17 @@
-"""A gate of the standing rules alone: there is nobody to ask."""
+"""Provide a permission gate that decides by the configured rules alone and never asks a client."""
 
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import AccessRequest, ToolDenied
 
 
 class RulesGate:
-    """Decides by the rules."""
+    """Allows an access if the rules do, denies it otherwise."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
 
     async def permit(self, wish: AccessRequest) -> None:
-        """Return when the rules allow it."""
+        """Return if the rules allow the access. Raises ToolDenied."""
         decision = self._rules.decide(wish.tool, wish.action)
         if not decision.allowed:
             raise ToolDenied(decision.reason)

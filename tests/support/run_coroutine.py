@@ -1,4 +1,4 @@
-"""Runs one coroutine of a test on a fresh loop in debug mode, bounded."""
+"""Run one coroutine of a test on a fresh event loop in debug mode, with a timeout."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def run(work: Coroutine[Any, Any, T], timeout_s: float = 30.0) -> T:
-    """The result of `work`; TimeoutError after `timeout_s` seconds."""
+    """Return the result of `work`. Raises TimeoutError after `timeout_s` seconds."""
 
     async def bounded() -> T:
         async with asyncio.timeout(timeout_s):

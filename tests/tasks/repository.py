@@ -1,4 +1,4 @@
-"""A small repository to work in, the script of a task, and looking at what came of it."""
+"""Create a small repository, write the scripts of tasks, and inspect their results."""
 
 import json
 import os
@@ -70,14 +70,14 @@ TEST_COMMAND = f"{sys.executable} -m unittest -q tests.test_cart"
 
 
 def git(path: Path, *args: str) -> str:
-    """What git says in the repository."""
-    names = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    """Run git in the repository; return its output."""
+    names = {f"GIT_{role}_{what}": "t@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = {"PATH": os.environ["PATH"], "HOME": str(path), **names}
     return subprocess.run(["git", *args], cwd=path, env=env, check=True, capture_output=True, text=True).stdout
 
 
 def make_repository(path: Path) -> None:
-    """Files, under git, committed."""
+    """Write the files and commit them."""
     for name, text in FILES.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(text)
@@ -87,32 +87,32 @@ def make_repository(path: Path) -> None:
 
 
 def changed(path: Path) -> list[str]:
-    """Which files differ from the last commit, new ones too."""
+    """Return the files that differ from the last commit, new ones included."""
     return sorted(line[3:] for line in git(path, "status", "--porcelain", "-uall").splitlines())
 
 
 def passes(path: Path) -> bool:
-    """Do the tests of the repository pass?"""
+    """Return whether the tests of the repository pass."""
     env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(TEST_COMMAND.split(), cwd=path, env=env, capture_output=True, check=False, timeout=30)
     return done.returncode == 0
 
 
 def tool(name: str, **args: object) -> str:
-    """A call, as the scripted model takes it."""
+    """Return the directive of a tool call for the scripted model."""
     return f"/tool {name} {json.dumps(args)}"
 
 
 def bash(command: str, **more: object) -> str:
-    """A command."""
+    """Return the directive of a call of bash."""
     return tool("bash", description=command[:30], command=command, **more)
 
 
 def script(*lines: str) -> str:
-    """A prompt that the scripted model plays, one step for each line."""
+    """Return a prompt for the scripted model, one step for each line."""
     return "\n/think on\n".join(lines)
 
 
 async def results(room: WorkspaceFixture) -> list[dict[str, Any]]:
-    """The results of all tool calls of the session, in order."""
+    """Return the results of all tool calls of the session, in order."""
     return [part for row in await room.messages() for part in parts_of(row, "tool_result")]

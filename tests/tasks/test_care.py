@@ -1,4 +1,4 @@
-"""Whole tasks in which it matters what is not done, and what survives: questions, refusals, long work, crashes."""
+"""Test whole tasks that answer, refuse, wait or recover: what must not be changed, and what must survive."""
 
 import json
 
@@ -11,8 +11,8 @@ from tests.support.permission_requests import requested, resolved
 from tests.tasks.repository import bash, changed, git, make_repository, passes, results, script, tool
 
 
-async def test_answer_from_grep_and_change_nothing(house: ServerHarness) -> None:
-    room = await house.room()  # no permission for anything: none is needed
+async def test_a_question_is_answered_from_grep_and_nothing_is_changed(house: ServerHarness) -> None:
+    room = await house.room()  # nothing is permitted, and nothing needs permission
     make_repository(room.path)
     run = await room.prompt(
         script(
@@ -23,14 +23,14 @@ async def test_answer_from_grep_and_change_nothing(house: ServerHarness) -> None
         )
     )
     assert "shop/settings.ini:2" in (await room.ended(run))["text"]
-    told = await results(room)
-    assert not any(result["is_error"] for result in told), told
-    assert "Line 2" in told[0]["content"]
-    assert "A shop" in told[2]["content"]
+    outputs = await results(room)
+    assert not any(result["is_error"] for result in outputs), outputs
+    assert "Line 2" in outputs[0]["content"]
+    assert "A shop" in outputs[2]["content"]
     assert changed(room.path) == []
 
 
-async def test_refuse_a_dangerous_command(house: ServerHarness) -> None:
+async def test_a_dangerous_command_is_denied_and_the_turn_continues(house: ServerHarness) -> None:
     room = await house.room()
     make_repository(room.path)
     run = await room.prompt(script(bash("git status && rm -rf shop tests"), "/say it is all gone"))
@@ -38,16 +38,16 @@ async def test_refuse_a_dangerous_command(house: ServerHarness) -> None:
     assert request["params"]["command"] == "git status && rm -rf shop tests"
     assert await resolved(room, request, "deny")
     await room.ended(run)
-    (told,) = await results(room)
-    assert told["is_error"]
+    (output,) = await results(room)
+    assert output["is_error"]
     assert changed(room.path) == []
     assert (room.path / "shop" / "cart.py").exists()
     answer = await room.last_assistant()
-    assert (finish_of(answer) or {})["reason"] == "end_turn", "the turn goes on after a denial"
+    assert (finish_of(answer) or {})["reason"] == "end_turn", "the turn must continue after a denial"
 
 
 @pytest.mark.house(limits={"background_wait_s": 0.05})
-async def test_a_long_build_in_the_background(house: ServerHarness) -> None:
+async def test_a_long_build_runs_in_the_background_while_the_model_works(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     make_repository(room.path)
     gate = house.root / "gate"
@@ -63,10 +63,10 @@ async def test_a_long_build_in_the_background(house: ServerHarness) -> None:
     await call.tool_call("c3", "job_output", {"shell_id": job, "wait": False})
     await call.finish()
     call = await house.provider.next_call()
-    told = await results(room)
-    assert "retry_delay_s" in told[1]["content"]
-    assert "running" in told[2]["content"]
-    assert "compiling" in told[2]["content"]
+    outputs = await results(room)
+    assert "retry_delay_s" in outputs[1]["content"]
+    assert "running" in outputs[2]["content"]
+    assert "compiling" in outputs[2]["content"]
     gate.touch()
     await call.tool_call("c4", "job_output", {"shell_id": job, "wait": True})
     await call.finish()
@@ -77,7 +77,7 @@ async def test_a_long_build_in_the_background(house: ServerHarness) -> None:
     assert (room.path / "build.out").read_text() == "binary\n"
 
 
-async def test_resume_after_a_crash_in_the_middle(house: ServerHarness) -> None:
+async def test_work_resumes_after_a_crash_of_the_worker(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     make_repository(room.path)
     run = await room.prompt("fix the sum and say so in the readme")
@@ -92,11 +92,11 @@ async def test_resume_after_a_crash_in_the_middle(house: ServerHarness) -> None:
     await (await room.worker()).kill()
     assert (await room.ended(run))["error"]
     assert changed(room.path) == ["shop/cart.py"], "what was done before the crash is kept"
-    again = await room.prompt("go on")
+    again = await room.prompt("continue")
     call = await house.provider.next_call()
     history = str(call.body["messages"])
     assert "now the readme" in history
-    assert "Changed 1 place" in history, "the model is not told what was done already"
+    assert "Changed 1 place" in history, "the history does not contain the edit that was made"
     await call.tool_call("c3", "view", {"file_path": "README.md"})
     await call.tool_call("c4", "edit", {"file_path": "README.md", "old_string": "# Shop\n", "new_string": "# Shop 2\n"})
     await call.finish()
@@ -107,7 +107,7 @@ async def test_resume_after_a_crash_in_the_middle(house: ServerHarness) -> None:
     assert git(room.path, "diff", "--numstat", "shop/cart.py").split()[:2] == ["1", "1"], "the edit was made twice"
 
 
-async def test_a_cancel_in_the_middle_leaves_whole_files_and_the_next_prompt_goes_on(house: ServerHarness) -> None:
+async def test_a_cancel_leaves_whole_files_and_the_next_prompt_works(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     pipe = house.pipe()
@@ -120,7 +120,7 @@ async def test_a_cancel_in_the_middle_leaves_whole_files_and_the_next_prompt_goe
     assert changed(room.path) == ["after.txt"]
 
 
-async def test_a_conversation_that_grows_too_long_in_the_middle_of_the_work(house: ServerHarness) -> None:
+async def test_a_conversation_that_grows_too_long_is_summarised_and_the_work_continues(house: ServerHarness) -> None:
     room = await house.room(model="anthropic", yolo=True)
     make_repository(room.path)
     run = await room.prompt("fix the sum")
@@ -138,10 +138,10 @@ async def test_a_conversation_that_grows_too_long_in_the_middle_of_the_work(hous
     await call.finish()
     await (await house.provider.next_call()).reply("fixed")
     assert (await room.ended(run, 30))["text"] == "fixed"
-    assert passes(room.path), "the summary made the agent forget what it had read"
+    assert passes(room.path), "after the summary the agent must still know which files it has read"
 
 
-async def test_bring_a_file_from_the_web_and_use_it(house: ServerHarness) -> None:
+async def test_a_file_is_downloaded_and_viewed(house: ServerHarness) -> None:
     async with Pages() as pages:
         pages.answers["/rates.csv"] = page("eur,1.0\nusd,1.1\n", "text/csv")
         pages.answers["/"] = page("<html><body><h1>Rates</h1><a href='/rates.csv'>the file</a></body></html>")
@@ -156,9 +156,9 @@ async def test_bring_a_file_from_the_web_and_use_it(house: ServerHarness) -> Non
             )
         )
         await room.ended(run)
-    told = await results(room)
-    assert "[the file](/rates.csv)" in told[0]["content"]
-    assert "usd,1.1" in told[2]["content"]
+    outputs = await results(room)
+    assert "[the file](/rates.csv)" in outputs[0]["content"]
+    assert "usd,1.1" in outputs[2]["content"]
     assert changed(room.path) == ["data/rates.csv"]
 
 
@@ -172,8 +172,8 @@ async def test_the_rules_of_the_project_and_its_skills_reach_the_model(house: Se
     run = await room.prompt("make a release")
     call = await house.provider.next_call()
     system = json.dumps(call.body["system"])
-    for said in ("Amounts are in cents.", "How to make a release", "Branch: main", "A shop"):
-        assert said in system, said
+    for text in ("Amounts are in cents.", "How to make a release", "Branch: main", "A shop"):
+        assert text in system, text
     await call.tool_call("c1", "view", {"file_path": str(skill)})
     await call.finish()
     call = await house.provider.next_call()

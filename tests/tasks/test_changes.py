@@ -1,4 +1,4 @@
-"""Whole tasks that change a repository: afterwards it is as it should be, and nothing else of it has changed."""
+"""Test whole tasks that change a repository: the intended files change, and nothing else."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from tests.tasks.repository import TEST_COMMAND as TESTS
 from tests.tasks.repository import bash, changed, git, make_repository, passes, results, script, tool
 
 
-async def test_fix_a_bug(house: ServerHarness) -> None:
+async def test_a_bug_is_fixed(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     assert not passes(room.path)
@@ -30,14 +30,14 @@ async def test_fix_a_bug(house: ServerHarness) -> None:
     assert "tests pass" in (await room.ended(run, 30))["text"]
     assert changed(room.path) == ["shop/cart.py"]
     assert passes(room.path)
-    told = await results(room)
-    assert "Exit code 1" in told[0]["content"]
-    assert "shop/cart.py" in told[1]["content"]
-    assert "Exit code" not in told[-1]["content"]
+    outputs = await results(room)
+    assert "Exit code 1" in outputs[0]["content"]
+    assert "shop/cart.py" in outputs[1]["content"]
+    assert "Exit code" not in outputs[-1]["content"]
     assert git(room.path, "diff", "--numstat").split()[:2] == ["1", "1"]
 
 
-async def test_rename_a_function_over_files(house: ServerHarness) -> None:
+async def test_a_function_is_renamed_in_several_files(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     files = ("shop/cart.py", "shop/invoice.py", "tests/test_cart.py")
@@ -54,16 +54,16 @@ async def test_rename_a_function_over_files(house: ServerHarness) -> None:
         )
     )
     await room.ended(run, 30)
-    told = await results(room)
+    outputs = await results(room)
     for file in files:
-        assert file in told[0]["content"]
-    assert "No matches" in told[-1]["content"]
+        assert file in outputs[0]["content"]
+    assert "No matches" in outputs[-1]["content"]
     assert changed(room.path) == sorted(files)
     assert "count_items" not in "".join((room.path / file).read_text() for file in files)
     assert (room.path / "shop/invoice.py").read_text().count("number_of_items") == 2
 
 
-async def test_write_a_test(house: ServerHarness) -> None:
+async def test_a_test_is_written_and_run(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     text = (
@@ -84,8 +84,8 @@ async def test_write_a_test(house: ServerHarness) -> None:
     assert "Exit code" not in (await results(room))[-1]["content"]
 
 
-async def test_an_edit_beside_somebody_elses(house: ServerHarness) -> None:
-    """The user changes the file while the agent works on it: the agent is told, looks again, and both changes stay."""
+async def test_an_edit_after_a_change_by_the_user_keeps_both(house: ServerHarness) -> None:
+    """The user changes the file while the agent works on it: the edit fails, the agent views the file and retries."""
     room = await house.room(yolo=True)
     make_repository(room.path)
     edit = tool("edit", file_path="shop/cart.py", old_string="amount = price", new_string="amount += price")
@@ -95,9 +95,9 @@ async def test_an_edit_beside_somebody_elses(house: ServerHarness) -> None:
     cart.write_text(cart.read_text().replace("How many items", "The number of items"))
     run = await room.prompt(script(edit, tool("view", file_path="shop/cart.py"), edit, "/say done"))
     await room.ended(run)
-    told = await results(room)
-    assert [result["is_error"] for result in told] == [False, True, False, False]
-    assert "has changed" in told[1]["content"]
+    outputs = await results(room)
+    assert [result["is_error"] for result in outputs] == [False, True, False, False]
+    assert "has changed" in outputs[1]["content"]
     assert "amount += price" in cart.read_text()
     assert "The number of items" in cart.read_text()
 
@@ -116,7 +116,7 @@ async def test_a_file_with_tabs_and_old_line_ends_keeps_them(house: ServerHarnes
     assert (room.path / "a.go").read_bytes() == b"func f() {\r\n\tif b {\r\n\t\treturn 2\r\n\t}\r\n}\r\n"
 
 
-async def test_two_sessions_change_one_repository(house: ServerHarness) -> None:
+async def test_two_sessions_change_one_repository_at_the_same_time(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
     make_repository(room.path)
     other = await room.client.create_session(room.id)
@@ -138,7 +138,7 @@ async def test_two_sessions_change_one_repository(house: ServerHarness) -> None:
         assert texts == [f"{number}.{step}\n" for step in range(5)]
 
 
-async def test_work_by_plan_with_another_agents_help(house: ServerHarness) -> None:
+async def test_work_follows_a_plan_with_the_help_of_a_subagent(house: ServerHarness) -> None:
     room = await house.room(model="openai", yolo=True)
     make_repository(room.path)
 

@@ -1,7 +1,7 @@
-"""What a model is to the rest of the worker: one request in, a stream of events out, and one kind of failure.
+"""Define the interface of a model client: one request in, a stream of events out, one kind of failure.
 
-A client is asked once per step. Its stream ends with exactly one `Finished`; a stream that ends without it was cut.
-Nothing here retries: that is `retry.py`, driven by the turn.
+Each step of a turn makes one request. Its stream ends with exactly one `Finished`; without it the stream was cut off.
+Nothing here retries: the turn does, by the rules of `retry.py`.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -21,26 +21,26 @@ Category = Literal[
     "context_overflow",
     "bad_request",
     "not_found",  # no such model, or a wrong base URL
-    "network",  # not reached, or the connection broke
-    "timeout",  # one of our own deadlines ran out
-    "stream_cut",  # ended in the middle
-    "garbage",  # an answer that nobody can read
+    "network",  # unreachable, or the connection broke
+    "timeout",  # one of our own deadlines passed
+    "stream_cut",  # the stream ended in the middle
+    "garbage",  # the response cannot be parsed
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one attempt used, as the provider counts it. `input` excludes both cache fields."""
+    """Tokens used by one attempt, as counted by the provider. `input` excludes both cache fields."""
 
     input: int = 0
     output: int = 0
     cache_read: int = 0
     cache_write: int = 0
-    cost: float | None = None  # what the provider says it cost, in US dollars; None: it does not say
+    cost: float | None = None  # in US dollars, as reported by the provider; None: not reported
 
     @property
     def is_empty(self) -> bool:
-        """Did the provider report nothing, so that we must estimate?"""
+        """Return whether the provider reported no usage, so that it must be estimated."""
         return not (self.input or self.output or self.cache_read or self.cache_write)
 
 
@@ -56,9 +56,9 @@ class ThinkingDelta:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingEnd:
-    """The block is over; the metadata must go back to the provider as it came.
+    """Ends a thinking block; its metadata must be sent back to the provider unchanged.
 
-    With a signature and nothing thought before it, it belongs to the tool call that follows (Google).
+    A signature without any thinking before it belongs to the tool call that follows (Google).
     """
 
     signature: str = ""
@@ -75,7 +75,7 @@ class ToolCallStart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallEnd:
-    """`input` is the text that the model wrote, not yet checked to be JSON."""
+    """Ends a tool call. `input` is the text that the model wrote, not yet checked to be JSON."""
 
     id: str
     input: str
@@ -83,14 +83,14 @@ class ToolCallEnd:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What the provider has counted so far, for an answer that never comes to its end. The newest one counts."""
+    """Usage so far, for a response that never completes. Each one replaces the one before."""
 
     tokens: Tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The provider's own end of the stream."""
+    """The end of the stream, as declared by the provider."""
 
     reason: FinishReason
     tokens: Tokens = Tokens()
@@ -100,7 +100,7 @@ ModelEvent = TextDelta | ThinkingDelta | ThinkingEnd | ToolCallStart | ToolCallE
 
 
 class ToolShape(Protocol):
-    """The part of a tool's specification that a model sees."""
+    """The part of a tool's specification that is sent to a model."""
 
     @property
     def name(self) -> str: ...
@@ -112,7 +112,7 @@ class ToolShape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One request. `messages` are valid for a provider: every tool call has its result directly behind it."""
+    """One request. `messages` are valid for a provider: every tool call is directly followed by its result."""
 
     system: str
     messages: Sequence[Message]
@@ -129,16 +129,16 @@ class ModelClient(Protocol):
     def provider_id(self) -> str: ...
     @property
     def is_flat_rate(self) -> bool:
-        """Is this model paid for without counting tokens?"""
+        """Return whether this model is billed independently of the tokens used."""
         ...
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Ask once. Raises ModelFailure. Closing the generator, or cancelling its reader, closes the connection."""
+        """Send the request once. Raises ModelFailure. Closing the generator, or cancelling its reader, disconnects."""
         ...
 
 
 class ModelFailure(Upstream):
-    """A request to a model failed. `title` and the message are for people and hold no secret."""
+    """A request to a model failed. `title` and message are for display and contain no secret."""
 
     default_code = "provider_failed"
 
@@ -162,6 +162,6 @@ class ModelFailure(Upstream):
         )
         self.category: Category = category
         self.title = title or "Provider error"
-        self.provider_status = provider_status  # the HTTP status that the provider gave, 0 for none
+        self.provider_status = provider_status  # the HTTP status of the response, 0 for none
         self.provider_code = provider_code
-        self.in_stream = in_stream  # the answer had begun
+        self.in_stream = in_stream  # the response had begun

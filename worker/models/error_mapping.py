@@ -1,19 +1,22 @@
-"""Errors of the provider libraries as ours."""
+"""Map the exceptions of the provider libraries to ModelFailure."""
 
 from worker.models.client import Category, ModelFailure
 from worker.models.failures import category_of_status, failure
 
 LLAMA_OVERFLOW = "exceed_context_size_error"
-"""How llama.cpp says that the context is full; the library takes it for a request that is wrong."""
+"""llama.cpp's error type for a full context; the library reports it as a bad request."""
 
 
 def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], key_hint: str) -> ModelFailure:
-    """The failure that `error` of a library means. `has_begun`: had the answer? `key_hint` ends the text of a 401."""
+    """Return the failure for the exception of a library.
+
+    `has_begun`: part of the response had arrived. `key_hint` is appended to the text of a 401.
+    """
     from pydantic_ai import exceptions
 
-    found = _our_own(error)
-    if found is not None:
-        return found
+    own = _own_failure(error)
+    if own is not None:
+        return own
     status = error.status_code if isinstance(error, exceptions.ModelHTTPError) else 0
     hint = error.provider_retry_hint if isinstance(error, exceptions.ModelHTTPError) else None
     code = ""
@@ -26,7 +29,7 @@ def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], ke
     if isinstance(error, exceptions.ModelAPIError) and error.provider_error_type == LLAMA_OVERFLOW:
         category = "context_overflow"
     elif category == "server" and not status and code.startswith("invalid_"):
-        category = "bad_request"  # an error in the stream has no status, and the same request would get it again
+        category = "bad_request"  # an error inside the stream has no status; repeating the request would not help
     message = _message(error)
     if status == 401 and key_hint:
         message = f"{message.rstrip('. ')[:800]}; {key_hint}"
@@ -42,18 +45,18 @@ def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], ke
     )
 
 
-def _our_own(error: BaseException) -> ModelFailure | None:
-    """A failure of ours that a library caught and wrapped."""
-    seen: BaseException | None = error
+def _own_failure(error: BaseException) -> ModelFailure | None:
+    """Return the ModelFailure that a library caught and wrapped, if there is one."""
+    link: BaseException | None = error
     for _ in range(5):
-        if seen is None or isinstance(seen, ModelFailure):
-            return seen
-        seen = seen.__cause__ or seen.__context__
+        if link is None or isinstance(link, ModelFailure):
+            return link
+        link = link.__cause__ or link.__context__
     return None
 
 
 def _category(error: Exception, status: int, has_begun: bool) -> Category:
-    """By class first: it follows the provider's own code, which is clearer than the status."""
+    """Decide by class first: the library derives it from the provider's own code, which is clearer than the status."""
     from pydantic_ai import exceptions
 
     classes: tuple[tuple[type[Exception], Category], ...] = (
@@ -80,7 +83,7 @@ def _category(error: Exception, status: int, has_begun: bool) -> Category:
 
 
 def _message(error: Exception) -> str:
-    """What the provider said, without the wrapping that quotes the whole body."""
+    """Return the provider's own message, without the library's text around it, which quotes the whole body."""
     body = getattr(error, "body", None)
     for holder in (body, body.get("error") if isinstance(body, dict) else None):
         if isinstance(holder, dict) and isinstance(holder.get("message"), str):

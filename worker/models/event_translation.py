@@ -1,7 +1,7 @@
-"""Events of pydantic_ai as ours, for one stream.
+"""Translate the events of pydantic_ai into ours, for one stream.
 
-Signatures: OpenAI's Responses API gives one item of thinking several summaries and its signature after the last of
-them. It is kept on the last block here, and `dialect.py` moves it to the first one on the way back.
+Signatures: OpenAI's Responses API sends several summaries for one reasoning item, and its signature after the last of
+them. It is kept on the last block here; `message_format.py` moves it to the first one when the block is sent back.
 """
 
 import json
@@ -35,27 +35,27 @@ _REASONS: dict[str, FinishReason] = {
     "content_filter": "content_filter",
 }
 Fail = Callable[[Category, str], ModelFailure]
-"""Makes a failure of a category and a message."""
+"""Makes a failure from a category and a message."""
 
 
 class Translation:
-    """Used for one stream."""
+    """Translates the events of one stream."""
 
     def __init__(self, provider_id: str) -> None:
         self._provider_id = provider_id
-        self._calls: dict[int, str] = {}  # ids by their place in the answer
-        self._items: dict[int, str] = {}  # ids of thinking items by the places of their parts
-        self._signatures: dict[str, str] = {}  # by these ids
+        self._calls: dict[int, str] = {}  # part index -> tool call id
+        self._items: dict[int, str] = {}  # part index -> id of the reasoning item
+        self._signatures: dict[str, str] = {}  # id of the reasoning item -> signature
         self._counted = Tokens()
 
     def events(self, event: Any) -> list[ModelEvent]:
-        """Our events for one of theirs, none for those that say nothing new."""
-        found = [] if event.event_kind != "part_start" else self._call_signature(event.part)
+        """Translate one event of pydantic_ai. The list is empty when it carries nothing new."""
+        signature = self._call_signature(event.part) if event.event_kind == "part_start" else []
         translated = self._event(event)
-        return [*found, translated] if translated is not None else found
+        return [*signature, translated] if translated is not None else signature
 
     def _call_signature(self, part: Any) -> list[ModelEvent]:
-        """Google signs calls, not thoughts."""
+        """Return the signature of a tool call: Google signs calls, not thinking."""
         details = (part.provider_details if part.part_kind == "tool-call" else None) or {}
         signature = details.get("thought_signature")
         return [ThinkingEnd(signature, "", self._provider_id)] if isinstance(signature, str) else []
@@ -83,7 +83,7 @@ class Translation:
                 return None
 
     def counted(self, usage: "RequestUsage") -> Counted | None:
-        """What the provider has counted so far, None when that is nothing new."""
+        """Return the usage so far, None when it has not changed."""
         tokens = _tokens(usage)
         if tokens == self._counted:
             return None
@@ -91,7 +91,10 @@ class Translation:
         return Counted(tokens)
 
     def ends(self, response: "ModelResponse", fail: Fail) -> list[ModelEvent]:
-        """The inputs of the calls, which may have been written in turns, and the end. Raises what `fail` makes."""
+        """Return the inputs of the tool calls, whose parts may have arrived interleaved, and the end.
+
+        Raises what `fail` makes.
+        """
         details = response.provider_details or {}
         raw = str(details.get("finish_reason") or "")
         if response.finish_reason is None and not raw:
@@ -107,12 +110,12 @@ class Translation:
         tokens = _tokens(response.usage, float(cost) if isinstance(cost, int | float) else None)
         reason = _REASONS.get(response.finish_reason or "", "unknown")
         if ends and reason == "end_turn":
-            reason = "tool_use"  # some interfaces have no word of their own for it
+            reason = "tool_use"  # some APIs have no finish reason of their own for it
         return [*ends, Finished(reason, tokens)]
 
 
 def _tokens(usage: "RequestUsage", cost: float | None = None) -> Tokens:
-    """The library's count as ours: its input includes both cache fields."""
+    """Convert the library's usage, whose input includes both cache fields."""
     return Tokens(
         input=max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens),
         output=usage.output_tokens,

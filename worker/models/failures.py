@@ -1,6 +1,6 @@
-"""Provider errors to our categories: which there are, what people are told, and which are worth another try.
+"""Classify provider errors: their categories, the titles shown to users, and which of them may be retried.
 
-Pure. Foreign exceptions are recognised by `remote.py`, which hands over plain facts.
+`error_mapping.py` recognises the exceptions of the libraries and passes plain facts.
 """
 
 from worker.models.client import Category, ModelFailure
@@ -28,7 +28,7 @@ _RETRYABLE_STATUS = frozenset({408, 409, 429})
 
 
 def category_of_status(status: int) -> Category:
-    """The category of an HTTP status for which the provider gave no clearer code."""
+    """Return the category of an HTTP status, for errors without a clearer code of the provider."""
     match status:
         case 401 | 403:
             return "auth"
@@ -49,7 +49,7 @@ def category_of_status(status: int) -> Category:
 
 
 def is_retryable(category: Category, status: int = 0, hint: bool | None = None) -> bool:
-    """May the same request succeed when it is sent again? `hint` is the provider's own word on it, if it gave one."""
+    """Return whether repeating the request may succeed. `hint` is the provider's own statement, if it made one."""
     if hint is not None:
         return hint
     return category in _RETRYABLE or (category == "bad_request" and status in _RETRYABLE_STATUS)
@@ -66,7 +66,7 @@ def failure(
     in_stream: bool = False,
     secrets: tuple[str, ...] = (),
 ) -> ModelFailure:
-    """The failure that these facts describe, its text freed of `secrets` and cut to a bearable length (L01)."""
+    """Build a failure, with `secrets` removed from its text and the text cut to the maximum length (L01)."""
     return ModelFailure(
         clean(message, secrets) or TITLES[category],
         category=category,
@@ -80,7 +80,7 @@ def failure(
 
 
 def clean(text: str, secrets: tuple[str, ...]) -> str:
-    """`text` without any of the secrets, and not longer than a message may be."""
+    """Remove the secrets from `text` and cut it to the maximum length of a message."""
     for secret in secrets:
         if len(secret) >= 4:
             text = text.replace(secret, "***")

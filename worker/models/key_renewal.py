@@ -1,4 +1,4 @@
-"""A model whose key may be renewed: after a 401 the same request is sent once more with a newer key (5.10)."""
+"""Renew a rejected key: after a 401, send the same request once more with a newer key."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -10,11 +10,11 @@ UNAUTHORIZED = 401
 
 
 class RenewingModel:
-    """Passes everything on to a client; after a 401 to the one that `renew` gives."""
+    """Delegates to a client; after a 401, to the one that `renew` returns."""
 
     def __init__(self, client: ModelClient, renew: Callable[[], Awaitable[ModelClient | None]]) -> None:
-        """`renew` looks for a newer key and returns a client that uses it, None when there is none. It does not
-        raise. A cancel goes through it."""
+        """`renew` looks for a newer key and returns a client that uses it, None when there is none. It does not raise,
+        and can be cancelled."""
         self._client = client
         self._renew = renew
 
@@ -31,7 +31,7 @@ class RenewingModel:
         return self._client.is_flat_rate
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Ask, at most twice; see `ModelClient`. When the key cannot be renewed, the first failure stands."""
+        """Send the request at most twice; see `ModelClient`. Raises the first failure if there is no newer key."""
         try:
             async with aclosing(self._client.stream(request)) as events:
                 async for event in events:

@@ -1,6 +1,6 @@
-"""The way to the model of this machine: HTTP over the Unix socket that the supervisor listens on.
+"""Connect to the local model: HTTP over the Unix socket that the supervisor listens on.
 
-Nothing runs there until somebody connects; then the supervisor starts the one process that serves all workers.
+The model's process is started by the supervisor on the first connection, and serves all workers.
 """
 
 from typing import TYPE_CHECKING
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 SCHEME = "unix://"
 BASE_URL = "http://local-model/v1"
-"""A name for headers; nobody looks it up."""
+"""Only fills the Host header; the name is never resolved."""
 
 
 def at_socket(provider: ProviderConfig) -> tuple[str, ProviderConfig]:
-    """The socket that a provider's `unix://` URL names, and the provider as a library for HTTP takes it."""
+    """Return the socket path of a `unix://` provider, and the provider with a URL that an HTTP library accepts."""
     return provider.base_url.removeprefix(SCHEME), replace(provider, base_url=BASE_URL)
 
 
 def socket_transport(path: str) -> "httpx2.AsyncBaseTransport":
-    """Connects to a Unix socket. Raises ModelFailure, with what would help, when nobody listens there."""
+    """Return a transport for a Unix socket. Its requests raise ModelFailure with advice when nothing listens there."""
     import httpx2
 
     class SocketTransport(httpx2.AsyncHTTPTransport):

@@ -1,4 +1,4 @@
-"""Logins by OAuth: when a token is to be renewed, what is asked for a new one, and what is made of the answer."""
+"""Renew OAuth logins: decide when a token is due, request a new one, and read the response."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ _BY_HEADER = 2
 
 
 def is_due(login: Mapping[str, Any] | None, now: float) -> bool:
-    """Is the token of this login over, or nearly: within a tenth of its life or half a minute? Times are Unix seconds.
+    """Return whether the token has expired or nearly so: a tenth of its lifetime or 30 s remain, whichever is longer.
 
-    A login that does not say when it ends is not due.
+    Times are Unix seconds. A login without an expiry is not due.
     """
     if login is None:
         return False
@@ -25,14 +25,14 @@ def is_due(login: Mapping[str, Any] | None, now: float) -> bool:
 
 
 def can_renew(login: Mapping[str, Any] | None) -> bool:
-    """Does this login say where, and with what, a new token is had?"""
+    """Return whether the login has a refresh token and a token URL."""
     return login is not None and bool(_text(login, "refresh_token")) and bool(_text(_client(login), "token_url"))
 
 
 async def exchange(login: Mapping[str, Any], http: "httpx2.AsyncClient", now: Callable[[], float]) -> dict[str, Any]:
-    """Ask for a new token; the login that results. Raises ModelFailure (`auth`), and what the client raises.
+    """Request a new token and return the updated login. Raises ModelFailure (`auth`), and what the client raises.
 
-    `now` gives the Unix time.
+    `now` returns the Unix time.
     """
     client = _client(login)
     form = {"grant_type": "refresh_token", "refresh_token": _text(login, "refresh_token")}
@@ -41,7 +41,7 @@ async def exchange(login: Mapping[str, Any], http: "httpx2.AsyncClient", now: Ca
         basic["auth"] = (_text(client, "client_id"), _text(client, "client_secret"))
     else:
         form |= {name: _text(client, name) for name in ("client_id", "client_secret") if _text(client, name)}
-    answer = await http.post(
+    response = await http.post(
         _text(client, "token_url"),
         data=form,
         **basic,
@@ -49,32 +49,32 @@ async def exchange(login: Mapping[str, Any], http: "httpx2.AsyncClient", now: Ca
         follow_redirects=False,
     )
     try:
-        said = answer.json() if len(answer.content) <= ANSWER_MAX_BYTES else {}
+        fields = response.json() if len(response.content) <= ANSWER_MAX_BYTES else {}
     except ValueError:
-        said = {}
-    token = said.get("access_token") if isinstance(said, dict) else None
-    if answer.status_code != 200 or not isinstance(token, str) or not token:
-        why = _text(said, "error") if isinstance(said, dict) else ""
+        fields = {}
+    token = fields.get("access_token") if isinstance(fields, dict) else None
+    if response.status_code != 200 or not isinstance(token, str) or not token:
+        reason = _text(fields, "error") if isinstance(fields, dict) else ""
         raise failure(
             "auth",
-            f"the login could not be renewed ({why[:100] or f'status {answer.status_code}'}); log in again",
-            status=answer.status_code,
+            f"the login could not be renewed ({reason[:100] or f'status {response.status_code}'}); log in again",
+            status=response.status_code,
             secrets=secrets_of(login),
         )
-    lasts_s = int(_number(said, "expires_in"))
+    lifetime_s = int(_number(fields, "expires_in"))
     return {
         **login,
         "access_token": token,
-        "refresh_token": _text(said, "refresh_token") or _text(login, "refresh_token"),
-        "expires_in": lasts_s,
-        "expires_at": int(now()) + lasts_s if lasts_s else 0,
+        "refresh_token": _text(fields, "refresh_token") or _text(login, "refresh_token"),
+        "expires_in": lifetime_s,
+        "expires_at": int(now()) + lifetime_s if lifetime_s else 0,
     }
 
 
 def secrets_of(login: Mapping[str, Any]) -> tuple[str, ...]:
-    """What of a login nobody may see."""
-    found = (_text(login, "access_token"), _text(login, "refresh_token"), _text(_client(login), "client_secret"))
-    return tuple(text for text in found if text)
+    """Return the parts of a login that must not be shown or logged."""
+    values = (_text(login, "access_token"), _text(login, "refresh_token"), _text(_client(login), "client_secret"))
+    return tuple(text for text in values if text)
 
 
 def _client(login: Mapping[str, Any]) -> Mapping[str, Any]:

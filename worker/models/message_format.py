@@ -1,7 +1,7 @@
-"""Stored rows to the messages of pydantic_ai, whose models translate them into each provider's own.
+"""Convert stored messages to those of pydantic_ai, whose models translate them into each provider's format.
 
-What comes in was repaired by `worker/agent/history.py`. pydantic_ai is imported inside the functions: the scripted
-model needs none of it, and a worker that never asks a real model never pays for it.
+The input has been repaired by `worker/agent/history.py`. pydantic_ai is imported inside the functions: the scripted
+model does not need it, and a worker that never calls a real model should not pay for it.
 """
 
 import base64
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pydantic_ai.messages import ThinkingPart as WireThinking
 
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-"""What every provider takes as a picture; anything else is named and not sent."""
+"""Image types that every provider accepts; other media are mentioned in the text instead of being sent."""
 _TEXT_TYPES = frozenset(
     f"application/{name}" for name in ("json", "xml", "yaml", "x-yaml", "toml", "javascript", "x-sh", "sql")
 )
@@ -52,82 +52,82 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@
 def to_wire(
     messages: Sequence[Message], *, system: Sequence[str], wire: Wire, wire_name: str, model: Model
 ) -> "list[ModelMessage]":
-    """The conversation for one request to `model`. `wire_name` is the name under which the provider knows its own
-    thinking; the texts of `system` go out as messages of their own, in this order.
+    """Return the conversation for one request to `model`.
 
-    Rows of the same side that follow each other become one message, as providers expect. What another model thought is
-    not sent to one that cannot: it would be refused, or taken for something that was said.
+    `wire_name` is the name by which pydantic_ai recognises the provider's own thinking. The texts of `system` become
+    messages of their own, in this order. Consecutive messages of the same side are merged, as providers expect.
+    Another model's thinking is not sent to a model that cannot reason: it would be rejected, or read as plain text.
     """
     from pydantic_ai.messages import ModelRequest, ModelResponse, SystemPromptPart
 
     takes_media = model.supports_attachments
     result_media = takes_media and wire in _MEDIA_IN_RESULTS
-    made: list[ModelMessage] = []
-    asked: list[ModelRequestPart] = [SystemPromptPart(content=text) for text in system if text]
+    converted: list[ModelMessage] = []
+    request_parts: list[ModelRequestPart] = [SystemPromptPart(content=text) for text in system if text]
     for message in messages:
         if message.role == "assistant":
-            if asked:
-                made.append(ModelRequest(parts=asked))
-                asked = []
-            knows_thinking = model.can_reason or message.model in ("", model.id)
-            parts = _answer(message, wire, wire_name, knows_thinking=knows_thinking)
-            made.append(ModelResponse(parts=parts, provider_name=wire_name))
+            if request_parts:
+                converted.append(ModelRequest(parts=request_parts))
+                request_parts = []
+            with_thinking = model.can_reason or message.model in ("", model.id)
+            parts = _assistant_parts(message, wire, wire_name, with_thinking=with_thinking)
+            converted.append(ModelResponse(parts=parts, provider_name=wire_name))
         elif message.role == "tool":
             results = [part.data for part in message.parts if isinstance(part, ToolResultPart)]
-            asked.extend(_result(result, result_media, takes_media) for result in results)
+            request_parts.extend(_result(result, result_media, takes_media) for result in results)
             if takes_media and not result_media:
-                asked.extend(_shown_beside(result) for result in results if _picture(result) is not None)
+                request_parts.extend(_media_message(result) for result in results if _image(result) is not None)
         else:
-            asked.extend(_asked(message, takes_media))
-    if asked:
-        made.append(ModelRequest(parts=asked))
-    return made
+            request_parts.extend(_user_parts(message, takes_media))
+    if request_parts:
+        converted.append(ModelRequest(parts=request_parts))
+    return converted
 
 
-def _answer(message: Message, wire: Wire, wire_name: str, *, knows_thinking: bool) -> "list[ModelResponsePart]":
-    """Thinking, text and calls in the order in which they came (W-22)."""
+def _assistant_parts(message: Message, wire: Wire, wire_name: str, *, with_thinking: bool) -> "list[ModelResponsePart]":
+    """Return the parts of an assistant message, thinking, text and calls in their original order (W-22)."""
     from pydantic_ai.messages import TextPart as WireText
     from pydantic_ai.messages import ToolCallPart as WireCall
 
     blocks = [block for part in message.parts if isinstance(part, ReasoningPart) for block in part.data.blocks]
-    if not knows_thinking:
+    if not with_thinking:
         blocks = []
     calls = [part.data for part in message.parts if isinstance(part, ToolCallPart)]
-    # OpenAI tells what is said on the way from the final answer, and wants that back.
+    # OpenAI distinguishes commentary from the final answer, and expects that mark to be sent back.
     details = {"phase": "commentary" if calls else "final_answer"} if wire == "responses" else None
-    made: list[ModelResponsePart] = []
+    converted: list[ModelResponsePart] = []
     thinking = [(block, _thinking(block, wire_name)) for block in _signed_first(blocks, wire)]
-    made += [ready for block, ready in thinking if _leads(block)]
-    made += [
+    converted += [part for block, part in thinking if _leads(block)]
+    converted += [
         WireText(content=part.data.text, provider_name=wire_name if details else None, provider_details=details)
         for part in message.parts
         if isinstance(part, TextPart)
     ]
-    made += [ready for block, ready in thinking if not _leads(block) and not block.calls_before]
+    converted += [part for block, part in thinking if not _leads(block) and not block.calls_before]
     for count, call in enumerate(calls, 1):
-        made.append(WireCall(tool_name=call.name, args=call.input, tool_call_id=call.id))
-        made += [ready for block, ready in thinking if block.calls_before == count]
-    while made and made[-1].part_kind == "thinking":
-        made.pop()  # it led to nothing: the answer was cut there, and providers refuse it
-    return made
+        converted.append(WireCall(tool_name=call.name, args=call.input, tool_call_id=call.id))
+        converted += [part for block, part in thinking if block.calls_before == count]
+    while converted and converted[-1].part_kind == "thinking":
+        converted.pop()  # the response was cut off here, and providers reject thinking at the end
+    return converted
 
 
 def _leads(block: ReasoningBlock) -> bool:
-    """Does it stand before the text? A signature and nothing else belongs to the call behind it."""
+    """Return whether the block goes before the text. A signature alone belongs to the call after it."""
     return block.before_text and not block.calls_before and bool(block.thinking or block.id or block.details)
 
 
 def _signed_first(blocks: Sequence[ReasoningBlock], wire: Wire) -> list[ReasoningBlock]:
-    """For OpenAI: of the blocks of one item the first one bears the signature. An item without one is unknown there."""
+    """For OpenAI, move the signature of an item to its first block, and drop items without one, which it rejects."""
     if wire != "responses":
         return list(blocks)
     signatures = {block.id: block.signature for block in blocks if block.id and block.signature}
-    made: list[ReasoningBlock] = []
+    converted: list[ReasoningBlock] = []
     for block in blocks:
         if block.id in signatures:
-            is_first = all(other.id != block.id for other in made)
-            made.append(replace(block, signature=signatures[block.id] if is_first else ""))
-    return made
+            is_first = all(other.id != block.id for other in converted)
+            converted.append(replace(block, signature=signatures[block.id] if is_first else ""))
+    return converted
 
 
 def _thinking(block: ReasoningBlock, wire_name: str) -> "WireThinking":
@@ -142,41 +142,41 @@ def _thinking(block: ReasoningBlock, wire_name: str) -> "WireThinking":
     )
 
 
-def _picture(data: ToolResultData) -> bytes | None:
+def _image(data: ToolResultData) -> bytes | None:
     return _decoded(data.data) if data.data and data.mime_type in IMAGE_TYPES else None
 
 
-def _result(data: ToolResultData, holds_media: bool, takes_media: bool) -> "ToolReturnPart":
+def _result(data: ToolResultData, result_media: bool, takes_media: bool) -> "ToolReturnPart":
     from pydantic_ai.messages import BinaryContent, ToolReturnPart
 
-    picture = _picture(data) if takes_media else None
+    image = _image(data) if takes_media else None
     text = data.content
-    if data.data and picture is None:
+    if data.data and image is None:
         text = f"{text}\n[media of type {data.mime_type}, which this model cannot see]".strip()
-    elif picture is not None and not holds_media:
+    elif image is not None and not result_media:
         text = f"{text}\n[media of type {data.mime_type}: see the message after the results]".strip()
-    is_inside = picture is not None and holds_media
+    is_inside = image is not None and result_media
     return ToolReturnPart(
         tool_name=data.name,
-        content=[text, BinaryContent(data=picture or b"", media_type=data.mime_type)] if is_inside else text,
+        content=[text, BinaryContent(data=image or b"", media_type=data.mime_type)] if is_inside else text,
         tool_call_id=data.tool_call_id,
         outcome="failed" if data.is_error else "success",
     )
 
 
-def _shown_beside(data: ToolResultData) -> "UserPromptPart":
-    """A file that a result holds, for providers whose results are texts (5.7)."""
+def _media_message(data: ToolResultData) -> "UserPromptPart":
+    """Return the media of a tool result as a user message, for providers whose tool results are text only."""
     from pydantic_ai.messages import BinaryContent, UserPromptPart
 
     name = f"tool-result-{data.tool_call_id}"
     content: list[UserContent] = [
         f"[{name}: the media that {data.name} returned]",
-        BinaryContent(data=_picture(data) or b"", media_type=data.mime_type),
+        BinaryContent(data=_image(data) or b"", media_type=data.mime_type),
     ]
     return UserPromptPart(content=content)
 
 
-def _asked(message: Message, takes_media: bool) -> "list[ModelRequestPart]":
+def _user_parts(message: Message, takes_media: bool) -> "list[ModelRequestPart]":
     from pydantic_ai.messages import BinaryContent, ImageUrl, UserPromptPart
 
     texts: list[str] = []
@@ -192,7 +192,7 @@ def _asked(message: Message, takes_media: bool) -> "list[ModelRequestPart]":
             case ImageURLPart(data) if takes_media:
                 media.append(ImageUrl(url=data.url))
             case ImageURLPart(data):
-                texts.append("[a picture, which this model cannot see]")
+                texts.append("[an image, which this model cannot see]")
             case ShellCommandPart(data):
                 texts.append(_shell(data))
             case BinaryPart(data):
@@ -206,7 +206,7 @@ def _asked(message: Message, takes_media: bool) -> "list[ModelRequestPart]":
 
 
 def is_text(mime_type: str) -> bool:
-    """Is a file of this type sent as text?"""
+    """Return whether a file of this type is sent as text."""
     bare = mime_type.partition(";")[0].strip().lower()
     return bare.startswith("text/") or bare in _TEXT_TYPES or bare.endswith(("+json", "+xml"))
 

@@ -1,8 +1,8 @@
-"""Keeps the openai library from blocking the loop while it prepares a request.
+"""Keep the openai library from blocking the event loop while it prepares a request.
 
 Its `async_maybe_transform` walks the whole history against the type annotations of the request, several unions deep:
-1.2 s of loop time for 1,500 messages. No parameter of the two calls that we make has an alias or a format, so all it
-has to do for us is to drop what was not given. A test compares the bodies with and without this.
+1.2 s of loop time for 1,500 messages. No parameter of the two calls that we make has an alias or a format, so only the
+omission of parameters that were not given is needed. A test compares the bodies with and without the patch.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ _NAME = "async_maybe_transform"
 
 
 def patch_openai() -> None:
-    """Replace the slow function in both resource modules. Repeating it does nothing. Imports openai."""
+    """Replace the slow function in both resource modules. Idempotent. Imports openai."""
     import importlib
 
     for name in _MODULES:
@@ -22,7 +22,7 @@ def patch_openai() -> None:
 
 
 async def plain_transform(data: object, expected_type: object) -> object:
-    """`data` as plain JSON values, without what was not given."""
+    """Return `data` as plain JSON values, without the parameters that were not given."""
     return _plain(data)
 
 
@@ -42,7 +42,7 @@ def _plain(value: Any) -> Any:
         if isinstance(value, BaseModel):
             return value.model_dump(exclude_unset=True, mode="json")
         if hasattr(value, "__iter__") and not isinstance(value, bytes):
-            return [walk(item) for item in value]  # the library takes any iterable where it wants a list
+            return [walk(item) for item in value]  # the library accepts any iterable for a list
         return value
 
     return walk(value)

@@ -1,6 +1,6 @@
-"""How each type of provider is reached: the model of pydantic_ai around a client of ours.
+"""Build the client for each type of provider: a model of pydantic_ai around a client library set up here.
 
-Clients retry nothing by themselves, and share one HTTP client where their library lets them.
+The client libraries do not retry, and share one HTTP client where they allow it.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ WIRES: dict[str, Wire] = {
     "google-vertex": "google",
     "bedrock": "bedrock",
 }
-"""The types of providers, and how each is spoken to."""
+"""Type of provider -> the API it is called with."""
 
 _EXTRAS = {"google": ("google", "google.genai"), "bedrock": ("bedrock", "boto3")}
 AZURE_API_VERSION = "2025-04-01-preview"
@@ -54,11 +54,11 @@ _EXACTO = frozenset(
         "qwen/qwen3-coder",
     }
 )
-"""Models of OpenRouter with a variant that is served only by those who call tools well."""
+"""Models of OpenRouter with an `:exacto` variant, served only by providers vetted for tool calls."""
 
 
 def wire_of(provider: ProviderConfig, model: Model, selected: SelectedModel) -> Wire:
-    """How to speak to this provider. Raises BadInput: no such type, or its library is not installed."""
+    """Return the API to call this provider with. Raises BadInput: unknown type, or its library is not installed."""
     wire = WIRES.get(provider.type)
     if wire is None:
         raise BadInput(
@@ -67,20 +67,20 @@ def wire_of(provider: ProviderConfig, model: Model, selected: SelectedModel) -> 
         )
     if wire in _EXTRAS:
         extra, module = _EXTRAS[wire]
-        if not _is_there(module):
+        if not _is_installed(module):
             raise BadInput(
                 f"cannot use provider {provider.id!r}: the library for type {provider.type!r} is not installed; "
                 f"install bulkhead-agents[{extra}]"
             )
-    wanted = options_of(model, provider, selected).get(API_OPTION)
-    if wanted is None:
+    requested = options_of(model, provider, selected).get(API_OPTION)
+    if requested is None:
         return wire
-    if wire not in ("responses", "chat") or wanted not in ("responses", "chat"):
+    if wire not in ("responses", "chat") or requested not in ("responses", "chat"):
         raise BadInput(
             f"cannot use provider {provider.id!r}: option {API_OPTION!r} must be chat or responses, and only for "
-            "providers that speak like OpenAI"
+            "providers with an OpenAI-compatible API"
         )
-    return "chat" if wanted == "chat" else "responses"
+    return "chat" if requested == "chat" else "responses"
 
 
 def make_wire_model(
@@ -92,7 +92,7 @@ def make_wire_model(
     env: Mapping[str, str],
     limits: Limits,
 ) -> "WireModel":
-    """The model of the library. Imports it, which takes long the first time; raises what the library raises."""
+    """Build the model of pydantic_ai. Imports the library, slow the first time; raises what the library raises."""
     match wire:
         case "anthropic":
             return _anthropic(provider, model, http())
@@ -104,7 +104,7 @@ def make_wire_model(
             return _openai(wire, provider, model, http(), env)
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:
@@ -122,7 +122,7 @@ def _anthropic(provider: ProviderConfig, model: Model, http: "httpx2.AsyncClient
         key = {"auth_token": bearer}
     client = AsyncAnthropic(
         **key,
-        base_url=provider.base_url.removesuffix("/v1"),  # the client adds it
+        base_url=provider.base_url.removesuffix("/v1"),  # the library appends it
         max_retries=0,
         default_headers=provider.extra_headers,
         http_client=http,
@@ -142,7 +142,7 @@ def _openai(
     from pydantic_ai.providers.openrouter import OpenRouterProvider
 
     patch_openai()
-    # Local servers want no key, the library wants some.
+    # Local servers need no key, but the library requires one.
     common: dict[str, Any] = {
         "api_key": provider.api_key or "none",
         "max_retries": 0,
@@ -169,20 +169,20 @@ def _openai(
     compatible = OpenAICompatibleProvider(provider.id, openai_client=client)
     if wire == "responses":
         return OpenAIResponsesModel(model.id, provider=compatible, profile=profile)
-    # Most compatible servers know the older name of this field only.
+    # Most compatible servers know only the older name of this field.
     profile["openai_chat_supports_max_completion_tokens"] = False
     if provider.type in LOCAL_TYPES:
-        profile["openai_chat_supports_multiple_system_messages"] = False  # chat templates refuse the second one
+        profile["openai_chat_supports_multiple_system_messages"] = False  # chat templates reject a second one
     return OpenAIChatModel(model.id, provider=compatible, profile=profile)
 
 
 def _openai_profile(provider: ProviderConfig, model: Model) -> "OpenAIModelProfile":
     from pydantic_ai.profiles.openai import OpenAIModelProfile
 
-    # Without the first one a stream that was cut looks complete.
+    # Without this, a stream that was cut off looks complete.
     profile = OpenAIModelProfile(openai_chat_streaming_requires_finish_reason=True)
     if provider.type in ("openai", "azure"):
-        # The configuration knows better than a table of names what a model can do.
+        # The configuration knows a model's abilities better than the library's table of names.
         profile["openai_supports_reasoning"] = model.can_reason
         profile["openai_supports_encrypted_reasoning_content"] = model.can_reason
     return profile
@@ -195,9 +195,9 @@ def _google(provider: ProviderConfig, model: Model, http: "httpx2.AsyncClient", 
 
     base_url = provider.base_url or None
     if provider.type == "google":
-        plain = GoogleProvider(api_key=provider.api_key or "none", http_client=http, base_url=base_url)
-        return GoogleModel(model.id, provider=plain)
-    place: dict[str, Any] = (
+        gemini = GoogleProvider(api_key=provider.api_key or "none", http_client=http, base_url=base_url)
+        return GoogleModel(model.id, provider=gemini)
+    target: dict[str, Any] = (
         {"api_key": provider.api_key}
         if provider.api_key
         else {
@@ -205,7 +205,7 @@ def _google(provider: ProviderConfig, model: Model, http: "httpx2.AsyncClient", 
             "location": env.get("VERTEXAI_LOCATION") or env.get("GOOGLE_CLOUD_LOCATION"),
         }
     )
-    return GoogleModel(model.id, provider=GoogleCloudProvider(**place, http_client=http, base_url=base_url))
+    return GoogleModel(model.id, provider=GoogleCloudProvider(**target, http_client=http, base_url=base_url))
 
 
 def _bedrock(provider: ProviderConfig, model: Model, env: Mapping[str, str], limits: Limits) -> "WireModel":
@@ -221,14 +221,14 @@ def _bedrock(provider: ProviderConfig, model: Model, env: Mapping[str, str], lim
         "read_timeout": max(limits.model_first_event_s, limits.model_progress_s) + 5.0,
     }
     if provider.api_key:
-        made = BedrockProvider(
+        bedrock = BedrockProvider(
             api_key=provider.api_key,
             region_name=region,
             base_url=provider.base_url or None,
             aws_connect_timeout=timeouts["connect_timeout"],
             aws_read_timeout=timeouts["read_timeout"],
         )
-        return BedrockConverseModel(model.id, provider=made)
+        return BedrockConverseModel(model.id, provider=bedrock)
     session = boto3.Session(
         aws_access_key_id=env.get("AWS_ACCESS_KEY_ID"),
         aws_secret_access_key=env.get("AWS_SECRET_ACCESS_KEY"),

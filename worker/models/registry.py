@@ -1,7 +1,7 @@
-"""A configured model with its client: which one answers, and how it is reached.
+"""Provide the client of each configured model.
 
-The clients are ours: no retries of their own, one TLS context for all, bounded connects. They are made on first use
-and closed with `Models.close`.
+The HTTP clients are set up here: no retries of their own, one shared TLS context, bounded connect time. They are
+created on first use and closed by `ModelRegistry.close`.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ CLOSE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which model answers: its description, how it was selected, its provider, and a hint for people (or "")."""
+    """A selected model: its description, the selection, its provider, and a hint for the user ("" for none)."""
 
     model: Model
     selected: SelectedModel
@@ -44,11 +44,11 @@ class ModelChoice:
 
 
 Renew = Callable[[str, ModelChoice], Awaitable[tuple[ModelClient, ModelChoice] | None]]
-"""A client for `large` or `small` with a newer key than the one of that choice, which was refused, and its choice."""
+"""Takes `large` or `small` and the choice whose key was rejected; returns a client with a newer key and its choice."""
 
 
 class ModelRegistry:
-    """The models of one configuration. A changed configuration gets a new one."""
+    """The models of one configuration. A changed configuration gets a new registry."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class ModelRegistry:
         transport: "httpx2.AsyncBaseTransport | None" = None,
         renew: "Renew | None" = None,
     ) -> None:
-        """`transport` replaces the network, for the warm-up. `env` holds switches and the places of clouds. `renew`
-        looks for a newer key after a 401."""
+        """`transport` replaces the network, for the warm-up. `env` provides switches, and projects and regions of cloud
+        providers. `renew` looks for a newer key after a 401."""
         self._renew = renew
         self._config = config
         self._env = env
@@ -75,22 +75,22 @@ class ModelRegistry:
         self._socket_http: httpx2.AsyncClient | None = None
 
     def choice(self, kind: str = "large") -> ModelChoice:
-        """What was chosen for `large` or `small`."""
+        """Return the model selected for `large` or `small`."""
         selected = self._config.models[kind]
         provider = self._config.providers[selected.provider]
         model = next(model for model in provider.models if model.id == selected.model)
         return ModelChoice(model, selected, provider, self._config.hint)
 
     def large(self) -> ModelClient:
-        """The model that works. Raises BadInput for a provider of a type that we cannot speak to."""
+        """Return the client of the main model. Raises BadInput when the type of its provider is not supported."""
         return self.client("large")
 
     def small(self) -> ModelClient:
-        """The model for short side tasks. Raises BadInput like `large`."""
+        """Return the client of the model for short side tasks. Raises BadInput like `large`."""
         return self.client("small")
 
     def client(self, kind: str) -> ModelClient:
-        """`large` or `small` by its name. Raises BadInput like `large`."""
+        """Return the client of `large` or `small`. Raises BadInput like `large`."""
         choice = self.choice(kind)
         client = self.bare(kind)
         renew = self._renew
@@ -99,16 +99,16 @@ class ModelRegistry:
 
         async def newer() -> ModelClient | None:
             nonlocal choice  # a long turn outlives more than one key
-            found = await renew(kind, choice)
-            if found is None:
+            result = await renew(kind, choice)
+            if result is None:
                 return None
-            renewed, choice = found
+            renewed, choice = result
             return renewed
 
         return RenewingModel(client, newer)
 
     def bare(self, kind: str) -> ModelClient:
-        """The same, whose refused key is not renewed. Raises BadInput like `large`."""
+        """Return the client without renewal of a rejected key. Raises BadInput like `large`."""
         return self._client(self.choice(kind))
 
     async def close(self) -> None:
@@ -154,7 +154,7 @@ class ModelRegistry:
     def _make_http(self, transport: "httpx2.AsyncBaseTransport | None") -> "httpx2.AsyncClient":
         import httpx2
 
-        # The read timeout only backs up our own deadlines, which look at events.
+        # The read timeout only backs up our own deadlines, which count events.
         read_s = max(self._limits.model_first_event_s, self._limits.model_progress_s) + 5.0
         return httpx2.AsyncClient(
             verify=shared_tls(),

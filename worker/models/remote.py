@@ -1,7 +1,7 @@
-"""A model behind an HTTP API: one request through pydantic_ai, its events as ours, its errors as ModelFailure.
+"""Call a model through pydantic_ai and translate its events and errors.
 
-Two deadlines hold, both on events of the model and not on bytes, so that a server that only keeps the connection
-alive is noticed (L03): until the first event, and between two events. The libraries' own retries are off.
+Two deadlines apply: until the first event, and between two events. Both count events of the model and not bytes, to
+detect a server that only keeps the connection alive (L03). The libraries' own retries are off.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class RemoteModel:
         caches: bool,
     ) -> None:
         """`make` builds the model of pydantic_ai, on first use. `secrets` never appear in a failure's text; `key_hint`
-        says where a right key belongs. `caches`: may cache markers be sent?"""
+        says where to put a correct key. `caches`: cache markers may be sent."""
         self.model = model
         self.provider_id = provider.id
         self.is_flat_rate = provider.flat_rate
@@ -61,7 +61,7 @@ class RemoteModel:
         self._wire_model: WireModel | None = None
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Ask once; see `ModelClient`."""
+        """Send the request once; see `ModelClient`."""
         has_begun = False
 
         def fail(category: Category, message: str) -> ModelFailure:
@@ -79,19 +79,19 @@ class RemoteModel:
                     counted = translation.counted(response.usage)
                     if counted is not None:
                         yield counted
-                    for ours in translation.events(event):
-                        yield ours
-                    event = await self._within(anext(events, _END))
-                for ended in translation.ends(response.get(), fail):
-                    yield ended
+                    for translated in translation.events(event):
+                        yield translated
+                    event = await self._before_progress_deadline(anext(events, _END))
+                for event in translation.ends(response.get(), fail):
+                    yield event
         except TimeoutError:
             limit_s = self._limits.model_progress_s if has_begun else self._limits.model_first_event_s
             raise fail("timeout", f"the model sent nothing for {limit_s:g} s") from None
         except (ModelFailure, BadInput):
             raise
         except Exception as error:
-            # The border to foreign libraries: on a strange answer they raise anything from AttributeError upwards.
-            # Their text and chain may quote the key (L01).
+            # Third-party code: on an unexpected response it raises anything, even AttributeError.
+            # Text and chain of such an error may quote the key (L01).
             raise described(error, has_begun, secrets=self._secrets, key_hint=self._key_hint) from None
 
     def _open(self, request: ModelRequest) -> Any:
@@ -141,7 +141,7 @@ class RemoteModel:
             ]
         )
 
-    async def _within(self, pull: Awaitable[T]) -> T:
+    async def _before_progress_deadline(self, pull: Awaitable[T]) -> T:
         async with asyncio.timeout(self._limits.model_progress_s):
             return await pull
 
@@ -151,7 +151,7 @@ def _has_calls(request: ModelRequest) -> bool:
 
 
 def _no_tool() -> "ToolDefinition":
-    """Bedrock refuses a conversation with tool calls, as that to be summarised, when no tool is declared."""
+    """Return a dummy tool: Bedrock rejects a conversation with tool calls (a summary) if no tool is declared."""
     from pydantic_ai.tools import ToolDefinition
 
     return ToolDefinition(
@@ -162,7 +162,7 @@ def _no_tool() -> "ToolDefinition":
 
 
 def _headers(request: ModelRequest) -> dict[str, str]:
-    """By these a provider finds its cache of the conversation again; they do not tell the session's id."""
+    """Return headers that route a conversation to the provider's cache of it; they do not reveal the session's id."""
     import xxhash
 
     session_id = next((message.session_id for message in request.messages if message.session_id), "")

@@ -1,6 +1,6 @@
-"""What goes along with a request: sampling, reasoning, limits, and what a configuration adds to the body (5.9).
+"""Compute the settings of a request: sampling, reasoning, limits, and the fields that a configuration adds.
 
-Pure. The result has the names that pydantic_ai gives its settings; a setting of nothing is left out.
+The result uses the names of pydantic_ai's settings; settings without a value are left out.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
 
 Wire = Literal["responses", "chat", "openrouter", "anthropic", "google", "bedrock"]
-"""How a request is written: the interface of a provider, whatever its name."""
+"""The API that a request is written for, independent of the provider's name."""
 
 THINKING_TOKENS = 2000
 CACHE_SWITCHES = ("BULKHEAD_DISABLE_ANTHROPIC_CACHE", "CRUSH_DISABLE_ANTHROPIC_CACHE")
@@ -18,9 +18,9 @@ _UNIFIED = _EFFORTS - {"none"}
 _SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty")
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _SWITCHED_BY_BODY = frozenset({"zai", "z-ai", "deepseek", "fireworks", "baseten"})
-"""Compatible servers that think when the body says so."""
+"""Compatible servers whose thinking is switched on by a field of the body."""
 
-# Which of a configuration's options are settings of the library; the others go into the body as they are.
+# Options of a configuration that are settings of the library; all others are copied into the body.
 _OPENAI = {
     name: f"openai_{name}"
     for name in ("reasoning_effort", "user", "store", "service_tier", "text_verbosity", "prompt_cache_key")
@@ -39,25 +39,25 @@ _NAMES: dict[Wire, dict[str, str]] = {
     },
 }
 API_OPTION = "api"
-"""The option that selects the wire of a provider that has two: `chat` or `responses`."""
+"""The option that selects the API of a provider with two of them: `chat` or `responses`."""
 
 
 def effort_of(model: Model, selected: SelectedModel) -> str:
-    """How hard the model is to think: what was selected if the model knows it, else its default, else its first level.
+    """Return the reasoning effort: the selected one if the model supports it, else its default, else its first level.
 
-    "" when it cannot reason or nothing is known. A model without a list of levels takes any known word.
+    "" when the model cannot reason or has no levels. A model without a list of levels accepts any known effort.
     """
     if not model.can_reason:
         return ""
     levels = model.reasoning_levels
-    for wanted in (selected.reasoning_effort, model.default_reasoning_effort):
-        if wanted and (wanted in levels or (not levels and wanted in _EFFORTS)):
-            return wanted
+    for effort in (selected.reasoning_effort, model.default_reasoning_effort):
+        if effort and (effort in levels or (not levels and effort in _EFFORTS)):
+            return effort
     return levels[0] if levels else ""
 
 
 def options_of(model: Model, provider: ProviderConfig, selected: SelectedModel) -> dict[str, Any]:
-    """The free options, deep-merged: those of the catalogue's model, of the provider, of the selected model."""
+    """Merge the free options deeply, later ones winning: of the model in the catalogue, provider, selected model."""
     merged: dict[str, Any] = {}
     for layer in (model.options.get("provider_options"), provider.provider_options, selected.provider_options):
         if isinstance(layer, dict):
@@ -65,17 +65,17 @@ def options_of(model: Model, provider: ProviderConfig, selected: SelectedModel) 
     return merged
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, objects within objects too; where they differ otherwise, `above` counts."""
-    merged = dict(below)
-    for key, value in above.items():
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two objects deeply. Where both have a value that is not an object, `override` wins."""
+    merged = dict(base)
+    for key, value in override.items():
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
 def may_cache(env: Mapping[str, str]) -> bool:
-    """May cache markers be sent?"""
+    """Return whether cache markers may be sent."""
     return not any(env.get(name, "").strip().lower() in _TRUE for name in CACHE_SWITCHES)
 
 
@@ -90,15 +90,17 @@ def settings_for(
     headers: Mapping[str, str],
     caches: bool,
 ) -> dict[str, Any]:
-    """The settings of one request. `profile` is what the library knows of the model; `max_tokens` is the request's own
-    bound, 0 for the configured one."""
+    """Return the settings of one request.
+
+    `profile` is the library's profile of the model; `max_tokens` is the request's own limit, 0 for the configured one.
+    """
     options = options_of(model, provider, selected)
     options.pop(API_OPTION, None)
     settings: dict[str, Any] = {name: getattr(selected, name) for name in _SAMPLING}
     for name, value in settings.items():
         settings[name] = model.options.get(name) if value is None else value
     settings["max_tokens"] = max_tokens or selected.max_tokens or model.default_max_tokens or None
-    # The clients of the other wires send the provider's own with every request.
+    # For the other APIs the client library is built with the provider's headers.
     own = provider.extra_headers if wire in ("google", "bedrock") else {}
     settings["extra_headers"] = {**own, **headers} or None
     effort = effort_of(model, selected)
@@ -109,7 +111,7 @@ def settings_for(
             settings |= {"openai_store": False, "openai_reasoning_effort": effort or None}
             if model.can_reason:
                 settings["openai_reasoning_summary"] = "auto"
-                _drop_sampling(settings)  # such models refuse it
+                _drop_sampling(settings)  # reasoning models reject it
         case "chat":
             settings["openai_reasoning_effort"] = effort or None
             if provider.type == "vercel" and thinks:
@@ -119,12 +121,12 @@ def settings_for(
                 body["thinking"] = {"type": "enabled"}
             elif provider.id.startswith("alibaba") and thinks:
                 body["enable_thinking"] = True
-            if provider.type == "vercel" and caches:  # it sets the markers itself, for models that need them
+            if provider.type == "vercel" and caches:  # Vercel sets the markers itself, for models that need them
                 body["providerOptions"] = {"gateway": {"caching": "auto"}}
             if provider.id in ("zai", "z-ai"):
                 body["tool_stream"] = True
         case "openrouter":
-            settings["openrouter_usage"] = {"include": True}  # with what it cost
+            settings["openrouter_usage"] = {"include": True}  # includes the cost
             if thinks:
                 settings["openrouter_reasoning"] = {"enabled": True} | ({"effort": effort} if effort else {})
         case "anthropic":
@@ -148,11 +150,11 @@ def settings_for(
 def _anthropic(
     settings: dict[str, Any], options: dict[str, Any], effort: str, think: bool, profile: Mapping[str, Any]
 ) -> None:
-    wish = options.pop("thinking", None)
+    configured = options.pop("thinking", None)
     effort = str(options.pop("effort", effort))
     thinking: dict[str, Any] | None = None
-    if isinstance(wish, dict):
-        thinking = {"type": "enabled", **wish} if "budget_tokens" in wish else dict(wish)
+    if isinstance(configured, dict):
+        thinking = {"type": "enabled", **configured} if "budget_tokens" in configured else dict(configured)
     elif effort in _UNIFIED:
         if profile.get("anthropic_supports_effort"):
             settings["thinking"] = effort
@@ -167,11 +169,11 @@ def _anthropic(
     if thinking is None or thinking.get("type") == "disabled":
         return
     settings["anthropic_thinking"] = thinking
-    _drop_sampling(settings)  # refused beside thinking
+    _drop_sampling(settings)  # rejected together with thinking
     budget = thinking.get("budget_tokens")
     if isinstance(budget, int):
         settings["anthropic_betas"] = ["interleaved-thinking-2025-05-14"]
-        if (settings["max_tokens"] or 0) <= budget:  # the budget is a part of them
+        if (settings["max_tokens"] or 0) <= budget:  # max_tokens includes the budget
             settings["max_tokens"] = budget + (settings["max_tokens"] or THINKING_TOKENS)
 
 

@@ -1,7 +1,7 @@
-"""Bounds on what a provider may send: one event, and one whole answer (L05).
+"""Limit the size of a provider's response: of one event, and of the whole response (L05).
 
-The libraries collect an event until its end comes. A hook on our HTTP client watches the bytes before they see them,
-so an event without an end stops at a bound instead of filling the memory.
+The libraries buffer an event until its end arrives. A hook on our HTTP client counts the bytes before that, so an
+endless event is cut off at a limit instead of filling the memory.
 """
 
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class EventMeter:
-    """Counts the bytes since the last end of an event. Pure."""
+    """Counts the bytes since the end of the last event."""
 
     def __init__(self, event_max: int = EVENT_MAX_BYTES, answer_max: int = ANSWER_MAX_BYTES) -> None:
         self._event_max = event_max
@@ -28,7 +28,7 @@ class EventMeter:
         self._tail = b""
 
     def take(self, chunk: bytes) -> str:
-        """What is too long with these bytes, "" for nothing."""
+        """Count a chunk. Return which limit is exceeded, "" for none."""
         self._answer += len(chunk)
         seen = self._tail + chunk
         end = max(seen.rfind(mark) + len(mark) if mark in seen else -1 for mark in _ENDS)
@@ -40,7 +40,7 @@ class EventMeter:
 
 
 async def bound(response: "httpx2.Response") -> None:
-    """The hook: everything that is read of this response is measured."""
+    """Apply the limits to a response; used as a hook of the HTTP client."""
     import httpx2
 
     stream = response.stream
@@ -54,8 +54,8 @@ def _measured(stream: "httpx2.AsyncByteStream", encoding: str) -> "httpx2.AsyncB
     class Measured(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             if encoding != "identity":
-                # Not asked for; a few bytes of it can become very many.
-                raise _garbage(f"it came compressed ({encoding[:50]}) although that was not asked for")
+                # Not requested; a few compressed bytes can expand to very many.
+                raise _garbage(f"it is compressed ({encoding[:50]}), which was not requested")
             meter = EventMeter()
             async for chunk in stream:
                 problem = meter.take(chunk)
@@ -74,5 +74,5 @@ def _garbage(problem: str) -> Exception:
 
 
 def client_options() -> dict[str, Any]:
-    """What an HTTP client needs for these bounds to hold."""
+    """Return the options of an HTTP client that apply these limits."""
     return {"event_hooks": {"response": [bound]}, "headers": {"accept-encoding": "identity"}}

@@ -1,7 +1,7 @@
-"""The one retry layer: is there another attempt at this request, and after how long.
+"""Decide whether, and after which delay, a request is retried. This is the only retry layer.
 
-The clients of the provider libraries are built without retries of their own. The turn asks here, and only for a
-request none of whose tools has run yet.
+The provider libraries are set up without retries of their own. The turn decides here, and only for a request none of
+whose tools has run yet.
 """
 
 from protocol.base.backoff import Backoff
@@ -9,19 +9,19 @@ from protocol.limits import Limits
 from worker.models.client import ModelFailure
 
 PATIENCE_S = 60.0
-"""A provider's `Retry-After` below this is obeyed even when it is longer than our own delay."""
+"""A `Retry-After` below this is honoured even when it is longer than our own delay."""
 
 
 def delay_before_retry(failure: ModelFailure, attempts: int, limits: Limits) -> float | None:
-    """Seconds to wait before the next attempt, None for no more attempts.
+    """Return the seconds to wait before the next attempt, None for no further attempt.
 
-    `attempts` counts those that were made, so it is at least 1. Our own delay doubles with each. A `Retry-After` is
-    used instead if it is above 0 and either below a minute or shorter than our own delay.
+    `attempts` is the number of attempts made, at least 1. Our own delay doubles with each. A `Retry-After` is used
+    instead if it is above 0 and either below a minute or shorter than our own delay.
     """
     if not failure.retryable or attempts > limits.model_retries_max:
         return None
     own_s = Backoff(limits.model_retry_delay_s, limits.model_retry_delay_s_max).delay_s(attempts - 1)
-    asked_s = failure.retry_after_s
-    if asked_s is not None and asked_s > 0 and (asked_s < PATIENCE_S or asked_s < own_s):
-        return asked_s
+    retry_after_s = failure.retry_after_s
+    if retry_after_s is not None and retry_after_s > 0 and (retry_after_s < PATIENCE_S or retry_after_s < own_s):
+        return retry_after_s
     return own_s

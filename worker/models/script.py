@@ -1,11 +1,11 @@
-"""The scripted model `builtin/script`: needs no key and no network, and does what the prompt's directives say.
+"""Provide the scripted model `builtin/script`: it needs no key and no network, and follows directives of the prompt.
 
 Each directive is a line of the newest prompt: `/say TEXT`, `/tokens N [RATE_PER_S]`, `/think TEXT`,
-`/tool NAME {json}`, `/fail STATUS [TIMES]`, `/hang`, `/cut`, `/finish REASON`. Neighbouring `/tool` lines are the
-calls of one step; what follows them is the next step. Other lines are ignored when there is a directive at all.
-`/stamp N [RATE_PER_S]` is `/tokens` with each token being the monotonic time of its birth, for measuring delays.
+`/tool NAME {json}`, `/fail STATUS [TIMES]`, `/hang`, `/cut`, `/finish REASON`. Adjacent `/tool` lines are the
+calls of one step; the lines after them are the next step. Other lines are ignored if there is any directive.
+`/stamp N [RATE_PER_S]` is `/tokens` whose tokens are the monotonic time of their creation, for measuring delays.
 
-Reading the script is pure; time passes only in the sleeper that the model is given.
+Time passes only in the `sleep` function that the model is given.
 """
 
 import re
@@ -37,7 +37,7 @@ GREETING = (
 )
 AFTER_TOOLS = "Done."
 TOKENS_MAX = 1_000_000
-BREATH_TOKENS = 8  # at full speed the loop gets its turn after so many
+BREATH_TOKENS = 8  # at full speed, yield to the event loop after this many tokens
 
 Sleeper = Callable[[float], Awaitable[None]]
 
@@ -51,7 +51,7 @@ class Say:
 class Emit:
     count: int
     rate: float  # tokens a second, 0 for full speed
-    stamped: bool = False  # each token tells when it was made
+    stamped: bool = False  # each token is the time of its creation
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ _REASONS = frozenset(get_args(FinishReason))
 
 
 def parse(prompt: str) -> list[Step]:
-    """The steps that a prompt asks for; never empty. A directive that cannot be read becomes text that says so."""
+    """Return the steps of a prompt; never empty. A directive that cannot be parsed becomes text that says so."""
     actions = [action for line in prompt.split("\n") if (action := _action(line)) is not None]
     if not actions:
         return [(Say(GREETING),)]
@@ -143,7 +143,7 @@ def _is_number(text: str) -> bool:
 
 
 def newest_prompt(messages: Sequence[Message]) -> tuple[Message | None, int]:
-    """The last user row, and how many steps were done since: assistant rows behind it."""
+    """Return the last user message, and the number of steps done since: the assistant messages after it."""
     steps = 0
     for message in reversed(messages):
         if message.role == "user":
@@ -153,7 +153,7 @@ def newest_prompt(messages: Sequence[Message]) -> tuple[Message | None, int]:
 
 
 class ScriptModel:
-    """A model client that plays the newest prompt's script. One object remembers its failures, so `/fail` counts."""
+    """Plays the script of the newest prompt. The object remembers its failures, for the TIMES of `/fail`."""
 
     model = SCRIPT_MODEL
     provider_id = BUILTIN_ID
@@ -166,7 +166,7 @@ class ScriptModel:
         self._failed: dict[tuple[str, int, int], int] = {}
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """Play the step that the history has come to."""
+        """Play the step after those in the history."""
         prompt, done = newest_prompt(request.messages)
         text = "\n".join(part.data.text for part in prompt.parts if isinstance(part, TextPart)) if prompt else ""
         key = prompt.id if prompt else ""
@@ -174,18 +174,18 @@ class ScriptModel:
         step: Step = steps[done] if done < len(steps) else (Say(AFTER_TOOLS),)
         reason: FinishReason = "end_turn"
         written, calls, texts = 0, 0, 0
-        for place, action in enumerate(step):
+        for position, action in enumerate(step):
             match action:
-                case Say(said):
-                    written += len(said.split())
-                    yield TextDelta(("\n" if texts else "") + said)
+                case Say(words):
+                    written += len(words.split())
+                    yield TextDelta(("\n" if texts else "") + words)
                     texts += 1
                 case Emit(count, rate, stamped):
                     if texts:
                         yield TextDelta("\n")
                     start = self._clock.now()
                     for index in range(count):
-                        if rate > 0:  # each token at its own time from the start, so delays do not add up
+                        if rate > 0:  # each token is timed from the start, so that delays do not add up
                             await self._sleep(max(0.0, start + index / rate - self._clock.now()))
                         elif index % BREATH_TOKENS == BREATH_TOKENS - 1:
                             await self._sleep(0)
@@ -203,14 +203,14 @@ class ScriptModel:
                     yield ToolCallEnd(call_id, text)
                     reason = "tool_use"
                 case Fail(status, times):
-                    self._fail((key, done, place), status, times, in_stream=bool(written))
+                    self._fail((key, done, position), status, times, in_stream=bool(written))
                 case Hang():
                     await self._sleep(self._limits.model_progress_s)
                     raise failure("timeout", f"the model sent nothing for {self._limits.model_progress_s:g} s")
                 case Cut():
                     return
-                case Finish(wanted):
-                    reason = wanted
+                case Finish(requested):
+                    reason = requested
         size = sum(len(part.data.text) for row in request.messages for part in row.parts if isinstance(part, TextPart))
         yield Finished(reason, Tokens(input=size // 4 + 1, output=written + 1))
 
@@ -219,8 +219,8 @@ class ScriptModel:
         if times and failed >= times:
             return
         if len(self._failed) > 256:
-            self._failed.clear()  # only the newest prompts are of interest
+            self._failed.clear()  # only the newest prompts matter
         self._failed[key] = failed + 1
         raise failure(
-            category_of_status(status), f"the script asked for status {status}", status=status, in_stream=in_stream
+            category_of_status(status), f"the script requested status {status}", status=status, in_stream=in_stream
         )
