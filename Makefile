@@ -24,7 +24,7 @@ export PYTHONSAFEPATH := 1
 
 help:
 	@echo "make demo     see it work: two workspaces, one of them killed; no key, no network"
-	@echo "make test     lint, format check, types, import rules, tests: what CI runs"
+	@echo "make test     lint, format check, types, import rules, dead code, tests: what CI runs"
 	@echo "make test PYTHON=python3.13   the same with another Python, in an environment of its own"
 	@echo "make test LOCKED=0            the same with the newest packages instead of the locked ones"
 	@echo "make check    the same without the tests"
@@ -52,6 +52,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/vulture
 
 contract: $(STAMP) $(CONTRACT)/.installed
 	env -u PYTHONSAFEPATH $(CONTRACT)/bin/python -m tests.contract.run $(CURDIR)/$(BIN)/bulkhead \
