@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 RESERVED_DESCRIPTORS = 16
-"""How many connections are turned away at the same time; this bounds what a flood costs while nothing can be done."""
+"""How many connections are rejected at the same time; bounds the cost of a flood."""
 REQUEST_WAIT_S = 1.0
 """How long to wait for the first byte of a request before the connection is answered without one."""
 LINGER_S = 1.0
@@ -22,7 +22,7 @@ READ_BYTES = 64 * 1024
 
 
 class OverloadResponder:
-    """Hold the reserve of one listener; each of its descriptors serves one connection at a time."""
+    """Holds the reserve of one listener; each reserved descriptor serves one connection at a time."""
 
     def __init__(self, answer: bytes, is_admitted: Callable[[socket.socket, Any], bool]) -> None:
         """Send `answer` to every connection for which `is_admitted`, called with the peer's address, is true.
@@ -36,7 +36,7 @@ class OverloadResponder:
         self._deadlines: dict[socket.socket, asyncio.TimerHandle] = {}
 
     def refill(self) -> None:
-        """Reserve as many descriptors as are allowed and can be had."""
+        """Reserve descriptors up to RESERVED_DESCRIPTORS, as far as they are available."""
         with contextlib.suppress(OSError):
             while len(self._reserve) + len(self._deadlines) < RESERVED_DESCRIPTORS:
                 self._reserve.append(os.open("/", os.O_PATH | os.O_CLOEXEC))
@@ -60,7 +60,7 @@ class OverloadResponder:
         return accepted
 
     def close(self) -> None:
-        """Close all connections that are being answered, and give the reserve back."""
+        """Close all connections that are being answered, and the reserved descriptors."""
         for connection in list(self._deadlines):
             self._close(connection)
         while self._reserve:
@@ -82,7 +82,7 @@ class OverloadResponder:
     def _answer(self, connection: socket.socket) -> None:
         self._unanswered.discard(connection)
         self._set_deadline(connection, LINGER_S)
-        with contextlib.suppress(OSError):  # the client is gone; reading finds that out
+        with contextlib.suppress(OSError):  # the client has disconnected, which the next read reports
             connection.send(self._answer_bytes)
             connection.shutdown(socket.SHUT_WR)
 

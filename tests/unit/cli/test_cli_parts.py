@@ -127,12 +127,12 @@ def test_a_change_is_shown_before_it_is_allowed() -> None:
         " line 11",
     ]
     assert short_diff("", "a\u202eb\x1b[2J\n")[1:] == ["+a\ufffdb\ufffd[2J"]
-    assert short_diff("a\n", "a\r\n") == ["… only ends of lines change"]
+    assert short_diff("a\n", "a\r\n") == ["… only line endings change"]
     assert short_diff("", "x" * 300)[1].endswith("… 101 more characters")
     long = short_diff("", "new\n" * 500)
     assert len(long) == LINES_MAX + 1
     assert long[-1] == "… 441 more lines added, 0 more removed"
-    assert short_diff("a" * 500_000, "b") == ["… 1 lines become 1, too much to compare here"]
+    assert short_diff("a" * 500_000, "b") == ["… 1 lines become 1: too long to compare here"]
 
 
 def test_words_for_sizes_and_times() -> None:

@@ -127,9 +127,9 @@ def test_repositories_remarks_and_nothing_found(tmp_path):
         ("/null", "without results"),
         ("/deep", "cannot be read"),
         ("/silence", "longer than 1 s"),
-        ("/cut", "cannot ask 127.0.0.1"),
+        ("/cut", "cannot query 127.0.0.1"),
         ("/flood", "larger than"),
-        ("/packed", "cannot be unpacked"),
+        ("/packed", "cannot be decompressed"),
     ],
 )
 def test_what_cannot_be_searched_is_an_error_result(tmp_path, path, said):
