@@ -95,8 +95,17 @@ ROUTES: tuple[Route, ...] = (
         gives=WorkerStatus,
         query={"memory": "memory"},
     ),
-    _handler("metrics", "GET", "/metrics", "Metrics in Prometheus text format", is_use=False, gives=METRICS),
-    _handler("openapi", "GET", "/v1/openapi.json", "This API description", is_use=False, gives=dict[str, Any]),
+    _handler(
+        "metrics",
+        "GET",
+        "/metrics",
+        "Metrics of the server and its workers for Prometheus",
+        is_use=False,
+        gives=METRICS,
+    ),
+    _handler(
+        "openapi", "GET", "/v1/openapi.json", "This API description as OpenAPI 3.1", is_use=False, gives=dict[str, Any]
+    ),
     _handler("docs", "GET", "/v1/docs", "This API description as an HTML page", is_use=False, gives=PAGE),
     # workspaces
     _handler(
@@ -177,14 +186,17 @@ ROUTES: tuple[Route, ...] = (
         "session.delete",
         "DELETE",
         "/sessions/{sid}",
-        "Cancel its runs, then delete it with its child sessions and messages",
+        "Cancel the session's runs, then delete it with its children and messages",
     ),
     _operation("session.history", "GET", "/sessions/{sid}/history", "Versions of the files that the session changed"),
     _operation("session.messages", "GET", "/sessions/{sid}/messages", "All messages of the session, oldest first"),
     _operation(
-        "session.user_messages", "GET", "/sessions/{sid}/messages/user", "The user's messages in it, newest first"
+        "session.user_messages",
+        "GET",
+        "/sessions/{sid}/messages/user",
+        "The user's messages in the session, newest first",
     ),
-    _operation("workspace.user_messages", "GET", "/messages/user", "The user's messages of all sessions, newest first"),
+    _operation("workspace.user_messages", "GET", "/messages/user", "The user's messages in all sessions, newest first"),
     _operation(
         "filetracker.list",
         "GET",
@@ -251,9 +263,9 @@ ROUTES: tuple[Route, ...] = (
         query={"batch_request_id": "batch"},
     ),
     # configuration and project
-    _operation("config.set", "POST", "/config/set", "Set a key to any JSON value"),
-    _operation("config.remove", "POST", "/config/remove", "Remove a key"),
-    _operation("config.model", "POST", "/config/model", "Choose a model"),
+    _operation("config.set", "POST", "/config/set", "Set a configuration key to any JSON value"),
+    _operation("config.remove", "POST", "/config/remove", "Remove a configuration key"),
+    _operation("config.model", "POST", "/config/model", "Select the large or the small model"),
     _operation("config.compact", "POST", "/config/compact", "Set the compact mode of the terminal interface"),
     _operation("config.provider_key", "POST", "/config/provider-key", "Store a key or a login of a provider"),
     _operation(
@@ -273,7 +285,7 @@ ROUTES: tuple[Route, ...] = (
     _operation("lsp.diagnostics", "GET", "/lsps/{lsp}/diagnostics", "The diagnostics of one language server, by file"),
     _operation("lsp.start", "POST", "/lsps/start", "Start the language servers of a file"),
     _operation("lsp.stop", "POST", "/lsps/stop", "Stop all language servers"),
-    _operation("skill.list", "GET", "/skills", "Available skills"),
+    _operation("skill.list", "GET", "/skills", "All usable skills"),
     _operation("skill.read", "POST", "/skills/read", "The text of a skill"),
     _operation("mcp.states", "GET", "/mcp/states", "MCP servers by name"),
     _operation("mcp.prompts", "GET", "/mcp/prompts", "The prompts of all MCP servers"),
@@ -284,9 +296,14 @@ ROUTES: tuple[Route, ...] = (
     _operation("mcp.refresh_resources", "POST", "/mcp/refresh-resources", "Reload the resources of an MCP server"),
     _operation("mcp.pending_auth", "GET", "/mcp/pending-auth", "MCP servers that wait for a login"),
     _operation(
-        "mcp.auth_url", "GET", "/mcp/auth-url", "Address to continue a login", query={"name": "name"}, needs=("name",)
+        "mcp.auth_url",
+        "GET",
+        "/mcp/auth-url",
+        "The URL to open in a browser for a login that is under way",
+        query={"name": "name"},
+        needs=("name",),
     ),
-    _operation("mcp.auth", "POST", "/mcp/auth", "Log in to an MCP server; answered when it is done"),
+    _operation("mcp.auth", "POST", "/mcp/auth", "Log in at an MCP server; answered when it is done"),
     _operation("mcp.docker_enable", "POST", "/mcp/docker/enable", "Add Docker's MCP gateway to the configuration"),
     _operation(
         "mcp.docker_disable", "POST", "/mcp/docker/disable", "Remove Docker's MCP gateway from the configuration"
@@ -339,7 +356,7 @@ class RouteTable:
             if word and (child := node.get(word)) is not None:
                 node = child
             elif word and (child := node.get(None)) is not None:
-                # Decoded after splitting, so that an encoded slash stays inside its segment (C12).
+                # Decoded after splitting, so that an encoded slash stays inside its segment.
                 values.append(_decoded(word))
                 node = child
             else:
@@ -362,4 +379,4 @@ def _decoded(word: str) -> str:
 
 
 def _unknown(path: str) -> NotFound:
-    return NotFound(f"there is nothing at {path[:200]!r}; the API lives under /v1/", code="route_unknown")
+    return NotFound(f"there is no route {path[:200]!r}; all routes are listed at /v1/docs", code="route_unknown")
