@@ -95,7 +95,7 @@ class Recorder:
 
 @dataclass
 class Source:
-    """Stands where the publisher stands."""
+    """Takes the place of the worker's publisher and records its calls."""
 
     heard: list[tuple[str, int, int]] = field(default_factory=list)
     credits: int = 0
@@ -416,8 +416,8 @@ async def test_an_event_too_large_for_a_message_still_brings_its_number(tmp_path
         await it.recorder.until_type(Ready)
         big = Event(kind="message", data=b"x" * FAST.message_max_bytes, number=8)
         assert it.worker.link.send_events([big])
-        [told] = await it.recorder.until(lambda m: isinstance(m, list) and m[0].kind != MARK_KIND)  # type: ignore[misc]
-        assert (told.number, told.kind) == (8, "omitted")
+        [omitted] = await it.recorder.until(lambda m: isinstance(m, list) and m[0].kind != MARK_KIND)  # type: ignore[misc]
+        assert (omitted.number, omitted.kind) == (8, "omitted")
 
 
 async def test_events_arrive_in_order_and_credit_goes_back_in_lots(tmp_path: Path) -> None:
@@ -559,7 +559,7 @@ async def test_X05_a_stranger_without_token_or_with_another_pid_is_refused(tmp_p
                 await eventually(lambda number=number: it.router.counters.refused_hellos >= number)  # type: ignore[misc]
         async with stranger(it.router, b"w1.1") as socket:
             socket.send(encode(Answer(call_id="1.1.1"), max_bytes=10_000))
-            socket.send(b"\x63" + encode(hello, max_bytes=10_000)[1:])  # a version that nobody speaks
+            socket.send(b"\x63" + encode(hello, max_bytes=10_000)[1:])  # an unknown version
             await eventually(lambda: it.router.counters.refused_hellos >= 4)
 
 
@@ -581,7 +581,7 @@ async def test_garbage_for_the_worker_is_dropped(tmp_path: Path) -> None:
             it.router._socket.send_multipart([it.link.identity, frame])
         it.router._socket.send_multipart([it.link.identity, b"two", b"frames"])
         call = Call(call_id="x", epoch=Epoch(1), operation="nothing", within_s=1.0)
-        it.link.send(call)  # an operation nobody offers is answered, not dropped
+        it.link.send(call)  # an unknown operation is answered, not dropped
         assert (await it.link.call("echo", body=b"alive")).body == b"alive"
 
 

@@ -57,7 +57,7 @@ class Handle:
 
 
 class Launcher:
-    """Starts what the test wants it to."""
+    """Starts handles, at once or when the test allows it, or raises the test's error."""
 
     def __init__(self) -> None:
         self.handles: list[Handle] = []

@@ -26,7 +26,7 @@ A = ClientId("00000000-0000-4000-8000-00000000000a")
 
 
 class PaperWorkspace:
-    """Stands in for a workspace: notes who claims it."""
+    """Takes the place of a workspace and records the clients that claim it."""
 
     def __init__(self, registration: Registration) -> None:
         self.registration = registration

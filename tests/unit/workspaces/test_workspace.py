@@ -1,4 +1,4 @@
-"""One workspace: who may ask its worker, what happens when that dies, when it sleeps, and when claims end."""
+"""One workspace: calls to its worker, the worker's death, sleep, and the end of claims."""
 
 import asyncio
 from pathlib import Path
