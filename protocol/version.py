@@ -1,14 +1,14 @@
-"""The wire versions that we speak between supervisor and worker, and who understands whom."""
+"""Define the version of Bulkhead, and the versions of the protocol between supervisor and worker."""
 
 BULKHEAD_VERSION = "0.1.0"
 
-# Raise it when a message changes its meaning; a new optional field does not count.
+# Increase it when a message changes its meaning; a new optional field needs no new version.
 WIRE_VERSION = 1
 
-# Versions of a peer that this code can still talk to.
+# The versions of a peer that this code supports.
 SPEAKABLE = frozenset({1})
 
 
 def is_speakable(peer_version: int) -> bool:
-    """May we go on talking to a peer that announced this version?"""
+    """Return whether this code supports a peer with this version."""
     return peer_version in SPEAKABLE

@@ -1,4 +1,4 @@
-"""What a worker is told at its birth: one value, handed over in a memory file, never on a command line."""
+"""Define the start parameters of a worker: one value, passed in a memory file, never on a command line."""
 
 import msgspec
 
@@ -6,35 +6,35 @@ from protocol.ids import Generation, WorkspaceId
 from protocol.limits import DEFAULT_LIMITS, Limits
 
 MARKER = "BULKHEAD_WORKSPACE_ID"
-"""The environment variable by which everything that a worker started is found again."""
+"""The environment variable that marks all processes started by a worker, so that they can be found."""
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a worker needs to know to live without asking."""
+    """Everything that a worker needs to start."""
 
     workspace_id: WorkspaceId
     generation: Generation
     path: str  # the workspace's directory, resolved
     directory: tuple[int, int] | None = None  # device and inode that `path` must have; None for any
-    data_dir: str  # absolute; the worker creates it, takes its lock and owns what is in it
-    endpoint: str  # the supervisor's ROUTER, `ipc://…`
-    token: str  # proves to the supervisor that this is the worker it started
+    data_dir: str  # absolute; the worker creates it, locks it and owns its content
+    endpoint: str  # the supervisor's ROUTER socket, `ipc://…`
+    token: str  # proves to the supervisor that it started this worker
     log_path: str  # standard output and error of the process
     log_level: str = "info"
-    env: dict[str, str] = {}  # the whole environment of the worker, nothing is inherited
+    env: dict[str, str] = {}  # the complete environment of the worker; nothing is inherited
     skip_permissions: bool = False
     debug: bool = False
-    default_model: str = ""  # `provider/model` from the server's configuration, "" for the workspace's own choice
-    local_model: str = ""  # the Unix socket of the local model, "" when there is none
-    closed: list[str] = []  # directories of ours that no confined command may read
+    default_model: str = ""  # `provider/model` from the server's configuration, "" for the workspace's own selection
+    local_model: str = ""  # the Unix socket of the local model, "" if there is none
+    closed: list[str] = []  # directories of the server that confined commands must not read
     limits: Limits = DEFAULT_LIMITS
 
 
 def spec_to_bytes(spec: WorkerSpec) -> bytes:
-    """The spec as it is written to the memory file."""
+    """Encode the spec for the memory file."""
     return msgspec.json.encode(spec)
 
 
 def spec_from_bytes(data: bytes) -> WorkerSpec:
-    """Read a spec. Raises msgspec.MsgspecError."""
+    """Decode a spec. Raises msgspec.MsgspecError."""
     return msgspec.json.decode(data, type=WorkerSpec)

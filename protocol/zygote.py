@@ -1,8 +1,7 @@
-"""The conversation between a supervisor and the zygote, on a SEQPACKET socket: one JSON packet a message.
+"""Define the messages between a supervisor and the zygote: one JSON packet each, on a SEQPACKET socket.
 
-Any number of supervisors may connect, one after the other or at once. To each new connection the zygote first says
-`ZygoteHello` with the children it has, first those that died and are not yet forgotten, so that a new supervisor
-misses no exit.
+Several supervisors may connect, in turn or at once. On each new connection the zygote first sends `ZygoteHello` with
+its children, including dead ones whose exit was not confirmed by `Forget`, so that a new supervisor misses no exit.
 """
 
 import msgspec
@@ -11,11 +10,11 @@ PACKET_MAX_BYTES = 64 * 1024
 
 
 class Packet(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", omit_defaults=True):
-    """What all packets share."""
+    """The base of all packets."""
 
 
 class ForkedChild(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A child of the zygote. `status` is the raw wait status, None while it lives."""
+    """A child of the zygote. `status` is the raw wait status, None while it is alive."""
 
     pid: int
     start_ticks: int
@@ -24,24 +23,24 @@ class ForkedChild(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class Fork(Packet, frozen=True, kw_only=True, tag="fork"):
-    """Fork a worker. The packet carries one descriptor: the memory file with the WorkerSpec."""
+    """Fork a worker. The packet carries one file descriptor: the memory file with the WorkerSpec."""
 
     request_id: str
 
 
 class Forget(Packet, frozen=True, kw_only=True, tag="forget"):
-    """This exit was noted; the zygote need not tell it again."""
+    """The supervisor has recorded this exit; the zygote need not report it again."""
 
     pid: int
     start_ticks: int
 
 
 class Quit(Packet, frozen=True, kw_only=True, tag="quit"):
-    """End the zygote as soon as no child lives; a Fork that comes before takes this back."""
+    """End the zygote as soon as it has no live child; an earlier Fork cancels this."""
 
 
 class ZygoteHello(Packet, frozen=True, kw_only=True, tag="hello"):
-    """First packet on every connection, sent once all imports are done."""
+    """The first packet on every connection, sent once all imports are done."""
 
     pid: int
     code_version: str
@@ -49,7 +48,7 @@ class ZygoteHello(Packet, frozen=True, kw_only=True, tag="hello"):
 
 
 class Forked(Packet, frozen=True, kw_only=True, tag="forked"):
-    """The answer to Fork: a process, or why there is none."""
+    """The response to Fork: the new process, or the error."""
 
     request_id: str
     pid: int = 0
@@ -58,7 +57,7 @@ class Forked(Packet, frozen=True, kw_only=True, tag="forked"):
 
 
 class Exited(Packet, frozen=True, kw_only=True, tag="exited"):
-    """A child ended (sent to every connection)."""
+    """A child has ended; sent to every connection."""
 
     child: ForkedChild
 
@@ -72,15 +71,15 @@ _from_zygote: msgspec.json.Decoder[FromZygote] = msgspec.json.Decoder(FromZygote
 
 
 def encode_packet(packet: ToZygote | FromZygote) -> bytes:
-    """The bytes of one packet."""
+    """Encode one packet."""
     return _encoder.encode(packet)
 
 
 def decode_to_zygote(data: bytes) -> ToZygote:
-    """What a supervisor sent. Raises msgspec.MsgspecError."""
+    """Decode a packet sent by a supervisor. Raises msgspec.MsgspecError."""
     return _to_zygote.decode(data)
 
 
 def decode_from_zygote(data: bytes) -> FromZygote:
-    """What the zygote sent. Raises msgspec.MsgspecError."""
+    """Decode a packet sent by the zygote. Raises msgspec.MsgspecError."""
     return _from_zygote.decode(data)

@@ -1,4 +1,4 @@
-"""Changes of the configuration and what is said of the project (http-api 2.7, 3.3)."""
+"""API types for the configuration and the project."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,7 +7,7 @@ import msgspec
 from protocol.api.provider import ProviderConfig, SelectedModel
 
 GLOBAL, WORKSPACE = 0, 1
-"""The scopes: a file of this user, for all workspaces; a file in the workspace's data directory. Others are global."""
+"""The scopes: the user's file for all workspaces; the file in the workspace's data directory. Others mean GLOBAL."""
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 ModelType = Literal["large", "small"]
@@ -17,7 +17,7 @@ _WITH_TUI = {"properties": {"tui": {"type": "object"}}, "required": ["tui"]}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The merged configuration with secrets masked. Clients crash without `providers` and `options.tui`."""
+    """The merged configuration with secrets masked. `providers` and `options.tui` are always present."""
 
     providers: dict[str, ProviderConfig]
     options: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_WITH_TUI)]
@@ -32,7 +32,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SetKey(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/config/set`. `key` is a dotted path; a dot inside a name is written `\\.`."""
+    """The body of `POST …/config/set`. `key` is a dotted path; a dot inside a name is written `\\.`.
+
+    `scope` is 0 for the user's file, which applies to all workspaces, and 1 for the workspace's own file.
+    """
 
     key: Key
     value: msgspec.Raw
@@ -40,14 +43,14 @@ class SetKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemoveKey(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/config/remove`."""
+    """The body of `POST …/config/remove`. `key` and `scope` are those of `SetKey`."""
 
     key: Key
     scope: int = GLOBAL
 
 
 class ChooseModel(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/config/model`."""
+    """The body of `POST …/config/model`: selects the large or the small model."""
 
     model_type: ModelType
     model: SelectedModel
@@ -55,14 +58,17 @@ class ChooseModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SetCompact(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/config/compact`: the compact view of a terminal."""
+    """The body of `POST …/config/compact`: turns the compact mode of terminal clients on or off."""
 
     enabled: bool
     scope: int = GLOBAL
 
 
 class SetProviderKey(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/config/provider-key`. `api_key` is a text for the kind `string`, a token for the kind `oauth`."""
+    """The body of `POST …/config/provider-key`.
+
+    `api_key` is a string if `kind` is `string`, and an `OAuthToken` object if it is `oauth`.
+    """
 
     provider_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     kind: Literal["string", "oauth"]
@@ -71,7 +77,7 @@ class SetProviderKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OAuthClient(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who asked for a token, and where a new one is had."""
+    """The OAuth client of a token, and the URLs for renewing the token."""
 
     client_id: str = ""
     client_secret: str = ""
@@ -81,7 +87,7 @@ class OAuthClient(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class OAuthToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A login. `expires_in` are seconds, `expires_at` is a Unix time in seconds."""
+    """The tokens of a login. `expires_in` is in seconds, `expires_at` a Unix time in seconds."""
 
     access_token: str = msgspec.field()
     expires_in: int = msgspec.field(default_factory=int)
@@ -91,32 +97,32 @@ class OAuthToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RefreshLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/config/refresh-oauth`."""
+    """The body of `POST …/config/refresh-oauth`."""
 
     provider_id: str
     scope: int = GLOBAL
 
 
 class CopilotImport(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `…/config/import-copilot`."""
+    """The response to `POST …/config/import-copilot`."""
 
     token: OAuthToken | None = None
     success: bool = False
 
 
 class ConfigChanged(msgspec.Struct, frozen=True, kw_only=True):
-    """The payload of the event `config_changed`."""
+    """The payload of the event `config_changed`: the configuration of a workspace has changed."""
 
     workspace_id: str
 
 
 class NeedsInit(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `…/project/needs-init`."""
+    """The response to `GET …/project/needs-init`: whether a client should offer to write the context file."""
 
     needs_init: bool
 
 
 class InitPrompt(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `…/project/init-prompt`."""
+    """The response to `GET …/project/init-prompt`: the prompt that writes the context file."""
 
     prompt: str

@@ -1,6 +1,6 @@
-"""What `bulkhead config` shows: the merged configuration of one directory, and where everything in it came from.
+"""The report of `bulkhead config`: the merged configuration of a directory, and the source of each value.
 
-A process of the worker's code reads the files and writes this to its standard output; the command reads it there.
+A process with the worker's code reads the files and writes the report to its standard output for the command.
 """
 
 from typing import Any, Literal
@@ -11,7 +11,7 @@ FileStatus = Literal["used", "missing", "empty", "not ours", "not read", "broken
 
 
 class ConfigFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file that may count. `problem` says why it is not used, where that is not plain."""
+    """A possible configuration file. `problem` says why it is not used, unless the status says enough."""
 
     path: str
     status: FileStatus
@@ -19,7 +19,7 @@ class ConfigFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One value without anything below it. `file` is empty for a default; a secret is `***`."""
+    """One value that is not an object or a list. `file` is empty for a default; a secret is shown as `***`."""
 
     key: str
     value: Any
@@ -28,13 +28,13 @@ class ConfigValue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `files` and what they say are in their order, lowest first; without `problems` it can be used."""
+    """The whole report. `files` are in order of priority, lowest first; `problems` make the configuration unusable."""
 
     workspace: str
     data_dir: str
     files: list[ConfigFile]
     values: list[ConfigValue]
-    models: dict[str, str] = {}  # large, small -> provider/model that answers
+    models: dict[str, str] = {}  # `large` and `small` -> `provider/model`
     hint: str = ""
     warnings: list[str] = []
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""The envelope of an event on the stream (http-api 4.3): `type` first, so that a client keeps it in any case."""
+"""Build the envelope of an event on the event stream. `type` comes first: some clients depend on it."""
 
 from typing import Literal
 
@@ -8,16 +8,19 @@ Change = Literal["created", "updated", "deleted"]
 
 
 class StreamReset(msgspec.Struct, frozen=True, kw_only=True):
-    """Of our own event `reset`: what came before is not told any more. Read all anew, go on from `cursor`."""
+    """The payload of the event `reset`: events may be missing. Read the state again, and continue from `cursor`.
+
+    `cursor` is empty while the event log of the workspace is not open yet.
+    """
 
     reason: str
-    cursor: str  # "" while the event log is not known
+    cursor: str
 
 
 _encoder = msgspec.json.Encoder()
 
 
 def envelope(kind: str, change: Change, payload: msgspec.Struct) -> bytes:
-    """The JSON of one event, on one line."""
+    """Return the JSON of one event, on one line."""
     inner = _encoder.encode(payload)
     return b'{"type":"%b","payload":{"type":"%b","payload":%b}}' % (kind.encode(), change.encode(), inner)

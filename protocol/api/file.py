@@ -1,22 +1,22 @@
-"""Files as sessions know them (http-api 2.4, 3.7)."""
+"""API types for the files of a session."""
 
 from typing import Annotated
 
 import msgspec
 
 Moment = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
-"""RFC 3339 with a zone; `0001-01-01T00:00:00Z` means never."""
+"""A time in RFC 3339 format with a time zone; `0001-01-01T00:00:00Z` means never."""
 
 
 class FileRead(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/filetracker/read`: the client shows this file to the session."""
+    """The body of `POST …/filetracker/read`: records that the session has read a file."""
 
     session_id: Annotated[str, msgspec.Meta(min_length=1)]
     path: Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\x00]+$")]
 
 
 class FileVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a file that a session changed; the first is 0. Times are Unix seconds."""
+    """One version of a file that a session changed. Versions count from 0; times are Unix seconds."""
 
     id: str
     session_id: str

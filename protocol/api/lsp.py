@@ -1,4 +1,4 @@
-"""Language servers and what they say is wrong (http-api 2.8, 3.11)."""
+"""API types for language servers and their diagnostics."""
 
 from typing import Annotated
 
@@ -8,28 +8,28 @@ from msgspec import UNSET, UnsetType
 from protocol.api.file import Moment
 
 ERROR = 1
-"""The severity of a diagnostic that has none."""
+"""The severity of a diagnostic without one."""
 
 LspState = Annotated[int, msgspec.Meta(ge=0, le=5)]
-"""0 unstarted, 1 starting, 2 ready, 3 error, 4 stopped, 5 disabled."""
+"""The state of a language server: 0 unstarted, 1 starting, 2 ready, 3 error, 4 stopped, 5 disabled."""
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
-    """A place in a text: line and UTF-16 code unit in the line, both counted from 0."""
+    """A position in a text: line, and UTF-16 code unit in the line, both counted from 0."""
 
     line: int
     character: int
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):
-    """From `start` up to, not including, `end`."""
+    """A range in a text, from `start` up to but not including `end`."""
 
     start: Position
     end: Position
 
 
 class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is wrong in a file. Clients count by `severity`, so it is always told."""
+    """A problem that a language server reports in a file. `severity`: 1 error, 2 warning, 3 information, 4 hint."""
 
     range: Range
     message: str
@@ -40,7 +40,7 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LspInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One language server as clients see it."""
+    """A language server. `state`: 0 unstarted, 1 starting, 2 ready, 3 error, 4 stopped, 5 disabled."""
 
     name: str
     state: LspState
@@ -50,7 +50,7 @@ class LspInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LspEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The payload of an `lsp_event`; `type` is `state_changed` or `diagnostics_changed`."""
+    """The payload of the event `lsp_event`; `type` is `state_changed` or `diagnostics_changed`."""
 
     type: str
     name: str

@@ -1,4 +1,4 @@
-"""MCP servers as clients see them (http-api 2.10, 3.11)."""
+"""API types for MCP servers."""
 
 from typing import Literal
 
@@ -8,7 +8,10 @@ from protocol.api.file import Moment
 
 
 class McpInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One MCP server. A state of another name would make the whole answer unreadable for clients."""
+    """An MCP server. Counts are 0 while it is not connected; `error` explains the states `error` and `needs auth`.
+
+    The list of states is closed: clients cannot read a response with another one.
+    """
 
     name: str
     state: Literal["disabled", "starting", "connected", "error", "needs auth"]
@@ -20,7 +23,7 @@ class McpInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class McpEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The payload of the event `mcp_event`."""
+    """The payload of the event `mcp_event`: the state or a list of an MCP server has changed."""
 
     type: Literal["state_changed", "tools_list_changed", "prompts_list_changed", "resources_list_changed"]
     name: str
@@ -32,7 +35,7 @@ class McpEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class McpArgument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An argument of a prompt."""
+    """An argument of a prompt of an MCP server."""
 
     id: str
     title: str
@@ -41,7 +44,7 @@ class McpArgument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class McpPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A prompt that a server offers. `id` is `<server>:<prompt>`, `client_id` the server's name."""
+    """A prompt that an MCP server offers. `id` is `<server>:<prompt>`, `client_id` is the name of the server."""
 
     id: str
     prompt_id: str
@@ -52,13 +55,13 @@ class McpPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PromptText(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `POST …/mcp/get-prompt`."""
+    """The response to `POST …/mcp/get-prompt`."""
 
     prompt: str
 
 
 class ResourceContent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One part of a resource: a text, or bytes as Base64 with padding."""
+    """One part of a resource of an MCP server: a text, or bytes as padded Base64."""
 
     uri: str
     mime_type: str = ""
@@ -67,13 +70,13 @@ class ResourceContent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class PendingLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """A server that waits for a login in the user's browser."""
+    """An MCP server that requires a login in the user's browser."""
 
     name: str
     url: str
 
 
 class LoginAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the login of a server goes on; absent while none runs."""
+    """The URL to open in a browser for the login at an MCP server; absent while no login is under way."""
 
     auth_url: str = ""

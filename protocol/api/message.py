@@ -1,7 +1,7 @@
-"""Messages and their parts, as API v1 sends them and as the workspace's file stores them (http-api 3.6).
+"""API types for messages and their parts, which are also the form in which the database stores them.
 
-A part is wrapped as `{"type": tag, "data": {…}}`. Unknown tags make a whole list unreadable for clients, so there
-are exactly these.
+A part is wrapped as `{"type": tag, "data": {…}}`. The list of tags is closed: clients cannot read a list of messages
+with an unknown tag.
 """
 
 from typing import Any, Literal
@@ -18,25 +18,31 @@ FinishReason = Literal[
     "content_filter",
     "unknown",
     "stop",
-    "loop_detected",  # the model went in circles (W-17)
+    "loop_detected",  # the model repeated the same tool calls
     "step_limit",
 ]
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    """A text in a message."""
+
     data: "TextData"
 
 
 class TextData(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of a `text` part."""
+
     text: str = ""
 
 
 class ReasoningPart(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
+    """The reasoning of the model before its answer."""
+
     data: "ReasoningData"
 
 
 class ReasoningData(msgspec.Struct, frozen=True, kw_only=True):
-    """Thinking of the model. `blocks` keeps each block with the provider's metadata and order (W-22)."""
+    """The content of a `reasoning` part. `blocks` keeps each block with the provider's metadata, in order."""
 
     thinking: str = ""
     signature: str = ""
@@ -46,34 +52,44 @@ class ReasoningData(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReasoningBlock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thinking block as the provider wants it back."""
+    """One reasoning block, in the form that the provider requires in later requests.
+
+    `before_text` and `calls_before` give its position: before or after the text of the step, and after how many of its
+    tool calls. `details` holds further data for the provider.
+    """
 
     thinking: str = ""
     signature: str = ""
     id: str = ""
     provider: str = ""
-    before_text: bool = True  # where it stood: before or after the step's text
-    calls_before: int = 0  # and behind how many of its tool calls
-    details: dict[str, Any] = {}  # what else the provider wants back with it
+    before_text: bool = True
+    calls_before: int = 0
+    details: dict[str, Any] = {}
 
 
 class ImageURLPart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
+    """An image in a message, by its URL."""
+
     data: "ImageURLData"
 
 
 class ImageURLData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The URL of an `image_url` part."""
+
     url: str
     detail: str = ""
 
 
 class BinaryPart(msgspec.Struct, frozen=True, tag_field="type", tag="binary"):
+    """An attached file in a message."""
+
     data: "BinaryData"
 
 
 class BinaryData(
     msgspec.Struct, frozen=True, kw_only=True, rename={"path": "Path", "mime_type": "MIMEType", "data": "Data"}
 ):
-    """An attachment; the only shape with capitalised keys. `data` is Base64 with padding on the wire."""
+    """The content of a `binary` part; the only type with capitalised keys. `Data` is padded Base64."""
 
     path: str = ""
     mime_type: str = ""
@@ -81,46 +97,66 @@ class BinaryData(
 
 
 class ToolCallPart(msgspec.Struct, frozen=True, tag_field="type", tag="tool_call"):
+    """A tool call of the model."""
+
     data: "ToolCallData"
 
 
 class ToolCallData(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a `tool_call` part. `input` is a string that contains JSON; `finished`: it is complete."""
+
     id: str
     name: str
-    input: str = ""  # a string that holds JSON
+    input: str = ""
     finished: bool = False
 
 
 class ToolResultPart(msgspec.Struct, frozen=True, tag_field="type", tag="tool_result"):
+    """The result of a tool call."""
+
     data: "ToolResultData"
 
 
 class ToolResultData(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a `tool_result` part.
+
+    `data` is an image or audio clip of the type `mime_type`, as Base64. `metadata` is empty or a string that contains
+    JSON.
+    """
+
     tool_call_id: str
     name: str
     content: str = ""
-    data: str = ""  # Base64 text of media
+    data: str = ""
     mime_type: str = ""
-    metadata: str = ""  # a string that holds JSON, or nothing
+    metadata: str = ""
     is_error: bool = False
 
 
 class FinishPart(msgspec.Struct, frozen=True, tag_field="type", tag="finish"):
+    """The end of an assistant's message."""
+
     data: "FinishData"
 
 
 class FinishData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The reason why an assistant's message ended. `time` is in Unix seconds."""
+
     reason: FinishReason = msgspec.field()
-    time: int = msgspec.field()  # Unix seconds
+    time: int = msgspec.field()
     message: str = ""
     details: str = ""
 
 
 class ShellCommandPart(msgspec.Struct, frozen=True, tag_field="type", tag="shell_command"):
+    """A shell command that the user ran in the session."""
+
     data: "ShellCommandData"
 
 
 class ShellCommandData(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a `shell_command` part."""
+
     command: str
     output: str
     exit_code: int
@@ -132,7 +168,7 @@ Part = (
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a conversation. Times are Unix seconds."""
+    """One message of a session. Times are Unix seconds."""
 
     id: str
     session_id: str
@@ -146,7 +182,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that comes with a prompt. `content` is Base64 with padding on the wire."""
+    """A file that is sent with a prompt. `content` is padded Base64."""
 
     file_path: str = ""
     file_name: str = ""

@@ -1,24 +1,27 @@
-"""Permissions and questions as clients ask and answer them (http-api 3.10)."""
+"""API types for permission requests and for the agent's questions."""
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 PermissionPolicy = Literal["", "ask", "allow", "deny", "wait"]
-"""What becomes of a run's requests: "" decides by who is attached, `ask` waits for a client, `allow` needs none, `deny`
-refuses at once, `wait` refuses at a deadline."""
+"""How the permission requests of a run are decided.
+
+`ask` waits for a client, `allow` grants without asking, `deny` refuses at once, `wait` refuses at a deadline. ""
+depends on whether a client is attached.
+"""
 
 QuestionType = Literal["yes_no", "single_choice", "multi_choice", "free_text"]
 
 
 class Skip(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of both `…/permissions/skip`."""
+    """The body of `GET` and `POST …/permissions/skip`: whether tools run without permission."""
 
     skip: bool
 
 
 class PermissionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One question for a permission. `params` is an object, or null, by the tool's name."""
+    """A request for permission to run a tool. The keys of `params` depend on `tool_name`; it may be null."""
 
     id: str = ""
     session_id: str = ""
@@ -31,14 +34,14 @@ class PermissionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/permissions/grant`."""
+    """The body of `POST …/permissions/grant`. `allow_session` also allows later requests of the same kind."""
 
     permission: PermissionRequest
     action: Literal["allow", "allow_session", "deny"]
 
 
 class PermissionNotification(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a request; neither granted nor denied means that it waits."""
+    """The payload of the event `permission_notification`. If neither granted nor denied, the request is open."""
 
     tool_call_id: str
     granted: bool = False
@@ -46,7 +49,7 @@ class PermissionNotification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One of the answers to choose from."""
+    """One of the choices for the answer to a question."""
 
     id: str = msgspec.field()
     label: str = msgspec.field()
@@ -54,7 +57,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class QuestionItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One question of a batch."""
+    """One question of the agent, part of a batch."""
 
     id: str = msgspec.field()
     type: QuestionType = msgspec.field()
@@ -65,7 +68,7 @@ class QuestionItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class QuestionRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A batch of questions of the agent."""
+    """A batch of questions that the agent asks the user."""
 
     id: str = msgspec.field()
     session_id: str = msgspec.field()
@@ -76,13 +79,13 @@ class QuestionRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class QuestionNotification(msgspec.Struct, frozen=True, kw_only=True):
-    """The batch is over: answered, refused, or nobody waits any more."""
+    """The payload of the event `question_batch_notification`: a batch was answered, refused or withdrawn."""
 
     batch_id: str
 
 
 class QuestionResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to one question; with nothing in it the question was skipped."""
+    """The answer to one question; without any content the question was skipped."""
 
     request_id: str = ""
     selected_ids: list[str] | None = None
@@ -92,14 +95,17 @@ class QuestionResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/questions/answer`. The Crush client leaves the batch's id empty: the questions' ids tell which one is
-    meant, and without those it is the batch that waits longest."""
+    """The body of `POST …/questions/answer`.
+
+    `batch_request_id` may be empty: the batch is then found by the ids of the answered questions, and without those it
+    is the oldest open batch.
+    """
 
     batch_request_id: str = ""
     responses: Annotated[list[QuestionResponse], msgspec.Meta(max_length=100)] | None = None
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """Did this call decide it? False: somebody else was first, or nothing is pending."""
+    """Whether this call decided the request. False: it was already decided, or nothing is open."""
 
     resolved: bool

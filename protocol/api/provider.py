@@ -1,4 +1,4 @@
-"""Models and providers (http-api 3.3, 3.4)."""
+"""API types for models and providers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a catalogue or a configuration says about one model. Costs are for a million tokens."""
+    """A model, as described by the catalogue or the configuration. Costs are in US dollars per million tokens."""
 
     id: str = msgspec.field(default_factory=str)
     name: str = msgspec.field(default_factory=str)
@@ -24,7 +24,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CatalogueProvider(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `GET …/providers`: what can be chosen, without keys and headers."""
+    """A provider with its models, without keys and headers; an item of `GET …/providers`."""
 
     name: str
     id: str
@@ -36,7 +36,7 @@ class CatalogueProvider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SelectedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The model that a workspace uses for one purpose (`large`, `small`)."""
+    """The model selected for one purpose (`large`, `small`), with its options."""
 
     model: str = msgspec.field(default_factory=str)
     provider: str = msgspec.field(default_factory=str)
@@ -52,14 +52,14 @@ class SelectedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One provider as the configuration has it."""
+    """A configured provider. `oauth` is set if the user has logged in at the provider."""
 
     id: str = ""
     name: str = ""
     base_url: str = ""
     type: str = ""
     api_key: str = ""
-    oauth: dict[str, Any] | None = None  # there: somebody is logged in
+    oauth: dict[str, Any] | None = None
     disable: bool = False
     system_prompt_prefix: str = ""
     extra_headers: dict[str, str] = {}

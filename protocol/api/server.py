@@ -1,4 +1,4 @@
-"""What the server says of itself, and how it tells of errors (http-api 0.3, 1.5, 1.6)."""
+"""API types for the server itself, and the body of error responses."""
 
 from typing import Literal
 
@@ -6,23 +6,26 @@ import msgspec
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """`GET /v1/version`. Clients compare `version` and `build_id` with their own."""
+    """The version of the server. Clients compare `version` and `build_id` with their own.
+
+    `go_version` is the version of the runtime; the name is kept for compatibility with Crush's clients.
+    """
 
     version: str
     commit: str
     build_id: str
-    go_version: str  # of the runtime; the name is the reference's
+    go_version: str
     platform: str
 
 
 class Command(msgspec.Struct, frozen=True):
-    """`POST /v1/control`. Both leave only an idle server that was started to leave when idle."""
+    """The body of `POST /v1/control`. Both commands only stop an idle server that was started with `--idle-exit`."""
 
     command: Literal["shutdown", "shutdown_if_idle"]
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What could not be done, why, and what would be right; `code` is stable, the text is not."""
+    """An error. `message` says what failed, why, and what would be right; it may change, but `code` does not."""
 
     message: str
     code: str

@@ -1,28 +1,28 @@
-"""Language servers, skills, MCP servers and the direct shell command (http-api 3.9, 3.11, 3.12)."""
+"""API types for requests to language servers, skills, MCP servers and the shell."""
 
 from typing import Annotated, Literal
 
 import msgspec
 
-from protocol.api.agent import SAYS_SOMETHING
+from protocol.api.agent import NOT_BLANK_PATTERN
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
 class StartLanguageServers(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/lsps/start`: the file for which language servers are wanted."""
+    """The body of `POST …/lsps/start`: the file whose language servers are started."""
 
     path: str
 
 
 class ReadSkill(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/skills/read`."""
+    """The body of `POST …/skills/read`."""
 
     skill_id: Name
 
 
 class SkillState(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one skill file: `state` 0 is usable, 1 is not, and `error` says why."""
+    """The state of a skill file: `state` is 0 if it is usable, and 1 if not; then `error` says why."""
 
     name: str
     path: str
@@ -31,13 +31,13 @@ class SkillState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkillsChanged(msgspec.Struct, frozen=True, kw_only=True):
-    """The payload of the event `skills_event`."""
+    """The payload of the event `skills_event`: the skills have changed."""
 
     states: list[SkillState]
 
 
 class SkillInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One usable skill. The id is the path of its file."""
+    """A usable skill. `id` is the path of its file."""
 
     id: str
     name: str
@@ -48,7 +48,7 @@ class SkillInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkillTextResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Of which skill a text is."""
+    """Describes the skill of a `SkillText`."""
 
     name: str
     description: str
@@ -57,20 +57,20 @@ class SkillTextResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkillText(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `POST …/skills/read`."""
+    """The response to `POST …/skills/read`. `content` is the text of the skill, as padded Base64."""
 
     content: bytes
     result: SkillTextResult
 
 
 class ServerName(msgspec.Struct, frozen=True, kw_only=True):
-    """An MCP server by the name that the configuration gives it."""
+    """Names an MCP server, as in the configuration."""
 
     name: Name
 
 
 class GetMcpPrompt(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/mcp/get-prompt`. `client_id` is the MCP server's name here."""
+    """The body of `POST …/mcp/get-prompt`. `client_id` is the name of the MCP server."""
 
     client_id: Name
     prompt_id: Name
@@ -78,22 +78,22 @@ class GetMcpPrompt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadMcpResource(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/mcp/read-resource`."""
+    """The body of `POST …/mcp/read-resource`. `name` is the name of the MCP server."""
 
     name: Name
     uri: Name
 
 
 class RunShellCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST …/shell`. The session of the path counts, not the one of the body."""
+    """The body of `POST …/shell`. `session_id` is ignored; the session in the path is used."""
 
-    command: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": SAYS_SOMETHING})]
+    command: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": NOT_BLANK_PATTERN})]
     session_id: str = ""
     term_width: int = 0
 
 
 class ShellResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a direct shell command printed (its errors below), and how it ended."""
+    """The output of a shell command, standard error after standard output, and its exit code."""
 
     output: str
     exit_code: int

@@ -1,4 +1,4 @@
-"""Sessions as API v1 sends them (http-api 3.5)."""
+"""API types for sessions."""
 
 from typing import Annotated, Literal
 
@@ -6,13 +6,19 @@ import msgspec
 
 
 class Todo(msgspec.Struct, frozen=True, kw_only=True):
+    """An item of a session's task list. `active_form` is shown while the item is in progress."""
+
     content: str
     status: Literal["pending", "in_progress", "completed"]
     active_form: str = ""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """One conversation. Times are Unix seconds; token counts are those of the last model step, not sums."""
+    """A conversation. Times are Unix seconds.
+
+    Token counts are those of the last request to the model, not sums. `is_busy` and `attached_clients` are computed
+    for each response.
+    """
 
     id: str
     parent_session_id: str = ""
@@ -25,12 +31,12 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     todos: list[Todo] = []
     created_at: int = 0
     updated_at: int = 0
-    is_busy: bool = False  # computed on reads
-    attached_clients: int = 0  # computed on reads, by the supervisor
+    is_busy: bool = False
+    attached_clients: int = 0
 
 
 class WriteSession(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client may say about a session: create reads `title`, put reads all; None leaves a field as it is."""
+    """The body for creating or changing a session. Creating only uses `title`; null keeps a field unchanged."""
 
     id: str | None = None
     title: str | None = None

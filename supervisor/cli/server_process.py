@@ -1,14 +1,10 @@
-"""A process of this machine, known by pid and start time: is it still that one, end it, wait for its end."""
+"""Find the process of a server on this machine: by its lock file, or by its socket."""
 
-import asyncio
 import json
-import os
-import signal
 import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from protocol.address import UnixAddress
 
@@ -18,68 +14,25 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """What the lock file of a runtime directory says about the server that holds it."""
+    """The server that holds a runtime directory, as its lock file names it."""
 
     pid: int
     start_ticks: int
     listeners: tuple[str, ...] = ()
 
 
-class TrackedProcess:
-    """A process held by a pidfd, so that its pid cannot become another's while we look at it."""
-
-    def __init__(self, pid: int) -> None:
-        """Raises ProcessLookupError when there is no such process."""
-        self.pid = pid
-        self._fd = os.pidfd_open(pid)
-
-    def __enter__(self) -> "TrackedProcess":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._fd)
-
-    def send(self, number: signal.Signals) -> None:
-        """Raises ProcessLookupError, PermissionError."""
-        signal.pidfd_send_signal(self._fd, number)
-
-    async def gone(self, timeout_s: float) -> bool:
-        """Has it ended within so many seconds? The kernel tells by the pidfd."""
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        loop.add_reader(self._fd, ended.set)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await ended.wait()
-        except TimeoutError:
-            return False
-        finally:
-            loop.remove_reader(self._fd)
-        return True
-
-
 def read_owner(runtime_dir: Path) -> LockOwner | None:
-    """Who holds the runtime directory, as its lock file says; None when it says nobody. The process may be gone."""
+    """Return the server that the lock file names, None when it names none. The process may have exited."""
     try:
         with (runtime_dir / "supervisor.lock").open("rb") as file:
-            said = json.loads(file.read(LOCK_MAX_BYTES))
-        return LockOwner(int(said["pid"]), int(said["start_ticks"]), tuple(map(str, said.get("listeners", ()))))
+            owner = json.loads(file.read(LOCK_MAX_BYTES))
+        return LockOwner(int(owner["pid"]), int(owner["start_ticks"]), tuple(map(str, owner.get("listeners", ()))))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def start_ticks(pid: int) -> int:
-    """When a process began, in clock ticks since boot; 0 when it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
 def listener_pid(address: UnixAddress) -> int | None:
-    """Which process listens at a Unix socket, as the kernel says; None when nobody does."""
+    """Return the pid of the process that listens at a Unix socket, as the kernel reports it; None when none does."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
@@ -91,7 +44,7 @@ def listener_pid(address: UnixAddress) -> int | None:
 
 
 def is_server(pid: int) -> bool:
-    """Does its command line say that this is a server of ours?"""
+    """Return whether the command line of a process is that of a Bulkhead server."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -100,7 +53,7 @@ def is_server(pid: int) -> bool:
 
 
 def unit_of(pid: int) -> tuple[str, bool] | None:
-    """The systemd unit that a process belongs to, and whether a user's manager runs it; None outside of ours."""
+    """Return the Bulkhead unit of systemd that a process belongs to, and whether a user's manager runs it, or None."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:

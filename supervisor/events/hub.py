@@ -12,6 +12,7 @@ from random import Random
 
 from protocol.api.envelope import envelope
 from protocol.api.workspace import WorkspaceState
+from protocol.base.backoff import Backoff
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
@@ -25,11 +26,9 @@ Fetch = Callable[[int, int], Awaitable[list[Event]]]
 
 _ALIVE = frozenset({"ready", "degraded", "closing"})
 _FETCH_ATTEMPTS = 5
-_FETCH_PAUSE_S = 0.2
-"""Doubles with every attempt."""
-_PAGE_PAUSE_S = 1.0
-"""Between two questions for one client, when there is no worker; doubles up to the maximum."""
-_PAGE_PAUSE_S_MAX = 30.0
+_FETCH_PAUSE = Backoff(first_s=0.4, max_s=3.2)
+_PAGE_PAUSE = Backoff(first_s=1.0, max_s=30.0)
+"""Between two fetches for one client, while there is no worker."""
 
 
 class Hub:
@@ -189,7 +188,7 @@ class Hub:
                 if attempt >= _FETCH_ATTEMPTS:
                     self._give_up(reason)
                     return
-                await asyncio.sleep(_FETCH_PAUSE_S * 2**attempt)
+                await asyncio.sleep(_FETCH_PAUSE.delay_s(attempt - 1))
         finally:
             self._filling = False
 
@@ -332,8 +331,8 @@ class Stream:
         if isinstance(page, BulkheadError) and page.code != "reset":
             # No worker now. The state of the workspace is on this stream; the client may wait here as well as there.
             self.client.look(self._hub.known_to)
-            self._again_at = now + min(_PAGE_PAUSE_S * 2**self._attempt, _PAGE_PAUSE_S_MAX)
-            self._attempt = min(self._attempt + 1, 16)
+            self._again_at = now + _PAGE_PAUSE.delay_s(self._attempt)
+            self._attempt += 1
             return
         self._attempt = 0
         if not isinstance(page, BulkheadError) and page and cursor.log_id == self._hub.log_id:

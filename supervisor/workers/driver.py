@@ -14,6 +14,7 @@ from typing import Protocol, assert_never
 from protocol.base.clock import Clock
 from protocol.base.failpoints import FailpointRaised, failpoint
 from protocol.base.logs import fields
+from protocol.base.process_identity import boot_id
 from protocol.base.tasks import TaskOwner
 from protocol.base.timer import Timer
 from protocol.errors import BulkheadError, Unavailable
@@ -22,7 +23,6 @@ from protocol.limits import Limits
 from protocol.messages import Closing, Heartbeat, Hello, LastWord, Ready, Shutdown
 from protocol.worker_spec import WorkerSpec
 from supervisor.launch.launcher import ExitReport, Handle, Launcher, Record
-from supervisor.launch.process import boot_id
 from supervisor.launch.records import RecordStore
 from supervisor.routing.link import EventListener, ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router

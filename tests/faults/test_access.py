@@ -118,7 +118,7 @@ async def test_X02_an_address_that_others_reach_wants_a_token(house: ServerHarne
 @pytest.mark.house(tcp=True, arguments=("--no-auth", "--log-level", "error"))
 async def test_X02_without_a_token_it_says_what_that_means(house: ServerHarness) -> None:
     port = port_of(house)
-    assert "every program on this machine, of any user" in house.server.log
+    assert "every program of every user on this machine" in house.server.log
     assert not (house.server.runtime_dir / "token").exists()
     assert (await say(port, f"GET /v1/version HTTP/1.1\nHost: localhost:{port}")).status == 200
     for line in ("Host: evil.example", f"Host: localhost:{port}\nOrigin: http://evil.example"):

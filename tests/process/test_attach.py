@@ -246,7 +246,7 @@ async def test_managed_server_is_not_taken_down_by_a_client(house: ServerHarness
 
 
 async def test_calls_of_the_crush_client(house: ServerHarness, tmp_path: Path) -> None:
-    """http-api 7.1, call by call."""
+    """Make the calls of the Crush client, in its order."""
     client = Client(house.server.socket_path, house.diary)
     version = (await client.get("/v1/version")).expect(200).json()
     assert {"version", "commit", "build_id", "go_version", "platform"} <= set(version)

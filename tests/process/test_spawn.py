@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from protocol.base.clock import SystemClock
+from protocol.base.process_identity import boot_id
 from protocol.exit_codes import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_REASONS
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.limits import DEFAULT_LIMITS, Limits
@@ -33,7 +34,7 @@ from protocol.zygote import (
     decode_from_zygote,
     encode_packet,
 )
-from supervisor.launch import process, process_sweep
+from supervisor.launch import process_sweep
 from supervisor.launch.launcher import ExitReport, Record
 from supervisor.launch.local import LocalHandle, LocalLauncher
 from supervisor.launch.process_usage import measure_process
@@ -288,7 +289,7 @@ def test_S01_the_next_supervisor_adopts_and_learns_the_end(root: Path, shared_zy
                 generation=1,
                 pid=worker.pid,
                 start_ticks=worker.handle.start_ticks,
-                boot_id=process.boot_id(),
+                boot_id=boot_id(),
                 token=worker.spec.token,
                 started_wall=1.0,
                 path=worker.spec.path,

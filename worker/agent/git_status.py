@@ -1,7 +1,7 @@
-"""The state of the git worktree, as a conversation is told it at its beginning (5.13).
+"""Read the state of the git worktree for the system prompt, once for each session.
 
-It is looked up once a session and then kept: a prompt that changed with every edit would make the provider's cache of
-the whole conversation useless, and the agent sees newer states with its own commands.
+The text stays the same for the session: a system prompt that changed with every edit would make the provider's cache of
+the whole conversation useless, and the agent can run git itself.
 """
 
 import logging
@@ -18,22 +18,22 @@ from worker.processes.environment import tool_environment
 STATUS_LINES = 20
 LINE_MAX = 200
 SESSIONS_KEPT = 256
-_QUIET = {
+_ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_PAGER": "cat",
     "LC_ALL": "C.UTF-8",
 }
-_HARMLESS = {
-    # Programs that the configuration of a repository can name. Nobody asked for anything when a turn begins, so what
-    # somebody else's repository says must run nothing, and ask nobody in the network.
+_SAFE_SETTINGS = {
+    # A repository's configuration can name programs. No user asked for these commands, so they must neither run
+    # programs of an untrusted repository nor use the network.
     "core.fsmonitor": "false",
     "core.hooksPath": "/dev/null",
     "log.showSignature": "false",
     "protocol.allow": "never",
     "safe.bareRepository": "explicit",
-    # What the user likes to see, but the model does not.
+    # Settings for people that do not help the model.
     "color.ui": "never",
     "color.status": "never",
     "color.diff": "never",
@@ -45,32 +45,32 @@ OUTPUT_MAX_BYTES = 256 * 1024
 
 
 class GitStatus:
-    """Remembers what each session was told."""
+    """Reads the state for each session once, and keeps it."""
 
     def __init__(self, children: ChildProcesses, limits: Limits, log: logging.Logger) -> None:
         self._children = children
         self._limits = limits
         self._log = log
-        self._told: OrderedDict[str, str] = OrderedDict()
+        self._by_session: OrderedDict[str, str] = OrderedDict()
 
     async def of(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> str:
-        """Branch, status and last commits as lines of text; "" without git or outside a worktree. Bounded."""
-        known = self._told.get(session_id)
-        if known is None:
-            known = await self._look(workspace, tool_environment(env) | _QUIET)
-            self._told[session_id] = known
-            while len(self._told) > SESSIONS_KEPT:
-                self._told.popitem(last=False)
-        return known
+        """Return branch, status and last commits as lines of text; "" without git or outside a worktree. Bounded."""
+        text = self._by_session.get(session_id)
+        if text is None:
+            text = await self._read(workspace, tool_environment(env) | _ENVIRONMENT)
+            self._by_session[session_id] = text
+            while len(self._by_session) > SESSIONS_KEPT:
+                self._by_session.popitem(last=False)
+        return text
 
-    async def _look(self, workspace: Path, env: Mapping[str, str]) -> str:
-        env = {**env, **_configured(_HARMLESS)}
-        # Filters run when a file looks changed. Those of the user are meant, those of a repository are anybody's.
+    async def _read(self, workspace: Path, env: Mapping[str, str]) -> str:
+        env = {**env, **_as_variables(_SAFE_SETTINGS)}
+        # Filters run when a file looks changed. Those of the user are intended, those of a repository are not trusted.
         own = await self._git(workspace, env, "config", "--show-scope", "--name-only", "--list")
-        if own is None or (filters := _filters(own)) is None:
+        if own is None or (filters := _disable_filters(own)) is None:
             return ""
-        env |= _configured({**_HARMLESS, **filters})
-        # Submodules have a configuration of their own.
+        env |= _as_variables({**_SAFE_SETTINGS, **filters})
+        # Submodules have their own configuration.
         status = await self._git(
             workspace, env, "status", "--short", "--branch", "--untracked-files=normal", "--ignore-submodules=dirty"
         )
@@ -88,12 +88,12 @@ class GitStatus:
         return "\n".join(lines)
 
     async def _git(self, workspace: Path, env: Mapping[str, str], *args: str) -> str | None:
-        """What git prints, None when it fails or takes too long."""
+        """Run git and return its output; None when it fails or takes too long."""
         try:
             child = await self._children.start(
                 ["git", *args], env=env, cwd=workspace, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0
             )
-        except (OSError, ValueError):  # ValueError: a variable that cannot be one
+        except (OSError, ValueError):  # ValueError: an invalid variable
             return None
         try:
             code = await child.exited_within(self._limits.git_s)
@@ -106,23 +106,23 @@ class GitStatus:
         return child.stdout.text().rstrip() if code == 0 else None
 
 
-def _configured(values: Mapping[str, str]) -> dict[str, str]:
-    """Variables that make git take these values over those of all files."""
-    found = {"GIT_CONFIG_COUNT": str(len(values))}
+def _as_variables(values: Mapping[str, str]) -> dict[str, str]:
+    """Return variables by which git prefers these values to those of all files."""
+    variables = {"GIT_CONFIG_COUNT": str(len(values))}
     for number, (name, value) in enumerate(values.items()):
-        found |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-    return found
+        variables |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return variables
 
 
-def _filters(listed: str) -> dict[str, str] | None:
-    """What switches the filters off that are named in this list of scopes and names; None when they are too many."""
+def _disable_filters(listed: str) -> dict[str, str] | None:
+    """Return settings that disable the filters in a list of scopes and names; None when there are too many."""
     if len(listed) >= OUTPUT_MAX_BYTES:
         return None
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for line in listed.splitlines():
         scope, _, name = line.partition("\t")
         if scope in ("local", "worktree") and _FILTER.fullmatch(name):
             filter_name = name.rpartition(".")[0]
-            found |= {f"{filter_name}.{what}": "" for what in ("clean", "process", "smudge")}
-            found[f"{filter_name}.required"] = "false"
-    return found if len(found) <= FILTERS_MAX * 4 else None
+            settings |= {f"{filter_name}.{what}": "" for what in ("clean", "process", "smudge")}
+            settings[f"{filter_name}.required"] = "false"
+    return settings if len(settings) <= FILTERS_MAX * 4 else None

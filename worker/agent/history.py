@@ -1,7 +1,6 @@
-"""A history that a provider accepts: what a crash, a cancel or another provider left is repaired on the way out.
+"""Repair a history so that a provider accepts it after a crash, a cancel, or a change of the provider.
 
-The stored rows stay as they are (5.3). The translation into the messages of a provider is done in
-`worker/models/message_format.py`, on what this returns.
+The stored rows are not changed. `worker/models/message_format.py` translates the result into a provider's messages.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,34 +25,34 @@ from worker.agent.message_draft import EMPTY_INPUT, INTERRUPTED_CALL, answers_fo
 
 
 def repair(messages: Sequence[Message], provider_id: str) -> list[Message]:
-    """The rows that may be sent to `provider_id`.
+    """Return the rows that may be sent to `provider_id`.
 
-    - Rows that say nothing are left out, finish parts too.
-    - The results of a step stand in one tool row directly behind its assistant row, one for each call, in the order
-      of the calls. A missing one is made up as an error; one that nobody asked for is dropped, a second one too.
+    - Rows without content are left out, and so are finish parts.
+    - The results of a step are in one tool row directly after its assistant row, one for each call, in the order of the
+      calls. A missing one becomes an error; a result without a call, or a second one for a call, is dropped.
     - Open calls get an empty input. A second call with the same id in one row is dropped.
-    - Thinking of another provider, and thinking that was cut before its signature came, is left out.
+    - Reasoning of another provider, and reasoning that was cut before its signature arrived, is left out.
     """
     repaired: list[Message] = []
     for index, message in enumerate(messages):
         match message.role:
             case "assistant":
-                kept = _assistant(message, provider_id)
-                if kept is None:
+                repaired_row = _assistant(message, provider_id)
+                if repaired_row is None:
                     continue
-                repaired.append(kept)
-                if calls_of(kept):
-                    repaired.append(_answers(kept, _results_behind(messages, index)))
+                repaired.append(repaired_row)
+                if calls_of(repaired_row):
+                    repaired.append(_answers(repaired_row, _results_after(messages, index)))
             case "tool":
-                continue  # taken up by its assistant row
+                continue  # added after its assistant row
             case _:
                 if not _is_empty(message):
                     repaired.append(replace(message, parts=_without_finish(message.parts)))
     return repaired
 
 
-def _results_behind(messages: Sequence[Message], index: int) -> Iterable[ToolResultData]:
-    """The results up to the next assistant row with calls of its own: ids may come again later (some servers count)."""
+def _results_after(messages: Sequence[Message], index: int) -> Iterable[ToolResultData]:
+    """Yield the results up to the next assistant row with calls. Ids may repeat later: some servers just count."""
     for message in messages[index + 1 :]:
         if message.role == "assistant" and calls_of(message):
             return
@@ -62,12 +61,12 @@ def _results_behind(messages: Sequence[Message], index: int) -> Iterable[ToolRes
 
 
 def _answers(assistant: Message, results: Iterable[ToolResultData]) -> Message:
-    known: dict[str, ToolResultData] = {}
+    by_call_id: dict[str, ToolResultData] = {}
     for result in results:
-        known.setdefault(result.tool_call_id, result)
+        by_call_id.setdefault(result.tool_call_id, result)
     parts: list[Part] = []
     for call in calls_of(assistant):
-        result = known.get(call.id) or answers_for([call], INTERRUPTED_CALL)[0]
+        result = by_call_id.get(call.id) or answers_for([call], INTERRUPTED_CALL)[0]
         parts.append(ToolResultPart(replace(result, name=call.name)))
     return Message(
         id=assistant.id + ":results", session_id=assistant.session_id, role="tool", parts=parts, model="", provider=""
@@ -82,7 +81,7 @@ def _assistant(message: Message, provider_id: str) -> Message | None:
             case TextPart(data) if data.text.strip():
                 parts.append(part)
             case ReasoningPart(data):
-                reasoning = _own_thinking(data, provider_id)
+                reasoning = _own_reasoning(data, provider_id)
                 if reasoning is not None:
                     parts.append(ReasoningPart(reasoning))
             case ToolCallPart(data) if data.id not in seen:
@@ -93,11 +92,11 @@ def _assistant(message: Message, provider_id: str) -> Message | None:
             case _:
                 pass
     if all(isinstance(part, ReasoningPart) for part in parts):
-        return None  # thinking alone answers nothing, and providers refuse it
+        return None  # providers refuse a message that has only reasoning
     return replace(message, parts=parts)
 
 
-def _own_thinking(data: ReasoningData, provider_id: str) -> ReasoningData | None:
+def _own_reasoning(data: ReasoningData, provider_id: str) -> ReasoningData | None:
     blocks = [
         block
         for block in data.blocks

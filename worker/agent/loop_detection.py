@@ -1,4 +1,4 @@
-"""Is the model going in circles: the same calls with the same results, again and again (5.6)."""
+"""Detect a model that repeats the same calls with the same results."""
 
 import hashlib
 from collections import Counter, deque
@@ -11,22 +11,22 @@ REPEATS_MAX = 5
 
 
 class LoopDetector:
-    """Sees every step of a turn."""
+    """Compares the steps of one turn."""
 
     def __init__(self) -> None:
         self._signatures: deque[bytes | None] = deque(maxlen=WINDOW_STEPS)
 
     def step(self, calls: Sequence[ToolCallData], results: Mapping[str, ToolResultData]) -> bool:
-        """Take in a finished step; True when one signature came more than 5 times in the last 10 steps."""
+        """Add a finished step; True when one signature occurs more than 5 times in the last 10 steps."""
         self._signatures.append(signature(calls, results) if calls else None)
         if len(self._signatures) < WINDOW_STEPS:
             return False
-        counts = Counter(found for found in self._signatures if found is not None)
+        counts = Counter(one for one in self._signatures if one is not None)
         return any(count > REPEATS_MAX for count in counts.values())
 
 
 def signature(calls: Sequence[ToolCallData], results: Mapping[str, ToolResultData]) -> bytes:
-    """SHA-256 over name, input and result of each call, in order."""
+    """Return a SHA-256 of name, input and result of each call, in order."""
     digest = hashlib.sha256()
     for call in calls:
         result = results.get(call.id)

@@ -1,7 +1,7 @@
-"""The assistant row while it grows: events of the model in, whole snapshots of the message out.
+"""Build an assistant row from the events of the model, and return snapshots of the whole message.
 
-On the wire a row has at most one reasoning part, one text part and one finish part. The thinking blocks with the
-metadata that a provider wants back are kept apart, in order, in `ReasoningData.blocks` (W-22). Parts stand in the
+In the API a row has at most one reasoning part, one text part and one finish part. The thinking blocks with the
+metadata that a provider wants back are kept separately and in order in `ReasoningData.blocks` (W-22). Parts are in the
 order in which they first appeared; the finish part is last.
 """
 
@@ -31,7 +31,7 @@ EMPTY_INPUT = "{}"
 
 
 class MessageDraft:
-    """One assistant row. All times are Unix seconds and given by the caller."""
+    """One assistant row. The caller passes all times, in Unix seconds."""
 
     def __init__(self, row: Message) -> None:
         """Start from the stored, still empty `row`."""
@@ -49,7 +49,7 @@ class MessageDraft:
         self._reasoning_started = 0
         self._reasoning_finished = 0
         self._calls: dict[str, ToolCallData] = {}
-        self._order: list[str] = []  # "reasoning", "text" and ids of calls behind "call:"
+        self._order: list[str] = []  # "reasoning", "text", and "call:" with the id of a call
         self._finish: FinishData | None = None
 
     @property
@@ -58,30 +58,25 @@ class MessageDraft:
 
     @property
     def text(self) -> str:
-        """The text so far."""
+        """Return the text so far."""
         return self._text
 
     @property
     def calls(self) -> list[ToolCallData]:
-        """The tool calls so far, in the order the model made them."""
+        """Return the tool calls so far, in the order in which the model made them."""
         return list(self._calls.values())
 
-    @property
-    def is_finished(self) -> bool:
-        """Does this row have its finish part? It is never rewritten then (W-04)."""
-        return self._finish is not None
-
     def add_text(self, text: str) -> None:
-        """Append to the text; one leading newline of a row that is still empty is dropped."""
+        """Append to the text; a leading newline of an empty row is dropped."""
         if not self._order and text.startswith("\n"):
             text = text[1:]
         if not text:
             return
-        self._appears("text")
+        self._add_part("text")
         self._text += text
 
     def add_thinking(self, text: str, now: int) -> None:
-        """Append to the thinking block that is open, or open one."""
+        """Append to the open thinking block, or open one."""
         self._open_block(now)
         if not self._block_thinking and self._thinking and not self._thinking.endswith("\n"):
             self._thinking += "\n\n"
@@ -97,7 +92,7 @@ class MessageDraft:
         provider: str = "",
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """Close the open block. A block may hold nothing but its metadata (redacted thinking)."""
+        """Close the open block. A block may have only metadata (redacted thinking)."""
         if not self._block_is_open and not (signature or block_id):
             return
         self._open_block(now)
@@ -117,23 +112,23 @@ class MessageDraft:
 
     def start_tool_call(self, call_id: str, name: str) -> None:
         """Add a call whose input is still being written; one with the same id is replaced."""
-        self._appears("call:" + call_id)
+        self._add_part("call:" + call_id)
         self._calls[call_id] = ToolCallData(id=call_id, name=name)
 
     def end_tool_call(self, call_id: str, text: str) -> None:
-        """The input of a started call is complete; `text` is valid JSON."""
+        """Complete the input of a started call; `text` is valid JSON."""
         self._calls[call_id] = replace(self._calls[call_id], input=text, finished=True)
 
     def reset(self) -> None:
-        """Forget everything that was streamed: the same request is about to be sent again."""
+        """Drop everything that was streamed, because the same request is sent again."""
         self._clear()
 
     def finish(self, reason: FinishReason, now: int, *, message: str = "", details: str = "") -> None:
-        """Set the finish part, in place of an older one."""
+        """Set the finish part, replacing an earlier one."""
         self._finish = FinishData(reason=reason, time=now, message=message, details=details)
 
     def snapshot(self) -> Message:
-        """The row as it is now."""
+        """Return the row with its current parts."""
         parts: list[Part] = []
         for what in self._order:
             if what == "text":
@@ -146,14 +141,14 @@ class MessageDraft:
             parts.append(FinishPart(self._finish))
         return replace(self._row, parts=parts)
 
-    def _appears(self, what: str) -> None:
+    def _add_part(self, what: str) -> None:
         if what not in self._order:
             self._order.append(what)
 
     def _open_block(self, now: int) -> None:
         if self._block_is_open:
             return
-        self._appears("reasoning")
+        self._add_part("reasoning")
         self._block_is_open = True
         self._block_before_text = not self._text
         self._block_calls_before = len(self._calls)
@@ -176,17 +171,18 @@ class MessageDraft:
 
 
 def needs_store(stored: Message | None, new: Message) -> bool:
-    """Must `new` be written before the update returns, given what is stored of that row (4.3)?
+    """Return whether `new` must be written before the update returns, given the stored state of that row.
 
-    Yes when it has a finish part, another number of tool calls, a call with another `finished` flag, or reasoning
-    that has ended since. A growing text, or a growing input of an open call, may wait.
+    True when it has a finish part, another number of tool calls, a call with another `finished` flag, or reasoning that
+    has ended since. More text, or more input of an open call, may be written later.
     """
-    was, now = _marks(stored), _marks(new)
-    return now.finish is not None or now.calls != was.calls or (now.reasoning_ended and not was.reasoning_ended)
+    old, current = _milestones(stored), _milestones(new)
+    has_ended_reasoning = current.reasoning_ended and not old.reasoning_ended
+    return current.finish is not None or current.calls != old.calls or has_ended_reasoning
 
 
-class _Marks:
-    """What `needs_store` compares."""
+class _Milestones:
+    """The parts of a row that `needs_store` compares."""
 
     __slots__ = ("calls", "finish", "reasoning_ended")
 
@@ -196,23 +192,23 @@ class _Marks:
         self.reasoning_ended = False
 
 
-def _marks(message: Message | None) -> _Marks:
-    marks = _Marks()
+def _milestones(message: Message | None) -> _Milestones:
+    milestones = _Milestones()
     for part in message.parts if message is not None else ():
         match part:
             case ToolCallPart(data):
-                marks.calls[data.id] = data.finished
+                milestones.calls[data.id] = data.finished
             case FinishPart(data):
-                marks.finish = data
+                milestones.finish = data
             case ReasoningPart(data):
-                marks.reasoning_ended = data.finished_at > 0
+                milestones.reasoning_ended = data.finished_at > 0
             case _:
                 pass
-    return marks
+    return milestones
 
 
 def finish_of(message: Message) -> FinishData | None:
-    """The finish part of a row, None while it has none."""
+    """Return the finish part of a row; None while it has none."""
     for part in message.parts:
         if isinstance(part, FinishPart):
             return part.data
@@ -220,22 +216,22 @@ def finish_of(message: Message) -> FinishData | None:
 
 
 def calls_of(message: Message) -> list[ToolCallData]:
-    """The tool calls of a row, in order."""
+    """Return the tool calls of a row, in order."""
     return [part.data for part in message.parts if isinstance(part, ToolCallPart)]
 
 
 def results_of(message: Message) -> list[ToolResultData]:
-    """The tool results of a row."""
+    """Return the tool results of a row."""
     return [part.data for part in message.parts if isinstance(part, ToolResultPart)]
 
 
 def text_of(message: Message) -> str:
-    """The text of a row."""
+    """Return the text of a row."""
     return "\n".join(part.data.text for part in message.parts if isinstance(part, TextPart))
 
 
 def close_message(message: Message, reason: FinishReason, now: int, *, title: str = "", details: str = "") -> Message:
-    """End a row that did not end by itself: reasoning closed, open calls made whole, finish part set (2.4)."""
+    """Finish a row that was interrupted: close reasoning, complete open calls, set the finish part."""
     parts: list[Part] = []
     for part in message.parts:
         match part:
@@ -252,7 +248,7 @@ def close_message(message: Message, reason: FinishReason, now: int, *, title: st
 
 
 def answers_for(calls: Sequence[ToolCallData], why: str) -> list[ToolResultData]:
-    """An error result for each of these calls, saying `why` it has no other."""
+    """Make an error result for each call; `why` is its text."""
     return [ToolResultData(tool_call_id=call.id, name=call.name, content=why, is_error=True) for call in calls]
 
 

@@ -1,7 +1,7 @@
-"""One model request of a turn with its retries: the stream into the draft, the draft to the transcript.
+"""Send one model request of a turn, with its retries, and stream the answer into the draft and the transcript.
 
-A retry happens only here, before any tool of the step has run, so no tool is ever run twice (W-29). What the failed
-attempt streamed is dropped before the wait, and the wait ends at once with a cancel.
+Only this module retries, before any tool of the step has run, so that no tool runs twice (W-29). What a failed attempt
+streamed is dropped before the delay, and a cancel ends the delay at once.
 """
 
 import asyncio
@@ -52,26 +52,26 @@ class StepRequest:
         self._log = log
         self._tokens = Tokens()
         self.tokens = 0
-        """What the last request that was answered held together with its answer."""
+        """Tokens of the last request that was answered, with its answer."""
         self.prompt_tokens = 0
-        """What that request held alone."""
-        self._under_way: tuple[ModelRequest, MessageDraft] | None = None
-        self._names: dict[str, list[str]] = {}  # ours for each id of the model, of the calls whose input is awaited
+        """Tokens of that request alone."""
+        self._in_progress: tuple[ModelRequest, MessageDraft] | None = None
+        self._unique_ids: dict[str, list[str]] = {}  # for each id of the model, of the calls whose input is incomplete
         self._taken: set[str] = set()
         self.unreadable: set[str] = set()
-        """The calls of the last step whose input was no JSON object; their stored input is `{}`."""
+        """Ids of the calls of the last step whose input was not a JSON object; their stored input is `{}`."""
 
     async def run(self, request: ModelRequest, draft: MessageDraft, taken: Collection[str]) -> FinishReason:
-        """Fill `draft` with the answer and return how it ended. `taken` are call ids that must not come again.
+        """Fill `draft` with the answer and return why it ended. `taken` are call ids that are already in use.
 
-        Raises ModelFailure after the last attempt; the draft then holds what that attempt streamed.
+        Raises ModelFailure after the last attempt; the draft then has what that attempt streamed.
         """
         attempts = 0
         while True:
             attempts += 1
-            self._names, self._taken, self.unreadable = {}, set(taken), set()
+            self._unique_ids, self._taken, self.unreadable = {}, set(taken), set()
             self._tokens = Tokens()
-            self._under_way = (request, draft)
+            self._in_progress = (request, draft)
             try:
                 reason = await self._attempt(request, draft)
             except ModelFailure as error:
@@ -79,15 +79,15 @@ class StepRequest:
                 delay_s = delay_before_retry(error, attempts, self._limits)
                 if delay_s is None:
                     raise
-                await self._announce(error, attempts, delay_s, draft)
+                await self._announce_retry(error, attempts, delay_s, draft)
                 await asyncio.sleep(delay_s)
                 continue
             await self._account("completed")
             return reason
 
     def unaccounted(self) -> Usage | None:
-        """The usage of an attempt that a cancel ended, for whoever writes the last rows; None if there was none."""
-        if self._under_way is None:
+        """Return the usage of an attempt that a cancel ended, to be written with the last rows; None without one."""
+        if self._in_progress is None:
             return None
         return self._usage("cancelled")
 
@@ -101,7 +101,7 @@ class StepRequest:
                 if isinstance(event, Counted):
                     self._tokens = event.tokens
                     continue
-                self._take(event, draft)
+                self._apply(event, draft)
                 await self._transcript.update(draft.snapshot())
         if finished is None:
             raise failure("stream_cut", "the model's answer ended before it was complete", in_stream=True)
@@ -109,7 +109,7 @@ class StepRequest:
         self._close_open_calls(draft)
         return finished.reason
 
-    def _take(self, event: ModelEvent, draft: MessageDraft) -> None:
+    def _apply(self, event: ModelEvent, draft: MessageDraft) -> None:
         match event:
             case TextDelta(text):
                 draft.add_text(text)
@@ -121,24 +121,24 @@ class StepRequest:
                 )
             case ToolCallStart(call_id, name):
                 draft.start_tool_call(self._unique(call_id), name)
-            case ToolCallEnd(call_id, text) if self._names.get(call_id):
-                unique = self._names[call_id].pop(0)
-                draft.end_tool_call(unique, self._readable(unique, text))
+            case ToolCallEnd(call_id, text) if self._unique_ids.get(call_id):
+                unique = self._unique_ids[call_id].pop(0)
+                draft.end_tool_call(unique, self._check_input(unique, text))
             case _:
                 pass
 
     def _unique(self, call_id: str) -> str:
-        """An id that no other call of this conversation has; some servers give every first call the same (L06)."""
+        """Return an id that is unique in this conversation; some servers reuse ids (L06)."""
         base = call_id or "call"
         unique, count = base, 1
         while unique in self._taken:
             count += 1
             unique = f"{base}_{count}"
         self._taken.add(unique)
-        self._names.setdefault(call_id, []).append(unique)
+        self._unique_ids.setdefault(call_id, []).append(unique)
         return unique
 
-    def _readable(self, call_id: str, text: str) -> str:
+    def _check_input(self, call_id: str, text: str) -> str:
         if not text.strip():
             return EMPTY_INPUT  # a tool without parameters
         try:
@@ -154,7 +154,7 @@ class StepRequest:
                 self.unreadable.add(call.id)
                 draft.end_tool_call(call.id, EMPTY_INPUT)
 
-    async def _announce(self, error: ModelFailure, attempts: int, delay_s: float, draft: MessageDraft) -> None:
+    async def _announce_retry(self, error: ModelFailure, attempts: int, delay_s: float, draft: MessageDraft) -> None:
         self._log.warning(
             "model request failed, trying again",
             extra=fields(category=error.category, status=error.provider_status, attempt=attempts, in_s=delay_s),
@@ -169,12 +169,12 @@ class StepRequest:
         if ended == "completed":
             self.prompt_tokens = usage.prompt_tokens
             self.tokens = usage.prompt_tokens + usage.completion_tokens
-        self._under_way = None  # from here a cancel has nothing more to account
+        self._in_progress = None  # a cancel from here on has nothing to account for
         await self._transcript.account(usage)
 
     def _usage(self, ended: Ended) -> Usage:
-        assert self._under_way is not None
-        request, draft = self._under_way
+        assert self._in_progress is not None
+        request, draft = self._in_progress
         return measure(
             self._model.model,
             self._tokens,

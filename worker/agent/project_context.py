@@ -1,7 +1,7 @@
-"""Looks up what the system prompt says of a place: its context files, whether it is under git, the day. Blocks.
+"""Read what the system prompt says about a project: its context files, whether it is in git, the date. Blocks.
 
-The order of the files is fixed, so that the same files make the same prompt (W-36); a file that is reached by two names
-counts once, by the first.
+The order of the files is fixed, so that the same files make the same prompt (W-36). A file with two names counts once,
+by the first.
 """
 
 import os
@@ -31,7 +31,7 @@ CONTEXT_PATHS = (
     "agents.md",
     "Agents.md",
 )
-"""Relative to the workspace; a directory stands for all files in it."""
+"""Relative to the workspace; a directory means all files in it."""
 
 FILE_MAX_BYTES = 64 * 1024
 ALL_MAX_BYTES = 192 * 1024
@@ -46,8 +46,11 @@ def read_project_context(
     extra: Sequence[str] = (),
     extra_global: Sequence[str] = (),
 ) -> ProjectContext:
-    """Look at the workspace and at the user's own files. `extra` and `extra_global` are configured context paths,
-    with `~` and a leading `$VAR`. What is missing or cannot be read is skipped."""
+    """Read the context of the workspace and the user's own files.
+
+    `extra` and `extra_global` are configured context paths, with `~` and a leading `$VAR`. Files that are missing or
+    cannot be read are skipped.
+    """
     reader = _Reader()
     project = [file for name in (*CONTEXT_PATHS, *extra) for file in reader.read(workspace, name, env)]
     own = [file for name in (*_global_paths(env), *extra_global) for file in reader.read(workspace, name, env)]
@@ -55,7 +58,7 @@ def read_project_context(
 
 
 def is_git(workspace: Path) -> bool:
-    """Is the directory in a git worktree?"""
+    """Return whether the directory is in a git worktree."""
     return any(os.path.exists(directory / ".git") for directory in (workspace, *workspace.parents))
 
 
@@ -69,44 +72,44 @@ def _global_paths(env: Mapping[str, str]) -> list[str]:
 
 
 class _Reader:
-    """Reads each file once, and not too much of all."""
+    """Reads each file once, and a bounded amount of all together."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[int, int]] = set()
         self._left = ALL_MAX_BYTES
 
     def read(self, workspace: Path, name: str, env: Mapping[str, str]) -> list[ContextFile]:
-        """The files that `name` stands for."""
+        """Read the files of one context path."""
         path = expand_path(name, env)
-        found = []
+        files = []
         for file in _files(workspace / path) if path else ():
             text = self._text(file)
             if text:
                 shown = file.relative_to(workspace) if file.is_relative_to(workspace) else file
-                found.append(ContextFile(os.fsencode(shown).decode(errors="replace"), text))
-        return found
+                files.append(ContextFile(os.fsencode(shown).decode(errors="replace"), text))
+        return files
 
     def _text(self, path: Path) -> str:
-        most = min(FILE_MAX_BYTES, self._left)
+        limit = min(FILE_MAX_BYTES, self._left)
         try:
             status = path.stat()
-            if most <= 0 or (status.st_dev, status.st_ino) in self._seen or not path.is_file():
+            if limit <= 0 or (status.st_dev, status.st_ino) in self._seen or not path.is_file():
                 return ""
             if is_guarded(path):
                 return ""
             self._seen.add((status.st_dev, status.st_ino))
             with path.open("rb") as file:
-                data = file.read(most + 1)
+                data = file.read(limit + 1)
         except (OSError, ValueError):
             return ""
-        self._left -= min(len(data), most)
-        text = data[:most].decode(errors="replace").strip()
-        return text if len(data) <= most else f"{text}\n[the rest of this file is left out: it is too long]"
+        self._left -= min(len(data), limit)
+        text = data[:limit].decode(errors="replace").strip()
+        return text if len(data) <= limit else f"{text}\n[the rest of this file is left out: it is too long]"
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The path itself, or the files below it in the order of their names."""
-    if not os.path.isdir(path):  # what cannot be looked at is none, and no error as for `Path.is_dir`
+    """Yield the path itself, or the files below it in the order of their names."""
+    if not os.path.isdir(path):  # unlike `Path.is_dir`, false and not an error when it cannot be read
         yield path
         return
     count = 0

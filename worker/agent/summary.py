@@ -1,7 +1,7 @@
-"""Writing a summary: one request without tools, whose answer stands for all that was said before.
+"""Write a summary that replaces the earlier conversation, with one request without tools.
 
-`SummaryTurn` looks like any other turn to whoever runs it (`run`, `leftover`); a turn whose context is full uses the
-writer beneath it and goes on.
+`SummaryTurn` has the interface of a turn (`run`, `leftover`). A turn whose context is full uses `SummaryWriter` and
+continues.
 """
 
 import logging
@@ -22,41 +22,41 @@ from worker.models.client import ModelClient, ModelFailure, ModelRequest
 from worker.models.failures import failure
 
 SYSTEM = """\
-You write the summary that will replace a conversation between a user and a coding agent. The agent will go on from
-your text alone: what you leave out is lost. Write for the agent, not for the user. Be exact and complete, without
-praise and without advice that nobody asked for."""
+You write the summary that will replace a conversation between a user and a coding agent. The agent will continue
+from your text alone: what you leave out is lost. Write for the agent, not for the user. Be exact and complete, without
+praise and without unrequested advice."""
 
 REQUEST = """\
-Summarise this conversation so far. Say, each as far as there is something to say:
+Summarise this conversation so far. Cover each of these, as far as there is something to say:
 
-- what the user wants, in his words where they matter, and every rule and preference that he gave;
-- what was done: files read, made and changed with their paths, commands run and what came of them;
-- what was learnt about the code: structure, names, conventions, causes of errors;
+- what the user wants, in their words where they matter, and every rule and preference that they gave;
+- what was done: files read, created and changed with their paths, commands run and their results;
+- what was learned about the code: structure, names, conventions, causes of errors;
 - what was decided, what was tried and failed, and why;
 - the state now, and the next steps in order."""
 
-GOES_ON_NOTE = """\
+CONTINUATION_NOTE = """\
 The conversation was summarised here because it had become too long for the model. The user's last request, on which
-work goes on without asking:"""
+work continues without asking:"""
 
-CLIP_CHARACTERS = 2000  # of the head and of the tail of a long text, once the whole does not fit
+CLIP_CHARACTERS = 2000  # kept of the beginning and of the end of a long text when the conversation does not fit
 KEPT_MIN = 4  # messages
 
 _SUMMARY_FINISHES: frozenset[FinishReason] = frozenset({"max_tokens", "content_filter"})
 
 
 def summary_request(session_id: str, todos: Sequence[Todo]) -> Message:
-    """The user row that asks for the summary; it is sent and never stored."""
+    """Make the user row that requests the summary; it is sent and never stored."""
     text = REQUEST
     if todos:
         lines = "\n".join(f"- [{todo.status}] {todo.content}" for todo in todos)
-        text += f"\n\nThis is the list of tasks. Copy it with each status, so that it can be carried on:\n{lines}"
+        text += f"\n\nThis is the list of tasks. Copy it with each status, so that the work can continue:\n{lines}"
     parts = [TextPart(TextData(text=text))]
     return Message(id="summary-request", session_id=session_id, role="user", parts=[*parts])
 
 
 def as_told(history: Sequence[Message]) -> list[Message]:
-    """A history that begins with a summary, as a model is told it: providers want the user to speak first."""
+    """Return a history for a model: a summary at its beginning becomes a user row, as providers require."""
     if not history or not history[0].is_summary_message:
         return list(history)
     first = history[0]
@@ -65,8 +65,11 @@ def as_told(history: Sequence[Message]) -> list[Message]:
 
 
 def clipped(messages: Sequence[Message], level: int) -> list[Message]:
-    """A conversation made smaller for the model that is to summarise it: `level` 0 as it is, 1 with the middle of long
-    texts and results left out, 2 and more with only the newest half, quarter and so on."""
+    """Shorten a conversation for the model that summarises it.
+
+    `level` 0 keeps it, 1 leaves out the middle of long texts and results, 2 and more also all but the newest half,
+    quarter and so on.
+    """
     if level == 0:
         return list(messages)
     kept = list(messages)
@@ -110,7 +113,7 @@ class SummaryWriter:
         self._draft: MessageDraft | None = None
 
     async def write(self, history: Sequence[Message], ask: Message, *, note: str = "") -> Message:
-        """The finished row, which nobody has stored yet. `ask` is the request for it, `note` is put below its text.
+        """Return the finished row, to be stored by the caller. `ask` requests it, `note` is added to its text.
 
         A conversation that does not fit is clipped, more with each attempt. Raises ModelFailure.
         """
@@ -140,16 +143,16 @@ class SummaryWriter:
 
     @property
     def open_row(self) -> Message | None:
-        """What there is of the row; None before it was made."""
+        """Return the row as it is so far; None before it was created."""
         return self._draft.snapshot() if self._draft is not None else None
 
     def leftover(self) -> UnwrittenState:
-        """The row and the usage of the attempt under way, after `write` raised."""
+        """Return the row and the usage of the attempt in progress, after `write` raised."""
         return UnwrittenState(self.open_row, [], self._request.unaccounted())
 
 
 class SummaryTurn:
-    """A summary that somebody asked for. Used once."""
+    """The turn of a summary that a user requested. Used once."""
 
     def __init__(
         self, *, model: ModelClient, transcript: Transcript, limits: Limits, clock: Clock, log: logging.Logger
@@ -159,7 +162,7 @@ class SummaryTurn:
         self._is_finished = False
 
     async def run(self, history: list[Message]) -> TurnResult:
-        """Ask once. `history` ends with the request for the summary. Raises ModelFailure."""
+        """Write the summary. `history` ends with the request for it. Raises ModelFailure."""
         row = await self._writer.write(history[:-1], history[-1])
         await self._transcript.update(row)
         self._is_finished = True
@@ -168,6 +171,6 @@ class SummaryTurn:
         return TurnResult(finish=finish.reason, message_id=row.id, text=text_of(row))
 
     def leftover(self, why: str) -> UnwrittenState:
-        """The open row and the usage of the attempt under way."""
-        left = self._writer.leftover()
-        return UnwrittenState(None, [], left.usage) if self._is_finished else left
+        """Return the open row and the usage of the attempt in progress."""
+        state = self._writer.leftover()
+        return UnwrittenState(None, [], state.usage) if self._is_finished else state

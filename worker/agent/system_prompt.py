@@ -1,7 +1,7 @@
-"""The system prompt: who the agent is, where it works, and what the context files of user and project say. Pure.
+"""Compose the system prompt: instructions, environment, and the context files of user and project.
 
-The texts stand in `prompts/`. The prompt is composed for each turn, from what is known then (W-35); while nothing of
-that changes, it is the same to the letter, and the provider's cache holds.
+The instructions are in `prompts/`. The prompt is composed for each turn from the current state (W-35). While nothing
+changes it is identical, so that the provider can cache it.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ _PROMPTS = Path(__file__).parent / "prompts"
 CODER = (_PROMPTS / "coder.md").read_text(encoding="utf-8").strip()
 WEB = (_PROMPTS / "web.md").read_text(encoding="utf-8").strip()
 TALK = (_PROMPTS / "talk.md").read_text(encoding="utf-8").strip()
-"""For a very small model: any word more makes its answers worse, and it reads slowly."""
+"""For a very small model: each further word makes its answers worse, and it reads slowly."""
 TASK = (_PROMPTS / "task.md").read_text(encoding="utf-8").strip()
-"""Read at import, before the fork."""
+"""Read at import, before the fork, so that workers share the texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContextFile:
-    """One file that the prompt quotes, perhaps cut."""
+    """One file that the prompt quotes; `text` may be cut."""
 
     path: str
     text: str
@@ -28,7 +28,7 @@ class ContextFile:
 
 @dataclass(frozen=True, slots=True)
 class ProjectContext:
-    """What the prompt says of the place; `own` are the user's files for all projects."""
+    """The facts about the project for the prompt; `own` are the user's files for all projects."""
 
     workspace: str
     is_git: bool
@@ -37,26 +37,26 @@ class ProjectContext:
     own: tuple[ContextFile, ...] = ()
 
 
-def compose(where: ProjectContext, *, git: str = "", notes: Sequence[str] = (), attribution: str = "") -> str:
-    """The system prompt of the agent that the user talks to.
+def compose(context: ProjectContext, *, git: str = "", notes: Sequence[str] = (), attribution: str = "") -> str:
+    """Compose the system prompt of the agent that the user talks to.
 
-    `git` is the state of the worktree at the beginning of the conversation. `notes` are paragraphs of the services.
+    `git` is the state of the worktree when the conversation began. `notes` are paragraphs of the services.
     """
-    parts = [CODER, *([attribution] if attribution else []), _environment(where, git), *notes]
-    if where.files:
-        parts.append("# What this project says to agents\n\n" + _quoted(where.files))
-    if where.own:
-        parts.append("# What the user says to agents, for all projects\n\n" + _quoted(where.own))
+    parts = [CODER, *([attribution] if attribution else []), _environment(context, git), *notes]
+    if context.files:
+        parts.append("# What this project says to agents\n\n" + _quoted(context.files))
+    if context.own:
+        parts.append("# What the user says to agents, for all projects\n\n" + _quoted(context.own))
     return "\n\n".join(parts)
 
 
-def compose_task(where: ProjectContext, *, is_web: bool = False) -> str:
-    """The system prompt of an agent that works for another one, in the workspace or on the web."""
-    return f"{WEB if is_web else TASK}\n\n{_environment(where, '')}"
+def compose_task(context: ProjectContext, *, is_web: bool = False) -> str:
+    """Compose the system prompt of an agent that works for another one, in the workspace or on the web."""
+    return f"{WEB if is_web else TASK}\n\n{_environment(context, '')}"
 
 
 def attribution_note(trailer: str, has_generated_line: bool, model: str) -> str:
-    """How commits and pull requests are to be marked (`options.attribution`); "" when not at all."""
+    """Say how to mark commits and pull requests (`options.attribution`); "" when they are not marked."""
     lines = []
     if trailer == "assisted-by":
         lines.append(f"- a commit message ends with the trailer `Assisted-by: {model} via Bulkhead`")
@@ -69,12 +69,12 @@ def attribution_note(trailer: str, has_generated_line: bool, model: str) -> str:
     return "When the user asks for a commit or a pull request:\n" + "\n".join(lines)
 
 
-def _environment(where: ProjectContext, git: str) -> str:
+def _environment(context: ProjectContext, git: str) -> str:
     lines = [
-        f"Working directory: {where.workspace}",
-        f"Git repository: {'yes' if where.is_git else 'no'}",
+        f"Working directory: {context.workspace}",
+        f"Git repository: {'yes' if context.is_git else 'no'}",
         "Platform: linux",
-        f"Today's date: {where.today.isoformat()}",
+        f"Today's date: {context.today.isoformat()}",
     ]
     if git:
         lines += ["", "Git, when this conversation began:", git]

@@ -1,4 +1,4 @@
-"""What a model is asked for the title of a conversation, and what is made of its answer (5.12). Pure."""
+"""Make the request for the title of a conversation, and read the model's answer."""
 
 import re
 
@@ -18,13 +18,13 @@ _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL |
 
 
 def title_request(prompt: str, *, thinks: bool) -> ModelRequest:
-    """The request. A model that `thinks` needs room for that, so its answer is not bounded here."""
+    """Make the request. A model that `thinks` needs tokens for that, so its answer is not limited here."""
     text = f"<message>\n{prompt[:PROMPT_CHARACTERS]}\n</message>"
     ask = Message(id="title-request", session_id="", role="user", parts=[TextPart(TextData(text=text))])
     return ModelRequest(system=SYSTEM, messages=[ask], max_tokens=0 if thinks else MAX_TOKENS)
 
 
 def title_of(answer: str) -> str:
-    """The title in a model's answer, "" when there is none."""
+    """Return the title in a model's answer; "" when there is none."""
     words = " ".join(_THOUGHTS.sub("", answer).split()).strip("\"'`*“”«» ")
     return words if len(words) <= TITLE_COLUMNS else words[: TITLE_COLUMNS - 1].rstrip() + "…"

@@ -1,7 +1,7 @@
-"""The tool calls of one step: in the order the model made them, reading ones side by side, each with its answer.
+"""Run the tool calls of one step in the order in which the model made them, and those that only read in parallel.
 
-Every call ends with a result. A call that ends the turn (a denial) leaves the calls behind it unexecuted, and says so
-in their results (W-30). A cancel leaves what is known in `results`; whoever ends the run writes the missing rows.
+Every call gets a result. After a call that ends the turn (a denial) the later calls are not executed, and their results
+say so (W-30). After a cancel `results` has what is known, and the caller that ends the run writes the missing rows.
 """
 
 import asyncio
@@ -22,7 +22,9 @@ from worker.toolkit.toolbox import Toolbox
 
 UNREADABLE = "The arguments of this call were not a valid JSON object, so it was not executed. Send the call again."
 
-BROKEN_CALL = "This tool call was broken off, because what it waited for was ended. It may be tried again."
+ABORTED_CALL = (
+    "This tool call was interrupted, because an operation that it waited for was cancelled. It may be tried again."
+)
 
 ContextMaker = Callable[[ToolCallData, str], ToolContext]
 
@@ -50,32 +52,32 @@ class StepCalls:
         self._unreadable = unreadable
         self.results: dict[str, ToolResultData] = {}  # by call id, as soon as it is known
         self.rows: dict[str, Message] = {}  # by call id, once it is stored
-        self.has_stopped = False  # a result asked for the end of the turn
+        self.has_stopped = False  # a result ends the turn
 
     async def run(self, calls: Sequence[ToolCallData]) -> None:
-        """Execute `calls`; on return every one has its row. Raises what the transcript raises, and CancelledError."""
+        """Execute `calls`; on return each has its row. Raises what the transcript raises, and CancelledError."""
         for batch in self._batches(calls):
             if self.has_stopped:
                 for call in batch:
-                    await self._answer(answers_for([call], SKIPPED_CALL)[0])
+                    await self._store(answers_for([call], SKIPPED_CALL)[0])
             elif len(batch) == 1:
-                await self._one(batch[0])
+                await self._run_one(batch[0])
             else:
-                await self._together(batch)
+                await self._run_parallel(batch)
 
-    async def _together(self, batch: Sequence[ToolCallData]) -> None:
+    async def _run_parallel(self, batch: Sequence[ToolCallData]) -> None:
         owner = TaskOwner("calls", self._log)
         try:
-            tasks = [owner.start(self._one(call), call.name) for call in batch]
-            await asyncio.wait(tasks)  # each tool has its own deadline
+            tasks = [owner.start(self._run_one(call), call.name) for call in batch]
+            await asyncio.wait(tasks)  # each tool has its own timeout
             for task in tasks:
                 task.result()
         finally:
             await owner.close(self._limits.kill_deadline_s)
 
-    async def _one(self, call: ToolCallData) -> None:
+    async def _run_one(self, call: ToolCallData) -> None:
         if call.id in self._unreadable:
-            await self._answer(answers_for([call], UNREADABLE)[0])
+            await self._store(answers_for([call], UNREADABLE)[0])
             return
         try:
             result = await invoke(self._toolbox, call, self._tool_context(call, self._message_id))
@@ -83,19 +85,19 @@ class StepCalls:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody cancelled us: what the tool waited for was cancelled, and that is the tool's failure.
+            # This task was not cancelled: an operation inside the tool was, which is a failure of the tool.
             self._log.warning("tool broken off", extra=fields(tool=call.name, call=call.id))
-            await self._answer(answers_for([call], BROKEN_CALL)[0])
+            await self._store(answers_for([call], ABORTED_CALL)[0])
             return
         self.has_stopped = self.has_stopped or result.stop_turn
-        await self._answer(_stored(call, result))
+        await self._store(_result_data(call, result))
 
-    async def _answer(self, result: ToolResultData) -> None:
+    async def _store(self, result: ToolResultData) -> None:
         self.results[result.tool_call_id] = result
         self.rows[result.tool_call_id] = await self._transcript.create_tool(result)
 
     def _batches(self, calls: Sequence[ToolCallData]) -> Iterator[list[ToolCallData]]:
-        """Neighbours that may run side by side, at most `tools_parallel_max` of them; every other call alone."""
+        """Yield consecutive calls that may run in parallel, at most `tools_parallel_max`; every other call alone."""
         batch: list[ToolCallData] = []
         for call in calls:
             tool = self._toolbox.get(call.name)
@@ -111,7 +113,7 @@ class StepCalls:
             yield batch
 
 
-def _stored(call: ToolCallData, result: ToolResult) -> ToolResultData:
+def _result_data(call: ToolCallData, result: ToolResult) -> ToolResultData:
     return ToolResultData(
         tool_call_id=call.id,
         name=call.name,

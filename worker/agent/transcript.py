@@ -1,4 +1,4 @@
-"""What the turn asks of the store: the rows of one run's conversation, written in the order of these calls."""
+"""The interface by which a turn stores the rows of its run, in the order of the calls."""
 
 from typing import Protocol
 
@@ -12,7 +12,7 @@ class Transcript(Protocol):
     """The rows of one run. Storage errors are raised and end the turn (W-28)."""
 
     async def session(self) -> Session | None:
-        """The session as it is stored now; None when it was deleted."""
+        """Return the session as it is stored; None when it was deleted."""
         ...
 
     async def create_assistant(self, *, model: str, provider: str, is_summary: bool = False) -> Message:
@@ -20,29 +20,29 @@ class Transcript(Protocol):
         ...
 
     async def discard(self, message: Message) -> None:
-        """Delete an assistant row that came to nothing."""
+        """Delete an assistant row that is not needed."""
         ...
 
     async def summarized(self, message: Message) -> None:
-        """Store this finished summary; what the model is told begins with it from now on."""
+        """Store this finished summary; the history for the model begins with it from now on."""
         ...
 
     async def update(self, message: Message) -> None:
-        """Show this state of a row; written at once when `needs_store` says so, else within the snapshot interval."""
+        """Publish this state of a row; it is written at once if `needs_store`, else within the snapshot interval."""
         ...
 
     async def create_tool(self, result: ToolResultData) -> Message:
-        """Store one tool row. When the caller is cancelled meanwhile, the row is either stored or never will be."""
+        """Store one tool row. After a cancel the row is either stored already or never will be."""
         ...
 
     async def fold_queued(self) -> list[Message]:
-        """Store user rows for the waiting prompts that join this turn, and return them (1.7)."""
+        """Store user rows for the queued prompts that are merged into this turn, and return them."""
         ...
 
     async def account(self, usage: Usage) -> None:
-        """Add what one attempt used to the session."""
+        """Add the usage of one attempt to the session."""
         ...
 
     async def agent_event(self, event: AgentEvent) -> None:
-        """Tell clients something that is not a message. The run and session ids are filled in when left out."""
+        """Send clients an event that is not a message. Missing run and session ids are filled in."""
         ...

@@ -1,4 +1,4 @@
-"""What a turn leaves behind: how it ended by itself, or what it had not written when it was broken off."""
+"""The result of a turn that ended by itself, and the unwritten state of one that was interrupted."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from worker.agent.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class TurnResult:
-    """How a turn ended by itself. The row `message_id` is finished and stored."""
+    """The end of a turn that was not interrupted. The row `message_id` is finished and stored."""
 
     finish: FinishReason
     message_id: str
@@ -19,9 +19,9 @@ class TurnResult:
 class UnwrittenState:
     """What a turn that was cancelled or failed had not written yet.
 
-    `message` is its open assistant row, to be ended with `stream.close_message`; with a finish part it is complete
-    and must be stored as it is, if it is not yet. None: no row is open, the end needs a row of its own. `results`
-    answer the calls of that row of which no row is known to be stored. `usage` is that of the attempt under way.
+    `message` is its open assistant row, to be finished with `message_draft.close_message`; one with a finish part is
+    complete, and must be stored unchanged unless it already is. None: no row is open, and the end needs its own row.
+    `results` answer the calls of that row without a stored result. `usage` is that of the attempt in progress.
     """
 
     message: Message | None

@@ -1,4 +1,4 @@
-"""Tokens and cost of one attempt at a model request, whatever became of it (W-20)."""
+"""Count tokens and cost of one attempt at a model request, also of one that failed or was cancelled (W-20)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from protocol.api.provider import Model
 from worker.models.client import Tokens
 
 BYTES_PER_TOKEN = 4
-MEDIA_TOKENS = 1000  # a snapshot; its bytes say nothing about its tokens
+MEDIA_TOKENS = 1000  # of an image; its size in bytes says nothing about its tokens
 
 Ended = Literal["completed", "failed", "cancelled"]
 
@@ -26,8 +26,8 @@ Ended = Literal["completed", "failed", "cancelled"]
 class Usage:
     """What one attempt adds to a session.
 
-    The token fields are gauges of the session: they replace the older values, a 0 leaves them as they are. The cost
-    is added.
+    The token fields are gauges of the session: they replace the previous values, and 0 leaves those as they are. The
+    cost is added.
     """
 
     prompt_tokens: int  # the whole input, cached or not (W-32)
@@ -47,10 +47,10 @@ def measure(
     ended: Ended,
     is_flat_rate: bool = False,
 ) -> Usage:
-    """The usage of one attempt; estimated from the texts, at no cost, when the provider reported nothing.
+    """Return the usage of one attempt; estimated from the texts, at no cost, when the provider reported nothing.
 
-    A failed attempt that produced nothing reported and nothing to see counts as nothing. Of one that was broken off
-    providers report the input and not yet what came of it, so its output is at least what was seen.
+    A failed attempt without a report and without output counts as nothing. For an interrupted one providers report the
+    input and not yet the output, so its output is at least what was received.
     """
     if tokens.is_empty:
         output = estimate([answer])
@@ -65,7 +65,7 @@ def measure(
 
 
 def cost_of(model: Model, tokens: Tokens) -> float:
-    """The price of these tokens, the provider's own figure if it gave one (W-63).
+    """Return the price of these tokens, or the provider's own figure if it gave one (W-63).
 
     `…_in_cached` is the price of writing the cache, `…_out_cached` of reading it.
     """
@@ -80,8 +80,8 @@ def cost_of(model: Model, tokens: Tokens) -> float:
 
 
 def estimate(messages: Sequence[Message]) -> int:
-    """A rough count of the tokens of these rows: a quarter of their bytes."""
-    return sum(_tokens_of(_size(message)) + _media(message) for message in messages)
+    """Estimate the tokens of these rows: a quarter of their bytes."""
+    return sum(_tokens_of(_size(message)) + _media_tokens(message) for message in messages)
 
 
 def _tokens_of(size: int) -> int:
@@ -107,7 +107,7 @@ def _size(message: Message) -> int:
     return size
 
 
-def _media(message: Message) -> int:
+def _media_tokens(message: Message) -> int:
     return MEDIA_TOKENS * sum(
         isinstance(part, BinaryPart) or (isinstance(part, ToolResultPart) and bool(part.data.data))
         for part in message.parts

@@ -1,4 +1,4 @@
-"""Puts the questions of the tool `question` to the user, where somebody sits who can answer (7.7, W-50)."""
+"""Put the questions of the tool `question` to the user, while a client can answer them (W-50)."""
 
 from collections.abc import Sequence
 
@@ -8,37 +8,35 @@ from worker.permissions.broker import PermissionBroker
 from worker.store import runs
 from worker.store.database import Database
 from worker.store.rows import StoredRequest
-from worker.toolkit.extension import Extension
-from worker.toolkit.tool import Tool, ToolContext, ToolError
-from worker.tools.session.question import Question
+from worker.toolkit.tool import ToolContext, ToolError
 
 
-class Questions(Extension):
-    """The service of the tool; implements its `Asker`."""
+class Questions:
+    """Asks through the permission broker; implements `Asker` of the tool."""
 
-    def __init__(self, desk: PermissionBroker, database: Database, limits: Limits) -> None:
-        self._desk = desk
+    def __init__(self, broker: PermissionBroker, database: Database, limits: Limits) -> None:
+        self._broker = broker
         self._database = database
         self._limits = limits
-        self._tool = Question(self)
 
-    def tools(self) -> Sequence[Tool]:
-        """The tool, if a client said that it can answer."""
-        return (self._tool,) if self._desk.is_interactive else ()
+    @property
+    def is_available(self) -> bool:
+        """Whether a client said that it can answer questions."""
+        return bool(self._broker.is_interactive)
 
     def new_id(self) -> str:
-        """An id for a question."""
-        return self._desk.new_id()
+        """Return an id for a question."""
+        return self._broker.new_id()
 
     async def ask(
         self, context: ToolContext, questions: list[QuestionItem], *, title: str, description: str
     ) -> Sequence[QuestionResponse] | None:
-        """The answers in the order of the questions; None when the user refused. Raises ToolError: nobody answered."""
+        """Return the answers in the order of the questions, None if the user refused. Raises ToolError if none came."""
         run = await self._database.read(lambda connection: runs.get(connection, context.run_id))
         policy, wait_s = (run.permission_policy, run.permission_wait_s) if run is not None else ("", 0.0)
         if policy == "deny":
             raise ToolError("cannot ask: the prompt of this run said that nobody answers; decide by yourself")
-        batch_id = self._desk.new_id()
+        batch_id = self._broker.new_id()
         request = QuestionRequest(
             id=batch_id,
             session_id=context.session_id,
@@ -47,11 +45,11 @@ class Questions(Extension):
             confirm_title=title,
             confirm_description=description,
         )
-        asked = StoredRequest(
+        stored = StoredRequest(
             batch_id, "question", context.session_id, context.run_id, context.tool_call_id, tool="question"
         )
         timeout_s = (wait_s or self._limits.permission_wait_s) if policy == "wait" else None
-        reply = await self._desk.ask(asked, request, timeout_s=timeout_s)
+        reply = await self._broker.ask(stored, request, timeout_s=timeout_s)
         if reply.granted:
             return in_order(questions, reply.answers)
         if reply.why:
@@ -60,30 +58,29 @@ class Questions(Extension):
             )
         return None
 
-    async def close(self) -> None:
-        """What still waits is recovery's."""
-        await self._desk.close()
 
+def batch_of(pending: Sequence[QuestionRequest], batch_id: str, answers: Sequence[QuestionResponse]) -> str:
+    """Find the batch that a client answers: the named one, else that with the answered questions, else the oldest.
 
-def batch_of(waiting: Sequence[QuestionRequest], batch_id: str, answers: Sequence[QuestionResponse]) -> str:
-    """Which batch is meant: the one that is named, or has the questions that are answered, or waits longest; or ""."""
+    Returns "" when there is none. `pending` holds the open batches, oldest first.
+    """
     if batch_id:
         return batch_id
-    meant = {answer.request_id for answer in answers if answer.request_id}
-    for request in waiting:
-        if meant & {question.id for question in request.questions}:
+    answered = {answer.request_id for answer in answers if answer.request_id}
+    for request in pending:
+        if answered & {question.id for question in request.questions}:
             return request.id
-    if meant or not waiting:
-        return ""  # of a batch that is over
-    return waiting[0].id
+    if answered or not pending:
+        return ""  # the answers belong to a batch that is closed
+    return pending[0].id
 
 
 def in_order(questions: Sequence[QuestionItem], answers: Sequence[QuestionResponse]) -> list[QuestionResponse]:
-    """One answer for each question: by its id where answers name one, else by position; without one it was skipped."""
+    """Return one answer for each question: by id if the answers have ids, else by position; an empty one if skipped."""
     by_id = {answer.request_id: answer for answer in answers if answer.request_id}
-    by_place = [] if by_id else list(answers)
+    by_position = [] if by_id else list(answers)
     return [
         by_id.get(question.id)
-        or (by_place[place] if place < len(by_place) else QuestionResponse(request_id=question.id))
-        for place, question in enumerate(questions)
+        or (by_position[index] if index < len(by_position) else QuestionResponse(request_id=question.id))
+        for index, question in enumerate(questions)
     ]

@@ -38,7 +38,8 @@ from supervisor.routing.link import ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually
 from tests.support.harness.failpoints import Failpoints
-from worker.link import WorkerLink, WorkerStats
+from worker.link.interfaces import LinkCallbacks, WorkerStats
+from worker.link.worker_link import WorkerLink
 from worker.operations.reply_cache import ReplyCache
 from worker.operations.table import Handler, OperationRequest, OperationResponse, OperationTable
 
@@ -138,7 +139,7 @@ class FakeWorker:
         self.shutdowns: list[Shutdown] = []
         self.attached: list[int] = []
         self.source = Source()
-        self.vitals = WorkerStats(log_id="log", last_number=7)
+        self.stats = WorkerStats(log_id="log", last_number=7)
         self.heard = 0
         handlers: dict[str, Handler] = {
             "echo": self.echo,
@@ -156,17 +157,19 @@ class FakeWorker:
                 endpoint=endpoint,
                 token=token,
                 log_path="",
+                limits=limits,
             ),
-            limits=limits,
             clock=CLOCK,
             log=LOG,
             table=OperationTable(handlers, limits=limits, clock=CLOCK, log=LOG, operations=OPERATIONS),
             replies=ReplyCache(count_max=100, bytes_max=1_000_000),
             publisher=self.source,
-            vitals=lambda: self.vitals,
-            on_shutdown=self.shutdowns.append,
-            on_supervisor_heard=self._heard,
-            on_attached=self.attached.append,
+            stats=lambda: self.stats,
+            callbacks=LinkCallbacks(
+                on_shutdown=self.shutdowns.append,
+                on_supervisor_heard=self._heard,
+                on_attached=self.attached.append,
+            ),
         )
 
     def _heard(self) -> None:
@@ -435,7 +438,7 @@ async def test_events_arrive_in_order_and_credit_goes_back_in_lots(tmp_path: Pat
 async def test_Z08_a_lost_last_event_is_noticed_by_the_heartbeat(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         await it.recorder.until_type(Ready)
-        it.worker.vitals = WorkerStats(log_id="log", last_number=9)
+        it.worker.stats = WorkerStats(log_id="log", last_number=9)
         [mark] = await it.recorder.until(lambda m: isinstance(m, list))  # type: ignore[misc]
         assert (mark.kind, mark.number) == (MARK_KIND, 9)
 
@@ -461,7 +464,7 @@ async def test_a_restarted_supervisor_is_found_again(tmp_path: Path) -> None:
 async def test_S06_commands_of_a_former_supervisor_are_rejected(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         await it.recorder.until_type(Ready)
-        it.worker.link.epoch = Epoch(2)  # it has heard of a newer one
+        it.worker.link._handshake.epoch = Epoch(2)  # it has heard of a newer one
         with pytest.raises(Conflict, match="epoch"):
             await it.link.call("echo")
         it.link.send(Shutdown(epoch=Epoch(1), reason="old", drain_s=1, flush_s=1))
@@ -602,7 +605,7 @@ async def test_Z02_only_a_stale_socket_is_removed_at_start(tmp_path: Path) -> No
     path = tmp_path / "router.sock"
     path.write_text("precious")
     router = new_router()
-    with pytest.raises(FileExistsError, match="no socket"):
+    with pytest.raises(FileExistsError, match="not a socket"):
         await router.start(path)
     assert path.read_text() == "precious"
     path.unlink()
