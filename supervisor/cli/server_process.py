@@ -1,4 +1,4 @@
-"""A process of this machine, known by pid and start time: is it still that one, end it, wait for its end."""
+"""Find the process of a running server: by lock file, by socket, by command line, by systemd unit."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """What the lock file of a runtime directory says about the server that holds it."""
+    """The server that holds a runtime directory, according to its lock file."""
 
     pid: int
     start_ticks: int
@@ -22,17 +22,17 @@ class LockOwner:
 
 
 def read_owner(runtime_dir: Path) -> LockOwner | None:
-    """Who holds the runtime directory, as its lock file says; None when it says nobody. The process may be gone."""
+    """Read who holds the runtime directory; None when the lock file names no process. The process may have ended."""
     try:
         with (runtime_dir / "supervisor.lock").open("rb") as file:
-            said = json.loads(file.read(LOCK_MAX_BYTES))
-        return LockOwner(int(said["pid"]), int(said["start_ticks"]), tuple(map(str, said.get("listeners", ()))))
+            owner = json.loads(file.read(LOCK_MAX_BYTES))
+        return LockOwner(int(owner["pid"]), int(owner["start_ticks"]), tuple(map(str, owner.get("listeners", ()))))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def listener_pid(address: UnixAddress) -> int | None:
-    """Which process listens at a Unix socket, as the kernel says; None when nobody does."""
+    """Ask the kernel which process listens at a Unix socket; None when there is none."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
@@ -44,7 +44,7 @@ def listener_pid(address: UnixAddress) -> int | None:
 
 
 def is_server(pid: int) -> bool:
-    """Does its command line say that this is a server of ours?"""
+    """Return whether the command line of a process is that of a Bulkhead server."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -53,7 +53,7 @@ def is_server(pid: int) -> bool:
 
 
 def unit_of(pid: int) -> tuple[str, bool] | None:
-    """The systemd unit that a process belongs to, and whether a user's manager runs it; None outside of ours."""
+    """Return the Bulkhead unit of a process and whether a user's systemd runs it; None when it has no such unit."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:
