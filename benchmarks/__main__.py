@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks import fanout, floors, latency, memory, models, reading, scale, starting
+from benchmarks import fanout, floors, latency, memory, models, reading, scale, starting, zygote
 from benchmarks.table import Figure, markdown
 
 GROUPS: dict[str, Callable[[floors.Floors], Awaitable[list[Figure]]]] = {
@@ -18,6 +18,7 @@ GROUPS: dict[str, Callable[[floors.Floors], Awaitable[list[Figure]]]] = {
     "fanout": fanout.measure,
     "memory": memory.measure,
     "models": models.measure,
+    "zygote": zygote.measure,
 }
 
 

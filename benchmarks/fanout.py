@@ -16,7 +16,7 @@ TICKS_PER_S = 100  # the unit of CPU time in /proc
 
 
 async def measure(floors: Floors) -> list[Figure]:
-    """The figures of this group."""
+    """Measure and return the figures of this group."""
     async with running_server() as service:
         client = service.client()
         workspace = await client.create(service.make_directory("w"))

@@ -12,7 +12,7 @@ WARM_ROUNDS = 3  # fill the caches of the processes
 
 
 async def measure(floors: Floors) -> list[Figure]:
-    """The figures of this group."""
+    """Measure and return the figures of this group."""
     async with running_server() as service:
         client = service.client()
         workspace = await client.create(service.make_directory("w"))

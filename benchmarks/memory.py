@@ -11,7 +11,7 @@ MB = 1024 * 1024
 
 
 async def measure(floors: Floors) -> list[Figure]:
-    """The figures of this group."""
+    """Measure and return the figures of this group."""
     async with running_server() as service:
         client = service.client()
         idle, after = [], []

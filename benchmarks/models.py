@@ -24,7 +24,7 @@ Json = dict[str, object]
 
 
 async def measure(floors: Floors) -> list[Figure]:
-    """The figures of this group."""
+    """Measure and return the figures of this group."""
     figures = []
     async with model_server() as port, running_server() as service:
         client = service.client()

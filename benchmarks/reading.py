@@ -19,7 +19,7 @@ LOAD_S = 4.0
 
 
 async def measure(floors: Floors) -> list[Figure]:
-    """The figures of this group."""
+    """Measure and return the figures of this group."""
     async with running_server() as service:
         client = service.client()
         workspace = await client.create(service.make_directory("w"))

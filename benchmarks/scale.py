@@ -15,7 +15,7 @@ STREAM_S = 8
 
 
 async def measure(floors: Floors) -> list[Figure]:
-    """The figures of this group."""
+    """Measure and return the figures of this group."""
     async with running_server() as service:
         client = service.client()
         await client.create(service.make_directory("warm"))

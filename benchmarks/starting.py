@@ -22,7 +22,7 @@ KILLS = 12  # one per worker: a second one within a minute is delayed by the res
 
 
 async def measure(floors: Floors) -> list[Figure]:
-    """The figures of this group."""
+    """Measure and return the figures of this group."""
     figures = [await _healthy(floors)]
     async with running_server() as service:
         client = service.client()

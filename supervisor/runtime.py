@@ -1,7 +1,7 @@
-"""The runtime directory: modes, owner, lock, epoch, token file, and where everything in it lies.
+"""Manage the runtime directory: modes, owner, lock, epoch, token file, and the paths in it.
 
-The lock (`supervisor.lock`, flock) is held for the life of the process and released last. Everything else in the
-directory may only be changed, and stale sockets only be removed, while it is held.
+The lock (`supervisor.lock`, flock) is held for the life of the process and released last. Only its holder may change
+anything else in the directory or remove stale sockets.
 """
 
 import contextlib
@@ -41,26 +41,26 @@ class RuntimeDir:
 
     @property
     def router_socket(self) -> Path:
-        """Where workers connect."""
+        """Return the path of the socket that workers connect to."""
         return self.path / "router.sock"
 
     @property
     def workers(self) -> Path:
-        """Records and logs of workers."""
+        """Return the directory for records and logs of workers."""
         return self.path / "workers"
 
     @property
     def token_file(self) -> Path:
-        """The token for TCP, unless another file was named."""
+        """Return the path of the token for TCP, unless another file is configured."""
         return self.path / "token"
 
     @property
     def is_locked(self) -> bool:
-        """Do we own the directory?"""
+        """Return whether this process holds the lock."""
         return self._lock_fd is not None
 
     def prepare(self) -> None:
-        """Make the directory, or check the one that is there. Raises RuntimeRefused."""
+        """Create the directory, or check the existing one. Raises RuntimeRefused."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             make_private(self.path)
@@ -69,7 +69,7 @@ class RuntimeDir:
             raise RuntimeRefused(f"cannot use {self.path} as runtime directory: {error.strerror}") from error
 
     def lock(self) -> None:
-        """Take the lock or say who has it. Raises RuntimeTaken."""
+        """Take the lock. Raises RuntimeTaken, which names the owner."""
         path = self.path / "supervisor.lock"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -86,7 +86,7 @@ class RuntimeDir:
         self.announce([])
 
     def announce(self, listeners: list[str]) -> None:
-        """Write into the lock file who holds it and where it listens."""
+        """Write into the lock file which process holds it and where it listens."""
         assert self._lock_fd is not None
         self._listeners = listeners
         owner = {"pid": os.getpid(), "start_ticks": own_start_ticks(), "version": BULKHEAD_VERSION}
@@ -95,39 +95,39 @@ class RuntimeDir:
         os.ftruncate(self._lock_fd, len(data))
 
     def next_epoch(self) -> Epoch:
-        """Count this supervisor: one more than the last of this directory, on disk before it is used."""
+        """Return the number of this supervisor, one more than the last of this directory; on disk before it is used."""
         assert self.is_locked
         path = self.path / "epoch"
         try:
             last = int(path.read_text())
         except (FileNotFoundError, ValueError):
-            last = 0  # a lost file starts again; workers of an older supervisor then refuse us and are replaced
+            last = 0  # the file was lost; workers that know a higher epoch refuse this supervisor and are replaced
         replace_file(path, f"{last + 1}\n".encode(), sync=True)
         self._epoch = Epoch(last + 1)
         return self._epoch
 
     def restore(self) -> bool:
-        """Make again what somebody removed while we own it; says whether that was so.
+        """Create the directory again if it was removed while this process owns it; return whether it was.
 
-        Without it no worker could be started any more. Records of workers are lost, and so is a token file: the next
-        supervisor starts workers anew. Raises RuntimeRefused, RuntimeTaken when another one was quicker, OSError.
+        Without it no worker can be started. Records of workers are lost, and so is a token file: the next supervisor
+        starts new workers. Raises RuntimeRefused, RuntimeTaken when another supervisor was quicker, OSError.
         """
         if self._lock_fd is None:
             return False
-        is_ours = _is_at(self._lock_fd, self.path / "supervisor.lock")
-        if is_ours and self.workers.is_dir():
+        is_in_place = _is_at(self._lock_fd, self.path / "supervisor.lock")
+        if is_in_place and self.workers.is_dir():
             return False
         self.prepare()
-        if not is_ours:
+        if not is_in_place:
             old, listeners = self._lock_fd, self._listeners
-            self.lock()  # the old file has no name any more: it protects nothing
+            self.lock()  # the old file has no name: it protects nothing
             os.close(old)
             self.announce(listeners)
             replace_file(self.path / "epoch", f"{self._epoch}\n".encode(), sync=True)
         return True
 
     def unlock(self) -> None:
-        """Give the directory free; the last thing a supervisor does. The file stays: removing it would race."""
+        """Release the directory, as the last act of a supervisor. The file stays: removing it would race."""
         if self._lock_fd is not None:
             os.ftruncate(self._lock_fd, 0)
             os.close(self._lock_fd)
@@ -135,35 +135,36 @@ class RuntimeDir:
 
 
 def allow_descriptors() -> None:
-    """Raise our soft limit of open files towards the hard one: the usual 1024 is less than the clients we take."""
+    """Raise the soft limit of open files towards the hard one: the usual 1024 is less than the clients accepted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    target = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 def make_private(path: Path) -> None:
-    """A directory of our own with mode 0700, made or checked. Raises RuntimeRefused, OSError."""
+    """Create a directory with mode 0700, or check the owner of the existing one. Raises RuntimeRefused, OSError."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         pass
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise RuntimeRefused(f"cannot use {path}: it is not a directory; remove it or choose another place")
-    if found.st_uid != os.getuid():
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise RuntimeRefused(f"cannot use {path}: it is not a directory; remove it or choose another path")
+    if status.st_uid != os.getuid():
         raise RuntimeRefused(
-            f"cannot use {path}: it belongs to user {found.st_uid} and we are {os.getuid()}; choose another place"
+            f"cannot use {path}: it belongs to user {status.st_uid}, and this server runs as {os.getuid()}; "
+            "choose another path"
         )
-    if stat.S_IMODE(found.st_mode) != 0o700:
+    if stat.S_IMODE(status.st_mode) != 0o700:
         path.chmod(0o700)
 
 
 def read_or_make_token(path: Path, source: RandomSource) -> str:
-    """The token in `path`; a new one is written there when the file is missing. Raises RuntimeRefused."""
+    """Read the token in `path`, or write a new one when the file is missing. Raises RuntimeRefused."""
     try:
-        found = path.stat()
+        status = path.stat()
         token = path.read_text().strip()
     except FileNotFoundError:
         token = new_token(source)
@@ -174,14 +175,12 @@ def read_or_make_token(path: Path, source: RandomSource) -> str:
         return token
     except (OSError, UnicodeDecodeError) as error:
         raise RuntimeRefused(f"cannot read the token file {path}: {error}") from error
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise RuntimeRefused(
-            f"cannot trust the token file {path}: others may read it; `chmod 600 {path}` makes it right"
-        )
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise RuntimeRefused(f"cannot trust the token file {path}: other users may read it; run `chmod 600 {path}`")
     if len(token) < TOKEN_LENGTH_MIN or not token.isascii() or not token.isprintable() or " " in token:
         raise RuntimeRefused(
             f"cannot use the token in {path}: it must be one word of at least {TOKEN_LENGTH_MIN} ASCII characters; "
-            "remove the file to have one made"
+            "remove the file to have one created"
         )
     return token
 
@@ -198,4 +197,4 @@ def _owner_of(data: bytes) -> str:
         owner = json.loads(data)
         return f"the supervisor with pid {owner['pid']} (version {owner['version']})"
     except (ValueError, KeyError, TypeError):
-        return "another supervisor that is just starting or leaving"
+        return "another supervisor that is starting or ending"

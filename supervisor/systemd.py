@@ -1,4 +1,4 @@
-"""What a service manager and we tell each other: notify, watchdog, inherited sockets."""
+"""Talk to a service manager: notify it, feed its watchdog, take over the sockets that it opened."""
 
 import os
 import socket
@@ -8,10 +8,10 @@ LISTEN_FDS_START = 3
 
 
 class Notifier:
-    """Sends states to the socket that `NOTIFY_SOCKET` names; says nothing when there is none."""
+    """Sends states to the socket that `NOTIFY_SOCKET` names; does nothing when there is none."""
 
     def __init__(self, env: MutableMapping[str, str]) -> None:
-        """Takes its variables out of `env`, so that no child believes they were meant for it."""
+        """Remove the variables from `env`, so that children do not use them."""
         address = env.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         watchdog_pid = env.pop("WATCHDOG_PID", "")
@@ -23,23 +23,23 @@ class Notifier:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def ready(self, status: str) -> None:
-        """We listen, and every worker of before was judged."""
+        """Report that the server listens and the workers of the previous supervisor are adopted or ended."""
         self._send(f"READY=1\nSTATUS={status}")
 
     def stopping(self) -> None:
-        """The shutdown has begun."""
+        """Report that the shutdown has begun."""
         self._send("STOPPING=1")
 
     def alive(self) -> None:
-        """The loop turns; to be sent more often than every `watchdog_s` seconds."""
+        """Feed the watchdog; to be called more often than every `watchdog_s` seconds."""
         self._send("WATCHDOG=1")
 
     def extend(self, by_s: float) -> None:
-        """The shutdown makes progress and needs at most `by_s` more seconds."""
+        """Report that the shutdown makes progress and needs at most `by_s` more seconds."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(by_s * 1e6)}")
 
     def close(self) -> None:
-        """Nothing is sent any more."""
+        """Close the socket; nothing is sent afterwards."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -50,17 +50,17 @@ class Notifier:
         try:
             self._socket.sendto(text.encode(), self._address)
         except OSError:
-            pass  # a manager that is gone or slow must not stop us
+            pass  # a dead or slow manager must not stop the server
 
 
 def inherited_sockets(env: MutableMapping[str, str]) -> list[socket.socket]:
-    """The listening sockets that a service manager opened for us, in its order."""
+    """Return the listening sockets that a service manager opened for this process, in its order."""
     pid, count = env.pop("LISTEN_PID", ""), env.pop("LISTEN_FDS", "")
     env.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
-    found = []
+    sockets = []
     for fd in range(LISTEN_FDS_START, LISTEN_FDS_START + int(count)):
         os.set_inheritable(fd, False)
-        found.append(socket.socket(fileno=fd))
-    return found
+        sockets.append(socket.socket(fileno=fd))
+    return sockets

@@ -1,18 +1,18 @@
-"""The two clocks behind one small interface: monotonic for deadlines, wall for stamps that are stored or shown."""
+"""Provide two clocks behind one interface: monotonic for deadlines, wall for timestamps that are stored or shown."""
 
 import time
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where an object gets its time from."""
+    """The source of time of an object."""
 
     def now(self) -> float:
-        """Monotonic seconds, for deadlines and durations; unaffected by changes of the wall clock (H01)."""
+        """Return monotonic seconds, for deadlines and durations; changes of the wall clock have no effect (H01)."""
         ...
 
     def wall(self) -> float:
-        """Seconds since the Unix epoch, only to be stored or shown."""
+        """Return seconds since the Unix epoch, only to be stored or shown."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""The table-driven machine that all state machines stand on.
+"""Provide the table-driven base class of all state machines.
 
-A machine is one class: a table on top (state -> fact -> states it may lead to), one method per fact, effects as
-return value. It knows no clock, process, socket or task.
+A machine is one class: a table on top (state -> fact -> states it may lead to), one method per fact, which returns
+effects. It uses no clock, process, socket or task.
 """
 
 from collections import deque
@@ -16,11 +16,11 @@ STORY_LENGTH = 32
 
 
 class InvalidTransition(Exception):
-    """A fact that the table does not allow in this state: a bug. The text tells the last moves."""
+    """The table does not allow this fact in this state: a bug. The text contains the last moves."""
 
 
 class Machine(Generic[State]):
-    """Keeps a state and its recent story; `_move` is the only way to change the state."""
+    """Keeps a state and its last moves; `_move` is the only way to change the state."""
 
     table: ClassVar[Mapping[Enum, Mapping[str, Sequence[Enum]]]]
 
@@ -42,5 +42,5 @@ class Machine(Generic[State]):
 
     @property
     def story(self) -> list[str]:
-        """The last moves, oldest first."""
+        """Return the last moves, oldest first."""
         return list(self._story)

@@ -1,4 +1,4 @@
-"""Owns background tasks: names them, reports what they raise, ends them in order; and `settle`, the detached write."""
+"""Own background tasks: name them, report what they raise, end them in order; and finish work despite a cancel."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class TaskOwner:
-    """Every task has one of these. `close` cancels what still runs and waits for it; nothing is left behind."""
+    """Owns the tasks of one object; every task has an owner. `close` cancels the running ones and waits for them."""
 
     def __init__(self, name: str, log: logging.Logger) -> None:
         self._name = name
@@ -23,10 +23,8 @@ class TaskOwner:
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, T], name: str, *, is_awaited: bool = False) -> asyncio.Task[T]:
-        """Run `work` as a task that this owner ends. An exception that nobody awaits is logged, never lost.
-
-        `is_awaited`: somebody waits for the task and hears what it raises, so that is no news for the log.
-        """
+        """Run `work` as a task that this owner ends. Log its exception, unless `is_awaited`: then the caller awaits the
+        task and gets the exception."""
         if self._closed:
             work.close()
             raise RuntimeError(f"cannot start {name}: the owner {self._name} is closed")
@@ -36,7 +34,7 @@ class TaskOwner:
         return task
 
     def report(self, task: asyncio.Task[Any]) -> None:
-        """Whoever awaited `task` does so no longer: an exception of it is logged."""
+        """Log an exception of `task` after all: its caller no longer awaits it."""
         task.add_done_callback(self._done)
 
     async def join(self, timeout_s: float) -> bool:
@@ -67,7 +65,7 @@ async def run_shielded(work: Coroutine[Any, Any, T], *, owner: TaskOwner, timeou
     """Finish `work` although the caller is, or gets, cancelled; at most `timeout_s` seconds.
 
     The work runs as a task of `owner`, so a cancel of the caller does not reach it. A cancel that arrives meanwhile is
-    kept and raised after the work has ended. Raises TimeoutError when the work takes longer; it then goes on in the
+    raised after the work has ended. Raises TimeoutError when the work takes longer; it then continues in the
     background, and its outcome must be treated as unknown.
     """
     task = owner.start(work, name, is_awaited=True)

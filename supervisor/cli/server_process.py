@@ -1,4 +1,4 @@
-"""Find the process of a server on this machine: by its lock file, or by its socket."""
+"""Find the process of a running server: by lock file, by socket, by command line, by systemd unit."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """The server that holds a runtime directory, as its lock file names it."""
+    """The server that holds a runtime directory, according to its lock file."""
 
     pid: int
     start_ticks: int
@@ -22,7 +22,7 @@ class LockOwner:
 
 
 def read_owner(runtime_dir: Path) -> LockOwner | None:
-    """Return the server that the lock file names, None when it names none. The process may have exited."""
+    """Read who holds the runtime directory; None when the lock file names no process. The process may have ended."""
     try:
         with (runtime_dir / "supervisor.lock").open("rb") as file:
             owner = json.loads(file.read(LOCK_MAX_BYTES))
@@ -32,7 +32,7 @@ def read_owner(runtime_dir: Path) -> LockOwner | None:
 
 
 def listener_pid(address: UnixAddress) -> int | None:
-    """Return the pid of the process that listens at a Unix socket, as the kernel reports it; None when none does."""
+    """Ask the kernel which process listens at a Unix socket; None when there is none."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
@@ -53,7 +53,7 @@ def is_server(pid: int) -> bool:
 
 
 def unit_of(pid: int) -> tuple[str, bool] | None:
-    """Return the Bulkhead unit of systemd that a process belongs to, and whether a user's manager runs it, or None."""
+    """Return the Bulkhead unit of a process and whether a user's systemd runs it; None when it has no such unit."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What to do with a record that a former supervisor left: adopt its worker, end what is left of it, or forget it."""
+"""Decide whether to adopt the worker of a record that a previous supervisor left, or to end what is left of it."""
 
 from enum import Enum
 
@@ -6,17 +6,17 @@ from supervisor.launch.launcher import Record
 
 
 class AdoptionDecision(Enum):
-    """What becomes of a record."""
+    """What to do with the worker of a record."""
 
-    ADOPT = "adopt"  # that very process lives
-    END = "end"  # it may live without being known: end everything that carries its marker
+    ADOPT = "adopt"  # exactly that process lives
+    END = "end"  # it may live with another pid: end everything that carries its marker
 
 
 def decide_adoption(record: Record, *, boot_id: str, start_ticks: int | None) -> AdoptionDecision:
-    """Judge by identity, never by pid alone: a stranger with a reused pid is neither adopted nor killed (S11).
+    """Compare identities, never pids alone: another process with a reused pid is neither adopted nor killed (S11).
 
-    `start_ticks` is what the process with the record's pid has now, None if there is none. A record without a pid was
-    written before a start whose outcome nobody saw (S03): whatever came of it is found by its marker and ended.
+    `start_ticks` is that of the process that has the record's pid now, None if there is none. A record without a pid
+    was written before a start whose outcome was not seen (S03): its processes are found by their marker and ended.
     """
     if record.pid == 0 or start_ticks is None:
         return AdoptionDecision.END

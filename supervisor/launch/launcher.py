@@ -1,4 +1,4 @@
-"""What every launcher offers, and the handle it returns. Only this folder may assume a local child or a pid."""
+"""Define the interface of launchers and of the handles they return. Only this folder may assume a local process."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,17 +10,17 @@ from protocol.worker_spec import WorkerSpec
 
 @dataclass(frozen=True, slots=True)
 class ExitReport:
-    """How a worker ended. Neither code nor signal: nobody could read its status."""
+    """How a worker ended. Without code and signal its status could not be read."""
 
     code: int | None = None
     signal: int | None = None
     at_wall: float = 0.0
     max_rss_bytes: int = 0
-    tail: str = ""  # the last lines of its output
+    tail: str = ""  # the end of its output
 
     @property
     def cause(self) -> str:
-        """The cause in words that status and log show."""
+        """Return the cause as status and log show it."""
         if self.signal is not None:
             return f"signal {self.signal}"
         if self.code is None:
@@ -30,7 +30,7 @@ class ExitReport:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a worker on disk. `pid` is 0 from before the start until the process is known."""
+    """A worker as stored on disk. `pid` is 0 from before the start until the process is known."""
 
     workspace_id: WorkspaceId
     generation: int
@@ -43,7 +43,7 @@ class Record:
 
 
 class Handle(Protocol):
-    """A worker that was started or adopted."""
+    """A worker process that was started or adopted."""
 
     @property
     def pid(self) -> int: ...
@@ -52,37 +52,37 @@ class Handle(Protocol):
     def start_ticks(self) -> int: ...
 
     async def exited(self) -> ExitReport:
-        """Wait for its end; what it left behind has been swept when this returns. May be awaited once."""
+        """Wait for its end and sweep what it left behind. May be awaited once."""
         ...
 
     def kill(self) -> None:
-        """SIGKILL, at once. Safe when it is dead already."""
+        """Send SIGKILL. Does nothing when it is dead."""
         ...
 
     def dump(self) -> None:
-        """Ask it to write its stacks to its log. Safe when it is dead already."""
+        """Ask it to write its stacks to its log. Does nothing when it is dead."""
         ...
 
     def forget(self) -> None:
-        """Stop watching it; it lives on."""
+        """Stop watching it; it keeps running."""
         ...
 
 
 class Launcher(Protocol):
-    """Brings workers to life and finds them again."""
+    """Starts workers and finds running ones again."""
 
     async def start(self, spec: WorkerSpec) -> Handle:
-        """A process that becomes this worker. Raises Unavailable (worker_failed)."""
+        """Start a process that becomes this worker. Raises Unavailable (worker_failed)."""
         ...
 
     async def adopt(self, record: Record) -> Handle | None:
-        """The living process that `record` tells of, or None when there is none any more."""
+        """Return the living process of `record`; None when it has ended."""
         ...
 
     async def sweep(self, workspace_id: WorkspaceId, keep_pid: int) -> int:
-        """End everything that carries the workspace's marker, but not `keep_pid`; returns how many that were."""
+        """Kill everything that carries the workspace's marker except `keep_pid`; return how many processes."""
         ...
 
     async def close(self, *, end_zygote: bool) -> None:
-        """Let go of everything."""
+        """Release everything; with `end_zygote` end the zygote that this runtime directory started."""
         ...

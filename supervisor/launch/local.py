@@ -1,4 +1,4 @@
-"""The launcher of this machine: zygote, pidfd and containment behind the interface of `launcher.py`."""
+"""Launch workers on this machine: zygote, pidfds and the sweep behind the interface of `launcher.py`."""
 
 import asyncio
 import contextlib
@@ -23,12 +23,12 @@ from supervisor.launch.launcher import ExitReport, Handle, Record
 from supervisor.launch.zygote import ZygoteLink
 
 _EXIT_REPORT_S = 0.5
-"""The zygote tells of an exit within this, or nobody will."""
+"""The zygote reports an exit within this time or not at all."""
 _TAIL_BYTES = 4096
 
 
 class LocalLauncher:
-    """Starts workers by fork of the zygote; by a plain, slower start where that fails."""
+    """Starts workers by a fork of the zygote, or as new processes, which is slower, where that fails."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class LocalLauncher:
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="launch")
 
     async def start_zygote(self) -> None:
-        """Begin to warm up a zygote, or to join the one that is there; does not wait for it."""
+        """Begin to start a zygote, or to connect to the running one; does not wait for it."""
         self._zygote.join()
 
     async def start(self, spec: WorkerSpec) -> "LocalHandle":
-        """A process that becomes this worker. Raises Unavailable (worker_failed)."""
+        """Start a process that becomes this worker. Raises Unavailable (worker_failed)."""
         descriptor = os.memfd_create("worker-spec")
         try:
             os.write(descriptor, spec_to_bytes(spec))
@@ -73,21 +73,21 @@ class LocalLauncher:
                 pid, ticks = child.pid, start_ticks(child.pid) or 0
         finally:
             os.close(descriptor)
-        held = ProcessHandle.open(pid, ticks)
-        return LocalHandle(self, spec.workspace_id, pid, ticks, held, child)
+        process = ProcessHandle.open(pid, ticks)
+        return LocalHandle(self, spec.workspace_id, pid, ticks, process, child)
 
     async def adopt(self, record: Record) -> Handle | None:
-        """The living process that `record` tells of, or None."""
+        """Return the living process of `record`, or None."""
         ticks = start_ticks(record.pid) if record.pid else None
         if decide_adoption(record, boot_id=boot_id(), start_ticks=ticks) is not AdoptionDecision.ADOPT:
             return None
-        held = ProcessHandle.open(record.pid, record.start_ticks)
-        if held is None:
+        process = ProcessHandle.open(record.pid, record.start_ticks)
+        if process is None:
             return None
-        return LocalHandle(self, record.workspace_id, record.pid, record.start_ticks, held, None)
+        return LocalHandle(self, record.workspace_id, record.pid, record.start_ticks, process, None)
 
     async def sweep(self, workspace_id: WorkspaceId, keep_pid: int) -> int:
-        """End everything that carries the workspace's marker, but `keep_pid`, the zygote and ourselves."""
+        """Kill everything that carries the workspace's marker, except `keep_pid`, the zygote and this process."""
         keep = {keep_pid, os.getpid(), self._zygote.pid or 0}
         loop = asyncio.get_running_loop()
 
@@ -96,7 +96,7 @@ class LocalLauncher:
 
         try:
             count = await loop.run_in_executor(self._threads, work)
-        except OSError as error:  # out of descriptors: /proc cannot be listed (H02)
+        except OSError as error:  # no descriptor left: /proc cannot be listed (H02)
             self._log.error("leftovers not looked for", extra=fields(workspace=workspace_id, reason=error))
             return 0
         if count:
@@ -104,23 +104,23 @@ class LocalLauncher:
         return count
 
     async def close(self, *, end_zygote: bool) -> None:
-        """Let go of everything; with `end_zygote` the zygote that this runtime directory started ends too."""
+        """Release everything; with `end_zygote` end the zygote that this runtime directory started."""
         await self._zygote.close(end_zygote=end_zygote)
         self._threads.shutdown(wait=False)
 
     async def report(
         self, workspace_id: WorkspaceId, pid: int, ticks: int, child: "subprocess.Popen[bytes] | None"
     ) -> ExitReport:
-        """How the process ended; it has."""
+        """Return how the process, which has ended, did so."""
         status: int | None = None
         max_rss_bytes = 0
         if child is not None:
             code = child.wait()  # it has ended: this only reads its status
             tail = await self._tail(workspace_id)
             return ExitReport(code if code >= 0 else None, -code if code < 0 else None, self._clock.wall(), 0, tail)
-        told = await self._zygote.exit_of(pid, ticks, _EXIT_REPORT_S)
-        if told is not None:
-            status, max_rss_bytes = told.status, told.max_rss_bytes
+        exited = await self._zygote.exit_of(pid, ticks, _EXIT_REPORT_S)
+        if exited is not None:
+            status, max_rss_bytes = exited.status, exited.max_rss_bytes
         tail = await self._tail(workspace_id)
         if status is None:
             return ExitReport(at_wall=self._clock.wall(), tail=tail)
@@ -151,7 +151,7 @@ class LocalLauncher:
             raise Unavailable(f"cannot start a worker: {error}", code="worker_failed", retry_after_s=1.0) from error
 
     async def _tail(self, workspace_id: WorkspaceId) -> str:
-        """The last lines of the worker's output."""
+        """Read the end of the worker's output."""
         path = self._logs / f"{workspace_id}.log"
 
         def read() -> str:
@@ -172,38 +172,38 @@ class LocalHandle:
         workspace_id: WorkspaceId,
         pid: int,
         ticks: int,
-        held: ProcessHandle | None,
+        process: ProcessHandle | None,
         child: "subprocess.Popen[bytes] | None",
     ) -> None:
         self.pid = pid
         self.start_ticks = ticks
         self._launcher = launcher
         self._workspace_id = workspace_id
-        self._held = held  # None: it was gone before we could look
+        self._process = process  # None: it had ended before it could be opened
         self._child = child
 
     async def exited(self) -> ExitReport:
         """Wait for the end, read its status, sweep what is left."""
-        if self._held is not None:
-            await self._held.ended()
-            self._held.close()
+        if self._process is not None:
+            await self._process.ended()
+            self._process.close()
         report = await self._launcher.report(self._workspace_id, self.pid, self.start_ticks, self._child)
         await self._launcher.sweep(self._workspace_id, keep_pid=0)
         return report
 
     def kill(self) -> None:
-        """SIGKILL, at once."""
-        if self._held is not None:
-            self._held.send(signal.SIGKILL)
+        """Send SIGKILL."""
+        if self._process is not None:
+            self._process.send(signal.SIGKILL)
 
     def dump(self) -> None:
-        """Let it write its stacks to its log; a process whose Python is stuck in C still does."""
-        if self._held is not None:
-            self._held.send(signal.SIGUSR1)
+        """Let it write its stacks to its log, which works even when its Python is stuck in C code."""
+        if self._process is not None:
+            self._process.send(signal.SIGUSR1)
 
     def forget(self) -> None:
-        """Stop watching; the process lives on, and its parent is the zygote."""
-        if self._held is not None:
-            self._held.close()
+        """Stop watching; the process keeps running."""
+        if self._process is not None:
+            self._process.close()
         if self._child is not None:
-            self._child.returncode = 0  # no warning about a child that outlives us
+            self._child.returncode = 0  # no warning about a child that is still running

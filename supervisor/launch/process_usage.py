@@ -1,4 +1,4 @@
-"""What one process uses: memory and processor, as the operators' routes show it."""
+"""Measure the memory and processor time of one process, for the operators' routes."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class ProcessUsage:
-    """Of one process. `uss_bytes` is its private memory, only when asked for: it costs the kernel a walk."""
+    """Memory and processor time. `uss_bytes` is the private memory; None unless requested, because it is expensive."""
 
     rss_bytes: int
     uss_bytes: int | None
@@ -15,7 +15,7 @@ class ProcessUsage:
 
 
 def measure_process(pid: int, is_full: bool) -> ProcessUsage | None:
-    """What the process uses now; None when it is gone. May block for milliseconds: call it on a thread."""
+    """Measure a process now; None when it does not exist. May block for milliseconds: call it on a thread."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():

@@ -1,4 +1,4 @@
-"""What is known of each worker on disk: one small file each, replaced whole, readable by us only (it has a token)."""
+"""Store a record of each worker: one small file, replaced atomically, readable by this user only (it has a token)."""
 
 import contextlib
 from pathlib import Path
@@ -16,23 +16,23 @@ _SUFFIX = ".json"
 
 
 class RecordStore:
-    """The records of one runtime directory. A few hundred bytes each, on a memory file system: written on the loop."""
+    """Holds the records of one runtime directory. They are a few hundred bytes in memory, so it writes on the loop."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def write(self, record: Record) -> None:
-        """Store the record in place of an older one. Raises OSError."""
+        """Store the record and replace an older one. Raises OSError."""
         replace_file(self._path(record.workspace_id), msgspec.json.encode(record))
 
     def remove(self, workspace_id: WorkspaceId) -> None:
-        """Forget this worker."""
+        """Remove the record of this worker, if there is one."""
         with contextlib.suppress(FileNotFoundError):
             self._path(workspace_id).unlink()
 
     def read_all(self) -> list[Record]:
-        """Every readable record; a file that is none is removed, for nobody could ever use it."""
-        found = []
+        """Return every readable record; remove files that are none."""
+        records = []
         for path in sorted(self._folder.glob("*" + _SUFFIX)):
             try:
                 record = _decoder.decode(path.read_bytes())
@@ -40,9 +40,9 @@ class RecordStore:
                 path.unlink(missing_ok=True)
                 continue
             if record.workspace_id == path.stem:
-                found.append(record)
-        return found
+                records.append(record)
+        return records
 
     def _path(self, workspace_id: WorkspaceId) -> Path:
-        assert is_id(workspace_id)  # made by the registry, never by a client
+        assert is_id(workspace_id)  # made by the supervisor, never by a client
         return self._folder / (workspace_id + _SUFFIX)

@@ -1,7 +1,7 @@
-"""Our end of the zygote's socket: fork requests, exit reports, and a new zygote when it died or hangs.
+"""Talk to the zygote over its socket: request forks, receive exits, replace a zygote that died or hangs.
 
-A zygote that cannot be had costs time only: `ready` says so at once, the launcher starts workers the plain way, and
-the next zygote is tried after a delay that grows.
+Without a zygote starts are only slower: `ready` fails at once, the launcher starts workers as new processes, and the
+next zygote is tried after a growing delay.
 """
 
 import asyncio
@@ -46,11 +46,11 @@ _EXITS_KEPT = 1024
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _TITLE_ROOM = "." * 160
 _PLACEHOLDER = "-" * 40
-"""Room in the zygote's environment for the marker of a forked worker (worker/process_setup.py knows the same)."""
+"""Space in the zygote's environment for the marker of a forked worker, as in worker/process_setup.py."""
 
 
 class ZygoteLink:
-    """One supervisor's conversation with the zygote of its runtime directory."""
+    """Connects one supervisor to the zygote of its runtime directory."""
 
     def __init__(
         self, *, socket_path: Path, log_path: Path, may_spawn: bool, limits: Limits, clock: Clock, log: logging.Logger
@@ -70,13 +70,13 @@ class ZygoteLink:
         self._exits: dict[tuple[int, int], ForkedChild] = {}
         self._exit_waiters: dict[tuple[int, int], asyncio.Future[ForkedChild]] = {}
         self._closed = False
-        self._failures = 0  # zygotes in a row that did not do
-        self._not_before = 0.0  # when the next may be tried
-        self._hung_pid: int | None = None  # did not answer; trusted again when it says hello
+        self._failures = 0  # zygotes in a row that forked nothing
+        self._not_before = 0.0  # when the next one may be tried
+        self._hung_pid: int | None = None  # did not answer; used again when it says hello
 
     @property
     def pid(self) -> int | None:
-        """The zygote's pid, once it has said hello."""
+        """Return the zygote's pid; None before its hello."""
         return self._hello.result().pid if self._is_warm and self._hello is not None else None
 
     @property
@@ -84,12 +84,12 @@ class ZygoteLink:
         return self._hello is not None and self._hello.done()
 
     def join(self) -> None:
-        """Begin to connect, starting a zygote if there is none; does not wait."""
+        """Begin to connect, and start a zygote if there is none; does not wait."""
         if not self._closed and self._connection is None and (self._joining is None or self._joining.done()):
             self._joining = self._tasks.start(self._join(), "join")
 
     async def ready(self) -> None:
-        """Wait until the zygote forks on request. Raises Unavailable when it is not to be had now."""
+        """Wait until the zygote forks on request. Raises Unavailable when there is none now."""
         is_hung = self._connection is not None and _peer_pid(self._connection) == self._hung_pid
         if not self._is_warm and (is_hung or self._clock.now() < self._not_before):
             raise Unavailable("cannot fork a worker: the last zygote died or hung", code="worker_failed")
@@ -107,7 +107,7 @@ class ZygoteLink:
             raise Unavailable(message, code="worker_failed") from error
 
     async def fork(self, spec_descriptor: int) -> tuple[int, int]:
-        """A forked process, its pid and start ticks. Raises Unavailable."""
+        """Fork a process; return its pid and start ticks. Raises Unavailable."""
         request_id = secrets.token_hex(8)
         answer: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
         self._forks[request_id] = answer
@@ -116,7 +116,7 @@ class ZygoteLink:
             async with asyncio.timeout(self._limits.fork_deadline_s):
                 forked = await answer
         except TimeoutError as error:
-            self._end_hung()  # the next request gets another one (S15)
+            self._end_hung()  # the next request gets another zygote (S15)
             raise Unavailable("cannot fork a worker: the zygote does not answer", code="worker_failed") from error
         finally:
             self._forks.pop(request_id, None)
@@ -125,7 +125,7 @@ class ZygoteLink:
         return forked.pid, forked.start_ticks
 
     async def exit_of(self, pid: int, start_ticks: int, timeout_s: float) -> ForkedChild | None:
-        """The exit that the zygote saw of its child, None when nobody told within `timeout_s` seconds."""
+        """Return the exit of a child as the zygote saw it; None when it was not reported within `timeout_s` seconds."""
         key = (pid, start_ticks)
         if key not in self._exits:
             waiter = self._exit_waiters.setdefault(key, asyncio.get_running_loop().create_future())
@@ -143,13 +143,13 @@ class ZygoteLink:
         return child
 
     async def close(self, *, end_zygote: bool) -> None:
-        """Disconnect; with `end_zygote` the one that we, or a supervisor before us, started ends as well."""
+        """Disconnect; with `end_zygote` also end the zygote that this or a previous supervisor started."""
         self._closed = True
         if end_zygote and self._may_spawn:
             with contextlib.suppress(Unavailable):
                 self._send(Quit())
             if self._process is not None and not self._is_warm:
-                self._process.terminate()  # still importing: nobody would read our packet for seconds
+                self._process.terminate()  # still importing: it would not read the packet for seconds
         await self._tasks.close()
         self._drop()
         if end_zygote and self._process is not None:
@@ -160,28 +160,28 @@ class ZygoteLink:
                 self._process.kill()
                 self._process.wait()
         elif self._process is not None:
-            self._process.returncode = 0  # it lives on without us; no warning about that
+            self._process.returncode = 0  # it keeps running; no warning about that
 
     # --- joining ----------------------------------------------------------------------------------------------------
 
     async def _join(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._not_before - self._clock.now()))
-        # One that we start is watched while it starts; of another's we only see that nobody listens.
-        patience_s = self._limits.zygote_ready_s if self._may_spawn else self._limits.fork_deadline_s
-        deadline = loop.time() + patience_s
+        # A zygote that this process starts is watched meanwhile; of another only the missing listener can be seen.
+        timeout_s = self._limits.zygote_ready_s if self._may_spawn else self._limits.fork_deadline_s
+        deadline = loop.time() + timeout_s
         is_ours = False
         while loop.time() < deadline:
             connection = self._connect()
             if connection is not None and self._may_spawn and _peer_pid(connection) == self._hung_pid:
-                connection.close()  # we killed it, and it is not gone yet
+                connection.close()  # it was killed and has not ended yet
             elif connection is not None:
                 self._connection = connection
                 self._hello = loop.create_future()
                 loop.add_reader(connection, self._readable, connection)
                 return
             if self._may_spawn and (self._process is None or self._process.poll() is not None):
-                if is_ours:  # it died before it could even listen, and so would the next one
+                if is_ours:  # it died before it listened, and so would the next one
                     self._failed("it ended before it listened")
                     return
                 try:
@@ -190,8 +190,8 @@ class ZygoteLink:
                     self._failed(str(error))
                     return
                 is_ours = True
-            await asyncio.sleep(_POLL_S)  # nothing tells that a socket file appears
-        self._failed(f"nobody listens on {self._socket_path}")
+            await asyncio.sleep(_POLL_S)  # nothing signals that a socket file appears
+        self._failed(f"no process listens on {self._socket_path}")
 
     def _connect(self) -> socket.socket | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -216,7 +216,7 @@ class ZygoteLink:
                 stderr=log,
                 env=environment,
                 cwd="/",
-                start_new_session=True,  # a ctrl-C for the supervisor is not for it
+                start_new_session=True,  # a Ctrl-C for the supervisor must not reach it
             )
         finally:
             os.close(log)
@@ -263,23 +263,23 @@ class ZygoteLink:
                     self._hung_pid = None
                 case Forked():
                     self._failures = 0
-                    waiting = self._forks.get(packet.request_id)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_result(packet)
+                    answer = self._forks.get(packet.request_id)
+                    if answer is not None and not answer.done():
+                        answer.set_result(packet)
                 case Exited():
                     self._exited(packet.child)
 
     def _exited(self, child: ForkedChild) -> None:
         key = (child.pid, child.start_ticks)
         self._exits[key] = child
-        if len(self._exits) > _EXITS_KEPT:  # of children that were never ours
+        if len(self._exits) > _EXITS_KEPT:  # of children of other supervisors
             del self._exits[next(iter(self._exits))]
         waiter = self._exit_waiters.pop(key, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(child)
 
     def _lost(self, why: str) -> None:
-        """The zygote is gone. Its workers live on; the next fork finds or starts another one."""
+        """Drop the connection. The workers keep running; the next fork finds or starts another zygote."""
         if self._connection is None:
             return
         self._failed(why)
@@ -288,18 +288,18 @@ class ZygoteLink:
             self.join()
 
     def _failed(self, why: str) -> None:
-        """The next one is tried at once; if that forks nothing either, ever later: no spin (S16)."""
+        """Try the next one at once, and after each further failure later: no spin (S16)."""
         delay_s = _RETRY.delay_s(self._failures - 1) if self._failures else 0.0
         self._failures += 1
         self._not_before = self._clock.now() + delay_s
-        told = fields(reason=why, log=self._log_path, failures=self._failures, again_in_s=delay_s)
-        self._log.warning("zygote lost", extra=told)
+        details = fields(reason=why, log=self._log_path, failures=self._failures, again_in_s=delay_s)
+        self._log.warning("zygote lost", extra=details)
 
     def _end_hung(self) -> None:
-        """It is stopped or stuck. Ours is killed, for it would keep the socket's name; another's is left alone."""
+        """Drop a zygote that does not answer; kill it if it is ours, because it would keep the name of the socket."""
         pid = 0 if self._connection is None else _peer_pid(self._connection)
         if pid and self._may_spawn:
-            # Alive, or our connection would have ended: the pid cannot mean anybody else by now.
+            # It is alive, or the connection would have ended: the pid cannot refer to another process.
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         self._hung_pid = pid or None
@@ -312,14 +312,14 @@ class ZygoteLink:
             self._connection = None
         if self._hello is not None and not self._hello.done():
             self._hello.set_exception(Unavailable("cannot fork a worker: the zygote died", code="worker_failed"))
-            self._hello.exception()  # noted, whether anybody waits or not
+            self._hello.exception()  # retrieved, so that asyncio does not report it
         self._hello = None
-        for waiting in self._forks.values():
-            if not waiting.done():
-                waiting.set_result(Forked(request_id="", error="cannot fork a worker: the zygote died"))
+        for answer in self._forks.values():
+            if not answer.done():
+                answer.set_result(Forked(request_id="", error="cannot fork a worker: the zygote died"))
 
 
 def _peer_pid(connection: socket.socket) -> int:
-    """The process that listens at the other end, by the kernel's word; 0 for one that we cannot see."""
+    """Ask the kernel which process listens at the other end; 0 for one outside of this pid namespace."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(credentials)[0])

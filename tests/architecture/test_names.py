@@ -1,4 +1,4 @@
-"""Check that names of files and classes are the field's words, and that a class name means one thing in the product."""
+"""Check that names of files and classes are the field's words, and that a class name of the product is unique."""
 
 import ast
 import re

@@ -55,7 +55,7 @@ async def test_info_tells_of_the_turn_that_asks(house: ServerHarness) -> None:
     assert "other files than those above are in use now" in text
     assert "changed since it was read: permissions" in text
     (await room.client.post(f"/v1/workspaces/{room.id}/permissions/skip", {"skip": True})).expect(200)
-    assert "skipped: nobody is asked" in await tool(room, "crush_info")
+    assert "skipped: tools run without asking" in await tool(room, "crush_info")
 
 
 async def test_logs_are_those_of_this_worker_alone(house: ServerHarness) -> None:

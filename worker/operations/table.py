@@ -104,7 +104,7 @@ class OperationTable:
 
     def _bug(self, call: Call, error: Exception) -> BulkheadError:
         self._log.error("operation failed", exc_info=error, extra=fields(operation=call.operation, id=call.call_id))
-        return Internal(f"cannot do {call.operation}: an error of ours, in the worker's log under id {call.call_id}")
+        return Internal(f"cannot do {call.operation}: internal error, in the worker's log under id {call.call_id}")
 
 
 def _failed(call: Call, error: BulkheadError) -> Answer:

@@ -35,7 +35,7 @@ class Questions:
         run = await self._database.read(lambda connection: runs.get(connection, context.run_id))
         policy, wait_s = (run.permission_policy, run.permission_wait_s) if run is not None else ("", 0.0)
         if policy == "deny":
-            raise ToolError("cannot ask: the prompt of this run said that nobody answers; decide by yourself")
+            raise ToolError("cannot ask: the prompt of this run said that no user answers; decide by yourself")
         batch_id = self._broker.new_id()
         request = QuestionRequest(
             id=batch_id,

@@ -1,7 +1,7 @@
-"""Children of tools: started in a session of their own, drained while they run, ended with their whole tree (T01-T04).
+"""Start the commands of tools in sessions of their own, read their output, end them with their whole tree (T01-T04).
 
-Every child started by this worker with a session of its own has to come from here: what is our child, has its own
-session and is not known here is taken for a daemon that some tool left behind.
+Every child of this worker with a session of its own has to be started here: any other is taken for a daemon that some
+tool left behind.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ from worker.processes.stdin_pipe import InputPipe
 from worker.processes.thread_pool import ThreadPool
 
 MARKER = "BULKHEAD_TOOL"
-"""The environment variable by which the tree of one child is found again."""
+"""The environment variable that marks the process tree of one child."""
 
-PIPE_BYTES = 256 * 1024  # of one read, and of the pipe where the kernel lets us: a quarter of the wake-ups
-KILL_ROUND_S = 0.2  # SIGKILL, wait so long, look again for what was forked meanwhile
+PIPE_BYTES = 256 * 1024  # of one read, and of the pipe where the kernel allows it: a quarter of the wake-ups
+KILL_ROUND_S = 0.2  # between two scans for processes that were forked meanwhile
 
 
 class Pipe:
-    """Our end of one pipe of a child; what comes goes to `feed`, and an empty piece at the end of the stream."""
+    """Reads one output of a child. Each piece goes to `feed` or to the buffer; `feed` gets b"" at the end."""
 
     def __init__(self, fd: int, buffer: OutputBuffer, feed: Callable[[bytes], None] | None = None) -> None:
         self.buffer = buffer
@@ -45,7 +45,9 @@ class Pipe:
         self.ended = asyncio.Event()
         self._fd = fd
         os.set_blocking(fd, False)
-        with contextlib.suppress(OSError):  # a user's pipes have a common limit; smaller ones only wake us more often
+        with contextlib.suppress(
+            OSError
+        ):  # the pipes of a user have a common limit; smaller ones only cost more wake-ups
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         asyncio.get_running_loop().add_reader(fd, self._readable)
 
@@ -64,7 +66,7 @@ class Pipe:
                 self._feed(b"")
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if not self.ended.is_set():
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
@@ -72,7 +74,7 @@ class Pipe:
 
 
 class ChildProcess:
-    """One running child. Whoever started it awaits `end` in the end, in a `finally`."""
+    """One running child. The caller that started it awaits `end`, in a `finally`."""
 
     def __init__(
         self,
@@ -105,31 +107,31 @@ class ChildProcess:
 
     @property
     def is_ending(self) -> bool:
-        """Has `end` been called? Then its exit is our doing."""
+        """Return whether `end` was called, so that its exit is no failure."""
         return self._is_ending
 
     @property
     def unsent(self) -> int:
-        """How many written bytes the child has not taken yet; what it never reads stays here."""
+        """Return how many written bytes the child has not read yet."""
         return self._stdin.unsent if self._stdin is not None else 0
 
     def write(self, data: bytes) -> None:
         """Send `data` to the input of a child that was started with `stdin=True`; never blocks.
 
-        Raises BrokenPipeError when the child has closed its input or has ended, and when it takes nothing while more
-        than `limits.child_unsent_max_bytes` wait for it.
+        Raises BrokenPipeError when the child has closed its input or has ended, and when it reads nothing while more
+        than `limits.child_unsent_max_bytes` are queued.
         """
         if self._stdin is None:
             raise BrokenPipeError("this child has no input")
         self._stdin.write(data)
 
     def finish_stdin(self) -> None:
-        """No more input: the child reads the end of the stream behind what was written."""
+        """End the input: the child reads what was written and then the end of the stream."""
         if self._stdin is not None:
             self._stdin.finish()
 
     def close_stdin(self) -> None:
-        """No more input: the child reads the end of the stream. What it has not taken yet is dropped."""
+        """End the input at once: what the child has not read yet is dropped."""
         if self._stdin is not None:
             self._stdin.close()
 
@@ -143,14 +145,14 @@ class ChildProcess:
         return self._exit_code()
 
     def _exit_code(self) -> int:
-        # Looked at, not reaped: as long as it is a zombie, its pid, group and session belong to nobody else.
+        # Read without reaping: while it is a zombie, its pid, group and session cannot be reused.
         result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if result is None:
             return 0
         return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
     async def exited_within(self, timeout_s: float) -> int | None:
-        """The same, or None when it still runs after `timeout_s`."""
+        """Return its exit code as `exited` does, or None when it still runs after `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.exited()
@@ -158,7 +160,7 @@ class ChildProcess:
             return None
 
     async def drained(self, timeout_s: float) -> bool:
-        """Wait until nobody holds the output any more; False when somebody still does after `timeout_s` (T02)."""
+        """Wait until no process holds the output open; False when one still does after `timeout_s` seconds (T02)."""
         try:
             async with asyncio.timeout(timeout_s):
                 for pipe in self._pipes:
@@ -168,22 +170,22 @@ class ChildProcess:
         return True
 
     def kill_tree(self, why: str) -> None:
-        """End it without grace, and what is with it at once (T05); `struck` says why to who waits for it."""
+        """Kill it with its group at once and then its tree (T05); `struck` holds the reason for the tool's result."""
         if self._is_gone.is_set() or self.struck:
             return
         self.struck = why
-        with contextlib.suppress(OSError):  # all of a group die in one moment: none of them can fork any more
+        with contextlib.suppress(OSError):  # a whole group dies at once: none of it can fork meanwhile
             os.killpg(self.pid, signal.SIGKILL)
         self._of.tasks.start(self.end(), f"kill_tree {self.pid}")
 
     async def members(self) -> int:
-        """How many processes it is now, itself included."""
+        """Count the processes of its tree, itself included."""
         return 1 + len((await self._of.scan(self._identity, (MARKER, self._marker))).members)
 
     async def end(self) -> None:
-        """End the child and all that came from it: SIGTERM, a grace, SIGKILL until nothing is left. Bounded.
+        """End the child and its process tree: SIGTERM, a grace period, SIGKILL until nothing is left. Bounded.
 
-        It has happened when this returns or raises, also for a caller that is being cancelled.
+        Done when this returns or raises, also for a caller that is being cancelled.
         """
         if self._is_gone.is_set() or self._of.has_ended:
             return
@@ -210,15 +212,15 @@ class ChildProcess:
             self._release()
 
     async def _signal(self, signum: signal.Signals, *, timeout_s: float) -> list[int]:
-        """Signal all that lives of the tree and wait for its end. Returns the pids that had to be signalled."""
+        """Signal every living process of the tree and wait for their end. Return the pids that were signalled."""
         targets = []
         if not self._has_exited.is_set():
             targets.append(self.pid)
             with contextlib.suppress(OSError):
-                os.killpg(self.pid, signum)  # the leader is not reaped, so the group cannot be a stranger's
+                os.killpg(self.pid, signum)  # the leader is not reaped, so the group id was not reused
         handles: list[ProcessHandle] = []
         for process in await self._others():
-            self._seen.add(process.pid)  # zombies, too, and those that become one before the signal arrives
+            self._seen.add(process.pid)  # zombies too: they are reaped at the end
             if not process.is_dead and (handle := send(process, signum)) is not None:
                 targets.append(process.pid)
                 handles.append(handle)
@@ -236,7 +238,7 @@ class ChildProcess:
 
     async def _others(self) -> list[ProcessStat]:
         tree = await self._of.scan(self._identity, (MARKER, self._marker))
-        # Decided here on the loop, where children are started: a child that was born during the scan is known by now.
+        # Decided on the loop, where children are started: one that started during the scan is registered by now.
         orphans = [p for p in tree.orphans if self._of.may_end_orphan(self, p)]
         return [*tree.members, *orphans]
 
@@ -254,31 +256,31 @@ class ChildProcess:
 
 
 class ChildProcesses:
-    """Starts the children of this worker's tools and knows those that live."""
+    """Starts the children of this worker's tools and keeps those that live."""
 
     def __init__(self, *, limits: Limits, clock: Clock, log: logging.Logger, random: random.Random) -> None:
         self.limits = limits
         self.clock = clock
         self.log = log
         self.tasks = TaskOwner("children", log)
-        # Scans have a thread of their own: file jobs that hang on a dead mount must not keep a child alive.
+        # Scans have a thread of their own: file jobs that hang on a dead mount must not delay the end of a child.
         self.threads = self._make_threads(max(1, limits.tool_threads - 1))
         self._scan_thread = self._make_threads(1)
         self._random = random
         self._children: dict[int, ChildProcess] = {}
         self._is_closed = False
         self.has_ended = False
-        """Closed, with all that could be done to the children done."""
-        self._crowd = ProcessLimit(self)
+        """Set when `close` is done: nothing more can be done to the children."""
+        self._process_limit = ProcessLimit(self)
 
     @property
     def running(self) -> list[ChildProcess]:
-        """The children of tools that live or are being ended, without the services."""
+        """Return the children of tools that live or are being ended, without the services."""
         return [child for child in self._children.values() if not child.is_service]
 
     @property
     def count(self) -> int:
-        """How many children of tools live or are being ended; those that serve beside the runs do not count."""
+        """Return how many children of tools live or are being ended, without the services."""
         return len(self.running)
 
     async def start(
@@ -296,22 +298,22 @@ class ChildProcesses:
     ) -> ChildProcess:
         """Start `argv` with descriptors 0, 1, 2 only, and exactly `env` and the markers. Raises OSError.
 
-        The caller awaits `Child.end` in a `finally`. The byte counts bound what is kept of each output stream. With
-        `stdin` the child takes what `Child.write` sends, otherwise its input is empty. `on_stdout` gets its output
-        piece by piece, on the loop, and an empty piece at the end; nothing of it is kept then, and it must not raise.
-        A service lives beside the runs: it is ended with the worker, but does not keep it awake (`count`).
-        `ruleset` confines it (worker/tools/shell/sandbox.py).
+        The caller awaits `ChildProcess.end` in a `finally`. The byte counts bound what is kept of each output stream.
+        With `stdin` the child reads what `ChildProcess.write` sends, otherwise its input is empty. `on_stdout` is
+        called on the loop with each piece of output, and with b"" at the end; the output is not kept then. It must not
+        raise. A service is ended with the worker, but does not count as work that keeps it awake (`count`). `ruleset`
+        confines the child (worker/tools/shell/sandbox.py).
         """
         if self._is_closed:
             raise OSError("this worker is closing")
         marker = self.new_marker()
         head = self.limits.tool_output_head_bytes if head_bytes is None else head_bytes
         tail = self.limits.tool_output_tail_bytes if tail_bytes is None else tail_bytes
-        # A vfork and an exec take a millisecond; the loop starts children itself, so that it knows all of them.
+        # A vfork and an exec take a millisecond. Children start on the loop, so that all of them are registered there.
         spawn = partial(_spawn, argv, {**env, **markers(os.environ), MARKER: marker}, cwd, stdin=stdin)
         process = ruleset.start(spawn) if ruleset is not None else spawn()
         pipes: list[Pipe] = []
-        given: InputPipe | None = None
+        input_pipe: InputPipe | None = None
         try:
             identity = read_stat(process.pid)
             assert identity is not None, "a child that is not reaped is in /proc"
@@ -320,28 +322,28 @@ class ChildProcesses:
                 pipes.append(Pipe(os.dup(stream.fileno()), OutputBuffer(head, tail), feed))
                 stream.close()
             if process.stdin is not None:
-                given = InputPipe(os.dup(process.stdin.fileno()), self.limits.child_unsent_max_bytes)
+                input_pipe = InputPipe(os.dup(process.stdin.fileno()), self.limits.child_unsent_max_bytes)
                 process.stdin.close()
-            child = ChildProcess(process, identity, marker, pipes, self, stdin=given, is_service=is_service)
-        except BaseException:  # out of descriptors: it must not live on unknown
+            child = ChildProcess(process, identity, marker, pipes, self, stdin=input_pipe, is_service=is_service)
+        except BaseException:  # no descriptor left: it must not keep running unregistered
             process.kill()
             process.wait()
             for pipe in pipes:
                 pipe.close()
-            if given is not None:
-                given.close()
+            if input_pipe is not None:
+                input_pipe.close()
             raise
         self._children[child.pid] = child
         if not is_service:
-            self._crowd.check_soon()
+            self._process_limit.check_soon()
         return child
 
     def new_marker(self) -> str:
-        """A text that no other child or file of ours carries."""
+        """Return a text that no other child or file of this worker carries."""
         return f"{os.getpid()}-{self._random.getrandbits(64):016x}"
 
     async def scan(self, leader: ProcessStat, marker: tuple[str, str]) -> ProcessTree:
-        """What came from `leader`, found in a thread."""
+        """Find what `leader` started, in a thread; nothing when that takes too long."""
         keeper_pid = os.getpid()
         try:
             return await self._scan_thread.run(
@@ -352,26 +354,26 @@ class ChildProcesses:
             return ProcessTree((), ())
 
     def may_end_orphan(self, ending: ChildProcess, process: ProcessStat) -> bool:
-        """An orphan without a marker could be any tool's; it goes with the last tool that may have started it.
+        """Return whether no other tool may have started this orphan, which has no marker.
 
-        Services live long and do not fork away, so they do not shield the orphans of a tool.
+        Services live long and do not leave daemons behind, so they do not count.
         """
         others = sum(child is not ending and not child.is_service for child in self._children.values())
         return others == 0 and process.pid not in self._children
 
     def reap(self, pids: Iterable[int]) -> None:
-        """Collect the zombies among these that became our children: exactly these pids, never `waitpid(-1)`."""
+        """Reap the zombies among these that became children of this worker: exactly these pids, never all."""
         for pid in pids:
             if pid not in self._children:
-                with contextlib.suppress(ChildProcessError):  # its parent was somebody else
+                with contextlib.suppress(ChildProcessError):  # a child of another process
                     os.waitpid(pid, os.WNOHANG)
 
     def forget(self, child: ChildProcess) -> None:
-        """The child has ended and is reaped."""
+        """Remove a child that has ended and is reaped."""
         self._children.pop(child.pid, None)
 
     async def close(self) -> None:
-        """End every child and the threads; no new one can be started from now on."""
+        """End every child and the threads; no child can be started from now on."""
         self._is_closed = True
         await asyncio.gather(*(child.end() for child in list(self._children.values())))
         await self.tasks.close(self.limits.settle_s)

@@ -1,4 +1,4 @@
-"""The environment that a tool's child gets: the workspace's, without our own secrets and without a terminal. ◇"""
+"""Make the environment of a tool's child: that of the workspace without Bulkhead's secrets and without a terminal."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ FORCED = {
     "AGENT": "bulkhead",
     "AI_AGENT": "bulkhead",
     "TERM": "xterm-256color",
-    # Editors and pagers would wait for a person (T06): the one fails at once, the other prints.
+    # Editors and pagers would wait for a user (T06): an editor fails at once, a pager prints.
     "EDITOR": "false",
     "VISUAL": "false",
     "GIT_EDITOR": "false",
@@ -28,19 +28,19 @@ REMOVED = frozenset(
         "ZELLIJ_PANE_ID", "KITTY_WINDOW_ID", "WEZTERM_PANE",
     }
 )  # fmt: skip
-"""What belongs to the service manager or to a terminal, and what makes a shell run other files first."""
+"""Variables of the service manager and of terminals, and those that make a shell run other files first."""
 
 
 def tool_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a command, apart from the markers.
+    """Make the environment of a command, without the markers.
 
-    `PYTHON*` is left out, so that a tool's Python is the project's; so is all that is ours.
+    `PYTHON*` is left out, so that a tool uses the project's Python; so are Bulkhead's own variables.
     """
     return {**{name: value for name, value in env.items() if _may_pass(name)}, **FORCED}
 
 
 def user_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a command that the user runs: his own, without what is ours or the service manager's."""
+    """Make the environment of a command that the user runs: without Bulkhead's and the service manager's variables."""
     return {
         name: value
         for name, value in env.items()
@@ -49,12 +49,12 @@ def user_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def markers(env: Mapping[str, str]) -> dict[str, str]:
-    """What every child of a worker inherits, so that what a worker or a test left behind is found."""
+    """Return the variables by which the processes that a worker or a test left behind are found."""
     return {name: value for name, value in env.items() if name == MARKER or name.startswith("BULKHEAD_TEST_")}
 
 
 def _is_possible(name: str, value: str) -> bool:
-    """Could the kernel take it? A configuration may say anything."""
+    """Return whether the kernel accepts the variable: a configuration may contain anything."""
     return bool(name) and "=" not in name and "\0" not in name + value
 
 

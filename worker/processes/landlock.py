@@ -1,7 +1,7 @@
-"""Landlock: a thread gives up rights over files for good, and what it starts afterwards has no more than it has.
+"""Confine a child with Landlock: a thread gives up rights over files for good, and its children have no more.
 
 Three system calls, made through ctypes. They restrict the calling thread only: the worker starts a tool's command from
-a thread that has restricted itself, and stays free.
+a thread that has restricted itself, and remains unrestricted.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 ABI_MIN = 3
-"""From Linux 6.2: before it, a file could be cut to nothing without the right to write it."""
+"""Linux 6.2 and later: before it, a file could be truncated without the right to write it."""
 _ABI_SCOPES = 6
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -28,18 +28,18 @@ _PATH_BENEATH = 1
 
 _WRITE_FILE, _READ_FILE, _TRUNCATE = 1 << 1, 1 << 2, 1 << 14
 _MAKE_DEVICES = 1 << 6 | 1 << 11
-_IN_DIRECTORIES = sum(1 << bit for bit in (4, 5, 7, 8, 9, 10, 12, 13))  # remove, make, and move to another directory
+_IN_DIRECTORIES = sum(1 << bit for bit in (4, 5, 7, 8, 9, 10, 12, 13))  # remove, create, and move to another directory
 READ = _READ_FILE
 CHANGE = READ | _WRITE_FILE | _TRUNCATE | _IN_DIRECTORIES
 _OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE
 _HANDLED = CHANGE | _MAKE_DEVICES
 _SCOPES = 1 << 0 | 1 << 1
-"""Abstract sockets and signals of processes outside: neither can be reached."""
+"""Abstract sockets of, and signals to, processes outside the confinement."""
 
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAPBSET_DROP = 24
 _CAPABILITIES = (16, 17, 19, 21, 22, 38, 39)
-"""Of root: modules, raw input and output, ptrace, administration, boot, perfmon, bpf. Each leads around the rest."""
+"""Of root: modules, raw I/O, ptrace, administration, boot, perfmon, bpf. Each would defeat the confinement."""
 
 
 class _Attributes(ctypes.Structure):
@@ -52,17 +52,17 @@ class _Beneath(ctypes.Structure):
 
 
 def abi() -> int:
-    """The version that this kernel speaks. Raises OSError when it has none."""
+    """Return the version of Landlock in this kernel. Raises OSError when it has none."""
     return _call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
 
 
 class Ruleset:
-    """What remains allowed. Built once, used for one or more commands, closed at the end."""
+    """The rights that a confined child keeps. Built once, used for one or more commands, closed at the end."""
 
     def __init__(self, version: int) -> None:
-        """Nothing is allowed yet. Raises OSError."""
-        wanted = _Attributes(_HANDLED, 0, _SCOPES if version >= _ABI_SCOPES else 0)
-        self._fd = _call(_CREATE_RULESET, ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)), _zero())
+        """Start with no rights at all. Raises OSError."""
+        attributes = _Attributes(_HANDLED, 0, _SCOPES if version >= _ABI_SCOPES else 0)
+        self._fd = _call(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)), _zero())
         os.set_inheritable(self._fd, False)
 
     def __enter__(self) -> "Ruleset":
@@ -72,7 +72,7 @@ class Ruleset:
         self.close()
 
     def allow(self, access: int, paths: Iterable[Path]) -> None:
-        """`READ` or `CHANGE` on these files and all below these directories; what is not there is left out.
+        """Allow `READ` or `CHANGE` on these files and below these directories; skip what does not exist.
 
         The paths must be resolved: a link allows nothing.
         """
@@ -86,13 +86,13 @@ class Ruleset:
                 rule = _Beneath(access if is_directory else access & _OF_FILES, fd)
                 _call(_ADD_RULE, ctypes.c_int(self._fd), ctypes.c_int(_PATH_BENEATH), ctypes.byref(rule), _zero())
             except OSError as error:
-                if error.errno != errno.EBADFD:  # something without a path of its own, such as a pipe
+                if error.errno != errno.EBADFD:  # without a path of its own, such as a pipe
                     raise
             finally:
                 os.close(fd)
 
     def start(self, start: Callable[[], T]) -> T:
-        """Call `start` in a thread that is confined to the rules, and with it every process that it starts.
+        """Call `start` in a thread that is confined to the rules, as is every process that it starts.
 
         Raises what `start` raises, and OSError. Blocks for as long as `start` does.
         """
@@ -114,7 +114,7 @@ class Ruleset:
         return results[0]
 
     def close(self) -> None:
-        """Give the descriptor back. What was started stays confined."""
+        """Close the descriptor. Started processes stay confined."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -122,7 +122,7 @@ class Ruleset:
     def _restrict(self) -> None:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         for capability in _CAPABILITIES:
-            with contextlib.suppress(OSError):  # only root has them to give up
+            with contextlib.suppress(OSError):  # only root has them
                 _prctl(_PR_CAPBSET_DROP, capability)
         _call(_RESTRICT_SELF, ctypes.c_int(self._fd), _zero())
 

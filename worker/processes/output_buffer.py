@@ -1,6 +1,6 @@
-"""What a child printed, in bounded memory: the beginning and the end are kept, the middle is only counted (T04).
+"""Keep the output of a child in bounded memory: its beginning and its end; the middle is only counted (T04).
 
-How the bytes arrive in pieces makes no difference to what is kept.
+What is kept does not depend on the pieces in which the bytes arrive.
 """
 
 CONTINUATION = range(0x80, 0xC0)  # the bytes of a UTF-8 character after its first
@@ -19,13 +19,13 @@ class OutputBuffer:
         self.total_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
+        """Add the next bytes of the stream."""
         self.total_bytes += len(data)
         self._lines += data.count(b"\n")
-        room = self._head_max - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
+        missing = self._head_max - len(self._head)
+        if missing > 0:
+            self._head += data[:missing]
+            data = data[missing:]
         if len(data) >= self._tail_max:
             self._tail[:] = data[len(data) - self._tail_max :]
         elif data:
@@ -34,31 +34,31 @@ class OutputBuffer:
 
     @property
     def head(self) -> bytes:
-        """The first bytes of the stream, at most `head_max`."""
+        """Return the first bytes of the stream, at most `head_max`."""
         return bytes(self._head)
 
     @property
     def tail(self) -> bytes:
-        """The last bytes of what came after the head, at most `tail_max`."""
+        """Return the last bytes after the head, at most `tail_max`."""
         return bytes(self._tail)
 
     @property
     def dropped_bytes(self) -> int:
-        """How many bytes between head and tail were not kept."""
+        """Return how many bytes between head and tail were not kept."""
         return self.total_bytes - len(self._head) - len(self._tail)
 
     def text(self) -> str:
-        """What is kept, as text, with a line in the middle that counts what is not. Never half a character.
+        """Return the kept bytes as text, with a line in the middle that counts the rest. Never cuts a character.
 
-        Bytes that are not UTF-8, and NUL, which neither terminals nor databases like, are shown as U+FFFD.
+        Bytes that are not UTF-8, and NUL, which neither terminals nor databases handle well, become U+FFFD.
         """
         if self.dropped_bytes == 0:
             return _decode(bytes(self._head) + bytes(self._tail))
         head = without_cut_end(bytes(self._head))
         tail = _without_cut_start(bytes(self._tail))
-        bytes_gone = self.total_bytes - len(head) - len(tail)
-        lines_gone = self._lines - head.count(b"\n") - tail.count(b"\n")
-        return f"{_decode(head)}\n\n... [{lines_gone} lines, {bytes_gone} bytes left out] ...\n\n{_decode(tail)}"
+        bytes_dropped = self.total_bytes - len(head) - len(tail)
+        lines_dropped = self._lines - head.count(b"\n") - tail.count(b"\n")
+        return f"{_decode(head)}\n\n... [{lines_dropped} lines, {bytes_dropped} bytes left out] ...\n\n{_decode(tail)}"
 
 
 def _decode(data: bytes) -> str:
@@ -66,7 +66,7 @@ def _decode(data: bytes) -> str:
 
 
 def without_cut_end(data: bytes) -> bytes:
-    """`data` without the beginning of a character whose rest was cut off."""
+    """Return `data` without an incomplete character at its end."""
     for back in range(1, min(CHARACTER_MAX_BYTES, len(data) + 1)):
         byte = data[-back]
         if byte not in CONTINUATION:
@@ -75,7 +75,7 @@ def without_cut_end(data: bytes) -> bytes:
 
 
 def _without_cut_start(data: bytes) -> bytes:
-    """`data` without the rest of a character whose beginning was cut off."""
+    """Return `data` without an incomplete character at its beginning."""
     skip = 0
     while skip < min(CHARACTER_MAX_BYTES - 1, len(data)) and data[skip] in CONTINUATION:
         skip += 1

@@ -1,8 +1,8 @@
-"""Too many processes (T05): a watch on how many all commands of a worker are, which ends the largest above the limit.
+"""Limit the number of processes of all commands of a worker: kill the largest command above the limit (T05).
 
-Limits of the kernel count per user, or want a cgroup of our own. Counting a tree costs milliseconds, so it is done
-when the whole machine has so many threads more than before that the limit may be reached; and now and then anyway,
-because others may have ended as many as a command began.
+Limits of the kernel count per user or need a cgroup. Counting a process tree costs milliseconds, so trees are counted
+only when the machine has enough new threads that the limit may be reached, and at a slow rate anyway, because other
+programs may have ended as many threads as a command started.
 """
 
 import asyncio
@@ -18,9 +18,10 @@ from protocol.limits import Limits
 
 LOOK_S = 0.1
 SURE_S = 2.0
-"""Between two counts whatever the machine says; longer where they take longer than `SURE_S / SHARE`."""
+"""Time between two counts at the slow rate; longer where a count takes longer than `SURE_S / SHARE`."""
 
 SHARE = 50
+"""The slow rate spends at most one in so many seconds on counting."""
 _LOAD = Path("/proc/loadavg")
 
 
@@ -54,7 +55,7 @@ class LimitedChildren(Protocol):
 
 
 class ProcessLimit:
-    """The watch of one worker. It lives as long as commands do."""
+    """Watches the commands of one worker, while there are any."""
 
     def __init__(self, children: LimitedChildren) -> None:
         self._children = children
@@ -62,10 +63,10 @@ class ProcessLimit:
         self._suspicious_at = 0
 
     def check_soon(self) -> None:
-        """A command was started."""
+        """Watch from now on: a command was started."""
         if self._task is None or self._task.done():
             self._suspicious_at = machine_threads() + self._children.limits.tool_processes_max
-            self._task = self._children.tasks.start(self._watch(), "crowd")
+            self._task = self._children.tasks.start(self._watch(), "process_limit")
 
     async def _watch(self) -> None:
         limit, clock = self._children.limits.tool_processes_max, self._children.clock
@@ -73,7 +74,7 @@ class ProcessLimit:
         while self._children.running:
             await asyncio.sleep(LOOK_S)
             now = machine_threads()
-            # What others end meanwhile must not make room.
+            # Threads that other programs end must not raise the threshold.
             self._suspicious_at = min(self._suspicious_at, now + limit)
             if now >= self._suspicious_at or clock.now() >= sure_at:
                 began = clock.now()
@@ -81,7 +82,7 @@ class ProcessLimit:
                 sure_at = clock.now() + max(SURE_S, SHARE * (clock.now() - began))
 
     async def _count(self) -> int:
-        """How many they are; the largest is ended when they are too many."""
+        """Count the processes of all commands; kill the largest command when they are too many."""
         limit = self._children.limits.tool_processes_max
         sizes = [(await child.members(), child) for child in self._children.running if not child.struck]
         total = sum(size for size, _ in sizes)
@@ -94,7 +95,7 @@ class ProcessLimit:
 
 
 def machine_threads() -> int:
-    """All threads of this machine, by one small read; 0 where that is not told."""
+    """Count all threads of this machine with one small read; 0 where the kernel does not provide it."""
     try:
         return int(_LOAD.read_text().split()[3].split("/")[1])
     except (OSError, IndexError, ValueError):

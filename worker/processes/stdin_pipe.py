@@ -1,4 +1,4 @@
-"""Our end of the input of a child: what it cannot take at once waits here, in bounded memory, and never blocks us."""
+"""Write to the input of a child without blocking: unsent bytes are queued in bounded memory."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ WRITE_BYTES = 64 * 1024  # offered to the kernel at once, the usual size of a pi
 
 
 class InputPipe:
-    """The writing end of a pipe. A child that has gone is noticed by the next write."""
+    """The writing end of a pipe. The end of the child is noticed by the next write."""
 
     def __init__(self, fd: int, unsent_max: int) -> None:
         self._fd = fd
@@ -20,11 +20,11 @@ class InputPipe:
 
     @property
     def unsent(self) -> int:
-        """How many bytes wait to be taken."""
+        """Return how many bytes are queued."""
         return len(self._unsent)
 
     def write(self, data: bytes) -> None:
-        """Send, or keep for later. Raises BrokenPipeError when nobody reads any more, or far too little."""
+        """Send or queue. Raises BrokenPipeError when the input is closed, or the child reads far too slowly."""
         if self._is_closed or self._is_last:
             raise BrokenPipeError("the input of the child is closed")
         if len(self._unsent) + len(data) > self._unsent_max:
@@ -36,13 +36,13 @@ class InputPipe:
                 raise BrokenPipeError("the child has closed its input")
 
     def finish(self) -> None:
-        """Nothing more is written: the stream ends when all that waits has been taken."""
+        """End the stream after the queued bytes."""
         self._is_last = True
         if not self._unsent:
             self.close()
 
     def close(self) -> None:
-        """End the stream; what waits is dropped."""
+        """End the stream at once and drop the queued bytes."""
         if not self._is_closed:
             self._is_closed = True
             self._watch(False)
@@ -63,12 +63,12 @@ class InputPipe:
             return
         self._watch(bool(self._unsent))
 
-    def _watch(self, wanted: bool) -> None:
-        if wanted == self._is_watched:
+    def _watch(self, is_on: bool) -> None:
+        if is_on == self._is_watched:
             return
-        self._is_watched = wanted
+        self._is_watched = is_on
         loop = asyncio.get_running_loop()
-        if wanted:
+        if is_on:
             loop.add_writer(self._fd, self._send)
         else:
             loop.remove_writer(self._fd)

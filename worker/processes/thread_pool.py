@@ -1,7 +1,7 @@
-"""The threads of the tools that walk and read files, so that a slow disk never holds up the loop.
+"""Run the tools' file jobs in threads, so that a slow disk never holds up the loop.
 
-A thread cannot be ended from outside: a job gets a `Stop` and asks it often. A cancelled or overdue caller stops its
-job and waits for it, bounded, so that no job goes on behind the back of a run that has ended.
+A thread cannot be ended from outside: a job gets a `Stop` and checks it often. A cancelled or overdue caller stops its
+job and waits for it, bounded, so that no job continues after its run has ended.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Stop:
-    """Tells a job in a thread that it should come back with what it has."""
+    """Asks a job in a thread to return with what it has."""
 
     def __init__(self, deadline: float, clock: Clock) -> None:
         self._deadline = deadline
@@ -26,17 +26,17 @@ class Stop:
         self._asked = threading.Event()
 
     def ask(self) -> None:
-        """From the loop: stop soon."""
+        """Ask the job to stop. Called on the loop."""
         self._asked.set()
 
     @property
     def is_asked(self) -> bool:
-        """Somebody wants the job to stop, or its time is over."""
+        """Return whether the job should stop, because it was asked to or its time is over."""
         return self._asked.is_set() or self._clock.now() >= self._deadline
 
 
 class ThreadPool:
-    """A small pool, made when it is first needed. `writing` is held by jobs that check a file and then replace it."""
+    """A small pool, created on first use. Jobs that check a file and then replace it hold the lock `writing`."""
 
     def __init__(self, *, count: int, settle_s: float, clock: Clock, owner: TaskOwner) -> None:
         self._count = count
@@ -48,9 +48,9 @@ class ThreadPool:
         self.writing = threading.Lock()
 
     async def run(self, job: Callable[[Stop], T], *, timeout_s: float) -> T:
-        """The result of `job(stop)`. Raises TimeoutError when it has not stopped `settle_s` after its `timeout_s`.
+        """Return `job(stop)`. Raises TimeoutError when it has not stopped `settle_s` seconds after its `timeout_s`.
 
-        A cancel leaves here only after the job has ended, or did not within `settle_s`.
+        A cancel is raised only after the job has ended, or did not within `settle_s`.
         """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="tools")
@@ -63,7 +63,7 @@ class ThreadPool:
         finally:
             stop.ask()
             if not future.done():
-                # A TimeoutError here must not take the place of a cancel that is on its way through.
+                # A TimeoutError here must not replace a cancel that is being raised.
                 with contextlib.suppress(TimeoutError):
                     await run_shielded(_end_of(future), owner=self._owner, timeout_s=self._settle_s, name="thread")
         if not future.done():
@@ -73,10 +73,10 @@ class ThreadPool:
     def _ended(self, future: "asyncio.Future[T]") -> None:
         self._running -= 1
         if not future.cancelled():
-            future.exception()  # taken here, so that nobody is told that it was never retrieved
+            future.exception()  # retrieved, so that asyncio does not report it
 
     def close(self) -> None:
-        """End the idle threads. One that hangs in the kernel is left to the end of the process."""
+        """End the idle threads. One that hangs in the kernel ends with the process."""
         if self._pool is not None:
             self._pool.shutdown(wait=self._running == 0, cancel_futures=True)
             self._pool = None

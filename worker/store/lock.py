@@ -1,6 +1,6 @@
-"""The lock of a data directory: at most one worker owns it (P10).
+"""Lock a data directory, so that at most one worker owns it (P10).
 
-An flock, taken after the fork, closed on exec, so that no child of a tool inherits it (D09). The file is never
+An flock, taken after the fork and closed on exec, so that no child of a tool inherits it (D09). The file is never
 unlinked: a second file of that name would be a second lock.
 """
 
@@ -22,7 +22,7 @@ class Locked(Exception):
 
 
 class NoLocks(Exception):
-    """The file system of the data directory knows no locks; nothing may be stored there (D11)."""
+    """The file system of the data directory supports no locks; nothing may be stored there (D11)."""
 
 
 class DataLock:
@@ -33,7 +33,7 @@ class DataLock:
 
     @classmethod
     def take(cls, data_dir: Path, *, generation: int, timeout_s: float) -> "DataLock":
-        """Take the lock; blocks at most `timeout_s` seconds for an owner that is just dying.
+        """Take the lock; blocks at most `timeout_s` seconds for an owner that is about to end.
 
         Raises Locked, NoLocks, OSError.
         """
@@ -52,28 +52,28 @@ class DataLock:
                         f"cannot use data directory {data_dir}: {owner} owns it; "
                         "end that process or use another directory"
                     ) from None
-                time.sleep(_POLL_S)  # an flock has no waiting with a bound; the loop does not run yet
+                time.sleep(_POLL_S)  # flock cannot wait with a timeout; the loop does not run yet
             except OSError as error:
                 os.close(descriptor)
                 raise NoLocks(
                     f"cannot lock data directory {data_dir}: {error}; it needs a file system with locks"
                 ) from error
         if not may_write:
-            return cls(descriptor)  # nobody is told who we are
+            return cls(descriptor)  # without the name of its owner
         info = {"pid": os.getpid(), "start_ticks": own_start_ticks(), "generation": generation}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(info).encode() + b"\n", 0)
         return cls(descriptor)
 
     def release(self) -> None:
-        """Give the directory free. The file stays."""
+        """Release the directory. The file stays."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """The file to lock, and whether it may be written. Where nothing may be written there may be only the directory."""
+    """Open the file to lock, or the directory if it is read-only and has none; return whether it may be written."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), True
     except OSError as error:

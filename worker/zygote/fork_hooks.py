@@ -1,9 +1,12 @@
-"""Keeps the libraries from running code in every fork of the zygote.
+"""Keep libraries from running code in every fork of the zygote.
 
-Python calls what modules register with `os.register_at_fork` in each child, mostly to renew locks that another thread
-may have held. The zygote has one thread and holds no lock when it forks, so there is nothing to renew; but running
-those functions writes to the memory around them, and makes shared pages each worker's own (0.6 MB right after the
-fork, measured with Python 3.11).
+Python calls the functions that modules register with `os.register_at_fork` in each child, mostly to renew locks that
+another thread may have held. The zygote has one thread and holds no lock when it forks, so nothing needs renewal; but
+running those functions writes to the memory around them and makes shared pages private.
+
+Without this file a worker has 0.55 MB more private memory right after the fork; 0.05 to 0.2 MB (2 %) remain of that
+when it is idle, because it writes to most of these pages later anyway. CPython 3.11.7, `python -m benchmarks zygote`.
+Active on every version of the interpreter.
 """
 
 import os
@@ -14,17 +17,17 @@ NEEDLESS = frozenset(
     {
         "threading",
         "logging",
-        "random",  # `renew_random` does what it would do
+        "random",  # `renew_random` does the same
         "concurrent.futures.thread",
         "pydantic_ai._display",
         "anthropic._models",
     }
 )
-"""The modules whose hooks only renew locks, or what we renew ourselves. Hooks of all others stay."""
+"""Modules whose hooks only renew locks, or something that is renewed here. Hooks of all others stay."""
 
 
 def keep_forks_quiet() -> None:
-    """Call it before anything else is imported: hooks that are registered cannot be taken back."""
+    """Ignore needless hooks from now on. Call it before other imports: registered hooks cannot be removed."""
     register = os.register_at_fork
 
     def register_unless_needless(**hooks: Any) -> None:
@@ -35,7 +38,7 @@ def keep_forks_quiet() -> None:
 
 
 def renew_random() -> None:
-    """In a fresh fork: no two workers draw the same numbers."""
+    """Seed the random numbers of a fresh fork: no two workers draw the same."""
     import random
 
     random.seed()

@@ -1,23 +1,26 @@
-"""Packs what a forked worker will write into few pages of memory.
+"""Fill the holes in the heap of the C library, so that a worker's new memory lies on few pages.
 
-A fork shares every page until one side writes to it. The imports leave small holes all over the heap of the C library,
-and malloc fills those first: SQLite's many small pieces would each make a page of the worker's own. So the holes are
-filled here, once, with memory that nobody frees; after that new pieces lie side by side in new pages.
+A fork shares every page until one side writes to it. The imports leave small holes all over the heap, and malloc fills
+those first: each of SQLite's many small pieces would make a shared page private. The holes are filled once, with memory
+that is never freed; new pieces then lie side by side in new pages.
+
+Without this file an idle worker has 0.45 to 0.65 MB (6 to 9 %) more private memory: CPython 3.11.7, `python -m
+benchmarks zygote`. Active on every version of the interpreter; does nothing without a C library that has `malloc`.
 """
 
 import contextlib
 import ctypes
 
 _SIZES_BYTES = (65536, 32768, 16384, 8192, 4096, 2048, *range(1536, 15, -16))
-"""From large to small, so that a large hole is filled with few pieces."""
+"""From large to small, so that a large hole takes few pieces."""
 _PER_SIZE_MAX = 20_000
 _LARGE_BYTES = 120_000
-"""No hole is so large, so it comes from the end of the heap; still below what malloc maps for itself."""
+"""Larger than any hole, so it comes from the end of the heap; below the size that malloc maps separately."""
 
 
 def fill_holes() -> None:
-    """Call it right before the first fork: every later free makes a hole again."""
-    with contextlib.suppress(OSError, AttributeError):  # no C library of the usual kind: then the holes stay
+    """Fill the holes. Call it right before the first fork: every later free makes a hole again."""
+    with contextlib.suppress(OSError, AttributeError):  # another kind of C library: the holes stay
         malloc = ctypes.CDLL(None).malloc
         malloc.restype = ctypes.c_void_p
         malloc.argtypes = (ctypes.c_size_t,)
@@ -25,4 +28,4 @@ def fill_holes() -> None:
         for size in _SIZES_BYTES:
             for _ in range(_PER_SIZE_MAX):
                 if (malloc(size) or end) >= end:
-                    break  # no hole takes this size any more
+                    break  # no hole is left for this size

@@ -1,7 +1,10 @@
-"""Gathers the zygote's memory into huge pages, so that a fork copies a few hundred entries of its page table instead of
-forty thousand: with 170 MB in small pages half the time of a worker's start went there.
+"""Move the zygote's memory to huge pages, so that a fork copies a few hundred page table entries, not forty thousand.
 
-A fork shares a huge page and takes small copies out of it when it writes, so a worker's own memory stays the same.
+A fork shares a huge page and copies single small pages out of it when it writes, so a worker's private memory stays the
+same.
+
+Without this file a fork takes 7.6 to 14 ms instead of 1.2 to 1.9 (170 MB, load 4 to 7): Linux 6.18, CPython 3.11.7,
+`python -m benchmarks zygote`. Active on every version of the interpreter, with Linux 6.1 and later.
 """
 
 import ctypes
@@ -17,14 +20,14 @@ _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p [0-9a-f]+ 00:00 0 *(\[heap\
 
 
 def huge_ranges(maps: str) -> Iterator[int]:
-    """The addresses of all huge pages that fit into private memory; `maps` is what /proc/self/maps says."""
+    """Yield the addresses of all huge pages that fit into private memory; `maps` is the content of /proc/self/maps."""
     for line in maps.splitlines():
-        if found := _MAPPING.match(line):
-            begin, end = int(found[1], 16), int(found[2], 16)
+        if match := _MAPPING.match(line):
+            begin, end = int(match[1], 16), int(match[2], 16)
             begin += -begin % HUGE_BYTES
             yield from range(begin, end - HUGE_BYTES + 1, HUGE_BYTES)
 
 
 def collapse(address: int) -> bool:
-    """Make one huge page of the small ones from `address` on; takes milliseconds. False when the kernel does not."""
+    """Make one huge page of the small ones at `address`; takes milliseconds. False when the kernel refuses."""
     return bool(_madvise(address, HUGE_BYTES, _MADV_COLLAPSE) == 0)

@@ -1,7 +1,7 @@
-"""Warms the model libraries in the zygote: imports, schemas and caches that the first request would else pay for.
+"""Warm up the model libraries in the zygote: imports, schemas and caches that the first request would else pay for.
 
-One streamed call per dialect goes through a transport that answers from memory, on a loop of its own that is closed
-afterwards. No thread, socket or loop may be left behind, since forks would inherit it.
+Makes one streamed call per kind of provider through a transport that answers from memory, on a loop of its own that is
+closed afterwards. No thread, socket or loop may be left behind, since forks would inherit it.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class WarmTool:
 
 
 def warm_up() -> None:
-    """Load and exercise everything that a request to a real model needs. Call it before any loop runs."""
+    """Load and run everything that a request to a real model needs. Call it before any loop runs."""
     patch_openai()
     shared_tls()
     for kind in ("openai", "openai-compat", "openrouter", "anthropic"):

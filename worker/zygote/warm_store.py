@@ -1,4 +1,4 @@
-"""Runs every statement of the store once, on a database in memory, so that a forked worker finds them compiled."""
+"""Run every statement of the store once, on a database in memory, so that a forked worker finds them compiled."""
 
 import random
 import sqlite3
@@ -15,7 +15,7 @@ from worker.store.rows import RequestState, StoredRequest, StoredRun
 
 
 def warm_up_store() -> None:
-    """For the zygote: leaves nothing open."""
+    """Run the statements; leaves nothing open."""
     raw = sqlite3.connect(":memory:", isolation_level=None)
     migrate(raw, random.Random(0))
     connection = wrap(raw)
@@ -51,12 +51,12 @@ def warm_up_store() -> None:
     read_files.record(connection, "s", "/f", "", 1)
     read_files.last(connection, "s", "/f")
     read_files.paths(connection, "s")
-    asked = StoredRequest("a", "permission", "s", "r", "c", tool="bash", action="execute", path="/")
-    permission_requests.is_granted(connection, asked)
-    permission_requests.add(connection, asked, body=PermissionRequest(id="a"), number=1, now_ms=1)
+    request = StoredRequest("a", "permission", "s", "r", "c", tool="bash", action="execute", path="/")
+    permission_requests.is_granted(connection, request)
+    permission_requests.add(connection, request, body=PermissionRequest(id="a"), number=1, now_ms=1)
     permission_requests.outcome(connection, "a")
     permission_requests.end(connection, "a", RequestState.RESOLVED, "allow", 1)
-    permission_requests.grant(connection, asked, 1)
+    permission_requests.grant(connection, request, 1)
     permission_requests.end_of_run(transaction, "r", RequestState.VOID, "", 1)
     file_versions.add(connection, FileVersion(id="f", session_id="s", path="/f", content="x"))
     file_versions.last(connection, "s", "/f")

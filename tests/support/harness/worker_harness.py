@@ -1,4 +1,4 @@
-"""The inside of a worker without a process: real database, dispatcher and turns, and a model that the test leads."""
+"""Run the parts of a worker without its process: real database, dispatcher and turns, and a model led by the test."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ LOG = logging.getLogger("bulkhead.test")
 
 
 class SteeredModel:
-    """A model whose stream the test leads: each request is announced, then plays what the test sends."""
+    """A model that announces each request and then streams what the test sends."""
 
     model = Model(id="led", name="Led", context_window=100_000)
     provider_id = "test"
@@ -80,7 +80,7 @@ class SteeredModel:
             self.closed += 1
 
     def say(self, text: str) -> None:
-        """Stream some text and go on waiting."""
+        """Stream some text; the request continues."""
         self.script.put_nowait(TextDelta(text))
 
     def call(self, call_id: str, name: str, text: str = "{}") -> None:
@@ -93,18 +93,18 @@ class SteeredModel:
         self.script.put_nowait(Finished(reason, Tokens(input=3, output=2)))
 
     def answer(self, text: str) -> None:
-        """A whole answer."""
+        """Stream a whole answer."""
         self.say(text)
         self.finish()
 
     async def asked(self) -> ModelRequest:
-        """The next request, once it is there."""
+        """Wait for the next request and return it."""
         return await self.requests.get()
 
 
 @dataclass
 class WorkerHarness:
-    """One workspace's inside."""
+    """The parts of one workspace, with shortcuts for tests."""
 
     database: Database
     dispatcher: Dispatcher
@@ -121,52 +121,52 @@ class WorkerHarness:
         return name
 
     async def submit(self, prompt: str, run_id: str = "", session_id: str = "s1") -> str:
-        """Send a prompt; its run id."""
+        """Send a prompt; return its run id."""
         return await self.dispatcher.submit(Prompt(session_id=session_id, run_id=run_id, prompt=prompt))
 
     async def run(self, run_id: str) -> StoredRun:
-        """The row of a run."""
-        found = await self.database.read(lambda connection: runs.get(connection, run_id))
-        assert found is not None
-        return found
+        """Return the row of a run."""
+        row = await self.database.read(lambda connection: runs.get(connection, run_id))
+        assert row is not None
+        return row
 
     async def ended(self, run_id: str) -> StoredRun:
-        """The row of a run, once it has ended."""
+        """Wait until a run has ended and return its row."""
         while (run := await self.run(run_id)).state != "ended":  # noqa: ASYNC110
             await asyncio.sleep(0)  # each read is a round trip to the database thread, so this does not spin
         return run
 
     async def rows(self, session_id: str = "s1") -> list[Message]:
-        """The conversation."""
+        """Return the rows of the conversation."""
         return await self.database.read(lambda connection: messages.of_session(connection, session_id))
 
     async def outline(self, session_id: str = "s1") -> list[str]:
-        """The conversation in short: `user hello`, `assistant end_turn hi`, `tool …`."""
+        """Return the conversation in short: `user hello`, `assistant hi [end_turn]`, `tool result:ID`."""
         return [outline(row) for row in await self.rows(session_id)]
 
     def completes(self) -> list[dict[str, Any]]:
-        """The payloads of all terminal events heard so far."""
+        """Return the payloads of all terminal events committed so far."""
         return [payload(event) for event in self.heard.events if event.kind == "run_complete"]
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        """The payloads of all numbered events of a kind."""
+        """Return the payloads of all numbered events of a kind."""
         return [payload(event) for event in self.heard.events if event.kind == kind]
 
 
 async def until(check: Callable[[], bool]) -> None:
-    """Give the loop to others until `check` holds; bounded by the deadline of the test."""
+    """Yield to the loop until `check` holds; bounded by the deadline of the test."""
     while not check():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
 def payload(event: Event) -> dict[str, Any]:
-    """The innermost object of an event."""
+    """Return the innermost object of an event."""
     decoded: dict[str, Any] = msgspec.json.decode(event.data)["payload"]["payload"]
     return decoded
 
 
 def outline(row: Message) -> str:
-    """A row in short."""
+    """Return a row in short."""
     words = [row.role]
     for part in msgspec.to_builtins(row.parts):
         data = part["data"]
@@ -183,7 +183,7 @@ def outline(row: Message) -> str:
 
 
 def texts(request: ModelRequest) -> list[str]:
-    """What a request tells the model, as texts."""
+    """Return the texts in a request."""
     return [part.data.text for row in request.messages for part in row.parts if isinstance(part, TextPart)]
 
 
@@ -196,7 +196,7 @@ async def open_worker_harness(
     title_models: Sequence[ModelClient] = (),
     before: Callable[[Transaction], None] | None = None,
 ) -> AsyncGenerator[WorkerHarness, None]:
-    """A house on the directory `path`. `before` writes to the file before recovery looks at it."""
+    """Open a harness on the directory `path`. `before` writes to the database before recovery reads it."""
     heard = StoreListener()
     shown: list[Event] = []
     clock, source = SystemClock(), random.Random(7)

@@ -52,13 +52,13 @@ def call(tmp_path, name: str, *, spec: WorkerSpec | None = None, between=None, *
     """The result of one call in a workspace as it lies there. `between` happens after the configuration was read."""
 
     async def main() -> ToolResult:
-        told = spec or spec_of(tmp_path)
-        config = config_of(told)
+        worker = spec or spec_of(tmp_path)
+        config = config_of(worker)
         snapshot = WorkerSnapshot(False, {"gopls": LSP}, {"notes": MCP}, SKILLS)
         if between is not None:
             between()
         async with bench(tmp_path / "w") as place:
-            place.toolbox = Toolbox([CrushInfo(told, config, lambda: snapshot), CrushLogs(told.log_path, config)])
+            place.toolbox = Toolbox([CrushInfo(worker, config, lambda: snapshot), CrushLogs(worker.log_path, config)])
             return await place.call(name, **args)
 
     return run(main())

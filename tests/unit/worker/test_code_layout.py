@@ -1,4 +1,4 @@
-"""Code that is laid together: found by running it, copied, and the same to whoever calls it."""
+"""Relocated code: found by running it, copied, and with the same behaviour as before."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from worker.zygote.code_layout import code_run_by, relocate_code
 
 
 def _make() -> tuple[Callable[[int], int], Callable[[int], list[int]], type]:
-    """Fresh functions: a closure, one with code inside its code, and a class that uses `super()`."""
+    """Make new functions: a closure, one with nested code, and a class that uses `super()`."""
     step = 2
 
     def add(value: int, *, times: int = 3) -> int:

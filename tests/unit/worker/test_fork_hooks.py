@@ -1,4 +1,4 @@
-"""The zygote's forks run no hooks that they do not need; what those would do is done, or needs no doing."""
+"""The zygote's forks run none of the library hooks that they do not need."""
 
 import os
 import random

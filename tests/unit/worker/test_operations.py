@@ -1,4 +1,4 @@
-"""The worker's operation table, its remembered answers, and how long it stays alone."""
+"""The worker's operation table, its reply cache, and how long it lives without a supervisor."""
 
 import asyncio
 import logging
@@ -170,31 +170,31 @@ def test_the_answers_kept_are_bounded_by_count_and_bytes() -> None:
     assert (len(replies), replies.kept_bytes) == (1, 0)
 
 
-# --- tenure ---------------------------------------------------------------------------------------------------------
+# --- lease ---------------------------------------------------------------------------------------------------------
 
 
 def test_S14_an_idle_worker_that_hears_nobody_leaves_after_its_lease() -> None:
-    tenure = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
-    assert not any(tenure.is_over(open_runs=0, now=float(now)) for now in range(60))
-    assert tenure.is_over(open_runs=0, now=60.0)
+    lease = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
+    assert not any(lease.is_over(open_runs=0, now=float(now)) for now in range(60))
+    assert lease.is_over(open_runs=0, now=60.0)
 
 
 def test_S14_an_open_run_is_never_cut_and_its_end_ends_the_stay() -> None:
-    tenure = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
-    assert not any(tenure.is_over(open_runs=1, now=float(now)) for now in range(600))
-    assert tenure.is_over(open_runs=0, now=600.0)
+    lease = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
+    assert not any(lease.is_over(open_runs=1, now=float(now)) for now in range(600))
+    assert lease.is_over(open_runs=0, now=600.0)
 
 
 def test_a_word_of_a_supervisor_renews_the_lease() -> None:
-    tenure = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
+    lease = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
     for now in range(600):
         if now % 50 == 0:
-            tenure.heard(float(now))
-        assert not tenure.is_over(open_runs=0, now=float(now))
+            lease.heard(float(now))
+        assert not lease.is_over(open_runs=0, now=float(now))
 
 
 def test_H01_a_worker_that_slept_itself_gives_the_supervisor_its_time() -> None:
-    tenure = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
-    assert not tenure.is_over(open_runs=0, now=7200.0)
-    assert not any(tenure.is_over(open_runs=0, now=7200.0 + now) for now in range(60))
-    assert tenure.is_over(open_runs=0, now=7260.0)
+    lease = SupervisorLease(supervisor_lease_s=60.0, now=0.0)
+    assert not lease.is_over(open_runs=0, now=7200.0)
+    assert not any(lease.is_over(open_runs=0, now=7200.0 + now) for now in range(60))
+    assert lease.is_over(open_runs=0, now=7260.0)

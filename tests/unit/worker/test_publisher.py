@@ -113,7 +113,7 @@ def test_snapshots_are_bounded() -> None:
 
 @dataclass
 class Wire:
-    """The link and the store, as the publisher sees them."""
+    """Plays the link and the store for a publisher."""
 
     batches: list[list[Event]] = field(default_factory=list)
     store: list[Event] = field(default_factory=list)
@@ -145,7 +145,7 @@ class Wire:
 
 @dataclass
 class HandClock:
-    """Goes only when told."""
+    """A clock that the test moves."""
 
     time: float = 0.0
 

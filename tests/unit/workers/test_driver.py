@@ -21,7 +21,6 @@ from supervisor.routing.link import ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router
 from supervisor.workers.driver import DriverStatus, WorkerBackend, WorkerDriver
 from tests.support.eventually import eventually
-from tests.support.run_coroutine import run
 
 LOG = logging.getLogger("bulkhead.test")
 ID = WorkspaceId("driver-test")
@@ -58,7 +57,7 @@ class Handle:
 
 
 class Launcher:
-    """Starts what the test wants it to."""
+    """Starts handles, at once or when the test allows it, or raises the test's error."""
 
     def __init__(self) -> None:
         self.handles: list[Handle] = []
@@ -180,149 +179,125 @@ def hello(**changes: Any) -> Hello:
     return Hello(**(values | changes))
 
 
-def test_a_start_that_breaks_unexpectedly_is_a_start_that_failed(tmp_path: Path) -> None:
-    async def main() -> None:
-        stage = DriverHarness(tmp_path)
-        stage.launcher.error = ValueError("nobody thought of this")
-        stage.driver.want()
-        await stage.until("failed")
-        assert "see the log of the server" in stage.driver.status().reason
-        with pytest.raises(Unavailable) as refused:
-            await stage.driver.ready(1.0)
-        assert refused.value.code == "worker_failed"
-        await stage.driver.stop(leave_worker=False)
-
-    run(main())
+async def test_a_start_that_breaks_unexpectedly_is_a_start_that_failed(tmp_path: Path) -> None:
+    stage = DriverHarness(tmp_path)
+    stage.launcher.error = ValueError("nobody thought of this")
+    stage.driver.want()
+    await stage.until("failed")
+    assert "see the log of the server" in stage.driver.status().reason
+    with pytest.raises(Unavailable) as refused:
+        await stage.driver.ready(1.0)
+    assert refused.value.code == "worker_failed"
+    await stage.driver.stop(leave_worker=False)
 
 
-def test_nothing_is_restarted_once_the_server_leaves(tmp_path: Path) -> None:
-    async def main() -> None:
-        stage = DriverHarness(tmp_path)
-        await stage.driver.close("server shuts down", for_good=True)
-        with pytest.raises(Unavailable) as refused:
-            await stage.driver.restart("by hand")
-        assert refused.value.code == "server_exiting"
-        assert stage.launcher.handles == []
-        await stage.driver.stop(leave_worker=False)
-
-    run(main())
+async def test_nothing_is_restarted_once_the_server_leaves(tmp_path: Path) -> None:
+    stage = DriverHarness(tmp_path)
+    await stage.driver.close("server shuts down", for_good=True)
+    with pytest.raises(Unavailable) as refused:
+        await stage.driver.restart("by hand")
+    assert refused.value.code == "server_exiting"
+    assert stage.launcher.handles == []
+    await stage.driver.stop(leave_worker=False)
 
 
-def test_S07_a_close_during_a_slow_start_ends_the_process_that_then_appears(tmp_path: Path) -> None:
-    async def main() -> None:
-        stage = DriverHarness(tmp_path)
-        stage.launcher.may_start.clear()
-        stage.driver.want()
-        closing = asyncio.ensure_future(stage.driver.close("server shuts down", for_good=True))
-        await asyncio.sleep(0)
-        assert stage.driver.status().state == "closing"
-        stage.launcher.may_start.set()
-        await closing
-        assert [handle.kills for handle in stage.launcher.handles] == [1]
-        assert stage.driver.status().state == "asleep"
-        assert stage.driver.crashes.newest() == []
-        await stage.driver.stop(leave_worker=False)
-
-    run(main())
+async def test_S07_a_close_during_a_slow_start_ends_the_process_that_then_appears(tmp_path: Path) -> None:
+    stage = DriverHarness(tmp_path)
+    stage.launcher.may_start.clear()
+    stage.driver.want()
+    closing = asyncio.ensure_future(stage.driver.close("server shuts down", for_good=True))
+    await asyncio.sleep(0)
+    assert stage.driver.status().state == "closing"
+    stage.launcher.may_start.set()
+    await closing
+    assert [handle.kills for handle in stage.launcher.handles] == [1]
+    assert stage.driver.status().state == "asleep"
+    assert stage.driver.crashes.newest() == []
+    await stage.driver.stop(leave_worker=False)
 
 
-def test_S07_a_close_during_a_start_that_fails_is_over_with_it(tmp_path: Path) -> None:
-    async def main() -> None:
-        stage = DriverHarness(tmp_path)
-        stage.launcher.may_start.clear()
-        stage.launcher.error = Unavailable("no memory", code="worker_failed")
-        stage.driver.want()
-        closing = asyncio.ensure_future(stage.driver.close("server shuts down", for_good=True))
-        await asyncio.sleep(0)
-        stage.launcher.may_start.set()
-        await closing
-        assert stage.driver.status().state == "asleep"
-        await stage.driver.stop(leave_worker=False)
-
-    run(main())
+async def test_S07_a_close_during_a_start_that_fails_is_over_with_it(tmp_path: Path) -> None:
+    stage = DriverHarness(tmp_path)
+    stage.launcher.may_start.clear()
+    stage.launcher.error = Unavailable("no memory", code="worker_failed")
+    stage.driver.want()
+    closing = asyncio.ensure_future(stage.driver.close("server shuts down", for_good=True))
+    await asyncio.sleep(0)
+    stage.launcher.may_start.set()
+    await closing
+    assert stage.driver.status().state == "asleep"
+    await stage.driver.stop(leave_worker=False)
 
 
-def test_W11_silence_before_the_worker_was_heard_does_not_count(tmp_path: Path) -> None:
+async def test_W11_silence_before_the_worker_was_heard_does_not_count(tmp_path: Path) -> None:
     """An adopted worker may take long to connect again; its hello is the first beat."""
 
-    async def main() -> None:
-        stage = DriverHarness(tmp_path)
-        handle = Handle()
-        record = Record(ID, 1, handle.pid, handle.start_ticks, "boot", "t", 1.0, "/somewhere")
-        stage.driver.adopt(handle, record)
-        await asyncio.sleep(3 * LIMITS.heartbeat_lost_s)
-        stage.router.links[-1].accepted(hello(ready=True, log_id="log", last_number=5), "peer")
-        assert stage.driver.status().state == "ready"
-        await asyncio.sleep(3 * LIMITS.heartbeat_interval_s)
-        assert (stage.driver.status().state, handle.dumps) == ("ready", 0)
-        await asyncio.sleep(2 * LIMITS.heartbeat_lost_s)  # but from here on it has to beat
-        await eventually(lambda: handle.kills, what="the silent worker killed")
-        assert (handle.dumps, [crash.cause for crash in stage.driver.crashes.newest()]) == (1, ["hung"])
-        await stage.driver.stop(leave_worker=False)
-
-    run(main())
+    stage = DriverHarness(tmp_path)
+    handle = Handle()
+    record = Record(ID, 1, handle.pid, handle.start_ticks, "boot", "t", 1.0, "/somewhere")
+    stage.driver.adopt(handle, record)
+    await asyncio.sleep(3 * LIMITS.heartbeat_lost_s)
+    stage.router.links[-1].accepted(hello(ready=True, log_id="log", last_number=5), "peer")
+    assert stage.driver.status().state == "ready"
+    await asyncio.sleep(3 * LIMITS.heartbeat_interval_s)
+    assert (stage.driver.status().state, handle.dumps) == ("ready", 0)
+    await asyncio.sleep(2 * LIMITS.heartbeat_lost_s)  # but from here on it has to beat
+    await eventually(lambda: handle.kills, what="the silent worker killed")
+    assert (handle.dumps, [crash.cause for crash in stage.driver.crashes.newest()]) == (1, ["hung"])
+    await stage.driver.stop(leave_worker=False)
 
 
-def test_W11_a_worker_may_speak_before_we_know_its_pid(tmp_path: Path) -> None:
-    async def main() -> None:
-        stage = DriverHarness(tmp_path)
-        stage.launcher.may_start.clear()
-        stage.driver.want()
-        await eventually(lambda: stage.router.links, what="the link")
-        stage.router.links[-1].accepted(hello(), "peer")
-        stage.router.links[-1].receive(Ready(log_id="log", last_number=0, open_runs=0))
-        assert stage.driver.status().state == "ready"
-        stage.launcher.may_start.set()
-        await eventually(lambda: stage.driver.status().pid, what="a pid")
-        assert stage.driver.status().state == "ready"
-        await stage.driver.stop(leave_worker=False)
-
-    run(main())
+async def test_W11_a_worker_may_speak_before_we_know_its_pid(tmp_path: Path) -> None:
+    stage = DriverHarness(tmp_path)
+    stage.launcher.may_start.clear()
+    stage.driver.want()
+    await eventually(lambda: stage.router.links, what="the link")
+    stage.router.links[-1].accepted(hello(), "peer")
+    stage.router.links[-1].receive(Ready(log_id="log", last_number=0, open_runs=0))
+    assert stage.driver.status().state == "ready"
+    stage.launcher.may_start.set()
+    await eventually(lambda: stage.driver.status().pid, what="a pid")
+    assert stage.driver.status().state == "ready"
+    await stage.driver.stop(leave_worker=False)
 
 
-def test_messages_of_an_older_process_reach_neither_driver_nor_workspace(tmp_path: Path) -> None:
-    async def main() -> None:
-        stage = DriverHarness(tmp_path)
-        stage.driver.want()
-        await eventually(lambda: stage.launcher.handles, what="a process")
-        [older] = stage.router.links
-        older.accepted(hello(), "peer")
-        older.receive(Ready(log_id="log", last_number=3, open_runs=0))
-        older.receive(EventBatch(events=[Event(kind="message", data=b"{}", number=4)]))
-        older.receive(Heartbeat(sequence=1, loop_lag_s=0.5, open_runs=1))
-        older.receive(Answer(call_id="nobody"))
-        stage.launcher.handles[0].end(ExitReport(signal=9))
-        await eventually(lambda: len(stage.launcher.handles) == 2, what="a replacement")
-        stage.router.links[-1].accepted(hello(generation=Generation(2)), "peer")
-        states = list(stage.listener.states)
-        older.accepted(hello(ready=True, log_id="old", last_number=9, failed="read-only"), "peer")
-        older.receive(Ready(log_id="old", last_number=9, open_runs=0))
-        older.receive(EventBatch(events=[Event(kind="message", data=b"{}", number=5)]))
-        older.receive(Heartbeat(sequence=9, loop_lag_s=9.0, open_runs=9))
-        older.receive(LastWord(reason="bye", last_number=9, cancelled_runs=0, left_runs=[], flushed=True))
-        status = stage.driver.status()
-        assert (status.state, status.generation, status.heartbeat, status.loop_lag_max_s) == ("restarting", 2, None, 0)
-        assert status.late_answers == 1, "counted over all processes"
-        assert (stage.listener.logs, stage.listener.numbers) == ([("log", 3)], [4])
-        assert stage.listener.states == states
-        await stage.driver.stop(leave_worker=False)
-
-    run(main())
+async def test_messages_of_an_older_process_reach_neither_driver_nor_workspace(tmp_path: Path) -> None:
+    stage = DriverHarness(tmp_path)
+    stage.driver.want()
+    await eventually(lambda: stage.launcher.handles, what="a process")
+    [older] = stage.router.links
+    older.accepted(hello(), "peer")
+    older.receive(Ready(log_id="log", last_number=3, open_runs=0))
+    older.receive(EventBatch(events=[Event(kind="message", data=b"{}", number=4)]))
+    older.receive(Heartbeat(sequence=1, loop_lag_s=0.5, open_runs=1))
+    older.receive(Answer(call_id="nobody"))
+    stage.launcher.handles[0].end(ExitReport(signal=9))
+    await eventually(lambda: len(stage.launcher.handles) == 2, what="a replacement")
+    stage.router.links[-1].accepted(hello(generation=Generation(2)), "peer")
+    states = list(stage.listener.states)
+    older.accepted(hello(ready=True, log_id="old", last_number=9, failed="read-only"), "peer")
+    older.receive(Ready(log_id="old", last_number=9, open_runs=0))
+    older.receive(EventBatch(events=[Event(kind="message", data=b"{}", number=5)]))
+    older.receive(Heartbeat(sequence=9, loop_lag_s=9.0, open_runs=9))
+    older.receive(LastWord(reason="bye", last_number=9, cancelled_runs=0, left_runs=[], flushed=True))
+    status = stage.driver.status()
+    assert (status.state, status.generation, status.heartbeat, status.loop_lag_max_s) == ("restarting", 2, None, 0)
+    assert status.late_answers == 1, "counted over all processes"
+    assert (stage.listener.logs, stage.listener.numbers) == ([("log", 3)], [4])
+    assert stage.listener.states == states
+    await stage.driver.stop(leave_worker=False)
 
 
-def test_S03_the_record_is_there_before_the_process(tmp_path: Path) -> None:
-    async def main() -> None:
-        stage = DriverHarness(tmp_path)
-        stage.launcher.may_start.clear()
-        stage.driver.want()
-        await eventually(lambda: stage.records.read_all(), what="a record")
-        assert [(r.pid, r.generation) for r in stage.records.read_all()] == [(0, 1)]
-        stage.launcher.may_start.set()
-        await eventually(lambda: stage.records.read_all()[0].pid == Handle.pid, what="the pid in the record")
-        stage.launcher.handles[0].end(ExitReport(code=0))
-        await eventually(lambda: len(stage.launcher.handles) == 2, what="a replacement")
-        assert [r.generation for r in stage.records.read_all()] == [2]
-        await stage.driver.stop(leave_worker=True)
-        assert [r.generation for r in stage.records.read_all()] == [2]  # for the next supervisor
-
-    run(main())
+async def test_S03_the_record_is_there_before_the_process(tmp_path: Path) -> None:
+    stage = DriverHarness(tmp_path)
+    stage.launcher.may_start.clear()
+    stage.driver.want()
+    await eventually(lambda: stage.records.read_all(), what="a record")
+    assert [(r.pid, r.generation) for r in stage.records.read_all()] == [(0, 1)]
+    stage.launcher.may_start.set()
+    await eventually(lambda: stage.records.read_all()[0].pid == Handle.pid, what="the pid in the record")
+    stage.launcher.handles[0].end(ExitReport(code=0))
+    await eventually(lambda: len(stage.launcher.handles) == 2, what="a replacement")
+    assert [r.generation for r in stage.records.read_all()] == [2]
+    await stage.driver.stop(leave_worker=True)
+    assert [r.generation for r in stage.records.read_all()] == [2]  # for the next supervisor

@@ -7,7 +7,7 @@ LIMITS = Limits(heartbeat_interval_s=0.5, heartbeat_lost_s=5.0)
 
 
 def looks(watch: HeartbeatWatch, start: float, until: float) -> list[HeartbeatState]:
-    """What a look at every interval says."""
+    """Return the state at each interval."""
     count = int((until - start) / LIMITS.heartbeat_interval_s)
     return [watch.look(start + step * LIMITS.heartbeat_interval_s) for step in range(1, count + 1)]
 

@@ -1,4 +1,4 @@
-"""The stories of one worker's life that matter most, told step by step."""
+"""The most important sequences in the life of one worker, step by step."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Again after this long, or not any more and why."""
+"""The delay before the next start, and when no start follows."""
 
 import pytest
 from hypothesis import given

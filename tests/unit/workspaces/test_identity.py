@@ -47,7 +47,7 @@ def test_H06_exchanged_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="not the directory"):
         check(known)
     (tmp_path / "a").rmdir()
-    (tmp_path / "a").symlink_to("b")  # back, but through a link: somebody retargets paths here
+    (tmp_path / "a").symlink_to("b")  # the same path, but a link now
     with pytest.raises(Conflict):
         check(known)
 

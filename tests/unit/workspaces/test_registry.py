@@ -21,13 +21,12 @@ from supervisor.workspaces.identity import Identity, resolve
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import Workspace
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
-from tests.support.run_coroutine import run
 
 A = ClientId("00000000-0000-4000-8000-00000000000a")
 
 
 class PaperWorkspace:
-    """Stands in for a workspace: notes who claims it."""
+    """Takes the place of a workspace and records the clients that claim it."""
 
     def __init__(self, registration: Registration) -> None:
         self.registration = registration
@@ -66,135 +65,108 @@ async def registry_at(state: Path, **limits: Any) -> AsyncIterator[Registry]:
         await registry.close()
 
 
-def test_same_directory_is_the_same_workspace(tmp_path: Path) -> None:
+async def test_same_directory_is_the_same_workspace(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "link").symlink_to("p")
 
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            first = await registry.create(CreateWorkspace(path=str(tmp_path / "link"), yolo=True), A)
-            again = await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)
-            assert first is again
-            assert first.registration.asked_path == str(tmp_path / "link")
-            assert first.registration.skip_permissions  # the first creator's flags win
-            assert registry.find(first.registration.id) is first
-
-    run(main())
+    async with registry_at(tmp_path) as registry:
+        first = await registry.create(CreateWorkspace(path=str(tmp_path / "link"), yolo=True), A)
+        again = await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)
+        assert first is again
+        assert first.registration.asked_path == str(tmp_path / "link")
+        assert first.registration.skip_permissions  # the first creator's flags win
+        assert registry.find(first.registration.id) is first
 
 
-def test_id_survives_a_restart(tmp_path: Path) -> None:
+async def test_id_survives_a_restart(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
 
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            before = (await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)).registration
-        async with registry_at(tmp_path) as registry:
-            assert registry.registrations() == [before]
-            assert registry.touched() == []
-            assert (await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)).registration == before
-
-    run(main())
+    async with registry_at(tmp_path) as registry:
+        before = (await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)).registration
+    async with registry_at(tmp_path) as registry:
+        assert registry.registrations() == [before]
+        assert registry.touched() == []
+        assert (await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)).registration == before
 
 
-def test_concurrent_creates_make_one(tmp_path: Path) -> None:
+async def test_concurrent_creates_make_one(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
 
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            wish = CreateWorkspace(path=str(tmp_path / "p"))
-            made = await asyncio.gather(*(registry.create(wish, A) for _ in range(10)))
-            assert len({id(workspace) for workspace in made}) == 1
-            assert len(registry.registrations()) == 1
-
-    run(main())
+    async with registry_at(tmp_path) as registry:
+        wish = CreateWorkspace(path=str(tmp_path / "p"))
+        made = await asyncio.gather(*(registry.create(wish, A) for _ in range(10)))
+        assert len({id(workspace) for workspace in made}) == 1
+        assert len(registry.registrations()) == 1
 
 
-def test_caller_that_leaves_does_not_take_the_creation_with_it(tmp_path: Path) -> None:
+async def test_caller_that_leaves_does_not_take_the_creation_with_it(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
 
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            wish = CreateWorkspace(path=str(tmp_path / "p"))
-            impatient = asyncio.ensure_future(registry.create(wish, A))
-            patient = asyncio.ensure_future(registry.create(wish, A))
-            await asyncio.sleep(0)
-            impatient.cancel()
-            assert (await patient).registration.identity.path == str(tmp_path / "p")
-
-    run(main())
+    async with registry_at(tmp_path) as registry:
+        wish = CreateWorkspace(path=str(tmp_path / "p"))
+        impatient = asyncio.ensure_future(registry.create(wish, A))
+        patient = asyncio.ensure_future(registry.create(wish, A))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        assert (await patient).registration.identity.path == str(tmp_path / "p")
 
 
-def test_retired_client_never_creates_again(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            workspace = await registry.create(CreateWorkspace(path=str(tmp_path)), A)
-            registry.retire(A)
-            registry.retire(A)
-            assert cast(PaperWorkspace, workspace).retired == [A, A]
-            with pytest.raises(Conflict) as refused:
-                await registry.create(CreateWorkspace(path=str(tmp_path)), A)
-            assert refused.value.code == "client_retired"
-
-    run(main())
+async def test_retired_client_never_creates_again(tmp_path: Path) -> None:
+    async with registry_at(tmp_path) as registry:
+        workspace = await registry.create(CreateWorkspace(path=str(tmp_path)), A)
+        registry.retire(A)
+        registry.retire(A)
+        assert cast(PaperWorkspace, workspace).retired == [A, A]
+        with pytest.raises(Conflict) as refused:
+            await registry.create(CreateWorkspace(path=str(tmp_path)), A)
+        assert refused.value.code == "client_retired"
 
 
-def test_other_channels_are_refused(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            await registry.create(CreateWorkspace(path=str(tmp_path), channels=["a", "b"]), A)
-            await registry.create(CreateWorkspace(path=str(tmp_path), channels=["a", "b"]), A)
-            with pytest.raises(Conflict, match="channels"):
-                await registry.create(CreateWorkspace(path=str(tmp_path), channels=["b", "a"]), A)
-
-    run(main())
+async def test_other_channels_are_refused(tmp_path: Path) -> None:
+    async with registry_at(tmp_path) as registry:
+        await registry.create(CreateWorkspace(path=str(tmp_path), channels=["a", "b"]), A)
+        await registry.create(CreateWorkspace(path=str(tmp_path), channels=["a", "b"]), A)
+        with pytest.raises(Conflict, match="channels"):
+            await registry.create(CreateWorkspace(path=str(tmp_path), channels=["b", "a"]), A)
 
 
-def test_H06_exchanged_directory_needs_a_word(tmp_path: Path) -> None:
+async def test_H06_exchanged_directory_needs_a_word(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
 
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            wish = CreateWorkspace(path=str(tmp_path / "p"))
-            old = await registry.create(wish, A)
-            (tmp_path / "p").rename(tmp_path / "moved")
-            (tmp_path / "p").mkdir()
-            with pytest.raises(Conflict, match="registration") as refused:
-                await registry.create(wish, A)
-            assert refused.value.code == "workspace_moved"
-            await registry.remove(old.registration.id)
-            assert cast(PaperWorkspace, old).closed
-            new = await registry.create(wish, A)
-            assert new.registration.id != old.registration.id
-
-    run(main())
+    async with registry_at(tmp_path) as registry:
+        wish = CreateWorkspace(path=str(tmp_path / "p"))
+        old = await registry.create(wish, A)
+        (tmp_path / "p").rename(tmp_path / "moved")
+        (tmp_path / "p").mkdir()
+        with pytest.raises(Conflict, match="registration") as refused:
+            await registry.create(wish, A)
+        assert refused.value.code == "workspace_moved"
+        await registry.remove(old.registration.id)
+        assert cast(PaperWorkspace, old).closed
+        new = await registry.create(wish, A)
+        assert new.registration.id != old.registration.id
 
 
-def test_X11_registrations_are_bounded(tmp_path: Path) -> None:
+async def test_X11_registrations_are_bounded(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
 
-    async def main() -> None:
-        async with registry_at(tmp_path, workspaces_max=1) as registry:
-            await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
-            with pytest.raises(LimitReached) as refused:
-                await registry.create(CreateWorkspace(path=str(tmp_path / "b")), A)
-            assert refused.value.code == "too_many_workspaces"
-            await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
-
-    run(main())
+    async with registry_at(tmp_path, workspaces_max=1) as registry:
+        await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
+        with pytest.raises(LimitReached) as refused:
+            await registry.create(CreateWorkspace(path=str(tmp_path / "b")), A)
+        assert refused.value.code == "too_many_workspaces"
+        await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
 
 
-def test_unknown_id(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            with pytest.raises(NotFound) as refused:
-                registry.find("nobody")
-            assert refused.value.code == "workspace_unknown"
-
-    run(main())
+async def test_unknown_id(tmp_path: Path) -> None:
+    async with registry_at(tmp_path) as registry:
+        with pytest.raises(NotFound) as refused:
+            registry.find("nobody")
+        assert refused.value.code == "workspace_unknown"
 
 
-def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
+async def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead, alive, back = tmp_path / "dead", tmp_path / "alive", threading.Event()
@@ -208,7 +180,7 @@ def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
 
     monkeypatch.setattr("supervisor.workspaces.registry.resolve", hanging)
 
-    async def main() -> None:
+    try:
         dead.mkdir()
         alive.mkdir()
         async with registry_at(tmp_path, disk_answer_s=0.05) as registry:
@@ -225,39 +197,30 @@ def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
                         break
                     except Unavailable:
                         await asyncio.sleep(0.01)
-
-    try:
-        run(main())
     finally:
         back.set()
 
 
-def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
-    async def main() -> None:
-        registry = Registry(
-            table=WorkspaceTable(tmp_path / "roster.db"),
-            filesystem=BoundedFilesystem(timeout_s=5.0),
-            make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
-            state_dir=tmp_path,
-            limits=Limits(wake_deadline_s=0.01),
-            clock=SystemClock(),
-            random=random.Random(5),
-            log=logging.getLogger("bulkhead.test"),
-        )
-        with pytest.raises(Unavailable):
-            await registry.wait_open()
-        registry.open()
+async def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
+    registry = Registry(
+        table=WorkspaceTable(tmp_path / "roster.db"),
+        filesystem=BoundedFilesystem(timeout_s=5.0),
+        make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
+        state_dir=tmp_path,
+        limits=Limits(wake_deadline_s=0.01),
+        clock=SystemClock(),
+        random=random.Random(5),
+        log=logging.getLogger("bulkhead.test"),
+    )
+    with pytest.raises(Unavailable):
         await registry.wait_open()
-        await registry.close()
+    registry.open()
+    await registry.wait_open()
+    await registry.close()
 
-    run(main())
 
-
-def test_lost_row_is_restored_under_its_old_id(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with registry_at(tmp_path) as registry:
-            workspace = await registry.restore(cast(Any, "old-id"), str(tmp_path))
-            assert workspace.registration.id == "old-id"
-            assert registry.find("old-id") is workspace
-
-    run(main())
+async def test_lost_row_is_restored_under_its_old_id(tmp_path: Path) -> None:
+    async with registry_at(tmp_path) as registry:
+        workspace = await registry.restore(cast(Any, "old-id"), str(tmp_path))
+        assert workspace.registration.id == "old-id"
+        assert registry.find("old-id") is workspace

@@ -134,7 +134,7 @@ def _hooks(config: Config) -> Iterator[str]:
 
 def _permissions(worker: WorkerSpec, config: Config, snapshot: WorkerSnapshot) -> Iterator[str]:
     if snapshot.skip_permissions:
-        yield "skipped: nobody is asked for anything in this workspace"
+        yield "skipped: tools run without asking in this workspace"
     else:
         yield f"never asked for: {', '.join(config.allowed_tools) or 'nothing'}"
     yield f"commands are confined: {worker.env.get('BULKHEAD_CONFINE') or config.tools.confine}"

@@ -97,7 +97,7 @@ class Question:
         has_several = len(questions) > 1
         title = batch.confirm_title or ("Send these answers?" if has_several else "")
         description = batch.confirm_description or (
-            "The agent goes on with them; you can still go back and change one." if has_several else ""
+            "The agent continues with them; you can still go back and change one." if has_several else ""
         )
         with context.without_deadline():
             answers = await self._asker.ask(context, questions, title=title, description=description)
