@@ -28,7 +28,7 @@ class SkillService(Extension):
         self._lock = asyncio.Lock()
         self._has_searched = False
         self._cache: Cache = {}
-        self.known = Skills()
+        self.latest = Skills()
 
     def configure(self, config: Config, env: Mapping[str, str]) -> None:
         """Apply the configured directories and disabled skills."""
@@ -46,8 +46,8 @@ class SkillService(Extension):
                 )
             except TimeoutError:  # the turn uses the last result
                 return
-            has_changed = self._has_searched and skills != self.known
-            self.known = skills
+            has_changed = self._has_searched and skills != self.latest
+            self.latest = skills
             self._has_searched = True
             if has_changed:
                 await self._database.write(self._emit)
@@ -60,14 +60,14 @@ class SkillService(Extension):
         """Return the state of each file, for clients."""
         return [
             SkillState(name=file.name, path=file.path, state=1 if file.error else 0, error=file.error)
-            for file in self.known.files
+            for file in self.latest.files
         ]
 
     def notes(self) -> Sequence[str]:
         """Return the list of skills for the system prompt."""
-        text = note(self.known.usable)
+        text = note(self.latest.usable)
         return (text,) if text else ()
 
     def readable(self) -> Sequence[Path]:
         """Return the directories of the skills, which may be read without permission."""
-        return self.known.roots
+        return self.latest.roots

@@ -13,7 +13,7 @@ from worker.toolkit.paths import ResolvedPath, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult
 from worker.tools.files.diff import compare, excerpt
 from worker.tools.files.file_io import Content, read_content, replace_content, sha256
-from worker.tools.files.path_permission import expanded
+from worker.tools.files.path_permission import expand_home
 
 REQUEST_MAX_BYTES = 1024 * 1024
 """Of the two texts in a permission request: clients send it back whole, and it is stored with the events."""
@@ -42,7 +42,7 @@ async def change_file(
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
     resolved = await threads.run(
-        lambda _stop: locate(context.workspace, expanded(given, context)), timeout_s=limits.search_deadline_s
+        lambda _stop: locate(context.workspace, expand_home(given, context)), timeout_s=limits.search_deadline_s
     )
     last_read = await context.files.last_read(context.session_id, str(resolved.path))
 

@@ -203,7 +203,7 @@ class Ignore:
 
     layers: tuple[tuple[int, tuple[Line, ...]], ...] = ((0, DEFAULT_LINES),)
 
-    def below(self, depth: int, gitignore: str) -> "Ignore":
+    def with_gitignore(self, depth: int, gitignore: str) -> "Ignore":
         """Return the rules for a directory `depth` names below the root that has this `.gitignore`."""
         lines = parse(gitignore)
         return Ignore((*self.layers, (depth, lines))) if lines else self

@@ -15,7 +15,7 @@ from msgspec import Meta
 from worker.processes.environment import tool_environment
 from worker.toolkit.paths import check_directory, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.tools.files.path_permission import expanded
+from worker.tools.files.path_permission import expand_home
 from worker.tools.shell.cwd_report import report_path, sweep_reports
 from worker.tools.shell.jobs import Jobs, describe_end
 from worker.tools.shell.read_only_commands import ReadOnly
@@ -158,7 +158,7 @@ class _Plan:
 
 def _prepare(context: ToolContext, parsed: BashArgs, env: dict[str, str], start: Path) -> _Plan:
     if parsed.working_dir:
-        resolved = locate(context.workspace, expanded(parsed.working_dir, context))
+        resolved = locate(context.workspace, expand_home(parsed.working_dir, context))
         check_directory(resolved, verb="run in")
         directory = resolved.path
     else:
