@@ -39,12 +39,12 @@ class MultiEdit:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `multiedit.md`."""
-        parsed = read_args(MultiEditArgs, args)
-        if not parsed.edits or len(parsed.edits) > EDITS_MAX:
-            raise ToolError(f"cannot edit: give 1 to {EDITS_MAX} edits, not {len(parsed.edits)}")
+        arguments = read_args(MultiEditArgs, args)
+        if not arguments.edits or len(arguments.edits) > EDITS_MAX:
+            raise ToolError(f"cannot edit: give 1 to {EDITS_MAX} edits, not {len(arguments.edits)}")
 
         def plan(resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: Stop) -> PlannedChange:
-            first, *later = parsed.edits
+            first, *later = arguments.edits
             if any(edit.old_string == "" for edit in later):
                 raise ToolError(f"cannot edit {resolved.shown}: only the first edit may have an empty old_string")
             if first.old_string == "":
@@ -55,9 +55,9 @@ class MultiEdit:
                 raise ToolError(f"cannot edit {resolved.shown}: it does not exist")
             check_last_read(resolved, content, last_read)
             old = content.text(resolved.shown)
-            return _apply_edits(resolved, old, old, parsed.edits, done=0, stop=stop)
+            return _apply_edits(resolved, old, old, arguments.edits, done=0, stop=stop)
 
-        return await change_file(context, parsed.file_path, plan, verb="edit")
+        return await change_file(context, arguments.file_path, plan, verb="edit")
 
 
 def _apply_edits(

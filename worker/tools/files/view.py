@@ -70,17 +70,17 @@ class View:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `view.md`."""
-        parsed = read_args(ViewArgs, args)
+        arguments = read_args(ViewArgs, args)
         limits = context.limits
         resolved = await permitted_path(
             context,
-            parsed.file_path,
+            arguments.file_path,
             verb="view",
             action="read",
-            params={"file_path": parsed.file_path, "offset": parsed.offset, "limit": parsed.limit},
+            params={"file_path": arguments.file_path, "offset": arguments.offset, "limit": arguments.limit},
         )
         viewed = await context.children.threads.run(
-            lambda stop: _view(context, resolved, parsed, stop), timeout_s=limits.search_deadline_s
+            lambda stop: _view(context, resolved, arguments, stop), timeout_s=limits.search_deadline_s
         )
         path = str(viewed.resolved.path)
         if viewed.digest is not None:
@@ -92,7 +92,7 @@ class View:
                 mime_type=viewed.mime_type,
                 metadata={"file_path": path, "content": ""},
             )
-        text = _numbered(viewed.section, parsed.offset)
+        text = _numbered(viewed.section, arguments.offset)
         if problems := await context.code.seen(viewed.resolved.path):
             text += f"\n{problems}"
         content = "\n".join(viewed.section.lines).encode()[: limits.tool_metadata_max_bytes]
