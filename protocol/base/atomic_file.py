@@ -18,7 +18,7 @@ def replace_file(
     file is then as it was, unless only the last sync failed, and no temporary file is left.
     """
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)  # a leftover, or a link that somebody placed there
+    temporary.unlink(missing_ok=True)  # a leftover, or a link in its place
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(descriptor, "wb") as file:
