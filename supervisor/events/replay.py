@@ -13,7 +13,7 @@ not at all (reset).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protocol.events import EVENT_KINDS, Event, EventId
+from protocol.events import EVENTS, Event, EventId
 
 _COMPACT_AT = 1024
 SNAPSHOTS_MAX = 1024
@@ -42,7 +42,8 @@ def encode_event(event: Event, log_id: str) -> Item:
         # The worker promises one line. JSON may hold line ends only between its tokens, where a blank is as good.
         data = data.replace(b"\n", b" ").replace(b"\r", b" ")
     head = b"id: %b.%d\n" % (log_id.encode(), event.number) if event.number else b""
-    return Item(event.number, head, b"data: " + data + b"\n\n", event.kind in EVENT_KINDS)
+    row = EVENTS.get(event.kind)
+    return Item(event.number, head, b"data: " + data + b"\n\n", is_plain=row is not None and not row.is_own)
 
 
 def join(items: Sequence[Item], wants_ids: bool) -> bytes:

@@ -8,9 +8,9 @@ once. Who falls out of that memory again is too slow and is cut; a client with i
 from collections.abc import Sequence
 from enum import Enum
 
-from protocol.api.envelope import StreamReset, envelope
+from protocol.api.envelope import StreamReset
 from protocol.base.machine import Machine
-from protocol.events import Event, EventId
+from protocol.events import Event, EventId, event_data
 from supervisor.events.replay import AskWorker, FromMemory, ReplayLog, Reset, encode_event, join
 
 CHUNK_MAX_BYTES = 256 * 1024
@@ -227,4 +227,4 @@ def reset_text(log: ReplayLog, reason: str) -> bytes:
     """The `reset` event: load everything anew, and go on from this cursor."""
     cursor = f"{log.log_id}.{log.last}" if log.log_id else ""
     head = f"id: {cursor}\n".encode() if cursor else b""
-    return head + b"data: " + envelope("reset", "updated", StreamReset(reason=reason, cursor=cursor)) + b"\n\n"
+    return head + b"data: " + event_data(StreamReset(reason=reason, cursor=cursor)) + b"\n\n"

@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BadInput
-from protocol.events import Event
+from protocol.events import Event, snapshot_event
 from protocol.limits import Limits
 from worker.config.load import Config
 from worker.config.sections import LspSettings
@@ -237,9 +235,8 @@ class LanguageServers(Extension):
             error=server.error,
             diagnostic_count=server.board.count,
         )
-        data = msgspec.json.encode({"type": "lsp_event", "payload": {"type": "updated", "payload": payload}})
         # Not stored: what counts is the present state, and that can be asked for.
-        self._publish_snapshot(Event(kind="lsp_event", data=data, key=f"lsp {what} {server.name}"))
+        self._publish_snapshot(snapshot_event(payload, key=f"lsp {what} {server.name}"))
 
 
 def plan_of(name: str, settings: LspSettings) -> ServerPlan:

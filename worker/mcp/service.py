@@ -18,7 +18,7 @@ from protocol.api.mcp import McpEvent, McpInfo, McpPrompt, PendingLogin
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import NotFound
-from protocol.events import Event
+from protocol.events import Event, snapshot_event
 from protocol.limits import Limits
 from worker.config.edit import set_key
 from worker.config.files import Object
@@ -207,9 +207,8 @@ class McpService(Extension):
             prompt_count=len(server.offer.prompts),
             resource_count=len(server.offer.resources),
         )
-        data = msgspec.json.encode({"type": "mcp_event", "payload": {"type": "updated", "payload": payload}})
         # Not stored: what counts is the present state, and that can be asked for.
-        self._publish_snapshot(Event(kind="mcp_event", data=data, key=f"mcp {what} {server.name}"))
+        self._publish_snapshot(snapshot_event(payload, key=f"mcp {what} {server.name}"))
 
 
 def store_token(tree: Object, name: str, token: OAuthToken) -> None:

@@ -10,22 +10,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from protocol.api.envelope import envelope
 from protocol.api.permission import PermissionRequest, QuestionRequest, QuestionResponse
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.tasks import TaskOwner, run_shielded
 from protocol.errors import BulkheadError, Conflict
-from protocol.events import Event
-from protocol.ids import RandomSource, SessionId, new_uuid
+from protocol.events import Event, numbered_event
+from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from worker.permissions.client_presence import ClientPresence
 from worker.permissions.requests import PendingRequests, RequestDecision
 from worker.store import permission_requests
 from worker.store.database import Database, Transaction
 from worker.store.rows import RequestKind, RequestState, StoredRequest
-
-KIND_OF_EVENT: dict[RequestKind, str] = {"permission": "permission_request", "question": "question_batch_request"}
 
 
 @dataclass(frozen=True)
@@ -114,10 +111,8 @@ class PermissionBroker:
         found = []
         for asked in self._pending.open():
             waiter = self._waiters[asked.id]
-            kind = KIND_OF_EVENT[asked.kind]
-            data = envelope(kind, "created", waiter.request)
-            session = SessionId(asked.session_id)
-            found.append(Event(kind=kind, data=data, number=waiter.number, key=asked.id, session_id=session))
+            event = numbered_event(waiter.request, number=waiter.number, key=asked.id, session_id=asked.session_id)
+            found.append(event)
         return found
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -153,14 +148,7 @@ class PermissionBroker:
                     )
                     return -1
                 permission_requests.notify(*where)
-            transaction.emit(
-                KIND_OF_EVENT[asked.kind],
-                "created",
-                request,
-                session_id=asked.session_id,
-                run_id=asked.run_id,
-                key=asked.id,
-            )
+            transaction.emit(request, session_id=asked.session_id, run_id=asked.run_id, key=asked.id)
             number = transaction.last_number
             permission_requests.add(transaction.connection, asked, body=request, number=number, now_ms=now_ms)
             return number

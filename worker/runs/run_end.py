@@ -166,7 +166,7 @@ class EndWriter:
         if run.kind in rows.DELEGATED:
             return
         event = replace(event, session_id=run.session_id, run_id=run.id)
-        transaction.emit("agent_event", "created", event, session_id=run.session_id, run_id=run.id, key=event.type)
+        transaction.emit(event, session_id=run.session_id, run_id=run.id, key=event.type)
 
     def _summarized(self, transaction: Transaction, run: StoredRun, last: Message) -> None:
         """The conversation begins with this row from now on; nobody is told that the agent finished, for it did not."""
@@ -195,7 +195,7 @@ class EndWriter:
     def _tell_session(self, transaction: Transaction, run: StoredRun) -> None:
         session = sessions.get(transaction.connection, run.session_id)
         if session is not None:
-            transaction.emit("session", "updated", session, session_id=run.session_id, run_id=run.id)
+            transaction.emit(session, "updated", session_id=run.session_id, run_id=run.id)
 
     def drop(self, transaction: Transaction, run: StoredRun, verdict: Outcome = CANCELLED) -> None:
         """The run never had a turn and writes no messages."""
@@ -292,16 +292,16 @@ class EndWriter:
                 error=error,
                 cancelled=outcome == "cancelled",
             )
-            transaction.emit("run_complete", "updated", done, session_id=run.session_id, run_id=run_id, key=run_id)
+            transaction.emit(done, session_id=run.session_id, run_id=run_id, key=run_id)
 
     def _change(self, transaction: Transaction, run: StoredRun, row: Message) -> None:
         row = replace(row, updated_at=self._now())
         messages.change(transaction.connection, row)
-        transaction.emit("message", "updated", row, session_id=row.session_id, run_id=run.id, key=row.id)
+        transaction.emit(row, "updated", session_id=row.session_id, run_id=run.id, key=row.id)
 
     def _create(self, transaction: Transaction, run: StoredRun, row: Message) -> None:
         messages.create(transaction.connection, row, run_id=run.id)
-        transaction.emit("message", "created", row, session_id=row.session_id, run_id=run.id, key=row.id)
+        transaction.emit(row, "created", session_id=row.session_id, run_id=run.id, key=row.id)
 
     def _user_row(self, run: StoredRun) -> Message:
         return message_rows.user_row(

@@ -161,7 +161,7 @@ class Runner:
             if run.kind == rows.SUMMARY:
                 return [*told, summary_request(run.session_id, session.todos)]
             messages.create(connection, row, run_id=run.id)
-            transaction.emit("message", "created", row, session_id=run.session_id, run_id=run.id, key=row.id)
+            transaction.emit(row, "created", session_id=run.session_id, run_id=run.id, key=row.id)
             if (
                 title
                 and not session.parent_session_id
@@ -169,7 +169,7 @@ class Runner:
             ):
                 named = sessions.get(connection, run.session_id)
                 assert named is not None
-                transaction.emit("session", "updated", named, session_id=run.session_id)
+                transaction.emit(named, "updated", session_id=run.session_id)
                 is_named = True
             return [*told, row]
 

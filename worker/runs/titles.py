@@ -82,4 +82,4 @@ class Titles:
             sessions.account(connection, session_id, input_tokens=0, output_tokens=0, cost=cost, now=now)
         session = sessions.get(connection, session_id)
         if session is not None and (is_renamed or cost):
-            transaction.emit("session", "updated", session, session_id=session_id)
+            transaction.emit(session, "updated", session_id=session_id)

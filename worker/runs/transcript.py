@@ -16,14 +16,13 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from protocol.api.agent import AgentEvent
-from protocol.api.envelope import envelope
 from protocol.api.message import Message, ToolResultData
 from protocol.api.session import Session
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from protocol.events import Event
-from protocol.ids import RandomSource, RunId, SessionId, new_uuid
+from protocol.events import Event, snapshot_event
+from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.usage import Usage
@@ -131,7 +130,7 @@ class StoredTranscript:
             sessions.summarized(transaction.connection, message.session_id, message.id, self._now())
             session = sessions.get(transaction.connection, message.session_id)
             if session is not None:
-                transaction.emit("session", "updated", session, session_id=session.id, run_id=self._run.id)
+                transaction.emit(session, "updated", session_id=session.id, run_id=self._run.id)
 
         await self._database.write(job)
 
@@ -183,9 +182,7 @@ class StoredTranscript:
         event = replace(event, run_id=event.run_id or self._run.id, session_id=event.session_id or self._run.session_id)
 
         def job(transaction: Transaction) -> None:
-            transaction.emit(
-                "agent_event", "created", event, session_id=event.session_id, run_id=event.run_id, key=event.type
-            )
+            transaction.emit(event, session_id=event.session_id, run_id=event.run_id, key=event.type)
 
         await self._database.write(job)
 
@@ -226,18 +223,12 @@ class StoredTranscript:
             return
         self._pending = None
         self._stored = message
-        data = envelope("message", "updated", message)
-        self._shown_at = self._clock.now()
-        self._pace_s = snapshot_pace_s(len(data), self._limits)
-        self._publish_snapshot(
-            Event(
-                kind="message",
-                data=data,
-                key=message.id,
-                session_id=SessionId(message.session_id),
-                run_id=RunId(self._run.id),
-            )
+        snapshot = snapshot_event(
+            message, "updated", key=message.id, session_id=message.session_id, run_id=self._run.id
         )
+        self._shown_at = self._clock.now()
+        self._pace_s = snapshot_pace_s(len(snapshot.data), self._limits)
+        self._publish_snapshot(snapshot)
         # Put in line here and not in the task: a forced write that follows must not be overtaken by it.
         try:
             posted = self._database.post(lambda transaction: messages.change(transaction.connection, message))
@@ -278,13 +269,11 @@ class StoredTranscript:
 
     def _create(self, transaction: Transaction, row: Message, run_id: str) -> None:
         messages.create(transaction.connection, row, run_id=run_id)
-        transaction.emit("message", "created", row, session_id=row.session_id, run_id=run_id, key=row.id)
+        transaction.emit(row, "created", session_id=row.session_id, run_id=run_id, key=row.id)
 
     def _change(self, transaction: Transaction, message: Message) -> None:
         messages.change(transaction.connection, message)
-        transaction.emit(
-            "message", "updated", message, session_id=message.session_id, run_id=self._run.id, key=message.id
-        )
+        transaction.emit(message, "updated", session_id=message.session_id, run_id=self._run.id, key=message.id)
 
     def _now(self) -> int:
         return int(self._clock.wall())
@@ -302,7 +291,7 @@ def forget(transaction: Transaction, message: Message, *, run_id: str, now: int)
     """Delete a message row and tell clients."""
     messages.remove(transaction.connection, message, now)
     gone = replace(message, parts=[])
-    transaction.emit("message", "deleted", gone, session_id=message.session_id, run_id=run_id, key=message.id)
+    transaction.emit(gone, "deleted", session_id=message.session_id, run_id=run_id, key=message.id)
 
 
 def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -> None:
@@ -317,7 +306,7 @@ def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -
     )
     session = sessions.get(transaction.connection, session_id)
     if session is not None:
-        transaction.emit("session", "updated", session, session_id=session_id)
+        transaction.emit(session, "updated", session_id=session_id)
 
 
 def charge(transaction: Transaction, parent_session_id: str, session_id: str, now: int) -> None:
@@ -329,4 +318,4 @@ def charge(transaction: Transaction, parent_session_id: str, session_id: str, no
     sessions.account(connection, parent_session_id, input_tokens=0, output_tokens=0, cost=child.cost, now=now)
     parent = sessions.get(connection, parent_session_id)
     if parent is not None:
-        transaction.emit("session", "updated", parent, session_id=parent_session_id)
+        transaction.emit(parent, "updated", session_id=parent_session_id)

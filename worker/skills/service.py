@@ -52,7 +52,7 @@ class SkillService(Extension):
                 await self._database.write(self._tell)
 
     def _tell(self, transaction: Transaction) -> None:
-        transaction.emit("skills_event", "updated", SkillsChanged(states=self.states))
+        transaction.emit(SkillsChanged(states=self.states))
 
     @property
     def states(self) -> list[SkillState]:

@@ -24,13 +24,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from protocol.api.envelope import Change, envelope
+from protocol.api.envelope import Change
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint_blocking
 from protocol.base.logs import fields
 from protocol.errors import Unavailable
-from protocol.events import Event
-from protocol.ids import RandomSource, RunId, SessionId
+from protocol.events import Event, numbered_event
+from protocol.ids import RandomSource
 from protocol.limits import Limits
 from worker.store import events as event_rows
 from worker.store.database_file import MOVED, READ_ONLY, DatabaseFile, StorageCorrupt, StorageUnusable
@@ -69,23 +69,19 @@ class Transaction:
 
     def emit(
         self,
-        kind: str,
-        change: Change,
         payload: msgspec.Struct,
+        change: Change | None = None,
         *,
         session_id: str = "",
         run_id: str = "",
         key: str = "",
     ) -> None:
-        """Store an event under the next number; it is published after the commit."""
-        event = Event(
-            kind=kind,
-            data=envelope(kind, change, payload),
-            number=self.last_number + 1,
-            key=key,
-            session_id=SessionId(session_id),
-            run_id=RunId(run_id),
-        )
+        """Store an event under the next number; it is published after the commit.
+
+        The payload's type decides the kind (`protocol.events.EVENTS`); `change` is needed where the kind has several.
+        """
+        number = self.last_number + 1
+        event = numbered_event(payload, change, number=number, key=key, session_id=session_id, run_id=run_id)
         event_rows.append(self.connection, event)
         self._last_number = event.number
         self.events.append(event)

@@ -106,7 +106,7 @@ class StoredHistory:
             updated_at=now,
         )
         add(transaction.connection, version)
-        transaction.emit("file", "created", version, session_id=session_id, key=path)
+        transaction.emit(version, session_id=session_id, key=path)
 
 
 def _shape(row: Row[tuple[object, ...]]) -> FileVersion:

@@ -109,9 +109,7 @@ def tell_end(
     """The one notification that closes a request in every client."""
     if kind == "question":
         told = QuestionNotification(batch_id=ask_id)
-        transaction.emit(
-            "question_batch_notification", "created", told, session_id=session_id, run_id=run_id, key=ask_id
-        )
+        transaction.emit(told, session_id=session_id, run_id=run_id, key=ask_id)
     else:
         notify(transaction, session_id, run_id, tool_call_id, granted=granted, denied=not granted)
 
@@ -127,7 +125,7 @@ def notify(
 ) -> None:
     """How it stands with the permission of a tool call; with neither it waits."""
     told = PermissionNotification(tool_call_id=tool_call_id, granted=granted, denied=denied)
-    transaction.emit("permission_notification", "created", told, session_id=session_id, run_id=run_id, key=tool_call_id)
+    transaction.emit(told, session_id=session_id, run_id=run_id, key=tool_call_id)
 
 
 def grant(connection: Connection, asked: StoredRequest, now_ms: int) -> None:

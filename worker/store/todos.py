@@ -28,7 +28,7 @@ class StoredTodos:
             sessions.put(connection, session_id, title=None, cost=None, todos=list(todos), now=now)
             session = sessions.get(connection, session_id)
             assert session is not None
-            transaction.emit("session", "updated", session, session_id=session_id)
+            transaction.emit(session, "updated", session_id=session_id)
             return before.todos
 
         return await self._database.write(job)

@@ -62,7 +62,7 @@ def warm_up_store() -> None:
     file_versions.last(connection, "s", "/f")
     file_versions.of_session(connection, "s")
     file_versions.thin(connection, "s", "/f", 1, 0)
-    transaction.emit("session", "created", session, session_id="s")
+    transaction.emit(session, "created", session_id="s")
     events.since(connection, 0, 1)
     events.prune(connection, kept=1, kept_bytes=1)
     events.log_id(connection)

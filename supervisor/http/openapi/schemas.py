@@ -10,47 +10,14 @@ from typing import Any
 import msgspec
 from msgspec import NODEFAULT, UNSET
 
-from protocol.api.agent import AgentEvent, RunComplete
-from protocol.api.config import ConfigChanged, OAuthToken
-from protocol.api.envelope import StreamReset
-from protocol.api.file import FileVersion
-from protocol.api.lsp import LspEvent
-from protocol.api.mcp import McpEvent
-from protocol.api.message import Message
-from protocol.api.permission import (
-    PermissionNotification,
-    PermissionRequest,
-    QuestionNotification,
-    QuestionRequest,
-)
+from protocol.api.config import OAuthToken
 from protocol.api.server import ErrorBody
-from protocol.api.services import SkillsChanged
-from protocol.api.session import Session
-from protocol.api.workspace import WorkspaceState
-from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
+from protocol.events import EVENTS, EventKind
 from protocol.operations import OPERATIONS
 from supervisor.http.routes import EVENT_STREAM, Route
 
 AT = "#/components/schemas/"
 EVENT = "Event"
-PAYLOADS: dict[str, type] = {
-    "agent_event": AgentEvent,
-    "config_changed": ConfigChanged,
-    "file": FileVersion,
-    "lsp_event": LspEvent,
-    "mcp_event": McpEvent,
-    "message": Message,
-    "permission_notification": PermissionNotification,
-    "permission_request": PermissionRequest,
-    "question_batch_notification": QuestionNotification,
-    "question_batch_request": QuestionRequest,
-    "reset": StreamReset,
-    "run_complete": RunComplete,
-    "session": Session,
-    "skills_event": SkillsChanged,
-    "workspace_state": WorkspaceState,
-}
-"""What an event of a kind carries. The kinds without a type are never sent."""
 
 _EACH_EVENT: dict[str, Any] = {
     "type": "object",
@@ -97,15 +64,17 @@ class Schemas:
         taken, inputs = _described([*bodies, OAuthToken])
         for name, fields in NEEDED.items():
             inputs[name]["required"] = fields
-        given, self.components = _described([*answers, *PAYLOADS.values(), ErrorBody])
-        for kind in _structs([*answers, *PAYLOADS.values(), ErrorBody]):
+        payload_types = [row.payload for row in EVENTS.values() if row.payload is not None]
+        written = [*answers, *payload_types, ErrorBody]
+        given, self.components = _described(written)
+        for kind in _structs(written):
             schema = self.components[kind.__name__]
             if always := _always_written(kind):
                 schema["required"] = always
             for name in always:
                 schema["properties"][name].pop("default", None)  # nobody has to fill it in
-        payloads = given[len(answers) : len(answers) + len(PAYLOADS)]
-        self.components[EVENT] = _event(dict(zip(PAYLOADS, payloads, strict=True)))
+        payload_schemas = given[len(answers) : len(answers) + len(payload_types)]
+        self.components[EVENT] = _event(dict(zip(payload_types, payload_schemas, strict=True)))
         names = _two_sided(inputs, self.components)
         for name, schema in inputs.items():
             called = names.get(name, name)
@@ -198,22 +167,24 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
     return value
 
 
-def _event(payloads: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The envelope of an event: the outer type says what the innermost payload is."""
+def _event(payloads: dict[type[msgspec.Struct], dict[str, Any]]) -> dict[str, Any]:
+    """Describe the envelope of an event: the outer type says what the innermost payload is."""
 
-    def envelope(name: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
-        change = {"type": "string", "enum": ["created", "deleted", "updated"]}
+    def envelope(row: EventKind) -> dict[str, Any]:
+        change = {"type": "string", "enum": list(row.changes)}
+        payload = payloads[row.payload] if row.payload is not None else {"type": "object"}
         inner = {"type": "object", "properties": {"type": change, "payload": payload}, "required": ["type", "payload"]}
-        return {"type": "object", "properties": {"type": name, "payload": inner}, "required": ["type", "payload"]}
+        return {
+            "description": row.summary,
+            "type": "object",
+            "properties": {"type": {"const": row.name}, "payload": inner},
+            "required": ["type", "payload"],
+        }
 
-    others = sorted((EVENT_KINDS | OWN_EVENT_KINDS) - set(payloads))
     return {
         "title": EVENT,
         "description": "One event: which thing, what happened to it, and the thing as it is now.",
-        "oneOf": [
-            *(envelope({"const": kind}, schema) for kind, schema in payloads.items()),
-            envelope({"enum": others}, {"type": "object"}),
-        ],
+        "oneOf": [envelope(row) for row in EVENTS.values()],
     }
 
 
