@@ -66,11 +66,6 @@ class MessageDraft:
         """The tool calls so far, in the order the model made them."""
         return list(self._calls.values())
 
-    @property
-    def is_finished(self) -> bool:
-        """Does this row have its finish part? It is never rewritten then (W-04)."""
-        return self._finish is not None
-
     def add_text(self, text: str) -> None:
         """Append to the text; one leading newline of a row that is still empty is dropped."""
         if not self._order and text.startswith("\n"):

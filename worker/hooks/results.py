@@ -54,15 +54,11 @@ class HookOutput:
 
 def answer_of(code: int | None, stdout: str, stderr: str) -> HookAnswer:
     """What a hook that ended with `code` meant; None is one that had to be ended."""
-    match code:
-        case 0:
-            return _spoken(stdout)
-        case 2:
-            return HookAnswer("deny", reason=stderr.strip()[:TEXT_MAX])
-        case 49:
-            return HookAnswer("deny", halt=True, reason=stderr.strip()[:TEXT_MAX])
-        case _:
-            return HookAnswer()
+    if code == 0:
+        return _spoken(stdout)
+    if code in (EXIT_DENY, EXIT_HALT):
+        return HookAnswer("deny", halt=code == EXIT_HALT, reason=stderr.strip()[:TEXT_MAX])
+    return HookAnswer()
 
 
 def _spoken(stdout: str) -> HookAnswer:

@@ -68,7 +68,6 @@ class Drain(Machine[Phase]):
     def __init__(self) -> None:
         super().__init__(Phase.OPEN)
         self.reason = ""
-        self._drain_s = 0.0
         self._flush_s = 0.0
         self._deadline = 0.0
         self._in_time = True
@@ -82,7 +81,7 @@ class Drain(Machine[Phase]):
         """Begin. Ignored when it has begun already."""
         if self.state is not Phase.OPEN:
             return []
-        self.reason, self._drain_s, self._flush_s = reason, drain_s, flush_s
+        self.reason, self._flush_s = reason, flush_s
         self._deadline = now + drain_s
         return self._move("shutdown", Phase.CLOSING, [Refuse(), CancelAll()])
 

@@ -17,11 +17,6 @@ class Entry:
     is_directory: bool
     is_link: bool
 
-    @property
-    def relative(self) -> str:
-        """Its path below the root."""
-        return "/".join(self.names)
-
 
 def walk(
     root: Path, is_stopped: Callable[[], bool], *, depth_max: int = 0, rules: Ignore | None = None
