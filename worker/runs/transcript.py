@@ -1,9 +1,9 @@
-"""The rows of one run while it works: forced writes with a number, snapshots in between (agent-behaviour.md 4.3).
+"""Store the rows of one run while it works: forced writes with a numbered event, snapshots in between.
 
 A growing message is shown at once and then at most every `snapshot_interval_s`, a very long one less often; each
 snapshot is stored as well, at the same pace, without an event of its own. What must not be lost (a new tool call, the
 end of reasoning, a finish) is written before `update` returns, with a numbered event. The finish that ends the whole
-turn is kept back: it is written by the run's end, in the same transaction as the terminal event.
+turn is kept back: the run's end writes it, in the same transaction as the terminal event.
 
 Order: the database takes jobs in the order of their submission, so a buffered write can never overtake a later forced
 one; and no snapshot is shown once a forced write of the same message was submitted.
@@ -33,7 +33,7 @@ from worker.store.rows import StoredRun
 
 
 class StoredTranscript:
-    """Implements the agent's `Transcript` for one run."""
+    """Implement the agent's `Transcript` for one run."""
 
     def __init__(
         self,
@@ -41,41 +41,43 @@ class StoredTranscript:
         *,
         database: Database,
         publish_snapshot: Callable[[Event], None],
-        fold: Callable[[], list[StoredRun]],
+        take_merged: Callable[[], list[StoredRun]],
         owner: TaskOwner,
         limits: Limits,
         clock: Clock,
         random: RandomSource,
         log: logging.Logger,
     ) -> None:
-        """`show` sends a snapshot; `fold` takes the prompts out of the queue that join this turn now."""
+        """`take_merged` takes the prompts out of the queue that join this turn now."""
         self._run = run
         self._database = database
         self._publish_snapshot = publish_snapshot
-        self._fold = fold
+        self._take_merged = take_merged
         self._owner = owner
         self._limits = limits
         self._clock = clock
         self._random = random
         self._log = log
-        self._stored: Message | None = None  # the newest state that was submitted to the store
+        self._stored: Message | None = None  # the newest state that was submitted to the database
         self._pending: Message | None = None  # newer than that
         self._shown_at = -1e9
         self._pace_s = limits.snapshot_interval_s
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        self.held: Message | None = None
+        self.unstored_last: Message | None = None
         """The row that ends the turn, finished but not stored yet."""
 
     async def session(self) -> Session | None:
-        """The session as it is stored now."""
+        """Return the session as it is stored now."""
         return await self._database.read(lambda connection: sessions.get(connection, self._run.session_id))
 
     async def create_assistant(self, *, model: str, provider: str, is_summary: bool = False) -> Message:
-        """Store an empty assistant row and return it; it tells the run's story from now on, unless the run goes on
-        after it because it is a summary."""
-        await self._release_held()
+        """Store an empty assistant row and return it.
+
+        From now on it is the run's last message, unless it is a summary after which the run continues.
+        """
+        await self._store_last()
         row = message_rows.assistant_row(
             row_id=new_uuid(self._random),
             session_id=self._run.session_id,
@@ -89,22 +91,22 @@ class StoredTranscript:
         def job(transaction: Transaction) -> None:
             self._create(transaction, row, self._run.id)
             if not is_summary or self._run.kind == rows.SUMMARY:
-                runs.tell_story(transaction.connection, self._run.id, row.id)
+                runs.set_message(transaction.connection, self._run.id, row.id)
 
         await self._database.write(job)
         self._stored, self._pending, self._shown_at = row, None, -1e9
         return row
 
     async def update(self, message: Message) -> None:
-        """Show and store this state of the row as the rules of 4.3 want it. Raises storage errors, late ones too."""
+        """Show and store this state of the row, at the pace above. Raises storage errors, also of earlier snapshots."""
         self._raise_failure()
         finish = finish_of(message)
         message = replace(message, updated_at=self._now())
         if finish is not None and finish.reason != "tool_use":
-            self._quieten()
-            self.held = message
+            self._drop_pending()
+            self.unstored_last = message
         elif needs_store(self._stored, message):
-            self._quieten()
+            self._drop_pending()
             self._stored = message
             await self._database.write(lambda transaction: self._change(transaction, message))
         else:
@@ -112,8 +114,8 @@ class StoredTranscript:
             self._arm()
 
     async def discard(self, message: Message) -> None:
-        """Delete a row that came to nothing, and tell clients."""
-        self._quieten()
+        """Delete a row that stayed without content, and tell clients."""
+        self._drop_pending()
 
         def job(transaction: Transaction) -> None:
             forget(transaction, message, run_id=self._run.id, now=self._now())
@@ -122,7 +124,7 @@ class StoredTranscript:
 
     async def summarized(self, message: Message) -> None:
         """Store a finished summary and let the conversation begin with it."""
-        self._quieten()
+        self._drop_pending()
         message = self._stored = replace(message, updated_at=self._now())
 
         def job(transaction: Transaction) -> None:
@@ -135,8 +137,8 @@ class StoredTranscript:
         await self._database.write(job)
 
     async def create_tool(self, result: ToolResultData) -> Message:
-        """Store one tool row. A cancelled caller does not stop the write: the row will be there."""
-        await self._release_held()
+        """Store one tool row. A cancelled caller does not stop the write."""
+        await self._store_last()
         row = message_rows.tool_row(
             row_id=new_uuid(self._random), session_id=self._run.session_id, result=result, now=self._now()
         )
@@ -145,8 +147,8 @@ class StoredTranscript:
 
     async def fold_queued(self) -> list[Message]:
         """Store user rows for the prompts that join this turn now, and return them."""
-        folded = self._fold()
-        if not folded:
+        merged = self._take_merged()
+        if not merged:
             return []
         now = self._now()
         written = [
@@ -157,11 +159,11 @@ class StoredTranscript:
                 attachments=run.attachments,
                 now=now,
             )
-            for run in folded
+            for run in merged
         ]
 
         def job(transaction: Transaction) -> None:
-            for run, row in zip(folded, written, strict=True):
+            for run, row in zip(merged, written, strict=True):
                 runs.start(transaction.connection, run.id, self._now_ms(), self._run.id)
                 self._create(transaction, row, run.id)
 
@@ -169,7 +171,7 @@ class StoredTranscript:
         return written
 
     async def account(self, usage: Usage) -> None:
-        """Add what one attempt used to the session, and tell clients."""
+        """Add the usage of one attempt to the session, and tell clients."""
         session_id = self._run.session_id
 
         def job(transaction: Transaction) -> None:
@@ -178,7 +180,7 @@ class StoredTranscript:
         await self._database.write(job)
 
     async def agent_event(self, event: AgentEvent) -> None:
-        """Tell clients something that is not a message."""
+        """Send clients an event that is not a message."""
         event = replace(event, run_id=event.run_id or self._run.id, session_id=event.session_id or self._run.session_id)
 
         def job(transaction: Transaction) -> None:
@@ -187,7 +189,7 @@ class StoredTranscript:
         await self._database.write(job)
 
     async def flush(self) -> None:
-        """Show and store what waits: before somebody reads the conversation, and at the end of the process."""
+        """Show and store the pending state: before the conversation is read, and at the end of the process."""
         if self._pending is not None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -197,14 +199,14 @@ class StoredTranscript:
             await asyncio.wait({self._writing})
 
     def close(self) -> None:
-        """The run is about to end: nothing is shown or stored from here any more."""
-        self._quieten()
+        """Stop showing and storing, because the run is about to end."""
+        self._drop_pending()
         self._failure = None
 
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """See that the pending state gets out: now, when the interval is over, or after the write under way (W-24)."""
+        """Schedule the pending state: now, after the interval, or after the write under way (W-24)."""
         if self._timer is not None or self._writing is not None or self._pending is None:
             return
         wait_s = self._shown_at + self._pace_s - self._clock.now()
@@ -229,25 +231,25 @@ class StoredTranscript:
         self._shown_at = self._clock.now()
         self._pace_s = snapshot_pace_s(len(snapshot.data), self._limits)
         self._publish_snapshot(snapshot)
-        # Put in line here and not in the task: a forced write that follows must not be overtaken by it.
+        # Submitted here and not in the task, so that it cannot overtake a forced write that follows.
         try:
             posted = self._database.post(lambda transaction: messages.change(transaction.connection, message))
         except BulkheadError as error:
             self._failure = error
             return
-        self._writing = self._owner.start(self._stored_later(posted), f"snapshot-{message.id}")
+        self._writing = self._owner.start(self._finish_snapshot(posted), f"snapshot-{message.id}")
 
-    async def _stored_later(self, posted: "asyncio.Future[None]") -> None:
+    async def _finish_snapshot(self, posted: "asyncio.Future[None]") -> None:
         try:
             await self._database.finish(posted)
-        except Exception as error:  # told to the turn at its next update, so that it ends visibly (W-28)
+        except Exception as error:  # raised at the turn's next update, so that it ends visibly (W-28)
             self._failure = error
         finally:
-            if self._writing is asyncio.current_task():  # a flush does not wait for the one before it
+            if self._writing is asyncio.current_task():  # a later flush may have replaced it
                 self._writing = None
         self._arm()
 
-    def _quieten(self) -> None:
+    def _drop_pending(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -255,10 +257,10 @@ class StoredTranscript:
 
     # --- helpers ----------------------------------------------------------------------------------------------------
 
-    async def _release_held(self) -> None:
-        """The turn goes on after all: the row it had finished becomes an ordinary one."""
+    async def _store_last(self) -> None:
+        """Store the row that seemed to end the turn as an ordinary one, because the turn continues."""
         self._raise_failure()
-        message, self.held = self.held, None
+        message, self.unstored_last = self.unstored_last, None
         if message is not None:
             await self._database.write(lambda transaction: self._change(transaction, message))
 
@@ -283,19 +285,19 @@ class StoredTranscript:
 
 
 def snapshot_pace_s(size_bytes: int, limits: Limits) -> float:
-    """How long to wait after a snapshot of this size: each is the whole message, so long ones must come less often."""
+    """Return how long to wait after a snapshot of this size. Each is a whole message, so long ones come less often."""
     return max(limits.snapshot_interval_s, size_bytes / limits.snapshot_bytes_per_s)
 
 
 def forget(transaction: Transaction, message: Message, *, run_id: str, now: int) -> None:
     """Delete a message row and tell clients."""
     messages.remove(transaction.connection, message, now)
-    gone = replace(message, parts=[])
-    transaction.emit(gone, "deleted", session_id=message.session_id, run_id=run_id, key=message.id)
+    without_parts = replace(message, parts=[])
+    transaction.emit(without_parts, "deleted", session_id=message.session_id, run_id=run_id, key=message.id)
 
 
 def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -> None:
-    """Write a usage to the session and tell clients of the new figures."""
+    """Add a usage to the session and tell clients the new figures."""
     sessions.account(
         transaction.connection,
         session_id,
@@ -310,7 +312,7 @@ def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -
 
 
 def charge(transaction: Transaction, parent_session_id: str, session_id: str, now: int) -> None:
-    """Add what an agent's session has cost to that of its caller, and tell clients."""
+    """Add the cost of a sub-agent's session to that of its caller, and tell clients."""
     connection = transaction.connection
     child = sessions.get(connection, session_id)
     if child is None or not child.cost:

@@ -1,4 +1,4 @@
-"""The lists of tasks that the tool `todos` keeps."""
+"""Store the task lists of the tool `todos`."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from worker.store.database import Database, Transaction
 
 
 class StoredTodos:
-    """In the rows of their sessions."""
+    """Keep each list in the row of its session."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database

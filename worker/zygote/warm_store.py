@@ -46,7 +46,7 @@ def warm_up_store() -> None:
     messages.of_run(connection, "s", "r")
     messages.user_of_session(connection, "s")
     messages.user_of_workspace(connection, 1)
-    runs.tell_story(connection, "r", "m")
+    runs.set_message(connection, "r", "m")
     runs.end(connection, "r", outcome="completed", cause="", message_id="m", now_ms=1)
     read_files.record(connection, "s", "/f", "", 1)
     read_files.last(connection, "s", "/f")

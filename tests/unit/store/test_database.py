@@ -81,7 +81,7 @@ def test_the_hook_of_a_job_comes_before_its_events_and_both_before_the_caller(tm
         order: list[str] = []
         database = await open_database(tmp_path / "workspace.db")
         database._on_commit = lambda events: order.append("events")
-        await database.write(creating(build_session()), then=lambda _: order.append("hook"))
+        await database.write(creating(build_session()), on_commit=lambda _: order.append("hook"))
         order.append("caller")
         assert order == ["hook", "events", "caller"]
         await database.close(5)
