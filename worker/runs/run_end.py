@@ -86,7 +86,7 @@ CRASHED_REPEATEDLY = Outcome(
     title="Crashed repeatedly",
     details="the worker process died each time this prompt was started, so it is not tried again",
 )
-SESSION_GONE = Outcome(
+SESSION_DELETED = Outcome(
     "failed", cause="session_deleted", title="Session deleted", details="the session of this prompt does not exist"
 )
 

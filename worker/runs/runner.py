@@ -22,7 +22,7 @@ from worker.agent.summary import as_told, summary_request
 from worker.agent.turn_result import TurnResult, UnwrittenState
 from worker.models.client import ModelFailure
 from worker.runs import message_rows
-from worker.runs.run_end import CANCELLED, SESSION_GONE, Outcome, RunFinisher, UnwrittenRows
+from worker.runs.run_end import CANCELLED, SESSION_DELETED, Outcome, RunFinisher, UnwrittenRows
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, rows, runs, sessions
 from worker.store.database import Database, Transaction
@@ -106,7 +106,7 @@ class Runner:
         try:
             history = await self._begin()
             if history is None:
-                failure = SESSION_GONE
+                failure = SESSION_DELETED
             elif self._cancelled is None:
                 self._turn = context.owner.start(self._execute(history), f"turn-{self.run_id}")
                 await asyncio.wait({self._turn})  # bounded by run_max_s inside

@@ -114,7 +114,7 @@ class StoredTranscript:
             self._arm()
 
     async def discard(self, message: Message) -> None:
-        """Delete a row that stayed without content, and tell clients."""
+        """Delete a row that stayed without content, and notify clients."""
         self._drop_pending()
 
         def job(transaction: Transaction) -> None:
@@ -171,7 +171,7 @@ class StoredTranscript:
         return written
 
     async def account(self, usage: Usage) -> None:
-        """Add the usage of one attempt to the session, and tell clients."""
+        """Add the usage of one attempt to the session, and notify clients."""
         session_id = self._run.session_id
 
         def job(transaction: Transaction) -> None:
@@ -290,14 +290,14 @@ def snapshot_pace_s(size_bytes: int, limits: Limits) -> float:
 
 
 def forget(transaction: Transaction, message: Message, *, run_id: str, now: int) -> None:
-    """Delete a message row and tell clients."""
+    """Delete a message row and notify clients."""
     messages.remove(transaction.connection, message, now)
     without_parts = replace(message, parts=[])
     transaction.emit(without_parts, "deleted", session_id=message.session_id, run_id=run_id, key=message.id)
 
 
 def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -> None:
-    """Add a usage to the session and tell clients the new figures."""
+    """Add a usage to the session and send clients the new figures."""
     sessions.account(
         transaction.connection,
         session_id,
@@ -312,7 +312,7 @@ def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -
 
 
 def charge(transaction: Transaction, parent_session_id: str, session_id: str, now: int) -> None:
-    """Add the cost of a sub-agent's session to that of its caller, and tell clients."""
+    """Add the cost of a sub-agent's session to that of its caller, and notify clients."""
     connection = transaction.connection
     child = sessions.get(connection, session_id)
     if child is None or not child.cost:

@@ -17,7 +17,7 @@ class StoredTodos:
         self._clock = clock
 
     async def replace(self, session_id: str, todos: Sequence[Todo]) -> list[Todo]:
-        """Store the new list, tell clients, and return the old one. Raises NotFound."""
+        """Store the new list, notify clients, and return the old one. Raises NotFound."""
         now = int(self._clock.wall())
 
         def job(transaction: Transaction) -> list[Todo]:
