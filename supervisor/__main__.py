@@ -1,6 +1,6 @@
 """Start the server without the other commands: `python -P -m supervisor serve …`.
 
-Takes the options of `bulkhead serve`. Used by systemd's unit and by commands that start a server of their own.
+Takes the options of `bulkhead serve`. Used by the systemd unit and by commands that start a server of their own.
 """
 
 import os
@@ -18,7 +18,7 @@ EXIT_USAGE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve with the given arguments (after `serve`, which may be left out); return the exit code."""
+    """Serve with the given arguments, which may begin with `serve`; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["serve"]:
         del words[0]
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_config(words: Sequence[str], env: Mapping[str, str]) -> ServerConfig:
-    """Return the configuration that a command line, the environment and the file make. Raises ConfigError."""
+    """Return the configuration from command line, environment and file. Raises ConfigError."""
     return make_config(parse_flags(words), env)
 
 

@@ -1,6 +1,6 @@
-"""May the server take new work, is it idle, has it decided to exit?
+"""Decide whether the server takes new work, whether it is idle, and whether it exits.
 
-The decision to exit is final: whoever came a moment later is refused, and tries elsewhere or again.
+The decision to exit is final: later requests for work are refused, and the client tries again or starts a server.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from protocol.errors import BadInput, Conflict, Unavailable
 
 
 class AdmissionState(Enum):
-    """Open: work is taken. Exiting: the shutdown was decided."""
+    """Open: new work is accepted. Exiting: the shutdown was decided."""
 
     OPEN = "open"
     EXITING = "exiting"
@@ -31,7 +31,7 @@ class Admission(Machine[AdmissionState]):
     }
 
     def __init__(self, *, idle_exit_s: float | None) -> None:
-        """`idle_exit_s`: leave after so long without use; None: stay for ever."""
+        """`idle_exit_s`: exit after this time without use; None: never."""
         super().__init__(AdmissionState.OPEN)
         self._idle_exit_s = idle_exit_s
         self._was_used = False
@@ -40,11 +40,11 @@ class Admission(Machine[AdmissionState]):
 
     @property
     def is_exiting(self) -> bool:
-        """Was the exit decided?"""
+        """Return whether the exit was decided."""
         return self.state is AdmissionState.EXITING
 
     def check(self) -> None:
-        """Raises Unavailable (server_exiting) once the exit was decided."""
+        """Raise Unavailable `server_exiting` once the exit was decided."""
         if self.is_exiting:
             raise Unavailable(
                 "cannot take new work: this server is shutting down; try again when it is back",
@@ -53,23 +53,23 @@ class Admission(Machine[AdmissionState]):
             )
 
     def used(self) -> None:
-        """A request came that means somebody wants us (not a health check)."""
+        """Record a request that counts as use of the server (not a health check)."""
         self._was_used = True
         self._idle_since = None
 
     def create_began(self) -> None:
-        """A workspace is being created; raises like `check`, and then nothing began."""
+        """Record that a workspace is being created. Raises as `check` does, and then nothing was recorded."""
         self.check()
         self.used()
         self._creates += 1
 
     def create_ended(self) -> None:
-        """The creation came to an end, well or not."""
+        """Record the end of a creation, successful or not."""
         self._creates -= 1
         assert self._creates >= 0
 
     def observed(self, *, is_busy: bool, now: float) -> bool:
-        """Look at the server; True when this observation decided the exit. `is_busy`: anybody attached or at work."""
+        """Record the present state; return True when this decided the exit. `is_busy`: a workspace is in use."""
         if self.is_exiting or self._idle_exit_s is None or not self._was_used:
             return False
         if is_busy or self._creates:
@@ -83,15 +83,15 @@ class Admission(Machine[AdmissionState]):
         return True
 
     def commanded(self, command: str, *, is_busy: bool) -> None:
-        """A client asks us to leave; returns when that is granted.
+        """Decide on a client's command to exit; return when it is granted.
 
-        Raises BadInput for an unknown command and Conflict (not_idle) when we stay: always, unless the server was
-        started to leave when idle, because a managed service is never taken down by a client.
+        Raises BadInput for an unknown command and Conflict `not_idle` when the server stays. That is always so unless
+        it was started to exit when idle: a client never ends a managed service.
         """
         if command not in ("shutdown", "shutdown_if_idle"):
-            raise BadInput(f"cannot obey the command {command!r}: `shutdown_if_idle` and `shutdown` are known")
+            raise BadInput(f"cannot obey the command {command!r}: it must be `shutdown_if_idle` or `shutdown`")
         if self.is_exiting:
-            return  # granted before
+            return  # granted already
         if self._idle_exit_s is None:
             raise Conflict(
                 "cannot shut down for a client: this is a managed service; `bulkhead stop` ends it", code="not_idle"
@@ -101,6 +101,6 @@ class Admission(Machine[AdmissionState]):
         self._move("asked", AdmissionState.EXITING)
 
     def stopped(self) -> None:
-        """A signal, or our own end, decided the exit. Repeating it changes nothing."""
+        """Record that a signal, or the end of the server, decided the exit. A repetition changes nothing."""
         if not self.is_exiting:
             self._move("stopped", AdmissionState.EXITING)

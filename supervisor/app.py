@@ -1,8 +1,8 @@
-"""Builds the object graph once, starts and stops it in order; the only place where parts are chosen.
+"""Build the server's object graph and start it in order; the only place where parts are chosen.
 
-Start: lock, epoch, listeners (health is answered from here on), roster, adoption, router, READY. Requests that need
-a workspace wait until adoption is done. End: admission closed, every worker through its shutdown protocol, streams
-ended, listeners closed, zygote, router, and the lock last.
+Start: lock, epoch, listeners (health is answered from here on), registered workspaces, adoption, router, READY.
+Requests that need a workspace wait until adoption is done. For the end see `supervisor/shutdown.py`; the lock is
+released last.
 """
 
 import asyncio
@@ -11,72 +11,62 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Awaitable
-from enum import Enum
 from functools import partial
 from typing import Any
 
 from protocol.base.clock import SystemClock
 from protocol.base.logs import Redactor, fields, set_up_logs
 from protocol.base.tasks import TaskOwner
-from protocol.errors import BulkheadError
-from protocol.ids import Generation
+from protocol.ids import Generation, new_token
 from protocol.local_model import is_installed
 from protocol.secrets import is_secret_name
 from protocol.worker_spec import MARKER, WorkerSpec
 from supervisor.admission import Admission
 from supervisor.config.server_config import ServerConfig
+from supervisor.housekeeping import Housekeeping, interval_for, ping_watchdog
 from supervisor.http.control import ControlHandlers
+from supervisor.http.dispatch import RouteDispatcher
 from supervisor.http.forward import Forward
 from supervisor.http.listener_set import ListenerSet
 from supervisor.http.listeners import ListenFailed
-from supervisor.http.messages import Handler, Request, Response
+from supervisor.http.messages import Handler
 from supervisor.http.openapi.page import DescriptionHandlers
-from supervisor.http.routes import ROUTES
 from supervisor.http.sse import EventStreams
 from supervisor.http.status import StatusHandlers
 from supervisor.http.workspaces import WorkspaceHandlers
 from supervisor.launch.local import LocalLauncher
 from supervisor.launch.process_usage import measure_process
-from supervisor.launch.records import Record, RecordStore
+from supervisor.launch.records import RecordStore
 from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
 from supervisor.local_model.process import LocalModel
 from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors, make_private
+from supervisor.shutdown import ExitDecision, ExitMode, ShutdownSequence
 from supervisor.systemd import Notifier, inherited_sockets
-from supervisor.workers.driver import WorkerDriver
+from supervisor.workers.adopter import Adopter
+from supervisor.workers.driver import WorkerBackend, WorkerDriver
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import Workspace
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable, WorkspaceTableFailed
 
-EXIT_CLEAN, EXIT_USAGE, EXIT_TAKEN, EXIT_DEAF = 0, 2, 3, 4
-ADOPT_AT_ONCE = 16
-HOUSEKEEPING_S_MAX = 1.0
-HOUSEKEEPING_S_MIN = 0.05
-EXTEND_EVERY_S = 1.0
-CLOSED_MAX = 100  # files of other workspaces that a worker is told of
-
-
-class Leave(Enum):
-    """How a server ends."""
-
-    SHUT_DOWN = "shut down"  # workers end too
-    DETACH = "detach"  # workers stay for the next supervisor
+EXIT_CLEAN, EXIT_USAGE, EXIT_TAKEN, EXIT_NO_LISTENER = 0, 2, 3, 4
+CLOSED_MAX = 100
+"""Data directories of other workspaces that are closed to a worker's commands, at most."""
 
 
 def serve(config: ServerConfig) -> int:
-    """Run the server until it is told to leave; returns the exit code of decisions.md."""
+    """Run the server until it is asked to exit; return the exit code."""
     redactor = set_up_logs(config.log_level)
     log = logging.getLogger("bulkhead")
-    for name in ("tornado", "asyncio"):  # what libraries have to say goes the same way
+    for name in ("tornado", "asyncio"):  # libraries log to the same place
         library = logging.getLogger(name)
         library.handlers, library.propagate = log.handlers, False
         library.setLevel(logging.WARNING)
     for name, value in config.worker_env.items():
         if is_secret_name(name):
             redactor.register(value)
-    # A umask may take rights from everybody but us: what we write we must be able to read again (X04).
+    # A umask may take rights from other users, never from this one: the server must be able to read its own files.
     os.umask(os.umask(0o077) & 0o077)
     allow_descriptors()
     runtime = RuntimeDir(config.runtime_dir)
@@ -97,7 +87,7 @@ def serve(config: ServerConfig) -> int:
         return EXIT_USAGE
     except ListenFailed as error:
         print(f"bulkhead: {error}", file=sys.stderr)
-        return EXIT_DEAF
+        return EXIT_NO_LISTENER
     finally:
         runtime.unlock()
 
@@ -117,39 +107,44 @@ class App:
         self._inherited = inherited_sockets(os.environ)
         self._admission = Admission(idle_exit_s=config.idle_exit_s)
         self._tasks = TaskOwner("app", log)
-        self._start_failed: Exception | None = None
+        self._start_error: Exception | None = None
 
     async def run(self) -> int:
-        """Start, serve, end. Raises what makes a start impossible."""
-        loop = asyncio.get_running_loop()
-        self._leaving: asyncio.Future[Leave] = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._leave, Leave.SHUT_DOWN, number.name)
-        loop.add_signal_handler(signal.SIGHUP, self._leave, Leave.DETACH, "SIGHUP")
+        """Start, serve, end. Raises the error that makes a start impossible."""
         self._build()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._exit.request, ExitMode.SHUT_DOWN, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._exit.request, ExitMode.DETACH, "SIGHUP")
         starting: asyncio.Task[None] | None = None
         try:
-            self._front.open()
-            self._runtime.announce(self._front.names)
+            self._listeners.open()
+            self._runtime.announce(self._listeners.names)
             starting = self._tasks.start(self._start_or_note(), "start")
-            first: set[asyncio.Future[Any]] = {starting, self._leaving}
+            first: set[asyncio.Future[Any]] = {starting, self._exit.made}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            if self._start_failed is not None:
-                raise self._start_failed
-            how = await self._leaving
+            if self._start_error is not None:
+                raise self._start_error
+            mode = await self._exit.made
         except BaseException:
-            await self._end(Leave.DETACH)
+            await self._end(ExitMode.DETACH)
             raise
-        # A shutdown during the start waits for its end, or workers not yet adopted would be left behind.
+        # A shutdown during the start waits for its end; else workers that are not adopted yet would be left behind.
         await asyncio.wait({starting}, timeout=self._limits.start_deadline_s)
-        await self._end(how)
+        await self._end(mode)
+        self._log.info("left", extra=fields(how=mode.value))
         return EXIT_CLEAN
+
+    async def _end(self, mode: ExitMode) -> None:
+        self._admission.stopped()
+        await self._shutdown.run(mode)
+        await self._tasks.close()
+        self._notifier.close()
 
     # --- building ---------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         limits, clock, log = self._limits, self._clock, self._log
-        self._runtime_problem = ""
         self._router = Router(limits=limits, clock=clock, log=log, epoch=self._runtime.next_epoch())
         self._records = RecordStore(self._runtime.workers)
         self._launcher = LocalLauncher(
@@ -159,6 +154,7 @@ class App:
             log=log,
             spawn_zygote=self._config.spawn_zygote,
         )
+        self._backend = WorkerBackend(launcher=self._launcher, records=self._records, router=self._router)
         own_command = LOCAL_MODEL_COMMAND if is_installed() else ()
         self._local_model = LocalModel(
             runtime_dir=self._runtime.path,
@@ -168,11 +164,11 @@ class App:
             clock=clock,
             log=log,
         )
-        self._roster = WorkspaceTable(self._config.state_dir / "roster.db")
-        self._disk = BoundedFilesystem(timeout_s=limits.disk_answer_s)
+        self._table = WorkspaceTable(self._config.state_dir / "roster.db")
+        self._filesystem = BoundedFilesystem(timeout_s=limits.disk_answer_s)
         self._registry = Registry(
-            roster=self._roster,
-            disk=self._disk,
+            table=self._table,
+            filesystem=self._filesystem,
             make_workspace=self._make_workspace,
             state_dir=self._config.state_dir,
             limits=limits,
@@ -180,14 +176,43 @@ class App:
             random=self._random,
             log=log,
         )
-        self._handlers = self._make_handlers()
-        self._front = ListenerSet(
+        dispatcher = RouteDispatcher(admission=self._admission)
+        self._listeners = ListenerSet(
             config=self._config,
             token_file=self._runtime.token_file,
             inherited=self._inherited,
-            answer=self._answer,
+            answer=dispatcher,
             random=self._random,
             redactor=self._redactor,
+            log=log,
+        )
+        self._exit = ExitDecision(
+            admission=self._admission, listeners=self._listeners, notifier=self._notifier, limits=limits, log=log
+        )
+        dispatcher.bind(
+            forward=Forward(registry=self._registry, admission=self._admission), handlers=self._make_handlers()
+        )
+        self._adopter = Adopter(
+            launcher=self._launcher, records=self._records, find_workspace=self._registry.restore, log=log
+        )
+        self._housekeeping = Housekeeping(
+            runtime=self._runtime,
+            listeners=self._listeners,
+            registry=self._registry,
+            admission=self._admission,
+            on_idle=partial(self._exit.request, ExitMode.SHUT_DOWN, "idle"),
+            interval_s=interval_for(evict_idle_s=limits.evict_idle_s, idle_exit_s=self._config.idle_exit_s),
+            clock=clock,
+            log=log,
+        )
+        self._shutdown = ShutdownSequence(
+            registry=self._registry,
+            listeners=self._listeners,
+            local_model=self._local_model,
+            launcher=self._launcher,
+            router=self._router,
+            notifier=self._notifier,
+            limits=limits,
             log=log,
         )
 
@@ -195,7 +220,7 @@ class App:
         return Workspace(
             registration=registration,
             make_driver=self._make_driver,
-            in_thread=partial(self._disk.ask, registration.identity.path),
+            in_thread=partial(self._filesystem.run, registration.identity.path),
             limits=self._limits,
             clock=self._clock,
             log=self._log,
@@ -203,54 +228,53 @@ class App:
         )
 
     def _make_driver(self, workspace: Workspace) -> WorkerDriver:
-        registration = workspace.registration
-
-        def make_spec(generation: Generation, token: str) -> WorkerSpec:
-            self._redactor.register(token)
-            return WorkerSpec(
-                workspace_id=registration.id,
-                generation=generation,
-                path=registration.identity.path,
-                directory=registration.identity.key,
-                data_dir=registration.data_dir,
-                endpoint=self._router.endpoint,
-                token=token,
-                log_path=str(self._runtime.workers / f"{registration.id}.log"),
-                log_level=self._config.log_level,
-                env={**self._config.worker_env, MARKER: registration.id},
-                skip_permissions=registration.skip_permissions,
-                debug=registration.debug,
-                default_model=self._config.default_model,
-                local_model=self._local_model.address,
-                closed=self._closed_to_commands(registration),
-                limits=self._limits,
-            )
-
         return WorkerDriver(
-            workspace_id=registration.id,
-            path=registration.identity.path,
-            make_spec=make_spec,
-            launcher=self._launcher,
-            records=self._records,
-            router=self._router,
+            workspace_id=workspace.registration.id,
+            make_spec=partial(self._make_spec, workspace.registration),
+            backend=self._backend,
             limits=self._limits,
             clock=self._clock,
-            random=self._random,
             log=self._log,
-            sink=workspace,
+            listener=workspace,
+        )
+
+    def _make_spec(self, registration: Registration, generation: Generation) -> WorkerSpec:
+        token = new_token(self._random)
+        self._redactor.register(token)
+        return WorkerSpec(
+            workspace_id=registration.id,
+            generation=generation,
+            path=registration.identity.path,
+            directory=registration.identity.key,
+            data_dir=registration.data_dir,
+            endpoint=self._router.endpoint,
+            token=token,
+            log_path=str(self._runtime.workers / f"{registration.id}.log"),
+            log_level=self._config.log_level,
+            env={**self._config.worker_env, MARKER: registration.id},
+            skip_permissions=registration.skip_permissions,
+            debug=registration.debug,
+            default_model=self._config.default_model,
+            local_model=self._local_model.address,
+            closed=self._closed_to_commands(registration),
+            limits=self._limits,
         )
 
     def _closed_to_commands(self, registration: Registration) -> list[str]:
-        """Directories that confined commands of this workspace may not read, as far as they are known today."""
+        """Return the directories that confined commands of this workspace may not read, as known at its start."""
         others = [other.data_dir for other in self._registry.registrations() if other.id != registration.id]
-        ours = (self._runtime.path, self._config.state_dir, self._config.token_file)
-        return [str(path) for path in ours if path is not None] + others[-CLOSED_MAX:]
+        own = (self._runtime.path, self._config.state_dir, self._config.token_file)
+        return [str(path) for path in own if path is not None] + others[-CLOSED_MAX:]
 
     def _make_handlers(self) -> dict[str, Handler]:
         registry, admission, log = self._registry, self._admission, self._log
         workspaces = WorkspaceHandlers(registry=registry, admission=admission, log=log)
-        control = ControlHandlers(admission=admission, is_busy=self._is_busy, leave=self._leave_soon)
-        status = StatusHandlers(registry=registry, roster=self._roster, measure=measure_process)
+        control = ControlHandlers(
+            admission=admission, is_busy=lambda: registry.is_busy, leave=self._exit.request_by_client
+        )
+        status = StatusHandlers(
+            registry=registry, table=self._table, counters=self._router.counters, measure=measure_process
+        )
         streams = EventStreams(
             registry=registry,
             admission=admission,
@@ -260,14 +284,14 @@ class App:
             log=log,
         )
         description = DescriptionHandlers()
-        self._forward = Forward(registry=registry, admission=admission)
-        handlers: dict[str, Handler] = {
+        return {
             "health": control.health,
             "version": control.version,
             "server_config": control.server_config,
             "control": control.control,
             "retire_client": workspaces.retire,
             "list_workers": status.workers,
+            "get_worker": status.worker,
             "metrics": status.metrics,
             "list_workspaces": workspaces.list,
             "create_workspace": workspaces.create,
@@ -281,15 +305,6 @@ class App:
             "openapi": description.openapi,
             "docs": description.docs,
         }
-        assert set(handlers) == {route.handler for route in ROUTES if route.handler}
-        return handlers
-
-    async def _answer(self, request: Request) -> Response | None:
-        if request.route.is_use:
-            self._admission.used()
-        if request.route.operation:
-            return await self._forward(request)
-        return await self._handlers[request.route.handler](request)
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -297,136 +312,24 @@ class App:
         try:
             await self._start()
         except (WorkspaceTableFailed, OSError) as error:
-            self._start_failed = error  # `run` raises it, and `serve` says it in one line
+            self._start_error = error  # `run` raises it, and `serve` prints it in one line
 
     async def _start(self) -> None:
         await self._registry.load()
         self._local_model.open()
-        if not self._leaving.done():
+        if not self._exit.made.done():
             await self._launcher.start_zygote()
-        records = await self._roster.in_thread(self._records.read_all)
-        gate = asyncio.Semaphore(ADOPT_AT_ONCE)
-
-        async def adopt(record: Record) -> None:
-            async with gate:
-                await self._adopt(record)
-
-        await asyncio.gather(*(adopt(record) for record in records))
-        # Only now: a worker that connects again finds that somebody waits for it.
+        records = await self._table.in_thread(self._records.read_all)
+        await self._adopter.adopt_all(records)
+        # Only now: a worker that connects again has to find its link.
         await self._router.start(self._runtime.router_socket)
         self._registry.open()
-        if self._leaving.done():
+        if self._exit.made.done():
             return
-        self._tasks.start(self._housekeep(), "housekeeping")
+        self._tasks.start(self._housekeeping.run(), "housekeeping")
         if self._notifier.watchdog_s is not None:
-            self._tasks.start(self._watch(self._notifier.watchdog_s / 3), "watchdog")
-        names = " ".join(self._front.names)
+            self._tasks.start(ping_watchdog(self._notifier, self._notifier.watchdog_s / 3), "watchdog")
+        names = " ".join(self._listeners.names)
         self._notifier.ready(f"listening on {names}")
         self._log.info("ready", extra=fields(listeners=names, adopted=len(records), runtime=self._runtime.path))
         print(f"READY {names}", flush=True)
-
-    async def _adopt(self, record: Record) -> None:
-        """Take over the worker that `record` tells of, or end what is left of it."""
-        handle = await self._launcher.adopt(record)
-        if handle is not None:
-            try:
-                workspace = self._registry.get(record.workspace_id)
-                if workspace is None:
-                    workspace = await self._registry.restore(record.workspace_id, record.path)
-                workspace.driver.adopt(handle, record)
-                self._log.info("worker adopted", extra=fields(workspace=record.workspace_id, pid=handle.pid))
-                return
-            except BulkheadError as error:
-                self._log.error("worker not adopted", extra=fields(workspace=record.workspace_id, error=error))
-                handle.kill()
-                await handle.exited()
-        await self._launcher.sweep(record.workspace_id, keep_pid=0)
-        self._records.remove(record.workspace_id)
-
-    # --- running ----------------------------------------------------------------------------------------------------
-
-    def _is_busy(self) -> bool:
-        return any(workspace.is_used for workspace in self._registry.touched())
-
-    async def _housekeep(self) -> None:
-        """Look for workers that may sleep, and whether the server is needed."""
-        shortest = min(self._limits.evict_idle_s, self._config.idle_exit_s or HOUSEKEEPING_S_MAX)
-        interval_s = min(HOUSEKEEPING_S_MAX, max(HOUSEKEEPING_S_MIN, shortest / 4))
-        while True:
-            await asyncio.sleep(interval_s)
-            self._check_runtime_dir()
-            self._front.restore()
-            for workspace in self._registry.touched():
-                workspace.observe()
-            if self._admission.observed(is_busy=self._is_busy(), now=self._clock.now()):
-                self._leave(Leave.SHUT_DOWN, "idle")
-
-    def _check_runtime_dir(self) -> None:
-        """Somebody may have removed it: a tool, or what cleans up temporary directories (T07, Z01)."""
-        try:
-            if self._runtime.restore():
-                self._log.error("runtime directory vanished, made again", extra=fields(path=self._runtime.path))
-                self._runtime_problem = ""
-        except (RuntimeRefused, RuntimeTaken, OSError) as error:
-            if str(error) != self._runtime_problem:  # it is tried every second
-                self._runtime_problem = str(error)
-                self._log.error("cannot make the runtime directory again", extra=fields(reason=error))
-
-    async def _watch(self, every_s: float) -> None:
-        while True:
-            self._notifier.alive()
-            await asyncio.sleep(every_s)
-
-    def _leave_soon(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._front.remove_files()  # the client waits two seconds for that, and a hung worker may take longer to end
-        loop.call_later(self._limits.control_grace_s, self._leave, Leave.SHUT_DOWN, "asked by a client")
-
-    def _leave(self, how: Leave, why: str) -> None:
-        """Begin the end. Only the first call counts."""
-        if self._leaving.done():
-            self._log.info("already leaving", extra=fields(reason=why))
-            return
-        self._log.info("leaving", extra=fields(how=how.value, reason=why))
-        self._admission.stopped()
-        self._notifier.stopping()
-        self._leaving.set_result(how)
-
-    # --- ending -----------------------------------------------------------------------------------------------------
-
-    async def _end(self, how: Leave) -> None:
-        self._admission.stopped()
-        limits = self._limits
-        budget_s = limits.drain_s + limits.flush_s + limits.exit_s + 2 * limits.kill_deadline_s + 1.0
-        extending = self._tasks.start(self._extend(), "extend")
-        ends = [
-            workspace.close("server shuts down") if how is Leave.SHUT_DOWN else workspace.detach_all()
-            for workspace in self._registry.touched()
-        ]
-        await self._within(budget_s, "workers", *ends)
-        await self._front.close()
-        is_end = how is Leave.SHUT_DOWN
-        await self._within(3 * limits.kill_deadline_s, "local model", self._local_model.close(end=is_end))
-        await self._within(limits.kill_deadline_s, "launcher", self._launcher.close(end_zygote=how is Leave.SHUT_DOWN))
-        await self._within(limits.exit_s, "router", self._router.close())
-        await self._within(limits.exit_s, "registry", self._registry.close())
-        extending.cancel()
-        await self._tasks.close()
-        self._notifier.close()
-        if self._leaving.done():
-            self._log.info("left", extra=fields(how=how.value))
-
-    async def _within(self, seconds: float, what: str, *works: Awaitable[Any]) -> None:
-        """Wait for all of them, but not for ever; one that fails does not keep the others from ending."""
-        try:
-            async with asyncio.timeout(seconds):
-                for result in await asyncio.gather(*works, return_exceptions=True):
-                    if isinstance(result, BaseException):
-                        self._log.error("cannot end in order", exc_info=result, extra=fields(part=what))
-        except TimeoutError:
-            self._log.error("does not end in time", extra=fields(part=what, within_s=seconds))
-
-    async def _extend(self) -> None:
-        while True:
-            self._notifier.extend(EXTEND_EVERY_S * 3)
-            await asyncio.sleep(EXTEND_EVERY_S)

@@ -11,9 +11,10 @@ import json
 import os
 import resource
 import stat
-import tempfile
 from pathlib import Path
 
+from protocol.base.atomic_file import replace_file
+from protocol.base.process_identity import own_start_ticks
 from protocol.ids import Epoch, RandomSource, new_token
 from protocol.version import BULKHEAD_VERSION
 
@@ -101,7 +102,7 @@ class RuntimeDir:
             last = int(path.read_text())
         except (FileNotFoundError, ValueError):
             last = 0  # a lost file starts again; workers of an older supervisor then refuse us and are replaced
-        write_private(path, f"{last + 1}\n".encode())
+        replace_file(path, f"{last + 1}\n".encode(), sync=True)
         self._epoch = Epoch(last + 1)
         return self._epoch
 
@@ -122,7 +123,7 @@ class RuntimeDir:
             self.lock()  # the old file has no name any more: it protects nothing
             os.close(old)
             self.announce(listeners)
-            write_private(self.path / "epoch", f"{self._epoch}\n".encode())
+            replace_file(self.path / "epoch", f"{self._epoch}\n".encode(), sync=True)
         return True
 
     def unlock(self) -> None:
@@ -159,20 +160,6 @@ def make_private(path: Path) -> None:
         path.chmod(0o700)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Replace `path` by a file of mode 0600 holding `data`, in one step."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def read_or_make_token(path: Path, source: RandomSource) -> str:
     """The token in `path`; a new one is written there when the file is missing. Raises RuntimeRefused."""
     try:
@@ -181,7 +168,7 @@ def read_or_make_token(path: Path, source: RandomSource) -> str:
     except FileNotFoundError:
         token = new_token(source)
         try:
-            write_private(path, token.encode() + b"\n")
+            replace_file(path, token.encode() + b"\n", sync=True)
         except OSError as error:
             raise RuntimeRefused(f"cannot write the token file {path}: {error.strerror}") from error
         return token
@@ -197,14 +184,6 @@ def read_or_make_token(path: Path, source: RandomSource) -> str:
             "remove the file to have one made"
         )
     return token
-
-
-def own_start_ticks() -> int:
-    """When this process began, in clock ticks since boot; with the pid, who we are. 0 where the kernel doesn't say."""
-    try:
-        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A worker without a zygote: `python -P -m worker --spec-fd N`. Slower to start, the same from then on."""
+"""Start a worker without a zygote: `python -P -m worker --spec-fd N`. Only the start differs: it is slower."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from worker.process_setup import become_worker
 
 
 def main() -> int:
-    """Read the spec from the inherited descriptor and become that worker; returns the exit code."""
+    """Read the spec from the inherited descriptor and become that worker; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="One Bulkhead worker; started by bulkhead.")
     parser.add_argument("--spec-fd", type=int, required=True, help="descriptor of a file that holds the WorkerSpec")
     descriptor: int = parser.parse_args().spec_fd
@@ -30,5 +30,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: it would wait for a database thread that hangs in a system call.
+    # Not sys.exit, which would wait for a database thread that hangs in a system call.
     os._exit(code)

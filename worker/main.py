@@ -20,8 +20,8 @@ from protocol.secrets import is_secret_name
 from protocol.worker_spec import WorkerSpec
 from worker.app import Worker
 from worker.config.data_dir import data_dir_of
+from worker.config.live import read_config
 from worker.config.load import Config
-from worker.runs.turn_factory import read_config
 from worker.store.lock import DataLock, Locked, NoLocks
 
 LOG_NAME = "bulkhead.worker"
@@ -35,23 +35,23 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
         if is_secret_name(name):
             redactor.register(value)
     log = logging.getLogger(LOG_NAME)
-    told = fields(workspace=spec.workspace_id, generation=spec.generation)
+    identity = fields(workspace=spec.workspace_id, generation=spec.generation)
     if not os.path.isdir(spec.path) or not os.access(spec.path, os.R_OK | os.X_OK):
-        log.error(f"cannot work in {spec.path}: it is no directory that can be read", extra=told)
+        log.error(f"cannot work in {spec.path}: it is not a readable directory", extra=identity)
         return EXIT_DIRECTORY
     data_dir = data_dir_of(Path(spec.path), Path(spec.data_dir), spec.env)
     spec = replace(spec, data_dir=str(data_dir))
     try:
-        _make(data_dir)
+        _make_data_dir(data_dir)
         lock = DataLock.take(data_dir, generation=spec.generation, timeout_s=spec.limits.lock_deadline_s / 2)
     except Locked as error:
-        log.error(str(error), extra=told)
+        log.error(str(error), extra=identity)
         return EXIT_LOCKED
     except NoLocks as error:
-        log.error(str(error), extra=told)
+        log.error(str(error), extra=identity)
         return EXIT_NO_LOCKS
     except OSError as error:
-        log.error(f"cannot use data directory {data_dir}: {error}", extra=told)
+        log.error(f"cannot use data directory {data_dir}: {error}", extra=identity)
         return EXIT_STORAGE
     try:
         config: Config | BadInput
@@ -63,7 +63,7 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
             spec,
             config=config,
             clock=SystemClock(),
-            # A source of this process's own: the one it was forked with is that of its brothers.
+            # Seeded here, because forked workers share the state of the zygote's generator.
             random=random.Random(os.urandom(32)),
             log=log,
             register_secret=redactor.register,
@@ -74,9 +74,9 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
         lock.release()
 
 
-def _make(data_dir: Path) -> None:
-    """The data directory, for us alone, and invisible to the workspace's version control."""
+def _make_data_dir(data_dir: Path) -> None:
+    """Create the data directory, accessible only to this user and ignored by the workspace's version control."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     ignore = data_dir / ".gitignore"
-    if not ignore.exists() and os.access(data_dir, os.W_OK):  # one that may only be read is read (D03)
+    if not ignore.exists() and os.access(data_dir, os.W_OK):  # a read-only one is used as it is (D03)
         ignore.write_text("*\n")

@@ -1,6 +1,6 @@
-"""From a fresh process to a worker: environment, title, standard files, limits; then `worker.main` takes over.
+"""Set up a fresh process as a worker: environment, title, standard files, limits; then call `worker.main`.
 
-The same steps whether the zygote forked us or we were started cold.
+The steps are the same for a fork of the zygote and for a process that was started by command line.
 """
 
 import contextlib
@@ -14,20 +14,21 @@ from collections.abc import Mapping
 
 import setproctitle
 
+from protocol.base.process_identity import read_stat
 from protocol.exit_codes import EXIT_DIRECTORY, EXIT_USAGE
 from protocol.worker_spec import MARKER, WorkerSpec
 
 GENERATION_MARKER = "BULKHEAD_GENERATION"
 PLACEHOLDER = "-" * 40
-"""What the zygote's own environment holds under MARKER: room that a forked worker overwrites in place."""
+"""The value of MARKER in the zygote's own environment: space that a forked worker overwrites in place."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _OOM_SCORE_ADJ = 300
-"""The kernel ends workers before the supervisor (H04). Raising one's own score needs no privilege."""
+"""Makes the kernel kill workers before the supervisor (H04). Raising the own score needs no privilege."""
 
 
 def become_worker(spec: WorkerSpec) -> int:
-    """Turn this process into the worker that `spec` describes and run it; returns its exit code."""
+    """Turn this process into the worker that `spec` describes and run it; return its exit code."""
     _take_environment(spec)
     try:
         _take_standard_files(spec.log_path)
@@ -48,7 +49,7 @@ def become_worker(spec: WorkerSpec) -> int:
     except OSError as error:
         print(f"cannot enter the workspace directory {spec.path}: {error}", file=sys.stderr, flush=True)
         return EXIT_DIRECTORY
-    if spec.directory is not None and _which_directory() != spec.directory:
+    if spec.directory is not None and _directory_identity() != spec.directory:
         print(f"cannot use the workspace directory {spec.path}: it is another one now", file=sys.stderr, flush=True)
         return EXIT_DIRECTORY
     from worker.main import run_worker
@@ -56,13 +57,13 @@ def become_worker(spec: WorkerSpec) -> int:
     return run_worker(spec)
 
 
-def _which_directory() -> tuple[int, int]:
-    found = os.stat(".")
-    return found.st_dev, found.st_ino
+def _directory_identity() -> tuple[int, int]:
+    status = os.stat(".")
+    return status.st_dev, status.st_ino
 
 
 def become_subreaper() -> None:
-    """Orphans of our children come to us instead of the init process, so that they can be found and ended."""
+    """Adopt the orphans of child processes, instead of the init process, so that they can be found and ended."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -76,37 +77,35 @@ def _take_environment(spec: WorkerSpec) -> None:
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """What the operating system takes: names and values without NUL, names without `=`."""
+    """Return the variables that the operating system accepts: without NUL, and names without `=`."""
     return {key: value for key, value in env.items() if key and "=" not in key and "\0" not in key + value}
 
 
 def mark_in_place(workspace_id: str) -> None:
     """Write the marker where /proc/<pid>/environ shows it: a fork inherits its parent's, and setenv does not reach it.
 
-    The memory is our own; its place stands in /proc/self/stat (fields 50 and 51). Without room, nothing is done.
+    The memory is this process's own; /proc/self/stat has its addresses. Does nothing when the placeholder is missing.
     """
     value = workspace_id.encode()
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            after_name = file.read().rpartition(b")")[2].split()
-        start, end = int(after_name[47]), int(after_name[48])
-    except (OSError, ValueError, IndexError):
+    stat = read_stat(os.getpid())
+    if stat is None:
         return
+    start, end = stat.environment_start, stat.environment_end
     if not 0 < start < end or len(value) > len(PLACEHOLDER):
         return
-    room = f"{MARKER}={PLACEHOLDER}".encode()
-    at = ctypes.string_at(start, end - start).find(room)
-    if at >= 0:
+    placeholder = f"{MARKER}={PLACEHOLDER}".encode()
+    offset = ctypes.string_at(start, end - start).find(placeholder)
+    if offset >= 0:
         padded = value + b"\0" * (len(PLACEHOLDER) - len(value))
-        ctypes.memmove(start + at + len(MARKER) + 1, padded, len(padded))
+        ctypes.memmove(start + offset + len(MARKER) + 1, padded, len(padded))
 
 
 def _take_standard_files(log_path: str) -> None:
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    null = os.open(os.devnull, os.O_RDONLY)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(nothing, 0)
+    os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    for descriptor in (nothing, log):
+    for descriptor in (null, log):
         if descriptor > 2:
             os.close(descriptor)

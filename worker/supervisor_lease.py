@@ -1,26 +1,26 @@
-"""How long a worker stays when no supervisor is heard: a lease, never shorter than its open runs (S14)."""
+"""Decide how long a worker lives without a supervisor: a lease, never shorter than its open runs (S14)."""
 
 
 class SupervisorLease:
-    """The lease of a worker. Any word of a supervisor renews it."""
+    """The lease of a worker. Every message of a supervisor renews it."""
 
     def __init__(self, *, supervisor_lease_s: float, now: float) -> None:
-        self._tenure_s = supervisor_lease_s
+        self._lease_s = supervisor_lease_s
         self._heard_at = now
-        self._looked_at = now
+        self._checked_at = now
 
     def heard(self, now: float) -> None:
-        """A supervisor is there."""
+        """Renew the lease: a supervisor was heard."""
         self._heard_at = now
 
     def is_over(self, *, open_runs: int, now: float) -> bool:
-        """Should the worker leave? To be asked every second or so.
+        """Return whether the worker should leave. Call it every second or so.
 
-        Runs are never cut: with an open run the answer is no, and when it has ended after the lease, yes. If this was
-        not asked for half a lease, then it was we who slept (a stopped process, a suspended machine; H01), so nobody
-        could be heard: the lease begins anew.
+        Runs are never cut: with an open run the answer is no, and once it has ended after the lease, yes. If there was
+        no call for half a lease, this process did not run (it was stopped, or the machine was suspended; H01) and could
+        not hear a supervisor: the lease begins again.
         """
-        if now - self._looked_at > self._tenure_s / 2:
+        if now - self._checked_at > self._lease_s / 2:
             self._heard_at = now
-        self._looked_at = now
-        return open_runs == 0 and now - self._heard_at >= self._tenure_s
+        self._checked_at = now
+        return open_runs == 0 and now - self._heard_at >= self._lease_s

@@ -1,4 +1,4 @@
-"""Workspaces as API v1 sends them (http-api 3.1), and what the operators' routes say about workers."""
+"""Workspaces as API v1 sends them, and the rows about workers of the operators' routes."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ import msgspec
 from protocol.ids import UUID_PATTERN
 
 EMPTY_CONFIG = msgspec.Raw(b'{"providers":{},"options":{"tui":{}}}')
-"""The least that clients survive; sent for a workspace whose configuration was not read yet."""
+"""The minimum that clients accept; sent for a workspace whose configuration was not read yet."""
 
 
 class CreateWorkspace(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class CreateWorkspace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workspace(msgspec.Struct, frozen=True, kw_only=True):
-    """One workspace. `config` is always an object with `providers` and `options.tui`, or the client crashes."""
+    """One workspace. `config` is always an object with `providers` and `options.tui`; without them clients crash."""
 
     id: str
     path: str
@@ -44,23 +44,35 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CurrentSession(msgspec.Struct, frozen=True):
-    """`POST …/current-session`: the session that the client looks at; empty for none."""
+    """`POST …/current-session`: the session that the client shows; empty for none."""
 
     session_id: str = ""
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker says of its workspace (`workspace.describe`); the supervisor passes `config` on unread."""
+    """A worker's description of its workspace (`workspace.describe`). The supervisor forwards `config` unread."""
 
     data_dir: str
     config: msgspec.Raw
     skills: msgspec.Raw = msgspec.Raw(b"[]")
 
 
+class WorkerCrash(msgspec.Struct, frozen=True, kw_only=True):
+    """One end of a worker process that was not requested."""
+
+    cause: str  # such as `signal 9`, `exit 1`, `hung`
+    ended_at: float  # Unix seconds
+    generation: int
+    pid: int
+    lifetime_s: float
+    peak_rss_bytes: int = 0  # 0 when unknown
+    last_lines: list[str] = []  # of the worker's log
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `GET /v1/workers`. `state`: asleep starting ready degraded closing restarting failed.
 
-    In `failed` with a `pid` the worker cannot store and answers what is only read.
+    In `failed` with a `pid` the worker cannot store; it answers requests that only read.
     """
 
     id: str
@@ -70,17 +82,21 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     generation: int = 0
     started_at: float | None = None  # Unix seconds
-    restarts: int = 0
+    restarts: int = 0  # crashes since the server started
     rss_bytes: int = 0
-    uss_bytes: int | None = None  # asked for with ?memory=full
+    uss_bytes: int | None = None  # only with ?memory=full
     cpu_s: float = 0.0
     open_runs: int = 0
     clients: int = 0
     last_event_id: str = ""
+    loop_lag_s: float = 0.0  # how late the worker's event loop was at its last heartbeat
+    loop_lag_max_s: float = 0.0  # the largest of this process
+    late_answers: int = 0  # answers to calls that had ended already, since the server started
+    last_crashes: list[WorkerCrash] = []  # newest first; one at most in the list of all workers
 
 
 class WorkspaceState(msgspec.Struct, frozen=True, kw_only=True):
-    """The payload of our own event `workspace_state` (P12)."""
+    """The payload of the event `workspace_state`."""
 
     workspace_id: str
     state: str

@@ -1,7 +1,8 @@
-"""A server of our own for those who have none: started at the usual place, gone by itself when nobody needs it.
+"""Start a server in the background, for `bulkhead run` without a running server and for the demo.
 
-It takes the default socket, so that other commands find it too. Of several that are started at once the runtime
-directory's lock lets one live; the others end with exit code 3, and that is no failure.
+`start_server` uses the default address, so that other commands find the server, and lets it exit when it is idle. When
+several are started at once, the lock of the runtime directory lets one live; the others exit with code 3, which is not
+an error.
 """
 
 import asyncio
@@ -25,12 +26,12 @@ TAIL_CHARS = 1500
 
 
 def command(*arguments: str) -> list[str]:
-    """The server's command line. `-P`: no folder of the user named like a package of ours gets in the way."""
+    """Return the server's command line. `-P` keeps a user's folder from shadowing one of our packages."""
     return [sys.executable, "-P", "-m", "supervisor", "serve", *arguments]
 
 
 def spawn(arguments: Sequence[str], log_path: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start a server that outlives us, its output in `log_path`."""
+    """Start a server that outlives this process; its output goes to `log_path`."""
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(
@@ -47,7 +48,7 @@ def spawn(arguments: Sequence[str], log_path: Path, env: Mapping[str, str]) -> "
 
 
 async def wait_healthy(api: Api, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
-    """Returns when a server answers at the address of `api`. Raises Unavailable with the end of the log."""
+    """Wait until a server answers at the address of `api`. Raises Unavailable with the end of the log."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_S
     while not await api.is_healthy():
@@ -55,33 +56,36 @@ async def wait_healthy(api: Api, process: "subprocess.Popen[bytes]", log_path: P
         if code is not None and code != EXIT_TAKEN:
             raise Unavailable(f"the server did not start (exit code {code}):\n{_tail(log_path)}")
         if loop.time() > deadline:
-            raise Unavailable(f"the server does not answer within {START_S:g} s:\n{_tail(log_path)}")
+            raise Unavailable(f"the server did not answer within {START_S:g} s:\n{_tail(log_path)}")
         await asyncio.sleep(POLL_S)
 
 
-async def start_private(address: Address, api: Api, env: Mapping[str, str]) -> None:
-    """Start a server at the default address and wait until it answers. Raises Unavailable."""
+async def start_server(address: Address, api: Api, env: Mapping[str, str]) -> None:
+    """Start a server at `address` that exits when idle, and wait until it answers. Raises Unavailable."""
     log_path = _private_directory(default_runtime_dir(env)) / "server.log"
     process = spawn([f"--host={address}", f"--idle-exit={IDLE_EXIT_S}"], log_path, env)
     await wait_healthy(api, process, log_path)
 
 
 def _private_directory(path: Path) -> Path:
-    """The server checks this directory itself; here it only must be safe to write a log into. Raises Unavailable."""
+    """Create the directory unless it exists, and check that writing a log into it is safe. Raises Unavailable.
+
+    The server makes its own, stricter checks.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.lstat()
+        status = path.lstat()
     except OSError as error:
-        raise Unavailable(f"cannot start a server: {path} cannot be made: {error.strerror}") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise Unavailable(f"cannot start a server: {path} cannot be created: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise Unavailable(
-            f"cannot start a server: {path} is not a directory of yours; set XDG_RUNTIME_DIR to one that is"
+            f"cannot start a server: {path} is not a directory that you own; set XDG_RUNTIME_DIR to one that is"
         )
     return path
 
 
 def _tail(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")[-TAIL_CHARS:].strip() or "(it wrote nothing)"
+        return path.read_text(errors="replace")[-TAIL_CHARS:].strip() or "(the log is empty)"
     except OSError:
         return f"(no log at {path})"

@@ -1,4 +1,4 @@
-"""What all commands share: their options, the way to the server, the way to a workspace, and errors as one line."""
+"""Provide what the commands share: common options, finding the server and the workspace, and printing errors."""
 
 import asyncio
 import os
@@ -27,19 +27,19 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class ServerTarget:
-    """Where the server was said to be. `is_default`: nobody said anything."""
+    """Address and token of the server to talk to. `is_default`: no address was given explicitly."""
 
     address: Address
     token: str
     is_default: bool
 
     def api(self) -> Api:
-        """A new client of it."""
+        """Return a new client of this server."""
         return Api(self.address, token=self.token)
 
 
 def server_options(command: Command) -> Command:
-    """--host and --token-file."""
+    """Add --host and --token-file."""
     command = click.option(
         "--token-file",
         type=click.Path(dir_okay=False, path_type=Path),
@@ -49,8 +49,8 @@ def server_options(command: Command) -> Command:
 
 
 def workspace_options(command: Command) -> Command:
-    """--cwd and --workspace."""
-    command = click.option("-w", "--workspace", metavar="ID", help="Workspace by id (its first letters are enough).")(
+    """Add --cwd and --workspace."""
+    command = click.option("-w", "--workspace", metavar="ID", help="Workspace by id, or by the beginning of its id.")(
         command
     )
     return click.option(
@@ -58,17 +58,17 @@ def workspace_options(command: Command) -> Command:
         "--cwd",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Workspace of this directory; default: here.",
+        help="Workspace of this directory; default: the current directory.",
     )(command)
 
 
 def json_option(command: Command) -> Command:
-    """--json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(command)
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")(command)
 
 
 def find_server(host: str | None, token_file: Path | None) -> ServerTarget:
-    """The server that was named by option or environment, or the default one. Raises BadInput."""
+    """Return the server named by option or environment, else the default one. Raises BadInput."""
     named = host or os.environ.get("BULKHEAD_HOST", "")
     address = parse_server_address(named) if named else default_address(os.environ)
     token = os.environ.get("BULKHEAD_TOKEN", "")
@@ -83,7 +83,7 @@ def find_server(host: str | None, token_file: Path | None) -> ServerTarget:
 
 
 def directory(cwd: Path | None) -> Path:
-    """The workspace directory that is meant. Raises BadInput."""
+    """Return the absolute path of the workspace directory. Raises BadInput when it does not exist."""
     path = Path(os.path.abspath(cwd or Path.cwd()))
     if not path.is_dir():
         raise BadInput(f"cannot use {path} as a workspace: there is no such directory")
@@ -91,22 +91,22 @@ def directory(cwd: Path | None) -> Path:
 
 
 async def find_worker(api: Api, cwd: Path | None, workspace: str | None) -> WorkerStatus:
-    """The workspace that the options mean, without making one. Raises NotFound, BadInput."""
+    """Return the workspace that the options select; never registers one. Raises NotFound, BadInput."""
     workers = await api.workers()
     if workspace:
-        found = [worker for worker in workers if worker.id.startswith(workspace)]
-        exact = [worker for worker in found if worker.id == workspace]
-        if len(exact or found) > 1:
-            raise BadInput(f"cannot tell which workspace {workspace!r} is: {len(found)} ids begin like that")
-        if not found:
+        matches = [worker for worker in workers if worker.id.startswith(workspace)]
+        exact = [worker for worker in matches if worker.id == workspace]
+        if len(exact or matches) > 1:
+            raise BadInput(f"cannot tell which workspace {workspace!r} is: {len(matches)} ids begin with it")
+        if not matches:
             raise NotFound(f"there is no workspace {workspace!r}; `bulkhead ps` lists them", code="workspace_unknown")
-        return (exact or found)[0]
+        return (exact or matches)[0]
     path = directory(cwd)
     for worker in workers:
         if worker.path in _spellings(path):
             return worker
     raise NotFound(
-        f"{path} is no workspace yet: `bulkhead run` makes it one; `bulkhead ps` lists those there are",
+        f"{path} is not a workspace yet: `bulkhead run` there creates it; `bulkhead ps` lists the existing ones",
         code="workspace_unknown",
     )
 
@@ -116,7 +116,7 @@ def _spellings(path: Path) -> tuple[str, str]:
 
 
 def perform(work: Coroutine[Any, Any, int | None]) -> None:
-    """Run a command's work and leave with its exit code. An expected error becomes one line and exit code 1."""
+    """Run a command and exit with its exit code. An expected error becomes one line and exit code 1."""
     try:
         code = asyncio.run(work) or 0
     except BulkheadError as error:
@@ -130,19 +130,19 @@ def perform(work: Coroutine[Any, Any, int | None]) -> None:
 
 
 def fail(error: BulkheadError) -> None:
-    """Say what went wrong and what would be right, and leave."""
+    """Print the error, with a hint where one helps, and exit with code 1."""
     hint = ""
     if error.code == "unauthorized":
-        hint = "; give it with --token-file or BULKHEAD_TOKEN (the server keeps it in `token` of its runtime directory)"
+        hint = "; pass it with --token-file or BULKHEAD_TOKEN (it is in the file `token` of the runtime directory)"
     note(f"bulkhead: {error.message}{hint}", "red")
     sys.exit(EXIT_FAILED)
 
 
 def silence_stdout() -> None:
-    """Nobody reads our output any more: keep the interpreter from complaining about that at its end."""
+    """Discard further output, so that the interpreter does not report the closed pipe when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(value: object) -> None:
-    """One JSON object on one line."""
+    """Print one JSON object on one line."""
     click.echo(msgspec.json.encode(value).decode())

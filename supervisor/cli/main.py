@@ -1,4 +1,4 @@
-"""The `bulkhead` command. Each subcommand's module is imported when that subcommand is used, and not before."""
+"""Define the `bulkhead` command. The module of a subcommand is imported only when that subcommand is used."""
 
 import importlib
 
@@ -8,32 +8,32 @@ from protocol.version import BULKHEAD_VERSION
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve:serve", "Start the server in the foreground."),
-    "run": ("run:run", "Send a prompt and print the answer as it comes."),
+    "run": ("run:run", "Send a prompt and print the answer as it arrives."),
     "ps": ("listings:ps", "List workspaces and their workers."),
-    "attach": ("attach:attach", "Show what happens in a workspace, live."),
+    "attach": ("attach:attach", "Show the events of a workspace, live."),
     "sessions": ("listings:sessions", "List the sessions of a workspace."),
     "messages": ("listings:messages", "Print a conversation."),
     "runs": ("listings:runs", "List the runs of a workspace."),
-    "cancel": ("cancel:cancel", "Cancel a run, a session's runs, or all of a workspace."),
+    "cancel": ("cancel:cancel", "Cancel a run, all runs of a session, or all runs of a workspace."),
     "restart": ("restart:restart", "Replace the worker of a workspace."),
-    "stop": ("stop:stop", "Stop the server: runs are cancelled, all is written down."),
-    "config": ("config:config", "Show the configuration of a directory, and where each value came from."),
-    "doctor": ("doctor:doctor", "Say what this host offers, and what that means."),
-    "demo": ("demo:demo", "Show two workspaces, and what happens when one dies."),
+    "stop": ("stop:stop", "Stop the server: cancel all runs and store their state."),
+    "config": ("config:config", "Show a directory's configuration and the origin of each value."),
+    "doctor": ("doctor:doctor", "Check whether this host has what Bulkhead needs."),
+    "demo": ("demo:demo", "Show that one workspace survives the crash of another."),
 }
-"""Subcommand -> where it is, and what it does in one line (so that the list needs no imports)."""
+"""Subcommand -> `module:attribute` and summary. The summaries are here so that listing them needs no imports."""
 
 EPILOG = """\b
 Examples:
-  bulkhead demo                     see it work; no key, no network
+  bulkhead demo                     see it work; needs no key and no network
   bulkhead run "what is in here?"   one prompt in this directory
-  bulkhead ps                       who is there
-  bulkhead COMMAND --help           more, with examples
+  bulkhead ps                       workspaces and their workers
+  bulkhead COMMAND --help           options and examples of a command
 """
 
 
 class LazyGroup(click.Group):
-    """Knows its subcommands by name and imports them when they are used."""
+    """Command group that imports a subcommand when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -54,14 +54,14 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(BULKHEAD_VERSION, prog_name="bulkhead")
 def cli() -> None:
-    """A home for coding agents: every workspace runs in a worker process of its own.
+    """Host coding agents: every workspace runs in its own worker process.
 
     Commands find the server by --host, then BULKHEAD_HOST, then the default socket.
     """
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line."""
     cli(prog_name="bulkhead")
 
 

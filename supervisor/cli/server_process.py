@@ -1,14 +1,10 @@
 """A process of this machine, known by pid and start time: is it still that one, end it, wait for its end."""
 
-import asyncio
 import json
-import os
-import signal
 import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from protocol.address import UnixAddress
 
@@ -25,41 +21,6 @@ class LockOwner:
     listeners: tuple[str, ...] = ()
 
 
-class TrackedProcess:
-    """A process held by a pidfd, so that its pid cannot become another's while we look at it."""
-
-    def __init__(self, pid: int) -> None:
-        """Raises ProcessLookupError when there is no such process."""
-        self.pid = pid
-        self._fd = os.pidfd_open(pid)
-
-    def __enter__(self) -> "TrackedProcess":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._fd)
-
-    def send(self, number: signal.Signals) -> None:
-        """Raises ProcessLookupError, PermissionError."""
-        signal.pidfd_send_signal(self._fd, number)
-
-    async def gone(self, timeout_s: float) -> bool:
-        """Has it ended within so many seconds? The kernel tells by the pidfd."""
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        loop.add_reader(self._fd, ended.set)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await ended.wait()
-        except TimeoutError:
-            return False
-        finally:
-            loop.remove_reader(self._fd)
-        return True
-
-
 def read_owner(runtime_dir: Path) -> LockOwner | None:
     """Who holds the runtime directory, as its lock file says; None when it says nobody. The process may be gone."""
     try:
@@ -68,14 +29,6 @@ def read_owner(runtime_dir: Path) -> LockOwner | None:
         return LockOwner(int(said["pid"]), int(said["start_ticks"]), tuple(map(str, said.get("listeners", ()))))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def start_ticks(pid: int) -> int:
-    """When a process began, in clock ticks since boot; 0 when it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def listener_pid(address: UnixAddress) -> int | None:

@@ -1,4 +1,4 @@
-"""Typed calls of API v1: arguments to requests, answers to the shapes of protocol, errors to protocol's errors."""
+"""Call API v1 with typed methods: responses are decoded into the types of protocol, errors into protocol's errors."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ from supervisor.client.transport import ConnectionLost, HttpResponse, Transport
 T = TypeVar("T")
 
 CALL_S = 60.0
-"""Longer than the server's own deadlines, so that its answer, not our clock, says what was wrong."""
+"""Longer than the server's own deadlines, so that the server's error, not this timeout, says what went wrong."""
 
 HEALTH_S = 1.0
 CREATE_S = 60.0
@@ -32,7 +32,7 @@ SUBMIT_ATTEMPTS = 3
 
 
 class Version(msgspec.Struct, frozen=True):
-    """`GET /v1/version`."""
+    """The response of `GET /v1/version`."""
 
     version: str = ""
     platform: str = ""
@@ -48,7 +48,7 @@ class _Skip(msgspec.Struct, frozen=True):
 
 
 class Api:
-    """One client of one server. Every method raises what the server answers, Unreachable and ConnectionLost."""
+    """Client of one server. Every method raises the server's error, Unreachable or ConnectionLost."""
 
     def __init__(self, address: Address, *, token: str = "", source: random.Random | None = None) -> None:
         self._source = source or random.SystemRandom()
@@ -59,7 +59,7 @@ class Api:
     # --- the server -----------------------------------------------------------------------------------------------
 
     async def is_healthy(self) -> bool:
-        """Does the server answer at once?"""
+        """Return whether the server answers within a second."""
         try:
             answer = await self._transport.request("GET", "/v1/health", timeout_s=HEALTH_S)
         except (BulkheadError, TimeoutError):
@@ -67,48 +67,48 @@ class Api:
         return 200 <= answer.head.status < 300
 
     async def version(self) -> Version:
-        """Which server this is."""
+        """Return the version and platform of the server."""
         return await self._get("/v1/version", Version)
 
     async def workers(self, *, with_memory: bool = False) -> list[WorkerStatus]:
-        """Every workspace with the state of its worker; `with_memory` also measures private memory."""
+        """Return every workspace with the state of its worker; `with_memory` also measures private memory."""
         return await self._get("/v1/workers", list[WorkerStatus], {"memory": "full"} if with_memory else {})
 
     async def retire(self) -> None:
-        """Give up every claim of this client, for good."""
+        """Release every lease of this client, permanently."""
         await self._call("DELETE", f"/v1/clients/{self.client_id}", timeout_s=HEALTH_S * 2)
 
     # --- workspaces -----------------------------------------------------------------------------------------------
 
     async def create_workspace(self, path: Path) -> Workspace:
-        """The workspace of a directory, registered if it was not, its worker ready.
+        """Register the directory unless it is registered, wait until its worker is ready, and return the workspace.
 
-        Waits on while the server says that the worker is still starting: on a cold disk that takes a while.
+        Retries while the server reports that the worker is still starting, which takes long on a cold disk.
         """
-        wish = CreateWorkspace(path=str(path), client_id=self.client_id, version=BULKHEAD_VERSION)
+        body = CreateWorkspace(path=str(path), client_id=self.client_id, version=BULKHEAD_VERSION)
         deadline = asyncio.get_running_loop().time() + CREATE_S
         while True:
             try:
-                return await self._send("POST", "/v1/workspaces", wish, Workspace)
+                return await self._send("POST", "/v1/workspaces", body, Workspace)
             except Unavailable as error:
                 if error.code != "worker_starting" or asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(error.retry_after_s or 0.5)
 
     async def restart(self, workspace_id: str) -> None:
-        """Replace the worker; also the way out of `failed`."""
+        """Replace the worker; also restarts a workspace in state `failed`."""
         await self._call("POST", _at(workspace_id, "restart"))
 
     async def skips_permissions(self, workspace_id: str) -> bool:
-        """Do tools run without asking?"""
+        """Return whether tools run without asking."""
         return (await self._get(_at(workspace_id, "permissions", "skip"), _Skip)).skip
 
     async def skip_permissions(self, workspace_id: str, skip: bool) -> None:
-        """Let tools run without asking, or not."""
+        """Set whether tools run without asking."""
         await self._call("POST", _at(workspace_id, "permissions", "skip"), msgspec.json.encode(_Skip(skip)))
 
     def events(self, workspace_id: str, *, cursor: str = "", patience_s: float = 30.0) -> EventStream:
-        """The events of a workspace, from after `cursor` or from now on. See EventStream."""
+        """Return the events of a workspace, after `cursor` or from now on. See EventStream."""
         return EventStream(
             self._transport,
             f"{_at(workspace_id, 'events')}?{urlencode({'client_id': self.client_id, 'ids': '1'})}",
@@ -121,29 +121,29 @@ class Api:
     # --- sessions and messages ------------------------------------------------------------------------------------
 
     async def sessions(self, workspace_id: str) -> list[Session]:
-        """The sessions of a workspace, newest first."""
+        """Return the sessions of a workspace, newest first."""
         return await self._get(_at(workspace_id, "sessions"), list[Session])
 
     async def session(self, workspace_id: str, session_id: str) -> Session:
-        """One session. Raises NotFound."""
+        """Return one session. Raises NotFound."""
         return await self._get(_at(workspace_id, "sessions", session_id), Session)
 
     async def create_session(self, workspace_id: str, title: str) -> Session:
-        """A new session."""
+        """Create a session."""
         return await self._send("POST", _at(workspace_id, "sessions"), WriteSession(title=title), Session)
 
     async def messages(self, workspace_id: str, session_id: str) -> list[Message]:
-        """The conversation, oldest first."""
+        """Return the messages of a session, oldest first."""
         return await self._get(_at(workspace_id, "sessions", session_id, "messages"), list[Message])
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
     async def agent_info(self, workspace_id: str) -> AgentInfo:
-        """Which model answers, and is it at work."""
+        """Return which model answers, and whether a run is active."""
         return await self._get(_at(workspace_id, "agent"), AgentInfo)
 
     def new_run_id(self) -> str:
-        """An id for a prompt; sending the prompt again with it starts nothing new."""
+        """Return an id for a prompt; submitting the prompt again with the same id does not start a second run."""
         return new_uuid(self._source)
 
     async def submit(
@@ -155,12 +155,13 @@ class Api:
         run_id: str,
         permission_policy: PermissionPolicy = "",
     ) -> str:
-        """Send a prompt; returns the run id once the prompt is stored.
+        """Submit a prompt; returns the run id once the prompt is stored.
 
-        A lost answer is asked for again: the run id is the key, so nothing starts twice.
+        Retries when the response was lost: the run id makes the request idempotent.
         """
-        wish = Prompt(session_id=session_id, run_id=run_id, prompt=prompt, permission_policy=permission_policy)
-        body = msgspec.json.encode(wish)
+        body = msgspec.json.encode(
+            Prompt(session_id=session_id, run_id=run_id, prompt=prompt, permission_policy=permission_policy)
+        )
         for attempt in range(SUBMIT_ATTEMPTS):
             try:
                 answer = await self._call("POST", _at(workspace_id, "agent"), body)
@@ -172,31 +173,31 @@ class Api:
         raise AssertionError("the loop returns or raises")
 
     async def permissions(self, workspace_id: str) -> list[PermissionRequest]:
-        """The requests for permission that wait."""
+        """Return the open permission requests."""
         return await self._get(_at(workspace_id, "permissions"), list[PermissionRequest])
 
     async def grant(
         self, workspace_id: str, request: PermissionRequest, action: Literal["allow", "allow_session", "deny"]
     ) -> bool:
-        """Answer a request for permission; False when somebody else was first. Raises Conflict `no_longer_asked`."""
-        wish = Grant(permission=request, action=action)
-        return (await self._send("POST", _at(workspace_id, "permissions", "grant"), wish, Resolved)).resolved
+        """Answer a permission request; False when another client was first. Raises Conflict `no_longer_asked`."""
+        body = Grant(permission=request, action=action)
+        return (await self._send("POST", _at(workspace_id, "permissions", "grant"), body, Resolved)).resolved
 
     async def runs(self, workspace_id: str, *, session_id: str = "", limit: int = 0) -> list[Run]:
-        """The runs of a workspace or session, as the server orders them."""
+        """Return the runs of a workspace or session, newest first; `limit` 0 is the server's default."""
         query = {"session_id": session_id} if session_id else {}
         return await self._get(_at(workspace_id, "runs"), list[Run], query | ({"limit": str(limit)} if limit else {}))
 
     async def run(self, workspace_id: str, run_id: str) -> Run:
-        """One run. Raises NotFound."""
+        """Return one run. Raises NotFound."""
         return await self._get(_at(workspace_id, "runs", run_id), Run)
 
     async def cancel(self, workspace_id: str, session_id: str, *, run_id: str = "") -> None:
-        """Cancel all that was accepted in a session before now, or one run only."""
+        """Cancel all runs accepted so far in a session, or one run only."""
         query = f"?{urlencode({'run_id': run_id})}" if run_id else ""
         await self._call("POST", _at(workspace_id, "agent", "sessions", session_id, "cancel") + query)
 
-    # --- below ----------------------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------------
 
     async def _get(self, path: str, kind: type[T], query: Mapping[str, str] | None = None) -> T:
         return _decode(await self._call("GET", f"{path}?{urlencode(query)}" if query else path), kind)
@@ -218,7 +219,7 @@ class Api:
 
 
 def _at(workspace_id: str, *words: str) -> str:
-    """The path of something in a workspace; each word is escaped by itself."""
+    """Return the path of something in a workspace; each segment is escaped separately."""
     return "/".join(["/v1/workspaces", *(quote(word, safe="$") for word in (workspace_id, *words))])
 
 
@@ -226,20 +227,22 @@ def _decode(answer: HttpResponse, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Internal(f"cannot read the server's answer: {error}; is it a Bulkhead of another version?") from None
+        raise Internal(f"cannot read the server's response: {error}; is it another version of Bulkhead?") from None
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> BulkheadError:
-    """The error that an answer tells of."""
+    """Return the error that a response describes; an unknown code becomes one with the same status."""
     try:
-        told = msgspec.json.decode(body, type=_ErrorBody)
+        content = msgspec.json.decode(body, type=_ErrorBody)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        told = _ErrorBody()
-    code = told.code if told.code in CODES else next((c for c, (_, s) in CODES.items() if s == status), "internal")
+        content = _ErrorBody()
+    code = content.code
+    if code not in CODES:
+        code = next((known for known, (_, known_status) in CODES.items() if known_status == status), "internal")
     retry_after = headers.get("retry-after", "")
     info = ErrorInfo(
         code=code,
-        message=told.message or f"the server answered with status {status}",
+        message=content.message or f"the server answered with status {status}",
         status=status,
         retryable=CODES[code][0].default_retryable,
         retry_after_s=float(retry_after) if retry_after.isdecimal() else None,

@@ -1,7 +1,7 @@
-"""The event stream of a workspace: opened once, resumed by itself, without a hole or a double.
+"""Read the event stream of a workspace, and resume it after a lost connection without losing or repeating events.
 
-After a lost connection it comes back with `Last-Event-ID` after a jittered delay that grows, and gives an event of
-kind `resumed`. When the server cannot go on from there it gives `reset`: what was known must be read again.
+It reconnects with `Last-Event-ID` after a growing, jittered delay and then returns an event of kind `resumed`. When the
+server cannot continue from that id, it sends `reset`, and the client must read its data again.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from supervisor.client.transport import Body, ConnectionLost, Transport
 T = TypeVar("T")
 
 RESUMED = "resumed"
-"""Not of the server: this stream lost its connection and has a new one."""
+"""Kind of an event that the client itself adds after it has reconnected."""
 
 OPEN_S = 30.0
 SILENCE_S = 60.0
-"""The server says something every 15 s; a connection that is silent for four times as long is dead."""
+"""The server writes at least every 15 s; a connection that is silent for four times as long is dead."""
 
 DELAY_S, DELAY_S_MAX = 0.25, 10.0
 
@@ -34,7 +34,7 @@ ErrorOf = Callable[[int, Mapping[str, str], bytes], BulkheadError]
 
 
 class Reset(msgspec.Struct, frozen=True):
-    """The payload of `reset`: why the stream does not go on from where it was."""
+    """The payload of `reset`: why the stream cannot continue from the client's cursor."""
 
     reason: str = ""
     cursor: str = ""
@@ -64,7 +64,7 @@ class StreamEvent:
     id: str = ""
 
     def read(self, kind: type[T]) -> T:
-        """The payload as a shape. Raises Internal when the server sent something else."""
+        """Decode the payload. Raises Internal when the server sent something else."""
         try:
             return msgspec.json.decode(self.payload, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -72,10 +72,10 @@ class StreamEvent:
 
 
 class EventStream:
-    """An async context manager that is open from its first line on, and an async iterator of events.
+    """Async context manager and async iterator of events.
 
-    Raises what the server answers to the first opening. Later losses are healed for `patience_s` seconds each; then,
-    or when the server refuses for good, the error is raised.
+    Entering it raises the server's error if the stream cannot be opened. A connection that is lost later is reopened
+    for up to `patience_s` seconds; after that, or when the server refuses permanently, the error is raised.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class EventStream:
         return await self.next()
 
     async def next(self) -> StreamEvent:
-        """The next event. May be cancelled and called again: nothing is lost by that."""
+        """Return the next event. May be cancelled and called again without losing an event."""
         while not self._waiting:
             if self._body is None:
                 await self._resume()
@@ -144,7 +144,7 @@ class EventStream:
         try:
             envelope = _decoder.decode(block.data)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            return  # a kind of event that came after this client was written
+            return  # an event of a later version of the server
         inner = envelope.payload
         self._waiting.append(StreamEvent(envelope.type, inner.type, block.data, inner.payload, block.id or ""))
 
@@ -171,7 +171,7 @@ class EventStream:
         await self._stack.aclose()
 
     async def _resume(self) -> None:
-        """Open again, waiting longer after each failure. Raises the last error when patience is over."""
+        """Open again, waiting longer after each failure. Raises the last error after `patience_s`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         delay_s = self._retry_s

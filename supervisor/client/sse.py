@@ -1,4 +1,4 @@
-"""◇ Bytes of an event stream to its events."""
+"""Parse the bytes of a Server-Sent Events stream into its events."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ LINE_MAX_BYTES = 256 * 1024 * 1024
 
 
 class StreamUnreadable(Exception):
-    """A line without an end: this is no event stream of ours."""
+    """A line exceeds the limit: this is not an event stream of Bulkhead."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSent:
-    """One block of the stream. `data` is None for a block that only sets id or retry."""
+    """One event block of the stream. `data` is None for a block that only sets id or retry."""
 
     data: bytes | None
     id: str | None = None  # None: the block has none
@@ -19,7 +19,7 @@ class ServerSent:
 
 
 class Parser:
-    """Feed it bytes as they come; it gives the blocks that are complete."""
+    """Incremental parser: takes bytes in any pieces and returns the blocks they complete."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -28,16 +28,16 @@ class Parser:
         self._retry_ms: int | None = None
 
     def feed(self, data: bytes) -> list[ServerSent]:
-        """The blocks that `data` completes. Raises StreamUnreadable."""
+        """Return the blocks that `data` completes. Raises StreamUnreadable."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LINE_MAX_BYTES:
             raise StreamUnreadable(f"a line of the event stream is longer than {LINE_MAX_BYTES} bytes")
-        found = []
+        blocks = []
         for line in lines:
             block = self._line(line.removesuffix(b"\r"))
             if block is not None:
-                found.append(block)
-        return found
+                blocks.append(block)
+        return blocks
 
     def _line(self, line: bytes) -> ServerSent | None:
         if not line:
@@ -52,7 +52,7 @@ class Parser:
             case b"retry" if value.isdigit():
                 self._retry_ms = int(value)
             case _:
-                pass  # comments, and fields that we don't know
+                pass  # comments and unknown fields
         return None
 
     def _end_of_block(self) -> ServerSent | None:

@@ -1,8 +1,8 @@
-"""HTTP/1.1 on a Unix socket or TCP: one connection a request, whole answers or a body that is read as it comes.
+"""Speak HTTP/1.1 over a Unix socket or TCP, with one connection per request and whole or streamed response bodies.
 
-Connections are not kept: on a Unix socket a new one costs less than the rules for an old one that may be dying. Every
-wait is bounded. What goes wrong on the way is one of two: `Unreachable` (nothing was sent) or `ConnectionLost` (what
-became of the request is unknown).
+Connections are not reused: on a Unix socket a new one costs less than handling an old one that may be closing. Every
+wait is bounded. There are two errors: `Unreachable` (nothing was sent) and `ConnectionLost` (it is unknown whether the
+request was processed).
 """
 
 import asyncio
@@ -21,16 +21,16 @@ READ_BYTES = 256 * 1024
 
 
 class Unreachable(Unavailable):
-    """Nobody takes connections at this address. The request was not sent."""
+    """No server accepts connections at this address. The request was not sent."""
 
 
 class ConnectionLost(Unavailable):
-    """The connection broke in the middle; the request may have been done or not."""
+    """The connection broke; the request may have been processed or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Status and headers of an answer; header names in lower case."""
+    """Status and headers of a response; header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -38,14 +38,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A whole answer."""
+    """A whole response."""
 
     head: Head
     body: bytes = field(repr=False)
 
 
 class Transport:
-    """Asks one server."""
+    """Sends requests to one server."""
 
     def __init__(self, address: Address, *, token: str = "") -> None:
         self.address = address
@@ -60,21 +60,21 @@ class Transport:
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> HttpResponse:
-        """Send a request and read the whole answer. Raises Unreachable, ConnectionLost, TimeoutError."""
+        """Send a request and read the whole response. Raises Unreachable, ConnectionLost, TimeoutError."""
         async with asyncio.timeout(timeout_s), self._exchange(method, target, body, headers or {}) as (head, read):
             pieces, size = [], 0
             while piece := await read():
                 pieces.append(piece)
                 size += len(piece)
                 if size > BODY_MAX_BYTES:
-                    raise ConnectionLost(f"the answer of {self.address} is larger than {BODY_MAX_BYTES} bytes")
+                    raise ConnectionLost(f"the response of {self.address} is larger than {BODY_MAX_BYTES} bytes")
             return HttpResponse(head, b"".join(pieces))
 
     @asynccontextmanager
     async def stream(
         self, target: str, *, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> "AsyncIterator[tuple[Head, Body]]":
-        """GET, with a body that is read piece by piece. The head comes within `timeout_s`; reading has no deadline."""
+        """Send a GET request; yields its head, read within `timeout_s`, and its body, to be read without a timeout."""
         manager = self._exchange("GET", target, b"", headers or {})
         async with asyncio.timeout(timeout_s):
             head, body = await manager.__aenter__()
@@ -92,7 +92,7 @@ class Transport:
             try:
                 writer.write(self._head_of(method, target, len(body), headers) + body)
                 head = await _read_head(reader)
-                while head.status < 200:  # an interim answer announces the real one
+                while head.status < 200:  # an interim response precedes the final one
                     head = await _read_head(reader)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
                 raise ConnectionLost(f"the connection to {self.address} broke: {error or 'it was closed'}") from error
@@ -108,7 +108,7 @@ class Transport:
                     return await asyncio.open_connection(address.host, address.port, limit=HEAD_MAX_BYTES * 4)
                 return await asyncio.open_unix_connection(address.path, limit=HEAD_MAX_BYTES * 4)
         except TimeoutError:
-            raise Unreachable(f"no answer from {address} within {CONNECT_S:g} s; is that the right address?") from None
+            raise Unreachable(f"no answer from {address} within {CONNECT_S:g} s; is this the right address?") from None
         except PermissionError:
             raise Unreachable(f"cannot connect to {address}: it belongs to another user") from None
         except (OSError, ValueError):
@@ -133,7 +133,7 @@ class Transport:
 
 
 class Body:
-    """The body of an answer. Calling it gives the next piece; b"" is the end that the server meant."""
+    """The body of a response. Calling it returns the next piece; b"" is the regular end."""
 
     def __init__(self, reader: asyncio.StreamReader, head: Head, method: str, where: str) -> None:
         self._reader = reader
@@ -146,13 +146,13 @@ class Body:
         self._is_over = not self._is_chunked and self._left == 0
 
     async def __call__(self) -> bytes:
-        """The next piece. Raises ConnectionLost when the body is cut off."""
+        """Return the next piece. Raises ConnectionLost when the body is cut off."""
         if self._is_over:
             return b""
         try:
             piece = await (self._next_of_chunked() if self._is_chunked else self._next_plain())
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            raise ConnectionLost(f"the connection to {self._where} broke in the middle of an answer") from error
+            raise ConnectionLost(f"the connection to {self._where} broke in the middle of a response") from error
         self._is_over = not piece
         return piece
 
@@ -170,7 +170,7 @@ class Body:
             self._left = int((await self._reader.readuntil(b"\n")).split(b";", 1)[0], 16)
             if self._left == 0:
                 while (await self._reader.readuntil(b"\n")).strip():
-                    pass  # trailers mean nothing to us
+                    pass  # trailers are ignored
                 return b""
         assert self._left
         piece = await self._reader.read(min(READ_BYTES, self._left))
@@ -183,7 +183,7 @@ class Body:
 
 
 async def _read_head(reader: asyncio.StreamReader) -> Head:
-    """Status line and headers. Raises EOFError, LimitOverrunError, and ValueError for what is no HTTP."""
+    """Read status line and headers. Raises EOFError, LimitOverrunError, and ValueError when this is not HTTP."""
     text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *rest = text[:-4].split("\r\n")
     version, _, status = first.partition(" ")

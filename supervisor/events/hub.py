@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from protocol.api.workspace import WorkspaceState
+from protocol.base.backoff import Backoff
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
@@ -24,11 +25,9 @@ Fetch = Callable[[int, int], Awaitable[list[Event]]]
 
 _ALIVE = frozenset({"ready", "degraded", "closing"})
 _FETCH_ATTEMPTS = 5
-_FETCH_PAUSE_S = 0.2
-"""The pause before the second attempt; it doubles with every further one."""
-_PAGE_PAUSE_S = 1.0
-"""Between two fetches for one client while there is no worker; doubles up to the maximum."""
-_PAGE_PAUSE_S_MAX = 30.0
+_FETCH_PAUSE = Backoff(first_s=0.4, max_s=3.2)
+_PAGE_PAUSE = Backoff(first_s=1.0, max_s=30.0)
+"""Between two fetches for one client while there is no worker."""
 
 
 class Hub:
@@ -188,7 +187,7 @@ class Hub:
                 if attempt >= _FETCH_ATTEMPTS:
                     self._give_up(reason)
                     return
-                await asyncio.sleep(_FETCH_PAUSE_S * 2**attempt)
+                await asyncio.sleep(_FETCH_PAUSE.delay_s(attempt - 1))
         finally:
             self._filling = False
 
@@ -331,8 +330,8 @@ class Stream:
         if isinstance(page, BulkheadError) and page.code != "reset":
             # No worker now. The client keeps this stream, which shows the state of the workspace, and waits.
             self.client.try_live(self._hub.known_to)
-            self._next_fetch_at = now + min(_PAGE_PAUSE_S * 2**self._attempt, _PAGE_PAUSE_S_MAX)
-            self._attempt = min(self._attempt + 1, 16)
+            self._next_fetch_at = now + _PAGE_PAUSE.delay_s(self._attempt)
+            self._attempt += 1
             return
         self._attempt = 0
         if not isinstance(page, BulkheadError) and page and cursor.log_id == self._hub.log_id:

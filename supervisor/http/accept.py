@@ -1,11 +1,10 @@
-"""Accepts connections of one listening socket, and watches that a request which begins also comes, and can be read.
+"""Accept the connections of one listening socket, and limit how long a request may take to send its headers.
 
-Out of descriptors, accepting pauses, because asking again at once would only spin. One descriptor is kept in reserve:
-after each pause it is spent on those who wait, who are told to come again, instead of being left without a word.
+When the process is out of descriptors, accepting pauses, because retrying at once would spin. After each pause the
+waiting connections are answered with 503 from a reserve, instead of being left without a response.
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
@@ -22,87 +21,86 @@ from protocol.errors import BadInput, Unavailable
 from protocol.limits import Limits
 from supervisor.http.access import Access
 from supervisor.http.messages import Response, error_response
+from supervisor.http.overload import OverloadResponder
 
 READ_BUFFER_BYTES = 4 * 1024 * 1024
 ACCEPT_AT_ONCE = 64
 ACCEPT_PAUSE_S = 0.2
-TURNED_AWAY_AT_ONCE = 16
-"""So many are answered from the reserve after each pause; this bounds what a flood costs while nothing can be done."""
-TURNED_AWAY_READ_BYTES = 64 * 1024
 
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class RequestStream(IOStream):
-    """A connection on which a head that began must be whole within a deadline. Idle time before it is not counted.
+    """Connection with a deadline for the headers of a request; it starts with the first byte, so idle time is free.
 
-    What Tornado cannot read it refuses without a body, or cuts; here that becomes an error like all others.
+    Tornado answers requests that it cannot parse without a body, or closes the connection; here the client gets an
+    error response like any other.
     """
 
     def __init__(self, connection: socket.socket, *, head_deadline_s: float) -> None:
         super().__init__(connection, max_buffer_size=READ_BUFFER_BYTES)
         self._head_deadline_s = head_deadline_s
-        self._is_head_wanted = False
+        self._is_head_expected = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._is_answered = False
 
-    def head_wanted(self) -> None:
-        """The next byte begins a request; it may lie in the buffer, because it came with or after the one before."""
-        self._is_head_wanted = True
+    def expect_head(self) -> None:
+        """Expect a new request head; its bytes may already be buffered (pipelining)."""
+        self._is_head_expected = True
         if self._read_buffer_size:
             self._head_began()
 
-    def head_came(self) -> None:
-        """The head is whole; a body has a deadline of its own."""
-        self._is_head_wanted = False
+    def head_complete(self) -> None:
+        """Stop the deadline: the head is complete. A body has its own deadline."""
+        self._is_head_expected = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def answered(self) -> None:
-        """The last answer of this connection was given before its request was whole; whatever follows gets none."""
+    def set_answered(self) -> None:
+        """Send no further response: the last one was sent before its request was complete."""
         self._is_answered = True
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """Tornado: bytes are there to be read."""
+        """Read available bytes (called by Tornado)."""
         count = super().read_from_fd(buf)
-        if count and self._is_head_wanted:
+        if count and self._is_head_expected:
             self._head_began()
         return count
 
     def write(self, data: bytes | memoryview) -> Future[None]:
-        """Tornado: send this. Its bare refusal of what is not HTTP is given a body."""
+        """Send bytes (called by Tornado). Its 400 without a body becomes an error response with a body."""
         if data == _BARE_REFUSAL:
             data = b"" if self._is_answered else _NOT_HTTP
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:
-        """Tornado: close; with an UnsatisfiableReadError when a line, or a whole head, does not end."""
+        """Close (called by Tornado). An UnsatisfiableReadError means that a line or a head exceeded the buffer."""
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed() and not self._is_answered:
-            super().write(_HEAD_TOO_LARGE if self._is_head_wanted else _NOT_HTTP)
+            super().write(_HEAD_TOO_LARGE if self._is_head_expected else _NOT_HTTP)
         super().close(exc_info)
 
     def close_fd(self) -> None:
-        """Tornado: the connection is closed, by whomever."""
-        self.head_came()
+        """Stop the deadline when the connection closes for any reason (called by Tornado)."""
+        self.head_complete()
         super().close_fd()
 
     def _head_began(self) -> None:
         if self._head_timer is None:
-            self._head_timer = asyncio.get_running_loop().call_later(self._head_deadline_s, self._head_late)
+            self._head_timer = asyncio.get_running_loop().call_later(self._head_deadline_s, self._head_timed_out)
 
-    def _head_late(self) -> None:
+    def _head_timed_out(self) -> None:
         error = BadInput(
-            f"cannot wait any longer: a request's headers must be here within {self._head_deadline_s:g} s of its first "
-            "byte",
+            f"cannot wait for this request: its headers must be complete within {self._head_deadline_s:g} s of its "
+            "first byte",
             code="request_timeout",
         )
-        self.write(last_answer(error_response(error)))  # what fits goes out at once; more is not owed
+        self.write(closing_response(error_response(error)))  # sends what fits into the socket buffer; enough here
         self.close()
 
 
 class Acceptor:
-    """From `open` to `close`; every admitted connection is given to `take`."""
+    """Accepts connections from `open` until `close`, and passes each admitted one to `take`."""
 
     def __init__(
         self,
@@ -119,21 +117,21 @@ class Acceptor:
         self._take = take
         self._log = log
         self._resume: asyncio.TimerHandle | None = None
-        self._reserve: int | None = None
-        self._turned_away = 0
+        self._responder = OverloadResponder(_NO_DESCRIPTORS, self._is_admitted)
+        self._rejected = 0
         self._is_paused = False
 
     def open(self) -> None:
-        """Accept from now on."""
+        """Start accepting."""
         self._listening.setblocking(False)
-        self._keep_reserve()
+        self._responder.refill()
         asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
     def close(self) -> None:
-        """Accept no more; close the listening socket and give the reserve back."""
+        """Stop accepting; close the listening socket and the reserve."""
         if self._resume is not None:
             self._resume.cancel()
-        self._spend_reserve()
+        self._responder.close()
         if self._listening.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._listening)
             self._listening.close()
@@ -145,13 +143,13 @@ class Acceptor:
             except BlockingIOError:
                 if self._is_paused:
                     self._is_paused = False
-                    self._log.warning("accepting again", extra=fields(turned_away=self._turned_away))
+                    self._log.warning("accepting again", extra=fields(turned_away=self._rejected))
                 return
             except OSError as error:
                 if error.errno in _OUT_OF_DESCRIPTORS:
                     self._pause(error)
                     return
-                continue  # the peer was gone before we looked
+                continue  # the peer has already disconnected
             if self._is_admitted(connection, address):
                 self._take(RequestStream(connection, head_deadline_s=self._limits.header_deadline_s), address)
 
@@ -167,66 +165,30 @@ class Acceptor:
     def _pause(self, error: OSError) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._listening)
-        self._resume = loop.call_later(ACCEPT_PAUSE_S, self._try_again)
-        if not self._is_paused:  # once, however long it lasts
+        self._resume = loop.call_later(ACCEPT_PAUSE_S, self._retry)
+        if not self._is_paused:  # log once, however long it lasts
             self._is_paused = True
-            self._turned_away = 0
+            self._rejected = 0
             self._log.error("accepting pauses", extra=fields(error=error.strerror, retry_s=ACCEPT_PAUSE_S))
 
-    def _try_again(self) -> None:
-        """After a pause. Those who waited have spoken by now, so that closing takes no answer from them."""
+    def _retry(self) -> None:
+        """Accept again if a descriptor is free; else reject the waiting connections and pause again."""
         self._resume = None
-        self._keep_reserve()
+        self._responder.refill()
         try:
             probe = os.dup(self._listening.fileno())
         except OSError as error:
-            self._turn_away()
+            self._rejected += self._responder.accept(self._listening)
             self._pause(error)
             return
         os.close(probe)
         self.open()
 
-    def _turn_away(self) -> None:
-        answer = last_answer(
-            error_response(Unavailable("cannot take this connection: no descriptors are left; try again in a moment"))
-        )
-        for _ in range(TURNED_AWAY_AT_ONCE):
-            if not self._spend_reserve():
-                return
-            try:
-                connection, address = self._listening.accept()
-            except OSError:
-                return  # nobody waits, or somebody was faster than we; the reserve is taken again at the next turn
-            finally:
-                self._keep_reserve()
-            with connection, contextlib.suppress(OSError):
-                if self._is_admitted(connection, address):
-                    connection.setblocking(False)
-                    # What lies unread when a connection is closed may cost its peer the answer.
-                    with contextlib.suppress(BlockingIOError):
-                        connection.recv(TURNED_AWAY_READ_BYTES)
-                    connection.send(answer)
-                    connection.shutdown(socket.SHUT_WR)
-                    self._turned_away += 1
-            self._keep_reserve()
 
-    def _keep_reserve(self) -> None:
-        if self._reserve is None:
-            with contextlib.suppress(OSError):
-                self._reserve = os.open("/", os.O_PATH | os.O_CLOEXEC)
-
-    def _spend_reserve(self) -> bool:
-        reserve, self._reserve = self._reserve, None
-        if reserve is None:
-            return False
-        os.close(reserve)
-        return True
-
-
-def last_answer(response: Response, *, has_body: bool = True) -> bytes:
-    """The bytes of an answer after which the connection is closed; of its head alone without `has_body`."""
+def closing_response(response: Response, *, has_body: bool = True) -> bytes:
+    """Serialise a response after which the connection is closed; without `has_body` only its head."""
     lines = [
-        f"HTTP/1.1 {response.status} {phrase(response.status)}",
+        f"HTTP/1.1 {response.status} {reason_phrase(response.status)}",
         "Content-Type: application/json",
         f"Content-Length: {len(response.body)}",
         *(f"{name}: {value}" for name, value in response.headers.items()),
@@ -235,21 +197,24 @@ def last_answer(response: Response, *, has_body: bool = True) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + (response.body if has_body else b"")
 
 
-def phrase(status: int) -> str:
-    """The words for a status."""
+def reason_phrase(status: int) -> str:
+    """Return the standard reason phrase of a status."""
     return HTTPStatus(status).phrase if status in _KNOWN else "Unknown"
 
 
 _KNOWN = frozenset(status.value for status in HTTPStatus)
 
 _BARE_REFUSAL = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-"""What Tornado says to all that it cannot read."""
+"""Tornado's response to everything that it cannot parse."""
 
-_NOT_HTTP = last_answer(
+_NOT_HTTP = closing_response(
     error_response(
         BadInput("cannot read this request: its first line, a header, or the chunks of its body are not HTTP/1.1")
     )
 )
-_HEAD_TOO_LARGE = last_answer(
-    error_response(BadInput("cannot take headers that do not end: they are far too large", code="headers_too_large"))
+_HEAD_TOO_LARGE = closing_response(
+    error_response(BadInput("cannot read these headers: they are far too large", code="headers_too_large"))
+)
+_NO_DESCRIPTORS = closing_response(
+    error_response(Unavailable("cannot accept this connection: no descriptors are left; try again in a moment"))
 )

@@ -1,4 +1,4 @@
-"""Who may come in: peer credentials, token, Host, Origin, content type; before anything else is looked at (P14)."""
+"""Decide whether a request is allowed: peer credentials, token, Host, Origin and content type, before anything else."""
 
 import hmac
 import os
@@ -12,15 +12,15 @@ from tornado.httputil import HTTPHeaders
 
 from protocol.errors import BadInput, Denied
 
-REFUSALS_TOLD_S = 1.0
-"""Refused requests are logged at most so often: whoever is refused must not be able to fill the disk."""
+REFUSAL_LOG_INTERVAL_S = 1.0
+"""Minimum time between two log lines about refused requests, so that a refused client cannot fill the disk."""
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _READING = frozenset({"GET", "HEAD"})
 
 
 def peer_uid(connection: socket.socket) -> int | None:
-    """The user at the other end of a Unix socket, as the kernel says; None where it says nothing."""
+    """Return the user id of a Unix socket's peer, as the kernel reports it; None when it reports none."""
     try:
         data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     except OSError:
@@ -30,32 +30,35 @@ def peer_uid(connection: socket.socket) -> int | None:
 
 
 class UnixAccess:
-    """A Unix socket: whoever the kernel says is this user, or root. Host and Origin mean nothing there."""
+    """Access by a Unix socket: the peer must be this user or root. Host and Origin have no meaning there."""
 
     def admits(self, connection: socket.socket) -> bool:
-        """May this connection say anything at all?"""
+        """Return whether this connection may send requests."""
         return peer_uid(connection) in (os.getuid(), 0)
 
     def check(self, method: str, target: str, headers: HTTPHeaders) -> None:
-        """May this request be looked at? Raises Denied."""
+        """Accept every request of an admitted connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class TcpAccess:
-    """TCP: Host must be ours, a present Origin too, and the bearer token right (unless there is none by decision)."""
+    """Access by TCP: Host and, if present, Origin must name this server, and the bearer token must match.
+
+    `token` is None when the server runs with --no-auth.
+    """
 
     hosts: Collection[str]  # lower case, with port
     token: str | None
 
     def admits(self, connection: socket.socket) -> bool:
-        """May this connection say anything at all?"""
+        """Return whether this connection may send requests: always, since each request is checked."""
         return True
 
     def check(self, method: str, target: str, headers: HTTPHeaders) -> None:
-        """May this request be looked at? `target` is that of the request line. Raises Denied, BadInput."""
+        """Check a request; `target` is that of the request line. Raises Denied, BadInput."""
         named = [headers.get("Host", "")]
         if not target.startswith("/") and (authority := absolute_form(target)[0]):
-            named.append(authority)  # such a target overrules Host, so both must be ours
+            named.append(authority)  # an absolute target overrides Host, so both must name this server
         if any(name.lower() not in self.hosts for name in named):
             raise Denied(
                 "this is not a host name of this server; use the address that it printed, or add the name to "
@@ -66,7 +69,7 @@ class TcpAccess:
         if origin is not None:
             scheme, _, host = origin.lower().partition("://")
             if scheme != "http" or host not in self.hosts:
-                raise Denied("requests of foreign pages are refused", code="forbidden")
+                raise Denied("requests from pages of other origins are refused", code="forbidden")
         if (origin is not None or "Cookie" in headers) and method not in _READING and not _is_json(method, headers):
             raise Denied("a page must send application/json", code="forbidden")
         if self.token is None:
@@ -81,24 +84,24 @@ Access = UnixAccess | TcpAccess
 
 
 class Refusals:
-    """When to tell of refused requests: the first at once, then how many there were, at most every REFUSALS_TOLD_S."""
+    """Limits how often refused requests are logged: the first at once, then a count every REFUSAL_LOG_INTERVAL_S."""
 
     def __init__(self) -> None:
-        self._untold = 0
-        self._told_at: float | None = None
+        self._unlogged = 0
+        self._logged_at: float | None = None
 
     def note(self, now: float) -> int:
-        """One more; how many are to be told of now, 0 for none yet. `now` is monotonic, in seconds."""
-        self._untold += 1
-        if self._told_at is not None and now - self._told_at < REFUSALS_TOLD_S:
+        """Count a refusal; return how many to log now, 0 for none yet. `now` is monotonic, in seconds."""
+        self._unlogged += 1
+        if self._logged_at is not None and now - self._logged_at < REFUSAL_LOG_INTERVAL_S:
             return 0
-        self._told_at = now
-        told, self._untold = self._untold, 0
-        return told
+        self._logged_at = now
+        count, self._unlogged = self._unlogged, 0
+        return count
 
 
 def absolute_form(target: str) -> tuple[str, str]:
-    """Authority and the rest of a target as proxies get it, `http://host/path?query`. Raises BadInput."""
+    """Split a target in absolute form, `http://host/path?query`, into authority and the rest. Raises BadInput."""
     try:
         parts = urlsplit(target)
     except ValueError:
@@ -109,17 +112,17 @@ def absolute_form(target: str) -> tuple[str, str]:
 def _is_json(method: str, headers: HTTPHeaders) -> bool:
     kind = headers.get("Content-Type")
     if kind is None:
-        return method != "POST"  # a foreign form can make a browser send a POST without a type, and nothing else
+        return method != "POST"  # a form of another origin can send a POST without a type, but no other method
     return kind.split(";", 1)[0].strip().lower() == "application/json"
 
 
 def own_hosts(host: str, port: int, is_loopback: bool, names: Collection[str]) -> frozenset[str]:
-    """The values of `Host` that mean this listener."""
+    """Return the values of `Host` that name this listener, in lower case."""
     bare = {host, *names}
     if is_loopback:
         bare |= {"localhost", "127.0.0.1", "::1"}
     spelled = {f"[{name}]" if ":" in name else name for name in bare}
     named = {f"{name}:{port}" for name in spelled}
     if port == 80:
-        named |= spelled  # clients leave out the port that goes without saying
+        named |= spelled  # clients omit the default port
     return frozenset(name.lower() for name in named)

@@ -1,4 +1,4 @@
-"""Health, version, configuration, control: what a client asks before anything else."""
+"""Handle the requests about the server itself: health, version, configuration and control."""
 
 import os
 import platform
@@ -13,10 +13,10 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class ControlHandlers:
-    """The handlers of the server's own rows."""
+    """Handlers of the routes about the server itself."""
 
     def __init__(self, *, admission: Admission, is_busy: Callable[[], bool], leave: Callable[[], None]) -> None:
-        """`leave` begins the shutdown a moment later, so that the answer reaches its client."""
+        """`leave` starts the shutdown a moment later, so that the response still reaches the client."""
         self._admission = admission
         self._is_busy = is_busy
         self._leave = leave
@@ -32,19 +32,19 @@ class ControlHandlers:
         )
 
     async def health(self, request: Request) -> Response:
-        """The loop turns."""
+        """Answer 200 while the event loop runs."""
         return Response()
 
     async def version(self, request: Request) -> Response:
-        """Who we are."""
+        """Return the server's version, build and platform."""
         return self._version
 
     async def server_config(self, request: Request) -> Response:
-        """Nothing to tell."""
+        """Return an empty object; the server's settings are not exposed."""
         return Response(200, b"{}")
 
     async def control(self, request: Request) -> Response:
-        """A client asks us to leave. Raises BadInput, Conflict (not_idle)."""
+        """Shut down at a client's request. Raises BadInput, Conflict (not_idle)."""
         command = request.json(Command).command
         self._admission.commanded(command, is_busy=self._is_busy())
         self._leave()

@@ -1,7 +1,7 @@
-"""The one handler for every row that is answered by a worker: words and body in, status and body out, both unread.
+"""Forward every request that a worker answers: path words, query and body in, status and body out, all undecoded.
 
-Two exceptions: only the supervisor knows how many clients look at a session, so it writes that into sessions that
-somebody looks at. And a change to the configuration of the user is one for all workspaces: the others are told.
+Two exceptions: only the supervisor knows how many clients view a session, so it adds that number to sessions in the
+response. And a change to the user's configuration concerns all workspaces, so the other workers reload it.
 """
 
 from collections.abc import Mapping
@@ -29,14 +29,14 @@ class _Scope(msgspec.Struct, frozen=True):
 
 
 class Forward:
-    """Passes requests on to the workers of their workspaces."""
+    """Forwards requests to the workers of their workspaces."""
 
     def __init__(self, *, registry: Registry, admission: Admission) -> None:
         self._registry = registry
         self._admission = admission
 
     async def __call__(self, request: Request) -> Response:
-        """Answer with what the worker answers. Raises what the workspace raises."""
+        """Return the worker's response. Raises the errors of the workspace and of the worker."""
         await self._registry.wait_open()
         workspace = self._registry.find(request.params["id"])
         operation = OPERATIONS[request.route.operation]
@@ -44,7 +44,7 @@ class Forward:
             self._admission.check()
         args = {name: value for name, value in request.params.items() if name != "id"}
         for name, value in args.items():
-            # A language server is called as its user likes; it is looked up by that, and never more.
+            # The name of a language server is the user's choice; it is only used as a key for look-up.
             if not (is_id(value) or (name == "lsp" and value.isprintable() and len(value) <= LSP_NAME_MAX)):
                 raise NotFound(f"there is nothing with the id {value[:100]!r}", code=_UNKNOWN.get(name, "not_found"))
         for word, name in request.route.query.items():
@@ -61,14 +61,14 @@ class Forward:
 
 
 def _with_viewers(operation: str, body: bytes, viewed: Mapping[SessionId, int]) -> bytes:
-    """The sessions in `body` with `attached_clients`."""
+    """Return `body` with `attached_clients` set in its sessions."""
     if not viewed:
-        return body  # the zero that the worker wrote is right
+        return body  # the worker wrote 0, which is correct
     if operation in _ONE_SESSION:
         return msgspec.json.encode(_counted(msgspec.json.decode(body, type=Session), viewed))
     if operation == _MANY_SESSIONS:
-        found = msgspec.json.decode(body, type=list[Session])
-        return msgspec.json.encode([_counted(session, viewed) for session in found])
+        sessions = msgspec.json.decode(body, type=list[Session])
+        return msgspec.json.encode([_counted(session, viewed) for session in sessions])
     return body
 
 

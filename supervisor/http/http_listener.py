@@ -1,7 +1,7 @@
-"""Listeners and the exchange of requests and answers over Tornado's HTTP/1.1 connection.
+"""Serve HTTP requests of one listener, over Tornado's HTTP/1.1 connection.
 
-Access is checked and limits are enforced as soon as the headers are there, before a body is read. A request whose end
-two readers could see in different places is refused, and its connection is not used again.
+Access and limits are checked as soon as the headers are complete, before a body is read. A request whose end is
+ambiguous between two parsers is refused and its connection closed, against request smuggling.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from protocol.errors import BadInput, BulkheadError, Denied
 from protocol.ids import RandomSource
 from protocol.limits import Limits
 from protocol.operations import OPERATIONS
-from supervisor.http.accept import Acceptor, RequestStream, last_answer, phrase
+from supervisor.http.accept import Acceptor, RequestStream, closing_response, reason_phrase
 from supervisor.http.access import Access, Refusals, absolute_form
 from supervisor.http.messages import Request, Response, error_response, unexpected
 from supervisor.http.routes import STREAM, MethodUnknown, Route, RouteTable
 
 REFUSED_LINGER_S = 1.0
-"""So long a refused body is read and thrown away, so that its sender gets to see the answer."""
+"""How long to keep reading a rejected body, so that the client can still read the response."""
 
 REFUSED_READ_BYTES = 64 * 1024
 
@@ -42,7 +42,7 @@ RequestHandler = Callable[[Request], Awaitable[Response | None]]
 
 
 class HttpListener(HTTPServerConnectionDelegate):
-    """One listener: accepts, and has each request answered by `answer`."""
+    """Accepts the connections of one listening socket and answers each request with `answer`."""
 
     def __init__(
         self,
@@ -66,44 +66,44 @@ class HttpListener(HTTPServerConnectionDelegate):
         self.refusals = Refusals()
         self._http = HTTPServer(
             self,
-            # Also for one that never sent a byte: clients open connections in advance and keep them for later.
+            # Also applies before the first byte: clients open connections in advance and keep them for later.
             idle_connection_timeout=limits.idle_connection_s,
             body_timeout=limits.body_deadline_s,
-            max_header_size=limits.header_max_bytes * 4,  # above the limit 431, above this the connection is closed
-            max_body_size=1 << 62,  # the exchange itself counts
+            max_header_size=limits.header_max_bytes * 4,  # above header_max_bytes: 431; above this: closed
+            max_body_size=1 << 62,  # RequestExchange enforces the limit
         )
         self._acceptor = Acceptor(
             listening=listening, access=access, limits=limits, take=self._http.handle_stream, log=log
         )
 
     def open(self) -> None:
-        """Accept from now on."""
+        """Start accepting."""
         self._acceptor.open()
 
     def close(self) -> None:
-        """Accept no more, and close the listening socket."""
+        """Stop accepting and close the listening socket."""
         self._acceptor.close()
 
     async def close_connections(self) -> None:
-        """Close what is still connected."""
+        """Close all open connections."""
         await self._http.close_all_connections()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Tornado: a request begins."""
+        """Begin a request (called by Tornado)."""
         assert isinstance(request_conn, HTTP1Connection)
         assert isinstance(request_conn.stream, RequestStream)
-        request_conn.stream.head_wanted()
+        request_conn.stream.expect_head()
         return RequestExchange(self, request_conn, request_conn.stream)
 
     def on_close(self, server_conn: object) -> None:
-        """Tornado: a connection is gone; its exchange was told."""
+        """Do nothing (called by Tornado): the exchange is notified by its close callback."""
 
 
 class RequestExchange(HTTPMessageDelegate):
-    """One request and its answer."""
+    """One request and its response."""
 
-    def __init__(self, door: HttpListener, connection: HTTP1Connection, stream: RequestStream) -> None:
-        self._door = door
+    def __init__(self, listener: HttpListener, connection: HTTP1Connection, stream: RequestStream) -> None:
+        self._listener = listener
         self._connection = connection
         self._stream = stream
         self._line = RequestStartLine("", "", "")
@@ -118,26 +118,26 @@ class RequestExchange(HTTPMessageDelegate):
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
-        """Look at what can be judged without the body."""
+        """Check everything that does not need the body."""
         self._line, self._headers = start_line, headers
-        self._stream.head_came()
+        self._stream.head_complete()
         self._connection.set_close_callback(self.on_connection_close)
-        limits = self._door.limits
+        limits = self._listener.limits
         try:
-            self._door.access.check(start_line.method, start_line.path, headers)
+            self._listener.access.check(start_line.method, start_line.path, headers)
             size = len(start_line.path) + sum(len(name) + len(value) + 4 for name, value in headers.get_all())
             if size > limits.header_max_bytes:
                 raise BadInput(
-                    f"cannot take headers of {size} bytes: the limit is {limits.header_max_bytes}",
+                    f"cannot accept headers of {size} bytes: the limit is {limits.header_max_bytes}",
                     code="headers_too_large",
                 )
             if body_length(start_line.version, headers) > limits.body_max_bytes:
                 raise _too_large(limits)
         except BulkheadError as error:
             if isinstance(error, Denied):
-                self._tell(error)
+                self._log_refusal(error)
             if "Content-Length" in headers or "Transfer-Encoding" in headers:
-                self._part(error)
+                self._refuse_and_close(error)
             else:
                 self._refuse(error)
         return None
@@ -147,22 +147,22 @@ class RequestExchange(HTTPMessageDelegate):
         if self._is_refused:
             return None
         self._size += len(chunk)
-        if self._size > self._door.limits.body_max_bytes:
+        if self._size > self._listener.limits.body_max_bytes:
             self._chunks.clear()
-            self._refuse(_too_large(self._door.limits))
+            self._refuse(_too_large(self._listener.limits))
         else:
             self._chunks.append(chunk)
         return None
 
     def finish(self) -> None:
-        """The request is complete."""
+        """Answer the complete request (called by Tornado)."""
         if self._is_refused:
             self._end()
             return
-        self._task = self._door.tasks.start(self._serve(), "request")
+        self._task = self._listener.tasks.start(self._serve(), "request")
 
     def on_connection_close(self) -> None:
-        """The client is gone. Only what is bound to its caller ends with it."""
+        """Cancel the request if its operation is bound to the caller's connection; others continue."""
         self._is_over = True
         if self._task is not None and self._is_bound:
             self._task.cancel()
@@ -170,30 +170,27 @@ class RequestExchange(HTTPMessageDelegate):
     # --- answering --------------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        door = self._door
+        listener = self._listener
         try:
             request = self._request()
-            response = await door.answer(request)
+            response = await listener.answer(request)
         except BulkheadError as error:
             response = error_response(error)
         except Exception as error:
-            response = error_response(
-                unexpected(
-                    error, door.log, door.random, f"{self._line.method} {self._line.path.partition('?')[0][:200]}"
-                )
-            )
+            where = f"{self._line.method} {self._line.path.partition('?')[0][:200]}"
+            response = error_response(unexpected(error, listener.log, listener.random, where))
         if response is not None and not self._is_over:
             self._write(response)
             self._end()
 
     def _request(self) -> Request:
         target = self._line.path
-        if not target.startswith("/"):  # as through a proxy
+        if not target.startswith("/"):  # absolute form, as sent to proxies
             _, target = absolute_form(target)
         path, _, query = target.partition("?")
-        match = self._door.table.match("GET" if self._line.method == "HEAD" else self._line.method, path)
+        match = self._listener.table.match("GET" if self._line.method == "HEAD" else self._line.method, path)
         if self._line.method == "HEAD" and match.route.handler == STREAM:
-            raise MethodUnknown("HEAD", ["GET"])  # its head says nothing that an answer without a body could end with
+            raise MethodUnknown("HEAD", ["GET"])  # the head of a stream gives no length, so its end would be unclear
         self._is_bound = is_bound(match.route)
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
@@ -207,12 +204,12 @@ class RequestExchange(HTTPMessageDelegate):
             detach=self._connection.detach,
         )
 
-    def _tell(self, error: Denied) -> None:
-        """The log line of a stranger (X05). No query in it: people put tokens there."""
-        count = self._door.refusals.note(asyncio.get_running_loop().time())
+    def _log_refusal(self, error: Denied) -> None:
+        """Log a refused request, without its query, which may contain a token."""
+        count = self._listener.refusals.note(asyncio.get_running_loop().time())
         if count:
             context: Any = self._connection.context
-            self._door.log.warning(
+            self._listener.log.warning(
                 "request refused",
                 extra=fields(
                     code=error.code,
@@ -224,26 +221,26 @@ class RequestExchange(HTTPMessageDelegate):
             )
 
     def _refuse(self, error: BulkheadError) -> None:
-        """Answer although the request is not whole yet. What comes of a body is thrown away for a while, then cut."""
+        """Answer before the request is complete. The rest of its body is discarded for REFUSED_LINGER_S."""
         self._is_refused = True
         response = error_response(error)
         if self._size:
             response.headers["Connection"] = "close"
-            self._stream.answered()
+            self._stream.set_answered()
             asyncio.get_running_loop().call_later(REFUSED_LINGER_S, self._end)
         self._write(response)
 
-    def _part(self, error: BulkheadError) -> None:
-        """Answer before any of the body is read, and let nobody read this connection as HTTP any more."""
+    def _refuse_and_close(self, error: BulkheadError) -> None:
+        """Answer before the body is read, and parse nothing more from this connection."""
         self._is_refused = self._is_over = True
-        answer = last_answer(error_response(error), has_body=self._line.method != "HEAD")
-        self._door.tasks.start(_say_and_close(self._connection.detach(), answer), "refuse")
+        response = closing_response(error_response(error), has_body=self._line.method != "HEAD")
+        self._listener.tasks.start(_send_and_close(self._connection.detach(), response), "refuse")
 
     def _write(self, response: Response) -> None:
         headers = HTTPHeaders({"Content-Length": str(len(response.body)), **response.headers})
         if response.body:
             headers.setdefault("Content-Type", "application/json")
-        line = ResponseStartLine("HTTP/1.1", response.status, phrase(response.status))
+        line = ResponseStartLine("HTTP/1.1", response.status, reason_phrase(response.status))
         body = None if self._line.method == "HEAD" else response.body
         self._connection.write_headers(line, headers, body)
 
@@ -254,18 +251,18 @@ class RequestExchange(HTTPMessageDelegate):
 
 
 def is_bound(route: Route) -> bool:
-    """Does this request end when its caller goes away?"""
+    """Return whether this request is cancelled when its client disconnects."""
     return bool(route.operation) and OPERATIONS[route.operation].is_bound
 
 
 def _too_large(limits: Limits) -> BadInput:
-    return BadInput(f"cannot take this body: the limit is {limits.body_max_bytes} bytes", code="too_large")
+    return BadInput(f"cannot accept this body: the limit is {limits.body_max_bytes} bytes", code="too_large")
 
 
 def body_length(version: str, headers: HTTPHeaders) -> int:
-    """The bytes of the body as far as the headers tell, 0 when they do not. Raises BadInput.
+    """Return the length of the body that the headers give, 0 when they give none. Raises BadInput.
 
-    Stricter than the standard asks: only what every reader before us understands in the same way is let in (C10).
+    Stricter than the standard: only headers that every proxy understands in the same way are accepted.
     """
     encoding, length = headers.get("Transfer-Encoding"), headers.get("Content-Length")
     if encoding is not None and (encoding.lower() != "chunked" or length is not None or version != "HTTP/1.1"):
@@ -280,15 +277,15 @@ def body_length(version: str, headers: HTTPHeaders) -> int:
 _LENGTH_DIGITS_MAX = 19
 
 
-async def _say_and_close(stream: IOStream, answer: bytes) -> None:
-    """The last words, and time for the sender to get to them before the connection is gone."""
+async def _send_and_close(stream: IOStream, response: bytes) -> None:
+    """Send a response, give the client REFUSED_LINGER_S to read it, and close the connection."""
     try:
         async with asyncio.timeout(REFUSED_LINGER_S):
-            await stream.write(answer)
+            await stream.write(response)
             stream.socket.shutdown(socket.SHUT_WR)
             while True:
                 await stream.read_bytes(REFUSED_READ_BYTES, partial=True)
-                await asyncio.sleep(0)  # a sender that is faster than we would keep the loop for itself
+                await asyncio.sleep(0)  # otherwise a fast sender would occupy the loop
     except (TimeoutError, StreamClosedError, OSError):
         pass
     finally:

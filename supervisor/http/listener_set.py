@@ -1,4 +1,4 @@
-"""All listeners of the server together: which are opened, who may come in by which, and their orderly end."""
+"""Open and close all listeners of the server, and choose the access check of each."""
 
 import asyncio
 import logging
@@ -19,12 +19,12 @@ from supervisor.http.listeners import Listener, ListenFailed, inherited_listener
 from supervisor.http.routes import RouteTable
 from supervisor.runtime import RuntimeRefused, read_or_make_token
 
-LAST_ANSWERS_S = 2.0
-"""So long the last answers and the ends of streams may take on their way out."""
+LAST_RESPONSES_S = 2.0
+"""How long the last responses and the ends of event streams may take at shutdown."""
 
 
 class ListenerSet:
-    """From `open` to `close`."""
+    """Accepts connections on all listeners, from `open` until `close`."""
 
     def __init__(
         self,
@@ -47,59 +47,59 @@ class ListenerSet:
         self._table = RouteTable()
         self._requests = TaskOwner("http", log)
         self._listeners: list[Listener] = []
-        self._doors: list[HttpListener] = []  # those that were replaced still have their connections
+        self._servers: list[HttpListener] = []  # replaced ones are kept, because they still have connections
         self._is_closing = False
         self._problem = ""
 
     @property
     def names(self) -> list[str]:
-        """Where we listen."""
+        """Return the addresses of all listeners."""
         return [str(listener) for listener in self._listeners]
 
     def open(self) -> None:
-        """Open every listener; one that fails is logged. Raises ListenFailed when none is left, RuntimeRefused."""
-        wanted = [partial(inherited_listener, found) for found in self._inherited]
+        """Open every listener; one that fails is logged. Raises ListenFailed when all fail, RuntimeRefused."""
+        openers = [partial(inherited_listener, inherited) for inherited in self._inherited]
         if not (self._inherited and self._config.has_default_listener):
-            wanted += [partial(open_listener, address) for address in self._config.listeners]
-        failed: list[ListenFailed] = []
-        for opener in wanted:
+            openers += [partial(open_listener, address) for address in self._config.listeners]
+        failures: list[ListenFailed] = []
+        for opener in openers:
             try:
                 listener = opener()
             except ListenFailed as error:
-                failed.append(error)
+                failures.append(error)
                 continue
             self._listeners.append(listener)
-            self._doors.append(self._door(listener))
-        if not self._doors:
-            raise ListenFailed("; ".join(map(str, failed)) or "cannot listen anywhere: name a listener with --host")
-        for refusal in failed:
-            self._log.error(str(refusal))
-        for door in self._doors:
-            door.open()
+            self._servers.append(self._server(listener))
+        if not self._servers:
+            raise ListenFailed("; ".join(map(str, failures)) or "cannot listen anywhere: name a listener with --host")
+        for failure in failures:
+            self._log.error(str(failure))
+        for server in self._servers:
+            server.open()
 
     def restore(self) -> None:
-        """Listen anew where somebody removed our socket file: who is connected stays, but nobody else could come."""
+        """Listen again wherever the socket file was removed; existing connections are kept."""
         if self._is_closing:
             return
-        for place, listener in enumerate(self._listeners):
+        for index, listener in enumerate(self._listeners):
             if not listener.is_unreachable:
                 continue
             try:
-                again = open_listener(listener.address)
+                replacement = open_listener(listener.address)
             except ListenFailed as error:
-                if str(error) != self._problem:  # it is tried every second
+                if str(error) != self._problem:  # retried every second, logged once
                     self._problem = str(error)
                     self._log.error("cannot listen again", extra=fields(reason=error))
                 continue
-            self._log.error("socket file vanished, listening again", extra=fields(listener=again))
+            self._log.error("socket file vanished, listening again", extra=fields(listener=replacement))
             self._problem = ""
-            door = self._door(again)
-            self._doors[place].close()
-            self._doors.append(self._doors[place])
-            self._listeners[place], self._doors[place] = again, door
-            door.open()
+            server = self._server(replacement)
+            self._servers[index].close()
+            self._servers.append(self._servers[index])
+            self._listeners[index], self._servers[index] = replacement, server
+            server.open()
 
-    def _door(self, listener: Listener) -> HttpListener:
+    def _server(self, listener: Listener) -> HttpListener:
         return HttpListener(
             listening=listener.socket,
             access=self._access(listener),
@@ -112,21 +112,21 @@ class ListenerSet:
         )
 
     async def close(self) -> None:
-        """Accept no more, remove our socket files, let the last answers out, then cut what is left."""
-        for door in self._doors:
-            door.close()
+        """Stop accepting, remove the socket files, let the last responses finish, then close all connections."""
+        for server in self._servers:
+            server.close()
         self.remove_files()
-        await self._requests.join(LAST_ANSWERS_S)
-        await self._requests.close(LAST_ANSWERS_S)
-        for door in self._doors:
+        await self._requests.join(LAST_RESPONSES_S)
+        await self._requests.close(LAST_RESPONSES_S)
+        for server in self._servers:
             try:
-                async with asyncio.timeout(LAST_ANSWERS_S):
-                    await door.close_connections()
+                async with asyncio.timeout(LAST_RESPONSES_S):
+                    await server.close_connections()
             except TimeoutError:
                 self._log.error("connections do not close in time")
 
     def remove_files(self) -> None:
-        """Remove our socket files for good; who is connected stays connected."""
+        """Remove the socket files and never restore them; existing connections are kept."""
         self._is_closing = True
         for listener in self._listeners:
             listener.remove_file()
@@ -137,12 +137,12 @@ class ListenerSet:
             return UnixAccess()
         hosts = own_hosts(address.host, address.port, address.is_loopback, self._config.host_names)
         if self._config.no_auth:
-            if not address.is_loopback:  # an inherited one; the others were checked with the configuration
+            if not address.is_loopback:  # only an inherited socket; the configuration was checked before
                 raise RuntimeRefused(f"cannot listen on {address} without a token: --no-auth is for loopback only")
-            # Printed, not logged: whatever the log level is, the one who chose this reads what it means (X02).
+            # Printed, not logged, so that the warning appears at every log level.
             print(
-                f"bulkhead: {address} asks for no token: every program on this machine, of any user, may run commands "
-                "here as you",
+                f"bulkhead: {address} needs no token: every program of every user on this machine can run commands "
+                "as you",
                 file=sys.stderr,
             )
             return TcpAccess(hosts, None)

@@ -1,6 +1,6 @@
-"""Opens listening sockets: Unix with mode 0600 under any umask, TCP on demand, or those a service manager opened.
+"""Open listening sockets: Unix sockets with mode 0600 under any umask, TCP, or sockets of a service manager.
 
-A socket file of a dead server is removed only after nobody answered there; a live one is left alone.
+The socket file of a dead server is removed, but only after a connection attempt has shown that no server listens there.
 """
 
 import os
@@ -16,12 +16,12 @@ PROBE_S = 0.2
 
 
 class ListenFailed(Exception):
-    """This listener cannot be opened; the text says why and what would be right."""
+    """A listener cannot be opened; the text says why and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An open listening socket. `made` is the identity of a socket file that is ours to remove."""
+    """An open listening socket. `made` is (st_dev, st_ino) of a socket file that this process created."""
 
     socket: socket.socket
     address: Address
@@ -32,21 +32,21 @@ class Listener:
 
     @property
     def is_unreachable(self) -> bool:
-        """Was our socket file taken away, and nothing put in its place?"""
+        """Return whether this process created the socket file and nothing exists at its path now."""
         if self.made is None or not isinstance(self.address, UnixAddress):
             return False
         return not os.path.lexists(self.address.path)
 
     def remove_file(self) -> None:
-        """Remove the socket file, if it is still the one we made."""
+        """Remove the socket file, if it is still the one that this process created."""
         if self.made is None or not isinstance(self.address, UnixAddress):
             return
         try:
-            found = self.address.path.lstat()
-            if (found.st_dev, found.st_ino) == self.made:
+            status = self.address.path.lstat()
+            if (status.st_dev, status.st_ino) == self.made:
                 self.address.path.unlink()
         except OSError:
-            pass  # gone already, or not ours to remove any more
+            pass  # already removed, or no permission
 
 
 def open_listener(address: Address) -> Listener:
@@ -58,7 +58,7 @@ def open_listener(address: Address) -> Listener:
 
 
 def inherited_listener(listening: socket.socket) -> Listener:
-    """A socket that a service manager opened; its file is not ours. Raises ListenFailed."""
+    """Return a listener for a service manager's socket; its file is never removed. Raises ListenFailed."""
     name = listening.getsockname()
     if listening.type != socket.SOCK_STREAM:
         raise ListenFailed(f"cannot use the inherited socket {name!r}: it must be a stream socket")
@@ -70,31 +70,31 @@ def inherited_listener(listening: socket.socket) -> Listener:
 def _open_unix(address: UnixAddress) -> Listener:
     path = address.path
     if not path.parent.is_dir():
-        raise ListenFailed(f"cannot listen on {address}: there is no directory {path.parent}; make it first")
+        raise ListenFailed(f"cannot listen on {address}: there is no directory {path.parent}; create it first")
     _clear(address)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        before = os.umask(0o177)  # no moment in which another user could connect
+        previous_umask = os.umask(0o177)  # so that other users cannot connect at any moment
         try:
             listening.bind(str(path))
         finally:
-            os.umask(before)
-        found = path.lstat()
+            os.umask(previous_umask)
+        status = path.lstat()
         listening.listen(BACKLOG)
     except BaseException:
         listening.close()
         raise
-    return Listener(listening, address, made=(found.st_dev, found.st_ino))
+    return Listener(listening, address, made=(status.st_dev, status.st_ino))
 
 
 def _clear(address: UnixAddress) -> None:
-    """Remove the file of a dead server. Raises ListenFailed for a live one, and for anything that is no socket."""
+    """Remove the socket file of a dead server. Raises ListenFailed for a live one, and for a file that is no socket."""
     try:
-        found = address.path.lstat()
+        status = address.path.lstat()
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ListenFailed(f"cannot listen on {address}: there is a file that is no socket; remove it")
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ListenFailed(f"cannot listen on {address}: the path exists and is no socket; remove it")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_S)
         try:
@@ -103,7 +103,7 @@ def _clear(address: UnixAddress) -> None:
             address.path.unlink(missing_ok=True)
             return
         except OSError as error:
-            raise ListenFailed(f"cannot listen on {address}: what is there cannot be judged ({error})") from error
+            raise ListenFailed(f"cannot listen on {address}: cannot check whether it is in use ({error})") from error
     raise ListenFailed(f"cannot listen on {address}: another server answers there; stop it or choose another --host")
 
 

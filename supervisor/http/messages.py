@@ -1,4 +1,4 @@
-"""The request and the answer: what a handler gets and gives, and how an error becomes JSON."""
+"""Define the request and response that handlers receive and return, and turn errors into JSON responses."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer. A body is JSON."""
+    """A whole response. A body is JSON."""
 
     status: int = 200
     body: bytes = b""
@@ -30,7 +30,7 @@ class Response:
 
 
 class Request:
-    """One request whose body was read completely, within the limits."""
+    """One request with its complete body."""
 
     def __init__(
         self,
@@ -49,33 +49,33 @@ class Request:
         self.body = body
         self.version = version
         self.detach = detach
-        """Take the connection over; the handler then returns None and nobody else writes."""
+        """Take over the connection; the handler then writes to it itself and returns None."""
         self._query_text = query
         self._query: dict[str, str] | None = None
 
     @property
     def query(self) -> dict[str, str]:
-        """The query; of a word given twice the first counts. Raises BadInput."""
+        """Return the query parameters; the first value counts when one is repeated. Raises BadInput."""
         if self._query is None:
             try:
                 pairs = parse_qsl(self._query_text, keep_blank_values=True, max_num_fields=64, errors="strict")
             except (ValueError, UnicodeDecodeError):
-                raise BadInput("cannot read the query: it must be UTF-8 with at most 64 words") from None
+                raise BadInput("cannot read the query: it must be UTF-8 with at most 64 parameters") from None
             self._query = dict(reversed(pairs))
         return self._query
 
     def json(self, kind: type[T]) -> T:
-        """The body as `kind`. Raises BadInput naming the field."""
+        """Decode the body as `kind`. Raises BadInput naming the field."""
         try:
             return msgspec.json.decode(self.body, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(f"cannot read the body: {error}; it must be a JSON object") from None
 
     def client_id(self, *, given: str | None = None) -> ClientId:
-        """The id of the calling client, from the query unless `given`. Raises BadInput."""
+        """Return the id of the calling client: `given`, else the query's `client_id`. Raises BadInput."""
         text = self.query.get("client_id", "") if given is None else given
         if not is_uuid(text):
-            raise BadInput("cannot tell who calls: `client_id` must be a UUID")
+            raise BadInput("cannot identify the client: `client_id` must be a UUID")
         return ClientId(text)
 
 
@@ -83,12 +83,12 @@ Handler = Callable[[Request], Awaitable[Response | None]]
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """`value` as the JSON body of an answer."""
+    """Return a response with `value` as its JSON body."""
     return Response(status, _encoder.encode(value))
 
 
 def error_response(error: BulkheadError) -> Response:
-    """The answer that tells of this error."""
+    """Return the response for an error."""
     headers = {}
     if isinstance(error, MethodUnknown):
         headers["Allow"] = ", ".join(error.allowed)
@@ -101,7 +101,7 @@ def error_response(error: BulkheadError) -> Response:
 
 
 def unexpected(error: Exception, log: logging.Logger, random: RandomSource, where: str) -> Internal:
-    """A bug of ours: the story goes into the log, its id to the client."""
-    story = new_uuid(random)[:8]
-    log.error("request failed", exc_info=error, extra=fields(id=story, request=where))
-    return Internal(f"something went wrong here; the log tells more under the id {story}")
+    """Log an unexpected exception with its traceback; return an error that only carries the id of the log line."""
+    error_id = new_uuid(random)[:8]
+    log.error("request failed", exc_info=error, extra=fields(id=error_id, request=where))
+    return Internal(f"internal error in the server; its log has the details under the id {error_id}")

@@ -1,12 +1,13 @@
-"""What `GET /metrics` says: the same as `GET /v1/workers`, as text that Prometheus reads (its format 0.0.4).
+"""Write the text of `GET /metrics`: the numbers of `GET /v1/workers` and of the router, in Prometheus' format 0.0.4.
 
-Of single workers only those are named that have a process, so that the text stays short with many workspaces asleep.
+Of single workers only those with a process are named, so that the text stays short with many workspaces asleep.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from protocol.api.workspace import WorkerStatus
+from supervisor.routing.router import Counters
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("asleep", "starting", "ready", "degraded", "closing", "restarting", "failed")
@@ -14,13 +15,24 @@ STATES = ("asleep", "starting", "ready", "degraded", "closing", "restarting", "f
 Sample = tuple[dict[str, str], float]
 
 
-def metrics_text(rows: Sequence[WorkerStatus], *, version: str, streams: int, own: tuple[int, float]) -> str:
-    """The whole text. `own` is what this process uses: bytes of memory, seconds of processor."""
-    states = Counter(row.state for row in rows)
-    running = [row for row in rows if row.pid]
-    named = [({"workspace": row.id}, row) for row in running]
-    found = (
+def metrics_text(
+    rows: Sequence[WorkerStatus], *, version: str, streams: int, router: Counters, own: tuple[int, float]
+) -> str:
+    """Return the whole text. `own` is what this process uses: bytes of memory, seconds of processor time."""
+    families = (
         _family("bulkhead_info", "gauge", "This server.", [({"version": version}, 1)]),
+        *_totals(rows, streams),
+        *_workers([row for row in rows if row.pid]),
+        *_router(router),
+        _one("process_resident_memory_bytes", "gauge", "Memory of the supervisor.", own[0]),
+        _one("process_cpu_seconds_total", "counter", "Processor time of the supervisor.", own[1]),
+    )
+    return "".join(families)
+
+
+def _totals(rows: Sequence[WorkerStatus], streams: int) -> list[str]:
+    states = Counter(row.state for row in rows)
+    return [
         _family(
             "bulkhead_workspaces",
             "gauge",
@@ -28,30 +40,65 @@ def metrics_text(rows: Sequence[WorkerStatus], *, version: str, streams: int, ow
             [({"state": state}, states[state]) for state in STATES],
         ),
         _one("bulkhead_event_streams", "gauge", "Event streams that are open.", streams),
-        _one(
-            "bulkhead_clients",
-            "gauge",
-            "Clients that listen, in all workspaces.",
-            sum(row.clients for row in rows),
-        ),
+        _one("bulkhead_clients", "gauge", "Clients that listen, in all workspaces.", sum(row.clients for row in rows)),
         _one("bulkhead_open_runs", "gauge", "Runs that have not ended.", sum(row.open_runs for row in rows)),
-        _one("bulkhead_worker_deaths", "gauge", "Deaths that nobody asked for.", sum(row.restarts for row in rows)),
-        _family(
-            "bulkhead_worker_resident_memory_bytes",
-            "gauge",
-            "Memory of a worker's process.",
-            [(labels, row.rss_bytes) for labels, row in named],
-        ),
-        _family(
-            "bulkhead_worker_cpu_seconds_total",
+        _one("bulkhead_worker_deaths", "gauge", "Crashes of workers.", sum(row.restarts for row in rows)),
+    ]
+
+
+def _workers(running: Sequence[WorkerStatus]) -> list[str]:
+    table: tuple[tuple[str, str, str, list[float]], ...] = (
+        ("resident_memory_bytes", "gauge", "Memory of a worker's process.", [row.rss_bytes for row in running]),
+        (
+            "cpu_seconds_total",
             "counter",
             "Processor time of a worker's process; a new process begins at 0.",
-            [(labels, row.cpu_s) for labels, row in named],
+            [row.cpu_s for row in running],
         ),
-        _one("process_resident_memory_bytes", "gauge", "Memory of the supervisor.", own[0]),
-        _one("process_cpu_seconds_total", "counter", "Processor time of the supervisor.", own[1]),
+        (
+            "loop_lag_seconds",
+            "gauge",
+            "How late a worker's event loop was at its last heartbeat.",
+            [row.loop_lag_s for row in running],
+        ),
+        (
+            "loop_lag_max_seconds",
+            "gauge",
+            "How late a worker's event loop was at worst; a new process begins at 0.",
+            [row.loop_lag_max_s for row in running],
+        ),
+        (
+            "late_answers_total",
+            "counter",
+            "Answers of a workspace's workers to calls that had ended already.",
+            [row.late_answers for row in running],
+        ),
     )
-    return "".join(found)
+    return [
+        _family(
+            f"bulkhead_worker_{name}",
+            kind,
+            text,
+            [({"workspace": row.id}, value) for row, value in zip(running, values, strict=True)],
+        )
+        for name, kind, text, values in table
+    ]
+
+
+def _router(counters: Counters) -> list[str]:
+    table = (
+        ("bad_messages", "Messages that could not be read, dropped.", counters.bad_messages),
+        (
+            "refused_hellos",
+            "Hellos refused: wrong version, generation, token, user or process.",
+            counters.refused_hellos,
+        ),
+        ("stranger_frames", "Messages of peers without an accepted hello, dropped.", counters.strangers),
+        ("cut_peers", "Peers ignored after too many bad messages.", counters.cut_peers),
+        ("undelivered_messages", "Messages whose receiver was not connected or did not read.", counters.undelivered),
+        ("rebinds", "Times that the vanished socket file was bound again.", counters.rebinds),
+    )
+    return [_one(f"bulkhead_router_{name}_total", "counter", text, value) for name, text, value in table]
 
 
 def _one(name: str, kind: str, text: str, value: float) -> str:
@@ -61,7 +108,7 @@ def _one(name: str, kind: str, text: str, value: float) -> str:
 def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> str:
     lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
     for labels, value in samples:
-        # No value of a label is foreign text: ids and states need no escaping.
-        inside = ",".join(f'{label}="{value}"' for label, value in labels.items())
+        # Label values are ids, states and the version: none needs escaping.
+        inside = ",".join(f'{label}="{text}"' for label, text in labels.items())
         lines.append(f"{name}{{{inside}}} {value}" if inside else f"{name} {value}")
     return "\n".join(lines) + "\n"

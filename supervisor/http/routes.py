@@ -1,7 +1,7 @@
-"""The API as one table: method, path, who answers, which query words are passed on. Most rows need no code.
+"""Define the API as one table of routes: method, path, operation or handler, query parameters, summary.
 
-A row names either a worker's operation or a handler of the door. Path words in braces and the query words listed
-become the arguments of the operation.
+A route names either an operation of the worker, which needs no code here, or a handler of the supervisor. Path
+parameters in braces and the listed query parameters become the arguments of the operation.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,97 +16,106 @@ from protocol.errors import BadInput, NotFound
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row. Exactly one of `operation` and `handler` is set."""
+    """One route. Exactly one of `operation` and `handler` is set."""
 
     method: str
     path: str
     operation: str = ""
     handler: str = ""
     summary: str = ""
-    query: Mapping[str, str] = field(default_factory=dict)  # query word -> argument of the operation
-    needs: Collection[str] = ()  # query words that must be there
-    headers: Collection[str] = ()  # request headers that mean something
-    takes: Any = None  # of a handler: the type of the body; an operation has its own
-    gives: Any = None  # of a handler: the type of the answer; None: it is empty
-    codes: tuple[str, ...] = ()  # of a handler: of the errors that only it has
-    is_use: bool = True  # does this request mean that somebody needs the server (--idle-exit)?
-    sends_env: bool = False  # does the operation get the environment of the workspace's first client, as `env`?
+    query: Mapping[str, str] = field(default_factory=dict)  # query parameter -> argument of the operation
+    needs: Collection[str] = ()  # required query parameters
+    headers: Collection[str] = ()  # request headers that have an effect
+    takes: Any = None  # type of a handler's body; an operation declares its own
+    gives: Any = None  # type of a handler's response; None: empty
+    codes: tuple[str, ...] = ()  # error codes that only this handler has
+    is_use: bool = True  # whether this request counts as use of the server (--idle-exit)
+    sends_env: bool = False  # whether the operation gets the environment of the workspace's first client, as `env`
 
 
-def _to(operation: str, method: str, below: str, summary: str, **more: Any) -> Route:
-    return Route(method, f"/v1/workspaces/{{id}}{below}", operation=operation, summary=summary, **more)
+def _operation(operation: str, method: str, path: str, summary: str, **more: Any) -> Route:
+    return Route(method, f"/v1/workspaces/{{id}}{path}", operation=operation, summary=summary, **more)
 
 
-def _by(handler: str, method: str, path: str, summary: str, **more: Any) -> Route:
+def _handler(handler: str, method: str, path: str, summary: str, **more: Any) -> Route:
     return Route(method, path, handler=handler, summary=summary, **more)
 
 
 STREAM = "stream_events"
-"""The handler whose answer does not end by itself."""
+"""The handler whose response does not end by itself."""
 
 EVENT_STREAM, PAGE, METRICS = "text/event-stream", "text/html", "text/plain"
-"""Answers that are not JSON, by their media type; the others are named by the type of their value."""
+"""Media types of responses that are not JSON; a JSON response is described by the type of its value."""
 
 WAKING = ("worker_starting", "worker_failed", "worker_lost", "server_exiting", "deadline", "workspace_moved")
-"""What can happen while a worker is woken and asked."""
+"""Errors of every request that wakes and calls a worker."""
 
 _DESCRIBING = (*WAKING, "too_many_calls", "workspace_closing")
-"""What can happen besides, when it is asked what its workspace is like."""
+"""Errors of a request that asks a worker to describe its workspace."""
 
 _CALLER = {"client_id": "client_id"}
 
 ROUTES: tuple[Route, ...] = (
     # the server
-    _by("health", "GET", "/v1/health", "Is the server there? Answered from the first moment", is_use=False),
-    _by("version", "GET", "/v1/version", "Who answers: version, build, platform", is_use=False, gives=Version),
-    _by(
+    _handler("health", "GET", "/v1/health", "Whether the server is up; works before it is ready", is_use=False),
+    _handler("version", "GET", "/v1/version", "Version, build and platform of the server", is_use=False, gives=Version),
+    _handler(
         "server_config",
         "GET",
         "/v1/config",
-        "The server's own settings; nothing is told",
+        "The server's own settings; always an empty object",
         is_use=False,
         gives=dict[str, Any],
     ),
-    _by(
+    _handler(
         "control",
         "POST",
         "/v1/control",
-        "Ask an idle server to leave",
+        "Ask an idle server to exit",
         is_use=False,
         takes=Command,
         codes=("not_idle",),
     ),
-    _by("retire_client", "DELETE", "/v1/clients/{client_id}", "A client leaves all workspaces for good"),
-    _by(
+    _handler("retire_client", "DELETE", "/v1/clients/{client_id}", "End all leases of a client, permanently"),
+    _handler(
         "list_workers",
         "GET",
         "/v1/workers",
-        "Every registered workspace with its worker: state, process, memory, runs",
+        "All registered workspaces with their workers: state, process, memory, runs",
         is_use=False,
         gives=list[WorkerStatus],
         query={"memory": "memory"},
     ),
-    _by("metrics", "GET", "/metrics", "The same in numbers, as Prometheus reads them", is_use=False, gives=METRICS),
-    _by("openapi", "GET", "/v1/openapi.json", "This description", is_use=False, gives=dict[str, Any]),
-    _by("docs", "GET", "/v1/docs", "This description as a page to read", is_use=False, gives=PAGE),
+    _handler(
+        "get_worker",
+        "GET",
+        "/v1/workers/{id}",
+        "One registered workspace with its worker, and the worker's last crashes",
+        is_use=False,
+        gives=WorkerStatus,
+        query={"memory": "memory"},
+    ),
+    _handler("metrics", "GET", "/metrics", "Metrics in Prometheus text format", is_use=False, gives=METRICS),
+    _handler("openapi", "GET", "/v1/openapi.json", "This API description", is_use=False, gives=dict[str, Any]),
+    _handler("docs", "GET", "/v1/docs", "This API description as an HTML page", is_use=False, gives=PAGE),
     # workspaces
-    _by(
+    _handler(
         "list_workspaces",
         "GET",
         "/v1/workspaces",
-        "Every registered workspace; sleeping ones are not woken",
+        "All registered workspaces; sleeping ones are not woken",
         gives=list[Workspace],
     ),
-    _by(
+    _handler(
         "create_workspace",
         "POST",
         "/v1/workspaces",
-        "Find or make the workspace of a directory, and wait until its worker is ready",
+        "Find or register the workspace of a directory, and wait for its worker",
         takes=CreateWorkspace,
         gives=Workspace,
         codes=("client_retired", "conflict", "too_many_workspaces", "storage_failed", *_DESCRIBING),
     ),
-    _by(
+    _handler(
         "get_workspace",
         "GET",
         "/v1/workspaces/{id}",
@@ -114,74 +123,76 @@ ROUTES: tuple[Route, ...] = (
         gives=Workspace,
         codes=_DESCRIBING,
     ),
-    _by(
+    _handler(
         "release_workspace",
         "DELETE",
         "/v1/workspaces/{id}",
-        "The client's claim ends; runs go on",
+        "End the client's lease; runs continue",
         query=_CALLER,
         needs=_CALLER,
     ),
-    _by(
+    _handler(
         "set_current_session",
         "POST",
         "/v1/workspaces/{id}/current-session",
-        "Which session a client looks at; it needs an open event stream",
+        "Set the session that a client views; needs an open event stream",
         takes=CurrentSession,
         query=_CALLER,
         needs=_CALLER,
         codes=("not_attached",),
     ),
-    _by(
+    _handler(
         STREAM,
         "GET",
         "/v1/workspaces/{id}/events",
-        "What happens in the workspace, as Server-Sent Events; it does not end by itself",
+        "Events of the workspace as Server-Sent Events; the response is endless",
         gives=EVENT_STREAM,
         query={**_CALLER, "ids": "ids"},
         headers=("Last-Event-ID",),
         codes=("too_many_clients", "server_exiting"),
     ),
-    _by(
+    _handler(
         "restart_worker",
         "POST",
         "/v1/workspaces/{id}/restart",
-        "Replace the worker; also the way out of `failed`",
+        "Replace the worker; also restarts a `failed` workspace",
         codes=WAKING,
     ),
-    _by("evict_worker", "POST", "/v1/workspaces/{id}/evict", "Let an idle worker sleep now", codes=("busy", *WAKING)),
-    _by(
+    _handler("evict_worker", "POST", "/v1/workspaces/{id}/evict", "Evict an idle worker now", codes=("busy", *WAKING)),
+    _handler(
         "remove_registration",
         "DELETE",
         "/v1/workspaces/{id}/registration",
-        "Forget the workspace; its files stay",
+        "Remove the workspace's registration; its files stay",
         codes=("storage_failed", *WAKING),
     ),
-    _to("config.get", "GET", "/config", "The merged configuration, secrets masked"),
-    _to("config.providers", "GET", "/providers", "Providers and models to choose from"),
+    _operation("config.get", "GET", "/config", "The merged configuration, secrets masked"),
+    _operation("config.providers", "GET", "/providers", "Available providers and their models"),
     # sessions, messages, files
-    _to("session.list", "GET", "/sessions", "Top-level sessions, changed last first"),
-    _to("session.create", "POST", "/sessions", "Begin a session; only the title is the client's"),
-    _to("session.get", "GET", "/sessions/{sid}", "One session, children too"),
-    _to("session.put", "PUT", "/sessions/{sid}", "Change title, cost or todos; what is left out stays"),
-    _to(
+    _operation("session.list", "GET", "/sessions", "Top-level sessions, most recently changed first"),
+    _operation("session.create", "POST", "/sessions", "Create a session; the client sets only the title"),
+    _operation("session.get", "GET", "/sessions/{sid}", "One session, also a child session"),
+    _operation("session.put", "PUT", "/sessions/{sid}", "Change title, cost or todos; omitted fields keep their value"),
+    _operation(
         "session.delete",
         "DELETE",
         "/sessions/{sid}",
-        "Cancel what runs in it, then delete it with its children and messages",
+        "Cancel its runs, then delete it with its child sessions and messages",
     ),
-    _to("session.history", "GET", "/sessions/{sid}/history", "Versions of the files that the session changed"),
-    _to("session.messages", "GET", "/sessions/{sid}/messages", "The conversation, oldest first"),
-    _to("session.user_messages", "GET", "/sessions/{sid}/messages/user", "What the user said in it, newest first"),
-    _to("workspace.user_messages", "GET", "/messages/user", "What the user said in any session, newest first"),
-    _to(
+    _operation("session.history", "GET", "/sessions/{sid}/history", "Versions of the files that the session changed"),
+    _operation("session.messages", "GET", "/sessions/{sid}/messages", "All messages of the session, oldest first"),
+    _operation(
+        "session.user_messages", "GET", "/sessions/{sid}/messages/user", "The user's messages in it, newest first"
+    ),
+    _operation("workspace.user_messages", "GET", "/messages/user", "The user's messages of all sessions, newest first"),
+    _operation(
         "filetracker.list",
         "GET",
         "/sessions/{sid}/filetracker/files",
-        "Absolute paths that the session has read, the last first",
+        "Absolute paths of the files that the session has read, latest first",
     ),
-    _to("filetracker.read", "POST", "/filetracker/read", "The client shows a file to the session"),
-    _to(
+    _operation("filetracker.read", "POST", "/filetracker/read", "Record that the session has read a file"),
+    _operation(
         "filetracker.last_read",
         "GET",
         "/filetracker/lastread",
@@ -189,111 +200,123 @@ ROUTES: tuple[Route, ...] = (
         query={"session_id": "session_id", "path": "path"},
     ),
     # the agent
-    _to("agent.info", "GET", "/agent", "Which model answers, and whether anything runs"),
-    _to("prompt.submit", "POST", "/agent", "Send a prompt: 202 once it is on disk"),
-    _to("agent.init", "POST", "/agent/init", "Build the agent; the body may be left out"),
-    _to("agent.update", "POST", "/agent/update", "Read the configuration again, for turns to come"),
-    _to("agent.session", "GET", "/agent/sessions/{sid}", "A session in short: id, title, is it busy"),
-    _to(
+    _operation("agent.info", "GET", "/agent", "Which model answers, and whether a run is active"),
+    _operation("prompt.submit", "POST", "/agent", "Submit a prompt: 202 once it is on disk"),
+    _operation("agent.init", "POST", "/agent/init", "Initialise the agent; the body is optional"),
+    _operation("agent.update", "POST", "/agent/update", "Reload the configuration, for later turns"),
+    _operation("agent.session", "GET", "/agent/sessions/{sid}", "A session in short: id, title, whether it is busy"),
+    _operation(
         "prompt.cancel",
         "POST",
         "/agent/sessions/{sid}/cancel",
-        "Cancel what was accepted so far, or one run",
+        "Cancel all runs accepted so far, or one run",
         query={"run_id": "run"},
     ),
-    _to("prompt.count", "GET", "/agent/sessions/{sid}/prompts/queued", "How many prompts wait"),
-    _to("prompt.list", "GET", "/agent/sessions/{sid}/prompts/list", "The texts of the prompts that wait"),
-    _to("prompt.clear", "POST", "/agent/sessions/{sid}/prompts/clear", "Drop the prompts that wait"),
-    _to(
-        "agent.summarize", "POST", "/agent/sessions/{sid}/summarize", "Summarise a session; answered when that is over"
+    _operation("prompt.count", "GET", "/agent/sessions/{sid}/prompts/queued", "The number of queued prompts"),
+    _operation("prompt.list", "GET", "/agent/sessions/{sid}/prompts/list", "The texts of the queued prompts"),
+    _operation("prompt.clear", "POST", "/agent/sessions/{sid}/prompts/clear", "Drop the queued prompts"),
+    _operation(
+        "agent.summarize", "POST", "/agent/sessions/{sid}/summarize", "Summarise a session; answered when it is done"
     ),
-    _to(
+    _operation(
         "agent.default_small_model",
         "GET",
         "/agent/default-small-model",
-        "The model for side tasks of a provider",
+        "A provider's default model for side tasks",
         query={"provider_id": "provider_id"},
     ),
-    _to(
+    _operation(
         "run.list",
         "GET",
         "/runs",
-        "What became of each prompt, newest first",
+        "All runs with their outcome, newest first",
         query={"session_id": "session_id", "limit": "limit"},
     ),
-    _to("run.get", "GET", "/runs/{run}", "What became of one prompt"),
-    _to(
+    _operation("run.get", "GET", "/runs/{run}", "State and outcome of one run"),
+    _operation(
         "shell.run", "POST", "/agent/sessions/{sid}/shell", "Run a command of the user in the workspace", sends_env=True
     ),
     # permissions and questions
-    _to("permissions.get_skip", "GET", "/permissions/skip", "Does the agent act without asking?"),
-    _to("permissions.set_skip", "POST", "/permissions/skip", "Let the agent act without asking, or not"),
-    _to("permissions.list", "GET", "/permissions", "Requests for permission that wait, the oldest first"),
-    _to("permissions.grant", "POST", "/permissions/grant", "Answer a request for permission"),
-    _to("questions.list", "GET", "/questions", "Questions of the agent that wait, the oldest first"),
-    _to("questions.answer", "POST", "/questions/answer", "Answer the questions of the agent"),
-    _to("questions.cancel", "POST", "/questions/cancel", "Refuse to answer them", query={"batch_request_id": "batch"}),
+    _operation("permissions.get_skip", "GET", "/permissions/skip", "Whether tools run without asking"),
+    _operation("permissions.set_skip", "POST", "/permissions/skip", "Set whether tools run without asking"),
+    _operation("permissions.list", "GET", "/permissions", "Open permission requests, oldest first"),
+    _operation("permissions.grant", "POST", "/permissions/grant", "Answer a permission request"),
+    _operation("questions.list", "GET", "/questions", "Open questions of the agent, oldest first"),
+    _operation("questions.answer", "POST", "/questions/answer", "Answer questions of the agent"),
+    _operation(
+        "questions.cancel",
+        "POST",
+        "/questions/cancel",
+        "Decline to answer questions of the agent",
+        query={"batch_request_id": "batch"},
+    ),
     # configuration and project
-    _to("config.set", "POST", "/config/set", "Set a key to any JSON"),
-    _to("config.remove", "POST", "/config/remove", "Remove a key"),
-    _to("config.model", "POST", "/config/model", "Choose a model"),
-    _to("config.compact", "POST", "/config/compact", "The compact view of a terminal"),
-    _to("config.provider_key", "POST", "/config/provider-key", "Store a key or a login of a provider"),
-    _to(
+    _operation("config.set", "POST", "/config/set", "Set a key to any JSON value"),
+    _operation("config.remove", "POST", "/config/remove", "Remove a key"),
+    _operation("config.model", "POST", "/config/model", "Choose a model"),
+    _operation("config.compact", "POST", "/config/compact", "Set the compact mode of the terminal interface"),
+    _operation("config.provider_key", "POST", "/config/provider-key", "Store a key or a login of a provider"),
+    _operation(
         "config.import_copilot",
         "POST",
         "/config/import-copilot",
-        "Take over the login of another program; there is none",
+        "Import the login of another program; never finds one",
     ),
-    _to("config.refresh_oauth", "POST", "/config/refresh-oauth", "Renew a login; not possible, log in again"),
-    _to("project.needs_init", "GET", "/project/needs-init", "Should a client offer to write the context file?"),
-    _to("project.init", "POST", "/project/init", "Do not offer it again"),
-    _to("project.init_prompt", "GET", "/project/init-prompt", "The prompt that writes the context file"),
+    _operation("config.refresh_oauth", "POST", "/config/refresh-oauth", "Renew an OAuth login of a provider"),
+    _operation(
+        "project.needs_init", "GET", "/project/needs-init", "Whether a client should offer to write the context file"
+    ),
+    _operation("project.init", "POST", "/project/init", "Stop offering to write the context file"),
+    _operation("project.init_prompt", "GET", "/project/init-prompt", "The prompt that writes the context file"),
     # language servers, skills, MCP servers
-    _to("lsp.list", "GET", "/lsps", "Language servers by name"),
-    _to("lsp.diagnostics", "GET", "/lsps/{lsp}/diagnostics", "What one language server says is wrong, by file"),
-    _to("lsp.start", "POST", "/lsps/start", "Start the language servers of a file"),
-    _to("lsp.stop", "POST", "/lsps/stop", "Stop all language servers"),
-    _to("skill.list", "GET", "/skills", "Skills that can be used"),
-    _to("skill.read", "POST", "/skills/read", "The text of a skill"),
-    _to("mcp.states", "GET", "/mcp/states", "MCP servers by name"),
-    _to("mcp.prompts", "GET", "/mcp/prompts", "Prompts that MCP servers offer"),
-    _to("mcp.get_prompt", "POST", "/mcp/get-prompt", "The text of one of them"),
-    _to("mcp.read_resource", "POST", "/mcp/read-resource", "Read a resource of an MCP server"),
-    _to("mcp.refresh_tools", "POST", "/mcp/refresh-tools", "Ask an MCP server for its tools again"),
-    _to("mcp.refresh_prompts", "POST", "/mcp/refresh-prompts", "Ask it for its prompts again"),
-    _to("mcp.refresh_resources", "POST", "/mcp/refresh-resources", "Ask it for its resources again"),
-    _to("mcp.pending_auth", "GET", "/mcp/pending-auth", "MCP servers that wait for a login"),
-    _to("mcp.auth_url", "GET", "/mcp/auth-url", "Where a login goes on", query={"name": "name"}, needs=("name",)),
-    _to("mcp.auth", "POST", "/mcp/auth", "Log in at an MCP server; answered when that is over"),
-    _to("mcp.docker_enable", "POST", "/mcp/docker/enable", "Add Docker's MCP gateway to the configuration"),
-    _to("mcp.docker_disable", "POST", "/mcp/docker/disable", "Take it out again"),
+    _operation("lsp.list", "GET", "/lsps", "Language servers by name"),
+    _operation("lsp.diagnostics", "GET", "/lsps/{lsp}/diagnostics", "The diagnostics of one language server, by file"),
+    _operation("lsp.start", "POST", "/lsps/start", "Start the language servers of a file"),
+    _operation("lsp.stop", "POST", "/lsps/stop", "Stop all language servers"),
+    _operation("skill.list", "GET", "/skills", "Available skills"),
+    _operation("skill.read", "POST", "/skills/read", "The text of a skill"),
+    _operation("mcp.states", "GET", "/mcp/states", "MCP servers by name"),
+    _operation("mcp.prompts", "GET", "/mcp/prompts", "The prompts of all MCP servers"),
+    _operation("mcp.get_prompt", "POST", "/mcp/get-prompt", "The text of one MCP prompt"),
+    _operation("mcp.read_resource", "POST", "/mcp/read-resource", "Read a resource of an MCP server"),
+    _operation("mcp.refresh_tools", "POST", "/mcp/refresh-tools", "Reload the tools of an MCP server"),
+    _operation("mcp.refresh_prompts", "POST", "/mcp/refresh-prompts", "Reload the prompts of an MCP server"),
+    _operation("mcp.refresh_resources", "POST", "/mcp/refresh-resources", "Reload the resources of an MCP server"),
+    _operation("mcp.pending_auth", "GET", "/mcp/pending-auth", "MCP servers that wait for a login"),
+    _operation(
+        "mcp.auth_url", "GET", "/mcp/auth-url", "Address to continue a login", query={"name": "name"}, needs=("name",)
+    ),
+    _operation("mcp.auth", "POST", "/mcp/auth", "Log in to an MCP server; answered when it is done"),
+    _operation("mcp.docker_enable", "POST", "/mcp/docker/enable", "Add Docker's MCP gateway to the configuration"),
+    _operation(
+        "mcp.docker_disable", "POST", "/mcp/docker/disable", "Remove Docker's MCP gateway from the configuration"
+    ),
 )
 
 
 class MethodUnknown(BadInput):
-    """The path exists, the method does not; `allowed` is what it takes."""
+    """The path exists but does not support the method; `allowed` lists the supported ones."""
 
     default_code, default_status = "method_not_allowed", 405
 
     def __init__(self, method: str, allowed: list[str]) -> None:
-        super().__init__(f"cannot {method} this: it takes {', '.join(allowed)}")
+        super().__init__(f"cannot {method} this: it supports {', '.join(allowed)}")
         self.allowed = allowed
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The row for a request, and the words that its path has in the braces."""
+    """The route of a request, and the values of its path parameters."""
 
     route: Route
     params: dict[str, str]
 
 
 class RouteTable:
-    """Finds the row for a request, one look-up for each word of the path."""
+    """Finds the route of a request, with one look-up per path segment."""
 
     def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
-        # A word that may be anything stands under None, which no word of a request can be.
+        # A path parameter is stored under the key None, which no segment of a request can equal.
         self._root: dict[str | None, Any] = {}
         for route in routes:
             node = self._root
@@ -302,32 +325,32 @@ class RouteTable:
                 if word.startswith("{"):
                     names.append(word[1:-1])
                 node = node.setdefault(None if word.startswith("{") else word, {})
-            methods = node.setdefault("", {})  # no word of a path is empty
+            methods = node.setdefault("", {})  # no path segment is empty
             assert route.method not in methods, route
             methods[route.method] = (route, names)
 
     def match(self, method: str, path: str) -> Match:
-        """The row for `method` and the undecoded `path`. Raises NotFound, MethodUnknown, BadInput."""
+        """Return the route for `method` and the undecoded `path`. Raises NotFound, MethodUnknown, BadInput."""
         if not path.startswith("/"):
             raise _unknown(path)
         node = self._root
         values = []
         for word in path[1:].split("/"):
-            if word and (below := node.get(word)) is not None:
-                node = below
-            elif word and (below := node.get(None)) is not None:
-                # Decoded after splitting, so that an encoded slash stays inside its word (C12).
+            if word and (child := node.get(word)) is not None:
+                node = child
+            elif word and (child := node.get(None)) is not None:
+                # Decoded after splitting, so that an encoded slash stays inside its segment (C12).
                 values.append(_decoded(word))
-                node = below
+                node = child
             else:
                 raise _unknown(path)
         methods = node.get("")
         if methods is None:
             raise _unknown(path)
-        found = methods.get(method)
-        if found is None:
+        row = methods.get(method)
+        if row is None:
             raise MethodUnknown(method, sorted(methods))
-        route, names = found
+        route, names = row
         return Match(route, dict(zip(names, values, strict=True)))
 
 
@@ -335,7 +358,7 @@ def _decoded(word: str) -> str:
     try:
         return unquote(word, errors="strict")
     except UnicodeDecodeError:
-        raise BadInput("cannot read the path: it is not UTF-8 under its percent signs") from None
+        raise BadInput("cannot read the path: percent-encoded bytes must be UTF-8") from None
 
 
 def _unknown(path: str) -> NotFound:

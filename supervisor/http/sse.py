@@ -1,8 +1,8 @@
-"""The event stream: headers at once, replay then live, ids for clients that ask, quiet keep-alive, clean end.
+"""Stream the events of a workspace as Server-Sent Events: headers at once, replayed events, then live events.
 
-A stream without ids is for the Crush client, which never notices a chunked body that is cut off (http-api 4.5). Its
-body therefore ends with the connection: even a killed server is then a clean end, and the client comes back. Streams
-with ids are chunked where the client speaks HTTP/1.1, so that it can tell an end from a cut.
+A stream without ids is for the Crush client, which never notices that a chunked body was cut off. Its body therefore
+ends with the connection: even a killed server is then a regular end, and the client reconnects. Streams with ids are
+chunked if the client speaks HTTP/1.1, so that it can distinguish a regular end from a lost connection.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from supervisor.workspaces.workspace import Workspace
 
 SEND_BUFFER_BYTES = 64 * 1024
 WRITE_AT_ONCE_BYTES = 256 * 1024
-"""The write deadline counts for pieces of this size, so that a slow client that does take something is kept."""
+"""The write deadline applies to pieces of this size, so that a slow client that still reads is kept."""
 
 KEEP_ALIVE = b"\n"
-"""An empty line: the one thing that every client ignores in silence."""
+"""An empty line, which every client ignores."""
 
 IDLE_READ_BYTES = 64 * 1024
-"""What a client may send on an open stream; it has nothing to say."""
+"""Limit for bytes that a client sends on an open stream, where none are expected."""
 
 
 class EventStreams:
-    """The handler of the events row."""
+    """Handler of the event stream route."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class EventStreams:
         wants_ids = bool(last_id) or request.query.get("ids") in ("1", "true")
         self._open += 1
         try:
-            # Subscribed and attached before the first byte goes out: from the headers on, no event is missed.
+            # Subscribe before sending the first byte, so that a client that has seen the headers misses no event.
             with workspace.attached(
                 client_id, cursor=cursor, cursor_is_bad=bool(last_id) and cursor is None, wants_ids=wants_ids
             ) as events:
@@ -85,23 +85,25 @@ class EventStreams:
                     is_chunked=wants_ids and request.version == "HTTP/1.1",
                     limits=self._limits,
                 )
-                asking = None
-                if cursor is None:  # one with a cursor gets them by replay, or has them
-                    asking = self._tasks.start(self._ask(workspace, events), "asks")
+                requests = None
+                if cursor is None:  # a client with a cursor has them, or gets them by replay
+                    requests = self._tasks.start(self._send_open_requests(workspace, events), "open requests")
                 try:
-                    await self._stream(events, output, wants_ids, workspace, asking)
+                    await self._stream(events, output, wants_ids, workspace, requests)
                 finally:
-                    if asking is not None:
-                        asking.cancel()
+                    if requests is not None:
+                        requests.cancel()
         finally:
             self._open -= 1
 
-    async def _ask(self, workspace: Workspace, events: Stream) -> None:
-        """Tell the client what was asked before it came (C11)."""
+    async def _send_open_requests(self, workspace: Workspace, events: Stream) -> None:
+        """Send the client the permission requests and questions that were opened before it connected."""
         try:
             events.asked_before(await workspace.open_asks())
-        except BulkheadError as error:  # no worker: then nothing is open
-            self._log.debug("requests not told", extra=fields(workspace=workspace.registration.id, error=error.message))
+        except BulkheadError as error:  # without a worker none is open
+            self._log.debug(
+                "open requests not sent", extra=fields(workspace=workspace.registration.id, error=error.message)
+            )
 
     async def _stream(
         self,
@@ -109,16 +111,16 @@ class EventStreams:
         output: "_Output",
         wants_ids: bool,
         workspace: Workspace,
-        asking: "asyncio.Task[None] | None",
+        requests: "asyncio.Task[None] | None",
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
         output.when_closed(task)
         try:
             await output.open()
-            if asking is not None and workspace.driver.status().answers:
-                # Before later events, so that none of them speaks of a request that the client has not seen.
-                await asyncio.wait({asking}, timeout=self._limits.stream_asks_s)
+            if requests is not None and workspace.driver.status().answers:
+                # Before later events, so that none of them refers to a request that the client has not seen.
+                await asyncio.wait({requests}, timeout=self._limits.stream_asks_s)
             while (chunk := await events.next_chunk(self._limits.stream_keepalive_s)) is not None:
                 await output.write(chunk or KEEP_ALIVE)
             if wants_ids:
@@ -136,7 +138,7 @@ class EventStreams:
 
 
 class _Output:
-    """The connection of one stream, taken over from the HTTP machinery."""
+    """The connection of one event stream, detached from Tornado's HTTP layer."""
 
     def __init__(self, stream: IOStream, *, is_chunked: bool, limits: Limits) -> None:
         self._stream = stream
@@ -145,15 +147,15 @@ class _Output:
         stream.max_write_buffer_size = WRITE_AT_ONCE_BYTES * 2
         stream.max_buffer_size = IDLE_READ_BYTES
         stream.set_nodelay(True)
-        # A small kernel buffer, so that we and not the kernel decide what waits for a slow client.
+        # A small kernel buffer, so that the backlog of a slow client is in the bounded event log, not in the kernel.
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if stream.socket.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
-            # A peer that vanished takes keep-alives without a word; the kernel alone would wait for a quarter hour.
+            # Keep-alives to a vanished peer stay in the send buffer; by default the kernel retries for 15 minutes.
             deadline_ms = max(1, int(self._deadline_s * 1000))
             stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, deadline_ms)
 
     def when_closed(self, task: "asyncio.Task[None]") -> None:
-        """End this task when the client goes away."""
+        """Cancel this task when the client disconnects."""
 
         def cancel() -> None:
             task.cancel()
@@ -171,7 +173,7 @@ class _Output:
         await self._send("\r\n".join([*lines, "", ""]).encode())
 
     async def write(self, data: bytes) -> None:
-        """Raises StreamClosedError, and TimeoutError when the client takes nothing for too long."""
+        """Send bytes. Raises StreamClosedError, and TimeoutError when the client does not read for too long."""
         for begin in range(0, len(data), WRITE_AT_ONCE_BYTES):
             piece = data[begin : begin + WRITE_AT_ONCE_BYTES] if len(data) > WRITE_AT_ONCE_BYTES else data
             await self._send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)

@@ -1,4 +1,4 @@
-"""Create, list, release, retire, current session, and what operators do to a worker by hand."""
+"""Answer the workspace routes: create, list, release, retire, current session, restart, evict, unregister."""
 
 import asyncio
 import logging
@@ -19,11 +19,11 @@ from supervisor.workspaces.workspace import Workspace
 from supervisor.workspaces.workspace_table import Registration
 
 LIST_DESCRIBE_S = 1.0
-"""A list waits so long for the workers that are awake; who does not answer is shown with an empty configuration."""
+"""How long a list waits for the running workers; one that does not answer is shown with an empty configuration."""
 
 
 class WorkspaceHandlers:
-    """The handlers of the workspace rows."""
+    """The handlers of the workspace routes."""
 
     def __init__(self, *, registry: Registry, admission: Admission, log: logging.Logger) -> None:
         self._registry = registry
@@ -31,9 +31,9 @@ class WorkspaceHandlers:
         self._log = log
 
     async def list(self, request: Request) -> Response:
-        """Every registered workspace; sleeping ones are not woken for it."""
+        """Return every registered workspace; sleeping ones are not woken."""
         await self._registry.wait_open()
-        described = await self._describe_awake()
+        described = await self._describe_running()
         shapes = [
             _shape(registration, self._registry.touched_one(registration.id), described.get(registration.id))
             for registration in self._registry.registrations()
@@ -41,29 +41,29 @@ class WorkspaceHandlers:
         return json_response(shapes)
 
     async def create(self, request: Request) -> Response:
-        """Find or make a workspace, wait until its worker is ready, answer with its configuration."""
-        wish = request.json(CreateWorkspace)
-        if not wish.path:
+        """Find or create a workspace, wait until its worker is ready, and return it with its configuration."""
+        body = request.json(CreateWorkspace)
+        if not body.path:
             raise BadInput("cannot create a workspace: `path` must name its directory")
-        client_id = request.client_id(given=wish.client_id)
-        identity = await self._registry.resolve(wish)  # before admission: a wrong path is wrong wherever it is sent
+        client_id = request.client_id(given=body.client_id)
+        identity = await self._registry.resolve(body)  # before admission: a wrong path is wrong for every server
         self._admission.create_began()
         try:
             await self._registry.wait_open()
-            workspace = await self._registry.create(wish, client_id, identity)
-            if wish.version not in ("", BULKHEAD_VERSION):
-                self._log.debug("client of another version", extra=fields(version=wish.version[:40]))
+            workspace = await self._registry.create(body, client_id, identity)
+            if body.version not in ("", BULKHEAD_VERSION):
+                self._log.debug("client of another version", extra=fields(version=body.version[:40]))
             return json_response(_shape(workspace.registration, workspace, await workspace.describe()))
         finally:
             self._admission.create_ended()
 
     async def get(self, request: Request) -> Response:
-        """One workspace with its configuration; wakes it."""
+        """Return one workspace with its configuration; wakes it."""
         workspace = await self._find(request)
         return json_response(_shape(workspace.registration, workspace, await workspace.describe()))
 
     async def release(self, request: Request) -> Response:
-        """The client's claim ends; the registration and the runs stay. An unknown workspace is fine."""
+        """End the client's claim; the registration and the runs stay. An unknown workspace is no error."""
         client_id = request.client_id()
         await self._registry.wait_open()
         workspace = self._registry.touched_one(WorkspaceId(request.params["id"]))
@@ -72,14 +72,14 @@ class WorkspaceHandlers:
         return Response()
 
     async def retire(self, request: Request) -> Response:
-        """The client leaves all workspaces for good."""
+        """End the client's claims on all workspaces for good."""
         client_id = request.client_id(given=request.params["client_id"])
         await self._registry.wait_open()
         self._registry.retire(client_id)
         return Response()
 
     async def set_current_session(self, request: Request) -> Response:
-        """Which session the client looks at."""
+        """Note which session the client looks at."""
         client_id = request.client_id()
         session_id = SessionId(request.json(CurrentSession).session_id)
         workspace = await self._find(request)
@@ -87,20 +87,20 @@ class WorkspaceHandlers:
         return Response()
 
     async def restart(self, request: Request) -> Response:
-        """Replace the worker; also the way out of `failed`."""
+        """Replace the worker; this also ends the state `failed`."""
         self._admission.check()
         workspace = await self._find(request)
         await workspace.restart("restarted by hand")
         return Response()
 
     async def evict(self, request: Request) -> Response:
-        """Let the worker sleep now, if nothing is lost by it."""
+        """Let the worker sleep now. Raises Conflict `busy` when something would be lost."""
         workspace = await self._find(request)
         await workspace.evict()
         return Response()
 
     async def unregister(self, request: Request) -> Response:
-        """Forget the workspace; its files stay."""
+        """Delete the registration; the workspace's files stay."""
         self._admission.check()
         workspace = await self._find(request)
         await self._registry.remove(workspace.registration.id)
@@ -110,8 +110,8 @@ class WorkspaceHandlers:
         await self._registry.wait_open()
         return self._registry.find(request.params["id"])
 
-    async def _describe_awake(self) -> dict[str, Description]:
-        awake = [w for w in self._registry.touched() if w.driver.status().answers]
+    async def _describe_running(self) -> dict[str, Description]:
+        running = [workspace for workspace in self._registry.touched() if workspace.driver.status().answers]
         described: dict[str, Description] = {}
 
         async def describe(workspace: Workspace) -> None:
@@ -119,9 +119,9 @@ class WorkspaceHandlers:
                 async with asyncio.timeout(LIST_DESCRIBE_S):
                     described[workspace.registration.id] = await workspace.describe()
             except (TimeoutError, BulkheadError):
-                pass  # shown with what we know without it
+                pass  # shown without its configuration
 
-        await asyncio.gather(*(describe(workspace) for workspace in awake))
+        await asyncio.gather(*(describe(workspace) for workspace in running))
         return described
 
 

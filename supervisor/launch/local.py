@@ -12,14 +12,14 @@ from pathlib import Path
 
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
+from protocol.base.process_identity import ProcessHandle, boot_id, start_ticks
 from protocol.errors import Unavailable
 from protocol.ids import WorkspaceId
 from protocol.limits import Limits
 from protocol.worker_spec import MARKER, WorkerSpec, spec_to_bytes
-from supervisor.launch import process, process_sweep
+from supervisor.launch import process_sweep
 from supervisor.launch.adoption import AdoptionDecision, decide_adoption
 from supervisor.launch.launcher import ExitReport, Handle, Record
-from supervisor.launch.process import ProcessHandle
 from supervisor.launch.zygote import ZygoteLink
 
 _EXIT_REPORT_S = 0.5
@@ -70,7 +70,7 @@ class LocalLauncher:
             except Unavailable as error:
                 self._log.warning("plain start of a worker", extra=fields(workspace=spec.workspace_id, reason=error))
                 child = self._spawn(spec, descriptor)
-                pid, ticks = child.pid, process.start_ticks(child.pid) or 0
+                pid, ticks = child.pid, start_ticks(child.pid) or 0
         finally:
             os.close(descriptor)
         held = ProcessHandle.open(pid, ticks)
@@ -78,8 +78,8 @@ class LocalLauncher:
 
     async def adopt(self, record: Record) -> Handle | None:
         """The living process that `record` tells of, or None."""
-        ticks = process.start_ticks(record.pid) if record.pid else None
-        if decide_adoption(record, boot_id=process.boot_id(), start_ticks=ticks) is not AdoptionDecision.ADOPT:
+        ticks = start_ticks(record.pid) if record.pid else None
+        if decide_adoption(record, boot_id=boot_id(), start_ticks=ticks) is not AdoptionDecision.ADOPT:
             return None
         held = ProcessHandle.open(record.pid, record.start_ticks)
         if held is None:

@@ -1,11 +1,11 @@
 """What is known of each worker on disk: one small file each, replaced whole, readable by us only (it has a token)."""
 
 import contextlib
-import os
 from pathlib import Path
 
 import msgspec
 
+from protocol.base.atomic_file import replace_file
 from protocol.ids import WorkspaceId, is_id
 from supervisor.launch.launcher import Record
 
@@ -23,12 +23,7 @@ class RecordStore:
 
     def write(self, record: Record) -> None:
         """Store the record in place of an older one. Raises OSError."""
-        path = self._path(record.workspace_id)
-        draft = path.with_suffix(".new")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(record))
-        os.replace(draft, path)
+        replace_file(self._path(record.workspace_id), msgspec.json.encode(record))
 
     def remove(self, workspace_id: WorkspaceId) -> None:
         """Forget this worker."""

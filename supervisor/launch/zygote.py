@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from protocol.base.backoff import Backoff
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
@@ -39,7 +40,8 @@ from protocol.zygote import (
 )
 
 _POLL_S = 0.01
-_RETRY_S_MAX = 60.0
+_RETRY = Backoff(first_s=1.0, max_s=60.0)
+"""After the second failure in a row; the first is followed by another try at once."""
 _EXITS_KEPT = 1024
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _TITLE_ROOM = "." * 160
@@ -287,7 +289,7 @@ class ZygoteLink:
 
     def _failed(self, why: str) -> None:
         """The next one is tried at once; if that forks nothing either, ever later: no spin (S16)."""
-        delay_s = min(_RETRY_S_MAX, 0.5 * 2**self._failures) if self._failures else 0.0
+        delay_s = _RETRY.delay_s(self._failures - 1) if self._failures else 0.0
         self._failures += 1
         self._not_before = self._clock.now() + delay_s
         told = fields(reason=why, log=self._log_path, failures=self._failures, again_in_s=delay_s)

@@ -1,7 +1,7 @@
-"""The life of the process that serves the local model: nobody there, starting, serving, ended, held back.
+"""Decide when the process of the local model is started, killed, restarted or given up.
 
-Facts in, effects out. Requests wait in the backlog of the listening socket, so who asks while nobody serves has lost
-nothing. Spawn is only returned from LISTENING, which is entered when no process is left.
+Takes facts, returns effects. A request that arrives without a process waits in the backlog of the listening socket.
+Spawn is only returned from LISTENING, which is only entered when no process is left.
 """
 
 from dataclasses import dataclass
@@ -32,26 +32,26 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL, and say why."""
+    """Send SIGKILL; `reason` is for the log."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class WakeAt:
-    """Call `elapsed` at this time; None: no more."""
+    """Call `elapsed` at this time; None cancels the timer."""
 
     at: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class WatchListener:
-    """Tell of the next request that arrives."""
+    """Call `requested` when the next connection arrives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Answer requests with this reason, for none will be served soon."""
+    """Answer requests with 503 and this reason, because none will be served soon."""
 
     reason: str
 
@@ -60,12 +60,12 @@ Effect = Spawn | Kill | WakeAt | WatchListener | Refuse
 
 
 class LocalModelLifecycle(Machine[LocalModelState]):
-    """One process at most, started by a request. Times are monotonic seconds."""
+    """State machine of at most one process, started by the first request. Times are monotonic seconds."""
 
     table = {
         LocalModelState.LISTENING: {
-            "found": (LocalModelState.LEAVING,),
-            "asked": (LocalModelState.STARTING,),
+            "previous_found": (LocalModelState.LEAVING,),
+            "requested": (LocalModelState.STARTING,),
             "closed": (LocalModelState.OVER,),
         },
         LocalModelState.STARTING: {
@@ -101,44 +101,45 @@ class LocalModelLifecycle(Machine[LocalModelState]):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(LocalModelState.LISTENING)
-        self.reason = ""  # of the last end that nobody wanted, "" when all is well
+        self.reason = ""  # of the last unexpected end, "" while the model is healthy
         self._limits = limits
         self._policy = RestartPolicy(limits)
         self._is_closed = False
-        self._is_former = False  # the process is that of a former supervisor
+        self._is_previous = False  # the process belongs to the previous supervisor
 
-    def found(self, now: float) -> list[Effect]:
-        """A process of a former supervisor lives. It was told to finish; until it has, none is started."""
-        self._is_former = True
-        return self._move("found", LocalModelState.LEAVING, [WakeAt(now + self._limits.local_model_leave_s)])
+    def previous_found(self, now: float) -> list[Effect]:
+        """Wait for the end of the previous supervisor's process, which is finishing; start none before that."""
+        self._is_previous = True
+        return self._move("previous_found", LocalModelState.LEAVING, [WakeAt(now + self._limits.local_model_leave_s)])
 
-    def asked(self, now: float) -> list[Effect]:
-        """A request waits."""
+    def requested(self, now: float) -> list[Effect]:
+        """Start the process: a request is waiting in the backlog."""
         if self.state is not LocalModelState.LISTENING:
-            return []  # it is served by who is there, or refused
-        return self._move("asked", LocalModelState.STARTING, [WakeAt(now + self._limits.local_model_start_s), Spawn()])
+            return []  # the running process serves it, or it is refused
+        deadline = now + self._limits.local_model_start_s
+        return self._move("requested", LocalModelState.STARTING, [WakeAt(deadline), Spawn()])
 
     def became_ready(self, now: float) -> list[Effect]:
-        """The model is loaded, requests are taken."""
+        """Record that the model is loaded and requests are served."""
         if self.state is not LocalModelState.STARTING:
-            return []  # given up meanwhile
+            return []  # given up in the meantime
         self.reason = ""
         self._policy.became_ready(now)
         return self._move("became_ready", LocalModelState.SERVING, [WakeAt(None)])
 
     def beat_lost(self, now: float) -> list[Effect]:
-        """Nothing was heard of it for too long."""
+        """Kill the process: it sent no heartbeat for too long."""
         if self.state is not LocalModelState.SERVING:
             return []
         return self._kill("beat_lost", "hung", now)
 
     def elapsed(self, now: float) -> list[Effect]:
-        """The time that WakeAt named has come."""
+        """Handle the time that the last WakeAt named."""
         match self.state:
             case LocalModelState.STARTING:
                 return self._kill("elapsed", f"not ready within {self._limits.local_model_start_s:g} s", now)
             case LocalModelState.LEAVING:
-                return self._kill("elapsed", "did not leave with its supervisor", now)
+                return self._kill("elapsed", "did not exit after its supervisor", now)
             case LocalModelState.KILLING:
                 return self._kill("elapsed", self.reason, now)
             case LocalModelState.BACKOFF:
@@ -147,27 +148,27 @@ class LocalModelLifecycle(Machine[LocalModelState]):
                 self._policy.clear()
                 return self._move("elapsed", LocalModelState.LISTENING, [WakeAt(None), WatchListener()])
             case LocalModelState.LISTENING | LocalModelState.SERVING | LocalModelState.OVER:
-                return []  # the timer lost the race
+                return []  # the timer fired too late
 
     def not_started(self, reason: str, now: float) -> list[Effect]:
-        """No process could be made."""
+        """Handle that no process could be started."""
         if self.state is not LocalModelState.STARTING:
             return self.exited(reason, now)
-        return self._after_death("not_started", reason, now)
+        return self._after_failure("not_started", reason, now)
 
     def exited(self, cause: str, now: float) -> list[Effect]:
-        """The process is gone. `cause` is "" when it left in order: nobody had asked it for anything for long."""
+        """Handle the end of the process. `cause` is "" for a regular exit, after it was idle for long enough."""
         if self._is_closed:
             return self._move("exited", LocalModelState.OVER, [WakeAt(None)])
-        if self._is_former or (not cause and self.state is LocalModelState.SERVING):
-            self._is_former = False
+        if self._is_previous or (not cause and self.state is LocalModelState.SERVING):
+            self._is_previous = False
             return self._move("exited", LocalModelState.LISTENING, [WakeAt(None), WatchListener()])
         if self.state is LocalModelState.KILLING:
-            cause = self.reason  # not "signal 9": that was us
-        return self._after_death("exited", cause or "ended before it was ready", now)
+            cause = self.reason  # why it was killed, instead of "signal 9"
+        return self._after_failure("exited", cause or "ended before it was ready", now)
 
     def close(self, now: float) -> list[Effect]:
-        """The supervisor shuts down: end what is there, start no more."""
+        """End the process and start no other: the supervisor shuts down."""
         self._is_closed = True
         match self.state:
             case LocalModelState.STARTING | LocalModelState.SERVING | LocalModelState.LEAVING:
@@ -181,7 +182,7 @@ class LocalModelLifecycle(Machine[LocalModelState]):
         self.reason = reason
         return self._move(fact, LocalModelState.KILLING, [Kill(reason), WakeAt(now + self._limits.kill_deadline_s)])
 
-    def _after_death(self, fact: str, cause: str, now: float) -> list[Effect]:
+    def _after_failure(self, fact: str, cause: str, now: float) -> list[Effect]:
         match self._policy.after(cause, now):
             case Again(delay_s):
                 self.reason = cause

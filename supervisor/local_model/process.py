@@ -1,8 +1,9 @@
-"""Feeds facts to the lifecycle of the local model's process and performs its effects.
+"""Feed facts to the lifecycle of the local model's process, and perform its effects.
 
-The listening socket is ours for as long as the supervisor lives; the process inherits it and takes the connections.
-While none is there we watch the socket: the first connection starts one, and waits in the backlog meanwhile. A second
-socket, the control, carries `ready` and beats to us; its end tells the process that its supervisor is gone.
+The supervisor holds the listening socket for as long as it lives; the process inherits it and accepts the connections.
+Without a process the supervisor watches the socket: the first connection starts one, and waits in the backlog until
+then. A second socket, the control socket, carries `ready` and heartbeats to the supervisor; its end tells the process
+that its supervisor has exited.
 """
 
 import asyncio
@@ -19,14 +20,14 @@ from typing import assert_never
 
 import msgspec
 
+from protocol.base.atomic_file import replace_file
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
+from protocol.base.process_identity import ProcessHandle, boot_id, start_ticks
 from protocol.base.tasks import TaskOwner
 from protocol.base.timer import Timer
 from protocol.limits import Limits
 from protocol.secrets import is_secret_name
-from supervisor.launch import process
-from supervisor.launch.process import ProcessHandle
 from supervisor.local_model.lifecycle import (
     Effect,
     Kill,
@@ -45,7 +46,7 @@ _TAIL_BYTES = 2048
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """What is left on disk of a running process, for the next supervisor."""
+    """Identity of a running process, stored on disk for the next supervisor."""
 
     pid: int
     start_ticks: int
@@ -53,7 +54,7 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class LocalModel:
-    """The one process that serves the local model for all workers of this supervisor."""
+    """Runs the process that serves the local model to all workers of this supervisor."""
 
     def __init__(
         self,
@@ -65,8 +66,8 @@ class LocalModel:
         clock: Clock,
         log: logging.Logger,
     ) -> None:
-        """`command` is started with the options of `server.py`; an empty one offers no model. `env` is what the
-        process gets of its environment, but for what looks like a secret."""
+        """`command` is started with the options of `server.py`; an empty one disables the local model. The process
+        gets `env` without variables whose names look like secrets."""
         self._socket_path = runtime_dir / "model.sock"
         self._inner_path = runtime_dir / "model-in.sock"
         self._record_path = runtime_dir / "local-model.json"
@@ -76,23 +77,23 @@ class LocalModel:
         self._limits = limits
         self._clock = clock
         self._log = log
-        self._life = LocalModelLifecycle(limits)
+        self._lifecycle = LocalModelLifecycle(limits)
         self._tasks = TaskOwner("local_model", log)
         self._listener: socket.socket | None = None
         self._control: socket.socket | None = None
         self._process: ProcessHandle | None = None
-        self._alarm = Timer(clock, self._elapsed)
-        self._watch: asyncio.TimerHandle | None = None
+        self._timer = Timer(clock, self._elapsed)
+        self._beat_check: asyncio.TimerHandle | None = None
         self._last_beat = 0.0
         self._is_over = asyncio.Event()
 
     @property
     def address(self) -> str:
-        """Where workers ask; "" when there is no local model here."""
+        """Return the path of the socket for workers; "" when the local model is disabled."""
         return str(self._socket_path) if self._command else ""
 
     def open(self) -> None:
-        """Listen, and attend to the process of a former supervisor if it still lives. Raises OSError."""
+        """Listen, and watch the process of the previous supervisor if it is still running. Raises OSError."""
         self._socket_path.unlink(missing_ok=True)
         if self._command:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -100,30 +101,30 @@ class LocalModel:
             listener.bind(str(self._socket_path))
             self._socket_path.chmod(0o600)
             listener.listen(BACKLOG)
-        former = self._former()
-        if former is not None:
-            self._log.info("local model of a former supervisor", extra=fields(pid=former.pid))
-            self._process = former
-            self._perform(self._life.found(self._clock.now()))
-            self._tasks.start(self._attend(former, None), "former")
+        previous = self._previous_process()
+        if previous is not None:
+            self._log.info("local model of a former supervisor", extra=fields(pid=previous.pid))
+            self._process = previous
+            self._perform(self._lifecycle.previous_found(self._clock.now()))
+            self._tasks.start(self._watch_exit(previous, None), "previous")
         else:
             self._perform([WatchListener()])
 
     async def close(self, *, end: bool) -> None:
-        """Let go. With `end` the process ends too; else it gives the answers under way and leaves by itself."""
-        self._deaf()
+        """Stop managing the process. With `end` it is killed; else it finishes open requests and exits by itself."""
+        self._unwatch_listener()
         if end:
-            self._perform(self._life.close(self._clock.now()))
+            self._perform(self._lifecycle.close(self._clock.now()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2 * self._limits.kill_deadline_s):
-                    while self._life.state is not LocalModelState.OVER:
+                    while self._lifecycle.state is not LocalModelState.OVER:
                         await self._is_over.wait()
-        self._hang_up()
+        self._close_control()
         await self._tasks.close()
-        self._deaf()  # whatever was decided in the last moment
-        self._alarm.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
+        self._unwatch_listener()  # a task may have watched it again
+        self._timer.cancel()
+        if self._beat_check is not None:
+            self._beat_check.cancel()
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -139,38 +140,38 @@ class LocalModel:
         for effect in effects:
             match effect:
                 case Spawn():
-                    self._deaf()
+                    self._unwatch_listener()
                     self._spawn()
                 case Kill(reason):
                     self._log.warning("local model killed", extra=fields(reason=reason))
                     if self._process is not None:
                         self._process.send(signal.SIGKILL)
                 case WakeAt(at):
-                    self._alarm.set(at)
+                    self._timer.set(at)
                 case WatchListener():
-                    self._hear(self._asked)
+                    self._watch_listener(self._requested)
                 case Refuse(reason):
                     self._log.error("local model failed", extra=fields(reason=reason, log=self._log_path))
-                    self._hear(self._refused)
+                    self._watch_listener(self._accept_and_refuse)
                 case _:
                     assert_never(effect)
-        if self._life.state is LocalModelState.OVER:
+        if self._lifecycle.state is LocalModelState.OVER:
             self._is_over.set()
 
     def _elapsed(self) -> None:
-        self._perform(self._life.elapsed(self._clock.now()))
+        self._perform(self._lifecycle.elapsed(self._clock.now()))
 
-    def _hear(self, callback: Callable[[], None]) -> None:
-        self._deaf()
+    def _watch_listener(self, callback: Callable[[], None]) -> None:
+        self._unwatch_listener()
         if self._listener is not None:
             asyncio.get_running_loop().add_reader(self._listener, callback)
 
-    def _deaf(self) -> None:
+    def _unwatch_listener(self) -> None:
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
 
-    def _asked(self) -> None:
-        self._perform(self._life.asked(self._clock.now()))
+    def _requested(self) -> None:
+        self._perform(self._lifecycle.requested(self._clock.now()))
 
     # --- the process ------------------------------------------------------------------------------------------------
 
@@ -178,25 +179,25 @@ class LocalModel:
         try:
             child, control = self._start()
         except OSError as error:
-            self._perform(self._life.not_started(f"cannot start it: {error}", self._clock.now()))
+            self._perform(self._lifecycle.not_started(f"cannot start it: {error}", self._clock.now()))
             return
-        ticks = process.start_ticks(child.pid) or 0
-        held = ProcessHandle.open(child.pid, ticks)
-        if held is None:  # gone already, or no descriptor left to watch it with
+        ticks = start_ticks(child.pid) or 0
+        handle = ProcessHandle.open(child.pid, ticks)
+        if handle is None:  # already exited, or no descriptor left for its pidfd
             child.kill()
             child.wait()
             control.close()
-            self._perform(self._life.not_started("cannot watch it", self._clock.now()))
+            self._perform(self._lifecycle.not_started("cannot watch it", self._clock.now()))
             return
-        self._write(_Record(child.pid, ticks, process.boot_id()))
+        self._write(_Record(child.pid, ticks, boot_id()))
         self._log.info("local model starting", extra=fields(pid=child.pid))
         self._control = control
-        self._process = held
-        asyncio.get_running_loop().add_reader(control, self._heard)
-        self._tasks.start(self._attend(held, child), "attend")
+        self._process = handle
+        asyncio.get_running_loop().add_reader(control, self._read_control)
+        self._tasks.start(self._watch_exit(handle, child), "watch exit")
 
     def _start(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
-        """A new process and our end of its control. Raises OSError."""
+        """Start a process; return it and this end of its control socket. Raises OSError."""
         assert self._listener is not None
         ours, theirs = socket.socketpair()
         limits = self._limits
@@ -229,40 +230,38 @@ class LocalModel:
         return child, ours
 
     def _write(self, record: _Record) -> None:
-        draft = self._record_path.with_suffix(".new")
         try:
-            draft.write_bytes(msgspec.json.encode(record))
-            draft.replace(self._record_path)
-        except OSError as error:  # it still ends with us, as long as it lives as it should
+            replace_file(self._record_path, msgspec.json.encode(record))
+        except OSError as error:  # the process still notices the end of the supervisor by itself
             self._log.error("local model not recorded", extra=fields(error=error))
 
-    def _former(self) -> ProcessHandle | None:
+    def _previous_process(self) -> ProcessHandle | None:
         try:
             record = msgspec.json.decode(self._record_path.read_bytes(), type=_Record)
         except (OSError, msgspec.MsgspecError):
             return None
-        if record.boot_id != process.boot_id():
+        if record.boot_id != boot_id():
             return None
         return ProcessHandle.open(record.pid, record.start_ticks)
 
-    async def _attend(self, held: ProcessHandle, child: "subprocess.Popen[bytes] | None") -> None:
-        """Wait for the end of the process, and tell the lifecycle how it ended."""
+    async def _watch_exit(self, handle: ProcessHandle, child: "subprocess.Popen[bytes] | None") -> None:
+        """Wait for the end of the process, and report its cause to the lifecycle."""
         try:
-            await held.ended()
-            code = child.wait() if child is not None else 0  # it has ended: this only reads its status
+            await handle.ended()
+            code = child.wait() if child is not None else 0  # it has exited: this only reads its status
         except asyncio.CancelledError:
             if child is not None:
-                child.returncode = 0  # no warning about a child that outlives us
+                child.returncode = 0  # suppresses Python's warning about a child that is still running
             raise
-        self._hang_up()
-        held.close()
+        self._close_control()
+        handle.close()
         self._process = None
         self._record_path.unlink(missing_ok=True)
         self._inner_path.unlink(missing_ok=True)
         cause = "" if code == 0 else f"exit code {code}" if code > 0 else f"signal {-code}"
         tail = self._tail() if cause else ""
         self._log.info("local model ended", extra=fields(cause=cause or "left in order", tail=tail))
-        self._perform(self._life.exited(cause, self._clock.now()))
+        self._perform(self._lifecycle.exited(cause, self._clock.now()))
 
     def _tail(self) -> str:
         with contextlib.suppress(OSError), open(self._log_path, "rb") as file:
@@ -270,9 +269,9 @@ class LocalModel:
             return file.read().decode(errors="replace")
         return ""
 
-    # --- its word ---------------------------------------------------------------------------------------------------
+    # --- the control socket -----------------------------------------------------------------------------------------
 
-    def _heard(self) -> None:
+    def _read_control(self) -> None:
         assert self._control is not None
         try:
             data = self._control.recv(4096)
@@ -281,26 +280,26 @@ class LocalModel:
         except OSError:
             data = b""
         if not data:
-            self._hang_up()  # it is about to end, or it hangs without a voice: the watch finds out
+            self._close_control()  # it is exiting, or hangs: then the heartbeat check will notice
             return
         self._last_beat = self._clock.now()
-        if self._life.state is LocalModelState.STARTING and b"ready" in data:
+        if self._lifecycle.state is LocalModelState.STARTING and b"ready" in data:
             self._log.info("local model ready")
-            self._perform(self._life.became_ready(self._clock.now()))
-            self._look()
+            self._perform(self._lifecycle.became_ready(self._clock.now()))
+            self._check_beat()
 
-    def _look(self) -> None:
-        """Is it still heard of?"""
-        self._watch = None
-        if self._life.state is not LocalModelState.SERVING:
+    def _check_beat(self) -> None:
+        """Report a missing heartbeat to the lifecycle, else check again later."""
+        self._beat_check = None
+        if self._lifecycle.state is not LocalModelState.SERVING:
             return
         if self._clock.now() - self._last_beat > self._limits.local_model_lost_s:
-            self._perform(self._life.beat_lost(self._clock.now()))
+            self._perform(self._lifecycle.beat_lost(self._clock.now()))
             return
         interval_s = max(0.05, self._limits.local_model_lost_s / 4)
-        self._watch = asyncio.get_running_loop().call_later(interval_s, self._look)
+        self._beat_check = asyncio.get_running_loop().call_later(interval_s, self._check_beat)
 
-    def _hang_up(self) -> None:
+    def _close_control(self) -> None:
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
@@ -308,7 +307,7 @@ class LocalModel:
 
     # --- refusing ---------------------------------------------------------------------------------------------------
 
-    def _refused(self) -> None:
+    def _accept_and_refuse(self) -> None:
         assert self._listener is not None
         with contextlib.suppress(OSError):
             connection, _ = self._listener.accept()
@@ -316,8 +315,8 @@ class LocalModel:
             self._tasks.start(self._refuse(connection), "refuse")
 
     async def _refuse(self, connection: socket.socket) -> None:
-        """Answer one request with why it cannot be served."""
-        text = f"cannot answer: the process of the local model failed ({self._life.reason}); see {self._log_path}"
+        """Answer one request with 503 and the reason."""
+        text = f"cannot answer: the process of the local model failed ({self._lifecycle.reason}); see {self._log_path}"
         body = msgspec.json.encode({"error": {"message": text, "type": "server_error", "code": 503}})
         head = (
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"

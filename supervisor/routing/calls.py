@@ -1,8 +1,8 @@
-"""Calls in flight to one worker: ids, deadlines, safe repetition, what fails when the worker dies.
+"""Track the calls in flight to one worker: ids, deadlines, repetition, and failure when the worker dies.
 
 A call lives from `opened` until it is answered, expired, abandoned or failed. Halfway to its deadline it is sent once
-more under the same id: if the answer was lost the worker repeats it, if the call was lost the worker starts it now
-(Z08). A call that is opened twice under one id is one call with two waiters (Z07).
+more under the same id: if the answer was lost the worker repeats it, if the call was lost the worker starts it now. A
+call that is opened twice under one id is one call with two waiters.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from protocol.operations import Operation
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One call under way. `body` is kept because the call may be sent again."""
+    """One call in flight. `body` is kept because the call may be sent again."""
 
     call_id: str
     operation: Operation
@@ -33,14 +33,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class SendCancel:
-    """Tell the worker that nobody waits for this call."""
+    """Let the worker cancel this call: no caller waits for it."""
 
     call_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """Every waiter of this call gets `deadline`."""
+    """Raise `deadline` in every waiter of this call."""
 
     flight: Flight
 
@@ -51,7 +51,7 @@ Effect = Send | SendCancel | Expire
 class Calls:
     """The calls of one link, bounded by count and by the bytes of their bodies.
 
-    What the supervisor asks for its own sake is not counted: it must not take a client's place.
+    The supervisor's own calls are not counted: they must not displace those of clients.
     """
 
     def __init__(self, *, count_max: int, bytes_max: int) -> None:
@@ -64,19 +64,14 @@ class Calls:
     def __len__(self) -> int:
         return len(self._flights)
 
-    @property
-    def in_flight_bytes(self) -> int:
-        """The size of all bodies kept for a repetition."""
-        return self._bytes
-
     def get(self, call_id: str) -> Flight | None:
-        """The call with this id, if it is under way."""
+        """Return the call in flight with this id, or None."""
         return self._flights.get(call_id)
 
     def opened(
         self, call_id: str, operation: Operation, args: dict[str, str], body: bytes, *, timeout_s: float, now: float
     ) -> list[Effect]:
-        """Somebody asks. Raises LimitReached `too_many_calls`; the same id again joins the call under way."""
+        """Open a call, or join the one in flight with the same id. Raises LimitReached `too_many_calls`."""
         if (flight := self._flights.get(call_id)) is not None:
             flight.waiters += 1
             return []
@@ -84,7 +79,7 @@ class Calls:
         is_full = is_counted and self._counted >= self._count_max
         if is_full or (self._flights and self._bytes + len(body) > self._bytes_max):
             raise LimitReached(
-                f"cannot ask the worker: {len(self._flights)} calls wait for it already; try again later",
+                f"cannot ask the worker: {len(self._flights)} calls are waiting for it already; try again later",
                 code="too_many_calls",
                 retryable=True,
                 retry_after_s=1.0,
@@ -96,11 +91,11 @@ class Calls:
         return [Send(flight)]
 
     def answered(self, call_id: str) -> Flight | None:
-        """An answer came. None when nobody waits for it any more: it came twice, or too late."""
+        """End a call that was answered. None when it had ended before: the answer came twice, or too late."""
         return self._remove(call_id)
 
     def due(self, call_id: str, now: float) -> list[Effect]:
-        """The time `again_at` of this call is there."""
+        """The time `again_at` of this call was reached."""
         flight = self._flights.get(call_id)
         if flight is None or now < flight.again_at:
             return []  # the timer lost the race against the answer
@@ -111,7 +106,7 @@ class Calls:
         return [Expire(flight), *self._cancel(flight)]
 
     def abandoned(self, call_id: str) -> list[Effect]:
-        """One waiter went away."""
+        """One waiter was cancelled."""
         flight = self._flights.get(call_id)
         if flight is None:
             return []
@@ -122,11 +117,11 @@ class Calls:
         return self._cancel(flight)
 
     def reconnected(self) -> list[Effect]:
-        """The worker said hello once more: what it may have missed is sent again, in order."""
+        """The worker connected again: send the calls that it may have missed, in order."""
         return [Send(flight) for flight in self._flights.values()]
 
     def lost(self) -> list[Flight]:
-        """The worker is gone. Every call that was under way; none is left."""
+        """The worker has exited: remove all calls and return them."""
         flights = list(self._flights.values())
         self._flights.clear()
         self._counted = self._bytes = 0

@@ -1,8 +1,11 @@
-"""The conversation with one worker process: hello, calls, events, credit, generation fence.
+"""Hold the conversation with one worker process: hello, calls, events, credit.
 
-The router authenticates frames and hands them in; the link never touches the socket itself. A link is made before
+The router authenticates frames and passes them in; the link never touches the socket itself. A link is made before
 its worker is started, opens with the first accepted hello, may see more of them (the worker connects again after an
-interruption) and ends with `fail`, for good.
+interruption) and ends for good with `fail`.
+
+A link belongs to one generation of a worker, and it is the fence around it: after `fail` the listeners get nothing
+from this process, whatever still arrives. The driver fails the link of a process before it starts the next one.
 """
 
 import asyncio
@@ -38,40 +41,61 @@ from protocol.operations import OPERATIONS, Operation
 from supervisor.routing.calls import Calls, Effect, Expire, Flight, Send, SendCancel
 
 
-class LinkSink(Protocol):
-    """What the owner of a link hears. Plain methods, called on the loop, in the order the worker spoke."""
+@dataclass(frozen=True, slots=True)
+class ExpectedWorker:
+    """The process that a link is for. A hello is accepted only with exactly these values."""
 
-    def hello(self, message: Hello) -> None: ...
+    workspace_id: WorkspaceId
+    generation: Generation
+    token: str
 
-    def ready(self, message: Ready) -> None: ...
 
-    def heartbeat(self, message: Heartbeat) -> None: ...
+class LifecycleListener(Protocol):
+    """Receives what a worker reports about itself: plain methods, on the loop, in the order of the messages."""
 
-    def events(self, batch: list[Event]) -> None: ...
+    def on_hello(self, message: Hello) -> None: ...
 
-    def closing(self, message: Closing) -> None: ...
+    def on_ready(self, message: Ready) -> None: ...
 
-    def last_word(self, message: LastWord) -> None: ...
+    def on_heartbeat(self, message: Heartbeat) -> None: ...
+
+    def on_closing(self, message: Closing) -> None: ...
+
+    def on_last_word(self, message: LastWord) -> None: ...
+
+
+class EventListener(Protocol):
+    """Receives a worker's events; grants credit for more of them on the link that it is given."""
+
+    def on_log_opened(self, log_id: str, last_number: int, link: "Link") -> None: ...
+
+    def on_events(self, batch: list[Event], link: "Link") -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkListeners:
+    """The two receivers of a worker's messages. `events` gets `on_log_opened` before `lifecycle` gets the message."""
+
+    lifecycle: LifecycleListener
+    events: EventListener
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """Who waits for one call, and the timer of its next deadline."""
+    """The callers that wait for one call, and the timer of its next deadline."""
 
     futures: list["asyncio.Future[Answer]"] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
 
 
 class Link:
-    """One worker process as the supervisor talks to it. Made by `Router.expect`."""
+    """The supervisor's end of the connection to one worker process. Made by `Router.expect`."""
 
     def __init__(
         self,
         *,
-        workspace_id: WorkspaceId,
-        generation: Generation,
-        token: str,
-        sink: LinkSink,
+        worker: ExpectedWorker,
+        listeners: LinkListeners,
         epoch: Epoch,
         limits: Limits,
         clock: Clock,
@@ -79,18 +103,19 @@ class Link:
         send: Callable[["Link", ToWorker], bool],
         operations: Mapping[str, Operation] = OPERATIONS,
     ) -> None:
-        self.workspace_id = workspace_id
-        self.generation = generation
-        self.token = token
-        self.identity = link_identity(workspace_id, generation, token)
-        self.peer = ""  # the address that the accepted hello came from; frames of any other are a stranger's
-        self.late_answers = 0
-        self._sink = sink
+        self.workspace_id = worker.workspace_id
+        self.generation = worker.generation
+        self.token = worker.token
+        self.identity = link_identity(worker.workspace_id, worker.generation, worker.token)
+        self.peer = ""  # the address that the accepted hello came from; frames from any other do not count
+        self.late_answers = 0  # answers to calls that had ended already: expired, abandoned, or answered before
+        self._lifecycle = listeners.lifecycle
+        self._events = listeners.events
         self._epoch = epoch
         self._limits = limits
         self._clock = clock
         self._log = log
-        self._send = send
+        self._send_message = send
         self._operations = operations
         self._calls = Calls(count_max=limits.calls_in_flight_max, bytes_max=4 * limits.message_max_bytes)
         self._waiting: dict[str, _Waiting] = {}
@@ -98,19 +123,14 @@ class Link:
         self._owed = 0  # credit not yet granted
         self._error: BulkheadError | None = None
         self._seen_number = 0  # the highest event number that came over this link
-        self._behind_at: int | None = None  # `_seen_number` when a heartbeat last told of more
+        self._behind_at: int | None = None  # `_seen_number` when a heartbeat last reported a higher number
 
     @property
     def is_open(self) -> bool:
-        """Was a hello accepted, and has the link not failed since?"""
+        """Return whether a hello was accepted and the link has not failed since."""
         return bool(self.peer) and self._error is None
 
-    @property
-    def calls_in_flight(self) -> int:
-        """How many calls wait for an answer."""
-        return len(self._calls)
-
-    # --- what the supervisor wants --------------------------------------------------------------------------------
+    # --- to the worker --------------------------------------------------------------------------------------------
 
     async def call(
         self,
@@ -121,12 +141,12 @@ class Link:
         timeout_s: float | None = None,
         call_id: str | None = None,
     ) -> Answer:
-        """Let the worker do `operation`; the answer has no error in it.
+        """Let the worker do `operation`, and return its answer, which contains no error.
 
-        Raises the BulkheadError that the operation ended with; Unavailable `worker_lost` when the worker is gone and
-        `deadline` after `timeout_s` seconds (by default the operation's own limit; the outcome is then unknown);
+        Raises the BulkheadError that the operation ended with; Unavailable `worker_lost` when the worker has exited
+        and `deadline` after `timeout_s` seconds (by default the operation's own limit; the outcome is then unknown);
         LimitReached `too_many_calls`; BadInput `too_large`. When the caller is cancelled, an operation that is bound
-        to its caller is cancelled in the worker as well; any other goes on there.
+        to its caller is cancelled in the worker as well; any other operation continues there.
         """
         if self._error is not None:
             raise _copy(self._error)
@@ -154,46 +174,53 @@ class Link:
             raise from_info(answer.error)
         return answer
 
-    def tell(self, message: ToWorker) -> None:
-        """Send `message` without waiting for anything; to a worker that is not connected now it is lost."""
-        if self._error is None and not self._send(self, message):
+    def send(self, message: ToWorker) -> None:
+        """Send `message` without waiting for an answer. It is lost when the worker is not connected now."""
+        if self._error is None and not self._send_message(self, message):
             self._log.warning(
                 "message not delivered", extra=self._fields(message=type(message).__name__, reason="not connected")
             )
 
     def attached(self, clients: int) -> None:
-        """So many clients listen to the workspace now."""
-        self.tell(Attached(epoch=self._epoch, clients=clients))
+        """Report how many clients listen to the workspace now."""
+        self.send(Attached(epoch=self._epoch, clients=clients))
 
     def grant(self, more: int) -> None:
-        """`more` numbered events may follow. Sent in lots, long before the worker's window is used up."""
+        """Allow `more` numbered events. Credit is sent in batches, long before the worker's window is used up."""
         self._owed += more
         if self._owed * 4 >= self._limits.event_window:
             self._grant_owed()
 
     def fail(self, error: BulkheadError) -> None:
-        """The worker is gone: every call ends with `error`, also those to come. The first error stays."""
+        """End this link: calls in flight and later calls raise `error`, and the listeners get no further message.
+
+        The error of the first call of this method is kept.
+        """
         if self._error is None:
             self._error = error
         for flight in self._calls.lost():
             self._finish(flight.call_id, error=self._error)
 
-    # --- what the worker said (called by the router, after authentication) ------------------------------------------
+    # --- from the worker (called by the router, after authentication) ---------------------------------------------
 
     def accepted(self, hello: Hello, peer: str) -> None:
-        """This hello is genuine: welcome the worker and send again what it may have missed."""
+        """Take an authenticated hello: welcome the worker and send again the calls that it may have missed."""
+        if self._error is not None:
+            return  # an older process
         self.peer = peer
         self._owed = 0
         self._seen_number = max(self._seen_number, hello.last_number)
         self._behind_at = None
-        self._send(self, Welcome(epoch=self._epoch, credit=self._limits.event_window))
-        self._sink.hello(hello)
+        self._send_message(self, Welcome(epoch=self._epoch, credit=self._limits.event_window))
+        if hello.ready:
+            self._events.on_log_opened(hello.log_id, hello.last_number, self)
+        self._lifecycle.on_hello(hello)
         self._perform(self._calls.reconnected())
 
     def receive(self, message: ToSupervisor) -> None:
-        """One authenticated message that is not a hello."""
+        """Take an authenticated message that is not a hello."""
         if self._error is not None:
-            return  # a word of the dead; its successor says it again
+            return  # an older process; the next one reports again
         match message:
             case Answer():
                 if self._calls.answered(message.call_id) is None:
@@ -204,30 +231,31 @@ class Link:
                 for event in message.events:
                     if event.number > self._seen_number:
                         self._seen_number = event.number
-                self._sink.events(message.events)
+                self._events.on_events(message.events, self)
             case Heartbeat():
                 self._look_behind(message)
-                self._sink.heartbeat(message)
+                self._lifecycle.on_heartbeat(message)
                 if self._owed:
                     self._grant_owed()
             case Ready():
                 self._seen_number = max(self._seen_number, message.last_number)
-                self._sink.ready(message)
+                self._events.on_log_opened(message.log_id, message.last_number, self)
+                self._lifecycle.on_ready(message)
             case Closing():
-                self._sink.closing(message)
+                self._lifecycle.on_closing(message)
             case LastWord():
-                self._sink.last_word(message)
+                self._lifecycle.on_last_word(message)
             case Hello():
                 raise AssertionError("a hello goes through `accepted`")
 
     def _look_behind(self, beat: Heartbeat) -> None:
-        """Notice that the last events of a burst were lost: no later one will show the hole."""
+        """Detect that the last events of a burst were lost: no later event will reveal the gap."""
         if beat.last_number <= self._seen_number:
             self._behind_at = None
         elif self._behind_at == self._seen_number:
             self._behind_at = None
             self._seen_number = beat.last_number
-            self._sink.events([Event(kind=MARK_KIND, data=b"", number=beat.last_number)])
+            self._events.on_events([Event(kind=MARK_KIND, data=b"", number=beat.last_number)], self)
         else:
             self._behind_at = self._seen_number
 
@@ -239,7 +267,7 @@ class Link:
                 case Send(flight):
                     self._send_call(flight)
                 case SendCancel(call_id):
-                    self.tell(CancelCall(call_id=call_id, epoch=self._epoch))
+                    self.send(CancelCall(call_id=call_id, epoch=self._epoch))
                 case Expire(flight):
                     self._finish(flight.call_id, error=_overdue(flight.operation))
 
@@ -260,7 +288,7 @@ class Link:
         )
         try:
             # A worker that is not connected now gets the call with its next hello; the deadline covers both.
-            self._send(self, call)
+            self._send_message(self, call)
         except TooLarge as error:
             self._calls.answered(flight.call_id)
             self._finish(flight.call_id, error=BadInput(str(error), code="too_large"))
@@ -289,7 +317,7 @@ class Link:
         return waiting.futures
 
     def _grant_owed(self) -> None:
-        if self._send(self, Credit(more=self._owed)):
+        if self._send_message(self, Credit(more=self._owed)):
             self._owed = 0
 
     def _fields(self, **values: object) -> dict[str, object]:
@@ -298,12 +326,12 @@ class Link:
 
 def _overdue(operation: Operation) -> BulkheadError:
     return Unavailable(
-        f"cannot tell how {operation.name} ended: the worker did not answer in time",
+        f"cannot report how {operation.name} ended: the worker did not answer in time",
         code="deadline",
         retryable=operation.is_safe,
     )
 
 
 def _copy(error: BulkheadError) -> BulkheadError:
-    """The same error as a new object: one exception must not collect the traces of many callers."""
+    """Return the same error as a new object: one exception must not collect the tracebacks of many callers."""
     return from_info(error.info())

@@ -1,11 +1,8 @@
-"""The ROUTER socket: one reader, one writer, peer credentials; hands messages to links.
+"""Own the ROUTER socket of a supervisor: authenticate peers by their hello and hand their messages to links.
 
-The raw socket hangs on the loop by its descriptor. That descriptor is edge-triggered: it tells that something
-changed, once. So after every send and every round of receiving, EVENTS is asked again.
-
-Whoever connects is a stranger until a hello with the right token, generation, uid and pid was accepted; after that
-only frames from that very process count (Z10, X05). What nobody can read is dropped and counted, and a peer that
-sends too much of it is not listened to any more (Z04).
+A peer is a stranger until its hello with the right token, generation, uid and pid was accepted; after that only frames
+from that very process count (Z10, X05). Unreadable messages are dropped and counted, and a peer that sends too many of
+them is ignored from then on (Z04).
 """
 
 import asyncio
@@ -23,39 +20,38 @@ import zmq
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
+from protocol.base.zmq_pump import ZmqPump
 from protocol.codec import VersionUnknown, WireError, decode_to_supervisor, encode
 from protocol.errors import BulkheadError, Conflict, Denied, Unavailable
-from protocol.ids import Epoch, Generation, WorkspaceId
+from protocol.ids import Epoch
 from protocol.limits import Limits
 from protocol.messages import Hello, Refusal, ToWorker
 from protocol.operations import OPERATIONS, Operation
 from protocol.version import WIRE_VERSION, is_speakable
-from supervisor.routing.link import Link, LinkSink
+from supervisor.routing.link import ExpectedWorker, Link, LinkListeners
 
-_ROUND = 64
-"""Messages received before other work of the loop gets its turn."""
 _HIGH_WATER = 1024
-"""Messages under way in each direction, above all calls that may be in flight; it bounds memory, no more."""
+"""Messages queued by libzmq in each direction. More than all calls that may be in flight: it only bounds memory."""
 _PEERS_NOTED = 1024
-"""Peers whose bad messages are remembered."""
+"""Peers whose bad messages are counted, and ignored peers that are remembered."""
 _LOOK_S = 1.0
-"""So often the socket file is looked for."""
+"""How often to check that the socket file exists."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What was dropped, and why."""
+    """Counts what was dropped, by reason."""
 
     bad_messages: int = 0
     refused_hellos: int = 0
-    strangers: int = 0  # frames of peers without an accepted hello
+    strangers: int = 0  # frames from peers without an accepted hello
     cut_peers: int = 0
     undelivered: int = 0
     rebinds: int = 0
 
 
 class Router:
-    """All workers of one supervisor. The caller holds the runtime lock: binding steals a live path (Z02)."""
+    """Connects one supervisor to its workers. The caller holds the runtime lock: binding steals a live path (Z02)."""
 
     def __init__(
         self,
@@ -78,34 +74,31 @@ class Router:
         self._tasks = TaskOwner("router", log)
         self._path = Path()
         self._inode = (0, 0)
-        self._loop: asyncio.AbstractEventLoop
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
-        self._fd = -1
-        self._check_scheduled = False
+        self._pump: ZmqPump[list[zmq.Frame]] = ZmqPump(receive=self._receive, handle=self._received)
 
     @property
     def epoch(self) -> Epoch:
-        """The number of this supervisor among those of its runtime directory."""
+        """Return the number of this supervisor in its runtime directory."""
         return self._epoch
 
     @property
     def endpoint(self) -> str:
-        """Where workers connect to."""
+        """Return the address that workers connect to."""
         return f"ipc://{self._path}"
 
     async def start(self, path: Path) -> None:
-        """Bind `path`; a stale socket of a dead supervisor is removed, any other file is not. Raises OSError."""
+        """Bind `path` and replace a stale socket, but no other kind of file. Raises OSError."""
         _remove_stale_socket(path)
-        self._loop = asyncio.get_running_loop()
         self._path = path
         self._context = zmq.Context()
         socket = self._context.socket(zmq.ROUTER)
-        # Later options would be ignored by connections that exist already.
+        # Set before binding: existing connections would ignore them.
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # without it a full or unknown peer means silent loss (Z09)
-        # A worker that connects again takes its name back. Names hold a secret (link_identity): libzmq leaves the one
-        # whose name was taken connected but deaf.
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else messages to a full or unknown peer are lost silently (Z09)
+        # A worker that reconnects takes its identity back. Identities hold a secret (link_identity), because libzmq
+        # leaves a peer whose identity was taken connected but without messages.
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         socket.setsockopt(zmq.MAXMSGSIZE, self._limits.message_max_bytes)
         socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
@@ -118,12 +111,10 @@ class Router:
             self._context.term()
             self._socket = None
             raise OSError(error.errno, f"cannot bind {path}: {error}") from error
-        _keep_to_us(path)
+        _restrict_to_owner(path)
         self._inode = _inode(path)
-        self._fd = socket.getsockopt(zmq.FD)  # type: ignore[assignment]
-        self._loop.add_reader(self._fd, self._readable)
+        self._pump.start(int(socket.getsockopt(zmq.FD)))
         self._tasks.start(self._watch_socket_file(), "socket_file")
-        self._schedule_check()
 
     async def close(self) -> None:
         """Fail every link, close the socket and remove its file."""
@@ -133,21 +124,19 @@ class Router:
         socket, self._socket = self._socket, None
         if socket is None or self._context is None:
             return
-        self._loop.remove_reader(self._fd)
+        self._pump.stop()
         socket.close(linger=0)
         self._context.term()  # with LINGER 0 and no open socket this returns at once
         if _inode(self._path) == self._inode:
             self._path.unlink(missing_ok=True)
 
-    def expect(self, *, workspace_id: WorkspaceId, generation: Generation, token: str, sink: LinkSink) -> Link:
-        """A worker with this token will say hello. Replaces, and fails, an older link of that workspace."""
-        for older in [link for link in self._links.values() if link.workspace_id == workspace_id]:
+    def expect(self, worker: ExpectedWorker, listeners: LinkListeners) -> Link:
+        """Accept the hello of this worker from now on. Replaces, and fails, an older link of its workspace."""
+        for older in [link for link in self._links.values() if link.workspace_id == worker.workspace_id]:
             self.forget(older)
         link = Link(
-            workspace_id=workspace_id,
-            generation=generation,
-            token=token,
-            sink=sink,
+            worker=worker,
+            listeners=listeners,
             epoch=self._epoch,
             limits=self._limits,
             clock=self._clock,
@@ -161,7 +150,7 @@ class Router:
         return link
 
     def forget(self, link: Link) -> None:
-        """Hear and send nothing over this link any more; its calls fail with `worker_lost`."""
+        """Stop receiving and sending over this link; its calls fail with `worker_lost`."""
         if self._links.get(link.identity) is link:
             del self._links[link.identity]
         link.fail(Unavailable("cannot ask the worker: it is gone", code="worker_lost", retry_after_s=1.0))
@@ -174,7 +163,7 @@ class Router:
         return self._send(link.identity, message)
 
     def _send(self, identity: bytes, message: ToWorker) -> bool:
-        """Hand `message` to the socket; False when the peer is not there or does not read. Raises TooLarge."""
+        """Hand `message` to the socket; False when the peer is not connected or does not read. Raises TooLarge."""
         frame = encode(message, max_bytes=self._limits.message_max_bytes)
         if self._socket is None:
             return False
@@ -186,35 +175,18 @@ class Router:
             self.counters.undelivered += 1
             return False
         finally:
-            self._schedule_check()
+            self._pump.wake()
         return True
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
-    def _schedule_check(self) -> None:
-        """A send may have swallowed the edge of the descriptor: look again, once in this round of the loop."""
-        if not self._check_scheduled:
-            self._check_scheduled = True
-            self._loop.call_soon(self._check)
-
-    def _check(self) -> None:
-        self._check_scheduled = False
-        self._readable()
-
-    def _readable(self) -> None:
-        for _ in range(_ROUND):
-            if self._socket is None:
-                return
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            try:
-                self._received(frames)
-            except BaseException:
-                self._schedule_check()  # the loop reports the error; what waits must still be read
-                raise
-        self._schedule_check()
+    def _receive(self) -> "list[zmq.Frame] | None":
+        if self._socket is None:
+            return None
+        try:
+            return self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
 
     def _received(self, frames: "list[zmq.Frame]") -> None:
         identity = frames[0].bytes
@@ -244,18 +216,18 @@ class Router:
             link.receive(message)
 
     def _greet(self, identity: bytes, hello: Hello, peer: str) -> None:
-        """Accept a hello, or raise why not. The texts tell a stranger nothing that it does not know."""
+        """Accept a hello, or raise why not. The texts reveal nothing to a stranger that it does not know."""
         if not is_speakable(hello.wire_version):
             version = hello.wire_version
             raise Conflict(f"cannot talk to this worker: it speaks wire version {version}, not {WIRE_VERSION}")
         expected = (hello.workspace_id, hello.generation)
         link = next((it for it in self._links.values() if (it.workspace_id, it.generation) == expected), None)
         if link is None:
-            raise Conflict("cannot accept this worker: nobody waits for it in this generation")
+            raise Conflict("cannot accept this worker: none is expected in this generation")
         if not hmac.compare_digest(hello.token.encode(), link.token.encode()):
             raise Denied("cannot accept this worker: its token is wrong")
         if identity != link.identity:
-            raise Denied("cannot accept this worker: its connection has another name than its hello")
+            raise Denied("cannot accept this worker: the identity of its connection differs from its hello")
         uid, pid = _credentials(peer)
         if uid is not None and uid != os.getuid():
             raise Denied(f"cannot accept this worker: it belongs to uid {uid}")
@@ -289,39 +261,39 @@ class Router:
     # --- the socket file --------------------------------------------------------------------------------------------
 
     async def _watch_socket_file(self) -> None:
-        """Bind again when somebody removed or replaced our file; connections that exist go on (Z01)."""
+        """Bind again when the socket file was removed or replaced; existing connections are not affected (Z01)."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            self._schedule_check()  # a lost edge would leave us deaf for ever; looking costs next to nothing
+            self._pump.wake()  # were a signal ever lost, nothing would be read again; costs next to nothing
             if _inode(self._path) == self._inode or self._socket is None:
                 continue
             self._log.error("socket file vanished, binding again", extra=fields(path=self._path))
-            # No unbind: it would end the connections that came in through the old file. The old listener stays
-            # behind, without a name, until we close.
+            # No unbind: it would end the connections made through the old file. The old listener remains, without a
+            # name, until we close.
             try:
                 self._socket.bind(self.endpoint)
-                _keep_to_us(self._path)
+                _restrict_to_owner(self._path)
             except (zmq.ZMQError, OSError) as error:
                 self._log.error("cannot bind", extra=fields(path=self._path, reason=error))
                 continue
             self.counters.rebinds += 1
             self._inode = _inode(self._path)
-            self._schedule_check()
+            self._pump.wake()
 
 
 def _remove_stale_socket(path: Path) -> None:
-    """Remove what a dead supervisor left. The runtime lock, held by the caller, makes sure that it is dead."""
+    """Remove the socket of a dead supervisor. The caller holds the runtime lock, so it is dead."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(f"cannot bind {path}: there is a file that is no socket; remove it")
+        raise FileExistsError(f"cannot bind {path}: it exists and is not a socket; remove it")
     path.unlink()
 
 
-def _keep_to_us(path: Path) -> None:
-    """Our directory lets nobody else in already; this holds also where somebody opened it (X04). Raises OSError."""
+def _restrict_to_owner(path: Path) -> None:
+    """Allow only this user. The directory does so already, unless its mode was changed (X04). Raises OSError."""
     path.chmod(0o600)
 
 
@@ -334,7 +306,7 @@ def _inode(path: Path) -> tuple[int, int]:
 
 
 def _peer_address(frame: "zmq.Frame") -> str:
-    """`localhost:uid:gid:pid` on Linux; "unknown" where the system does not tell."""
+    """Return `localhost:uid:gid:pid` on Linux; "unknown" where the system does not provide it."""
     try:
         return str(frame.get("Peer-Address"))
     except zmq.ZMQError:
@@ -342,7 +314,7 @@ def _peer_address(frame: "zmq.Frame") -> str:
 
 
 def _credentials(peer: str) -> tuple[int | None, int | None]:
-    """The uid and pid in a peer address; None for what it does not say."""
+    """Return the uid and pid of a peer address; None for what it does not contain."""
     parts = peer.split(":")
     if len(parts) != 4 or not (parts[1].isdigit() and parts[3].isdigit()):
         return None, None
@@ -350,5 +322,5 @@ def _credentials(peer: str) -> tuple[int | None, int | None]:
 
 
 def _shown(identity: bytes) -> str:
-    """A peer's name for the log, whatever bytes it chose."""
+    """Return a peer's identity in printable form for the log."""
     return identity[:80].decode("ascii", "backslashreplace")

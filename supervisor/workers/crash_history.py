@@ -1,41 +1,38 @@
-"""The last deaths of one workspace's workers, with cause and last lines of output, for status and log."""
+"""Keep the last crashes of one workspace's workers, with cause, memory and last lines of output, for operators."""
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 _KEPT = 16
+"""Crashes kept per workspace. Each holds up to 4 KiB of output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """One death that nobody asked for."""
+    """One end of a worker process that was not requested."""
 
     at_wall: float
     generation: int
     pid: int
     cause: str
-    after_s: float  # how long it had lived
-    max_rss_bytes: int
-    tail: str
+    lifetime_s: float
+    peak_rss_bytes: int  # 0 when unknown
+    log_tail: str
 
 
 class CrashHistory:
-    """The last few, oldest first."""
+    """The last crashes, and how many there were since the supervisor started."""
 
     def __init__(self) -> None:
-        self._ring: deque[Crash] = deque(maxlen=_KEPT)
+        self._crashes: deque[Crash] = deque(maxlen=_KEPT)
         self.total = 0
 
-    def add(self, death: Crash) -> None:
-        """Remember one more."""
-        self._ring.append(death)
+    def add(self, crash: Crash) -> None:
+        """Record a crash; the oldest one is dropped when the history is full."""
+        self._crashes.append(crash)
         self.total += 1
 
-    def __iter__(self) -> Iterator[Crash]:
-        return iter(self._ring)
-
-    @property
-    def last(self) -> Crash | None:
-        """The newest, if there was any."""
-        return self._ring[-1] if self._ring else None
+    def newest(self, count: int | None = None) -> list[Crash]:
+        """Return up to `count` crashes (None: all that are kept), newest first."""
+        return list(islice(reversed(self._crashes), count))

@@ -1,4 +1,4 @@
-"""Is the worker's loop alive? Fresh, late or lost, forgiving a pause of our own."""
+"""Decide whether a worker's loop is alive (fresh, late or lost), allowing for pauses of the supervisor itself."""
 
 from enum import Enum
 
@@ -6,7 +6,7 @@ from protocol.limits import Limits
 
 
 class HeartbeatState(Enum):
-    """What the last beat means now."""
+    """The age of the last beat, in three steps."""
 
     FRESH = "fresh"
     LATE = "late"
@@ -14,7 +14,7 @@ class HeartbeatState(Enum):
 
 
 class HeartbeatWatch:
-    """Judges the beats of one worker process. Times are monotonic seconds."""
+    """The beats of one worker process. Times are monotonic seconds."""
 
     def __init__(self, limits: Limits, now: float) -> None:
         self._interval_s = limits.heartbeat_interval_s
@@ -23,19 +23,19 @@ class HeartbeatWatch:
         self._last_look = now
 
     def beat(self, now: float) -> None:
-        """The worker's loop spoke."""
+        """Record a sign of life of the worker's loop."""
         self._last_beat = now
 
     def look(self, now: float) -> HeartbeatState:
-        """Judge; to be called about every interval.
+        """Return the state now; to be called about every interval.
 
-        When we were not called for much longer than that, we were the ones who slept (H01, a suspended machine, a
-        stopped supervisor): beats that came meanwhile lie unread, so the worker gets that time back.
+        A call that comes much later means that the supervisor itself was paused: a suspended machine, a stopped
+        process. Beats that came meanwhile lie unread, so the pause does not count against the worker.
         """
-        slept_s = now - self._last_look - self._interval_s
+        paused_s = now - self._last_look - self._interval_s
         self._last_look = now
-        if slept_s > self._interval_s:
-            self._last_beat = min(now, self._last_beat + slept_s)
+        if paused_s > self._interval_s:
+            self._last_beat = min(now, self._last_beat + paused_s)
         silent_s = now - self._last_beat
         if silent_s > self._lost_s:
             return HeartbeatState.LOST

@@ -1,7 +1,7 @@
-"""One worker's life: wanted or not; asleep, starting, ready, closing, killing, backoff, failed.
+"""Decide over the life of one worker: asleep, starting, ready, closing, killing, backoff, failed; wanted or not.
 
-Facts in, effects out. There is at most one process: Spawn is only returned from states without one, and those are
-entered by `exited` and `not_started` alone.
+Methods take facts and return effects. There is at most one process: Spawn is returned only in states without one, and
+these are entered only by `exited` and `not_started`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from supervisor.workers.restart import Again, RestartPolicy, Stop
 
 
 class WorkerState(Enum):
-    """Where the process is in its life. ASLEEP, BACKOFF and FAILED have none."""
+    """The state of the process. In ASLEEP, BACKOFF and FAILED there is none."""
 
     ASLEEP = "asleep"
     STARTING = "starting"
@@ -31,14 +31,14 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class SendShutdown:
-    """Ask the process to end in order."""
+    """Request an orderly end of the process."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL. With `dump`, ask for the stacks first: it may be stuck."""
+    """Send SIGKILL. With `dump`, let the process write its stacks first: it may be stuck."""
 
     reason: str
     dump: bool = False
@@ -46,21 +46,21 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class WakeAt:
-    """Call `elapsed` at this time; None: no more."""
+    """Call `elapsed` at this time; None cancels."""
 
     at: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class FailCalls:
-    """Whoever waits for this process waits in vain."""
+    """Fail all calls to this process."""
 
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """State or reason changed: tell who looks."""
+    """State or reason changed: report it to clients."""
 
 
 Effect = Spawn | SendShutdown | Kill | WakeAt | FailCalls | Publish
@@ -104,16 +104,16 @@ class WorkerLifecycle(Machine[WorkerState]):
     def __init__(self, limits: Limits) -> None:
         super().__init__(WorkerState.ASLEEP)
         self.wanted = False
-        self.reason = ""  # why the state is what it is, "" when all is well
+        self.reason = ""  # of the state; "" when all is well
         self._limits = limits
         self._policy = RestartPolicy(limits)
-        self._is_asked_for = False  # the end of this process counts as no death
-        self._said_last_word = False
+        self._is_end_requested = False  # then the end of this process is no crash
+        self._announced_exit = False
 
-    # --- the will -----------------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     def want(self, now: float) -> list[Effect]:
-        """A request needs a worker. While one closes, its successor is noted; `failed` needs `restart`."""
+        """Start a worker, or the next one while one closes. In `failed` only `restart` helps."""
         if self.state is WorkerState.FAILED:
             return []
         self.wanted = True
@@ -122,11 +122,11 @@ class WorkerLifecycle(Machine[WorkerState]):
         return []
 
     def unwant(self, reason: str, now: float) -> list[Effect]:
-        """End the worker in order; also forgets a pending restart and a failure."""
+        """End the worker in order; a pending restart and a failure are forgotten too."""
         self.wanted = False
         match self.state:
             case WorkerState.STARTING:
-                self._is_asked_for = True  # it took no prompt yet: there is nothing to drain
+                self._is_end_requested = True  # it accepted no prompt yet: there is nothing to drain
                 return self._kill("unwanted", reason, now)
             case WorkerState.READY:
                 return self._close("unwanted", reason, now)
@@ -138,7 +138,7 @@ class WorkerLifecycle(Machine[WorkerState]):
                 return []
 
     def restart(self, now: float) -> list[Effect]:
-        """Somebody asked for a fresh worker by hand; past deaths don't count."""
+        """Replace the worker, as an operator requested. Earlier crashes do not count."""
         self._policy.clear()
         if self.state in (WorkerState.BACKOFF, WorkerState.FAILED):
             self.wanted = True
@@ -148,46 +148,46 @@ class WorkerLifecycle(Machine[WorkerState]):
             return self._close("restarted", "restart", now)
         return self.want(now)
 
-    # --- the world ----------------------------------------------------------------------------------------------------
+    # --- facts --------------------------------------------------------------------------------------------------------
 
     def adopt(self, now: float) -> list[Effect]:
-        """A process of a former supervisor lives; it has the start deadline to say hello."""
+        """Take over a process of the previous supervisor; it has the start deadline to say hello."""
         self.wanted = True
         effects: list[Effect] = [WakeAt(now + self._limits.start_deadline_s), Publish()]
         return self._move("adopted", WorkerState.STARTING, effects)
 
     def born(self, now: float) -> list[Effect]:
-        """The process exists; its start deadline runs from here, not from when somebody first wanted it."""
+        """The process exists: its start deadline runs from here, not from the first request for it."""
         if self.state is not WorkerState.STARTING:
-            return []  # given up while the launcher was at work, or ready already
+            return []  # abandoned while the launcher started it, or ready already
         return [WakeAt(now + self._limits.start_deadline_s)]
 
     def became_ready(self, now: float) -> list[Effect]:
-        """Recovery is done, calls are answered."""
+        """Recovery is done: calls are answered."""
         if self.state is not WorkerState.STARTING:
-            return []  # it was given up meanwhile, or says so again after a reconnect
+            return []  # abandoned meanwhile, or reported again after a reconnect
         self.reason = ""
         self._policy.became_ready(now)
         effects: list[Effect] = [WakeAt(None), Publish()]
         return self._move("became_ready", WorkerState.READY, effects)
 
     def last_word(self) -> list[Effect]:
-        """The process said that it leaves by itself, in order."""
-        self._said_last_word = True
+        """The process announced that it exits by itself, in order."""
+        self._announced_exit = True
         return []
 
     def beat_lost(self, now: float) -> list[Effect]:
-        """Its loop does not beat any more."""
+        """Heartbeats have stopped."""
         if self.state in (WorkerState.STARTING, WorkerState.READY):
             return self._kill("beat_lost", "hung", now, dump=True)
-        return []  # closing has its own deadline, and the dead don't beat
+        return []  # closing has its own deadline; in the other states there is no heartbeat
 
     def elapsed(self, now: float) -> list[Effect]:
-        """The time that WakeAt named has come."""
+        """The time of WakeAt was reached."""
         match self.state:
             case WorkerState.STARTING:
-                late = f"not ready within {self._limits.start_deadline_s:g} s"
-                return self._kill("elapsed", late, now, dump=True)
+                reason = f"not ready within {self._limits.start_deadline_s:g} s"
+                return self._kill("elapsed", reason, now, dump=True)
             case WorkerState.CLOSING:
                 return self._kill("elapsed", "shutdown overran its budget", now, dump=True)
             case WorkerState.KILLING:
@@ -195,33 +195,33 @@ class WorkerLifecycle(Machine[WorkerState]):
             case WorkerState.BACKOFF:
                 return self._start("elapsed", now)
             case WorkerState.ASLEEP | WorkerState.READY | WorkerState.FAILED:
-                return []  # the timer lost the race
+                return []  # the timer lost a race
 
     def not_started(self, reason: str, now: float) -> list[Effect]:
-        """The launcher could not make a process."""
+        """The launcher could not start a process."""
         if self.state is not WorkerState.STARTING:
-            return self._gone("exited", reason, now)  # given up meanwhile: the same as a process that is gone
-        return self._gone("not_started", reason, now)
+            return self._ended("exited", reason, now)  # abandoned meanwhile: the same as a process that exited
+        return self._ended("not_started", reason, now)
 
     def exited(self, cause: str, now: float) -> list[Effect]:
-        """The process is gone, and all that it had started."""
+        """The process has exited, and everything that it had started has ended."""
         if self.state is WorkerState.KILLING and self.reason:
-            cause = self.reason  # not "signal 9": that was us
-        return self._gone("exited", cause, now)
+            cause = self.reason  # not "signal 9": the supervisor sent it
+        return self._ended("exited", cause, now)
 
     # --- moves ------------------------------------------------------------------------------------------------------
 
     def _start(self, fact: str, now: float) -> list[Effect]:
-        self._is_asked_for = False
-        self._said_last_word = False
-        # A launcher may first have to warm up a zygote; `born` sets the deadline of the process itself.
+        self._is_end_requested = False
+        self._announced_exit = False
+        # The launcher may have to warm up a zygote first; `born` sets the deadline of the process itself.
         limits = self._limits
         overdue = now + limits.zygote_ready_s + limits.start_deadline_s
         return self._move(fact, WorkerState.STARTING, [Spawn(), WakeAt(overdue), Publish()])
 
     def _close(self, fact: str, reason: str, now: float) -> list[Effect]:
         limits = self._limits
-        self._is_asked_for = True
+        self._is_end_requested = True
         self.reason = reason
         overdue = now + limits.drain_s + limits.flush_s + limits.exit_s
         effects: list[Effect] = [SendShutdown(reason), WakeAt(overdue), Publish()]
@@ -232,23 +232,23 @@ class WorkerLifecycle(Machine[WorkerState]):
         effects: list[Effect] = [Kill(reason, dump), WakeAt(now + self._limits.kill_deadline_s), Publish()]
         return self._move(fact, WorkerState.KILLING, effects)
 
-    def _gone(self, fact: str, cause: str, now: float) -> list[Effect]:
-        lost: list[Effect] = [FailCalls(cause), WakeAt(None)]
-        if self._is_asked_for or self._said_last_word:
+    def _ended(self, fact: str, cause: str, now: float) -> list[Effect]:
+        first: list[Effect] = [FailCalls(cause), WakeAt(None)]
+        if self._is_end_requested or self._announced_exit:
             self.reason = ""
-            # One that left by itself is started again by the next request, one that was asked to by who asked.
-            if self._is_asked_for and self.wanted:
-                return lost + self._start(fact, now)
+            # After a requested restart the next one starts now; after an exit by itself, with the next request.
+            if self._is_end_requested and self.wanted:
+                return first + self._start(fact, now)
             self.wanted = False
-            return self._move(fact, WorkerState.ASLEEP, [*lost, Publish()])
+            return self._move(fact, WorkerState.ASLEEP, [*first, Publish()])
         if not self.wanted:
             self.reason = cause
-            return self._move(fact, WorkerState.ASLEEP, [*lost, Publish()])
+            return self._move(fact, WorkerState.ASLEEP, [*first, Publish()])
         match self._policy.after(cause, now):
             case Again(delay_s):
                 self.reason = cause
-                return self._move(fact, WorkerState.BACKOFF, [*lost, WakeAt(now + delay_s), Publish()])
+                return self._move(fact, WorkerState.BACKOFF, [*first, WakeAt(now + delay_s), Publish()])
             case Stop(reason):
                 self.reason = reason
                 self.wanted = False
-                return self._move(fact, WorkerState.FAILED, [*lost, Publish()])
+                return self._move(fact, WorkerState.FAILED, [*first, Publish()])

@@ -1,6 +1,6 @@
-"""Delay curve and restart intensity: again after this long, or not any more and why.
+"""Decide after a crash whether to start again, and after which delay.
 
-The rule of Erlang's supervisors: so many deaths within a period mean that starting again does not help.
+The rule of Erlang's supervisors: a certain number of crashes within a period means that starting again does not help.
 """
 
 from collections import deque
@@ -21,26 +21,26 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Start no more until somebody asks for it."""
+    """Do not start again until a restart is requested."""
 
     reason: str
 
 
 class RestartPolicy:
-    """Remembers the deaths of one workspace's workers. Times are monotonic seconds."""
+    """The recent crashes of one workspace's workers. Times are monotonic seconds."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._deaths: deque[float] = deque()
-        self._streak = 0  # deaths since the last long healthy time
+        self._crashes: deque[float] = deque()
+        self._streak = 0  # crashes since a worker was last healthy for `restart_healthy_s`
         self._ready_at: float | None = None
 
     def became_ready(self, now: float) -> None:
-        """A worker is up; from here its health counts."""
+        """Record that a worker is ready; its healthy time counts from here."""
         self._ready_at = now
 
     def after(self, cause: str, now: float) -> Again | Stop:
-        """Decide what follows a death that nobody asked for."""
+        """Record a crash and decide what follows."""
         limits = self._limits
         if cause in HOPELESS:
             self.clear()
@@ -49,17 +49,17 @@ class RestartPolicy:
             self._streak = 0
         self._ready_at = None
         self._streak += 1
-        self._deaths.append(now)
-        while self._deaths and now - self._deaths[0] > limits.restart_period_s:
-            self._deaths.popleft()
-        if len(self._deaths) >= limits.restart_intensity:
-            return Stop(f"{len(self._deaths)} deaths in {limits.restart_period_s:g} s, the last: {cause}")
+        self._crashes.append(now)
+        while self._crashes and now - self._crashes[0] > limits.restart_period_s:
+            self._crashes.popleft()
+        if len(self._crashes) >= limits.restart_intensity:
+            return Stop(f"{len(self._crashes)} deaths in {limits.restart_period_s:g} s, the last: {cause}")
         if self._streak == 1:
             return Again(limits.restart_delay_s)
         return Again(min(limits.restart_delay_s_max, _FIRST_DELAY_S * 2 ** (self._streak - 2)))
 
     def clear(self) -> None:
-        """Somebody asked for a restart by hand: the past does not count."""
-        self._deaths.clear()
+        """Forget all crashes: a restart was requested."""
+        self._crashes.clear()
         self._streak = 0
         self._ready_at = None

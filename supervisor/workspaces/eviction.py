@@ -1,7 +1,7 @@
-"""May this worker sleep now: nobody here, nothing open, queued, asked or running (P11).
+"""Decide whether a worker may sleep: no client, and nothing open, queued, asked or running.
 
-The worker tells its open runs only with its heartbeats. A call that ended after the last beat may have opened one, so
-a worker counts as idle only after a beat that was sent later than its last call.
+The worker reports its open runs only in heartbeats. A call that ended after the last heartbeat may have opened one, so
+a worker counts as idle only after a heartbeat that was sent later than its last call.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EvictionFacts:
-    """What is known of one workspace with a ready worker."""
+    """The present numbers of one workspace with a ready worker."""
 
     claims: int
     streams: int
@@ -21,7 +21,7 @@ class EvictionFacts:
 
 
 class Eviction:
-    """Watches one worker. `now` is monotonic, in seconds."""
+    """The idle time of one worker. `now` is monotonic, in seconds."""
 
     def __init__(self, *, idle_s: float) -> None:
         self._idle_s = idle_s
@@ -29,17 +29,20 @@ class Eviction:
         self._beat_needed = 0
 
     def called(self, beat: int | None) -> None:
-        """A call ended now, `beat` being the newest heartbeat heard. The beat under way may be older than the call."""
+        """Record that a call ended now; `beat` is the newest heartbeat received.
+
+        The one after it may have been sent before the end of the call, hence two more are needed.
+        """
         self._idle_since = None
         self._beat_needed = (beat or 0) + 2
 
     def started(self) -> None:
-        """A new worker is here; its heartbeats count from the beginning."""
+        """Record that a new worker starts; its heartbeats are numbered from the beginning."""
         self._idle_since = None
         self._beat_needed = 1
 
     def may_sleep(self, facts: EvictionFacts) -> bool:
-        """Would nothing be lost if the worker went to sleep at this moment?"""
+        """Return whether nothing would be lost if the worker went to sleep at this moment."""
         if facts.claims or facts.streams or facts.calls:
             return False
         if facts.beat is None or facts.beat < self._beat_needed:
@@ -47,7 +50,7 @@ class Eviction:
         return not (facts.open_runs or facts.open_questions or facts.children)
 
     def observed(self, facts: EvictionFacts, now: float) -> bool:
-        """Look at the worker; True when it has had nothing to do for long enough and may sleep."""
+        """Record the present facts; return True when the worker was idle for long enough and may sleep."""
         if not self.may_sleep(facts):
             self._idle_since = None
             return False

@@ -1,7 +1,7 @@
-"""Asks the file system about directories of users, which may be on a share that does not answer any more.
+"""Access directories of users with a deadline: they may be on a network share that does not respond.
 
-Each question has a thread of its own and a deadline. A thread that hangs cannot be ended: so it holds up nothing else,
-not even our end, and as long as it hangs nothing more is asked about its directory.
+Each access has a thread of its own. A thread that hangs cannot be ended; it blocks nothing else, not even the exit of
+the supervisor. While it hangs, further accesses to its directory fail at once.
 """
 
 import asyncio
@@ -16,47 +16,47 @@ T = TypeVar("T")
 
 
 class BoundedFilesystem:
-    """`timeout_s` is what one question may take."""
+    """`timeout_s` bounds one access."""
 
     def __init__(self, *, timeout_s: float) -> None:
-        self._within_s = timeout_s
+        self._timeout_s = timeout_s
         self._hanging: set[str] = set()
 
-    async def ask(self, path: str, work: Callable[[], T]) -> T:
-        """What `work` says, which looks at `path` and may block. Raises what it raises, and Unavailable."""
+    async def run(self, path: str, work: Callable[[], T]) -> T:
+        """Return the result of `work`, which accesses `path` and may block. Raises as `work` does, and Unavailable."""
         if path in self._hanging:
-            raise self._silent(path)
+            raise self._unresponsive(path)
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
 
-        def settle(result: T | None, error: BaseException | None) -> None:
+        def finish(result: T | None, error: BaseException | None) -> None:
             self._hanging.discard(path)
-            if answer.done():
+            if future.done():
                 return
             if error is not None:
-                answer.set_exception(error)
+                future.set_exception(error)
             else:
-                answer.set_result(result)  # type: ignore[arg-type]
+                future.set_result(result)  # type: ignore[arg-type]
 
-        def look() -> None:
+        def access() -> None:
             try:
                 result, error = work(), None
             except BaseException as failure:
                 result, error = None, failure
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, result, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits
+                loop.call_soon_threadsafe(finish, result, error)
 
-        threading.Thread(target=look, name="disk", daemon=True).start()
+        threading.Thread(target=access, name="filesystem", daemon=True).start()
         try:
-            async with asyncio.timeout(self._within_s):
-                return await answer
+            async with asyncio.timeout(self._timeout_s):
+                return await future
         except TimeoutError:
             self._hanging.add(path)
-            raise self._silent(path) from None
+            raise self._unresponsive(path) from None
 
-    def _silent(self, path: str) -> Unavailable:
+    def _unresponsive(self, path: str) -> Unavailable:
         return Unavailable(
-            f"cannot look at {path[:200]}: its file system does not answer within {self._within_s:g} s; is it a share "
-            "that is gone?",
-            retry_after_s=self._within_s,
+            f"cannot access {path[:200]}: its file system does not respond within {self._timeout_s:g} s; is it on a "
+            "network share that is not available?",
+            retry_after_s=self._timeout_s,
         )

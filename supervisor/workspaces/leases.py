@@ -1,8 +1,8 @@
-"""Each client's claim on a workspace: held, attached, released, gone (http-api 5.2).
+"""Track each client's claim on a workspace: held, attached, released, ended.
 
-A claim begins with a create (held for the create grace) or a stream (attached). It ends when its hold runs out, when
-it is released while no stream is open, when the last stream closes after a release, or when its client retires. When
-the last claim ends, `LastGone` says so once: the workspace may then sleep when it has nothing to do.
+A claim begins with a create (held for the create grace) or a stream (attached). It ends when its hold expires, when it
+is released while no stream is open, when the last stream closes after a release, or when its client retires. When the
+last claim ends, `LastClaimEnded` reports it once: the workspace may then sleep when it has nothing to do.
 """
 
 from collections import Counter
@@ -21,23 +21,23 @@ class Claim(Enum):
 
     HELD = "held"  # no stream; ends at its deadline
     ATTACHED = "attached"  # at least one stream
-    RELEASED = "released"  # given back while streams are open: gone with the last of them
-    GONE = "gone"
+    RELEASED = "released"  # by the client, while streams are open: ends with the last of them
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Call `elapsed` at this time; it replaces any earlier wish. None: no deadline is pending."""
+    """Call `elapsed` at this time; replaces an earlier `Arm`. None: no deadline is pending."""
 
     at: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class LastGone:
-    """Nobody has a claim any more."""
+class LastClaimEnded:
+    """No client has a claim now."""
 
 
-Effect = Arm | LastGone
+Effect = Arm | LastClaimEnded
 
 
 class Lease(Machine[Claim]):
@@ -47,25 +47,25 @@ class Lease(Machine[Claim]):
         Claim.HELD: {
             "created": (Claim.HELD,),
             "attached": (Claim.ATTACHED,),
-            "released": (Claim.GONE,),
-            "retired": (Claim.GONE,),
-            "elapsed": (Claim.GONE,),
+            "released": (Claim.ENDED,),
+            "retired": (Claim.ENDED,),
+            "elapsed": (Claim.ENDED,),
         },
         Claim.ATTACHED: {
             "created": (Claim.ATTACHED,),
             "attached": (Claim.ATTACHED,),
             "detached": (Claim.ATTACHED, Claim.HELD),
             "released": (Claim.RELEASED,),
-            "retired": (Claim.GONE,),
+            "retired": (Claim.ENDED,),
         },
         Claim.RELEASED: {
             "created": (Claim.ATTACHED,),
             "attached": (Claim.RELEASED,),
-            "detached": (Claim.RELEASED, Claim.GONE),
+            "detached": (Claim.RELEASED, Claim.ENDED),
             "released": (Claim.RELEASED,),
-            "retired": (Claim.GONE,),
+            "retired": (Claim.ENDED,),
         },
-        Claim.GONE: {},
+        Claim.ENDED: {},
     }
 
     def __init__(self, *, until: float | None, stream: int | None = None) -> None:
@@ -91,19 +91,19 @@ class Lease(Machine[Claim]):
         if self.streams:
             self._move("detached", self.state)
         elif self.state is Claim.RELEASED:
-            self._move("detached", Claim.GONE)
+            self._move("detached", Claim.ENDED)
         else:
             self._move("detached", Claim.HELD)
             self.until = until
 
     def released(self) -> None:
-        self._move("released", Claim.GONE if self.state is Claim.HELD else Claim.RELEASED)
+        self._move("released", Claim.ENDED if self.state is Claim.HELD else Claim.RELEASED)
 
     def retired(self) -> None:
-        self._move("retired", Claim.GONE)
+        self._move("retired", Claim.ENDED)
 
     def elapsed(self) -> None:
-        self._move("elapsed", Claim.GONE)
+        self._move("elapsed", Claim.ENDED)
 
 
 class Leases:
@@ -119,21 +119,16 @@ class Leases:
 
     @property
     def streams(self) -> int:
-        """How many streams are open under a claim."""
+        """The number of streams that are open under a claim."""
         return sum(len(lease.streams) for lease in self._leases.values())
 
     @property
     def attached_clients(self) -> int:
-        """How many clients have at least one stream."""
+        """The number of clients with at least one stream."""
         return sum(1 for lease in self._leases.values() if lease.streams)
 
-    def state_of(self, client_id: ClientId) -> Claim:
-        """Where this client's claim stands; gone when it has none."""
-        lease = self._leases.get(client_id)
-        return Claim.GONE if lease is None else lease.state
-
     def create(self, client_id: ClientId, now: float) -> list[Effect]:
-        """The client created (or found) the workspace: a fresh hold, or an earlier release is forgotten."""
+        """The client created (or found) the workspace: start a new hold, or forget an earlier release."""
         until = now + self._create_grace_s
         lease = self._leases.get(client_id)
         if lease is None:
@@ -143,7 +138,7 @@ class Leases:
         return [self._arm()]
 
     def attach(self, client_id: ClientId, stream: int) -> list[Effect]:
-        """A stream of the client was opened; a client that never created may do that."""
+        """A stream of the client was opened; a client that never created may do that too."""
         lease = self._leases.get(client_id)
         if lease is None:
             self._leases[client_id] = Lease(until=None, stream=stream)
@@ -155,12 +150,12 @@ class Leases:
         """A stream of the client closed."""
         lease = self._leases.get(client_id)
         if lease is None or stream not in lease.streams:
-            return []  # the client retired meanwhile; the stream outlived its claim
+            return []  # the client retired meanwhile: the stream outlived its claim
         lease.detached(stream, now + self._detach_grace_s)
         return self._ended(client_id, lease)
 
     def release(self, client_id: ClientId) -> list[Effect]:
-        """The client needs the workspace no more. Its streams stay open; unknown clients are welcome."""
+        """The client released the workspace. Its streams stay open. An unknown client changes nothing."""
         lease = self._leases.get(client_id)
         if lease is None:
             return []
@@ -168,7 +163,7 @@ class Leases:
         return self._ended(client_id, lease)
 
     def retire(self, client_id: ClientId) -> list[Effect]:
-        """The client leaves for good: its claim is gone at once, streams or not."""
+        """The client leaves for good: its claim ends at once, streams or not."""
         lease = self._leases.get(client_id)
         if lease is None:
             return []
@@ -176,15 +171,15 @@ class Leases:
         return self._ended(client_id, lease)
 
     def elapsed(self, now: float) -> list[Effect]:
-        """Time has passed: holds that ran out are gone."""
-        over = [(c, lease) for c, lease in self._leases.items() if lease.until is not None and lease.until <= now]
-        for client_id, lease in over:
+        """Time has passed: end the holds that expired."""
+        expired = [(c, lease) for c, lease in self._leases.items() if lease.until is not None and lease.until <= now]
+        for client_id, lease in expired:
             lease.elapsed()
             del self._leases[client_id]
-        return [self._arm(), *([LastGone()] if over and not self._leases else [])]
+        return [self._arm(), *([LastClaimEnded()] if expired and not self._leases else [])]
 
     def view(self, client_id: ClientId, session_id: SessionId) -> None:
-        """The client looks at this session now ("" for none). Raises Conflict (not_attached) without a stream."""
+        """The client looks at this session now ("" for none). Raises Conflict `not_attached` without a stream."""
         lease = self._leases.get(client_id)
         if lease is None or not lease.streams:
             raise Conflict(
@@ -193,18 +188,14 @@ class Leases:
             )
         lease.viewed = session_id
 
-    def viewers(self, session_id: SessionId) -> int:
-        """How many attached clients look at this session."""
-        return sum(1 for lease in self._leases.values() if lease.streams and lease.viewed == session_id)
-
     def viewed(self) -> dict[SessionId, int]:
-        """The sessions that attached clients look at, and how many look at each."""
+        """Return the sessions that attached clients look at, with the number of clients for each."""
         return dict(Counter(lease.viewed for lease in self._leases.values() if lease.streams and lease.viewed))
 
     def _ended(self, client_id: ClientId, lease: Lease) -> list[Effect]:
-        if lease.state is Claim.GONE:
+        if lease.state is Claim.ENDED:
             del self._leases[client_id]
-            return [self._arm(), *([] if self._leases else [LastGone()])]
+            return [self._arm(), *([] if self._leases else [LastClaimEnded()])]
         return [self._arm()]
 
     def _arm(self) -> Arm:

@@ -1,4 +1,4 @@
-"""Finds or creates a workspace by id or path, one creation per path at a time."""
+"""Find or create workspaces by id or path, one creation per path at a time."""
 
 import asyncio
 import logging
@@ -20,17 +20,17 @@ from supervisor.workspaces.workspace import Workspace
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
 
 RETIRED_KEPT = 65_536
-"""How many retired clients are remembered; the oldest are forgotten first (P13)."""
+"""How many retired clients are remembered; the oldest are forgotten first."""
 
 
 class Registry:
-    """All registrations, and the workspaces among them that were asked for since our start."""
+    """All registrations, and the workspaces among them that were used since the supervisor started."""
 
     def __init__(
         self,
         *,
-        roster: WorkspaceTable,
-        disk: BoundedFilesystem,
+        table: WorkspaceTable,
+        filesystem: BoundedFilesystem,
         make_workspace: Callable[[Registration], Workspace],
         state_dir: Path,
         limits: Limits,
@@ -38,8 +38,8 @@ class Registry:
         random: RandomSource,
         log: logging.Logger,
     ) -> None:
-        self._roster = roster
-        self._disk = disk
+        self._table = table
+        self._filesystem = filesystem
         self._make_workspace = make_workspace
         self._state_dir = state_dir
         self._limits = limits
@@ -51,19 +51,19 @@ class Registry:
         self._registrations: dict[WorkspaceId, Registration] = {}
         self._by_path: dict[str, WorkspaceId] = {}
         self._by_key: dict[tuple[int, int], WorkspaceId] = {}
-        self._awake: dict[WorkspaceId, Workspace] = {}
+        self._touched: dict[WorkspaceId, Workspace] = {}
         self._creating: dict[str, asyncio.Task[Workspace]] = {}
         self._retired: OrderedDict[ClientId, None] = OrderedDict()
 
     # --- start and end ----------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Read the roster. Nothing can be found before this is done. Raises RosterFailed."""
-        for registration in await self._roster.open():
+        """Read the stored registrations. Nothing is found before that. Raises WorkspaceTableFailed."""
+        for registration in await self._table.open():
             self._remember(registration)
 
     def open(self) -> None:
-        """From now on requests are served; before, they wait."""
+        """Serve requests from now on; earlier ones wait."""
         self._loaded.set()
 
     async def wait_open(self) -> None:
@@ -79,50 +79,62 @@ class Registry:
             ) from None
 
     async def close(self) -> None:
-        """End the creations under way and close the roster."""
+        """End the creations under way and close the table of workspaces."""
         await self._tasks.close()
-        await self._roster.close()
+        await self._table.close()
 
     # --- finding ----------------------------------------------------------------------------------------------------
 
     def find(self, workspace_id: str) -> Workspace:
-        """The workspace with this id. Raises NotFound."""
+        """Return the workspace with this id. Raises NotFound `workspace_unknown`."""
         workspace = self.get(workspace_id)
         if workspace is None:
-            raise NotFound(f"there is no workspace {workspace_id[:100]!r}; create it first", code="workspace_unknown")
+            raise _unknown(workspace_id)
         return workspace
 
     def get(self, workspace_id: str) -> Workspace | None:
-        """The workspace with this id, if it is registered."""
-        known = WorkspaceId(workspace_id)
-        workspace = self._awake.get(known)
-        if workspace is None and (registration := self._registrations.get(known)) is not None:
-            workspace = self._awake[known] = self._make_workspace(registration)
+        """Return the workspace with this id, or None when it is not registered."""
+        key = WorkspaceId(workspace_id)
+        workspace = self._touched.get(key)
+        if workspace is None and (registration := self._registrations.get(key)) is not None:
+            workspace = self._touched[key] = self._make_workspace(registration)
         return workspace
 
+    def registration(self, workspace_id: str) -> Registration:
+        """Return the registration with this id. Raises NotFound `workspace_unknown`."""
+        registration = self._registrations.get(WorkspaceId(workspace_id))
+        if registration is None:
+            raise _unknown(workspace_id)
+        return registration
+
     def registrations(self) -> list[Registration]:
-        """Every registered workspace."""
+        """Return every registration."""
         return list(self._registrations.values())
 
     def touched(self) -> list[Workspace]:
-        """The workspaces that were asked for since our start."""
-        return list(self._awake.values())
+        """Return the workspaces that were used since the supervisor started."""
+        return list(self._touched.values())
 
     def touched_one(self, workspace_id: WorkspaceId) -> Workspace | None:
-        """The same for one, without making it."""
-        return self._awake.get(workspace_id)
+        """Return one of those that `touched` returns, or None."""
+        return self._touched.get(workspace_id)
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether any workspace is used by a client or has something to do."""
+        return any(workspace.is_used for workspace in self._touched.values())
 
     def tell_others(self, workspace_id: WorkspaceId, operation: str) -> None:
-        """Let every other worker that runs, or is about to, do an operation; nobody waits for it."""
+        """Let every other worker that runs, or is starting, do an operation, without waiting for it."""
         for workspace in self.touched():
-            status = workspace.driver.status()  # one that is neither reads what changes now when it starts
+            status = workspace.driver.status()  # in any other state the worker reads the new values when it starts
             if workspace.registration.id != workspace_id and (status.answers or status.state == "starting"):
                 self._tasks.start(self._tell(workspace, operation, waits=not status.answers), "tell")
 
     async def _tell(self, workspace: Workspace, operation: str, *, waits: bool) -> None:
         try:
             await workspace.call(operation, wakes=waits)
-        except BulkheadError as error:  # its next worker begins with what is true then
+        except BulkheadError as error:  # its next worker starts with the new values
             self._log.info(
                 "not told", extra=fields(workspace=workspace.registration.id, operation=operation, error=error.message)
             )
@@ -130,99 +142,108 @@ class Registry:
     # --- clients ----------------------------------------------------------------------------------------------------
 
     def retire(self, client_id: ClientId) -> None:
-        """The client leaves for good: its claims vanish everywhere, and it can never create again."""
+        """End all claims of a client that leaves for good; it can never create again."""
         self._retired[client_id] = None
         self._retired.move_to_end(client_id)
         while len(self._retired) > RETIRED_KEPT:
             self._retired.popitem(last=False)
-        for workspace in self._awake.values():
+        for workspace in self._touched.values():
             workspace.retire(client_id)
 
     def check_client(self, client_id: ClientId) -> None:
-        """Raises Conflict (client_retired)."""
+        """Raise Conflict `client_retired` when this client has retired."""
         if client_id in self._retired:
             raise Conflict("cannot create: this client has retired; use a new client_id", code="client_retired")
 
     # --- creating ---------------------------------------------------------------------------------------------------
 
-    async def resolve(self, wish: CreateWorkspace) -> Identity:
-        """The directory that `wish` means. Raises BadInput or Denied; Unavailable when nothing can be told."""
-        return await self._disk.ask(wish.path, lambda: resolve(wish.path, wish.env or ()))
+    async def resolve(self, request: CreateWorkspace) -> Identity:
+        """Return the directory that `request` names. Raises BadInput, Denied; Unavailable when no answer comes."""
+        return await self._filesystem.run(request.path, lambda: resolve(request.path, request.env or ()))
 
-    async def create(self, wish: CreateWorkspace, client_id: ClientId, identity: Identity | None = None) -> Workspace:
-        """Find or register the workspace that `wish` means, and claim it for the client. Its worker may still sleep.
+    async def create(
+        self, request: CreateWorkspace, client_id: ClientId, identity: Identity | None = None
+    ) -> Workspace:
+        """Find or register the workspace of a directory, and claim it for the client. Its worker may still be asleep.
 
-        `identity` is what `resolve` gave for the wish. Raises what that raises, Conflict for a retired client, a
-        directory that was exchanged or other channels than the first creator's, LimitReached. Of a new workspace
-        also BadInput or Denied when its data cannot be where the wish says.
+        `identity` is the result of `resolve` for this request. Raises as `resolve` does; Conflict for a retired
+        client, a directory that was exchanged or other channels than the first creator's; LimitReached. For a new
+        workspace also BadInput or Denied when its data cannot be kept in the requested directory.
         """
-        env = tuple(without_masked(wish.env or []))
-        identity = identity or await self.resolve(wish)
+        env = tuple(without_masked(request.env or []))
+        identity = identity or await self.resolve(request)
         self.check_client(client_id)
         task = self._creating.get(identity.path)
+        workspace: Workspace | None = None
         if task is None:
-            known = await self._known(identity)
-            task = self._creating.get(identity.path)  # somebody else may have begun meanwhile
-            if known is None and task is None:
-                task = self._tasks.start(self._register(identity, wish), "register", is_awaited=True)
+            workspace = await self._existing(identity)
+            task = self._creating.get(identity.path)  # another request may have begun meanwhile
+            if workspace is None and task is None:
+                task = self._tasks.start(self._register(identity, request), "register", is_awaited=True)
                 self._creating[identity.path] = task
-        else:
-            known = None
-        if known is None:
+        if workspace is None:
             assert task is not None
-            known = await asyncio.shield(task)
+            workspace = await asyncio.shield(task)
         self.check_client(client_id)  # it may have retired while we waited
-        if known.registration.channels != tuple(wish.channels or ()):
+        if workspace.registration.channels != tuple(request.channels or ()):
             raise Conflict("cannot share this workspace: it was created with other channels")
-        if known.env is None:
-            known.env = env
-        known.claim(client_id)
-        return known
+        if workspace.env is None:
+            workspace.env = env
+        workspace.claim(client_id)
+        return workspace
 
     async def restore(self, workspace_id: WorkspaceId, path: str) -> Workspace:
-        """Register again, under its old id, a workspace whose worker lives but whose row was lost."""
-        identity = await self._disk.ask(path, lambda: resolve(path, ()))
+        """Return the workspace of a worker that lives, registering it again under its id if its row was lost.
+
+        Raises as `create` does.
+        """
+        workspace = self.get(workspace_id)
+        if workspace is not None:
+            return workspace
+        identity = await self._filesystem.run(path, lambda: resolve(path, ()))
         return await self._register(identity, CreateWorkspace(path=path), workspace_id)
 
     async def remove(self, workspace_id: WorkspaceId) -> None:
         """End the worker of a workspace and forget it; its files stay. Raises NotFound."""
         workspace = self.find(workspace_id)
         await workspace.close("registration removed")
-        await self._roster.remove(workspace_id)
+        await self._table.remove(workspace_id)
         registration = self._registrations.pop(workspace_id, None)
-        self._awake.pop(workspace_id, None)
+        self._touched.pop(workspace_id, None)
         if registration is not None:
             self._by_path.pop(registration.identity.path, None)
             if self._by_key.get(registration.identity.key) == workspace_id:
                 del self._by_key[registration.identity.key]
 
-    async def _known(self, identity: Identity) -> Workspace | None:
-        """The registered workspace for this directory. Raises Conflict when its path shows another directory now, and
-        Unavailable when that cannot be told.
+    async def _existing(self, identity: Identity) -> Workspace | None:
+        """Return the registered workspace of this directory, or None.
+
+        Raises Conflict when its path leads to another directory now, Unavailable when that cannot be found out.
         """
-        at_path = self._by_path.get(identity.path)
-        if at_path is not None:
-            registration = self._registrations[at_path]
+        id_by_path = self._by_path.get(identity.path)
+        if id_by_path is not None:
+            registration = self._registrations[id_by_path]
             if registration.identity.key != identity.key:
                 raise Conflict(
-                    f"cannot use {identity.path}: it is not the directory that was registered as workspace {at_path}; "
-                    f"if that is right, DELETE /v1/workspaces/{at_path}/registration and create it again",
+                    f"cannot use {identity.path}: it is not the directory that was registered as workspace "
+                    f"{id_by_path}; if that is right, DELETE /v1/workspaces/{id_by_path}/registration and create it "
+                    "again",
                     code="workspace_moved",
                 )
-            return self.get(at_path)
-        same = self._by_key.get(identity.key)
-        if same is None:
+            return self.get(id_by_path)
+        id_by_key = self._by_key.get(identity.key)
+        if id_by_key is None:
             return None
-        # The same directory by another path (a bind mount), or a reused inode number: the known path decides.
-        known = self._registrations[same].identity
+        # The same directory by another path (a bind mount), or a reused inode number: the registered path decides.
+        registered = self._registrations[id_by_key].identity
         try:
-            now = await self._disk.ask(known.path, lambda: resolve(known.path, ()))
+            current = await self._filesystem.run(registered.path, lambda: resolve(registered.path, ()))
         except (BadInput, Denied):
             return None
-        return self.get(same) if now.key == known.key else None
+        return self.get(id_by_key) if current.key == registered.key else None
 
     async def _register(
-        self, identity: Identity, wish: CreateWorkspace, workspace_id: WorkspaceId | None = None
+        self, identity: Identity, request: CreateWorkspace, workspace_id: WorkspaceId | None = None
     ) -> Workspace:
         try:
             if len(self._registrations) >= self._limits.workspaces_max:
@@ -230,24 +251,26 @@ class Registry:
                     f"cannot register more than {self._limits.workspaces_max} workspaces; remove some registrations",
                     code="too_many_workspaces",
                 )
-            if wish.data_dir:
-                await self._disk.ask(wish.data_dir, lambda: check_data_dir(identity, wish.data_dir))
+            if request.data_dir:
+                await self._filesystem.run(request.data_dir, lambda: check_data_dir(identity, request.data_dir))
             new_id = workspace_id or WorkspaceId(new_uuid(self._random))
             fallback = self._state_dir / "workspaces" / new_id
             registration = Registration(
                 id=new_id,
                 identity=identity,
-                asked_path=wish.path if wish.path.startswith("/") else identity.path,
-                data_dir=await self._disk.ask(identity.path, lambda: data_dir_for(identity, wish.data_dir, fallback)),
-                skip_permissions=wish.yolo,
-                debug=wish.debug,
-                channels=tuple(wish.channels or ()),
+                asked_path=request.path if request.path.startswith("/") else identity.path,
+                data_dir=await self._filesystem.run(
+                    identity.path, lambda: data_dir_for(identity, request.data_dir, fallback)
+                ),
+                skip_permissions=request.yolo,
+                debug=request.debug,
+                channels=tuple(request.channels or ()),
                 registered_at_ms=int(self._clock.wall() * 1000),
             )
-            await self._roster.add(registration)
+            await self._table.add(registration)
             self._remember(registration)
             self._log.info("workspace registered", extra=fields(workspace=new_id, path=identity.path))
-            workspace = self._awake[new_id] = self._make_workspace(registration)
+            workspace = self._touched[new_id] = self._make_workspace(registration)
             return workspace
         finally:
             self._creating.pop(identity.path, None)
@@ -256,3 +279,7 @@ class Registry:
         self._registrations[registration.id] = registration
         self._by_path[registration.identity.path] = registration.id
         self._by_key[registration.identity.key] = registration.id
+
+
+def _unknown(workspace_id: str) -> NotFound:
+    return NotFound(f"there is no workspace {workspace_id[:100]!r}; create it first", code="workspace_unknown")

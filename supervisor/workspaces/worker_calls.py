@@ -1,4 +1,4 @@
-"""Asks the worker of one workspace: wakes it, waits for it, repeats what may be repeated, and stops when all ends."""
+"""Call the worker of one workspace: wake it, wait for it, and repeat once what may be repeated."""
 
 import asyncio
 import logging
@@ -16,17 +16,17 @@ from supervisor.workers.driver import WorkerDriver
 from supervisor.workspaces.identity import Identity, check
 
 SLEEPING = frozenset({"asleep", "failed"})
-"""States in which a request has to look at the directory first, because a new process would start in it."""
+"""States in which the directory is checked first, because a new process would start in it."""
 
 
 class InThread(Protocol):
-    """Does something that may block on a thread."""
+    """Runs `work`, which may block, on a thread."""
 
     def __call__(self, work: Callable[[], None]) -> Awaitable[None]: ...
 
 
 class WorkerCaller:
-    """All calls to one workspace's worker go through here."""
+    """The only way for calls to one workspace's worker."""
 
     def __init__(
         self,
@@ -37,26 +37,26 @@ class WorkerCaller:
         limits: Limits,
         clock: Clock,
         log: logging.Logger,
-        ended: Callable[[], None],
+        on_call_ended: Callable[[], None],
     ) -> None:
-        """`ended` hears of every call that came to an end, well or not."""
+        """`on_call_ended` is called after every call, successful or not."""
         self.in_flight = 0
         self._identity = identity
         self._driver = driver
         self._in_thread = in_thread
         self._limits = limits
         self._clock = clock
-        self._ended = ended
+        self._on_call_ended = on_call_ended
         self._tasks = TaskOwner(f"caller.{identity.path}", log)
         self._waiting: set[asyncio.Task[Link]] = set()
         self.is_ending = False
 
     async def call(self, operation: str, *, args: dict[str, str] | None, body: bytes, wakes: bool) -> Answer:
-        """Let the worker do an operation, waking it first if it sleeps.
+        """Let the worker do an operation; wake it first if it sleeps.
 
-        Raises what the operation raises; Unavailable when no worker gets ready in time or it dies meanwhile; Conflict
-        when the directory is gone. An operation that is safe to repeat goes to the next worker once when the first one
-        died under it; anything else is answered with `worker_lost`, and the client may repeat it with its key.
+        Raises as the operation does; Unavailable when no worker gets ready in time or the worker dies meanwhile;
+        Conflict when the directory is missing. When the worker dies, an operation that is safe to repeat goes to the
+        next worker once; any other raises `worker_lost`, and the client may repeat it with its idempotency key.
         """
         row = OPERATIONS[operation]
         timeout_s = row.timeout_s or self._limits.call_deadline_s
@@ -71,19 +71,19 @@ class WorkerCaller:
                     if error.code != "worker_lost" or not row.is_safe or not may_repeat:
                         raise _with_retry(error) from error
                 except Conflict as error:
-                    # The worker was on its way to sleep or being replaced, and refused before storing anything.
+                    # The worker was going to sleep or being replaced, and refused before it stored anything.
                     if error.code != "workspace_closing" or not may_repeat:
                         raise
                 may_repeat = False
         finally:
             self.in_flight -= 1
-            self._ended()
+            self._on_call_ended()
 
     async def ready(self, *, wakes: bool = True) -> Link:
-        """The link to a worker that answers, within the wake deadline. Raises Unavailable, Conflict.
+        """Return the link to a worker that answers, within the wake deadline. Raises Unavailable, Conflict.
 
-        Without `wakes` a worker that is not ready now is not waited for. Whoever waits when the workspace ends is told
-        so, and does not bring the worker back to life.
+        Without `wakes` a worker that is not ready now is not waited for. A caller that waits while the workspace is
+        closed gets `server_exiting`, and the worker is not started again.
         """
         if not self._driver.status().answers:
             if self.is_ending or not wakes:
@@ -95,27 +95,27 @@ class WorkerCaller:
             return await self._wait_ready()
         except Unavailable as error:
             if error.code == "worker_failed":
-                await self.check_directory()  # a directory that is gone is the reason that helps
+                await self.check_directory()  # a missing directory is the more useful reason
             raise _with_retry(error) from error
 
     async def check_directory(self) -> None:
-        """Before a process is started there: is the directory still the one it was? Raises Conflict."""
+        """Before a process is started: raise Conflict unless the directory is still the registered one."""
         if self._driver.status().state in SLEEPING:
             await self._in_thread(lambda: check(self._identity))
 
     def check_open(self) -> None:
-        """Raises Unavailable once the end has begun."""
+        """Raise Unavailable once `end` was called."""
         if self.is_ending:
             raise _exiting()
 
     def end(self) -> None:
-        """From here on nobody may want the worker any more."""
+        """Refuse all later calls that need a new worker, and end the waiting for one."""
         self.is_ending = True
         for task in self._waiting:
             task.cancel()
 
     async def close(self) -> None:
-        """After `end`: nothing is left."""
+        """End the remaining tasks; to be called after `end`."""
         await self._tasks.close()
 
     async def _wait_ready(self) -> Link:
@@ -128,7 +128,7 @@ class WorkerCaller:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            raise _exiting() from None  # `end` cancelled the waiting, not our caller us
+            raise _exiting() from None  # the wait was cancelled by `end`, not by our caller
         finally:
             task.cancel()
             self._waiting.discard(task)
@@ -143,7 +143,7 @@ def _exiting() -> Unavailable:
 
 
 def _with_retry(error: BulkheadError) -> BulkheadError:
-    """The same error with a `Retry-After` that fits: a replacement is there within about a second."""
+    """Return the error with a fitting `Retry-After`: the next worker is ready within about a second."""
     if error.retry_after_s is None and error.code in ("worker_lost", "worker_starting"):
         error.retry_after_s = 1.0
     return error

@@ -1,6 +1,7 @@
-"""One workspace as the supervisor sees it: its leases, its worker, its stream hub.
+"""One workspace as the supervisor sees it: its leases, its worker, its event hub.
 
-It wakes the worker when a request needs one, hands events on, and lets the worker sleep when nothing is to be done.
+It wakes the worker when a request needs one, passes the worker's events to the hub, and lets the worker sleep when it
+has nothing to do.
 """
 
 import logging
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from protocol.api.workspace import Description, WorkerStatus, WorkspaceState
+from protocol.api.workspace import Description, WorkerCrash, WorkerStatus, WorkspaceState
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
@@ -23,21 +24,25 @@ from protocol.limits import Limits
 from protocol.messages import Answer
 from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
+from supervisor.workers.crash_history import Crash
 from supervisor.workers.driver import DriverStatus, WorkerDriver
 from supervisor.workspaces.eviction import Eviction, EvictionFacts
-from supervisor.workspaces.leases import Arm, Effect, LastGone, Leases
+from supervisor.workspaces.leases import Arm, Effect, LastClaimEnded, Leases
 from supervisor.workspaces.worker_calls import SLEEPING, InThread, WorkerCaller
 from supervisor.workspaces.workspace_table import Registration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_CRASH_LINES = 20
+"""Lines of output shown with a crash."""
+
 _events_decoder = msgspec.msgpack.Decoder(list[Event])
 _description_decoder = msgspec.json.Decoder(Description)
 
 
 class Workspace:
-    """Created when first asked for; lives as long as its registration. All state changes happen on the loop."""
+    """Created by the first request for it; lives as long as its registration. All state changes happen on the loop."""
 
     def __init__(
         self,
@@ -51,14 +56,14 @@ class Workspace:
         cancel_on_last_detach: bool = False,
     ) -> None:
         self.registration = registration
-        self.env: tuple[str, ...] | None = None  # of the first creator; not known any more after our restart
+        self.env: tuple[str, ...] | None = None  # of the first creator; None again after a restart of the supervisor
         self._limits = limits
         self._clock = clock
         self._log = log
         self._cancel_on_last_detach = cancel_on_last_detach
         self._tasks = TaskOwner(f"workspace.{registration.id}", log)
         self._leases = Leases(create_grace_s=limits.create_grace_s, detach_grace_s=limits.detach_grace_s)
-        self._alarm = Timer(clock, self._elapsed)
+        self._timer = Timer(clock, self._elapsed)
         self._eviction = Eviction(idle_s=limits.evict_idle_s)
         self._evicting = False
         self._streams = 0
@@ -72,53 +77,55 @@ class Workspace:
             limits=limits,
             clock=clock,
             log=log,
-            ended=self._call_ended,
+            on_call_ended=self._call_ended,
         )
 
-    # --- asking the worker ------------------------------------------------------------------------------------------
+    # --- calls to the worker ----------------------------------------------------------------------------------------
 
     async def call(
         self, operation: str, *, args: dict[str, str] | None = None, body: bytes = b"", wakes: bool = True
     ) -> Answer:
-        """Let the worker do an operation, waking it first if it sleeps. Raises what `Caller.call` raises."""
+        """Let the worker do an operation; wake it first if it sleeps. Raises as `WorkerCaller.call` does."""
         return await self._caller.call(operation, args=args, body=body, wakes=wakes)
 
     async def describe(self) -> Description:
-        """What the worker says of its workspace; wakes it."""
+        """Return the worker's description of its workspace; wakes the worker."""
         answer = await self.call("workspace.describe")
         return _description_decoder.decode(answer.body)
 
     async def restart(self, reason: str) -> None:
-        """Replace the worker through the shutdown protocol; also the way out of `failed`."""
+        """Replace the worker through the shutdown protocol. This also ends the state `failed`."""
         self._caller.check_open()
         await self._caller.check_directory()
         await self.driver.restart(reason)
 
     async def evict(self) -> None:
-        """Let the worker sleep now. Raises Conflict (busy) when something would be lost."""
+        """Let the worker sleep now. Raises Conflict `busy` when something would be lost."""
         if self.driver.status().state == "asleep":
             return
         if not self._eviction.may_sleep(self._facts()):
-            raise Conflict("cannot evict: somebody is attached, or a run, a question or a child is open", code="busy")
+            raise Conflict(
+                "cannot evict: a client is attached, or a run, a question or a child process is open", code="busy"
+            )
         await self._sleep("evicted by hand")
 
     async def close(self, reason: str) -> None:
-        """End the worker through the shutdown protocol, then every stream, cleanly. Nothing brings it back."""
+        """End the worker through the shutdown protocol, then every stream, cleanly. It is not started again."""
         self._caller.end()
         try:
             await self.driver.close(reason, for_good=True)
         finally:
-            await self._leave()
+            await self._release_all()
 
     async def detach_all(self) -> None:
         """Forget the worker without ending it, and end every stream cleanly: another supervisor takes over."""
         self._caller.end()
         self.hub.close()
         await self.driver.stop(leave_worker=True)
-        await self._leave()
+        await self._release_all()
 
-    async def _leave(self) -> None:
-        self._alarm.cancel()
+    async def _release_all(self) -> None:
+        self._timer.cancel()
         self.hub.close()
         await self.hub.tasks.close()
         await self._caller.close()
@@ -127,70 +134,73 @@ class Workspace:
     # --- clients ----------------------------------------------------------------------------------------------------
 
     def claim(self, client_id: ClientId) -> None:
-        """The client created this workspace, or found it by creating."""
+        """Claim the workspace for a client that created it, or found it by creating."""
         self._perform(self._leases.create(client_id, self._clock.now()))
 
     def release(self, client_id: ClientId) -> None:
-        """The client gives its claim back."""
+        """End the client's claim."""
         self._perform(self._leases.release(client_id))
 
     def retire(self, client_id: ClientId) -> None:
-        """The client leaves the server."""
+        """End the client's claim at once, streams or not: it leaves the server for good."""
         self._perform(self._leases.retire(client_id))
 
     def view(self, client_id: ClientId, session_id: SessionId) -> None:
-        """The client looks at this session. Raises Conflict (not_attached)."""
+        """Note that the client looks at this session. Raises Conflict `not_attached`."""
         self._leases.view(client_id, session_id)
 
     def viewed(self) -> dict[SessionId, int]:
-        """The sessions that somebody looks at, and how many clients look at each."""
+        """Return the sessions that clients look at, with the number of clients for each."""
         return self._leases.viewed()
 
     @contextmanager
     def attached(
         self, client_id: ClientId, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool
     ) -> "Iterator[Stream]":
-        """A stream of this workspace's events: subscribed first, then attached; both end with the block."""
+        """Open a stream of this workspace's events for a client; it is closed at the end of the block.
+
+        The stream is subscribed before the claim begins, so that no event is missed.
+        """
         stream = self.hub.open_stream(cursor=cursor, cursor_is_bad=cursor_is_bad, wants_ids=wants_ids)
         self._streams += 1
         number = self._streams
         self._perform(self._leases.attach(client_id, number))
-        self._tell_attached()
+        self._report_attached()
         try:
             yield stream
         finally:
             stream.close()
-            self._tell_attached()
+            self._report_attached()
             self._perform(self._leases.detach(client_id, number, self._clock.now()))
 
     async def open_asks(self) -> list[Event]:
-        """The requests that wait for an answer of a client, as the events that told of them."""
-        link = await self._caller.ready()  # not through `call`: it opens no run that a beat would have to tell of
+        """Return the requests that wait for a client's answer, as the events that announced them."""
+        link = await self._caller.ready()  # not through `call`: it opens no run that a heartbeat has to report
         answer = await link.call("asks.open", args={}, body=b"", timeout_s=self._limits.call_deadline_s)
         return _events_decoder.decode(answer.body)
 
-    def _tell_attached(self) -> None:
+    def _report_attached(self) -> None:
         if self._link is not None and self._link.is_open:
             self._link.attached(self.hub.streams)
 
     def wake(self) -> None:
-        """Start the worker if it sleeps, without waiting; a missing directory shows as `failed`."""
+        """Start the worker if it is asleep, without waiting; a missing directory shows as `failed`."""
         if not self._caller.is_ending:
             self.driver.want()
 
     @property
     def is_used(self) -> bool:
-        """Does anybody have a claim, or is anything at work?"""
+        """Return whether a client has a claim, or the worker has something to do."""
         facts = self._facts()
         if facts.claims or facts.streams or facts.calls:
             return True
         status = self.driver.status()
         return (status.answers or status.state not in SLEEPING) and not self._eviction.may_sleep(facts)
 
-    # --- what the driver tells (DriverSink) -------------------------------------------------------------------------
+    # --- messages of the worker and its driver (DriverListener) -----------------------------------------------------
 
-    def state_changed(self, status: DriverStatus) -> None:
-        """The worker's state as clients see it changed (P12)."""
+    def on_state_changed(self, status: DriverStatus) -> None:
+        """Publish the worker's new state to the streams."""
         if status.state == "starting":
             self._eviction.started()
         self.hub.state_changed(
@@ -203,14 +213,14 @@ class Workspace:
             )
         )
 
-    def log_opened(self, log_id: str, last_number: int, link: Link) -> None:
-        """The worker said which event log it has and how far that goes."""
+    def on_log_opened(self, log_id: str, last_number: int, link: Link) -> None:
+        """Take the id of the worker's event log and the number of its last event."""
         self.hub.log_opened(log_id, last_number)
         self._link = link
-        self._tell_attached()
+        self._report_attached()
 
-    def events(self, batch: list[Event], link: Link) -> None:
-        """Events arrived; what was taken may be followed by as many."""
+    def on_events(self, batch: list[Event], link: Link) -> None:
+        """Pass events to the hub; grant credit for as many as it took."""
         taken = self.hub.take(batch)
         if taken:
             link.grant(taken)
@@ -218,9 +228,9 @@ class Workspace:
     # --- sleep ------------------------------------------------------------------------------------------------------
 
     def observe(self) -> None:
-        """Look whether the worker may sleep; called every now and then."""
+        """Let the worker sleep if it has been idle for long enough; called by the housekeeping."""
         status = self.driver.status()
-        # One that cannot store stays: a database that was unlinked lives no longer than its worker.
+        # A worker that cannot store keeps running: a database that was unlinked lives no longer than its worker.
         if self._evicting or not status.answers or status.state == "failed":
             return
         if self._eviction.observed(self._facts(), self._clock.now()):
@@ -230,7 +240,7 @@ class Workspace:
     async def _evict(self) -> None:
         try:
             await failpoint("evict.decided")
-            if self._eviction.may_sleep(self._facts()):  # a request may have come while a test held us
+            if self._eviction.may_sleep(self._facts()):  # a request may have come while a failpoint waited
                 await self._sleep("idle")
         finally:
             self._evicting = False
@@ -241,8 +251,8 @@ class Workspace:
 
     # --- status -----------------------------------------------------------------------------------------------------
 
-    def status(self) -> WorkerStatus:
-        """One row for operators; memory and processor are added by whoever measures them."""
+    def status(self, *, crashes_max: int | None = None) -> WorkerStatus:
+        """Return the operators' row, with up to `crashes_max` crashes. Memory and processor are added by the caller."""
         status = self.driver.status()
         beat = status.heartbeat
         return WorkerStatus(
@@ -257,6 +267,10 @@ class Workspace:
             open_runs=beat.open_runs if beat else 0,
             clients=self._leases.attached_clients,
             last_event_id=self.hub.last_event_id,
+            loop_lag_s=beat.loop_lag_s if beat else 0.0,
+            loop_lag_max_s=status.loop_lag_max_s,
+            late_answers=status.late_answers,
+            last_crashes=[_to_shape(crash) for crash in self.driver.crashes.newest(crashes_max)],
         )
 
     def _facts(self) -> EvictionFacts:
@@ -285,15 +299,27 @@ class Workspace:
         for effect in effects:
             match effect:
                 case Arm(at):
-                    self._alarm.set(at)
-                case LastGone():
-                    self._last_gone()
+                    self._timer.set(at)
+                case LastClaimEnded():
+                    self._last_claim_ended()
 
     def _elapsed(self) -> None:
         self._perform(self._leases.elapsed(self._clock.now()))
 
-    def _last_gone(self) -> None:
-        """Nobody is here any more. Runs go on (decisions.md); only a setting asks for the reference's behaviour."""
+    def _last_claim_ended(self) -> None:
+        """Cancel the runs by ending the worker, if the server's setting says so. Without it runs continue."""
         self._log.debug("last client left", extra=fields(workspace=self.registration.id))
         if self._cancel_on_last_detach and self.driver.status().state != "asleep":
             self._tasks.start(self._sleep("last client left"), "last_gone")
+
+
+def _to_shape(crash: Crash) -> WorkerCrash:
+    return WorkerCrash(
+        cause=crash.cause,
+        ended_at=crash.at_wall,
+        generation=crash.generation,
+        pid=crash.pid,
+        lifetime_s=crash.lifetime_s,
+        peak_rss_bytes=crash.peak_rss_bytes,
+        last_lines=crash.log_tail.splitlines()[-_CRASH_LINES:],
+    )

@@ -1,7 +1,7 @@
-"""Every registered workspace in a small SQLite file of the supervisor's own: one row each, a change is one commit.
+"""Store the registered workspaces in a small SQLite file: one row each, one commit for each change.
 
-All work happens on one thread, where SQLAlchemy is imported too: the door answers before that is done. The client's
-environment is not stored; it may hold secrets.
+All work happens on one thread, where SQLAlchemy is imported too, so that the server answers before that is done. The
+client's environment is not stored; it may contain secrets.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ create table registrations (
 
 
 class WorkspaceTableFailed(Unavailable):
-    """The roster cannot be opened or written; the text says why."""
+    """The file cannot be opened or written; the text has the reason."""
 
     default_code = "storage_failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """What is kept of a workspace for ever: its stable id, its directory, and the flags of its first creator."""
+    """The stored row of a workspace: its stable id, its directory, and the flags of its first creator."""
 
     id: WorkspaceId
     identity: Identity
@@ -63,24 +63,24 @@ class WorkspaceTable:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="roster")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="workspace_table")
         self._connection: Connection | None = None
         self._text: Callable[[str], Any] = str
 
     async def open(self) -> list[Registration]:
-        """Open or make the file and read all of it. Raises RosterFailed."""
+        """Open or create the file and return all rows. Raises WorkspaceTableFailed."""
         return await self.in_thread(self._open)
 
     async def add(self, registration: Registration) -> None:
-        """Store a new workspace; it is on disk when this returns. Raises RosterFailed."""
+        """Store a new workspace; it is on disk when this returns. Raises WorkspaceTableFailed."""
         await self.in_thread(lambda: self._write(_INSERT, _to_row(registration)))
 
     async def remove(self, workspace_id: WorkspaceId) -> None:
-        """Forget a workspace. Raises RosterFailed."""
+        """Delete the row of a workspace. Raises WorkspaceTableFailed."""
         await self.in_thread(lambda: self._write("delete from registrations where id = :id", {"id": workspace_id}))
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Do something that may block, such as asking the file system, on the roster's thread."""
+        """Run `work`, which may block, on the thread of this table."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def close(self) -> None:
@@ -100,7 +100,7 @@ class WorkspaceTable:
 
             @event.listens_for(engine, "connect")
             def prepare(connection: Any, _record: object) -> None:
-                connection.isolation_level = None  # we say BEGIN ourselves
+                connection.isolation_level = None  # the `begin` event below starts transactions
                 for pragma in ("busy_timeout = 5000", "journal_mode = WAL", "synchronous = FULL"):
                     connection.execute(f"pragma {pragma}")
 

@@ -1,12 +1,25 @@
-"""`GET /metrics`: the numbers of the server, in the format that Prometheus reads."""
+"""The numbers for operators: each one in `GET /metrics` and `GET /v1/workers` moves when its cause happens."""
 
+import os
 import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+import zmq
+import zmq.asyncio
 
+from protocol.codec import encode
+from protocol.ids import Epoch, Generation, WorkspaceId
+from protocol.messages import Heartbeat, Hello
+from protocol.version import WIRE_VERSION
+from tests.support.clients.http_client import Client
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness
 
+GARBAGE = bytes([WIRE_VERSION]) + b"garbage"
 SAMPLE = re.compile(r'([a-z_]+)(?:\{([a-z]+)="([^"\\\n]*)"\})? ([0-9.e+-]+)')
 
 
@@ -30,6 +43,55 @@ def read(text: str) -> dict[tuple[str, str], float]:
     return found
 
 
+async def numbers_of(client: Client) -> dict[tuple[str, str], float]:
+    answer = (await client.get("/metrics")).expect(200)
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return read(answer.body.decode())
+
+
+async def until_at_least(client: Client, name: str, value: float) -> None:
+    async def is_reached() -> bool:
+        return (await numbers_of(client))[name, ""] >= value
+
+    await eventually(is_reached, what=f"{name} {value}")
+
+
+async def worker_of(client: Client, workspace: str) -> dict[str, Any]:
+    row: dict[str, Any] = (await client.get(f"/v1/workers/{workspace}")).expect(200).json()
+    return row
+
+
+@asynccontextmanager
+async def stranger(house: ServerHarness) -> AsyncIterator["zmq.asyncio.Socket"]:
+    """A socket that is connected where the workers connect."""
+    context = zmq.asyncio.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.linger = 1000
+    try:
+        dealer.connect(f"ipc://{house.server.runtime_dir / 'router.sock'}")
+        yield dealer
+    finally:
+        dealer.close()
+        context.term()
+
+
+def hello_frame(workspace: str) -> bytes:
+    """A hello with a wrong token."""
+    hello = Hello(
+        wire_version=WIRE_VERSION,
+        code_version="0",
+        workspace_id=WorkspaceId(workspace),
+        generation=Generation(1),
+        token="guessed",
+        pid=os.getpid(),
+        start_ticks=1,
+        boot_id="",
+        epoch=Epoch(0),
+        ready=True,
+    )
+    return encode(hello, max_bytes=10_000)
+
+
 @pytest.mark.house(bystander=False, limits={"heartbeat_interval_s": 0.05})
 async def test_the_numbers_are_those_of_the_server(house: ServerHarness) -> None:
     room = await house.room(model="openai")
@@ -45,9 +107,7 @@ async def test_the_numbers_are_those_of_the_server(house: ServerHarness) -> None
     run, call = await room.streaming()
 
     async def look() -> dict[tuple[str, str], float] | None:
-        answer = (await client.get("/metrics")).expect(200)
-        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        numbers = read(answer.body.decode())
+        numbers = await numbers_of(client)
         return numbers if numbers["bulkhead_open_runs", ""] == 1 else None
 
     numbers = await eventually(look, what="a beat that tells of the run")
@@ -61,3 +121,97 @@ async def test_the_numbers_are_those_of_the_server(house: ServerHarness) -> None
     assert numbers["process_resident_memory_bytes", ""] > 1_000_000
     await call.reply("!")
     await room.ended(run)
+
+
+@pytest.mark.house(bystander=False)
+async def test_a_crash_is_shown_with_its_cause_memory_and_last_lines(house: ServerHarness) -> None:
+    room = await house.room()
+    client = house.new_client()
+    assert (await worker_of(client, room.id))["last_crashes"] == []
+    pids = []
+    for count in (1, 2):
+        worker = await room.worker()
+        pids.append(worker.pid)
+        await worker.kill()
+
+        async def is_replaced(count: int = count) -> bool:
+            row = await worker_of(client, room.id)
+            return (row["restarts"], row["state"]) == (count, "ready")
+
+        await eventually(is_replaced, what="the next worker")
+    row = await worker_of(client, room.id)
+    newest, older = row["last_crashes"]
+    assert [newest["pid"], older["pid"]] == pids[::-1]
+    assert (older["cause"], older["generation"], newest["generation"]) == ("signal 9", 1, 2)
+    assert 0 < older["lifetime_s"] < 60
+    assert row["started_at"] - 60 < older["ended_at"] < newest["ended_at"]
+    assert older["peak_rss_bytes"] > 1_000_000
+    assert "generation=1" in older["last_lines"][-1]
+    assert "generation=2" in newest["last_lines"][-1]
+    listed = await house.worker(room.id)
+    assert (listed["last_crashes"], listed["restarts"]) == ([newest], 2)
+    assert (await numbers_of(client))["bulkhead_worker_deaths", ""] == 2
+    unknown = (await client.get("/v1/workers/nothing")).expect(404)
+    assert unknown.code == "workspace_unknown"
+
+
+@pytest.mark.house(
+    bystander=False, limits={"call_deadline_s": 0.5, "heartbeat_interval_s": 0.05, "heartbeat_lost_s": 50.0}
+)
+async def test_a_worker_that_stops_for_a_while_has_loop_lag_and_late_answers(house: ServerHarness) -> None:
+    room = await house.room()
+    client = house.new_client()
+    before = await worker_of(client, room.id)
+    assert before["late_answers"] == 0
+    worker = await room.worker()
+    worker.send(signal.SIGSTOP)
+    try:
+        (await client.get(f"/v1/workspaces/{room.id}/sessions")).expect(504)
+    finally:
+        worker.send(signal.SIGCONT)
+
+    async def shows() -> dict[str, Any] | None:
+        row = await worker_of(client, room.id)
+        return row if row["late_answers"] and row["loop_lag_max_s"] > 0.3 else None
+
+    row = await eventually(shows, what="lag and a late answer")
+    assert row["loop_lag_s"] <= row["loop_lag_max_s"]
+    numbers = await numbers_of(client)
+    assert numbers["bulkhead_worker_late_answers_total", room.id] >= 1
+    assert numbers["bulkhead_worker_loop_lag_max_seconds", room.id] > 0.3
+    assert numbers["bulkhead_worker_loop_lag_seconds", room.id] >= 0
+    assert row["restarts"] == 0
+
+
+@pytest.mark.house(bystander=False)
+async def test_what_the_router_drops_is_counted(house: ServerHarness) -> None:
+    room = await house.room()
+    client = house.new_client()
+    names = ("bad_messages", "refused_hellos", "stranger_frames", "cut_peers", "undelivered_messages", "rebinds")
+    counters = [f"bulkhead_router_{name}_total" for name in names]
+    bad, refused, strange, cut, undelivered, rebound = counters
+    numbers = await numbers_of(client)
+    assert [numbers[name, ""] for name in counters] == [0] * 6
+
+    async with stranger(house) as dealer:
+        await dealer.send(encode(Heartbeat(sequence=1, loop_lag_s=0.0, open_runs=0), max_bytes=1000))
+        await until_at_least(client, strange, 1)
+        await dealer.send(hello_frame(room.id))
+        await until_at_least(client, refused, 1)
+        await dealer.send(GARBAGE)
+        await until_at_least(client, bad, 1)
+        assert (await numbers_of(client))[cut, ""] == 0
+        for _ in range(20):
+            await dealer.send(GARBAGE)
+        await until_at_least(client, cut, 1)
+
+    async def is_undelivered() -> bool:
+        async with stranger(house) as dealer:  # leaves without reading the refusals
+            for _ in range(50):
+                await dealer.send(hello_frame(room.id))
+        return (await numbers_of(client))[undelivered, ""] > 0
+
+    await eventually(is_undelivered, what="a refusal that reaches nobody")
+    (house.server.runtime_dir / "router.sock").unlink()
+    await until_at_least(client, rebound, 1)
+    await room.works()

@@ -20,11 +20,11 @@ ENTRIES = {
 OWN_TIME = {
     "protocol/base/clock.py",
     "protocol/base/logs.py",  # a stamp for people
+    "protocol/base/marker_scan.py",  # blocks, on a thread of its callers
     "supervisor/cli/terminal/formatting.py",  # the same
     "supervisor/launch/process_sweep.py",  # blocks, on a thread of its own
     "worker/zygote/preload.py",  # blocks, in the zygote
     "worker/store/lock.py",  # blocks, before there is a loop
-    "worker/processes/process_tree.py",  # blocks, on a thread of its own
     "worker/zygote/server.py",  # never has a loop
 }
 """Who asks the machine for the time, and why."""

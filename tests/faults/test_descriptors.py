@@ -20,6 +20,9 @@ ROUNDS = 10
 AT_ONCE = 20
 """More than are told in one turn."""
 
+BODY_BYTES = 1024 * 1024
+"""More than the buffers of a connection take while nothing reads from it."""
+
 SHELL_LIMIT = 512
 
 CPU_SHARE_MAX = 0.05
@@ -41,6 +44,27 @@ async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: S
             await still_works(house, room, inside)
         await room.works()
     assert "accepting again" in house.server.log
+
+
+async def test_H02_a_client_that_still_writes_can_read_its_answer(house: ServerHarness) -> None:
+    async with no_descriptors_left(house):
+        reader, writer = await asyncio.open_unix_connection(house.server.socket_path)
+        writer.write(head("POST", "/v1/workspaces", {"Content-Length": str(BODY_BYTES)}))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
+        writer.write(bytes(BODY_BYTES))
+        await writer.drain()
+        writer.write_eof()
+        assert b'"code":"unavailable"' in await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_H02_a_client_that_says_nothing_is_answered_too(house: ServerHarness) -> None:
+    async with no_descriptors_left(house), wire(house.server.socket_path) as silent:
+        status, _, _ = await silent.answer()
+        assert status == 503
+        assert await silent.rest() == b""
+        assert await house.server.stop() == 0, "no order to end is lost while a client is being turned away"
 
 
 @pytest.mark.house(bystander=False)

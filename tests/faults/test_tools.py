@@ -179,7 +179,9 @@ CANARY = "canary-7c1f5e"
 )
 async def test_T08_a_command_gets_three_descriptors_and_no_secret(house: ServerHarness) -> None:
     room = await house.room(yolo=True)
-    look = "sleep 1000 & ls /proc/$!/fd | sed s/^/fd=/; kill $!; tr '\\0' '\\n' < /proc/$$/environ; env; export -p"
+    # Between fork and exec the child still has the shell's own descriptors; it has its name when exec has closed them.
+    started = 'sleep 1000 & until read -r name < /proc/$!/comm && [ "$name" = sleep ]; do :; done'
+    look = f"{started}; ls /proc/$!/fd | sed s/^/fd=/; kill $!; tr '\\0' '\\n' < /proc/$$/environ; env; export -p"
     await room.ended(await room.prompt(bash(look)))
     content = (await result(room))["content"]
     assert {line for line in content.splitlines() if line.startswith("fd=")} == {"fd=0", "fd=1", "fd=2"}

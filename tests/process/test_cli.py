@@ -86,7 +86,7 @@ async def _no_open_run(house: ServerHarness, path: Path) -> bool:
     return all(run["state"] == "ended" for run in runs)
 
 
-async def test_run_tells_of_a_worker_that_died(house: ServerHarness) -> None:
+async def test_run_reports_a_worker_that_died(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     workspace = (await house.new_client().create(path))["id"]
     running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
@@ -170,7 +170,7 @@ async def test_a_reader_that_leaves_makes_no_noise(house: ServerHarness) -> None
     assert out == b"t1 t2"
     assert b"Traceback" not in err
     assert b"Broken" not in err
-    assert b"the run goes on" in err
+    assert b"the run continues" in err
     await eventually(lambda: _no_open_run(house, path), what="the run has ended")
 
 
@@ -231,7 +231,7 @@ async def test_errors_say_what_to_do(house: ServerHarness) -> None:
 async def test_a_directory_that_is_no_workspace_is_not_made_one(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     unknown = (await command(house.server, "sessions", cwd=path)).expect(1)
-    assert "no workspace yet" in unknown.err
+    assert "is not a workspace yet" in unknown.err
     assert not (path / ".bulkhead").exists()
 
 

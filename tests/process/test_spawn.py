@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from protocol.base.clock import SystemClock
+from protocol.base.process_identity import boot_id
 from protocol.exit_codes import EXIT_CLEAN, EXIT_DIRECTORY, EXIT_REASONS
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.limits import DEFAULT_LIMITS, Limits
@@ -33,10 +34,11 @@ from protocol.zygote import (
     decode_from_zygote,
     encode_packet,
 )
-from supervisor.launch import process, process_sweep
+from supervisor.launch import process_sweep
 from supervisor.launch.launcher import ExitReport, Record
 from supervisor.launch.local import LocalHandle, LocalLauncher
 from supervisor.launch.process_usage import measure_process
+from supervisor.routing.link import ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually
 from tests.support.harness.one_worker import MessageListener
@@ -50,11 +52,12 @@ LOG = logging.getLogger("bulkhead.test")
 class Newborn:
     """A worker that a launcher started, and what it says."""
 
-    def __init__(self, spec: WorkerSpec, handle: LocalHandle, ear: MessageListener) -> None:
+    def __init__(self, spec: WorkerSpec, handle: LocalHandle, ear: MessageListener, link: Link) -> None:
         self.spec = spec
         self.handle = handle
         self.pid = handle.pid
         self.ear = ear
+        self.link = link
 
     async def ready(self) -> "Newborn":
         async with asyncio.timeout(20.0):
@@ -105,12 +108,11 @@ class Ward:
     async def born(self, spec: WorkerSpec | None = None) -> Newborn:
         spec = spec or self.spec()
         ear = MessageListener()
-        ear.link = self.router.expect(
-            workspace_id=spec.workspace_id, generation=spec.generation, token=spec.token, sink=ear
-        )
+        expected = ExpectedWorker(spec.workspace_id, spec.generation, spec.token)
+        link = self.router.expect(expected, LinkListeners(lifecycle=ear, events=ear))
         handle = await self.launcher.start(spec)
         self._born.append(handle)
-        return Newborn(spec, handle, ear)
+        return Newborn(spec, handle, ear, link)
 
     async def clear(self) -> None:
         for handle in self._born:
@@ -191,8 +193,7 @@ def test_forked_workers_have_little_memory_of_their_own(root: Path, shared_zygot
         async with open_ward(root, shared_zygote.socket_path) as ward:
             workers = [await (await ward.born()).ready() for _ in range(2)]
             for worker in workers:
-                link, ear = worker.ear.link, worker.ear
-                assert link is not None
+                link, ear = worker.link, worker.ear
                 made = msgspec.json.decode((await link.call("session.create", body=b'{"title":"x"}')).body)
                 idle_mb = await own_mb(worker)
                 wish = {"session_id": made["id"], "prompt": "/tokens 100", "run_id": ""}
@@ -288,7 +289,7 @@ def test_S01_the_next_supervisor_adopts_and_learns_the_end(root: Path, shared_zy
                 generation=1,
                 pid=worker.pid,
                 start_ticks=worker.handle.start_ticks,
-                boot_id=process.boot_id(),
+                boot_id=boot_id(),
                 token=worker.spec.token,
                 started_wall=1.0,
                 path=worker.spec.path,

@@ -125,7 +125,7 @@ def test_W09_killed_in_each_stage_of_the_close(tmp_path: Path, point: str) -> No
                 await worker.submit(session_id, "/hang", "key")
                 await worker.until(lambda: any(b'"assistant"' in event.data for event in worker.ear.numbered))
                 failpoints.arm(point)
-                worker.link.tell(Shutdown(epoch=Epoch(1), reason="test", drain_s=5, flush_s=5))
+                worker.link.send(Shutdown(epoch=Epoch(1), reason="test", drain_s=5, flush_s=5))
                 (await failpoints.reached(point)).release("kill")
                 assert await worker.exit_code() == -signal.SIGKILL
             async with stage.worker(env=env) as worker:

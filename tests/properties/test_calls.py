@@ -97,7 +97,6 @@ class CallsUnderFacts(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         assert len(self.calls) == len(self.waiters)
-        assert self.calls.in_flight_bytes == sum(self.sizes.values())
 
 
 CallsUnderFacts.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -69,7 +69,8 @@ class Wire:
         self.losses = losses
         self.rows: list[Event] = []
         self.hub = Hub(workspace_id="w", limits=LIMITS, clock=SystemClock(), log=LOG, fetch=self.fetch)
-        self.publisher = Publisher(limits=LIMITS, clock=SystemClock(), log=LOG, send=self.send, fetch=self.fetch)
+        self.publisher = Publisher(limits=LIMITS, clock=SystemClock(), log=LOG)
+        self.publisher.bind(send=self.send, fetch=self.fetch)
 
     async def fetch(self, after: int, count: int) -> list[Event]:
         await asyncio.sleep(0)

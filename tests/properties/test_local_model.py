@@ -50,15 +50,15 @@ class LocalModelFacts(RuleBasedStateMachine):
                     assert reason
                     self.hears = "refuses"
 
-    @initialize(has_former=st.booleans())
-    def begin(self, has_former: bool) -> None:
-        if has_former:
+    @initialize(has_previous=st.booleans())
+    def begin(self, has_previous: bool) -> None:
+        if has_previous:
             self.has_process, self.hears = True, ""
-            self.perform(self.life.found(self.now))
+            self.perform(self.life.previous_found(self.now))
 
     @rule()
-    def asked(self) -> None:
-        self.perform(self.life.asked(self.now))
+    def requested(self) -> None:
+        self.perform(self.life.requested(self.now))
 
     @precondition(lambda self: self.has_process)
     @rule()
@@ -135,15 +135,15 @@ def test_deaths_in_a_row_end_in_a_pause_and_then_a_new_chance() -> None:
     limits = Limits()
     life = LocalModelLifecycle(limits)
     for _ in range(limits.restart_intensity):
-        life.asked(0.0)
+        life.requested(0.0)
         life.exited("exit code 1", 0.0)
         if life.state is LocalModelState.BACKOFF:
             life.elapsed(0.0)
     assert life.state is LocalModelState.FAILED
     assert "exit code 1" in life.reason
-    assert life.asked(0.0) == []
+    assert life.requested(0.0) == []
     life.elapsed(limits.restart_period_s)
-    assert Spawn() in life.asked(limits.restart_period_s)
+    assert Spawn() in life.requested(limits.restart_period_s)
     life.exited("exit code 1", limits.restart_period_s)
     assert life.state is LocalModelState.BACKOFF, "the pause counts as a fresh start"
 
@@ -151,7 +151,7 @@ def test_deaths_in_a_row_end_in_a_pause_and_then_a_new_chance() -> None:
 def test_leaving_in_order_is_no_death() -> None:
     life = LocalModelLifecycle(Limits())
     for _ in range(10):
-        assert Spawn() in life.asked(0.0)
+        assert Spawn() in life.requested(0.0)
         life.became_ready(0.0)
         life.exited("", 0.0)
         assert (life.state, life.reason) == (LocalModelState.LISTENING, "")

@@ -45,7 +45,7 @@ def test_a_body_that_is_no_message_is_counted_and_a_header_without_a_length_ends
     framer = Framer(MAX)
     assert framer.feed(b"Content-Length: 5\r\n\r\n[1,2]" + encode({"method": "x"}))[0].method == "x"
     assert framer.unreadable == 1
-    with pytest.raises(BadFrame, match="without a length"):
+    with pytest.raises(BadFrame, match="without a valid Content-Length"):
         framer.feed(b"Hello: world\r\n\r\n")
 
 

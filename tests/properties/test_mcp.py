@@ -101,7 +101,7 @@ async def test_a_message_without_an_end_breaks_off() -> None:
     flood = StdioTransport(1000)
     for _ in range(200):
         flood.feed(b'{"jsonrpc": "2.0", "method": "x"}\n')
-    assert flood.problem == "it sends more than can be read"
+    assert flood.problem == "it sends faster than its messages can be read"
 
 
 async def test_messages_without_end_leave_the_loop_its_turns() -> None:

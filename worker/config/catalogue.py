@@ -1,7 +1,7 @@
-"""The providers that are known by their key variable, and a small table of their current models.
+"""The catalogue of well-known model providers, their key variables and their current models.
 
-Prices and context windows come from genai-prices 0.2.3, the price data of pydantic-ai, as of November 2026; they are
-for a million tokens, in US dollars, at the base tier. A configuration may say anything else, and wins.
+Prices and context windows come from genai-prices 0.2.3, the price data of pydantic-ai, as of November 2026. Prices are
+in US dollars per million tokens, at the base tier. The configuration overrides all values.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SCRIPT_MODEL = Model(
     can_reason=True,
 )
 BUILTIN = ProviderConfig(id=BUILTIN_ID, name="Built in", type="builtin", flat_rate=True, models=[SCRIPT_MODEL])
-"""The provider that is always there: no key, no network."""
+"""The provider that is always available: it needs no key and no network."""
 LOCAL_ID = "local"
 SMOLLM2_MODEL = Model(
     id="smollm2",
@@ -31,7 +31,7 @@ _NO_REASONING = ("gpt-4.1", "kimi", "mistral")
 
 
 def local_provider(socket: str) -> ProviderConfig:
-    """The provider of the model that the supervisor serves on this Unix socket; it calls no tools."""
+    """Return the provider of the model that the supervisor serves on this Unix socket; the model calls no tools."""
     models = [SMOLLM2_MODEL]
     return ProviderConfig(
         id=LOCAL_ID, name="This machine", type=LOCAL_ID, base_url=f"unix://{socket}", flat_rate=True, models=models
@@ -40,7 +40,7 @@ def local_provider(socket: str) -> ProviderConfig:
 
 @dataclass(frozen=True, slots=True)
 class KnownProvider:
-    """One provider. `api_key` and `base_url` are templates for `expand`."""
+    """A provider of the catalogue. `api_key` and `base_url` are templates for `expand`."""
 
     id: str
     name: str
@@ -49,7 +49,7 @@ class KnownProvider:
     base_url: str
     small_model: str
     models: tuple[Model, ...]  # the first one is the default
-    credentials: tuple[str, ...] = ()  # variables of which any one stands for a key
+    credentials: tuple[str, ...] = ()  # variables, any one of which replaces a key
 
     @property
     def api_key(self) -> str:
@@ -238,13 +238,13 @@ KNOWN_PROVIDERS: tuple[KnownProvider, ...] = (
         ("VERTEXAI_PROJECT",),
     ),
 )
-"""In the order of preference: the first one with a key is the default."""
+"""In order of preference: the first provider with a key is the default."""
 
 KNOWN_BY_ID = {provider.id: provider for provider in KNOWN_PROVIDERS}
 
 
 def key_hint(provider_id: str) -> str:
-    """Where the key of a provider belongs, for an error's end."""
+    """Return how to set the key of a provider, as the last part of an error message."""
     known = KNOWN_BY_ID.get(provider_id)
-    place = f"providers.{provider_id}.api_key"
-    return f"set {known.key_variable} or {place}" if known is not None and known.key_variable else f"set {place}"
+    setting = f"providers.{provider_id}.api_key"
+    return f"set {known.key_variable} or {setting}" if known is not None and known.key_variable else f"set {setting}"

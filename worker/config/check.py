@@ -1,6 +1,6 @@
-"""What is wrong with a merged configuration, said so that its writer finds and corrects it.
+"""Check a merged configuration against the types of `schema.py`, and describe each error with its file, line and key.
 
-The types are those of `schema.py`. A sound configuration is only looked through for keys that nobody knows.
+A valid configuration is only searched for unknown keys.
 """
 
 import json
@@ -19,15 +19,15 @@ from worker.config.redaction import is_secret_key
 from worker.config.schema import Schema
 
 SHOWN_LENGTH_MAX = 60
-_WORDS = (inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.LiteralType)
-"""Where one of these belongs, a text was hardly meant as a secret."""
+_NEVER_SECRET = (inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.LiteralType)
+"""A string given for one of these types is hardly a secret, and may be shown."""
 
 EVENT = "PreToolUse"
 _SIMILARITY_MIN = 0.7
 
 
-class Broken(BadInput):
-    """A configuration that cannot be used; `problems` are all that is wrong with it, the message is the first."""
+class InvalidConfig(BadInput):
+    """The configuration cannot be used. `problems` lists all errors; the message is the first one."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         more = f" (and {len(problems) - 1} more; `bulkhead config` lists them)" if len(problems) > 1 else ""
@@ -36,13 +36,13 @@ class Broken(BadInput):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wrong:
+class _Problem:
     at: KeyPath
-    text: str  # goes behind the key's name
+    text: str  # follows the name of the key
 
 
 def convert(layers: Layers) -> Schema:
-    """The merged tree with its types. Raises Broken."""
+    """Return the merged configuration as typed objects. Raises InvalidConfig."""
     try:
         return msgspec.convert(layers.merged, Schema)
     except msgspec.ValidationError:
@@ -51,29 +51,31 @@ def convert(layers: Layers) -> Schema:
         return msgspec.convert(tree, Schema)
     except msgspec.ValidationError as error:
         sources = Provenance(layers.layers)
-        wrongs = _look(tree, _schema(), ())
-        found = [place(sources, wrong.at, f"{dotted(wrong.at)} {wrong.text}") for wrong in wrongs]
+        problems = [
+            error_text(sources, problem.at, f"{dotted(problem.at)} {problem.text}")
+            for problem in _problems(tree, _schema(), ())
+        ]
         names = ", ".join(str(path) for path in layers.files)
-        raise Broken(found or [f"cannot use the configuration of {names}: {error}"]) from None
+        raise InvalidConfig(problems or [f"cannot use the configuration of {names}: {error}"]) from None
 
 
-def place(sources: Provenance, at: KeyPath, text: str) -> str:
-    """An error with the file and the line that it is about."""
+def error_text(sources: Provenance, at: KeyPath, text: str) -> str:
+    """Return an error message that begins with the file and the line of the value."""
     source = sources.of(at)
     return f"cannot use {source}: {text}" if source is not None else f"cannot use the configuration: {text}"
 
 
 def unknown_keys(layers: Layers) -> list[str]:
-    """A warning for every key that the schema does not have, and every event of hooks that does not exist."""
-    found = [(at, _meant(at, known)) for at, known in _unknown(layers.merged, _schema(), ())]
+    """Return a warning for every key that is not in the schema, and for every hook event that does not exist."""
+    unknown = [(at, _suggestion(at, names)) for at, names in _unknown(layers.merged, _schema(), ())]
     hooks = layers.merged.get("hooks")
     for event in hooks if isinstance(hooks, dict) else ():
         if event.replace("_", "").lower() != EVENT.lower():
-            found.append((("hooks", event), f"; the only event is {EVENT}"))
-    if not found:
+            unknown.append((("hooks", event), f"; the only event is {EVENT}"))
+    if not unknown:
         return []
     sources = Provenance(layers.layers)
-    return [f"{sources.of(at)}: {dotted(at)} is not known{more}" for at, more in found]
+    return [f"{sources.of(at)}: {dotted(at)} is unknown{advice}" for at, advice in unknown]
 
 
 @cache
@@ -82,7 +84,8 @@ def _schema() -> inspect.Type:
 
 
 def _unknown(value: object, kind: inspect.Type, at: KeyPath) -> Iterator[tuple[KeyPath, Sequence[str]]]:
-    kind = _only(kind)
+    """Yield each unknown key with the names that are valid in its place."""
+    kind = _plain(kind)
     match kind, value:
         case inspect.StructType(), dict():
             fields = {each.encode_name: each.type for each in kind.fields}
@@ -101,25 +104,25 @@ def _unknown(value: object, kind: inspect.Type, at: KeyPath) -> Iterator[tuple[K
             pass
 
 
-def _meant(at: KeyPath, known: Sequence[str]) -> str:
-    import difflib  # only for who made a mistake
+def _suggestion(at: KeyPath, valid_names: Sequence[str]) -> str:
+    import difflib  # only needed for a configuration with an unknown key
 
-    by_lower = {name.lower(): name for name in known}
+    by_lower = {name.lower(): name for name in valid_names}
     near = difflib.get_close_matches(str(at[-1]).lower().replace("-", "_"), by_lower, n=1, cutoff=_SIMILARITY_MIN)
     return f"; did you mean {dotted((*at[:-1], by_lower[near[0]]))}?" if near else ""
 
 
-# --- what is wrong ------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
 def _without_nulls(value: object, kind: inspect.Type) -> object:
-    """The merged tree without the nulls in lists of objects, which mean as little there as elsewhere."""
-    kind = _only(kind)
+    """Return the merged tree without nulls in lists of objects: a null means that the key is not set, there as well."""
+    kind = _plain(kind)
     match kind, value:
         case inspect.StructType(), dict():
             types = {each.encode_name: each.type for each in kind.fields}
-            known = {key: item for key, item in value.items() if item is not None and key in types}
-            return {key: _without_nulls(item, types[key]) for key, item in known.items()}
+            set_keys = {key: item for key, item in value.items() if item is not None and key in types}
+            return {key: _without_nulls(item, types[key]) for key, item in set_keys.items()}
         case inspect.DictType(), dict():
             return {key: _without_nulls(item, kind.value_type) for key, item in value.items()}
         case inspect.ListType(), list():
@@ -128,52 +131,52 @@ def _without_nulls(value: object, kind: inspect.Type) -> object:
             return value
 
 
-def _look(value: object, kind: inspect.Type, at: KeyPath) -> Iterator[_Wrong]:
+def _problems(value: object, kind: inspect.Type, at: KeyPath) -> Iterator[_Problem]:
     if value is None and isinstance(kind, inspect.UnionType) and kind.includes_none:
         return
-    kind = _only(kind)
+    kind = _plain(kind)
     match kind, value:
         case inspect.AnyType(), _:
             return
         case inspect.StructType(), dict():
-            yield from _look_inside(value, kind, at)
+            yield from _struct_problems(value, kind, at)
         case inspect.DictType(), dict():
             for key, item in value.items():
-                yield from _look(item, kind.value_type, (*at, key))
+                yield from _problems(item, kind.value_type, (*at, key))
         case inspect.ListType(), list():
             for number, item in enumerate(value):
-                yield from _look(item, kind.item_type, (*at, number))
+                yield from _problems(item, kind.item_type, (*at, number))
         case _ if not _fits(value, kind):
-            yield _Wrong(at, f"must be {_wanted(kind)}, not {_shown(value, kind, at)}")
+            yield _Problem(at, f"must be {_expected(kind)}, not {_shown(value, kind, at)}")
         case _:
             pass
 
 
-def _look_inside(value: Object, kind: inspect.StructType, at: KeyPath) -> Iterator[_Wrong]:
-    is_sound = True
+def _struct_problems(value: Object, kind: inspect.StructType, at: KeyPath) -> Iterator[_Problem]:
+    is_valid = True
     for each in kind.fields:
         if each.encode_name in value:
-            for wrong in _look(value[each.encode_name], each.type, (*at, each.encode_name)):
-                is_sound = False
-                yield wrong
+            for problem in _problems(value[each.encode_name], each.type, (*at, each.encode_name)):
+                is_valid = False
+                yield problem
         elif each.required:
-            is_sound = False
-            yield _Wrong(at, f"needs {each.encode_name}")
-    if is_sound:
+            is_valid = False
+            yield _Problem(at, f"needs the key {each.encode_name}")
+    if is_valid:
         try:
-            msgspec.convert(value, kind.cls)  # what a struct finds wrong by itself
+            msgspec.convert(value, kind.cls)  # runs the checks of the struct itself
         except msgspec.ValidationError as error:
-            yield _Wrong(at, f"is wrong: {error}")
+            yield _Problem(at, f"is not valid: {error}")
 
 
-def _only(kind: inspect.Type) -> inspect.Type:
-    """The type itself where it may also be null, or has remarks."""
+def _plain(kind: inspect.Type) -> inspect.Type:
+    """Return the type without `None` and without annotations."""
     if isinstance(kind, inspect.Metadata):
-        return _only(kind.type)
+        return _plain(kind.type)
     if isinstance(kind, inspect.UnionType):
         others = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
         if len(others) == 1:
-            return _only(others[0])
+            return _plain(others[0])
     return kind
 
 
@@ -199,7 +202,7 @@ def _in_range(value: object, kind: inspect.IntType | inspect.FloatType) -> bool:
     return (kind.ge is None or value >= kind.ge) and (kind.le is None or value <= kind.le)
 
 
-def _wanted(kind: inspect.Type) -> str:
+def _expected(kind: inspect.Type) -> str:
     match kind:
         case inspect.BoolType():
             return "true or false"
@@ -208,11 +211,11 @@ def _wanted(kind: inspect.Type) -> str:
         case inspect.FloatType():
             return f"a number{_range(kind)}"
         case inspect.StrType():
-            return "a text that is not empty" if kind.min_length else "a text"
+            return "a string that is not empty" if kind.min_length else "a string"
         case inspect.LiteralType():
             return "one of " + ", ".join(json.dumps(value) for value in kind.values if value)
         case inspect.ListType():
-            return f"a list whose items are {_plural(_only(kind.item_type))}"
+            return f"a list of {_plural(_plain(kind.item_type))}"
         case _:
             return "an object"
 
@@ -221,28 +224,28 @@ def _range(kind: inspect.IntType | inspect.FloatType) -> str:
     match kind.ge, kind.le:
         case None, None:
             return ""
-        case least, None:
-            return f" of at least {least}"
-        case None, most:
-            return f" of at most {most}"
-        case least, most:
-            return f" from {least} to {most}"
+        case minimum, None:
+            return f" of at least {minimum}"
+        case None, maximum:
+            return f" of at most {maximum}"
+        case minimum, maximum:
+            return f" from {minimum} to {maximum}"
 
 
 def _plural(kind: inspect.Type) -> str:
-    return "texts" if isinstance(kind, inspect.StrType) else "objects"
+    return "strings" if isinstance(kind, inspect.StrType) else "objects"
 
 
 def _shown(value: object, kind: inspect.Type, at: KeyPath) -> str:
-    """The value as it is written, short; only its kind where it may be a secret or belongs elsewhere."""
+    """Return the value as JSON, shortened, or just its type if it may be a secret."""
     may_be_secret = any(isinstance(name, str) and is_secret_key(name) for name in at)
     match value:
         case dict():
             return "an object"
         case list():
             return "a list"
-        case str() if may_be_secret or not isinstance(kind, _WORDS):
-            return "a text"
+        case str() if may_be_secret or not isinstance(kind, _NEVER_SECRET):
+            return "a string"
         case int() | float() if may_be_secret and isinstance(kind, inspect.StrType):
             return "a number"
         case _:

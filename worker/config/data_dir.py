@@ -1,7 +1,7 @@
-"""Where a workspace keeps its own things when the configuration says so (`options.data_directory`).
+"""Find the data directory of a workspace, which `options.data_directory` may set.
 
-It is read before anything else, since the file in that directory is part of the configuration. What stands in that
-file cannot move it.
+This is read before the rest of the configuration, because the data directory contains a configuration file. That file
+itself cannot set the option.
 """
 
 import os
@@ -10,26 +10,26 @@ from pathlib import Path
 
 from protocol.errors import BadInput
 from worker.config.expand import expand
-from worker.config.files import look, merged_layers
+from worker.config.files import examine_files, merged_layers
 
 DEFAULT_NAME = ".bulkhead"
 
 
 def data_dir_of(workspace: Path, given: Path, env: Mapping[str, str]) -> Path:
-    """The data directory of `workspace`. Blocks.
+    """Return the data directory of `workspace`. Blocks.
 
-    Only the usual one gives way to the configuration: what a client asked for counts more, and a workspace that cannot
-    be written has its own elsewhere. Files that are broken say nothing here; the load that follows tells of them.
+    The configuration only replaces the default directory: a directory named by a client wins, as does the separate
+    directory of a workspace that cannot be written. Invalid files are ignored here; the load that follows reports them.
     """
     if given != workspace / DEFAULT_NAME:
         return given
-    layers = [looked.layer for looked in look(workspace, given, env) if looked.layer is not None]
+    layers = [file.layer for file in examine_files(workspace, given, env) if file.layer is not None]
     options = merged_layers([layer for layer in layers if layer.path.parent != given], []).merged.get("options")
-    wanted = options.get("data_directory") if isinstance(options, dict) else None
-    if not isinstance(wanted, str) or not wanted:
+    configured = options.get("data_directory") if isinstance(options, dict) else None
+    if not isinstance(configured, str) or not configured:
         return given
     try:
-        path = expand(wanted, env, _no_command)
+        path = expand(configured, env, _no_command)
     except BadInput:
         return given
     if path == "~" or path.startswith("~/"):
@@ -38,4 +38,4 @@ def data_dir_of(workspace: Path, given: Path, env: Mapping[str, str]) -> Path:
 
 
 def _no_command(command: str) -> str:
-    raise BadInput("cannot use a command in options.data_directory: write a path")
+    raise BadInput("cannot use a command in options.data_directory: give a path")

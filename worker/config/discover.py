@@ -1,7 +1,7 @@
-"""Asks local model servers which models they have (`GET /models`).
+"""Ask local model servers for their models (`GET /models`).
 
-All are asked at once, each on a thread of its own, within one bound. It blocks, so it belongs to the reading of the
-configuration. What was found is remembered for a while, so that not every reload asks again.
+All servers are asked at once, each on its own thread, within one time limit. This blocks, so it is part of loading the
+configuration. Results are cached for a while, so that not every reload asks again.
 """
 
 import json
@@ -15,9 +15,9 @@ from protocol.base.clock import Clock, SystemClock
 from worker.config.catalogue import DEFAULT_MAX_TOKENS
 
 DISCOVER_S = 3.0
-"""For all servers together."""
-REMEMBERED_S = 60.0
-ANSWER_MAX_BYTES = 4 * 1024 * 1024
+"""Time limit for all servers together."""
+CACHED_S = 60.0
+RESPONSE_MAX_BYTES = 4 * 1024 * 1024
 MODELS_MAX = 500
 LOCAL_TYPES = {
     "ollama": "http://localhost:11434/v1",
@@ -26,48 +26,48 @@ LOCAL_TYPES = {
     "litellm": "http://localhost:4000/v1",
     "omlx": "http://localhost:8000/v1",
 }
-"""The types whose servers are asked, and where each stands by default."""
+"""The provider types whose servers are asked for their models, with their default URLs."""
 _WINDOWS = ("context_length", "max_context_length", "context_window", "max_model_len", "max_input_tokens")
 
 
 class Discovery:
-    """Asks and remembers. May be used from several threads."""
+    """Asks servers for their models and caches the results. Thread-safe."""
 
     def __init__(self, clock: Clock | None = None, timeout_s: float = DISCOVER_S) -> None:
         self._clock = clock or SystemClock()
-        self._within_s = timeout_s
+        self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], tuple[float, list[Model]]] = {}
+        self._cache: dict[tuple[str, str], tuple[float, list[Model]]] = {}
 
     def models(self, providers: Iterable[ProviderConfig]) -> dict[str, list[Model]]:
-        """What each of these has, by their ids; nothing for one that did not answer in time or not well."""
+        """Return the models by provider id, without providers that did not answer correctly in time. Blocks."""
         found: dict[str, list[Model]] = {}
-        asked: list[tuple[ProviderConfig, threading.Thread]] = []
+        pending: list[tuple[ProviderConfig, threading.Thread]] = []
         for provider in providers:
             with self._lock:
-                until, models = self._known.get((provider.base_url, provider.api_key), (0.0, []))
+                until, models = self._cache.get((provider.base_url, provider.api_key), (0.0, []))
             if until > self._clock.now():
                 found[provider.id] = models
             else:
-                asked.append((provider, threading.Thread(target=self._ask, args=(provider,), daemon=True)))
-        deadline = self._clock.now() + self._within_s
-        for _, thread in asked:
+                pending.append((provider, threading.Thread(target=self._ask, args=(provider,), daemon=True)))
+        deadline = self._clock.now() + self._timeout_s
+        for _, thread in pending:
             thread.start()
-        for provider, thread in asked:
+        for provider, thread in pending:
             thread.join(max(0.0, deadline - self._clock.now()))
             with self._lock:
-                until, models = self._known.get((provider.base_url, provider.api_key), (0.0, []))
+                until, models = self._cache.get((provider.base_url, provider.api_key), (0.0, []))
             if until > self._clock.now():
                 found[provider.id] = models
         return found
 
     def _ask(self, provider: ProviderConfig) -> None:
         try:
-            listed = _listed(_get(provider, self._within_s))
-        except Exception:  # whatever speaks there, it is no reason to fail: the models are only not known
+            models = _parsed(_get(provider, self._timeout_s))
+        except Exception:  # any program may answer at this URL: without a valid response there are no models
             return
         with self._lock:
-            self._known[provider.base_url, provider.api_key] = (self._clock.now() + REMEMBERED_S, listed)
+            self._cache[provider.base_url, provider.api_key] = (self._clock.now() + CACHED_S, models)
 
 
 def _get(provider: ProviderConfig, timeout_s: float) -> Any:
@@ -81,31 +81,31 @@ def _get(provider: ProviderConfig, timeout_s: float) -> Any:
         headers = {"Authorization": f"Bearer {provider.api_key}", **headers}
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}/models", headers=dict(headers))
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise ValueError(f"status {answer.status}")
-        body = answer.read(ANSWER_MAX_BYTES + 1)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise ValueError(f"status {response.status}")
+        body = response.read(RESPONSE_MAX_BYTES + 1)
     finally:
         connection.close()
-    if len(body) > ANSWER_MAX_BYTES:
+    if len(body) > RESPONSE_MAX_BYTES:
         raise ValueError("too long")
     return json.loads(body)
 
 
-def _listed(answer: Any) -> list[Model]:
-    """The models of an answer like OpenAI's."""
-    made: list[Model] = []
-    for row in answer["data"][:MODELS_MAX]:
+def _parsed(body: Any) -> list[Model]:
+    """Return the models of a response in OpenAI's format."""
+    models: list[Model] = []
+    for row in body["data"][:MODELS_MAX]:
         if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
             continue
         if row.get("type") == "embeddings" or "embed" in row["id"].lower():
             continue
         meta = row.get("meta")
-        places = (row, meta if isinstance(meta, dict) else {})
-        numbers = [place.get(name) for place in places for name in (*_WINDOWS, "n_ctx", "n_ctx_train")]
+        objects = (row, meta if isinstance(meta, dict) else {})
+        numbers = [each.get(name) for each in objects for name in (*_WINDOWS, "n_ctx", "n_ctx_train")]
         window = next((number for number in numbers if type(number) is int and number > 0), 0)
         name = row.get("name")
-        made.append(
+        models.append(
             Model(
                 id=row["id"],
                 name=name if isinstance(name, str) and name else row["id"],
@@ -113,8 +113,8 @@ def _listed(answer: Any) -> list[Model]:
                 default_max_tokens=min(DEFAULT_MAX_TOKENS, window // 4) if window else 0,
             )
         )
-    return made
+    return models
 
 
 DISCOVERY = Discovery()
-"""The memory of this process."""
+"""The cache of this process."""

@@ -1,7 +1,7 @@
-"""Changes to the configuration files that belong to the program: one user's state file, one file of each workspace.
+"""Change the configuration files that belong to the program: the user's state file, and one file of each workspace.
 
-A change is read, made, tried and written under a lock on the file: the file is replaced by a whole new one or stays
-as it is. What the program does not know is kept, in its order. Everything here but the functions on trees blocks.
+Under a lock, the file is read, changed, tried and then replaced as a whole; if any step fails it stays as it was.
+Unknown keys are kept, and the order of keys too. Everything here except the functions on trees blocks.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from protocol.api.config import WORKSPACE
+from protocol.base.atomic_file import replace_file
 from protocol.base.clock import Clock
 from protocol.errors import BadInput, LimitReached, Unavailable
 from worker.config.files import FILE_MAX_BYTES, Object, read_json, state_file
@@ -25,12 +26,12 @@ LOCK_S = 5.0
 LOCK_POLL_S = 0.02
 RECENT_MAX = 5
 _NAME = re.compile(r"(?:\\.|[^.\\])+")
-_TEMPLATE_SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\$`'\""})
-_FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
+_ESCAPED = str.maketrans({char: f"\\{char}" for char in "\\$`'\""})
+_DISK_FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
 
 
 def file_of(scope: int, data_dir: Path, env: Mapping[str, str]) -> Path:
-    """The file that a scope is written to. Raises BadInput when this user has no directory for it."""
+    """Return the file that a scope is written to. Raises BadInput if neither HOME nor XDG_DATA_HOME is set."""
     if scope == WORKSPACE:
         return data_dir / "bulkhead.json"
     path = state_file(env)
@@ -40,12 +41,13 @@ def file_of(scope: int, data_dir: Path, env: Mapping[str, str]) -> Path:
 
 
 def edit_file(path: Path, change: Callable[[Object], None], attempt: Callable[[Object], T], clock: Clock) -> T:
-    """Apply `change` to the object in `path` and write it, if `attempt` takes the new object; what that returns.
+    """Apply `change` to the object in `path`, try the result with `attempt`, and write it; returns `attempt`'s value.
 
-    Raises BadInput for a file that holds no object, what `change` and `attempt` raise, Unavailable (`busy`) when
-    somebody else holds the lock for too long, LimitReached (`storage_full`). The file is then as it was.
+    Raises BadInput if the file is not a JSON object, whatever `change` and `attempt` raise, Unavailable with the code
+    `storage_busy` if another process keeps the lock or `storage_failed`, and LimitReached (`storage_full`). The file is
+    then unchanged.
     """
-    path = Path(os.path.realpath(path))  # a link into a directory of dotfiles stays one
+    path = Path(os.path.realpath(path))  # keep a symbolic link, for example into a directory of dotfiles
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(path.with_name(path.name + ".lock"), clock):
@@ -55,14 +57,14 @@ def edit_file(path: Path, change: Callable[[Object], None], attempt: Callable[[O
             _replace(path, tree)
             return result
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             raise LimitReached(f"cannot write {path}: the disk is full", code="storage_full") from None
         raise Unavailable(f"cannot write {path}: {error.strerror}", code="storage_failed", retryable=False) from None
 
 
 @contextlib.contextmanager
 def _locked(path: Path, clock: Clock) -> Iterator[None]:
-    # The file stays: whoever removes a lock file may remove the one that another just locked.
+    # The lock file is never removed: that could remove a file that another process has just locked.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = clock.now() + LOCK_S
@@ -73,8 +75,9 @@ def _locked(path: Path, clock: Clock) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if clock.now() >= deadline:
+                    reason = f"another process has kept {path} locked for {LOCK_S:g} s; try again"
                     raise Unavailable(
-                        f"cannot change the configuration: another process holds {path} for {LOCK_S:g} s",
+                        f"cannot change the configuration: {reason}",
                         code="storage_busy",
                     ) from None
                 pause.wait(LOCK_POLL_S)
@@ -87,79 +90,61 @@ def _replace(path: Path, tree: Object) -> None:
     try:
         data = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"cannot write this into {path}: {error}") from None
+        raise BadInput(f"cannot write this value to {path}: {error}") from None
     if len(data) > FILE_MAX_BYTES:
         raise BadInput(f"cannot write {path}: it would be larger than {FILE_MAX_BYTES} bytes", code="too_large")
-    new = path.with_name(f".{path.name}.new")
-    try:
-        # The lock is ours: what stands there was left by a writer that was killed. It may also be somebody's link.
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    replace_file(path, data, sync=True, sync_directory=True)
 
 
 # --- trees --------------------------------------------------------------------------------------------------------
 
 
 def names_of(key: str) -> list[str]:
-    """The names of a dotted path; `\\.` is a dot inside a name. Raises BadInput."""
-    found = _NAME.findall(key)
-    names = [re.sub(r"\\(.)", r"\1", name) for name in found]
-    if ".".join(found) != key or not names:
-        raise BadInput(f"cannot use the key {key[:200]!r}: it must be names with dots between them")
+    """Split a dotted path into names; `\\.` is a dot inside a name. Raises BadInput."""
+    parts = _NAME.findall(key)
+    names = [re.sub(r"\\(.)", r"\1", part) for part in parts]
+    if ".".join(parts) != key or not names:
+        raise BadInput(f"cannot use the key {key[:200]!r}: it must be names separated by dots, none of them empty")
     return names
 
 
 def set_key(tree: Object, names: Sequence[str], value: object) -> None:
-    """Put `value` there; objects on the way are made. Raises BadInput where something else stands in the way."""
-    *above, last = names
-    for depth, name in enumerate(above):
-        below = tree.setdefault(name, {})
-        if below is None:
-            below = tree[name] = {}
-        if not isinstance(below, dict):
+    """Set a key, making missing objects on the way. Raises BadInput if a value on the way is not an object."""
+    *parents, last = names
+    for depth, name in enumerate(parents):
+        child = tree.setdefault(name, {})
+        if child is None:
+            child = tree[name] = {}
+        if not isinstance(child, dict):
             path = ".".join(names[: depth + 1])
-            raise BadInput(f"cannot set {'.'.join(names)}: {path} is not an object but a {type(below).__name__}")
-        tree = below
+            raise BadInput(f"cannot set {'.'.join(names)}: {path} is not an object; remove or change it first")
+        tree = child
     tree[last] = value
 
 
 def literal(text: str) -> str:
-    """`text` as a template that means itself: a key in a file is one."""
-    return text.translate(_TEMPLATE_SIGNS)
+    """Return the template that expands to `text`. API keys in the files are templates."""
+    return text.translate(_ESCAPED)
 
 
 def remove_key(tree: Object, names: Sequence[str]) -> None:
-    """Take it away; nothing happens when it is not there."""
-    *above, last = names
-    for name in above:
-        below = tree.get(name)
-        if not isinstance(below, dict):
+    """Remove a key if it exists."""
+    *parents, last = names
+    for name in parents:
+        child = tree.get(name)
+        if not isinstance(child, dict):
             return
-        tree = below
+        tree = child
     tree.pop(last, None)
 
 
 def remember_model(tree: Object, model_type: str, model: Object) -> None:
-    """Move a model to the front of the recent ones of its type, which are at most five."""
+    """Put a model first in the list of recent models of its type, which holds at most `RECENT_MAX`."""
     recent = tree.get("recent_models")
-    known = recent.get(model_type) if isinstance(recent, dict) else None
+    current = recent.get(model_type) if isinstance(recent, dict) else None
     others = [
         item
-        for item in (known if isinstance(known, list) else [])
+        for item in (current if isinstance(current, list) else [])
         if isinstance(item, dict) and (item.get("provider"), item.get("model")) != (model["provider"], model["model"])
     ]
     set_key(tree, ["recent_models", model_type], [model, *others][:RECENT_MAX])

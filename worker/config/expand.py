@@ -1,6 +1,6 @@
-"""Shell-style expansion of configuration values: `$VAR`, `${VAR}`, `:-`, `:+`, `:?`, `$(command)`, quotes, escapes.
+"""Expand templates in configuration values like a shell: `$VAR`, `${VAR}`, `:-`, `:+`, `:?`, `$(command)`, quotes.
 
-There is no splitting and no globbing. Errors quote the template, never a value, since values are secrets (L01).
+There is no word splitting and no globbing. Errors quote the template and never a value, because values may be secrets.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _SPECIAL = frozenset("$`\\'\"")
 OUTPUT_MAX_BYTES = 64 * 1024
 COMMAND_S = 10.0
 COMMANDS_S = 14.0
-"""For all commands of one load: with what else a start takes, the worker must be ready before it is taken for hung."""
+"""Time limit for all commands of one load: the worker must be ready before `start_deadline_s`."""
 QUOTED_LENGTH_MAX = 200
 REASON_MAX_BYTES = 512
 
@@ -33,29 +33,29 @@ REASON_MAX_BYTES = 512
 class BadTemplate(BadInput):
     """A template that cannot be expanded."""
 
-    def __init__(self, template: str, why: str) -> None:
-        super().__init__(f"cannot expand {template[:QUOTED_LENGTH_MAX]!r}: {why}")
+    def __init__(self, template: str, reason: str) -> None:
+        super().__init__(f"cannot expand {template[:QUOTED_LENGTH_MAX]!r}: {reason}")
         self.template = template
 
 
 class CommandFailed(Exception):
-    """A command of a template did not succeed; the text says how, without its output."""
+    """A command in a template failed; the text says how, without its output."""
 
 
 def expand(template: str, env: Mapping[str, str], run: Run) -> str:
-    """The value of `template`; an unset variable is empty. Raises BadTemplate."""
+    """Return the value of `template`; a variable that is not set is empty. Raises BadTemplate."""
     if not _SPECIAL.intersection(template):
         return template
     try:
         return _Expansion(template, env, run).whole()
-    except _Bad as error:
+    except _SyntaxProblem as error:
         raise BadTemplate(template, _printable(str(error))) from None
 
 
 def expand_path(name: str, env: Mapping[str, str]) -> str:
-    """A path of a list of paths: `~` is the home, and one that begins with `$` is a template without commands.
+    """Expand a path from a list of paths: `~` is the home, and one that begins with `$` is a template without commands.
 
-    "" for what leads nowhere: behind a variable that is not set, the rest would mean another place.
+    Returns "" if the path cannot be expanded, or if its first variable is not set: the rest would be another path.
     """
     if name == "~" or name.startswith("~/"):
         home = env.get("HOME")
@@ -73,11 +73,11 @@ def expand_path(name: str, env: Mapping[str, str]) -> str:
 
 
 def _no_command(command: str) -> str:
-    raise CommandFailed("commands are not run for paths")
+    raise CommandFailed("a path must not contain a command")
 
 
-class Patience:
-    """How long commands may still take, together."""
+class TimeBudget:
+    """The time that several commands may take together."""
 
     def __init__(self, timeout_s: float = COMMANDS_S, clock: Clock | None = None) -> None:
         self.timeout_s = timeout_s
@@ -85,31 +85,31 @@ class Patience:
         self._clock = clock or SystemClock()
 
     @contextlib.contextmanager
-    def spending(self, most_s: float) -> Iterator[float]:
-        """For one command: the seconds that it has. Raises CommandFailed when there are none left."""
+    def spend(self, max_s: float) -> Iterator[float]:
+        """Yield the seconds that one command may take, and subtract what it takes. Raises CommandFailed at 0."""
         if self._left <= 0:
-            raise CommandFailed(f"the commands before it have taken longer than {self.timeout_s:g} s together")
+            raise CommandFailed(f"the commands before it took longer than {self.timeout_s:g} s together")
         start = self._clock.now()
         try:
-            yield min(most_s, self._left)
+            yield min(max_s, self._left)
         finally:
             self._left -= self._clock.now() - start
 
 
 def shell_runner(
-    cwd: Path, env: Mapping[str, str], timeout_s: float = COMMAND_S, patience: Patience | None = None
+    cwd: Path, env: Mapping[str, str], timeout_s: float = COMMAND_S, budget: TimeBudget | None = None
 ) -> Run:
-    """A `Run` that uses `sh -c`. It blocks for at most `timeout_s` seconds, so it never belongs on a loop.
+    """Return a `Run` that uses `sh -c`. It blocks for at most `timeout_s` seconds; never call it on the event loop.
 
-    All runners with the same `patience` have that much time together.
+    All runners with the same `budget` share its time.
     """
-    shared = patience or Patience()
+    shared = budget or TimeBudget()
 
     def run(command: str) -> str:
-        with shared.spending(timeout_s) as seconds:
-            return once(command, seconds)
+        with shared.spend(timeout_s) as left_s:
+            return run_once(command, left_s)
 
-    def once(command: str, timeout_s: float) -> str:
+    def run_once(command: str, timeout_s: float) -> str:
         with tempfile.TemporaryFile() as output:
             try:
                 child = subprocess.Popen(
@@ -119,12 +119,12 @@ def shell_runner(
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.DEVNULL,
-                    # A group, not a session: in our session it is not taken for a daemon that a tool left behind.
+                    # A group, not a session: a process in another session would be treated as a daemon left by a tool.
                     process_group=0,
                 )
-            except (OSError, ValueError) as error:  # ValueError: a NUL in it
-                why = error.strerror if isinstance(error, OSError) else error
-                raise CommandFailed(f"the command could not be started ({why})") from None
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the command
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise CommandFailed(f"the command could not be started ({reason})") from None
             try:
                 code = child.wait(timeout_s)
             except subprocess.TimeoutExpired:
@@ -145,19 +145,21 @@ def shell_runner(
 
 
 def _printable(text: str) -> str:
-    shown = "".join(char if char.isprintable() else " " for char in text).encode()[:REASON_MAX_BYTES]
-    return shown.decode(errors="ignore")
+    data = "".join(char if char.isprintable() else " " for char in text).encode()[:REASON_MAX_BYTES]
+    return data.decode(errors="ignore")
 
 
-class _Bad(Exception):
-    """What is wrong with the template."""
+class _SyntaxProblem(Exception):
+    """The template cannot be expanded; the text says why."""
 
 
 class _Expansion:
+    """Expands one template from left to right, by recursive descent. `_at` is the index of the next character."""
+
     def __init__(self, text: str, env: Mapping[str, str], run: Run) -> None:
         self._text = text
-        self._is_quiet = False  # stepping over an alternative that is not taken: nothing runs, nothing is missing
-        self._is_quoted = False  # between double quotes: a single quote and most backslashes mean themselves
+        self._is_skipping = False  # in an alternative that is not used: no command runs, and no variable is required
+        self._is_quoted = False  # in double quotes: single quotes and most backslashes are literal
         self._at = 0
         self._env = env
         self._run = run
@@ -166,7 +168,7 @@ class _Expansion:
         return self._until("")
 
     def _until(self, end: str) -> str:
-        """Expand up to the unquoted character `end` and step over it; "" means the end of the text."""
+        """Expand up to and including the unquoted character `end`; "" means the end of the text."""
         parts: list[str] = []
         while self._at < len(self._text):
             char = self._text[self._at]
@@ -187,7 +189,7 @@ class _Expansion:
                 case _:
                     parts.append(char)
         if end:
-            raise _Bad(f"there is no closing {end}")
+            raise _SyntaxProblem(f"there is no closing {end}")
         return "".join(parts)
 
     def _escaped(self) -> str:
@@ -205,7 +207,7 @@ class _Expansion:
     def _upto(self, end: str) -> str:
         stop = self._text.find(end, self._at)
         if stop < 0:
-            raise _Bad(f"there is no closing {end}")
+            raise _SyntaxProblem(f"there is no closing {end}")
         inner = self._text[self._at : stop]
         self._at = stop + 1
         return inner
@@ -218,14 +220,14 @@ class _Expansion:
             return self._braces()
         name = _NAME.match(self._text, self._at)
         if name is None:
-            raise _Bad("a $ stands alone; write \\$ for the character itself")
+            raise _SyntaxProblem("there is no name after $; write \\$ for a literal $")
         self._at = name.end()
         return self._env.get(name[0], "")
 
     def _braces(self) -> str:
         name = _NAME.match(self._text, self._at)
         if name is None:
-            raise _Bad("there is no variable's name behind ${")
+            raise _SyntaxProblem("there is no variable name after ${")
         self._at = name.end()
         value = self._env.get(name[0], "")
         if self._text.startswith("}", self._at):
@@ -234,56 +236,56 @@ class _Expansion:
         operator = self._text[self._at : self._at + 2]
         self._at += 2
         if operator not in (":-", ":+", ":?"):
-            raise _Bad(f"only :-, :+ and :? are known behind ${{{name[0]}")
+            raise _SyntaxProblem(f"only :-, :+ and :? may follow ${{{name[0]}")
         start = self._at
-        is_taken = (operator == ":+") == bool(value) and operator != ":?"
-        other = self._until("}") if is_taken else self._skip_word()
+        is_used = (operator == ":+") == bool(value) and operator != ":?"
+        other = self._until("}") if is_used else self._skip_word()
         match operator:
             case ":-":
                 return value or other
             case ":+":
                 return other
             case _:
-                if value or self._is_quiet:
+                if value or self._is_skipping:
                     return value
-                reason = self._text[start : self._at - 1]  # as it is written: values are secrets
-                raise _Bad(f"{name[0]} is not set" + (f": {reason}" if reason else ""))
+                reason = self._text[start : self._at - 1]  # not expanded: values may be secrets
+                raise _SyntaxProblem(f"{name[0]} is not set" + (f": {reason}" if reason else ""))
 
     def _skip_word(self) -> str:
-        was_quiet, self._is_quiet = self._is_quiet, True
+        was_skipping, self._is_skipping = self._is_skipping, True
         try:
             self._until("}")
         finally:
-            self._is_quiet = was_quiet
+            self._is_skipping = was_skipping
         return ""
 
     def _parentheses(self) -> str:
-        depth, start, place = 0, self._at + 1, self._at
-        while place < len(self._text):
-            char = self._text[place]
+        depth, start, index = 0, self._at + 1, self._at
+        while index < len(self._text):
+            char = self._text[index]
             depth += {"(": 1, ")": -1}.get(char, 0)
             if depth == 0:
-                self._at = place + 1
-                return self._text[start:place]
+                self._at = index + 1
+                return self._text[start:index]
             if char == "\\":
-                place += 1
+                index += 1
             elif char in "'\"":
-                place = self._behind_quotes(place)
-            place += 1
-        raise _Bad("there is no closing )")
+                index = self._closing_quote(index)
+            index += 1
+        raise _SyntaxProblem("there is no closing )")
 
-    def _behind_quotes(self, place: int) -> int:
-        """Where the quotes that open at `place` close: what is in them is the shell's."""
-        quote = self._text[place]
-        while (place := place + 1) < len(self._text) and self._text[place] != quote:
-            if quote == '"' and self._text[place] == "\\":
-                place += 1
-        return place
+    def _closing_quote(self, index: int) -> int:
+        """Return the index of the quote that closes the one at `index`; the shell interprets the text between them."""
+        quote = self._text[index]
+        while (index := index + 1) < len(self._text) and self._text[index] != quote:
+            if quote == '"' and self._text[index] == "\\":
+                index += 1
+        return index
 
     def _command(self, command: str) -> str:
-        if self._is_quiet:
+        if self._is_skipping:
             return ""
         try:
             return self._run(command)
         except CommandFailed as error:
-            raise _Bad(str(error)) from None
+            raise _SyntaxProblem(str(error)) from None

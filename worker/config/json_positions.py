@@ -1,7 +1,7 @@
-"""Where each value of a JSON text stands: key path -> line and column, both counted from 1.
+"""Map each value of a JSON text to its position: key path -> line and column, both counted from 1.
 
-The text has been read by `json` before, so nothing is checked here. It is only looked at when somebody must be told
-where something is, so a worker with a sound configuration never pays for it.
+The text has been parsed by `json` before, so nothing is checked here. Positions are only computed for error messages
+and reports, so a worker with a valid configuration does not pay for them.
 """
 
 import json
@@ -16,7 +16,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a text, for people: both numbers begin with 1."""
+    """A position in a text; both numbers begin with 1."""
 
     line: int
     column: int
@@ -24,7 +24,7 @@ class Position:
 
 @dataclass(slots=True)
 class _Level:
-    """An object or a list that is being read; `at` is the key or index of the value that comes next."""
+    """An object or a list that is being read. `at` is the key or the index of the current value."""
 
     is_object: bool
     at: str | int
@@ -32,25 +32,25 @@ class _Level:
 
 
 def json_positions(text: str) -> dict[KeyPath, Position]:
-    """Of every value where its key stands, or the value itself in a list. Of a key that is there twice, the last."""
+    """Return the position of each value: that of its key or, in a list, of the value. Duplicate keys: the last one."""
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def position(offset: int) -> Position:
         line = bisect_right(starts, offset)
         return Position(line, offset - starts[line - 1] + 1)
 
-    found: dict[KeyPath, Position] = {}
+    positions: dict[KeyPath, Position] = {}
     levels: list[_Level] = []
     for match in _TOKEN.finditer(text):
         token = match[0]
         level = levels[-1] if levels else None
         if level is not None and level.is_object and level.wants_key and token[0] == '"':
             level.at, level.wants_key = json.loads(token), False
-            found[_path(levels)] = position(match.start())
+            positions[_path(levels)] = position(match.start())
             continue
         if token in "{[" or token[0] not in "}],:":
             if level is None or not level.is_object:
-                found[_path(levels)] = position(match.start())
+                positions[_path(levels)] = position(match.start())
             if token in "{[":
                 levels.append(_Level(token == "{", "" if token == "{" else 0, token == "{"))
         elif token in "}]":
@@ -59,7 +59,7 @@ def json_positions(text: str) -> dict[KeyPath, Position]:
             if isinstance(level.at, int):
                 level.at += 1
             level.wants_key = level.is_object
-    return found
+    return positions
 
 
 def _path(levels: list[_Level]) -> KeyPath:
@@ -67,7 +67,7 @@ def _path(levels: list[_Level]) -> KeyPath:
 
 
 def dotted(path: KeyPath) -> str:
-    """A path as people write it: `providers.mine.models[0].id`. A dot inside a name is written `\\.`."""
+    """Return a path in dotted form: `providers.mine.models[0].id`. A dot inside a name is written `\\.`."""
     text = ""
     for name in path:
         if isinstance(name, int):

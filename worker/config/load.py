@@ -1,7 +1,7 @@
-"""The configuration of one workspace: layers read, merged, expanded and resolved into one frozen value.
+"""Load the configuration of a workspace: read and merge the files, expand templates, resolve providers and models.
 
-`load_config` reads files and may run commands of `$(…)` templates, so it is called before the loop starts or in a
-thread, never on the loop.
+`load_config` reads files and may run the commands of `$(…)` templates, so it must be called before the loop starts or
+in a thread, never on the loop.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from protocol.api.provider import ProviderConfig, SelectedModel
 from protocol.secrets import is_secret_name
-from worker.config.check import Broken, convert, place, unknown_keys
+from worker.config.check import InvalidConfig, convert, error_text, unknown_keys
 from worker.config.discover import DISCOVERY
 from worker.config.edit import RECENT_MAX
-from worker.config.expand import BadTemplate, Patience, Run, expand, shell_runner
+from worker.config.expand import BadTemplate, Run, TimeBudget, expand, shell_runner
 from worker.config.files import Layers, Object, read_layers
 from worker.config.json_positions import KeyPath, dotted
 from worker.config.provenance import Provenance
@@ -26,29 +26,31 @@ from worker.config.schema import Options, Schema, ToolSettings
 from worker.config.sections import HookSettings, LspSettings, McpSettings
 
 _WIRE_OBJECTS = ("mcp", "lsp", "tools", "hooks", "env")
-_BORROWED = "CRUSH_"
-"""Variables that begin so are seen without it as well while providers load."""
+_CRUSH_PREFIX = "CRUSH_"
+"""While providers load, variables with this prefix are also visible without it."""
 
 _TRUE = ("1", "true", "yes", "on")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that was configured, ready for use. `providers` hold real keys: only `wire` and `shown_providers` may
-    leave the process."""
+    """The complete configuration, ready for use.
+
+    `providers` contain real keys: only the results of `wire` and `shown_providers` may leave the process.
+    """
 
     providers: dict[str, ProviderConfig] = field(repr=False)
     models: dict[str, SelectedModel]
     allowed_tools: tuple[str, ...]
     options: Options
     env: dict[str, str] = field(repr=False)
-    """Variables for everything that the worker starts, expanded, sorted by name."""
+    """Variables for all processes that the worker starts, expanded, sorted by name."""
     hint: str
-    """For people: why the scripted model answers. Empty when a real one does."""
+    """Tells the user why no configured model answers; "" if one does."""
     warnings: tuple[str, ...]
     files: tuple[Path, ...]
     secrets: tuple[str, ...] = field(repr=False)
-    """Texts that no log, event or error may show; for `Redactor.register`."""
+    """Texts that must not appear in logs, events or errors; for `Redactor.register`."""
     data_dir: Path = Path()
     lsp: dict[str, LspSettings] = field(repr=False, default_factory=dict)
     hooks: dict[str, list[HookSettings]] = field(default_factory=dict)
@@ -57,7 +59,7 @@ class Config:
     raw: Object = field(repr=False, default_factory=dict)
 
     def wire(self) -> bytes:
-        """The `Config` of the HTTP API: `providers` and `options.tui` are objects, secrets are masked."""
+        """Return the `Config` of the HTTP API as JSON: `providers` and `options.tui` are objects, secrets masked."""
         mask = self._mask()
         options = self.raw.get("options")
         shown = dict(options) if isinstance(options, dict) else {}
@@ -78,17 +80,19 @@ class Config:
             wire["mcp"] = {
                 name: {"type": "http" if server.get("url") else "stdio", **server}
                 for name, server in servers.items()
-                if server.get("command") or server.get("url")  # else: no more than the token of another project
+                if server.get("command") or server.get("url")  # else only a stored token
             }
         recent = self.raw.get("recent_models")
         if isinstance(recent, dict):
             wire["recent_models"] = {
-                kind: mask.tree({"": _recent(found)})[""] for kind, found in recent.items() if isinstance(found, list)
+                kind: mask.tree({"": _recent(models)})[""]
+                for kind, models in recent.items()
+                if isinstance(models, list)
             }
         return msgspec.json.encode(wire)
 
     def shown_providers(self) -> dict[str, ProviderConfig]:
-        """The providers as clients may see them."""
+        """Return the providers with their secrets masked."""
         mask = self._mask()
         return {name: mask.provider(provider) for name, provider in self.providers.items()}
 
@@ -107,11 +111,11 @@ def load_config(
     chosen: Mapping[str, SelectedModel] | None = None,
     unwritten: Mapping[Path, Object] | None = None,
 ) -> Config:
-    """Read the configuration of `workspace`. Blocks; see the top of the file.
+    """Load the configuration of `workspace`. Blocks; see the module docstring.
 
-    `default_model` (`provider/model`) wins over the files, `chosen` over both: what somebody picked while this worker
-    lives. `local_model` is the socket of the machine's own one, "" for none. `unwritten` stands for files as in
-    `read_layers`. Raises BadInput: what is wrong in which file.
+    `default_model` (`provider/model`) overrides the files, and `chosen`, the models selected since the worker started,
+    overrides both. `local_model` is the socket of the local model, "" for none. `unwritten` replaces the contents of
+    files as in `read_layers`. Raises BadInput with the file and the error.
     """
     return config_of(
         read_layers(workspace, data_dir, env, unwritten),
@@ -136,30 +140,30 @@ def config_of(
     run: Run | None = None,
     chosen: Mapping[str, SelectedModel] | None = None,
 ) -> Config:
-    """`load_config` of files that are read already. Blocks as well."""
-    known = convert(layers)
-    patience = Patience()
+    """Do the same as `load_config` for files that have been read. Blocks."""
+    schema = convert(layers)
+    budget = TimeBudget()
 
-    def runner(seen: Mapping[str, str]) -> Run:
-        return run or shell_runner(workspace, seen, patience=patience)
+    def runner(variables: Mapping[str, str]) -> Run:
+        return run or shell_runner(workspace, variables, budget=budget)
 
-    own_env = _environment(known.env, layers, env, runner)
-    resolved = _resolved(known, layers, {**env, **own_env}, default_model, local_model, runner, chosen or {})
+    own_env = _environment(schema.env, layers, env, runner)
+    resolved = _resolved(schema, layers, {**env, **own_env}, default_model, local_model, runner, chosen or {})
     return Config(
         providers=resolved.providers,
         models=resolved.models,
-        allowed_tools=tuple(known.permissions.allowed_tools),
-        options=_options(known.options, layers.merged),
+        allowed_tools=tuple(schema.permissions.allowed_tools),
+        options=_options(schema.options, layers.merged),
         env=own_env,
         hint=resolved.hint,
         warnings=(*layers.warnings, *unknown_keys(layers), *resolved.warnings),
         files=layers.files,
         secrets=(*resolved.secrets, *(value for name, value in own_env.items() if value and is_secret_name(name))),
         data_dir=data_dir,
-        lsp=known.lsp,
-        hooks=known.hooks,
-        mcp=known.mcp,
-        tools=known.tools,
+        lsp=schema.lsp,
+        hooks=schema.hooks,
+        mcp=schema.mcp,
+        tools=schema.tools,
         raw=layers.merged,
     )
 
@@ -167,24 +171,25 @@ def config_of(
 def _environment(
     templates: Mapping[str, str], layers: Layers, env: Mapping[str, str], runner: Callable[[Mapping[str, str]], Run]
 ) -> dict[str, str]:
-    """The section `env`, each value expanded with those before it in sight."""
+    """Expand the section `env` in the order of names; each value can use those before it."""
     values: dict[str, str] = {}
-    seen = dict(env)
-    run = runner(seen)
+    variables = dict(env)
+    run = runner(variables)
     for name in sorted(templates):
         try:
-            values[name] = seen[name] = expand(templates[name], seen, run)
+            values[name] = variables[name] = expand(templates[name], variables, run)
         except BadTemplate as error:
             raise _located(error, layers, ("env", name)) from None
-        if not name or "=" in name or "\0" in name + values[name]:  # nothing could be started with it
+        if not name or "=" in name or "\0" in name + values[name]:  # no process could be started with it
             at = ("env", name)
-            text = f"{dotted(at)}: this cannot be a variable: its name must not be empty nor hold `=`, and nothing NUL"
-            raise Broken([place(Provenance(layers.layers), at, text)])
+            rule = "the name must not be empty or contain `=`, and name and value must not contain NUL"
+            text = f"{dotted(at)} cannot be a variable: {rule}"
+            raise InvalidConfig([error_text(Provenance(layers.layers), at, text)])
     return values
 
 
 def _resolved(
-    known: Schema,
+    schema: Schema,
     layers: Layers,
     env: Mapping[str, str],
     default_model: str,
@@ -192,14 +197,14 @@ def _resolved(
     runner: Callable[[Mapping[str, str]], Run],
     chosen: Mapping[str, SelectedModel],
 ) -> Resolved:
-    borrowed = {name.removeprefix(_BORROWED): env[name] for name in sorted(env) if name.startswith(_BORROWED)}
-    env = {**env, **{name: value for name, value in borrowed.items() if name}}
-    is_off = env.get("CRUSH_DISABLE_DEFAULT_PROVIDERS", "").lower() in _TRUE
+    unprefixed = {name.removeprefix(_CRUSH_PREFIX): env[name] for name in sorted(env) if name.startswith(_CRUSH_PREFIX)}
+    env = {**env, **{name: value for name, value in unprefixed.items() if name}}
+    is_catalogue_disabled = env.get("CRUSH_DISABLE_DEFAULT_PROVIDERS", "").lower() in _TRUE
     try:
         return resolve(
-            known.providers,
-            {**known.models, **chosen},
-            use_known=not (known.options.disable_default_providers or is_off),
+            schema.providers,
+            {**schema.models, **chosen},
+            use_known=not (schema.options.disable_default_providers or is_catalogue_disabled),
             default_model="" if "large" in chosen else default_model,
             env=env,
             run=runner(env),
@@ -207,32 +212,32 @@ def _resolved(
             local_model=local_model,
         )
     except BadTemplate as error:
-        for provider_id, provider in known.providers.items():
+        for provider_id, provider in schema.providers.items():
             for header, template in provider.extra_headers.items():
                 if template == error.template:
                     raise _located(error, layers, ("providers", provider_id, "extra_headers", header)) from None
         raise
 
 
-def _located(error: BadTemplate, layers: Layers, at: KeyPath) -> Broken:
-    return Broken([place(Provenance(layers.layers), at, f"{dotted(at)}: {error.message}")])
+def _located(error: BadTemplate, layers: Layers, at: KeyPath) -> InvalidConfig:
+    return InvalidConfig([error_text(Provenance(layers.layers), at, f"{dotted(at)}: {error.message}")])
 
 
 def _options(options: Options, merged: Object) -> Options:
-    """The options with what an older key says put where the newer one is."""
-    marks = options.attribution
+    """Apply the older key `co_authored_by` where the newer `trailer_style` is not set."""
+    attribution = options.attribution
     section = merged.get("options")
     written = section.get("attribution") if isinstance(section, dict) else None
-    if marks.co_authored_by is None or (isinstance(written, dict) and "trailer_style" in written):
+    if attribution.co_authored_by is None or (isinstance(written, dict) and "trailer_style" in written):
         return options
-    style = "co-authored-by" if marks.co_authored_by else "none"
-    return replace(options, attribution=replace(marks, trailer_style=style))
+    style = "co-authored-by" if attribution.co_authored_by else "none"
+    return replace(options, attribution=replace(attribution, trailer_style=style))
 
 
 def _recent(models: list[object]) -> list[object]:
-    """The lists of several files come joined: each model once, and no more than one file may hold."""
-    found: list[object] = []
+    """Return each model once, at most `RECENT_MAX`: the lists of several files have been joined."""
+    unique: list[object] = []
     for model in models:
-        if model not in found:
-            found.append(model)
-    return found[:RECENT_MAX]
+        if model not in unique:
+            unique.append(model)
+    return unique[:RECENT_MAX]

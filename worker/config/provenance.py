@@ -1,4 +1,4 @@
-"""Which file, and which line of it, each value of the merged configuration came from."""
+"""Find the file and the line that each value of the merged configuration comes from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from worker.config.json_positions import KeyPath, Position, json_positions
 
 @dataclass(frozen=True, slots=True)
 class ValueSource:
-    """A file and a line; the line is 0 for what is not written yet."""
+    """A file and a line; the line is 0 if the value is not written yet."""
 
     path: Path
     line: int
@@ -21,15 +21,15 @@ class ValueSource:
 
 @dataclass(slots=True)
 class _Node:
-    """One value of the merged tree: the layer that it is from, and its path there."""
+    """One value of the merged tree: the layer that it comes from, and its path there."""
 
     layer: Layer | None
     at: KeyPath
-    below: dict[str | int, "_Node"] = field(default_factory=dict)
+    children: dict[str | int, "_Node"] = field(default_factory=dict)
 
 
 class Provenance:
-    """Follows the merging of `layers`, lowest first, by the rules of `files.merge`."""
+    """Repeats the merge of `layers`, lowest priority first, by the rules of `files.merge`, and records the sources."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._root = _Node(None, ())
@@ -38,50 +38,50 @@ class Provenance:
             self._object(self._root, layer.tree, layer, ())
 
     def of(self, path: KeyPath) -> ValueSource | None:
-        """Where the value at this path of the merged tree was written, or the nearest one around it."""
-        node, found = self._root, None
+        """Return the source of the value at this path of the merged tree, or of the nearest value that contains it."""
+        node = self._root
         for name in path:
-            below = node.below.get(name)
-            if below is None:
+            child = node.children.get(name)
+            if child is None:
                 break
-            node = found = below
-        if found is None or found.layer is None:
+            node = child
+        if node.layer is None:
             return None
-        layer = found.layer
+        layer = node.layer
         if layer.text is None:
             return ValueSource(layer.path, 0)
         if layer.path not in self._positions:
             self._positions[layer.path] = json_positions(layer.text)
-        position = self._positions[layer.path].get(found.at)
+        position = self._positions[layer.path].get(node.at)
         return ValueSource(layer.path, position.line if position else 0)
 
-    def _object(self, node: _Node, over: Object, layer: Layer, at: KeyPath) -> None:
-        for key, value in over.items():
-            here = (*at, key)
-            below = node.below.get(key)
+    def _object(self, node: _Node, override: Object, layer: Layer, at: KeyPath) -> None:
+        for key, value in override.items():
+            path = (*at, key)
+            current = node.children.get(key)
             if value is None:
                 continue
             if isinstance(value, dict):
-                is_object = below is not None and all(isinstance(name, str) for name in below.below)
-                node.below[key] = _Node(layer, here, below.below if below is not None and is_object else {})
-                self._object(node.below[key], value, layer, here)
+                is_object = current is not None and all(isinstance(name, str) for name in current.children)
+                node.children[key] = _Node(layer, path, current.children if current is not None and is_object else {})
+                self._object(node.children[key], value, layer, path)
             elif isinstance(value, list):
-                if below is None or not all(isinstance(name, int) for name in below.below):
-                    below = None
-                node.below[key] = _Node(layer, here, below.below if below is not None else {})
-                self._list(node.below[key], value, layer, here)
+                if current is None or not all(isinstance(name, int) for name in current.children):
+                    current = None
+                node.children[key] = _Node(layer, path, current.children if current is not None else {})
+                self._list(node.children[key], value, layer, path)
             else:
-                node.below[key] = _Node(layer, here)
+                node.children[key] = _Node(layer, path)
 
     def _list(self, node: _Node, items: Sequence[object], layer: Layer, at: KeyPath) -> None:
-        first = len(node.below)
+        first = len(node.children)
         for number, item in enumerate(items):
-            here = (*at, number)
-            below = node.below[first + number] = _Node(layer, here)
+            path = (*at, number)
+            child = node.children[first + number] = _Node(layer, path)
             match item:
                 case dict():
-                    self._object(below, item, layer, here)
+                    self._object(child, item, layer, path)
                 case list():
-                    self._list(below, item, layer, here)
+                    self._list(child, item, layer, path)
                 case _:
                     pass

@@ -1,7 +1,7 @@
-"""What of a configuration may be shown: the same shape, with every secret masked (X08).
+"""Mask the secrets of a configuration so that it can be shown; its shape stays the same.
 
-Masked are texts under a name of a secret, everything in `env` and `headers`, the password in an address, and the
-resolved secrets wherever they stand.
+Masked are strings under the name of a secret, everything in `env` and `headers`, credentials in URLs, and the resolved
+secrets wherever they occur.
 """
 
 import re
@@ -14,10 +14,10 @@ from protocol.secrets import MASK
 from worker.config.files import Object
 
 SECRET_LENGTH_MIN = 16
-"""Shorter ones are not looked for inside other texts: the key of a local server may well be the server's name."""
+"""Shorter secrets are not searched for in other texts: the key of a local server may be the server's name."""
 
 _SECRET_NAME = re.compile(r"key|token|secret|auth|password|cookie", re.IGNORECASE)
-_USER_INFO = re.compile(r"(?<=://)[^/?#@\s]+@")
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s]+@")
 
 
 class Redaction:
@@ -27,7 +27,7 @@ class Redaction:
         self._secrets = [secret for secret in secrets if len(secret) >= SECRET_LENGTH_MIN]
 
     def provider(self, provider: ProviderConfig) -> ProviderConfig:
-        """A provider that says whether it has a key, and not which."""
+        """Return a provider that shows whether it has a key, but not the key."""
         return replace(
             provider,
             api_key=MASK if provider.api_key else "",
@@ -40,13 +40,13 @@ class Redaction:
         )
 
     def choice(self, choice: SelectedModel) -> SelectedModel:
-        """A chosen model, whose options are free."""
+        """Return a selected model with its options masked."""
         return (
             replace(choice, provider_options=self.tree(choice.provider_options)) if choice.provider_options else choice
         )
 
     def tree(self, tree: Object, *, is_secret: bool = False) -> Object:
-        """Any object of the files; all of its texts are secrets if `is_secret`."""
+        """Return any object of the files masked; with `is_secret`, all of its strings are masked."""
         return {key: self._value(value, is_secret or is_secret_key(key)) for key, value in tree.items()}
 
     def _model(self, model: Model) -> Model:
@@ -68,9 +68,9 @@ class Redaction:
     def _text(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, MASK)
-        return _USER_INFO.sub(f"{MASK}@", text)
+        return _CREDENTIALS.sub(f"{MASK}@", text)
 
 
 def is_secret_key(key: str) -> bool:
-    """May what stands under this name be a secret?"""
+    """Return whether the value under this name may be a secret."""
     return key in ("env", "headers", "extra_headers") or _SECRET_NAME.search(key) is not None

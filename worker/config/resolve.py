@@ -1,6 +1,6 @@
-"""From the merged configuration to providers that can be used and the models that are chosen (8.4).
+"""Resolve the merged configuration to the usable providers and the selected models.
 
-Expanding a key may run a command, so this blocks like the reading does.
+Expanding a key may run a command, so this blocks.
 """
 
 from collections.abc import Mapping
@@ -24,32 +24,34 @@ from worker.config.catalogue import (
 from worker.config.discover import LOCAL_TYPES, Discovery
 from worker.config.expand import Run, expand
 
-_HOW = (
-    "To use a real one, set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY, or add a provider with its "
+_ADVICE = (
+    "To use a real model, set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY, or add a provider with its "
     "base_url to bulkhead.json."
 )
-HINT = f"No model provider is configured, so the scripted model answers. {_HOW}"
+HINT = f"No model provider is configured, so the scripted model answers. {_ADVICE}"
 LOCAL_HINT = (
-    "No model provider is configured, so local/smollm2 answers: a very small model on this machine, which talks but "
-    f"uses no tools. {_HOW}"
+    "No model provider is configured, so local/smollm2 answers: a very small model on this machine that cannot use "
+    f"tools. {_ADVICE}"
 )
 CUSTOM_TYPE = "openai-compat"
-_PLACELESS = frozenset({"google", "google-vertex", "bedrock"})
-"""Types whose libraries know where their services are."""
+_WITHOUT_BASE_URL = frozenset({"google", "google-vertex", "bedrock"})
+"""Types whose libraries know the URLs of their services."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`providers` in the order of preference, with expanded values; the built-in one is always last."""
+    """The result: `providers` in order of preference with expanded values, the built-in one last."""
 
     providers: dict[str, ProviderConfig]
-    models: dict[str, SelectedModel]  # `large` and `small`, both always there
-    hint: str  # for people, "" when a real model answers
+    models: dict[str, SelectedModel]  # always has `large` and `small`
+    hint: str  # tells the user why no configured model answers; "" if one does
     warnings: tuple[str, ...]
     secrets: tuple[str, ...]
 
 
 class _Resolver:
+    """Collects the usable providers, with warnings about the others and the secrets found."""
+
     def __init__(self, env: Mapping[str, str], run: Run) -> None:
         self._env = env
         self._run = run
@@ -57,13 +59,13 @@ class _Resolver:
         self.warnings: list[str] = []
         self.secrets: list[str] = []
 
-    def known(self, known: KnownProvider, own: ProviderConfig | None) -> None:
-        """Add a provider of the catalogue if it has a key."""
+    def add_known(self, known: KnownProvider, own: ProviderConfig | None) -> None:
+        """Add a provider of the catalogue if it has a key or a configured base URL."""
         settings = own or ProviderConfig()
         models = {model.id: model for model in (*settings.models, *known.models)}
         for model in settings.models:
             models[model.id] = model
-        wanted = replace(
+        completed = replace(
             settings,
             id=known.id,
             name=settings.name or known.name,
@@ -72,7 +74,7 @@ class _Resolver:
             api_key=settings.api_key or known.api_key,
             models=list(models.values()),
         )
-        expanded = self._expanded(wanted, is_told=own is not None)
+        expanded = self._expanded(completed, warn=own is not None)
         if expanded is None:
             return
         has_login = bool(expanded.api_key) or any(self._env.get(name) for name in known.credentials)
@@ -85,11 +87,11 @@ class _Resolver:
             return
         self.providers[known.id] = expanded
 
-    def custom(self, provider_id: str, own: ProviderConfig) -> None:
-        """Add a provider that only the configuration knows."""
+    def add_custom(self, provider_id: str, own: ProviderConfig) -> None:
+        """Add a configured provider that is not in the catalogue."""
         base_url = own.base_url or LOCAL_TYPES.get(own.type, "")
-        if not base_url and own.type not in _PLACELESS:
-            self.warnings.append(f"provider {provider_id!r} is not used: it needs a base_url")
+        if not base_url and own.type not in _WITHOUT_BASE_URL:
+            self.warnings.append(f"provider {provider_id!r} is not used: set its base_url")
             return
         expanded = self._expanded(
             replace(
@@ -99,7 +101,7 @@ class _Resolver:
                 type=own.type or CUSTOM_TYPE,
                 base_url=base_url,
             ),
-            is_told=True,
+            warn=True,
         )
         if expanded is None:
             return
@@ -107,25 +109,25 @@ class _Resolver:
             self.warnings.append(f"provider {provider_id!r} is used without a key: its api_key is empty")
         self.providers[provider_id] = expanded
 
-    def discover(self, discovery: Discovery) -> None:
-        """Add the models that local servers have and the configuration does not name."""
+    def add_discovered(self, discovery: Discovery) -> None:
+        """Add the models that local servers report and the configuration does not list."""
         local = [
             provider
             for provider in self.providers.values()
             if provider.type in LOCAL_TYPES and provider.discover_models is not False
         ]
-        for provider_id, found in discovery.models(local).items() if local else ():
+        for provider_id, discovered in discovery.models(local).items() if local else ():
             provider = self.providers[provider_id]
-            own = {model.id for model in provider.models}
-            models = [*provider.models, *(model for model in found if model.id not in own)]
+            listed = {model.id for model in provider.models}
+            models = [*provider.models, *(model for model in discovered if model.id not in listed)]
             self.providers[provider_id] = replace(provider, models=models)
 
-    def _expanded(self, provider: ProviderConfig, *, is_told: bool) -> ProviderConfig | None:
+    def _expanded(self, provider: ProviderConfig, *, warn: bool) -> ProviderConfig | None:
         try:
             api_key = expand(provider.api_key, self._env, self._run)
             base_url = expand(provider.base_url, self._env, self._run)
         except BadInput as error:
-            if is_told:
+            if warn:
                 self.warnings.append(f"provider {provider.id!r} is not used: {error.message}")
             return None
         headers = {name: expand(value, self._env, self._run) for name, value in provider.extra_headers.items()}
@@ -150,23 +152,24 @@ def resolve(
     discovery: Discovery | None = None,
     local_model: str = "",
 ) -> Resolved:
-    """Which providers work here, and which models answer. `default_model` is `provider/model` and wins;
-    `discovery` asks local servers for their models; `local_model` is the socket of our own one, "" for none.
+    """Determine the usable providers and the `large` and `small` models.
 
-    Raises BadInput when `default_model` names a provider that is not there, or a header cannot be expanded.
+    `default_model` is `provider/model` and overrides the selection. `discovery` asks local servers for their models.
+    `local_model` is the socket of the local model, "" for none. Raises BadInput if `default_model` names a provider
+    that is not available, or a header cannot be expanded.
     """
     resolver = _Resolver(env, run)
     for known in KNOWN_PROVIDERS:
         own = configured.get(known.id)
         if (own is None and not use_known) or (own is not None and own.disable):
             continue
-        resolver.known(known, own)
+        resolver.add_known(known, own)
     for provider_id in sorted(configured):
         own = configured[provider_id]
         if provider_id not in KNOWN_BY_ID and provider_id != BUILTIN_ID and not own.disable:
-            resolver.custom(provider_id, own)
+            resolver.add_custom(provider_id, own)
     if discovery is not None:
-        resolver.discover(discovery)
+        resolver.add_discovered(discovery)
     providers = {**resolver.providers}
     has_own = bool(providers)
     if local_model and LOCAL_ID not in configured:
@@ -198,22 +201,22 @@ def _large(
             raise BadInput(f"cannot use the default model {default_model!r}: no key; {key_hint(provider_id)}")
         if provider_id == LOCAL_ID and provider_id not in providers:
             raise BadInput(
-                f"cannot use the default model {default_model!r}: not installed here; `make local-model` installs it"
+                f"cannot use the default model {default_model!r}: it is not installed; `make local-model` installs it"
             )
         if provider_id not in providers or not model_id:
             raise BadInput(
-                f"cannot use the default model {default_model!r}: write provider/model with one of these providers: "
+                f"cannot use the default model {default_model!r}: give provider/model with one of these providers: "
                 + ", ".join(providers)
             )
         return SelectedModel(model=model_id, provider=provider_id)
-    wanted = selected.get("large")
-    if wanted is not None and wanted.provider in providers and wanted.model:
-        return wanted
-    if wanted is not None:
-        why = f"; {key_hint(wanted.provider)}" if wanted.provider in KNOWN_BY_ID else ""
-        warnings.append(f"model {wanted.provider}/{wanted.model} is not used: its provider is not configured here{why}")
+    choice = selected.get("large")
+    if choice is not None and choice.provider in providers and choice.model:
+        return choice
+    if choice is not None:
+        advice = f"; {key_hint(choice.provider)}" if choice.provider in KNOWN_BY_ID else ""
+        warnings.append(f"model {choice.provider}/{choice.model} is not used: its provider is not available{advice}")
     for provider in providers.values():
-        # Who has access to a cloud for other reasons has not chosen its models by that.
+        # Cloud credentials in the environment may serve other purposes: they do not select the cloud's models.
         known = KNOWN_BY_ID.get(provider.id)
         if provider.models and (provider.api_key or known is None or not known.credentials):
             return SelectedModel(model=provider.models[0].id, provider=provider.id)
@@ -223,15 +226,15 @@ def _large(
 def _small(
     providers: Mapping[str, ProviderConfig], selected: Mapping[str, SelectedModel], large: SelectedModel
 ) -> SelectedModel:
-    wanted = selected.get("small")
-    if wanted is not None and wanted.provider in providers and wanted.model:
-        return wanted
+    choice = selected.get("small")
+    if choice is not None and choice.provider in providers and choice.model:
+        return choice
     known = KNOWN_BY_ID.get(large.provider)
     return SelectedModel(model=known.small_model, provider=known.id) if known is not None else large
 
 
 def _with_model(provider: ProviderConfig, model_id: str) -> ProviderConfig:
-    """A table of models ages; one that was chosen by name counts although nobody listed it."""
+    """Add a selected model that the provider does not list: the catalogue may be older than the model."""
     if any(model.id == model_id for model in provider.models):
         return provider
     unlisted = Model(id=model_id, name=model_id, default_max_tokens=DEFAULT_MAX_TOKENS)

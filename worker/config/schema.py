@@ -1,7 +1,7 @@
-"""Every key of the configuration files with its type and default (agent-behaviour 8.2). docs/configuration.md explains
-them; a test of the house compares the two.
+"""Define every key of the configuration files with its type and default.
 
-What the worker does not obey itself is here as well: clients read it, and a wrong type must be told to who wrote it.
+docs/configuration.md explains the keys; a test compares the two. Keys that only clients use are defined as well, so
+that a wrong type is reported.
 """
 
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ Nanoseconds = Annotated[int, Meta(ge=0)]
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):
-    """How commits say who helped. `co_authored_by` is an older way to choose the style."""
+    """How commits name the assistant. `co_authored_by` is an older key for the style."""
 
     trailer_style: Literal["assisted-by", "co-authored-by", "none"] = "assisted-by"
     co_authored_by: bool | None = None
@@ -25,14 +25,14 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completions(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a terminal looks for files to complete; 0 is its own choice."""
+    """How far a terminal client searches for file names to complete; 0 is the client's default."""
 
     max_depth: Count = 0
     max_items: Count = 0
 
 
 class Tui(msgspec.Struct, frozen=True, kw_only=True):
-    """How a terminal looks. Only clients read it."""
+    """The appearance of terminal clients; only clients use it."""
 
     compact_mode: bool = False
     diff_mode: Literal["", "unified", "split"] = ""
@@ -42,7 +42,7 @@ class Tui(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`options`. The worker obeys some of them, the others only pass through to clients."""
+    """The section `options`. Some options affect the worker, the others are only passed to clients."""
 
     context_paths: list[str] = []
     global_context_paths: list[str] = []
@@ -65,33 +65,38 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
-    """`permissions.allowed_tools`: entries `tool` or `tool:action` that never ask. `allow_run_policy`: may a prompt say
-    that its run needs no permission?"""
+    """The section `permissions`.
+
+    `allowed_tools`: entries `tool` or `tool:action` that need no permission. `allow_run_policy`: whether a prompt may
+    state that its run needs no permission.
+    """
 
     allowed_tools: list[str] = []
     allow_run_policy: bool = True
 
 
 class LsSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of the tool `ls`: levels (0: all of them) and entries (0: the server's limit)."""
+    """Limits of the tool `ls`: directory levels (0 is all) and entries (0 is the server's limit)."""
 
     max_depth: Count = 0
     max_items: Count = 0
 
 
 class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of `grep` or `glob`. `timeout` is in nanoseconds, as in the files of Crush; 0 is the server's limit."""
+    """Limits of `grep` or `glob`. `timeout` is in nanoseconds, as in Crush's files; 0 is the server's limit."""
 
     timeout: Nanoseconds = 0
 
     def timeout_s(self, otherwise: float) -> float:
-        """The timeout in seconds, or `otherwise` when none is set."""
+        """Return the timeout in seconds, or `otherwise` if none is set."""
         return self.timeout / 1e9 if self.timeout else otherwise
 
 
 class ToolSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`tools`: bounds of single tools; `confine`: does the kernel hold commands in the workspace; `writable`: where
-    else they may write then."""
+    """The section `tools`: limits of single tools, and the sandbox of commands.
+
+    `confine`: whether the kernel restricts commands to the workspace. `writable`: other paths they may write to then.
+    """
 
     confine: Literal["off", "auto", "required"] = "off"
     writable: list[str] = []
@@ -102,7 +107,7 @@ class ToolSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Schema(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole of the merged files. Keys that are not here pass with a warning."""
+    """The merged configuration files. Other keys are kept and cause a warning."""
 
     models: dict[str, SelectedModel] = {}
     recent_models: dict[str, list[SelectedModel]] = {}
@@ -114,5 +119,5 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True):
     permissions: Permissions = field(default_factory=Permissions)
     tools: ToolSettings = field(default_factory=ToolSettings)
     env: dict[str, str] = {}
-    server: dict[str, Any] = {}  # the supervisor's own section of the user's file; it checks it itself
+    server: dict[str, Any] = {}  # settings of the supervisor, which checks them itself
     editor_schema: str = field(name="$schema", default="")

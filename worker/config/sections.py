@@ -1,4 +1,4 @@
-"""Sections of the configuration that belong to one part of the worker each, as they stand in the files."""
+"""Define the sections `lsp`, `hooks` and `mcp` of the configuration files."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -7,10 +7,10 @@ import msgspec
 
 
 class LspSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`lsp.<name>`: one language server. What is left out comes from the catalogue, by its name or command.
+    """`lsp.<name>`: one language server. Missing values come from the catalogue, by name or command.
 
-    `command`, `args` and the values of `env` are templates, expanded when the server is started. `options` are the
-    settings that the server asks for; `timeout` bounds its start, in seconds.
+    `command`, `args` and the values of `env` are templates, expanded when the server starts. `options` are the settings
+    that the server requests; `timeout` limits its start, in seconds.
     """
 
     disabled: bool = False
@@ -25,8 +25,10 @@ class LspSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HookSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `hooks.<event>`: a command that looks at tool calls. `matcher` is a regular expression searched in
-    the tool's name; `timeout` bounds one run, in seconds."""
+    """One entry of `hooks.<event>`: a command that checks tool calls.
+
+    `matcher` is a regular expression that is searched in the name of the tool; `timeout` limits one run, in seconds.
+    """
 
     command: Annotated[str, msgspec.Meta(min_length=1)]
     name: str = ""
@@ -37,11 +39,11 @@ class HookSettings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             re.compile(self.matcher)
         except re.error as error:
-            raise ValueError(f"the matcher {self.matcher!r} is no regular expression: {error}") from None
+            raise ValueError(f"the matcher {self.matcher!r} is not a regular expression: {error}") from None
 
 
 class OAuthClient(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """As whom, and where, tokens are renewed. `auth_style` 2 sends the secret as a header, 1 in the body."""
+    """The OAuth client and the URLs for renewing tokens. `auth_style` 2 sends the secret in a header, 1 in the body."""
 
     client_id: str = ""
     client_secret: str = ""
@@ -51,7 +53,7 @@ class OAuthClient(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class OAuthToken(msgspec.Struct, frozen=True, kw_only=True):
-    """What a login gave. `expires_at` is in Unix seconds, 0 for never; `resource` is the address it was given for."""
+    """The token of a login. `expires_at` is in Unix seconds, 0 for never; `resource` is the URL it was issued for."""
 
     access_token: str = ""
     refresh_token: str = ""
@@ -62,10 +64,10 @@ class OAuthToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class McpSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`mcp.<name>`: one MCP server. Without `type` it is `stdio` for a command and `http` for an address.
+    """`mcp.<name>`: one MCP server. Without `type` it is `http` if it has a `url`, otherwise `stdio`.
 
     `command`, `args`, `url`, the values of `env` and `headers`, and the client's id and secret are templates, expanded
-    when the server is started. `timeout` bounds its start, in seconds. `oauth_token` is written by the program.
+    when the server starts. `timeout` limits its start, in seconds. `oauth_token` is written by the program.
     """
 
     type: Literal["", "stdio", "sse", "http"] = ""

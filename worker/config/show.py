@@ -1,7 +1,7 @@
-"""Tells `bulkhead config` what a worker would make of a directory: `python -m worker.config.show DIRECTORY`.
+"""Report the configuration of a directory for `bulkhead config`: `python -m worker.config.show DIRECTORY`.
 
-A process of its own, because the command belongs to the supervisor, which imports nothing of the worker. The files
-are read as a worker reads them, commands in templates run, and the report goes to standard output as JSON.
+This is a separate process because the command belongs to the supervisor, which imports nothing from the worker. The
+files are read as in a worker, commands in templates are run, and the report is written to standard output as JSON.
 """
 
 import os
@@ -18,9 +18,9 @@ from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
 from protocol.local_model import is_installed
 from protocol.secrets import MASK
-from worker.config.check import Broken
+from worker.config.check import InvalidConfig
 from worker.config.data_dir import DEFAULT_NAME, data_dir_of
-from worker.config.files import Layers, Looked, look, merged_layers
+from worker.config.files import ExaminedFile, Layers, examine_files, merged_layers
 from worker.config.json_positions import KeyPath, dotted
 from worker.config.load import Config, config_of
 from worker.config.provenance import Provenance
@@ -28,38 +28,38 @@ from worker.config.redaction import Redaction
 from worker.config.schema import Schema
 
 _REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
-"""A template that only names a variable: it tells where a secret is, and not which."""
+"""A template that is just a reference to a variable; it can be shown, because it contains no secret."""
 
 
 def main() -> None:
-    """The entry point."""
+    """Write the report for the directory in the first argument."""
     report = report_of(Path(os.path.realpath(sys.argv[1])), os.environ)
     sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
 
 
 def report_of(workspace: Path, env: Mapping[str, str]) -> ConfigReport:
-    """What a worker of this directory would find with these variables. Blocks."""
+    """Return the configuration that a worker of this directory would have with these variables. Blocks."""
     data_dir = data_dir_of(workspace, workspace / DEFAULT_NAME, env)
-    looked = list(look(workspace, data_dir, env))
-    problems = [one.problem for one in looked if one.status == "broken"]
+    files = list(examine_files(workspace, data_dir, env))
+    problems = [file.problem for file in files if file.status == "broken"]
     layers = merged_layers(
-        [one.layer for one in looked if one.layer is not None],
-        [one.problem for one in looked if one.problem and one.status != "broken"],
+        [file.layer for file in files if file.layer is not None],
+        [file.problem for file in files if file.problem and file.status != "broken"],
     )
     config: Config | None = None
     try:
         config = config_of(layers, workspace, data_dir, env, local_model=_local_model(env))
-    except Broken as error:
+    except InvalidConfig as error:
         problems += error.problems
     except BadInput as error:
         problems.append(error.message)
     values = list(_written(layers, config.secrets if config is not None else ()))
-    known = {value.key for value in values}
+    keys = {value.key for value in values}
     return ConfigReport(
         workspace=str(workspace),
         data_dir=str(data_dir),
-        files=[_file(one) for one in looked],
-        values=_in_order([*values, *_defaults(known, data_dir)]),
+        files=[_file(file) for file in files],
+        values=_in_order([*values, *_defaults(keys, data_dir)]),
         models={kind: f"{chosen.provider}/{chosen.model}" for kind, chosen in config.models.items()} if config else {},
         hint=config.hint if config is not None else "",
         warnings=list(config.warnings if config is not None else layers.warnings),
@@ -68,12 +68,12 @@ def report_of(workspace: Path, env: Mapping[str, str]) -> ConfigReport:
 
 
 def _local_model(env: Mapping[str, str]) -> str:
-    """The name of the socket where a server of these variables would offer its own model; "" for none."""
+    """Return a socket name if a server with these variables would offer the local model, else ""."""
     return "model.sock" if is_installed() and env.get("BULKHEAD_LOCAL_MODEL") != "0" else ""
 
 
-def _file(looked: Looked) -> ConfigFile:
-    return ConfigFile(path=str(looked.path), status=looked.status, problem=looked.problem)
+def _file(file: ExaminedFile) -> ConfigFile:
+    return ConfigFile(path=str(file.path), status=file.status, problem=file.problem)
 
 
 def _written(layers: Layers, secrets: tuple[str, ...]) -> Iterator[ConfigValue]:
@@ -102,9 +102,9 @@ def _leaves(value: object, at: KeyPath) -> Iterator[tuple[KeyPath, object]]:
             yield at, value
 
 
-def _defaults(known: set[str], data_dir: Path) -> Iterator[ConfigValue]:
-    """What counts where no file says anything."""
-    ours: dict[str, object] = {
+def _defaults(keys: set[str], data_dir: Path) -> Iterator[ConfigValue]:
+    """Yield the default values of keys that no file sets."""
+    effective: dict[str, object] = {
         "options.data_directory": str(data_dir),
         "options.auto_lsp": True,
         "options.progress": True,
@@ -113,8 +113,8 @@ def _defaults(known: set[str], data_dir: Path) -> Iterator[ConfigValue]:
         "tools.glob.timeout": int(DEFAULT_LIMITS.search_deadline_s * 1e9),
     }
     for key, value in _fields(Schema(), ""):
-        if key not in known and not any(name.startswith((f"{key}.", f"{key}[")) for name in known):
-            value = ours.get(key, value)
+        if key not in keys and not any(name.startswith((f"{key}.", f"{key}[")) for name in keys):
+            value = effective.get(key, value)
             if value is not None and value != {}:
                 yield ConfigValue(key=key, value=value)
 
@@ -130,7 +130,7 @@ def _fields(struct: msgspec.Struct, prefix: str) -> Iterator[tuple[str, object]]
 
 
 def _in_order(values: list[ConfigValue]) -> list[ConfigValue]:
-    """By section as the schema has them, and what is written before what is not."""
+    """Sort by section in the order of the schema, values from files before defaults."""
     kind = inspect.type_info(Schema)
     assert isinstance(kind, inspect.StructType)
     rank = {each.encode_name: number for number, each in enumerate(kind.fields)}

@@ -24,22 +24,12 @@ _FETCH_PAUSE_S = 0.5
 class Publisher:
     """Send the events of this worker. All methods are for the event loop; none blocks."""
 
-    def __init__(
-        self,
-        *,
-        limits: Limits,
-        clock: Clock,
-        log: logging.Logger,
-        send: Callable[[list[Event]], bool],
-        fetch: Callable[[int, int], Awaitable[list[Event]]],
-    ) -> None:
-        """`send` takes a batch, or returns False; `writable` is called later then. `fetch(after, count)` reads the
-        store; it raises BulkheadError, with code `reset` when the events were deleted."""
+    def __init__(self, *, limits: Limits, clock: Clock, log: logging.Logger) -> None:
         self._limits = limits
         self._clock = clock
         self._log = log
-        self._send = send
-        self._fetch = fetch
+        self._send: Callable[[list[Event]], bool]
+        self._fetch: Callable[[int, int], Awaitable[list[Event]]]
         self._window = Window(count_max=limits.event_window, bytes_max=8 * limits.event_batch_max_bytes)
         self._tasks = TaskOwner("publisher", log)
         self._timer: asyncio.Handle | None = None
@@ -47,6 +37,15 @@ class Publisher:
         self._sent_at = 0.0  # of a batch that held only snapshots
         self._fetching = False
         self._changed = asyncio.Event()
+
+    def bind(self, *, send: Callable[[list[Event]], bool], fetch: Callable[[int, int], Awaitable[list[Event]]]) -> None:
+        """Set both ends, which need the publisher themselves. Call once, before the first `connected`.
+
+        `send` takes a batch, or returns False and `writable` is called later. `fetch(after, count)` reads the store; it
+        raises BulkheadError, code `reset` when the events are no longer kept.
+        """
+        self._send = send
+        self._fetch = fetch
 
     @property
     def last_number(self) -> int:
@@ -87,7 +86,7 @@ class Publisher:
             self._timer.cancel()
         await self._tasks.close()
 
-    # --- from the link (worker.link.EventSource) --------------------------------------------------------------------
+    # --- called by the link (worker.link.interfaces.EventSource) ------------------------------------------------------
 
     def connected(self, last_number: int, credit: int) -> None:
         """Send the events after `last_number`, the end of the log as a supervisor knows it."""

@@ -1,7 +1,7 @@
-"""What a hook says of a call, and what several of them say together (10.4). Pure.
+"""Read the result of a hook, and combine the results of several.
 
-A hook speaks by its exit code and, with 0, by a JSON object on its standard output; it may use Bulkhead's own words or
-those of the `hookSpecificOutput` form. What nobody can read is no opinion: a broken hook must not stop the agent.
+A hook answers by its exit code and, with 0, by a JSON object on its standard output, with Bulkhead's own keys or those
+of the `hookSpecificOutput` form. Output that cannot be read is no decision: a broken hook must not stop the agent.
 """
 
 import json
@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 HookDecision = Literal["", "allow", "deny"]
 EXIT_DENY = 2
-EXIT_HALT = 49
+EXIT_HALT = 49  # deny, and end the turn
 TEXT_MAX = 30_000
-"""Characters of a reason or a note: they go to the model."""
+"""Characters of a reason or a note, which are sent to the model."""
 
 
 @dataclass(frozen=True)
 class HookAnswer:
-    """One hook's opinion. `patch` replaces single arguments; `note` goes to the model with the tool's result."""
+    """The answer of one hook. `patch` replaces single arguments; `note` goes to the model with the tool's result."""
 
     decision: HookDecision = ""
     halt: bool = False
@@ -28,20 +28,20 @@ class HookAnswer:
 
     @property
     def shown_decision(self) -> str:
-        """As clients know it: they take a word for having no opinion, too."""
+        """Return the decision as clients expect it, with a word for none."""
         return self.decision or "none"
 
 
 @dataclass(frozen=True)
 class HookOutput:
-    """A hook and its answer."""
+    """The answer of a hook, with the hook's name and matcher."""
 
     name: str
     matcher: str
     answer: HookAnswer
 
-    def shown(self) -> dict[str, object]:
-        """As clients see it in the metadata of a result."""
+    def as_metadata(self) -> dict[str, object]:
+        """Return it as clients see it in the metadata of a result."""
         return {
             "name": self.name,
             "matcher": self.matcher,
@@ -53,31 +53,31 @@ class HookOutput:
 
 
 def answer_of(code: int | None, stdout: str, stderr: str) -> HookAnswer:
-    """What a hook that ended with `code` meant; None is one that had to be ended."""
+    """Return the answer of a hook that exited with `code`; None means that it was killed."""
     if code == 0:
-        return _spoken(stdout)
+        return _parse(stdout)
     if code in (EXIT_DENY, EXIT_HALT):
         return HookAnswer("deny", halt=code == EXIT_HALT, reason=stderr.strip()[:TEXT_MAX])
     return HookAnswer()
 
 
-def _spoken(stdout: str) -> HookAnswer:
+def _parse(stdout: str) -> HookAnswer:
     try:
-        said = json.loads(stdout)
+        answer = json.loads(stdout)
     except (ValueError, RecursionError):
         return HookAnswer()
-    if not isinstance(said, dict):
+    if not isinstance(answer, dict):
         return HookAnswer()
-    nested = said.get("hookSpecificOutput")
-    other: dict[str, Any] = nested if isinstance(nested, dict) else {}
-    decision = said.get("decision") or other.get("permissionDecision")
-    patch = said.get("updated_input") or other.get("updatedInput")
-    halt = said.get("halt") is True
+    nested = answer.get("hookSpecificOutput")
+    specific: dict[str, Any] = nested if isinstance(nested, dict) else {}
+    decision = answer.get("decision") or specific.get("permissionDecision")
+    patch = answer.get("updated_input") or specific.get("updatedInput")
+    halt = answer.get("halt") is True
     return HookAnswer(
         decision="deny" if halt else decision if decision in ("allow", "deny") else "",
         halt=halt,
-        reason=_text(said.get("reason") or other.get("permissionDecisionReason")),
-        note=_text(said.get("context") or other.get("additionalContext")),
+        reason=_text(answer.get("reason") or specific.get("permissionDecisionReason")),
+        note=_text(answer.get("context") or specific.get("additionalContext")),
         patch=patch if isinstance(patch, dict) else {},
     )
 
@@ -88,12 +88,12 @@ def _text(value: object) -> str:
     return value[:TEXT_MAX] if isinstance(value, str) else ""
 
 
-def together(heard: Sequence[HookOutput]) -> HookAnswer:
-    """One answer from all, in the order of the configuration: a denial wins over an allowance, and that over silence.
+def combine(outputs: Sequence[HookOutput]) -> HookAnswer:
+    """Combine the answers, in the order of the configuration: `deny` wins over `allow`, and that over no decision.
 
-    Later patches win over earlier ones; whoever is denied needs none.
+    Later patches win over earlier ones; a denial has none.
     """
-    answers = [one.answer for one in heard]
+    answers = [output.answer for output in outputs]
     decisions = {answer.decision for answer in answers}
     halt = any(answer.halt for answer in answers)
     decision: HookDecision = "deny" if halt or "deny" in decisions else "allow" if "allow" in decisions else ""

@@ -1,6 +1,7 @@
-"""The configured hooks: programs of the user that look at each tool call before it runs (10.4).
+"""Run the configured hooks: programs of the user that check each tool call before it runs.
 
-All that match run side by side, each a child of its own with a deadline; they see the call as JSON on their input.
+All matching hooks run at the same time, each in its own child process with a timeout. They get the call as JSON on
+standard input.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.config.load import Config
 from worker.config.sections import HookSettings
-from worker.hooks.results import HookAnswer, HookOutput, answer_of, together
+from worker.hooks.results import HookAnswer, HookOutput, answer_of, combine
 from worker.processes.child import ChildProcesses
 from worker.processes.environment import FORCED, user_environment
 from worker.toolkit.extension import Extension
@@ -25,15 +26,15 @@ from worker.toolkit.tool import HookVerdict, ToolContext
 
 EVENT = "PreToolUse"
 ANSWER_MAX_BYTES = 1024 * 1024
-"""A hook may hand back the whole content of a file."""
+"""Of standard output: a hook may return the whole content of a file."""
 VARIABLE_MAX_BYTES = 100_000
-"""The kernel takes no longer variables than 128 KiB, and starts nothing that has one; all is on the hook's input."""
+"""The kernel starts no program with a variable longer than 128 KiB; the hook's input contains everything."""
 _EVENT_NAMES = frozenset({"pretooluse"})
 
 
 @dataclass(frozen=True)
 class Hook:
-    """One configured hook. `timeout_s` bounds its run."""
+    """One configured hook. After `timeout_s` seconds it is killed."""
 
     name: str
     matcher: str
@@ -41,12 +42,12 @@ class Hook:
     timeout_s: float
 
     def matches(self, tool: str) -> bool:
-        """Is it about this tool? An empty matcher is about all."""
+        """Return whether it applies to this tool; an empty matcher applies to all."""
         return not self.matcher or re.search(self.matcher, tool) is not None
 
 
 class HookService(Extension):
-    """Implements `Hooks` for the tools."""
+    """Implement `Hooks` with the programs of the configuration."""
 
     def __init__(self, children: ChildProcesses, limits: Limits, log: logging.Logger) -> None:
         self._children = children
@@ -55,11 +56,11 @@ class HookService(Extension):
         self._hooks: tuple[Hook, ...] = ()
 
     def configure(self, config: Config, env: Mapping[str, str]) -> None:
-        """Take the hooks of this configuration."""
+        """Apply the hooks of this configuration."""
         self._hooks = hooks_of(config.hooks, self._limits)
 
     async def before(self, tool: str, args: dict[str, object], context: ToolContext) -> HookVerdict:
-        """Ask all that match; one whose command stands twice is asked once."""
+        """Run all matching hooks; one whose command is configured twice runs once."""
         by_command: dict[str, Hook] = {}
         for hook in self._hooks:
             if hook.matches(tool):
@@ -70,17 +71,17 @@ class HookService(Extension):
         owner = TaskOwner("hooks", self._log)
         try:
             tasks = [owner.start(self._ask(hook, tool, args, context), hook.name) for hook in hooks]
-            await asyncio.wait(tasks)  # each has its own deadline
-            heard = [
+            await asyncio.wait(tasks)  # each has its own timeout
+            outputs = [
                 HookOutput(hook.name, hook.matcher, task.result()) for hook, task in zip(hooks, tasks, strict=True)
             ]
         finally:
             await owner.close(self._limits.kill_deadline_s)
-        return _verdict(heard, args)
+        return _verdict(outputs, args)
 
     async def _ask(self, hook: Hook, tool: str, args: dict[str, object], context: ToolContext) -> HookAnswer:
         shell = shutil.which("bash", path=context.env.get("PATH")) or "/bin/sh"
-        about = {
+        details = {
             "event": EVENT,
             "hook_event_name": EVENT,
             "session_id": context.session_id,
@@ -101,9 +102,9 @@ class HookService(Extension):
             self._log.warning("hook does not start", extra=fields(hook=hook.name, error=error))
             return HookAnswer()
         try:
-            with contextlib.suppress(OSError):  # one that reads nothing may be gone already
-                child.write(json.dumps(about).encode())
-            child.finish_stdin()  # not closed: a long call would be cut, and a hook that cannot read it says nothing
+            with contextlib.suppress(OSError):  # one that reads nothing may have exited
+                child.write(json.dumps(details).encode())
+            child.finish_stdin()  # not closed: a long call would be cut, and a hook that cannot read it decides nothing
             code = await child.exited_within(hook.timeout_s)
             if code is not None:
                 await child.drained(self._limits.tool_pipe_grace_s)
@@ -115,7 +116,7 @@ class HookService(Extension):
 
 
 def hooks_of(settings: Mapping[str, Sequence[HookSettings]], limits: Limits) -> tuple[Hook, ...]:
-    """The hooks of the one event there is; its name counts in any case and with or without underscores."""
+    """Return the hooks for the only event, whose name may have any case and underscores."""
     return tuple(
         Hook(
             name=one.name or one.command[:80],
@@ -123,30 +124,30 @@ def hooks_of(settings: Mapping[str, Sequence[HookSettings]], limits: Limits) -> 
             command=one.command,
             timeout_s=float(one.timeout) if one.timeout > 0 else limits.hook_s,
         )
-        for event, found in settings.items()
+        for event, hooks in settings.items()
         if event.replace("_", "").lower() in _EVENT_NAMES
-        for one in found
+        for one in hooks
     )
 
 
 def _environment(tool: str, args: Mapping[str, object], context: ToolContext) -> dict[str, str]:
     env = {**user_environment(context.env), **FORCED}
-    about = {"EVENT": EVENT, "TOOL_NAME": tool, "SESSION_ID": context.session_id}
-    about |= {"CWD": str(context.workspace), "PROJECT_DIR": str(context.workspace)}
+    details = {"EVENT": EVENT, "TOOL_NAME": tool, "SESSION_ID": context.session_id}
+    details |= {"CWD": str(context.workspace), "PROJECT_DIR": str(context.workspace)}
     for name in ("command", "file_path"):
         value = args.get(name)
         if isinstance(value, str) and "\0" not in value and len(value.encode(errors="replace")) < VARIABLE_MAX_BYTES:
-            about[f"TOOL_INPUT_{name.upper()}"] = value
+            details[f"TOOL_INPUT_{name.upper()}"] = value
     for prefix in ("BULKHEAD", "CRUSH"):
-        env |= {f"{prefix}_{name}": value for name, value in about.items()}
+        env |= {f"{prefix}_{name}": value for name, value in details.items()}
     return env
 
 
-def _verdict(heard: Sequence[HookOutput], args: dict[str, object]) -> HookVerdict:
-    answer = together(heard)
+def _verdict(outputs: Sequence[HookOutput], args: dict[str, object]) -> HookVerdict:
+    answer = combine(outputs)
     denied = None
     if answer.decision == "deny":
-        denied = answer.reason or "a hook of the user refused this call"
+        denied = answer.reason or "a hook of the user denied this call"
     return HookVerdict(
         args={**args, **answer.patch},
         denied=denied,
@@ -154,11 +155,11 @@ def _verdict(heard: Sequence[HookOutput], args: dict[str, object]) -> HookVerdic
         approved=answer.decision == "allow",
         note=answer.note,
         metadata={
-            "hook_count": len(heard),
+            "hook_count": len(outputs),
             "decision": answer.shown_decision,
             "halt": answer.halt,
             "reason": answer.reason,
             "input_rewrite": bool(answer.patch),
-            "hooks": [one.shown() for one in heard],
+            "hooks": [output.as_metadata() for output in outputs],
         },
     )

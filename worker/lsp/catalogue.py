@@ -1,4 +1,4 @@
-"""Language servers that are known by name, and which language a file is written in."""
+"""The catalogue of language servers, and the languages of files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ GENERIC = frozenset(
         "yarn", "zsh",
     }
 )  # fmt: skip
-"""Commands that are installed for other reasons: that they are there does not say that anybody wants their server."""
+"""Commands that are often installed for other purposes: their presence is no reason to start a language server."""
 
 LANGUAGES: Mapping[str, str] = {
     "bash": "shellscript", "c": "c", "cc": "cpp", "clj": "clojure", "cljs": "clojure", "cpp": "cpp", "cs": "csharp",
@@ -25,14 +25,14 @@ LANGUAGES: Mapping[str, str] = {
     "swift": "swift", "tex": "latex", "tf": "terraform", "toml": "toml", "ts": "typescript", "tsx": "typescriptreact",
     "vue": "vue", "xml": "xml", "yaml": "yaml", "yml": "yaml", "zig": "zig", "zsh": "shellscript",
 }  # fmt: skip
-"""The protocol's name of a language, by the extension of its files."""
+"""The protocol's language ids by file extension."""
 
 FILES: Mapping[str, str] = {"Dockerfile": "dockerfile", "Makefile": "makefile", "CMakeLists.txt": "cmake"}
 
 
 @dataclass(frozen=True)
 class KnownServer:
-    """A server of the catalogue. Of one `family` only the first that is installed is started unasked."""
+    """A server of the catalogue. Only the first installed server of a `family` is started automatically."""
 
     name: str
     command: str
@@ -89,13 +89,13 @@ CATALOGUE = (
 
 
 def language_of(path: Path) -> str:
-    """The protocol's name of the language of a file; its extension where the language is not known."""
+    """Return the protocol's language id of a file: its extension if unknown, `plaintext` if it has none."""
     extension = path.suffix.lstrip(".").lower()
     return FILES.get(path.name) or LANGUAGES.get(extension) or extension or "plaintext"
 
 
 def known_server(name: str, command: str) -> KnownServer | None:
-    """The entry for a server that a user configured under `name`, or that its command gives away."""
+    """Return the entry whose command this is or, without a command, that is configured under `name`; else None."""
     program = Path(command).name
     for entry in CATALOGUE:
         if program == entry.command or (not command and name in (entry.name, entry.command)):
@@ -104,9 +104,9 @@ def known_server(name: str, command: str) -> KnownServer | None:
 
 
 def handles(filetypes: tuple[str, ...], path: Path) -> bool:
-    """Is the file of one of these languages or extensions? Without any, every file is."""
+    """Return whether the file has one of these language ids or extensions; true for every file if there are none."""
     if not filetypes:
         return True
     extension = path.suffix.lstrip(".").lower()
-    wanted = {kind.lstrip(".").lower() for kind in filetypes}
-    return language_of(path) in wanted or (bool(extension) and extension in wanted)
+    accepted = {kind.lstrip(".").lower() for kind in filetypes}
+    return language_of(path) in accepted or (bool(extension) and extension in accepted)

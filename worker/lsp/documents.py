@@ -1,4 +1,4 @@
-"""The files that are open in one server: what it was told of each, and what is on the disk. `read_text` blocks."""
+"""Track the files that are open in one server, and make the notifications that bring it up to date with the disk."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ from worker.toolkit.file_uris import uri_of
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A file as it was at one moment. `stamp` tells a changed file apart without reading it."""
+    """The content of a file at one moment. `stamp` (time of change, size) detects a changed file without reading it."""
 
     text: str
     stamp: tuple[int, int]
@@ -26,15 +26,15 @@ class _Open:
 
 
 @dataclass(frozen=True)
-class Tell:
-    """One notification for the server."""
+class Notification:
+    """One notification to send to the server."""
 
     method: str
     params: dict[str, object]
 
 
 class Documents:
-    """Which versions of which files a server knows; of too many the one that was used longest ago is closed."""
+    """The files that are open in one server, at most `count_max`: opening another closes the least recently used."""
 
     def __init__(self, count_max: int) -> None:
         self._max = count_max
@@ -42,23 +42,22 @@ class Documents:
 
     @property
     def stamps(self) -> dict[Path, tuple[int, int]]:
-        """The open files, the one used last at the end, with the stamps of what the server knows."""
+        """The open files with the stamps of the content the server has, the most recently used last."""
         return {path: document.stamp for path, document in self._open.items()}
 
-    def knows(self, path: Path) -> bool:
-        """Is the file open?"""
+    def is_open(self, path: Path) -> bool:
+        """Return whether the file is open in the server."""
         return path in self._open
 
-    def update(self, path: Path, now: OnDisk | None) -> list[Tell]:
-        """The file is in use and looks like this, None for gone. Returns what the server has to be told; [] for no
-        difference."""
+    def update(self, path: Path, now: OnDisk | None) -> list[Notification]:
+        """Record the current content of a used file, None for a missing one. Returns the notifications to send."""
         document = self._open.pop(path, None)
         uri = uri_of(path)
         if now is None:
             return [_close(uri)] if document is not None else []
         text_hash = hash(now.text)
         if document is not None:
-            self._open[path] = document  # at the end: used last
+            self._open[path] = document  # at the end: most recently used
             document.stamp = now.stamp
             if document.text_hash == text_hash:
                 return []
@@ -68,47 +67,47 @@ class Documents:
                 "textDocument": {"uri": uri, "version": document.version},
                 "contentChanges": [{"text": now.text}],
             }
-            return [Tell("textDocument/didChange", params), _save(uri)]
-        told = []
+            return [Notification("textDocument/didChange", params), _save(uri)]
+        notifications = []
         if len(self._open) >= self._max:
             oldest = next(iter(self._open))
             del self._open[oldest]
-            told.append(_close(uri_of(oldest)))
+            notifications.append(_close(uri_of(oldest)))
         self._open[path] = _Open(1, text_hash, now.stamp)
         item = {"uri": uri, "languageId": language_of(path), "version": 1, "text": now.text}
-        return [*told, Tell("textDocument/didOpen", {"textDocument": item})]
+        return [*notifications, Notification("textDocument/didOpen", {"textDocument": item})]
 
     def clear(self) -> None:
-        """The server is gone."""
+        """Forget all files, because the server has ended."""
         self._open.clear()
 
 
-def _close(uri: str) -> Tell:
-    return Tell("textDocument/didClose", {"textDocument": {"uri": uri}})
+def _close(uri: str) -> Notification:
+    return Notification("textDocument/didClose", {"textDocument": {"uri": uri}})
 
 
-def _save(uri: str) -> Tell:
-    return Tell("textDocument/didSave", {"textDocument": {"uri": uri}})
+def _save(uri: str) -> Notification:
+    return Notification("textDocument/didSave", {"textDocument": {"uri": uri}})
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
-    """Time of change and size of a regular file, None for anything else. Blocks."""
+    """Return the time of change and the size of a file, None if there is none. Blocks."""
     try:
-        found = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a NUL in what a server calls a file
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in a file name that a server sent
         return None
-    return (found.st_mtime_ns, found.st_size)
+    return (status.st_mtime_ns, status.st_size)
 
 
 def read_text(path: Path, max_bytes: int) -> OnDisk | None:
-    """The file, None when it is not there, too large, or nothing that a server should read. Blocks."""
+    """Read a text file. None if it is missing, too large, binary, not a regular file, or the database. Blocks."""
     if is_guarded(path):
         return None
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 return None
             with open(fd, "rb", closefd=False) as file:
                 data = file.read(max_bytes + 1)
@@ -118,4 +117,4 @@ def read_text(path: Path, max_bytes: int) -> OnDisk | None:
         return None
     if len(data) > max_bytes or b"\0" in data[:1024]:
         return None
-    return OnDisk(data.decode("utf-8", "replace"), (found.st_mtime_ns, found.st_size))
+    return OnDisk(data.decode("utf-8", "replace"), (status.st_mtime_ns, status.st_size))

@@ -1,4 +1,4 @@
-"""Edits that a server proposes, applied to texts. Columns of the protocol count UTF-16 code units."""
+"""Apply the text edits that a server proposes. Columns in the protocol count UTF-16 code units."""
 
 import re
 from collections.abc import Iterable
@@ -7,38 +7,38 @@ from pathlib import Path
 from worker.lsp.types import Position, TextEdit, WorkspaceEdit
 from worker.toolkit.file_uris import path_of
 
-_ENDS = re.compile(r"\r\n|\n|\r")
+_LINE_ENDS = re.compile(r"\r\n|\n|\r")
 
 
 class BadEdit(Exception):
-    """The edits do not fit the text, or want something that was not offered."""
+    """The edits do not fit the text, or are of a kind that this client does not support."""
 
 
 def edits_by_file(edit: WorkspaceEdit) -> dict[Path, list[TextEdit]]:
-    """The text edits of each file. Raises BadEdit for anything else."""
-    found: dict[Path, list[TextEdit]] = {}
-    # Some servers say the same twice; the newer way counts then.
-    named = [(uri, edits) for uri, edits in (edit.changes or {}).items()] if not edit.documentChanges else []
+    """Group the text edits by file. Raises BadEdit for any other change."""
+    by_file: dict[Path, list[TextEdit]] = {}
+    # Some servers send the same edits in both forms; the newer form wins.
+    by_uri = [(uri, edits) for uri, edits in (edit.changes or {}).items()] if not edit.documentChanges else []
     for change in edit.documentChanges or ():
         if change.kind or change.textDocument is None:
-            raise BadEdit(f"the server wants to {change.kind or 'change'} files, not only their texts")
-        named.append((change.textDocument.uri, change.edits))
-    for uri, edits in named:
+            raise BadEdit(f"the server wants to {change.kind or 'change'} files; only edits of texts are supported")
+        by_uri.append((change.textDocument.uri, change.edits))
+    for uri, edits in by_uri:
         path = path_of(uri)
         if path is None:
-            raise BadEdit(f"{uri[:200]} is no file")
+            raise BadEdit(f"{uri[:200]} is not the URI of a file")
         if edits:
-            found.setdefault(path, []).extend(edits)
-    return found
+            by_file.setdefault(path, []).extend(edits)
+    return by_file
 
 
 def apply_edits(text: str, edits: Iterable[TextEdit]) -> str:
-    """The text after all of them. Raises BadEdit when one lies outside the text, or two overlap."""
+    """Return the text with all edits applied. Raises BadEdit if one is outside the text, or two overlap."""
     starts = line_starts(text)
     spans = sorted(
         (
-            (offset_of(text, starts, edit.range.start), offset_of(text, starts, edit.range.end), place, edit.newText)
-            for place, edit in enumerate(edits)
+            (offset_of(text, starts, edit.range.start), offset_of(text, starts, edit.range.end), index, edit.newText)
+            for index, edit in enumerate(edits)
         ),
         key=lambda span: span[:3],
     )
@@ -53,12 +53,12 @@ def apply_edits(text: str, edits: Iterable[TextEdit]) -> str:
 
 
 def line_starts(text: str) -> list[int]:
-    """Where each line begins."""
-    return [0, *(match.end() for match in _ENDS.finditer(text))]
+    """Return the index at which each line begins."""
+    return [0, *(match.end() for match in _LINE_ENDS.finditer(text))]
 
 
 def offset_of(text: str, starts: list[int], position: Position) -> int:
-    """The index of a position in the text; beyond the end of a line means its end. Raises BadEdit."""
+    """Return the index of a position in the text; a column beyond the end of its line is its end. Raises BadEdit."""
     if not 0 <= position.line <= len(starts) or position.character < 0:
         raise BadEdit(f"line {position.line + 1} is not in the text")
     if position.line == len(starts):
@@ -70,7 +70,7 @@ def offset_of(text: str, starts: list[int], position: Position) -> int:
 
 
 def index_of(line: str, units: int) -> int:
-    """The index of the character at so many UTF-16 units; the length of the line when it is shorter."""
+    """Return the index of the character at this UTF-16 offset, the length of the line if it is shorter."""
     if line.isascii():
         return min(units, len(line))
     seen = 0
@@ -82,6 +82,6 @@ def index_of(line: str, units: int) -> int:
 
 
 def units_of(line: str, index: int) -> int:
-    """How many UTF-16 units come before the character at `index`."""
+    """Return the number of UTF-16 units before the character at `index`."""
     before = line[:index]
     return len(before) if before.isascii() else len(before.encode("utf-16-le", "surrogatepass")) // 2

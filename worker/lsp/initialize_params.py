@@ -1,4 +1,4 @@
-"""What this client says of itself when it greets a server."""
+"""Build the parameters of the `initialize` request: this client's name and capabilities."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +36,7 @@ CAPABILITIES: Mapping[str, object] = {
 
 
 def initialize_params(workspace: Path, pid: int, init_options: Mapping[str, object] | None) -> dict[str, object]:
-    """The parameters of `initialize`. `pid` is ours: a server ends itself when that process is gone."""
+    """Return the parameters of `initialize`. `pid` is this process: a server exits when that process has ended."""
     params: dict[str, object] = {
         "processId": pid,
         "clientInfo": {"name": "bulkhead", "version": BULKHEAD_VERSION},

@@ -1,4 +1,4 @@
-"""The states of one language server: started when it is wanted, restarted after a failure, but not too eagerly."""
+"""Decide when one language server runs: it starts on first use, and restarts after a failure with increasing delays."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -6,14 +6,15 @@ from enum import Enum
 from protocol.base.machine import Machine
 
 DELAYS_S = (0.0, 2.0, 8.0, 30.0, 60.0)
-"""How long a server is left alone after so many failures in a row. A single crash costs nothing."""
-FAILED_START = 2  # a start that fails counts as so many: it would fail again, and each try costs its whole timeout
-GOOD_LIFE_S = 60.0
-"""After so long in readiness earlier failures are forgotten."""
+"""Delay before a restart by the number of failures in a row. A single crash causes no delay."""
+FAILED_START = 2
+"""How many failures a failed start counts for: the next start will probably fail too, after its whole timeout."""
+STABLE_S = 60.0
+"""A server that was ready for this long has its earlier failures forgotten."""
 
 
 class ServerState(Enum):
-    """The values are the numbers of the API (http-api 3.11)."""
+    """The states of a server. The values appear in the API."""
 
     UNSTARTED = 0
     STARTING = 1
@@ -37,7 +38,7 @@ Effect = Launch | End
 
 
 class ServerLifecycle(Machine[ServerState]):
-    """One language server: who wants it starts it, however often it has died."""
+    """Tracks one language server: a use starts it, however often it has failed, but not before its delay is over."""
 
     table = {
         ServerState.UNSTARTED: {
@@ -66,7 +67,7 @@ class ServerLifecycle(Machine[ServerState]):
             self._move("disable", ServerState.DISABLED)
 
     def wanted(self, now: float) -> list[Effect]:
-        """Somebody has a use for it at monotonic time `now`."""
+        """Start it for a use at monotonic time `now`, unless it runs, is disabled or is in its delay."""
         if self.state in (ServerState.STARTING, ServerState.READY, ServerState.DISABLED):
             return []
         if self.state is ServerState.ERROR and now < self.retry_at:
@@ -75,14 +76,14 @@ class ServerLifecycle(Machine[ServerState]):
         return self._move("wanted", ServerState.STARTING, [Launch()])
 
     def started(self, now: float) -> list[Effect]:
-        """It has said what it can do."""
+        """Record that it has answered `initialize`."""
         self._ready_at = now
         return self._move("started", ServerState.READY, [])
 
     def failed(self, reason: str, now: float) -> list[Effect]:
-        """It did not start, it died, or what it sends cannot be read."""
+        """Record that it did not start, exited, or sent unreadable output."""
         if self.state is ServerState.READY:
-            self._failures = 1 if now - self._ready_at >= GOOD_LIFE_S else self._failures + 1
+            self._failures = 1 if now - self._ready_at >= STABLE_S else self._failures + 1
         else:
             self._failures = max(self._failures + 1, FAILED_START)
         self.retry_at = now + DELAYS_S[min(self._failures, len(DELAYS_S)) - 1]
@@ -90,7 +91,7 @@ class ServerLifecycle(Machine[ServerState]):
         return self._move("failed", ServerState.ERROR, [End()])
 
     def stop(self) -> list[Effect]:
-        """Nobody wants it for now; the next use starts it again, failures are forgotten."""
+        """Stop it until the next use, and forget its failures."""
         self._failures = 0
         self.retry_at = 0.0
         if self.state in (ServerState.STOPPED, ServerState.DISABLED):

@@ -1,6 +1,6 @@
-"""One language server: its process, its conversation, its documents, its diagnostics.
+"""Run one language server: its process, the connection to it, its open documents and its diagnostics.
 
-Its death is a state and never more than that: the next use starts it again (`states.py` says when).
+Its failure is a state and affects nothing else: the next use starts it again (`lifecycle.py` decides when).
 """
 
 import asyncio
@@ -8,10 +8,10 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec.json import Decoder
 
@@ -22,11 +22,12 @@ from protocol.errors import BulkheadError
 from protocol.limits import Limits
 from worker.config.expand import expand, shell_runner
 from worker.lsp.catalogue import handles
-from worker.lsp.connection import Connection, LspError
+from worker.lsp.connection import Connection, ConnectionCallbacks, LspError
 from worker.lsp.diagnostics import DiagnosticsStore, SettleTimer
 from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
 from worker.lsp.initialize_params import initialize_params
 from worker.lsp.lifecycle import Effect, End, Launch, ServerLifecycle, ServerState
+from worker.lsp.settings import ServerPlan
 from worker.lsp.types import Capabilities, Initialized, Published, Report
 from worker.processes.child import ChildProcess, ChildProcesses
 from worker.processes.environment import tool_environment
@@ -34,100 +35,96 @@ from worker.toolkit.file_uris import uri_of
 
 T = TypeVar("T")
 
-OTHERS_MAX = 8  # other open files that are looked at again after a change
+OTHERS_MAX = 8
+"""How many other open files are checked again after a change."""
 ANYTHING: Decoder[object] = Decoder(object)
-"""For answers of which nothing is read, or whose shape is not known."""
+"""For results that are not read, or whose type is not known."""
 _INITIALIZED = Decoder(Initialized)
 _REPORT = Decoder(Report)
+_CREATED, _CHANGED, _DELETED = 1, 2, 3  # the protocol's FileChangeType
 
-GOODBYE_S = 1.0
-NOTE_BYTES = 4096  # kept of what a server writes to its error output, at each end
+SHUTDOWN_S = 1.0
+"""How long to wait for the response to `shutdown`."""
+STDERR_KEPT_BYTES = 4096
+"""How much of a server's error output is kept, at the beginning and at the end."""
 
 
 @dataclass(frozen=True)
-class ServerPlan:
-    """How to run a server. `command`, `args` and the values of `env` are templates."""
+class LspEnvironment:
+    """What all servers of a worker share."""
 
-    name: str
-    command: str
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    filetypes: tuple[str, ...] = ()
-    root_markers: tuple[str, ...] = ()
-    init_options: Mapping[str, Any] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    start_s: float = 30.0
-    is_disabled: bool = False
+    workspace: Path
+    children: ChildProcesses
+    limits: Limits
+    clock: Clock
+    log: logging.Logger
 
 
 class LanguageServer:
-    """One server of a workspace, whether it runs or not. All methods are for the loop."""
+    """One server of a workspace, running or not. All methods run on the event loop."""
 
     def __init__(
         self,
         plan: ServerPlan,
-        *,
-        workspace: Path,
         env: Mapping[str, str],
-        children: ChildProcesses,
-        on_state: Callable[["LanguageServer"], None],
-        on_diagnostics: Callable[["LanguageServer"], None],
-        limits: Limits,
-        clock: Clock,
-        log: logging.Logger,
+        environment: LspEnvironment,
+        on_event: Callable[["LanguageServer", str], None],
     ) -> None:
-        """`env` is the workspace's: templates see all of it, the process what tools may see, and the plan's own."""
+        """Make a server that does not run yet.
+
+        `env` is the workspace's environment: the plan's templates can use all of it, and the process gets the part
+        that tools may see, plus the plan's own variables. `on_event` is called with the type of each event.
+        """
         self.plan = plan
-        self.board = DiagnosticsStore()
+        self.diagnostics = DiagnosticsStore()
         self.connected_at: float | None = None
-        self._workspace = workspace
         self._env = env
-        self._children = children
-        self._on_state = on_state
-        self._on_diagnostics = on_diagnostics
-        self._limits = limits
-        self._clock = clock
-        self._log = log
-        self._machine = ServerLifecycle(is_disabled=plan.is_disabled)
-        self._tasks = TaskOwner(f"lsp {plan.name}", log)
+        self._on_event = on_event
+        self._workspace = environment.workspace
+        self._children = environment.children
+        self._limits = environment.limits
+        self._clock = environment.clock
+        self._log = environment.log
+        self._lifecycle = ServerLifecycle(is_disabled=plan.is_disabled)
+        self._tasks = TaskOwner(f"lsp {plan.name}", environment.log)
         self._process: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._capabilities = Capabilities()
-        self._documents = Documents(limits.lsp_documents_max)
-        self._syncing = asyncio.Lock()
+        self._documents = Documents(environment.limits.lsp_documents_max)
+        self._sync_lock = asyncio.Lock()
         self._is_refreshing = False
         self._is_warm = False
-        self._told_at = 0  # the board's count of changes when the server was last told of a file
-        self._moved = asyncio.Event()  # the state or the diagnostics changed
+        self._updates_at_sync = 0  # `diagnostics.changes` when the server last received a file
+        self._updated = asyncio.Event()  # the state or the diagnostics changed
 
     @property
     def name(self) -> str:
-        """By which people call it."""
+        """The name in the configuration or the catalogue."""
         return self.plan.name
 
     @property
     def state(self) -> ServerState:
-        """Where it is now."""
-        return self._machine.state
+        """The current state."""
+        return self._lifecycle.state
 
     @property
     def error(self) -> str:
-        """Why it is in the state error; "" otherwise."""
-        return self._machine.error
+        """Why the state is ERROR; "" otherwise."""
+        return self._lifecycle.error
 
     def handles(self, path: Path) -> bool:
-        """Is this a file for it?"""
+        """Return whether this is a file of one of its languages."""
         return handles(self.plan.filetypes, path)
 
-    # --- its life ---------------------------------------------------------------------------------------------------
+    # --- lifecycle --------------------------------------------------------------------------------------------------
 
-    def want(self) -> None:
-        """Somebody has a use for it: start it unless it runs, is disabled, or has failed a moment ago."""
-        self._perform(self._machine.wanted(self._clock.now()))
+    def start(self) -> None:
+        """Start it unless it runs, is disabled, or is in its delay after a failure."""
+        self._perform(self._lifecycle.wanted(self._clock.now()))
 
     async def ready(self, timeout_s: float) -> bool:
-        """Want it, and wait; False when it is not ready within that time or has failed."""
-        self.want()
+        """Start it if needed and wait. Returns whether it is ready within the time."""
+        self.start()
         await self._wait(lambda: self.state is not ServerState.STARTING, timeout_s)
         return self.state is ServerState.READY
 
@@ -137,47 +134,46 @@ class LanguageServer:
         was_ready = self.state is ServerState.READY
         if was_ready and connection is not None:
             with contextlib.suppress(LspError):
-                await connection.request("shutdown", None, ANYTHING, timeout_s=GOODBYE_S)
+                await connection.request("shutdown", None, ANYTHING, timeout_s=SHUTDOWN_S)
             connection.notify("exit", None)
         process = self._process
-        self._forget()
-        self._perform(self._machine.stop())
+        self._reset()
+        self._perform(self._lifecycle.stop())
         if process is not None:
             await asyncio.wait({process}, timeout=self._limits.settle_s)
 
     async def close(self) -> None:
-        """End it for good."""
-        self._machine.stop()
+        """End it for good. Bounded."""
+        self._lifecycle.stop()
         await self._tasks.close(self._limits.settle_s)
 
     def _perform(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Launch():
-                    before = self._process
-                    self._process = self._tasks.start(self._run(before), "process")
+                    self._process = self._tasks.start(self._run(self._process), "process")
                 case End():
                     if self._process is not None and self._process is not asyncio.current_task():
                         self._process.cancel()
         if effects:
-            self._tell_state()
+            self._publish_state()
 
-    def _forget(self) -> None:
-        self.board.clear()
+    def _reset(self) -> None:
+        self.diagnostics.clear()
         self.connected_at = None
 
-    def _tell_state(self) -> None:
-        self._moved.set()
-        self._on_state(self)
+    def _publish_state(self) -> None:
+        self._updated.set()
+        self._on_event(self, "state_changed")
 
-    async def _run(self, before: "asyncio.Task[None] | None") -> None:
-        """One process from its start to its end."""
-        if before is not None and not before.done():
-            await asyncio.wait({before}, timeout=self._limits.settle_s)
+    async def _run(self, previous: "asyncio.Task[None] | None") -> None:
+        """Run one process from start to end, after the task of the previous one has ended."""
+        if previous is not None and not previous.done():
+            await asyncio.wait({previous}, timeout=self._limits.settle_s)
         connection: Connection | None = None
         child: ChildProcess | None = None
 
-        def feed(data: bytes) -> None:  # not before the loop's next round, when there is a connection
+        def feed(data: bytes) -> None:  # called in the next iteration of the loop at the earliest: `connection` is set
             if connection is not None and data:
                 connection.feed(data)
             elif connection is not None and child is not None:
@@ -189,16 +185,16 @@ class LanguageServer:
                 argv,
                 env=env,
                 cwd=self._workspace,
-                head_bytes=NOTE_BYTES,
-                tail_bytes=NOTE_BYTES,
+                head_bytes=STDERR_KEPT_BYTES,
+                tail_bytes=STDERR_KEPT_BYTES,
                 stdin=True,
                 on_stdout=feed,
                 is_service=True,
             )
             self._connection = connection = self._connect(child)
             reason = await self._serve(child, connection)
-            if child.is_ending:  # not by itself: the worker ends all its children
-                self._machine.stop()
+            if child.is_ending:  # the worker closes and ends all its children
+                self._lifecycle.stop()
         except TimeoutError:
             reason = f"it was not ready within {self.plan.start_s:g} s"
         except (OSError, ValueError, BulkheadError, LspError) as error:  # ValueError: a NUL in a word of its command
@@ -212,11 +208,11 @@ class LanguageServer:
                 await child.end()
         if self.state not in (ServerState.STARTING, ServerState.READY):
             return
-        note = child.stderr.text().strip() if child is not None else ""
-        self._log.warning("language server failed", extra=fields(server=self.name, reason=reason, stderr=note[-1000:]))
-        self._forget()
-        self._machine.failed(reason[:1000], self._clock.now())
-        self._tell_state()
+        stderr = child.stderr.text().strip()[-1000:] if child is not None else ""
+        self._log.warning("language server failed", extra=fields(server=self.name, reason=reason, stderr=stderr))
+        self._reset()
+        self._lifecycle.failed(reason[:1000], self._clock.now())
+        self._publish_state()
 
     async def _expanded(self) -> tuple[list[str], dict[str, str]]:
         plan, base = self.plan, dict(self._env)
@@ -228,7 +224,7 @@ class LanguageServer:
 
         argv, env = await self._children.threads.run(job, timeout_s=plan.start_s)
         if not argv[0]:
-            raise LspError("it has no command; set lsp.<name>.command")
+            raise LspError(f"it has no command; set lsp.{plan.name}.command")
         return argv, env
 
     def _connect(self, child: ChildProcess) -> Connection:
@@ -237,128 +233,135 @@ class LanguageServer:
             write=child.write,
             settings=self.plan.options,
             folders=[{"uri": uri_of(self._workspace), "name": self._workspace.name}],
-            on_diagnostics=self._published,
-            on_refresh=self._refresh,
-            on_registered=self._moved.set,
+            callbacks=ConnectionCallbacks(
+                on_diagnostics=self._store, on_refresh=self._refresh, on_registered=self._updated.set
+            ),
             limits=self._limits,
             log=self._log,
         )
 
     async def _serve(self, child: ChildProcess, connection: Connection) -> str:
-        """Introduce ourselves, then wait for the end; the reason for it. Raises LspError."""
+        """Initialize the server, wait until the connection is over, and return the reason. Raises LspError."""
         watching = self._tasks.start(self._watch(child, connection, None), "exit")
         try:
             params = initialize_params(self._workspace, os.getpid(), self.plan.init_options)
-            answer = await connection.request("initialize", params, _INITIALIZED, timeout_s=self.plan.start_s)
-            self._capabilities = answer.capabilities
+            initialized = await connection.request("initialize", params, _INITIALIZED, timeout_s=self.plan.start_s)
+            self._capabilities = initialized.capabilities
             connection.notify("initialized", {})
             if self.plan.options:
                 connection.notify("workspace/didChangeConfiguration", {"settings": self.plan.options})
             self.connected_at = self._clock.wall()
             self._is_warm = False
-            self._machine.started(self._clock.now())
-            self._tell_state()
+            self._lifecycle.started(self._clock.now())
+            self._publish_state()
             return await connection.broken
         finally:
             watching.cancel()
 
     async def _watch(self, child: ChildProcess, connection: Connection, timeout_s: float | None) -> None:
-        """Break off the conversation when the process ends; at the latest after `timeout_s`."""
+        """End the connection when the process ends, or after `timeout_s`."""
         code = await child.exited() if timeout_s is None else await child.exited_within(timeout_s)
         if code is None:
             connection.fail("it closed its output")
         else:
             connection.fail(f"its process ended with code {code}" if code >= 0 else f"signal {-code} ended its process")
 
-    # --- its documents ----------------------------------------------------------------------------------------------
+    # --- documents --------------------------------------------------------------------------------------------------
 
     async def sync(self, path: Path | None = None, changed: Sequence[Path] = ()) -> bool:
-        """Tell it what is on the disk now: of `path`, which is opened, and of all that is open already; and that other
-        files have `changed`. Says whether `path` is something new to it.
+        """Send the server the current content of `path`, which is opened, and of all open files; report that the files
+        in `changed` have changed.
+
+        Returns whether the content of `path` is new to the server.
         """
-        async with self._syncing:
-            known = self._documents.stamps
+        async with self._sync_lock:
+            stamps = self._documents.stamps
             limits = self._limits
 
-            def look(_stop: object) -> dict[Path, OnDisk | None]:
-                stale = [other for other, stamp in known.items() if other != path and stamp_of(other) != stamp]
-                wanted = [*stale, path] if path is not None else stale
-                return {one: read_text(one, limits.lsp_document_max_bytes) for one in wanted}
+            def read_changed(_stop: object) -> dict[Path, OnDisk | None]:
+                stale = [other for other, stamp in stamps.items() if other != path and stamp_of(other) != stamp]
+                to_read = [*stale, path] if path is not None else stale
+                return {one: read_text(one, limits.lsp_document_max_bytes) for one in to_read}
 
-            found = await self._children.threads.run(look, timeout_s=limits.search_deadline_s)
+            contents = await self._children.threads.run(read_changed, timeout_s=limits.search_deadline_s)
             connection = self._connection
             if connection is None or self.state is not ServerState.READY:
                 return False
             is_new = False
-            for one, now in found.items():
-                was_open = self._documents.knows(one)
-                tells = self._documents.update(one, now)
-                if tells:
-                    self._told_at = self.board.changes
-                for tell in tells:
-                    connection.notify(tell.method, tell.params)
-                if tells and one == path:
+            for one, now in contents.items():
+                was_open = self._documents.is_open(one)
+                notifications = self._documents.update(one, now)
+                if not notifications:
+                    continue
+                self._updates_at_sync = self.diagnostics.changes
+                for notification in notifications:
+                    connection.notify(notification.method, notification.params)
+                if one == path:
                     is_new = True
-                if tells:
-                    kind = 3 if now is None else 2 if was_open else 1
-                    change = {"changes": [{"uri": uri_of(one), "type": kind}]}
-                    connection.notify("workspace/didChangeWatchedFiles", change)
-            news = [{"uri": uri_of(other), "type": 2} for other in changed if not self._documents.knows(other)]
-            if news:
-                connection.notify("workspace/didChangeWatchedFiles", {"changes": news})
+                kind = _DELETED if now is None else _CHANGED if was_open else _CREATED
+                change = {"changes": [{"uri": uri_of(one), "type": kind}]}
+                connection.notify("workspace/didChangeWatchedFiles", change)
+            closed = [other for other in changed if not self._documents.is_open(other)]
+            if closed:
+                changes = [{"uri": uri_of(other), "type": _CHANGED} for other in closed]
+                connection.notify("workspace/didChangeWatchedFiles", {"changes": changes})
             return is_new
 
-    async def request(self, method: str, params: object, answer: Decoder[T], *, timeout_s: float | None = None) -> T:
-        """The answer to one request. Raises LspError."""
+    async def request(self, method: str, params: object, result: Decoder[T], *, timeout_s: float | None = None) -> T:
+        """Send a request and return the decoded result. Raises LspError."""
         if self._connection is None or self.state is not ServerState.READY:
             raise LspError(f"{self.name} is not ready{': ' + self.error if self.error else ''}")
         return await self._connection.request(
-            method, params, answer, timeout_s=self._limits.lsp_answer_s if timeout_s is None else timeout_s
+            method, params, result, timeout_s=self._limits.lsp_answer_s if timeout_s is None else timeout_s
         )
 
-    # --- its diagnostics --------------------------------------------------------------------------------------------
+    # --- diagnostics ------------------------------------------------------------------------------------------------
 
-    async def check(self, path: Path, *, most_s: float, none_s: float, stable_s: float) -> None:
-        """Wait for what it says of `path` as it is now; see `Quiet` for how long. Bounded by `most_s`."""
-        if not self._is_warm:  # a server that has just begun reads the whole project first
-            none_s = most_s
-        quiet = SettleTimer(self._clock.now(), most_s=most_s, none_s=none_s, stable_s=stable_s)
-        changes = self._told_at  # the answer may be here already
-        # It may say only after its greeting that it wants to be asked, so that is looked at each time.
-        while (left := quiet.left(self._clock.now())) > 0 and self.state is ServerState.READY and not self._pulls:
-            if await self._wait(partial(self._has_news, changes), left):
-                changes = self.board.changes
+    async def check(self, path: Path, *, max_s: float, none_s: float, stable_s: float) -> None:
+        """Wait for the diagnostics of the current content of `path`; `SettleTimer` explains the times."""
+        if not self._is_warm:  # a server that has just started reads the whole project first
+            none_s = max_s
+        timer = SettleTimer(self._clock.now(), max_s=max_s, none_s=none_s, stable_s=stable_s)
+        changes = self._updates_at_sync  # diagnostics that came since then belong to the current content
+        # A server may register for pull diagnostics any time after `initialize`, so this is checked in each iteration.
+        while (
+            (left_s := timer.remaining(self._clock.now())) > 0
+            and self.state is ServerState.READY
+            and not self._uses_pull
+        ):
+            if await self._wait(partial(self._has_update, changes), left_s):
+                changes = self.diagnostics.changes
                 self._is_warm = True
-                quiet.news(self._clock.now())
-        if self._pulls:
+                timer.updated(self._clock.now())
+        if self._uses_pull:
             others = [other for other in reversed(self._documents.stamps) if other != path][:OTHERS_MAX]
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(most_s):
-                    await asyncio.gather(*(self._pull(one, most_s) for one in (path, *others)))
+                async with asyncio.timeout(max_s):
+                    await asyncio.gather(*(self._pull(one, max_s) for one in (path, *others)))
                     self._is_warm = True
-        if most_s >= self._limits.lsp_change_max_s:
-            self._is_warm = True  # it says nothing of a file without problems
+        if max_s >= self._limits.lsp_change_max_s:
+            self._is_warm = True  # a server may publish nothing for a file without problems
 
     async def warm(self, path: Path) -> None:
-        """Wait once after each start until it has looked at a file: before that it does not know the project."""
+        """Wait once after each start until it has checked a file: before that it has not read the project."""
         if not self._is_warm:
             limits = self._limits
             await self.check(
                 path,
-                most_s=limits.lsp_change_max_s,
+                max_s=limits.lsp_change_max_s,
                 none_s=limits.lsp_change_max_s,
                 stable_s=limits.lsp_change_stable_s,
             )
 
     @property
-    def _pulls(self) -> bool:
-        """Does it want to be asked for diagnostics?"""
+    def _uses_pull(self) -> bool:
+        """Whether the client has to request diagnostics, instead of waiting until the server publishes them."""
         connection = self._connection
-        later = connection is not None and "textDocument/diagnostic" in connection.registered
-        return later or bool(self._capabilities.diagnosticProvider)
+        is_registered = connection is not None and "textDocument/diagnostic" in connection.registered
+        return is_registered or bool(self._capabilities.diagnosticProvider)
 
-    def _has_news(self, since: int) -> bool:
-        return self.board.changes != since or self._pulls
+    def _has_update(self, since: int) -> bool:
+        return self.diagnostics.changes != since or self._uses_pull
 
     async def _pull(self, path: Path, timeout_s: float) -> None:
         params = {"textDocument": {"uri": uri_of(path)}}
@@ -368,15 +371,15 @@ class LanguageServer:
             self._log.info("no diagnostics", extra=fields(server=self.name, reason=str(error)))
             return
         if report.kind == "full":
-            self._published(Published(uri=uri_of(path), diagnostics=report.items))
+            self._store(Published(uri=uri_of(path), diagnostics=report.items))
 
-    def _published(self, published: Published) -> None:
-        if self.board.put(published.uri, published.diagnostics):
-            self._on_diagnostics(self)
-        self._moved.set()
+    def _store(self, published: Published) -> None:
+        if self.diagnostics.put(published.uri, published.diagnostics):
+            self._on_event(self, "diagnostics_changed")
+        self._updated.set()
 
     def _refresh(self) -> None:
-        """The server has found out more about files that were looked at already."""
+        """Pull the diagnostics of the open files again, because the server says that they have changed."""
         if self.state is ServerState.READY and not self._is_refreshing:
             self._is_refreshing = True
             self._tasks.start(self._pull_open(), "refresh")
@@ -388,12 +391,12 @@ class LanguageServer:
         finally:
             self._is_refreshing = False
 
-    async def _wait(self, is_it: Callable[[], bool], timeout_s: float) -> bool:
+    async def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         try:
             async with asyncio.timeout(timeout_s):
-                while not is_it():
-                    self._moved.clear()
-                    await self._moved.wait()
+                while not condition():
+                    self._updated.clear()
+                    await self._updated.wait()
         except TimeoutError:
             return False
         return True

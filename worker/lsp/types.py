@@ -1,10 +1,10 @@
-"""The few shapes of the language server protocol that this client reads; unknown fields pass."""
+"""Types of the language server protocol that this client reads. Unknown fields are ignored."""
 
 from typing import Any
 
 import msgspec
 
-# What clients see, too, is said where both sides find it.
+# Types that are part of the HTTP API as well are defined there.
 from protocol.api.lsp import Diagnostic as Diagnostic
 from protocol.api.lsp import LspEvent as LspEvent
 from protocol.api.lsp import LspInfo as LspInfo
@@ -23,28 +23,28 @@ KINDS = (
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`textDocument/publishDiagnostics`."""
+    """The parameters of `textDocument/publishDiagnostics`."""
 
     uri: str
     diagnostics: list[Diagnostic]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to `textDocument/diagnostic`; `kind` may be `unchanged`."""
+    """The response to `textDocument/diagnostic`; `kind` is `full` or `unchanged`."""
 
     kind: str = "full"
     items: list[Diagnostic] = []
 
 
 class Location(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A place in a file."""
+    """A range in a file."""
 
     uri: str
     range: Range
 
 
 class LocationLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The other shape in which a definition may come."""
+    """The alternative form of a definition's location."""
 
     targetUri: str
     targetSelectionRange: Range
@@ -62,7 +62,7 @@ class Symbol(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def whole(self) -> Range | None:
-        """Where the symbol with its body stands."""
+        """The range of the symbol including its body; None if the server did not send one."""
         return self.range or (self.location.range if self.location else None)
 
 
@@ -78,7 +78,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DocumentChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry of `documentChanges`; a `kind` (create, rename, delete) is nothing that we offered to do."""
+    """One entry of `documentChanges`. Entries with a `kind` (create, rename, delete) are not supported."""
 
     textDocument: _Document | None = None
     edits: list[TextEdit] = []
@@ -109,12 +109,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a server can do, as far as it decides what is asked."""
+    """The capabilities of a server that this client uses."""
 
     diagnosticProvider: dict[str, Any] | bool | None = None
 
 
 class Initialized(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to `initialize`."""
+    """The response to `initialize`."""
 
     capabilities: Capabilities = msgspec.field(default_factory=Capabilities)

@@ -1,4 +1,4 @@
-"""What a connected MCP server offers, in our own words, so that nothing else has to know the library. ◇"""
+"""Types for what a connected MCP server offers, independent of the MCP library."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -9,7 +9,7 @@ What = Literal["tools", "prompts", "resources"]
 
 
 class McpFailed(Exception):
-    """A server did not do what it was asked; the text says why. `is_lost`: the connection is of no more use."""
+    """A request to a server failed; the text says why. `is_lost`: the connection can no longer be used."""
 
     def __init__(self, reason: str, *, is_lost: bool = False) -> None:
         super().__init__(reason)
@@ -17,12 +17,12 @@ class McpFailed(Exception):
 
 
 class NeedsLogin(McpFailed):
-    """The server wants a token that we do not have."""
+    """The server requires an access token, and there is no valid one."""
 
 
 @dataclass(frozen=True)
-class ToolOffer:
-    """A tool by the server's own name."""
+class RemoteTool:
+    """A tool under the name that the server gives it."""
 
     name: str
     description: str
@@ -30,8 +30,8 @@ class ToolOffer:
 
 
 @dataclass(frozen=True)
-class ResourceOffer:
-    """A resource that can be read."""
+class RemoteResource:
+    """A resource that the server lists."""
 
     uri: str
     name: str
@@ -41,7 +41,7 @@ class ResourceOffer:
 
 @dataclass(frozen=True)
 class Media:
-    """An image or a sound as Base64."""
+    """An image or an audio clip, Base64-encoded."""
 
     kind: Literal["image", "audio"]
     data: str
@@ -50,7 +50,7 @@ class Media:
 
 @dataclass(frozen=True)
 class ToolCallResult:
-    """What a tool answered: its texts, joined, and its first image, or else its first sound."""
+    """The result of a tool call: all texts joined by newlines, and the first image or else the first audio clip."""
 
     text: str
     media: Media | None
@@ -59,45 +59,45 @@ class ToolCallResult:
 
 @dataclass(frozen=True)
 class McpCapabilities:
-    """All that a server offers."""
+    """The tools, prompts, resources and instructions of one server."""
 
-    tools: tuple[ToolOffer, ...] = ()
+    tools: tuple[RemoteTool, ...] = ()
     prompts: tuple[McpPrompt, ...] = ()
-    resources: tuple[ResourceOffer, ...] = ()
+    resources: tuple[RemoteResource, ...] = ()
     instructions: str = ""
 
 
 class McpSession(Protocol):
-    """One live connection. Every method raises McpFailed; the caller bounds them."""
+    """One live connection. Every method raises McpFailed; the caller sets the time limit."""
 
     async def ping(self) -> None:
-        """Is it there?"""
+        """Check that the server answers."""
         ...
 
-    async def tools(self) -> tuple[ToolOffer, ...]:
-        """Ask for the tools."""
+    async def tools(self) -> tuple[RemoteTool, ...]:
+        """List the tools."""
         ...
 
     async def prompts(self) -> tuple[McpPrompt, ...]:
-        """Ask for the prompts."""
+        """List the prompts."""
         ...
 
-    async def resources(self) -> tuple[ResourceOffer, ...]:
-        """Ask for the resources."""
+    async def resources(self) -> tuple[RemoteResource, ...]:
+        """List the resources."""
         ...
 
-    async def offer(self) -> McpCapabilities:
-        """Ask for everything."""
+    async def capabilities(self) -> McpCapabilities:
+        """List the tools, prompts and resources."""
         ...
 
     async def call(self, tool: str, args: dict[str, object]) -> ToolCallResult:
-        """Call a tool."""
+        """Call a tool and return its result."""
         ...
 
     async def prompt(self, prompt: str, args: dict[str, str]) -> str:
-        """The text of a prompt."""
+        """Return the text of a prompt."""
         ...
 
     async def read(self, uri: str) -> list[ResourceContent]:
-        """The parts of a resource."""
+        """Return the parts of a resource."""
         ...

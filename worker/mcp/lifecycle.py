@@ -1,6 +1,6 @@
-"""The states of one MCP server: connected as long as the configuration wants it, and started anew only when asked.
+"""Decide when one MCP server is connected: while it is configured, and again only on request after a failure.
 
-Each start has a number, its generation. What an earlier start still says is not heard any more.
+Each start has a number, its generation. Facts that carry an earlier generation are ignored.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from protocol.base.machine import Machine
 
 
 class McpState(Enum):
-    """The values are the words of the API (http-api 3.11); one of them has a space."""
+    """The states of a server. The values appear in the API; one of them contains a space."""
 
     DISABLED = "disabled"
     STARTING = "starting"
@@ -21,14 +21,14 @@ class McpState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Connect, as this generation."""
+    """Open a connection under this generation."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """End the connection of this generation."""
+    """Close the connection of this generation."""
 
     generation: int
 
@@ -39,7 +39,7 @@ _LIVE = (McpState.STARTING, McpState.CONNECTED)
 
 
 class McpLifecycle(Machine[McpState]):
-    """One MCP server. Every fact about a connection names its generation; a late one changes nothing."""
+    """Tracks one MCP server. Each fact about a connection names its generation; a late fact changes nothing."""
 
     table = {
         McpState.DISABLED: {"start": (McpState.STARTING,)},
@@ -66,29 +66,29 @@ class McpLifecycle(Machine[McpState]):
         self.error = ""
 
     def start(self) -> list[Effect]:
-        """Connect it, or connect it again; what runs is ended."""
+        """Connect, or reconnect: a live connection is closed first."""
         effects: list[Effect] = [End(self.generation)] if self.state in _LIVE else []
         self.generation += 1
         self.error = ""
         return self._move("start", McpState.STARTING, [*effects, Launch(self.generation)])
 
     def connected(self, generation: int) -> bool:
-        """It has told what it offers. False: this is none of our connections any more, and it has to end."""
+        """Record that the server has sent its capabilities. False: the connection is outdated, and must be closed."""
         if generation != self.generation or self.state is not McpState.STARTING:
             return False
         self._move("connected", McpState.CONNECTED)
         return True
 
     def failed(self, generation: int, reason: str) -> bool:
-        """The connection could not be made, or broke. Says whether that is news."""
+        """Record that connecting failed or the connection broke. Returns whether the state changed."""
         return self._ended("failed", McpState.ERROR, generation, reason)
 
     def refused(self, generation: int, reason: str) -> bool:
-        """The server wants somebody to log in first. Says whether that is news."""
+        """Record that the server requires a login. Returns whether the state changed."""
         return self._ended("refused", McpState.NEEDS_AUTH, generation, reason)
 
     def disable(self) -> list[Effect]:
-        """Nobody wants it any more."""
+        """Close the connection and stay disconnected."""
         if self.state is McpState.DISABLED:
             return []
         effects: list[Effect] = [End(self.generation)] if self.state in _LIVE else []

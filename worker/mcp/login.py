@@ -1,6 +1,6 @@
-"""A login at an MCP server: the user's browser goes to the server, and comes back to a port of ours with a code.
+"""Log in at an MCP server with OAuth: the browser visits the server and is redirected to a local port with a code.
 
-The library knows how the addresses are found, how a client is registered, and how the code becomes a token.
+The MCP library discovers the server's URLs, registers the client, and exchanges the code for a token.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from worker.config.sections import McpSettings, OAuthClient, OAuthToken
 from worker.mcp.capabilities import McpFailed
 from worker.mcp.http_transport import HttpTransport
 from worker.mcp.oauth import renewed
-from worker.mcp.session import foreign_errors
-from worker.mcp.settings import ServerTarget
+from worker.mcp.session import library_errors
+from worker.mcp.settings import McpTarget
 
 PATH = "/callback"
 REQUEST_MAX_BYTES = 16 * 1024
 REQUEST_S = 5.0
-_HELLO = {
+_INITIALIZE = {
     "jsonrpc": "2.0",
     "id": 0,
     "method": "initialize",
@@ -39,8 +39,8 @@ _PAGE = (
 )
 
 
-class _Memory:
-    """What the library wants to keep; it lives as long as the login."""
+class _TokenStorage:
+    """Storage for the library, in memory, for one login."""
 
     def __init__(self, client: OAuthClientInformationFull | None) -> None:
         self.client = client
@@ -60,18 +60,18 @@ class _Memory:
 
 
 class _Callback:
-    """Waits for the browser. Whoever does not know the state of this login is sent away."""
+    """Serves the redirect of the browser. Requests without the `state` of this login are rejected."""
 
     def __init__(self) -> None:
         self.state = ""
-        self.answer: asyncio.Future[AuthorizationCodeResult] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[AuthorizationCodeResult] = asyncio.get_running_loop().create_future()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Answer one HTTP request."""
         try:
             async with asyncio.timeout(REQUEST_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-                status, text = self._take(head)
+                status, text = self._respond(head)
                 body = f"<!doctype html><title>Bulkhead</title><p>{text}</p>"
                 writer.write(_PAGE.format(status=status, length=len(body.encode()), body=body).encode())
                 await writer.drain()
@@ -80,21 +80,21 @@ class _Callback:
         finally:
             writer.close()
 
-    def _take(self, head: bytes) -> tuple[str, str]:
+    def _respond(self, head: bytes) -> tuple[str, str]:
         method, _, rest = head.decode("latin-1").partition(" ")
         parts = urlsplit(rest.partition(" ")[0])
-        values = {name: found[0] for name, found in parse_qs(parts.query).items()}
+        values = {name: given[0] for name, given in parse_qs(parts.query).items()}
         if method != "GET" or parts.path != PATH:
-            return "404 Not Found", "There is nothing here."
+            return "404 Not Found", "This page does not exist."
         if not self.state or not hmac.compare_digest(values.get("state", "").encode(), self.state.encode()):
-            return "400 Bad Request", "This is not the login that was asked for."
-        if self.answer.done():
-            return "200 OK", "This login has ended already."
+            return "400 Bad Request", "This request does not belong to the current login. Start the login again."
+        if self.result.done():
+            return "200 OK", "This login has already ended."
         if not values.get("code"):
-            reason = "".join(char for char in values.get("error", "no code came") if char.isprintable())[:100]
-            self.answer.set_exception(McpFailed(f"the login was refused: {reason}"))
+            reason = "".join(char for char in values.get("error", "no code was sent") if char.isprintable())[:100]
+            self.result.set_exception(McpFailed(f"the login was refused: {reason}"))
             return "200 OK", "The login was refused. You may close this page."
-        self.answer.set_result(
+        self.result.set_result(
             AuthorizationCodeResult(code=values["code"], state=values.get("state"), iss=values.get("iss"))
         )
         return "200 OK", "You are logged in. You may close this page."
@@ -102,7 +102,7 @@ class _Callback:
 
 @contextlib.asynccontextmanager
 async def _listening(callback: _Callback, port: int) -> AsyncIterator[int]:
-    """The port, on this machine only, where the browser comes back to. Raises McpFailed."""
+    """Listen on the loopback interface for the browser's redirect; yields the port. Raises McpFailed."""
     try:
         server = await asyncio.start_server(callback.serve, "127.0.0.1", port, limit=REQUEST_MAX_BYTES)
     except OSError as error:
@@ -114,64 +114,65 @@ async def _listening(callback: _Callback, port: int) -> AsyncIterator[int]:
 
 
 async def log_in(
-    settings: McpSettings, target: ServerTarget, *, show: Callable[[str], None], limits: Limits, clock: Clock
+    settings: McpSettings, target: McpTarget, *, show_url: Callable[[str], None], limits: Limits, clock: Clock
 ) -> OAuthToken | None:
-    """A token, from somebody who logs in; `show` gets the address for the browser. None when the server wants none.
+    """Return a token from an interactive login, or None when the server requires none.
 
-    Waits for people: the caller bounds it. Raises McpFailed.
+    `show_url` receives the URL for the user's browser. Waits for the user: the caller sets the time limit. Raises
+    McpFailed.
     """
     callback = _Callback()
 
     async def redirect(url: str) -> None:
         callback.state = parse_qs(urlsplit(url).query).get("state", [""])[0]
-        show(url)
+        show_url(url)
 
     async def wait() -> AuthorizationCodeResult:
-        return await callback.answer
+        return await callback.result
 
-    with foreign_errors():
+    with library_errors():
         async with _listening(callback, settings.oauth_callback_port) as port:
-            home = [AnyUrl(f"http://127.0.0.1:{port}{PATH}")]
+            redirect_uris = [AnyUrl(f"http://127.0.0.1:{port}{PATH}")]
             client = None
             if target.client_id:
                 client = OAuthClientInformationFull(
                     client_id=target.client_id,
                     client_secret=target.client_secret or None,
-                    redirect_uris=home,
+                    redirect_uris=redirect_uris,
                     token_endpoint_auth_method="client_secret_post" if target.client_secret else "none",
                 )
-            memory = _Memory(client)
-            metadata = OAuthClientMetadata(client_name="Bulkhead", redirect_uris=home)
-            provider = OAuthClientProvider(target.url, metadata, memory, redirect, wait)
-            line = HttpTransport(target, auth=provider, connect_s=limits.mcp_start_oauth_s, limits=limits)
-            async with line.client(httpx2.Timeout(limits.mcp_start_oauth_s)) as http:
-                await _ask(http, target)
-        if memory.token is None:
+            storage = _TokenStorage(client)
+            metadata = OAuthClientMetadata(client_name="Bulkhead", redirect_uris=redirect_uris)
+            provider = OAuthClientProvider(target.url, metadata, storage, redirect, wait)
+            transport = HttpTransport(target, auth=provider, timeout_s=limits.mcp_start_oauth_s, limits=limits)
+            async with transport.client(httpx2.Timeout(limits.mcp_start_oauth_s)) as http:
+                await _send_request(http, target)
+        if storage.token is None:
             return None
-        return _token(memory, provider, target.url, clock)
+        return _token(storage, provider, target.url, clock)
 
 
-async def _ask(http: httpx2.AsyncClient, target: ServerTarget) -> None:
-    """Any request will do: the server refuses it, and the library goes from there."""
+async def _send_request(http: httpx2.AsyncClient, target: McpTarget) -> None:
+    """Send any request: the server rejects it, and the library starts the login."""
     headers = {"Accept": "application/json, text/event-stream"}
     if target.kind == "sse":
         request = http.build_request("GET", target.url, headers=headers)
     else:
-        request = http.build_request("POST", target.url, json=_HELLO, headers=headers)
+        request = http.build_request("POST", target.url, json=_INITIALIZE, headers=headers)
     response = await http.send(request, stream=True)
     await response.aclose()
     if response.status_code == 401:
-        raise McpFailed("the login has succeeded, but the server does not take its token")
+        raise McpFailed("the login succeeded, but the server rejects the new token")
 
 
-def _token(memory: _Memory, provider: OAuthClientProvider, url: str, clock: Clock) -> OAuthToken:
-    known = provider.context.oauth_metadata
+def _token(storage: _TokenStorage, provider: OAuthClientProvider, url: str, clock: Clock) -> OAuthToken:
+    metadata = provider.context.oauth_metadata
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
-    client, got = memory.client, memory.token
-    assert client is not None, "who has a token has been somebody"
-    assert got is not None
-    token_url = str(known.token_endpoint) if known is not None and known.token_endpoint else f"{origin}/token"
-    auth_url = str(known.authorization_endpoint) if known is not None else f"{origin}/authorize"
+    client, token = storage.client, storage.token
+    assert client is not None, "the library registers a client before it requests a token"
+    assert token is not None
+    token_url = str(metadata.token_endpoint) if metadata is not None and metadata.token_endpoint else f"{origin}/token"
+    auth_url = str(metadata.authorization_endpoint) if metadata is not None else f"{origin}/authorize"
     empty = OAuthToken(
         resource=url,
         client=OAuthClient(
@@ -182,4 +183,4 @@ def _token(memory: _Memory, provider: OAuthClientProvider, url: str, clock: Cloc
             auth_style=2 if client.token_endpoint_auth_method == "client_secret_basic" else 1,
         ),
     )
-    return renewed(empty, got.access_token, got.refresh_token or "", got.expires_in, clock.wall())
+    return renewed(empty, token.access_token, token.refresh_token or "", token.expires_in, clock.wall())

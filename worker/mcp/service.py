@@ -1,7 +1,7 @@
-"""The MCP servers of one workspace: those of its configuration, told to clients, offered to turns.
+"""Manage the configured MCP servers of one workspace: offer their tools to turns, and publish their states to clients.
 
-They are connected when the worker starts, each by itself: one that hangs holds up nobody. They do not keep the worker
-awake.
+The servers connect when the worker starts, each in its own task, so that one that hangs delays nothing. They do not
+keep the worker awake.
 """
 
 import asyncio
@@ -24,10 +24,11 @@ from worker.config.edit import set_key
 from worker.config.files import Object
 from worker.config.load import Config
 from worker.config.sections import McpSettings, OAuthToken
+from worker.mcp.capabilities import RemoteTool
 from worker.mcp.connector import McpEnvironment
 from worker.mcp.lifecycle import McpState
 from worker.mcp.server import McpServer
-from worker.mcp.settings import is_meant, offers, settings_of, without_password
+from worker.mcp.settings import is_definition, is_enabled, settings_of, without_password
 from worker.mcp.tools import ListResources, McpTool, ReadResource
 from worker.processes.child import ChildProcesses
 from worker.toolkit.extension import Extension
@@ -37,7 +38,7 @@ SERVERS_MAX = 64
 
 
 class McpService(Extension):
-    """All MCP servers. What is asked of one of them goes to `server(name)`."""
+    """All MCP servers of the workspace. For calls to one server, use `server(name)`."""
 
     def __init__(
         self,
@@ -52,172 +53,176 @@ class McpService(Extension):
         clock: Clock,
         log: logging.Logger,
     ) -> None:
-        """Take what the service needs from the worker.
+        """Make a service without servers; `configure` adds them.
 
         `publish_snapshot` sends an event that is not stored, `save` stores the token of a server in the user's
-        configuration, `reload` reads that again, and `register_secret` keeps a text out of the logs.
+        configuration, `reload` reads the configuration again, and `register_secret` keeps a text out of the logs.
+        There are nine parameters because all but `publish_snapshot` and `reload` go into the one `McpEnvironment`
+        that the servers share.
         """
         self._publish_snapshot = publish_snapshot
         self._reload = reload
         self._limits = limits
-        self._around = McpEnvironment(
+        self._environment = McpEnvironment(
             workspace=workspace,
             children=children,
             limits=limits,
             clock=clock,
             log=log,
             register_secret=register_secret,
-            save=save,
-            reread=self._reread,
+            save_token=save,
+            read_token=self._read_token,
         )
         self._tasks = TaskOwner("mcp", log)
         self._env: dict[str, str] = {}
         self._servers: dict[str, McpServer] = {}
-        self._stored: dict[str, OAuthToken | None] = {}
+        self._stored_tokens: dict[str, OAuthToken | None] = {}
         self._resource_tools: Sequence[Tool] = (ListResources(self), ReadResource(self))
 
-    # --- Service ----------------------------------------------------------------------------------------------------
+    # --- Extension --------------------------------------------------------------------------------------------------
 
     def configure(self, config: Config, env: Mapping[str, str]) -> None:
-        """Servers whose settings are as before go on, if they are well; the others are ended or connected anew."""
-        wanted = {name: settings for name, settings in config.mcp.items() if is_meant(settings)}
-        wanted = dict(list(wanted.items())[:SERVERS_MAX])
+        """Keep the connected servers whose settings did not change; end, start or reconnect the others."""
+        defined = {name: settings for name, settings in config.mcp.items() if is_definition(settings)}
+        defined = dict(list(defined.items())[:SERVERS_MAX])
         is_same_env = dict(env) == self._env
         self._env = dict(env)
-        self._stored = {name: settings.oauth_token for name, settings in config.mcp.items()}
-        for name in [name for name in self._servers if name not in wanted]:
+        self._stored_tokens = {name: settings.oauth_token for name, settings in config.mcp.items()}
+        for name in [name for name in self._servers if name not in defined]:
             self._end(name)
-        for name, settings in sorted(wanted.items()):
+        for name, settings in sorted(defined.items()):
             self._reconcile(name, settings, is_same_env=is_same_env)
 
     def _reconcile(self, name: str, settings: McpSettings, *, is_same_env: bool) -> None:
-        known = self._servers.get(name)
-        plain = settings_of(settings)
-        if known is not None and is_same_env and known.settings == plain:
-            if settings.oauth_token is not None and settings.oauth_token != known.token:
-                known.token = settings.oauth_token
-                if known.state is McpState.NEEDS_AUTH:
-                    known.start()
-            if known.state is McpState.ERROR:
-                known.start()
+        current = self._servers.get(name)
+        connection_settings = settings_of(settings)
+        if current is not None and is_same_env and current.settings == connection_settings:
+            if settings.oauth_token is not None and settings.oauth_token != current.token:
+                current.token = settings.oauth_token
+                if current.state is McpState.NEEDS_AUTH:
+                    current.start()
+            if current.state is McpState.ERROR:
+                current.start()
             return
-        if known is not None:
+        if current is not None:
             self._end(name)
-        self._servers[name] = made = McpServer(name, plain, settings.oauth_token, self._env, self._around, self._tell)
+        self._servers[name] = server = McpServer(
+            name, connection_settings, settings.oauth_token, self._env, self._environment, self._publish
+        )
         if not settings.disabled:
-            made.start()
+            server.start()
 
     def _end(self, name: str) -> None:
         self._tasks.start(self._servers.pop(name).close(), f"close {name}")
 
     async def refresh(self) -> None:
-        """Connect those again that broke: a turn that does not know their tools could not call them back."""
+        """Reconnect broken servers, so that the next turn has their tools. Bounded."""
         broken = [server for server in self._servers.values() if server.is_broken]
         for server in broken:
             server.start()
         await asyncio.gather(*(server.settled() for server in broken))
 
     def tools(self) -> Sequence[Tool]:
-        """Those of the connected servers, and two for resources if there is any server."""
+        """Return the tools of the connected servers, and two tools for resources if any server is configured."""
         if not self._servers:
             return ()
-        found: list[Tool] = [*self._resource_tools]
+        tools: list[Tool] = [*self._resource_tools]
         for _, server in sorted(self._servers.items()):
-            found += [McpTool(server, offer) for offer in server.offer.tools if offers(server.settings, offer.name)]
-        return found
+            tools += [McpTool(server, tool) for tool in _enabled_tools(server)]
+        return tools
 
     def notes(self) -> Sequence[str]:
-        """What the connected servers say about themselves."""
+        """Return the instructions that the connected servers give, for the system prompt."""
         return [
-            f'<mcp_instructions server="{name}">\n{server.offer.instructions}\n</mcp_instructions>'
+            f'<mcp_instructions server="{name}">\n{server.capabilities.instructions}\n</mcp_instructions>'
             for name, server in sorted(self._servers.items())
-            if server.offer.instructions
+            if server.capabilities.instructions
         ]
 
     @property
     def busy(self) -> int:
-        """Only logins: who is on the way back from a browser must find the worker awake."""
+        """Count the logins under way: the worker must be awake when the browser returns."""
         return sum(server.is_logging_in for server in self._servers.values())
 
     async def settled(self) -> None:
-        """Wait until each is connected, or is not going to be."""
+        """Wait until no server is connecting. Bounded."""
         await asyncio.gather(*(server.settled() for server in self._servers.values()))
 
     async def close(self) -> None:
-        """End all."""
+        """Disconnect all servers for good. Bounded."""
         await asyncio.gather(*(server.close() for server in self._servers.values()))
         await self._tasks.close(self._limits.settle_s)
 
     # --- for operations and tools -----------------------------------------------------------------------------------
 
     def find(self, name: str) -> McpServer | None:
-        """The server of that name, None when there is none."""
+        """Return the server of that name, or None."""
         return self._servers.get(name)
 
     def server(self, name: str) -> McpServer:
-        """The same. Raises NotFound."""
-        found = self._servers.get(name)
-        if found is None:
-            known = ", ".join(sorted(self._servers)) or "none"
-            raise NotFound(f"cannot find MCP server {name[:200]!r}: this workspace has {known}")
-        return found
+        """Return the server of that name. Raises NotFound."""
+        server = self._servers.get(name)
+        if server is None:
+            names = ", ".join(sorted(self._servers)) or "none"
+            raise NotFound(f"cannot find MCP server {name[:200]!r}: this workspace has {names}")
+        return server
 
     def infos(self) -> dict[str, McpInfo]:
-        """All servers as clients see them."""
+        """Return all servers as the API shows them, by name."""
         return {
             name: McpInfo(
                 name=name,
                 state=server.state.value,
                 connected_at=_stamp(server.connected_at) if server.connected_at is not None else UNSET,
                 error=server.error,
-                tool_count=_tool_count(server),
-                prompt_count=len(server.offer.prompts),
-                resource_count=len(server.offer.resources),
+                tool_count=len(_enabled_tools(server)),
+                prompt_count=len(server.capabilities.prompts),
+                resource_count=len(server.capabilities.resources),
             )
             for name, server in sorted(self._servers.items())
         }
 
     def prompts(self) -> list[McpPrompt]:
-        """The prompts of all servers."""
+        """Return the prompts of all servers."""
         return [
             replace(prompt, id=f"{name}:{prompt.prompt_id}", client_id=name)
             for name, server in sorted(self._servers.items())
-            for prompt in server.offer.prompts
+            for prompt in server.capabilities.prompts
         ]
 
     def pending(self) -> list[PendingLogin]:
-        """The servers that wait for somebody to log in."""
+        """Return the servers that require a login."""
         return [
             PendingLogin(name=name, url=without_password(server.settings.url))
             for name, server in sorted(self._servers.items())
             if server.state is McpState.NEEDS_AUTH
         ]
 
-    async def _reread(self, name: str, _url: str) -> OAuthToken | None:
+    async def _read_token(self, name: str, _url: str) -> OAuthToken | None:
         await self._reload()
-        return self._stored.get(name)
+        return self._stored_tokens.get(name)
 
-    def _tell(self, server: McpServer, what: str) -> None:
+    def _publish(self, server: McpServer, event_type: str) -> None:
         payload = McpEvent(
-            type=what,  # type: ignore[arg-type]
+            type=event_type,  # type: ignore[arg-type]
             name=server.name,
             state=server.state.value,
             error=server.error,
-            tool_count=_tool_count(server),
-            prompt_count=len(server.offer.prompts),
-            resource_count=len(server.offer.resources),
+            tool_count=len(_enabled_tools(server)),
+            prompt_count=len(server.capabilities.prompts),
+            resource_count=len(server.capabilities.resources),
         )
-        # Not stored: what counts is the present state, and that can be asked for.
-        self._publish_snapshot(snapshot_event(payload, key=f"mcp {what} {server.name}"))
+        # Not stored: only the current state matters, and clients can request it.
+        self._publish_snapshot(snapshot_event(payload, key=f"mcp {event_type} {server.name}"))
 
 
 def store_token(tree: Object, name: str, token: OAuthToken) -> None:
-    """Put the token of a server into the object of a configuration file. Raises BadInput."""
+    """Set the token of a server in the content of a configuration file. Raises BadInput."""
     set_key(tree, ["mcp", name, "oauth_token"], msgspec.to_builtins(token))
 
 
-def _tool_count(server: McpServer) -> int:
-    return sum(offers(server.settings, offer.name) for offer in server.offer.tools)
+def _enabled_tools(server: McpServer) -> Sequence[RemoteTool]:
+    return [tool for tool in server.capabilities.tools if is_enabled(server.settings, tool.name)]
 
 
 def _stamp(wall: float) -> str:

@@ -1,7 +1,7 @@
-"""One live connection to an MCP server, and the only place that knows the library's types.
+"""Talk to an MCP server over one live connection; the only module that uses the library's types.
 
-Importing this takes half a second and tens of megabytes: only `server.py` does so, in a thread, when it connects.
-Whatever the library raises leaves here as McpFailed.
+Importing this takes half a second and tens of megabytes: `connector.py` does so in a thread, when it connects. Every
+error of the library leaves this module as McpFailed.
 """
 
 import asyncio
@@ -51,33 +51,33 @@ from worker.mcp.capabilities import (
     McpFailed,
     Media,
     NeedsLogin,
-    ResourceOffer,
+    RemoteResource,
+    RemoteTool,
     ToolCallResult,
-    ToolOffer,
     What,
 )
 from worker.mcp.http_transport import HttpTransport
-from worker.mcp.stdio_transport import Input, StdioTransport
+from worker.mcp.stdio_transport import StdinStream, StdioTransport
 
 PAGES_MAX = 100
-TEXT_MAX = 4096  # of one description
+TEXT_MAX = 4096  # characters of one description
 SCHEMA_MAX_BYTES = 64 * 1024
 INSTRUCTIONS_MAX = 16 * 1024
 REASON_MAX = 500
-_CHANGES: dict[type, What] = {
+_LIST_OF: dict[type, What] = {
     ToolListChangedNotification: "tools",
     PromptListChangedNotification: "prompts",
     ResourceListChangedNotification: "resources",
 }
 T = TypeVar("T")
 
-# What goes wrong with a server is in its state; the library's own lines would only repeat it, with its data.
+# The state of a server says what went wrong; the library's log lines would repeat that, with the server's data.
 logging.getLogger("mcp").addHandler(logging.NullHandler())
 logging.getLogger("mcp").propagate = False
 
 
-class _Watched:
-    """A stream of the library that also tells when it is over."""
+class _ObservedStream:
+    """A stream of the library that sets `ended` when it is over."""
 
     def __init__(self, inner: Any, ended: asyncio.Event) -> None:
         self._inner = inner
@@ -88,25 +88,25 @@ class _Watched:
         return getattr(self._inner, "last_context", None)
 
     async def receive(self) -> SessionMessage | Exception:
-        found: SessionMessage | Exception = await self._inner.receive()
-        return found
+        message: SessionMessage | Exception = await self._inner.receive()
+        return message
 
     async def aclose(self) -> None:
         self._ended.set()
         await self._inner.aclose()
 
-    def __aiter__(self) -> "_Watched":
+    def __aiter__(self) -> "_ObservedStream":
         return self
 
     async def __anext__(self) -> SessionMessage | Exception:
         try:
-            found: SessionMessage | Exception = await self._inner.__anext__()
+            message: SessionMessage | Exception = await self._inner.__anext__()
         except BaseException:
             self._ended.set()
             raise
-        return found
+        return message
 
-    async def __aenter__(self) -> "_Watched":
+    async def __aenter__(self) -> "_ObservedStream":
         return self
 
     async def __aexit__(
@@ -115,35 +115,35 @@ class _Watched:
         await self.aclose()
 
 
-def over_pipes(lines: StdioTransport, write: Callable[[bytes], None]) -> AbstractAsyncContextManager[Any]:
-    """The streams of a child."""
+def stdio_streams(transport: StdioTransport, write: Callable[[bytes], None]) -> AbstractAsyncContextManager[Any]:
+    """Return the streams of a child process."""
 
     @asynccontextmanager
     async def streams() -> AsyncIterator[Any]:
-        yield lines, Input(write)
+        yield transport, StdinStream(write)
 
     return streams()
 
 
-def over_network(line: HttpTransport, kind: str, limits: Limits) -> AbstractAsyncContextManager[Any]:
-    """The streams of an address: `http` is streamable HTTP, `sse` the older way."""
+def http_streams(transport: HttpTransport, kind: str, limits: Limits) -> AbstractAsyncContextManager[Any]:
+    """Return the streams of a URL: `kind` is `http` (streamable HTTP) or `sse` (the older protocol)."""
     if kind == "sse":
         return sse_client(
-            line.url,
-            timeout=line.connect_s,
+            transport.url,
+            timeout=transport.timeout_s,
             sse_read_timeout=limits.tool_max_s,
-            httpx_client_factory=lambda headers=None, timeout=None, auth=None: line.client(timeout),
+            httpx_client_factory=lambda headers=None, timeout=None, auth=None: transport.client(timeout),
         )
 
     @asynccontextmanager
     async def streams() -> AsyncIterator[Any]:
         async with (
-            line.client() as client,
+            transport.client() as client,
             streamable_http_client(
-                line.url, http_client=client, max_sse_event_size=limits.mcp_message_max_bytes
-            ) as made,
+                transport.url, http_client=client, max_sse_event_size=limits.mcp_message_max_bytes
+            ) as opened,
         ):
-            yield made
+            yield opened
 
     return streams()
 
@@ -152,36 +152,37 @@ def over_network(line: HttpTransport, kind: str, limits: Limits) -> AbstractAsyn
 async def open_session(
     streams: AbstractAsyncContextManager[Any], *, root: str, on_changed: Callable[[What], None], limits: Limits
 ) -> AsyncIterator["LiveSession"]:
-    """Connect and introduce ourselves. The caller bounds it, and leaves in the task that entered. Raises McpFailed.
+    """Connect and initialize a session. Raises McpFailed.
 
-    `root` is the URI of the workspace, for a server that asks where it may work.
+    The caller sets the time limit, and must leave the block in the task that entered it. `root` is the URI of the
+    workspace, for a server that asks for the roots it may work in.
     """
 
-    async def hear(message: object) -> None:
-        if (what := _CHANGES.get(type(message))) is not None:
+    async def on_message(message: object) -> None:
+        if (what := _LIST_OF.get(type(message))) is not None:
             on_changed(what)
 
     async def roots(context: object) -> ListRootsResult:
         return ListRootsResult(roots=[Root.model_validate({"uri": root, "name": unquote(root.rpartition("/")[2])})])
 
     ended = asyncio.Event()
-    with foreign_errors():
+    with library_errors():
         async with (
             streams as (read, write),
             ClientSession(
-                _Watched(read, ended),
+                _ObservedStream(read, ended),
                 write,
-                message_handler=hear,
+                message_handler=on_message,
                 list_roots_callback=roots,
                 client_info=Implementation(name="bulkhead", version="1.0"),
             ) as session,
         ):
-            hello = await session.initialize()
-            yield LiveSession(session, hello.capabilities, hello.instructions or "", ended, limits)
+            initialized = await session.initialize()
+            yield LiveSession(session, initialized.capabilities, initialized.instructions or "", ended, limits)
 
 
 class LiveSession:
-    """See `offer.Session`."""
+    """Implements `capabilities.McpSession`. `ended` is set when the connection is over."""
 
     def __init__(
         self,
@@ -192,76 +193,76 @@ class LiveSession:
         limits: Limits,
     ) -> None:
         self._session = session
-        self._can = capabilities
+        self._server_capabilities = capabilities
         self._instructions = instructions.strip()[:INSTRUCTIONS_MAX]
         self.ended = ended
         self._limits = limits
 
     async def ping(self) -> None:
-        with foreign_errors():
+        with library_errors():
             await self._session.send_ping()
 
-    async def offer(self) -> McpCapabilities:
+    async def capabilities(self) -> McpCapabilities:
         return McpCapabilities(await self.tools(), await self.prompts(), await self.resources(), self._instructions)
 
-    async def tools(self) -> tuple[ToolOffer, ...]:
-        if self._can.tools is None:
+    async def tools(self) -> tuple[RemoteTool, ...]:
+        if self._server_capabilities.tools is None:
             return ()
-        found = await self._pages(self._session.list_tools, "tools", self._limits.mcp_tools_max)
+        tools = await self._pages(self._session.list_tools, "tools", self._limits.mcp_tools_max)
         return tuple(
-            ToolOffer(tool.name, (tool.description or tool.title or tool.name)[:TEXT_MAX], schema)
-            for tool in found
+            RemoteTool(tool.name, (tool.description or tool.title or tool.name)[:TEXT_MAX], schema)
+            for tool in tools
             if (schema := _schema(tool.input_schema)) is not None
         )
 
     async def prompts(self) -> tuple[McpPrompt, ...]:
-        if self._can.prompts is None:
+        if self._server_capabilities.prompts is None:
             return ()
-        found = await self._pages(self._session.list_prompts, "prompts", self._limits.mcp_tools_max)
-        return tuple(_prompt(prompt) for prompt in found)
+        prompts = await self._pages(self._session.list_prompts, "prompts", self._limits.mcp_tools_max)
+        return tuple(_prompt(prompt) for prompt in prompts)
 
-    async def resources(self) -> tuple[ResourceOffer, ...]:
-        if self._can.resources is None:
+    async def resources(self) -> tuple[RemoteResource, ...]:
+        if self._server_capabilities.resources is None:
             return ()
-        found = await self._pages(self._session.list_resources, "resources", 4 * self._limits.mcp_tools_max)
+        resources = await self._pages(self._session.list_resources, "resources", 4 * self._limits.mcp_tools_max)
         return tuple(
-            ResourceOffer(str(one.uri), one.title or one.name, (one.description or "")[:TEXT_MAX], one.mime_type or "")
-            for one in found
+            RemoteResource(str(one.uri), one.title or one.name, (one.description or "")[:TEXT_MAX], one.mime_type or "")
+            for one in resources
         )
 
     async def call(self, tool: str, args: dict[str, object]) -> ToolCallResult:
-        # Not `call_tool`: that checks the answer against the server's own schema, on the loop, for as long as it takes.
+        # Not `call_tool`: it validates the result against the server's schema, on the loop and without a time limit.
         request = CallToolRequest(params=CallToolRequestParams(name=tool, arguments=args))
-        with foreign_errors():
+        with library_errors():
             result = await self._session.send_request(request, CallToolResult)
-        return _outcome(result)
+        return _call_result(result)
 
     async def prompt(self, prompt: str, args: dict[str, str]) -> str:
-        with foreign_errors():
+        with library_errors():
             result = await self._session.get_prompt(prompt, arguments=args)
         return "\n".join(text for message in result.messages if (text := _text(message.content)))
 
     async def read(self, uri: str) -> list[ResourceContent]:
-        with foreign_errors():
+        with library_errors():
             result = await self._session.read_resource(uri)
         return [_content(part) for part in result.contents]
 
-    async def _pages(self, ask: Callable[..., Awaitable[Any]], what: str, most: int) -> list[Any]:
-        found: list[Any] = []
+    async def _pages(self, request: Callable[..., Awaitable[Any]], attribute: str, count_max: int) -> list[Any]:
+        items: list[Any] = []
         cursor: str | None = None
         for _ in range(PAGES_MAX):
-            with foreign_errors():
-                page = await ask(params=PaginatedRequestParams(cursor=cursor))
-            found += getattr(page, what)
+            with library_errors():
+                page = await request(params=PaginatedRequestParams(cursor=cursor))
+            items += getattr(page, attribute)
             cursor = page.next_cursor
-            if not cursor or len(found) >= most:
+            if not cursor or len(items) >= count_max:
                 break
-        return found[:most]
+        return items[:count_max]
 
 
 @contextmanager
-def foreign_errors() -> Iterator[None]:
-    """What the library raises becomes McpFailed; it documents few of its errors, and they may come in groups."""
+def library_errors() -> Iterator[None]:
+    """Turn every error of the library into McpFailed. It documents few of its errors, and may raise them in groups."""
     try:
         yield
     except McpFailed:
@@ -281,14 +282,14 @@ def _failed(error: BaseException) -> McpFailed:
             is_lost = error.code == CONNECTION_CLOSED or "Session terminated" in error.message
             return McpFailed(error.message[:REASON_MAX] or f"error {error.code}", is_lost=is_lost)
         case ValidationError():
-            where = ", ".join(".".join(str(name) for name in one["loc"]) for one in error.errors()[:3])
-            return McpFailed(f"its answer is not what the protocol says: {where}"[:REASON_MAX])
+            fields = ", ".join(".".join(str(name) for name in one["loc"]) for one in error.errors()[:3])
+            return McpFailed(f"its response does not follow the protocol, at {fields}"[:REASON_MAX])
         case _:
             return McpFailed(f"{type(error).__name__}: {error}"[:REASON_MAX].rstrip(": "), is_lost=True)
 
 
 def _schema(schema: dict[str, Any]) -> dict[str, Any] | None:
-    """A schema that models take: an object. None for one that is too large, or no JSON."""
+    """Return the schema as models accept it, an object type; None if it is another type, too large or not JSON."""
     whole = {"type": "object", "properties": {}, **schema}
     if whole["type"] != "object" or not isinstance(whole["properties"], dict):
         return None
@@ -299,7 +300,7 @@ def _schema(schema: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _prompt(prompt: Prompt) -> McpPrompt:
-    """Without the server's name, which the service puts in."""
+    """Convert a prompt; the service fills in the server's name."""
     arguments = [
         McpArgument(
             id=one.name,
@@ -319,7 +320,7 @@ def _prompt(prompt: Prompt) -> McpPrompt:
     )
 
 
-def _outcome(result: CallToolResult) -> ToolCallResult:
+def _call_result(result: CallToolResult) -> ToolCallResult:
     texts = [text for part in result.content if (text := _text(part))]
     if not texts and result.structured_content is not None:
         texts = [msgspec.json.encode(result.structured_content).decode()]

@@ -1,4 +1,4 @@
-"""What the model can do with MCP servers: call their tools, see which resources they have, and read one."""
+"""Tools for the model: call the tools of MCP servers, list their resources, and read one."""
 
 import base64
 import binascii
@@ -7,7 +7,7 @@ from typing import Annotated, Protocol
 import msgspec
 from msgspec import Meta
 
-from worker.mcp.capabilities import McpFailed, Media, ToolOffer
+from worker.mcp.capabilities import McpFailed, Media, RemoteTool
 from worker.mcp.server import McpServer
 from worker.mcp.settings import tool_name
 from worker.processes.output_buffer import OutputBuffer
@@ -19,7 +19,7 @@ FREE = frozenset(
         "mcp_docker_code-mode",
     }
 )
-"""Tools of Docker's gateway that only steer the gateway itself: nobody is asked."""
+"""Tools of Docker's gateway that only control the gateway itself; they need no permission."""
 
 
 class ServerLookup(Protocol):
@@ -31,17 +31,17 @@ class ServerLookup(Protocol):
 
 
 class McpTool:
-    """One tool of one server, as the server describes it."""
+    """Calls one tool of one server."""
 
-    def __init__(self, server: McpServer, offer: ToolOffer) -> None:
+    def __init__(self, server: McpServer, tool: RemoteTool) -> None:
         self._server = server
-        self._tool = offer.name
+        self._tool = tool.name
         self.spec = ToolSpec(
-            tool_name(server.name, offer.name), offer.description, offer.schema, parallel=False, effect="execute"
+            tool_name(server.name, tool.name), tool.description, tool.schema, parallel=False, effect="execute"
         )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
-        """Call it."""
+        """Ask for permission and call the tool. Raises ToolError."""
         name = self.spec.name
         if name not in FREE:
             await context.permit(
@@ -51,13 +51,13 @@ class McpTool:
                 params=args,
             )
         try:
-            outcome = await self._server.ask(lambda session: session.call(self._tool, args))
+            result = await self._server.ask(lambda session: session.call(self._tool, args))
         except McpFailed as error:
             raise ToolError(f"cannot call {name}: {error}") from None
-        text = _cut(outcome.text, context)
-        if outcome.media is None or outcome.is_error:
-            return ToolResult(text or "(no output)", is_error=outcome.is_error)
-        return _with_media(name, text, outcome.media, context)
+        text = _shortened(result.text, context)
+        if result.media is None or result.is_error:
+            return ToolResult(text or "(no output)", is_error=result.is_error)
+        return _with_media(name, text, result.media, context)
 
 
 class ResourcesArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ class ResourceArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListResources:
-    """Which resources a server has."""
+    """Lists the resources of a server."""
 
     spec = ToolSpec(
         "list_mcp_resources",
@@ -100,18 +100,18 @@ class ListResources:
             params={"mcp_name": name},
         )
         try:
-            found = await server.ask(lambda session: session.resources())
+            resources = await server.ask(lambda session: session.resources())
         except McpFailed as error:
             raise ToolError(f"cannot list the resources of {name}: {error}") from None
         lines = []
-        for one in found:
-            about = ", ".join(part for part in (one.name, one.mime_type, one.description) if part)
-            lines.append(f"{one.uri} ({about})" if about else one.uri)
-        return ToolResult(_cut("\n".join(lines), context) or f"{name} has no resources")
+        for resource in resources:
+            details = ", ".join(part for part in (resource.name, resource.mime_type, resource.description) if part)
+            lines.append(f"{resource.uri} ({details})" if details else resource.uri)
+        return ToolResult(_shortened("\n".join(lines), context) or f"{name} has no resources")
 
 
 class ReadResource:
-    """What a resource holds."""
+    """Reads a resource of a server."""
 
     spec = ToolSpec(
         "read_mcp_resource",
@@ -126,8 +126,8 @@ class ReadResource:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `read_mcp_resource.md`."""
-        wanted = read_args(ResourceArgs, args)
-        name, uri = wanted.mcp_name.strip(), wanted.uri.strip()
+        given = read_args(ResourceArgs, args)
+        name, uri = given.mcp_name.strip(), given.uri.strip()
         if not name or not uri:
             raise ToolError("cannot read a resource: mcp_name or uri is empty; both are needed")
         server = self._servers.server(name)
@@ -142,7 +142,7 @@ class ReadResource:
         except McpFailed as error:
             raise ToolError(f"cannot read {uri} of {name}: {error}") from None
         texts = [part.text or f"[{part.mime_type or 'binary'}, {len(part.blob)} bytes]" for part in parts]
-        text = _cut("\n".join(texts), context)
+        text = _shortened("\n".join(texts), context)
         image = next((part for part in parts if part.blob and part.mime_type.startswith("image/")), None)
         if image is None:
             return ToolResult(text or f"{uri} is empty")
@@ -150,22 +150,21 @@ class ReadResource:
         return _with_media(self.spec.name, text, media, context)
 
 
-def _cut(text: str, context: ToolContext) -> str:
-    """`text` in the bounds of what a tool may print."""
-    kept = OutputBuffer(context.limits.tool_output_head_bytes, context.limits.tool_output_tail_bytes)
-    kept.feed(text.encode("utf-8", "replace"))
-    return kept.text()
+def _shortened(text: str, context: ToolContext) -> str:
+    """Return `text` cut to the limits of tool output: its head and its tail."""
+    buffer = OutputBuffer(context.limits.tool_output_head_bytes, context.limits.tool_output_tail_bytes)
+    buffer.feed(text.encode("utf-8", "replace"))
+    return buffer.text()
 
 
 def _with_media(name: str, text: str, media: Media, context: ToolContext) -> ToolResult:
-    """A result that shows something; what cannot be shown is an error, unless there is a text as well."""
+    """Return a result with media. Media that cannot be shown is an error, unless there is a text as well."""
     problem = _problem(media, context)
     if problem and not text:
-        raise ToolError(f"cannot show the answer of {name}: {problem}")
+        raise ToolError(f"cannot show the result of {name}: {problem}")
     if problem:
         return ToolResult(f"{text}\n({media.kind} left out: {problem})")
-    about = text or f"{media.kind} of type {media.mime_type}"
-    return ToolResult(about, data=media.data, mime_type=media.mime_type)
+    return ToolResult(text or f"{media.kind} of type {media.mime_type}", data=media.data, mime_type=media.mime_type)
 
 
 def _problem(media: Media, context: ToolContext) -> str:
@@ -176,5 +175,5 @@ def _problem(media: Media, context: ToolContext) -> str:
     try:
         base64.b64decode(media.data, validate=True)
     except (binascii.Error, ValueError):
-        return "it is not Base64"
+        return "its data is not valid Base64"
     return ""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from protocol.api.message import FinishReason
+from protocol.base.text import join_surrogates
 from worker.models.client import (
     Category,
     Counted,
@@ -101,7 +102,7 @@ class Translation:
         for index, call_id in self._calls.items():
             part: Any = response.parts[index]
             text = part.args if isinstance(part.args, str) else json.dumps(part.args) if part.args else ""
-            ends.append(ToolCallEnd(call_id, _whole(text)))
+            ends.append(ToolCallEnd(call_id, join_surrogates(text)))
         cost = details.get("cost")
         tokens = _tokens(response.usage, float(cost) if isinstance(cost, int | float) else None)
         reason = _REASONS.get(response.finish_reason or "", "unknown")
@@ -124,10 +125,5 @@ def _tokens(usage: "RequestUsage", cost: float | None = None) -> Tokens:
 def _delta(kind: str, text: object) -> ModelEvent | None:
     if not isinstance(text, str) or not text:
         return None
-    text = _whole(text)
+    text = join_surrogates(text)
     return TextDelta(text) if kind == "text" else ThinkingDelta(text) if kind == "thinking" else None
-
-
-def _whole(text: str) -> str:
-    """`text` without halves of characters, which JSON escapes can smuggle in and no file can hold."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

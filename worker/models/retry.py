@@ -4,6 +4,7 @@ The clients of the provider libraries are built without retries of their own. Th
 request none of whose tools has run yet.
 """
 
+from protocol.base.backoff import Backoff
 from protocol.limits import Limits
 from worker.models.client import ModelFailure
 
@@ -19,7 +20,7 @@ def delay_before_retry(failure: ModelFailure, attempts: int, limits: Limits) -> 
     """
     if not failure.retryable or attempts > limits.model_retries_max:
         return None
-    own_s = min(limits.model_retry_delay_s * 2.0 ** (attempts - 1), limits.model_retry_delay_s_max)
+    own_s = Backoff(limits.model_retry_delay_s, limits.model_retry_delay_s_max).delay_s(attempts - 1)
     asked_s = failure.retry_after_s
     if asked_s is not None and asked_s > 0 and (asked_s < PATIENCE_S or asked_s < own_s):
         return asked_s

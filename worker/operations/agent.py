@@ -1,4 +1,4 @@
-"""The agent of the workspace: which model answers, and reading the configuration again."""
+"""Operations on the agent of the workspace: which model answers, and reading the configuration again."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,14 @@ import msgspec
 from protocol.api.agent import AgentInfo, InitAgent
 from protocol.api.provider import Model, SelectedModel
 from protocol.api.session import Session
-from protocol.errors import NotFound
+from worker.config.live import LiveConfig
 from worker.operations.decode import read
+from worker.operations.lookup import session_or_404
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.permissions.broker import PermissionBroker
 from worker.runs.dispatcher import Dispatcher
+from worker.runs.live_models import LiveModels
 from worker.runs.turn_factory import TurnFactory
-from worker.store import sessions
 from worker.store.database import Database
 
 
@@ -21,12 +22,21 @@ class AgentOperations:
     """The handlers of `agent.…`."""
 
     def __init__(
-        self, dispatcher: Dispatcher, database: Database, equipment: TurnFactory, desk: PermissionBroker
+        self,
+        dispatcher: Dispatcher,
+        database: Database,
+        *,
+        live: LiveConfig,
+        models: LiveModels,
+        turns: TurnFactory,
+        broker: PermissionBroker,
     ) -> None:
         self._dispatcher = dispatcher
-        self._desk = desk
         self._database = database
-        self._equipment = equipment
+        self._live = live
+        self._models = models
+        self._turns = turns
+        self._broker = broker
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
@@ -38,42 +48,41 @@ class AgentOperations:
         }
 
     async def info(self, request: OperationRequest) -> OperationResponse:
-        """Is anything active, and which model would answer a prompt now."""
-        if self._equipment.problem is not None:
-            nothing = AgentInfo(
-                is_busy=self._dispatcher.is_busy, is_ready=False, model=Model(), model_cfg=SelectedModel()
-            )
-            return OperationResponse(msgspec.json.encode(nothing))
-        choice = self._equipment.outfit.models.choice("large")
-        info = AgentInfo(is_busy=self._dispatcher.is_busy, is_ready=True, model=choice.model, model_cfg=choice.selected)
+        """Return whether any run is active, and which model would answer a prompt now."""
+        is_busy = self._dispatcher.is_busy
+        if self._live.problem is not None:
+            info = AgentInfo(is_busy=is_busy, is_ready=False, model=Model(), model_cfg=SelectedModel())
+        else:
+            choice = self._models.registry.choice("large")
+            info = AgentInfo(is_busy=is_busy, is_ready=True, model=choice.model, model_cfg=choice.selected)
         return OperationResponse(msgspec.json.encode(info))
 
     async def init(self, request: OperationRequest) -> OperationResponse:
-        """An update; and turns of an agent that nobody watches wait from now on until all servers are connected.
+        """Take whether the client is interactive, then reload.
 
-        A client that watches can also answer requests and questions.
+        An interactive client can answer permission requests and questions; without one, turns wait until all MCP
+        servers are connected.
         """
-        self._equipment.is_interactive = read(request.body, InitAgent, is_optional=True).interactive
-        self._desk.said(self._equipment.is_interactive)
+        is_interactive = read(request.body, InitAgent, is_optional=True).interactive
+        self._turns.waits_for_extensions = not is_interactive
+        self._broker.said(is_interactive)
         return await self.reload(request)
 
     async def reload(self, request: OperationRequest) -> OperationResponse:
-        """Read the configuration again, for the turns to come; a running turn keeps its own."""
-        await self._equipment.reload()
+        """Read the configuration again, for the next turns; a running turn keeps its own."""
+        await self._live.reload()
         return OperationResponse()
 
     async def session(self, request: OperationRequest) -> OperationResponse:
-        """A session in short: id, title, whether it is busy."""
+        """Return a session in short: id, title, whether it is busy."""
         session_id = request.args.get("sid", "")
-        found = await self._database.read(lambda connection: sessions.get(connection, session_id))
-        if found is None:
-            raise NotFound(f"cannot find session {session_id[:200]!r}", code="session_unknown")
-        short = Session(id=found.id, title=found.title, is_busy=self._dispatcher.is_session_busy(found.id))
+        session = await self._database.read(lambda connection: session_or_404(connection, session_id))
+        short = Session(id=session.id, title=session.title, is_busy=self._dispatcher.is_session_busy(session.id))
         return OperationResponse(msgspec.json.encode(short))
 
     async def default_small_model(self, request: OperationRequest) -> OperationResponse:
-        """The model for short side tasks of a provider, or the one that is configured."""
-        config = self._equipment.outfit.config
+        """Return a provider's model for short side tasks: the cheapest, or the configured one without models."""
+        config = self._live.current
         provider = config.providers.get(request.args.get("provider_id", ""))
         if provider is None or not provider.models:
             return OperationResponse(msgspec.json.encode(config.models.get("small", SelectedModel())))

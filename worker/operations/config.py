@@ -1,6 +1,6 @@
-"""The configuration as clients may see it, and their changes to it.
+"""Operations on the configuration: what clients may see of it, and their changes to it.
 
-Every change goes into a file, is used from the next turn on, and is told to all clients of the workspace.
+Every change is written to a file, counts from the next turn on, and is reported to all clients of the workspace.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,9 +25,10 @@ from protocol.api.provider import CatalogueProvider, ProviderConfig, SelectedMod
 from protocol.errors import BadInput
 from worker.config.edit import literal, names_of, remember_model, remove_key, set_key
 from worker.config.files import Object
+from worker.config.live import LiveConfig
 from worker.operations.decode import read
 from worker.operations.table import Handler, OperationRequest, OperationResponse
-from worker.runs.turn_factory import TurnFactory
+from worker.runs.credentials import Credentials
 from worker.store.database import Database, Transaction
 
 _DOCKER: Object = {"type": "stdio", "command": "docker", "args": ["mcp", "gateway", "run"]}
@@ -36,8 +37,9 @@ _DOCKER: Object = {"type": "stdio", "command": "docker", "args": ["mcp", "gatewa
 class ConfigOperations:
     """The handlers of `config.…` and `mcp.docker_…`."""
 
-    def __init__(self, equipment: TurnFactory, database: Database, *, workspace_id: str) -> None:
-        self._equipment = equipment
+    def __init__(self, live: LiveConfig, credentials: Credentials, database: Database, *, workspace_id: str) -> None:
+        self._live = live
+        self._credentials = credentials
         self._database = database
         self._workspace_id = workspace_id
 
@@ -58,92 +60,92 @@ class ConfigOperations:
         }
 
     async def get(self, request: OperationRequest) -> OperationResponse:
-        """The merged configuration, secrets masked."""
-        return OperationResponse(self._equipment.outfit.config.wire())
+        """Return the merged configuration, secrets masked."""
+        return OperationResponse(self._live.current.wire())
 
     async def providers(self, request: OperationRequest) -> OperationResponse:
-        """The providers with their models, without keys and headers."""
-        config = self._equipment.outfit.config
+        """Return the providers with their models, without keys and headers."""
+        config = self._live.current
         return OperationResponse(
             msgspec.json.encode([_catalogue(provider) for provider in config.shown_providers().values()])
         )
 
     async def set(self, request: OperationRequest) -> OperationResponse:
-        """Put any JSON at a dotted path."""
-        wish = read(request.body, SetKey)
-        names, value = names_of(wish.key), msgspec.json.decode(wish.value)
-        return await self._edit(wish.scope, lambda tree: set_key(tree, names, value), choose=_unchosen(names))
+        """Store a JSON value at a dotted path."""
+        body = read(request.body, SetKey)
+        names, value = names_of(body.key), msgspec.json.decode(body.value)
+        return await self._edit(body.scope, lambda tree: set_key(tree, names, value), choose=_unchosen(names))
 
     async def remove(self, request: OperationRequest) -> OperationResponse:
-        """Take away what is at a dotted path, if anything is."""
-        wish = read(request.body, RemoveKey)
-        names = names_of(wish.key)
-        return await self._edit(wish.scope, lambda tree: remove_key(tree, names), choose=_unchosen(names))
+        """Remove the value at a dotted path, if there is one."""
+        body = read(request.body, RemoveKey)
+        names = names_of(body.key)
+        return await self._edit(body.scope, lambda tree: remove_key(tree, names), choose=_unchosen(names))
 
     async def model(self, request: OperationRequest) -> OperationResponse:
-        """Choose a model, for now and later; it becomes the first of the recent ones."""
-        wish = read(request.body, ChooseModel)
-        providers = self._equipment.outfit.config.providers
-        if not wish.model.model or wish.model.provider not in providers:
+        """Choose a model, from the next turn on; it becomes the first of the recent ones."""
+        body = read(request.body, ChooseModel)
+        providers = self._live.current.providers
+        if not body.model.model or body.model.provider not in providers:
             raise BadInput(
-                f"cannot choose {wish.model.provider[:100]!r}/{wish.model.model[:100]!r}: name a model of one of these "
+                f"cannot choose {body.model.provider[:100]!r}/{body.model.model[:100]!r}: name a model of one of these "
                 "providers: " + ", ".join(providers)
             )
-        chosen: Object = msgspec.to_builtins(wish.model)
+        chosen: Object = msgspec.to_builtins(body.model)
 
         def change(tree: Object) -> None:
-            set_key(tree, ["models", wish.model_type], chosen)
-            remember_model(tree, wish.model_type, chosen)
+            set_key(tree, ["models", body.model_type], chosen)
+            remember_model(tree, body.model_type, chosen)
 
-        return await self._edit(wish.scope, change, choose={wish.model_type: wish.model})
+        return await self._edit(body.scope, change, choose={body.model_type: body.model})
 
     async def compact(self, request: OperationRequest) -> OperationResponse:
         """Switch the compact view of terminals."""
-        wish = read(request.body, SetCompact)
+        body = read(request.body, SetCompact)
         return await self._edit(
-            wish.scope, lambda tree: set_key(tree, ["options", "tui", "compact_mode"], wish.enabled)
+            body.scope, lambda tree: set_key(tree, ["options", "tui", "compact_mode"], body.enabled)
         )
 
     async def provider_key(self, request: OperationRequest) -> OperationResponse:
         """Store a key, or a login with its token as the key."""
-        wish = read(request.body, SetProviderKey)
-        above = ["providers", wish.provider_id]
-        if wish.kind == "string":
-            key = msgspec.json.decode(wish.api_key, type=str)
-            return await self._edit(wish.scope, lambda tree: set_key(tree, [*above, "api_key"], key))
-        token = msgspec.json.decode(wish.api_key, type=OAuthToken)
+        body = read(request.body, SetProviderKey)
+        parents = ["providers", body.provider_id]
+        if body.kind == "string":
+            key = msgspec.json.decode(body.api_key, type=str)
+            return await self._edit(body.scope, lambda tree: set_key(tree, [*parents, "api_key"], key))
+        token = msgspec.json.decode(body.api_key, type=OAuthToken)
         if not token.access_token:
             raise BadInput("cannot store this login: field `api_key.access_token` is empty")
         login: Object = msgspec.to_builtins(token)
-        # A key in a file is a template; a token is meant as it is.
+        # A key in a file is a template; a token must be taken literally.
         template = literal(token.access_token)
 
         def change(tree: Object) -> None:
-            set_key(tree, [*above, "api_key"], template)
-            set_key(tree, [*above, "oauth"], login)
+            set_key(tree, [*parents, "api_key"], template)
+            set_key(tree, [*parents, "oauth"], login)
 
-        return await self._edit(wish.scope, change)
+        return await self._edit(body.scope, change)
 
     async def reload(self, request: OperationRequest) -> OperationResponse:
-        """The files of the user were changed through another workspace: use them, and tell it if it matters here."""
-        if await self._equipment.reload():
-            await self._tell()
+        """Read the configuration again after a change through another workspace; notify clients if it differs."""
+        if await self._live.reload():
+            await self._notify()
         return OperationResponse()
 
     async def import_copilot(self, request: OperationRequest) -> OperationResponse:
-        """There is no login of another program that we take over."""
+        """Import nothing: Bulkhead takes over no login of another program."""
         return OperationResponse(msgspec.json.encode(CopilotImport()))
 
     async def refresh_oauth(self, request: OperationRequest) -> OperationResponse:
-        """Renew a login. Raises BadInput when that is not possible: then one must log in again."""
-        wish = read(request.body, RefreshLogin)
-        provider = self._equipment.outfit.config.providers.get(wish.provider_id)
-        name = repr(wish.provider_id[:100])
+        """Renew a login. Raises BadInput when that is not possible and the user must log in again."""
+        body = read(request.body, RefreshLogin)
+        provider = self._live.current.providers.get(body.provider_id)
+        name = repr(body.provider_id[:100])
         if provider is None or provider.oauth is None:
             raise BadInput(f"cannot refresh the login of provider {name}: it has no OAuth login; log in first")
-        if not await self._equipment.logins.renew(provider.id, provider.api_key):
+        if not await self._credentials.renew(provider.id, provider.api_key):
             raise BadInput(f"cannot refresh the login of provider {name}: no new token was given; log in again")
-        await self._tell()
+        await self._notify()
         return OperationResponse()
 
     async def docker_enable(self, request: OperationRequest) -> OperationResponse:
@@ -151,17 +153,17 @@ class ConfigOperations:
         return await self._edit(WORKSPACE, lambda tree: set_key(tree, ["mcp", "docker"], dict(_DOCKER)))
 
     async def docker_disable(self, request: OperationRequest) -> OperationResponse:
-        """Take it away again."""
+        """Remove Docker's MCP gateway from it."""
         return await self._edit(WORKSPACE, partial(remove_key, names=["mcp", "docker"]))
 
     async def _edit(
         self, scope: int, change: Callable[[Object], None], *, choose: Mapping[str, SelectedModel | None] | None = None
     ) -> OperationResponse:
-        await self._equipment.edit(scope, change, choose=choose)
-        await self._tell()
+        await self._live.edit(scope, change, choose=choose)
+        await self._notify()
         return OperationResponse()
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         payload = ConfigChanged(workspace_id=self._workspace_id)
 
         def job(transaction: Transaction) -> None:
@@ -171,7 +173,7 @@ class ConfigOperations:
 
 
 def _unchosen(names: list[str]) -> dict[str, SelectedModel | None]:
-    """Which models a change at this path decides: what was picked before counts no more."""
+    """Return the models that a change at this path decides; what a client chose before no longer counts."""
     if names[0] != "models":
         return {}
     return dict.fromkeys(names[1:2] or ["large", "small"])

@@ -1,4 +1,4 @@
-"""Reads what a request carries: bodies into shapes, words into numbers, with errors that say what would be right."""
+"""Decode what a request carries: bodies into structs, texts into numbers, with errors that say what would be right."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def read(body: bytes, shape: type[T], *, is_optional: bool = False) -> T:
-    """The body as `shape`. An empty body is `shape()` where it is optional.
+    """Decode the body as `shape`. An empty body is `shape()` where it is optional.
 
-    Raises BadInput, and what msgspec raises, from which the operation table makes an error that names the field.
+    Raises BadInput, and the errors of msgspec, which the operation table turns into one that names the field.
     """
     if not body.strip():
         if is_optional:
@@ -23,7 +23,7 @@ def read(body: bytes, shape: type[T], *, is_optional: bool = False) -> T:
 
 
 def number(args: Mapping[str, str], name: str, *, default: int, highest: int) -> int:
-    """A count from the query, between 0 and `highest`. Raises BadInput."""
+    """Read a count from the query, at most `highest`; `default` without one. Raises BadInput."""
     text = args.get(name, "")
     if not text:
         return default

@@ -1,4 +1,4 @@
-"""What a session has read: the tracker behind "read before you change"."""
+"""Operations on the files that a session has read, which it must read before it changes them."""
 
 import asyncio
 import hashlib
@@ -38,37 +38,37 @@ class FileOperations:
         }
 
     async def list(self, request: OperationRequest) -> OperationResponse:
-        """Absolute paths, most recently read first."""
+        """Return the absolute paths, most recently read first."""
         session_id = request.args.get("sid", "")
-        found = await self._database.read(lambda connection: read_files.paths(connection, session_id))
-        return OperationResponse(msgspec.json.encode(found))
+        paths = await self._database.read(lambda connection: read_files.paths(connection, session_id))
+        return OperationResponse(msgspec.json.encode(paths))
 
     async def read(self, request: OperationRequest) -> OperationResponse:
-        """The client shows this file to the session: remember its present content."""
-        wish = read(request.body, FileRead)
-        path = self._resolved(wish.path)
+        """Record the current content of a file as read, because the client shows it to the session."""
+        body = read(request.body, FileRead)
+        path = self._resolved(body.path)
         # In a thread, because a file may lie on a slow disk.
         digest = await asyncio.to_thread(_digest, path, self._limits.edit_max_bytes)
         now_ms = int(self._clock.wall() * 1000)
 
         def job(transaction: Transaction) -> None:
-            read_files.record(transaction.connection, wish.session_id, str(path), digest, now_ms)
+            read_files.record(transaction.connection, body.session_id, str(path), digest, now_ms)
 
         await self._database.write(job)
         return OperationResponse()
 
     async def last_read(self, request: OperationRequest) -> OperationResponse:
-        """When the session last read a file, as a date; the zero date for never."""
+        """Return when the session last read a file, as an RFC 3339 time; the zero time for never."""
         session_id = request.args.get("session_id", "")
         path = str(self._resolved(request.args.get("path", "")))
-        found = await self._database.read(lambda connection: read_files.last(connection, session_id, path))
-        if found is None:
+        entry = await self._database.read(lambda connection: read_files.last(connection, session_id, path))
+        if entry is None:
             return OperationResponse(NEVER)
-        stamp = datetime.fromtimestamp(found[1] / 1000, UTC).isoformat(timespec="milliseconds")
+        stamp = datetime.fromtimestamp(entry[1] / 1000, UTC).isoformat(timespec="milliseconds")
         return OperationResponse(msgspec.json.encode(stamp.replace("+00:00", "Z")))
 
     def _resolved(self, path: str) -> Path:
-        """Relative paths are meant from the workspace (W-37); links are followed, as the tools do."""
+        """Resolve a path, relative ones from the workspace (W-37); follow symbolic links, as the tools do."""
         try:
             return (self._workspace / path).resolve()
         except (OSError, ValueError, RuntimeError):
@@ -76,7 +76,7 @@ class FileOperations:
 
 
 def _digest(path: Path, max_bytes: int) -> str:
-    """The SHA-256 of a file, "" when it cannot be read or is larger than what may be edited."""
+    """Return the SHA-256 of a file, "" when it cannot be read or is too large to be edited. Blocks."""
     try:
         if not path.is_file() or is_guarded(path) or path.stat().st_size > max_bytes:
             return ""

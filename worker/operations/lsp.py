@@ -1,4 +1,4 @@
-"""The language servers of the workspace as clients see and steer them (http-api 2.8, 3.11)."""
+"""Operations on the language servers of the workspace."""
 
 from collections.abc import Mapping
 
@@ -26,25 +26,25 @@ class LspOperations:
         }
 
     async def list(self, request: OperationRequest) -> OperationResponse:
-        """All servers with their states, by name."""
+        """Return all servers with their states, by name."""
         return OperationResponse(msgspec.json.encode(self._servers.infos()))
 
     async def diagnostics(self, request: OperationRequest) -> OperationResponse:
-        """What one server says is wrong, by the URI of the file. Raises NotFound."""
+        """Return the diagnostics of one server by the URI of the file. Raises NotFound."""
         name = request.args.get("lsp", "")
-        found = self._servers.found(name)
-        if found is None:
-            known = ", ".join(self._servers.servers) or "none"
-            raise NotFound(f"cannot find language server {name[:200]!r}: this workspace has {known}")
-        return OperationResponse(msgspec.json.encode(found))
+        diagnostics = self._servers.found(name)
+        if diagnostics is None:
+            existing = ", ".join(self._servers.servers) or "none"
+            raise NotFound(f"cannot find language server {name[:200]!r}: this workspace has {existing}")
+        return OperationResponse(msgspec.json.encode(diagnostics))
 
     async def start(self, request: OperationRequest) -> OperationResponse:
-        """Start the servers of a file; how that goes is told by events."""
-        wish = read(request.body, StartLanguageServers)
-        await self._servers.start_for(wish.path)
+        """Start the servers of a file; events report the result."""
+        body = read(request.body, StartLanguageServers)
+        await self._servers.start_for(body.path)
         return OperationResponse()
 
     async def stop(self, request: OperationRequest) -> OperationResponse:
-        """End all. The next use starts them again."""
+        """Stop all servers. The next use starts them again."""
         await self._servers.stop_all()
         return OperationResponse()

@@ -1,4 +1,4 @@
-"""The MCP servers of the workspace as clients see and steer them (http-api 2.10, 3.11)."""
+"""Operations on the MCP servers of the workspace."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from worker.operations.table import Handler, OperationRequest, OperationResponse
 
 
 class McpOperations:
-    """The handlers of `mcp.…`, but for Docker's entry in the configuration."""
+    """The handlers of `mcp.…`, except those for Docker's entry in the configuration."""
 
     def __init__(self, servers: McpService) -> None:
         self._servers = servers
@@ -34,58 +34,58 @@ class McpOperations:
         }
 
     async def states(self, request: OperationRequest) -> OperationResponse:
-        """All servers with their states, by name."""
+        """Return all servers with their states, by name."""
         return OperationResponse(msgspec.json.encode(self._servers.infos()))
 
     async def prompts(self, request: OperationRequest) -> OperationResponse:
-        """The prompts of all connected servers."""
+        """Return the prompts of all connected servers."""
         return OperationResponse(msgspec.json.encode(self._servers.prompts()))
 
     async def get_prompt(self, request: OperationRequest) -> OperationResponse:
-        """The text of a prompt. Raises NotFound, Upstream."""
-        wish = read(request.body, GetMcpPrompt)
-        server = self._servers.server(wish.client_id)
+        """Return the text of a prompt. Raises NotFound, Upstream."""
+        body = read(request.body, GetMcpPrompt)
+        server = self._servers.server(body.client_id)
         try:
-            text = await server.ask(lambda session: session.prompt(wish.prompt_id, wish.args or {}))
+            text = await server.ask(lambda session: session.prompt(body.prompt_id, body.args or {}))
         except McpFailed as error:
-            raise _failed(f"get prompt {wish.prompt_id[:200]!r} of {server.name}", error) from None
+            raise _failed(f"get prompt {body.prompt_id[:200]!r} of {server.name}", error) from None
         return OperationResponse(msgspec.json.encode(PromptText(prompt=text)))
 
     async def read_resource(self, request: OperationRequest) -> OperationResponse:
-        """The parts of a resource. Raises NotFound, Upstream."""
-        wish = read(request.body, ReadMcpResource)
-        server = self._servers.server(wish.name)
+        """Return the parts of a resource. Raises NotFound, Upstream."""
+        body = read(request.body, ReadMcpResource)
+        server = self._servers.server(body.name)
         try:
-            parts = await server.ask(lambda session: session.read(wish.uri))
+            parts = await server.ask(lambda session: session.read(body.uri))
         except McpFailed as error:
-            raise _failed(f"read {wish.uri[:200]!r} of {server.name}", error) from None
+            raise _failed(f"read {body.uri[:200]!r} of {server.name}", error) from None
         return OperationResponse(msgspec.json.encode(parts))
 
     async def refresh_tools(self, request: OperationRequest) -> OperationResponse:
-        """Ask a server for its tools again; nothing happens when it is not there or not connected."""
+        """Ask a server for its tools again; do nothing when it does not exist or is not connected."""
         return await self._refresh(read(request.body, ServerName), "tools")
 
     async def refresh_prompts(self, request: OperationRequest) -> OperationResponse:
-        """The same for its prompts."""
+        """Ask a server for its prompts again, as `refresh_tools`."""
         return await self._refresh(read(request.body, ServerName), "prompts")
 
     async def refresh_resources(self, request: OperationRequest) -> OperationResponse:
-        """The same for its resources."""
+        """Ask a server for its resources again, as `refresh_tools`."""
         return await self._refresh(read(request.body, ServerName), "resources")
 
-    async def _refresh(self, wish: ServerName, what: What) -> OperationResponse:
-        # No event tells of it: clients ask for this because of one.
-        server = self._servers.find(wish.name)
+    async def _refresh(self, body: ServerName, what: What) -> OperationResponse:
+        # Sends no event: clients call this because they got one.
+        server = self._servers.find(body.name)
         if server is not None:
             await server.refresh(what)
         return OperationResponse()
 
     async def pending_auth(self, request: OperationRequest) -> OperationResponse:
-        """The servers that wait for a login, by name."""
+        """Return the servers that wait for a login, by name."""
         return OperationResponse(msgspec.json.encode(self._servers.pending()))
 
     async def auth_url(self, request: OperationRequest) -> OperationResponse:
-        """Where the login of a server goes on; nothing while none runs."""
+        """Return the address where the user continues the login of a server, "" while no login runs."""
         name = request.args.get("name")
         if not name:
             raise BadInput("cannot tell the address of a login: the query must name an MCP server: ?name=…")
@@ -95,7 +95,7 @@ class McpOperations:
         )
 
     async def auth(self, request: OperationRequest) -> OperationResponse:
-        """Wait until somebody has logged in. A cancel ends the login. Raises NotFound, Conflict, Upstream."""
+        """Wait until the user has logged in. A cancel ends the login. Raises NotFound, Conflict, Upstream."""
         server = self._servers.server(read(request.body, ServerName).name)
         try:
             await server.log_in()

@@ -1,23 +1,23 @@
-"""Permissions and questions: what waits, the answers of clients, and whether this workspace asks at all."""
+"""Operations on permission requests and questions: the open ones, the answers of clients, and switching them off."""
 
 from collections.abc import Mapping
 
 import msgspec
 
 from protocol.api.permission import Answers, Grant, Resolved, Skip
+from worker.config.live import LiveConfig
 from worker.operations.decode import read
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.permissions.broker import PermissionBroker
 from worker.permissions.questions import batch_of
-from worker.runs.turn_factory import TurnFactory
 
 
 class PermissionOperations:
     """The handlers of `permissions.…`, `questions.…` and `asks.…`."""
 
-    def __init__(self, equipment: TurnFactory, desk: PermissionBroker) -> None:
-        self._equipment = equipment
-        self._desk = desk
+    def __init__(self, live: LiveConfig, broker: PermissionBroker) -> None:
+        self._live = live
+        self._broker = broker
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
@@ -32,51 +32,51 @@ class PermissionOperations:
         }
 
     async def get_skip(self, request: OperationRequest) -> OperationResponse:
-        """Does nothing here ask?"""
-        return OperationResponse(msgspec.json.encode(Skip(skip=self._equipment.skip_permissions)))
+        """Return whether tools of this workspace run without asking."""
+        return OperationResponse(msgspec.json.encode(Skip(skip=self._live.skip_permissions)))
 
     async def set_skip(self, request: OperationRequest) -> OperationResponse:
-        """Switch asking off or on, at once; what waits already is not decided by it."""
-        self._equipment.skip_permissions = read(request.body, Skip).skip
+        """Switch asking off or on, at once; open requests stay open."""
+        self._live.skip_permissions = read(request.body, Skip).skip
         return OperationResponse()
 
     async def permissions(self, request: OperationRequest) -> OperationResponse:
-        """The requests that wait."""
-        return OperationResponse(msgspec.json.encode(self._desk.open_permissions()))
+        """Return the open permission requests."""
+        return OperationResponse(msgspec.json.encode(self._broker.open_permissions()))
 
     async def grant(self, request: OperationRequest) -> OperationResponse:
-        """A client decides a request; an unknown action is BadInput. Only the id is taken from what it sent (W-48)."""
-        wish = read(request.body, Grant)
-        is_granted = wish.action != "deny"
-        is_ours = await self._desk.decide(
-            wish.permission.id,
+        """Decide a request for a client. Only the id of the request it sent is used (W-48). Raises BadInput."""
+        body = read(request.body, Grant)
+        is_granted = body.action != "deny"
+        is_resolved = await self._broker.decide(
+            body.permission.id,
             "permission",
-            wish.action,
+            body.action,
             granted=is_granted,
-            for_session=wish.action == "allow_session",
+            for_session=body.action == "allow_session",
         )
-        return _resolved(is_ours)
+        return _resolved(is_resolved)
 
     async def questions(self, request: OperationRequest) -> OperationResponse:
-        """The questions that wait."""
-        return OperationResponse(msgspec.json.encode(self._desk.open_questions()))
+        """Return the open questions."""
+        return OperationResponse(msgspec.json.encode(self._broker.open_questions()))
 
     async def answer(self, request: OperationRequest) -> OperationResponse:
-        """A client answers the questions."""
-        wish = read(request.body, Answers)
-        responses = wish.responses or []
-        batch_id = batch_of(self._desk.open_questions(), wish.batch_request_id, responses)
-        return _resolved(bool(batch_id) and await self._desk.answer(batch_id, responses))
+        """Answer a batch of questions for a client."""
+        body = read(request.body, Answers)
+        responses = body.responses or []
+        batch_id = batch_of(self._broker.open_questions(), body.batch_request_id, responses)
+        return _resolved(bool(batch_id) and await self._broker.answer(batch_id, responses))
 
     async def cancel(self, request: OperationRequest) -> OperationResponse:
-        """A client closes the questions unanswered."""
-        batch_id = batch_of(self._desk.open_questions(), request.args.get("batch", ""), [])
-        return _resolved(bool(batch_id) and await self._desk.decide(batch_id, "question", "refused", granted=False))
+        """Close a batch of questions unanswered, for a client."""
+        batch_id = batch_of(self._broker.open_questions(), request.args.get("batch", ""), [])
+        return _resolved(bool(batch_id) and await self._broker.decide(batch_id, "question", "refused", granted=False))
 
     async def open_asks(self, request: OperationRequest) -> OperationResponse:
-        """The events of what waits, for a stream that was opened after they were sent."""
-        return OperationResponse(msgspec.msgpack.encode(self._desk.open_events()))
+        """Return the events of the open requests, for a stream that was opened after they were sent."""
+        return OperationResponse(msgspec.msgpack.encode(self._broker.open_events()))
 
 
-def _resolved(is_ours: bool) -> OperationResponse:
-    return OperationResponse(msgspec.json.encode(Resolved(resolved=is_ours)))
+def _resolved(is_resolved: bool) -> OperationResponse:
+    return OperationResponse(msgspec.json.encode(Resolved(resolved=is_resolved)))

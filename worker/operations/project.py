@@ -1,4 +1,4 @@
-"""Is the project known to the agent yet: the context files, the mark that says so, and the prompt that writes them."""
+"""Operations on the setup of a project: whether it has a context file, and the prompt that writes one."""
 
 import asyncio
 import os
@@ -10,8 +10,8 @@ import msgspec
 from protocol.api.config import InitPrompt, NeedsInit
 from protocol.errors import Unavailable
 from worker.agent.project_context import CONTEXT_PATHS
+from worker.config.live import LiveConfig
 from worker.operations.table import Handler, OperationRequest, OperationResponse
-from worker.runs.turn_factory import TurnFactory
 from worker.tools.search.ignore import Ignore
 
 MARK = "init"
@@ -38,8 +38,8 @@ Invent nothing, and leave out what is true of every project. Change no other fil
 class ProjectOperations:
     """The handlers of `project.…`."""
 
-    def __init__(self, equipment: TurnFactory, *, workspace: Path, data_dir: Path) -> None:
-        self._equipment = equipment
+    def __init__(self, live: LiveConfig, *, workspace: Path, data_dir: Path) -> None:
+        self._live = live
         self._workspace = workspace
         self._data_dir = data_dir
 
@@ -51,7 +51,7 @@ class ProjectOperations:
         }
 
     async def needs_init(self, request: OperationRequest) -> OperationResponse:
-        """Should a client offer to write the context file? Looked up in a thread."""
+        """Return whether a client should offer to write the context file. Looks at the disk in a thread."""
         try:
             needed = await asyncio.to_thread(needs_init, self._workspace, self._data_dir)
         except OSError as error:
@@ -59,7 +59,7 @@ class ProjectOperations:
         return OperationResponse(msgspec.json.encode(NeedsInit(needs_init=needed)))
 
     async def init(self, request: OperationRequest) -> OperationResponse:
-        """Do not ask again."""
+        """Mark the project as set up, so that clients do not offer it again."""
         try:
             await asyncio.to_thread((self._data_dir / MARK).touch, 0o600)
         except OSError as error:
@@ -67,15 +67,18 @@ class ProjectOperations:
         return OperationResponse()
 
     async def init_prompt(self, request: OperationRequest) -> OperationResponse:
-        """What to ask the agent for."""
-        options = self._equipment.outfit.config.raw.get("options")
-        wanted = options.get("initialize_as") if isinstance(options, dict) else None
-        file = wanted if isinstance(wanted, str) and wanted else DEFAULT_FILE
+        """Return the prompt that has the agent write the context file."""
+        options = self._live.current.raw.get("options")
+        configured = options.get("initialize_as") if isinstance(options, dict) else None
+        file = configured if isinstance(configured, str) and configured else DEFAULT_FILE
         return OperationResponse(msgspec.json.encode(InitPrompt(prompt=PROMPT.format(file=file))))
 
 
 def needs_init(workspace: Path, data_dir: Path) -> bool:
-    """No mark, no context file, and at least one entry that is neither hidden nor ignored. Blocks; raises OSError."""
+    """Return whether the project has files of its own, but neither a mark nor a context file.
+
+    Hidden and ignored entries do not count. Blocks; raises OSError.
+    """
     if (data_dir / MARK).exists() or any((workspace / path).exists() for path in _CONTEXT_PATHS):
         return False
     ignore = Ignore().below(0, _gitignore(workspace))

@@ -1,4 +1,4 @@
-"""Prompts and runs: submit, cancel, clear, what waits, what became of a run."""
+"""Operations on prompts and runs: submit, cancel, clear, list the queue, look up a run."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ import msgspec
 
 from protocol.api.agent import Accepted, Prompt
 from protocol.errors import BadInput, Denied, NotFound
+from worker.config.live import LiveConfig
 from worker.operations.decode import number, read
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
-from worker.runs.turn_factory import TurnFactory
 from worker.store import runs
 from worker.store.database import Database
 
@@ -20,10 +20,10 @@ RUNS_SHOWN_MAX = 1000
 class PromptOperations:
     """The handlers of `prompt.…` and `run.…`."""
 
-    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: TurnFactory) -> None:
+    def __init__(self, dispatcher: Dispatcher, database: Database, live: LiveConfig) -> None:
         self._dispatcher = dispatcher
         self._database = database
-        self._equipment = equipment
+        self._live = live
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
@@ -37,26 +37,26 @@ class PromptOperations:
         }
 
     async def submit(self, request: OperationRequest) -> OperationResponse:
-        """Accept a prompt; 202 once it is on disk. BadInput `agent_not_ready` while no turn could be built."""
-        wish = read(request.body, Prompt)
-        if self._equipment.problem is not None and not await self._is_known(wish.run_id):
-            raise BadInput(f"cannot accept a prompt: {self._equipment.problem.message}", code="agent_not_ready")
-        if wish.permission_policy == "allow" and not self._equipment.may_allow_runs:
+        """Accept a prompt; 202 once it is on disk. Raises BadInput `agent_not_ready` while no turn could be built."""
+        body = read(request.body, Prompt)
+        if self._live.problem is not None and not await self._was_accepted(body.run_id):
+            raise BadInput(f"cannot accept a prompt: {self._live.problem.message}", code="agent_not_ready")
+        if body.permission_policy == "allow" and not self._live.may_allow_runs:
             raise Denied(
                 "cannot accept the policy `allow`: permissions.allow_run_policy is false in the configuration of this "
                 "workspace; use another policy, or name tools in permissions.allowed_tools",
                 code="forbidden",
             )
-        run_id = await self._dispatcher.submit(wish)
+        run_id = await self._dispatcher.submit(body)
         return OperationResponse(msgspec.json.encode(Accepted(run_id=run_id)), status=202)
 
-    async def _is_known(self, run_id: str) -> bool:
-        """Was it accepted before? Then asking again gets the same answer, whatever happened since."""
-        found = await self._database.read(lambda connection: runs.get(connection, run_id)) if run_id else None
-        return found is not None
+    async def _was_accepted(self, run_id: str) -> bool:
+        """Return whether the run was accepted before: then the same request gets the same answer, at any time."""
+        run = await self._database.read(lambda connection: runs.get(connection, run_id)) if run_id else None
+        return run is not None
 
     async def cancel(self, request: OperationRequest) -> OperationResponse:
-        """Cancel all that was accepted so far, or one run. 200 also when there is nothing to cancel."""
+        """Cancel all runs accepted so far in a session, or one run. 200 also when there is nothing to cancel."""
         session_id = request.args.get("sid", "")
         run_id = request.args.get("run", "")
         if run_id:
@@ -66,30 +66,30 @@ class PromptOperations:
         return OperationResponse()
 
     async def clear(self, request: OperationRequest) -> OperationResponse:
-        """Drop what waits."""
+        """Drop the queued prompts of a session."""
         await self._dispatcher.clear(request.args.get("sid", ""))
         return OperationResponse()
 
     async def count(self, request: OperationRequest) -> OperationResponse:
-        """How many prompts wait."""
+        """Return the number of queued prompts."""
         return OperationResponse(b"%d" % len(self._dispatcher.queued(request.args.get("sid", ""))))
 
     async def list(self, request: OperationRequest) -> OperationResponse:
-        """The texts of the prompts that wait."""
-        waiting = self._dispatcher.queued(request.args.get("sid", ""))
-        return OperationResponse(msgspec.json.encode([run.prompt for run in waiting]))
+        """Return the texts of the queued prompts."""
+        queued = self._dispatcher.queued(request.args.get("sid", ""))
+        return OperationResponse(msgspec.json.encode([run.prompt for run in queued]))
 
     async def list_runs(self, request: OperationRequest) -> OperationResponse:
-        """The newest runs first; `limit` of them, of one session if `session_id` says so."""
+        """Return the newest runs first, at most `limit`; those of one session if `session_id` is given."""
         limit = number(request.args, "limit", default=RUNS_SHOWN, highest=RUNS_SHOWN_MAX)
         session_id = request.args.get("session_id", "")
-        found = await self._database.read(lambda connection: runs.newest(connection, limit, session_id))
-        return OperationResponse(msgspec.json.encode([self._dispatcher.shape(run) for run in found]))
+        newest = await self._database.read(lambda connection: runs.newest(connection, limit, session_id))
+        return OperationResponse(msgspec.json.encode([self._dispatcher.shape(run) for run in newest]))
 
     async def get_run(self, request: OperationRequest) -> OperationResponse:
-        """One run."""
+        """Return one run. Raises NotFound `run_unknown`."""
         run_id = request.args.get("run", "")
-        found = await self._database.read(lambda connection: runs.get(connection, run_id))
-        if found is None:
+        run = await self._database.read(lambda connection: runs.get(connection, run_id))
+        if run is None:
             raise NotFound(f"cannot find run {run_id!r}", code="run_unknown")
-        return OperationResponse(msgspec.json.encode(self._dispatcher.shape(found)))
+        return OperationResponse(msgspec.json.encode(self._dispatcher.shape(run)))

@@ -1,7 +1,7 @@
-"""Remembered answers, so that a repeated call gets the same one, and has one effect (Z07, Z08).
+"""Cache the answers of calls, so that a repeated call gets the same one and has one effect (Z07, Z08).
 
-A call that still runs is joined: its one answer goes out when it is there. What was answered is kept, the newest
-answers up to a count and a size; an answer larger than the whole store is kept as long as it is the newest.
+A repetition of a call that still runs starts nothing: the one answer goes out when the call ends. The newest answers
+are kept, up to a count and a size; an answer larger than the whole cache is kept while it is the newest.
 """
 
 from collections import OrderedDict
@@ -11,14 +11,14 @@ from protocol.messages import Answer
 
 
 class CachedReply(Enum):
-    """What is known of a call that has no answer yet."""
+    """The state of a call that has no answer yet."""
 
     NEW = "new"
     RUNNING = "running"
 
 
 class ReplyCache:
-    """The calls of this worker that were answered lately, and those that run."""
+    """The calls of this worker that run, and the latest answers."""
 
     def __init__(self, *, count_max: int, bytes_max: int) -> None:
         self._count_max = count_max
@@ -32,7 +32,7 @@ class ReplyCache:
 
     @property
     def kept_bytes(self) -> int:
-        """The size of all bodies remembered."""
+        """The size of all cached bodies."""
         return self._bytes
 
     @property
@@ -41,7 +41,7 @@ class ReplyCache:
         return len(self._running)
 
     def begin(self, call_id: str) -> CachedReply | Answer:
-        """A call came. NEW: do it, and say `finished` or `dropped`; RUNNING: it is being done; else its answer."""
+        """Register a call. NEW: run it, then call `finished` or `dropped`; RUNNING: do nothing; an answer: send it."""
         if (answer := self._answers.get(call_id)) is not None:
             self._answers.move_to_end(call_id)
             return answer
@@ -51,7 +51,7 @@ class ReplyCache:
         return CachedReply.NEW
 
     def finished(self, answer: Answer) -> None:
-        """The call was done, and this is its answer from now on."""
+        """Cache the answer of a call that has ended."""
         self._running.discard(answer.call_id)
         self._answers[answer.call_id] = answer
         self._bytes += len(answer.body)
@@ -60,5 +60,5 @@ class ReplyCache:
             self._bytes -= len(oldest.body)
 
     def dropped(self, call_id: str) -> None:
-        """The call was cancelled because nobody waits for it: it has no answer, and would begin anew."""
+        """Forget a call that was cancelled because its caller left. A repetition runs it again."""
         self._running.discard(call_id)

@@ -1,4 +1,4 @@
-"""Sessions and their messages."""
+"""Operations on sessions and their messages."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from protocol.api.message import Message
 from protocol.api.session import Session, WriteSession
 from protocol.base.clock import Clock
-from protocol.errors import BadInput, Conflict, NotFound
+from protocol.errors import BadInput, Conflict
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from worker.operations.decode import read
+from worker.operations.lookup import session_or_404
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
 from worker.store import file_versions, messages, sessions
@@ -57,15 +58,15 @@ class SessionOperations:
         }
 
     async def list(self, request: OperationRequest) -> OperationResponse:
-        """The top-level sessions, changed last first."""
-        found = await self._database.read(sessions.top_level)
-        return OperationResponse(msgspec.json.encode([self._shown(session) for session in found]))
+        """Return the top-level sessions, most recently changed first."""
+        top_level = await self._database.read(sessions.top_level)
+        return OperationResponse(msgspec.json.encode([self._shown(session) for session in top_level]))
 
     async def create(self, request: OperationRequest) -> OperationResponse:
-        """A new session; only its title is the client's."""
-        wish = read(request.body, WriteSession)
+        """Create a session; the client decides only its title."""
+        body = read(request.body, WriteSession)
         now = int(self._clock.wall())
-        title = (wish.title or "")[:TITLE_MAX]
+        title = (body.title or "")[:TITLE_MAX]
         session = Session(id=new_uuid(self._random), title=title, created_at=now, updated_at=now)
 
         def job(transaction: Transaction) -> None:
@@ -76,43 +77,35 @@ class SessionOperations:
         return OperationResponse(msgspec.json.encode(session))
 
     async def get(self, request: OperationRequest) -> OperationResponse:
-        """One session, a child too."""
+        """Return one session, also one that belongs to a sub-agent."""
         session_id = request.args.get("sid", "")
-        found = await self._database.read(lambda connection: sessions.get(connection, session_id))
-        if found is None:
-            raise _unknown(session_id)
-        return OperationResponse(msgspec.json.encode(self._shown(found)))
+        session = await self._database.read(lambda connection: session_or_404(connection, session_id))
+        return OperationResponse(msgspec.json.encode(self._shown(session)))
 
     async def put(self, request: OperationRequest) -> OperationResponse:
-        """Change title, cost or todos; what the body leaves out stays as it is."""
-        wish = read(request.body, WriteSession)
-        session_id = wish.id or request.args.get("sid", "")
-        if wish.cost is not None and not wish.cost >= 0:
+        """Change title, cost or todos; fields that the body leaves out stay as they are."""
+        body = read(request.body, WriteSession)
+        session_id = body.id or request.args.get("sid", "")
+        if body.cost is not None and not body.cost >= 0:
             raise BadInput("cannot set cost to a negative number")
-        title = wish.title[:TITLE_MAX] if wish.title is not None else None
+        title = body.title[:TITLE_MAX] if body.title is not None else None
         now = int(self._clock.wall())
 
         def job(transaction: Transaction) -> Session:
             connection = transaction.connection
-            sessions.put(connection, session_id, title=title, cost=wish.cost, todos=wish.todos, now=now)
-            session = sessions.get(connection, session_id)
-            if session is None:
-                raise _unknown(session_id)
+            sessions.put(connection, session_id, title=title, cost=body.cost, todos=body.todos, now=now)
+            session = session_or_404(connection, session_id)
             transaction.emit(session, "updated", session_id=session_id)
             return session
 
         return OperationResponse(msgspec.json.encode(self._shown(await self._database.write(job))))
 
     async def delete(self, request: OperationRequest) -> OperationResponse:
-        """End what runs in it, then delete it with its children and messages (W-53)."""
+        """End the runs and jobs of a session, then delete it with its child sessions and messages (W-53)."""
         session_id = request.args.get("sid", "")
         family = await self._database.read(
-            lambda connection: (
-                sessions.family(connection, session_id) if sessions.exists(connection, session_id) else []
-            )
+            lambda connection: sessions.family(connection, session_or_404(connection, session_id).id)
         )
-        if not family:
-            raise _unknown(session_id)
         for member in family:
             await self._dispatcher.cancel(member)
         try:
@@ -128,7 +121,7 @@ class SessionOperations:
             await self._jobs.end_of_session(member)
 
         def job(transaction: Transaction) -> None:
-            # Read again: a child may have been born meanwhile.
+            # Read again: a child session may have been created in the meantime.
             for member in sessions.family(transaction.connection, session_id):
                 self._remove(transaction, member)
 
@@ -139,8 +132,8 @@ class SessionOperations:
         session = sessions.get(transaction.connection, session_id)
         if session is None:
             return
-        # One event a message, without its content; of a longer session only the session itself is told, because the
-        # log would keep little else.
+        # One event a message, without its content. For a longer session only the event of the session itself, because
+        # the event log would keep little else.
         if session.message_count <= self._limits.event_batch_max:
             for message in messages.of_session(transaction.connection, session_id):
                 gone = replace(message, parts=[])
@@ -149,24 +142,24 @@ class SessionOperations:
         transaction.emit(session, "deleted", session_id=session_id)
 
     async def history(self, request: OperationRequest) -> OperationResponse:
-        """The versions of the files that a session changed, in order."""
+        """Return the versions of the files that a session changed, in order."""
         session_id = request.args.get("sid", "")
-        found = await self._database.read(lambda connection: file_versions.of_session(connection, session_id))
-        return OperationResponse(msgspec.json.encode(found))
+        versions = await self._database.read(lambda connection: file_versions.of_session(connection, session_id))
+        return OperationResponse(msgspec.json.encode(versions))
 
     async def messages(self, request: OperationRequest) -> OperationResponse:
-        """The conversation, oldest first; what is only shown so far is stored first."""
+        """Return the conversation, oldest first; parts that are only in memory are stored before."""
         session_id = request.args.get("sid", "")
         await self._dispatcher.flush()
         return _encoded(await self._database.read(lambda connection: messages.of_session(connection, session_id)))
 
     async def user_messages(self, request: OperationRequest) -> OperationResponse:
-        """What the user said in this session, newest first."""
+        """Return the messages of the user in this session, newest first."""
         session_id = request.args.get("sid", "")
         return _encoded(await self._database.read(lambda connection: messages.user_of_session(connection, session_id)))
 
     async def all_user_messages(self, request: OperationRequest) -> OperationResponse:
-        """What the user said in any session, newest first."""
+        """Return the messages of the user in all sessions, newest first."""
         return _encoded(
             await self._database.read(lambda connection: messages.user_of_workspace(connection, USER_MESSAGES_MAX))
         )
@@ -175,9 +168,5 @@ class SessionOperations:
         return replace(session, is_busy=self._dispatcher.is_session_busy(session.id))
 
 
-def _encoded(found: "list[Message]") -> OperationResponse:
-    return OperationResponse(msgspec.json.encode(found))
-
-
-def _unknown(session_id: str) -> NotFound:
-    return NotFound(f"cannot find session {session_id[:200]!r}", code="session_unknown")
+def _encoded(rows: "list[Message]") -> OperationResponse:
+    return OperationResponse(msgspec.json.encode(rows))

@@ -1,12 +1,12 @@
-"""A command that the user runs in the workspace without the model; the session remembers what it printed (6.15).
+"""Run a command of the user in the workspace, without the model; the session keeps what it printed.
 
-It ends when its caller leaves, with everything that it started.
+The command ends when its caller leaves, with everything that it started.
 """
 
 import errno
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,17 +16,18 @@ from protocol.base.clock import Clock
 from protocol.errors import BadInput, Conflict, Unavailable
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
+from worker.config.live import LiveConfig
 from worker.operations.decode import read
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.processes.child import ChildProcesses
 from worker.processes.environment import user_environment
 from worker.runs import message_rows
-from worker.runs.turn_factory import TurnFactory
+from worker.runs.drain import Drain
 from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
 
 COLOURS = {"COLORTERM": "truecolor", "CLICOLOR_FORCE": "1", "FORCE_COLOR": "1"}
-TOO_LONG = 124  # as `timeout` says it
+TIMED_OUT = 124  # the exit code of timeout(1)
 WIDTH_MAX = 10_000
 
 
@@ -35,24 +36,21 @@ class ShellOperations:
 
     def __init__(
         self,
-        equipment: TurnFactory,
+        live: LiveConfig,
         database: Database,
         children: ChildProcesses,
         *,
         workspace: Path,
-        env: Mapping[str, str],
-        is_open: Callable[[], bool],
+        drain: Drain,
         limits: Limits,
         clock: Clock,
         random: RandomSource,
     ) -> None:
-        """`env` is the worker's own environment; `is_open` says whether this worker still begins anything."""
-        self._equipment = equipment
+        self._live = live
         self._database = database
         self._children = children
         self._workspace = workspace
-        self._env = env
-        self._is_open = is_open
+        self._drain = drain
         self._limits = limits
         self._clock = clock
         self._random = random
@@ -61,19 +59,19 @@ class ShellOperations:
         return {"shell.run": self.run}
 
     async def run(self, request: OperationRequest) -> OperationResponse:
-        """Run it, store what came of it, answer with that. A non-zero exit is an answer like any other."""
-        wish = read(request.body, RunShellCommand)
-        if not wish.command.strip() or "\0" in wish.command:
+        """Run the command, store its result and return it. A non-zero exit is a result like any other."""
+        body = read(request.body, RunShellCommand)
+        if not body.command.strip() or "\0" in body.command:
             raise BadInput("cannot run: `command` must be a text that is not empty and has no NUL characters")
-        if not self._is_open():
+        if not self._drain.is_open:
             raise Conflict("cannot run: the workspace is closing", code="workspace_closing")
-        result = await self._executed(wish, self._environment(request.args.get("env", ""), wish.term_width))
-        await self._remember(request.args.get("sid", ""), wish.command, result)
+        result = await self._executed(body, self._environment(request.args.get("env", ""), body.term_width))
+        await self._remember(request.args.get("sid", ""), body.command, result)
         return OperationResponse(msgspec.json.encode(result))
 
     def _environment(self, sent: str, width: int) -> dict[str, str]:
-        """The worker's, over it the configured one, over it what the workspace's first client had."""
-        env = {**self._env, **self._equipment.outfit.config.env}
+        """Combine the environments: that of the worker, the configured one, that of the workspace's first client."""
+        env = self._live.env
         for pair in msgspec.json.decode(sent, type=list[str]) if sent else ():
             name, is_pair, value = pair.partition("=")
             if is_pair:
@@ -83,11 +81,11 @@ class ShellOperations:
             env["COLUMNS"] = str(width)
         return env
 
-    async def _executed(self, wish: RunShellCommand, env: Mapping[str, str]) -> ShellResult:
+    async def _executed(self, body: RunShellCommand, env: Mapping[str, str]) -> ShellResult:
         limits = self._limits
         shell = shutil.which("bash", path=env.get("PATH", os.defpath)) or "/bin/sh"
         try:
-            child = await self._children.start([shell, "-c", wish.command], env=env, cwd=self._workspace)
+            child = await self._children.start([shell, "-c", body.command], env=env, cwd=self._workspace)
             try:
                 code = await child.exited_within(limits.tool_max_s)
                 if code is not None:
@@ -102,7 +100,7 @@ class ShellOperations:
         if code is None:
             parts.append(f"ended because it took longer than {limits.tool_max_s:g} s")
         output = "\n".join(part for part in parts if part)
-        exit_code = TOO_LONG if code is None else 128 - code if code < 0 else code
+        exit_code = TIMED_OUT if code is None else 128 - code if code < 0 else code
         return ShellResult(output=output, exit_code=exit_code)
 
     async def _remember(self, session_id: str, command: str, result: ShellResult) -> None:

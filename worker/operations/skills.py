@@ -1,4 +1,4 @@
-"""Skills over the API: which there are, and the text of one that the user calls up."""
+"""Operations on skills: the list, and the text of one that the user calls up."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +27,9 @@ class SkillOperations:
         return {"skill.list": self.list, "skill.read": self.read}
 
     async def list(self, request: OperationRequest) -> OperationResponse:
-        """Those that can be used, as they are now."""
+        """Look for skills again and return the usable ones."""
         await self._skills.refresh()
-        found = [
+        infos = [
             SkillInfo(
                 id=skill.path,
                 name=skill.name,
@@ -40,14 +40,14 @@ class SkillOperations:
             )
             for skill in self._skills.known.usable
         ]
-        return OperationResponse(msgspec.json.encode(found))
+        return OperationResponse(msgspec.json.encode(infos))
 
     async def read(self, request: OperationRequest) -> OperationResponse:
-        """The whole file of a skill. Only files that were found as skills can be read here. Raises NotFound."""
-        wanted = read(request.body, ReadSkill).skill_id
-        skill = next((one for one in self._skills.known.usable if one.path == wanted), None)
+        """Return the whole file of a skill; no other file can be read here. Raises NotFound."""
+        skill_id = read(request.body, ReadSkill).skill_id
+        skill = next((skill for skill in self._skills.known.usable if skill.path == skill_id), None)
         if skill is None:
-            raise NotFound(f"cannot find skill {wanted[:200]!r}: take an id from the list of skills")
+            raise NotFound(f"cannot find skill {skill_id[:200]!r}: take an id from the list of skills")
 
         def content(_stop: object) -> bytes:
             return read_bytes(Path(skill.path))[:FILE_MAX_BYTES]

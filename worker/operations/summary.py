@@ -1,12 +1,12 @@
-"""Summarise a session when a client asks for it: an accepted run like any other, which its caller waits for."""
+"""Summarise a session on request: an accepted run like any other, whose end the caller awaits."""
 
 from collections.abc import Mapping
 
 from protocol.errors import BadInput, Upstream
 from worker.agent.message_draft import finish_of
+from worker.config.live import LiveConfig
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
-from worker.runs.turn_factory import TurnFactory
 from worker.store import messages
 from worker.store.database import Database
 
@@ -14,21 +14,21 @@ from worker.store.database import Database
 class SummaryOperations:
     """The handler of `agent.summarize`."""
 
-    def __init__(self, dispatcher: Dispatcher, database: Database, equipment: TurnFactory) -> None:
+    def __init__(self, dispatcher: Dispatcher, database: Database, live: LiveConfig) -> None:
         self._dispatcher = dispatcher
         self._database = database
-        self._equipment = equipment
+        self._live = live
 
     def handlers(self) -> Mapping[str, Handler]:
         return {"agent.summarize": self.summarize}
 
     async def summarize(self, request: OperationRequest) -> OperationResponse:
-        """Answers when the summary is there, was cancelled, or there was nothing to summarise.
+        """Return when the summary is stored or was cancelled, or when there was nothing to summarise.
 
         Raises BadInput `agent_not_ready`, NotFound `session_unknown`, Conflict `busy`, Upstream for a failed model.
         """
-        if self._equipment.problem is not None:
-            raise BadInput(f"cannot summarise: {self._equipment.problem.message}", code="agent_not_ready")
+        if self._live.problem is not None:
+            raise BadInput(f"cannot summarise: {self._live.problem.message}", code="agent_not_ready")
         run = await self._dispatcher.summarize(request.args.get("sid", ""))
         if run is None or run.outcome != "failed":
             return OperationResponse()

@@ -1,6 +1,6 @@
-"""Operation to handler, checked against protocol/operations.py: run with deadline, errors to the wire.
+"""Map operations to handlers, run them with a deadline, and turn errors into answers.
 
-This is one of the three outer borders: whatever a handler raises becomes an answer.
+The table must match protocol/operations.py. Every exception of a handler becomes an answer.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from protocol.operations import OPERATIONS, Operation
 
 @dataclass(frozen=True, slots=True)
 class OperationRequest:
-    """What a handler gets: strings from path and query, the JSON body unread, and the id of the call."""
+    """The input of a handler: strings from path and query, the JSON body not yet decoded, and the id of the call."""
 
     args: dict[str, str]
     body: bytes = b""
@@ -29,7 +29,7 @@ class OperationRequest:
 
 @dataclass(frozen=True, slots=True)
 class OperationResponse:
-    """What a handler gives back: a JSON body (or none) and the HTTP status that goes with it."""
+    """The result of a handler: a JSON body (or none) and its HTTP status."""
 
     body: bytes = b""
     status: int = 200
@@ -39,7 +39,7 @@ Handler = Callable[[OperationRequest], Awaitable[OperationResponse]]
 
 
 class OperationTable:
-    """Every operation of protocol/operations.py with the function that does it."""
+    """Every operation of protocol/operations.py with its handler."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class OperationTable:
         log: logging.Logger,
         operations: Mapping[str, Operation] = OPERATIONS,
     ) -> None:
-        """Raises ValueError when `handlers` and `operations` differ: a worker that would answer less never starts."""
+        """Raise ValueError when `handlers` and `operations` differ: an incomplete worker never starts."""
         missing = sorted(operations.keys() - handlers.keys())
         unknown = sorted(handlers.keys() - operations.keys())
         if missing or unknown:
@@ -62,12 +62,12 @@ class OperationTable:
         self._log = log
 
     def is_bound(self, operation: str) -> bool:
-        """Does this operation end when its caller goes away?"""
+        """Return whether this operation is cancelled when its caller leaves."""
         row = self._operations.get(operation)
         return row is not None and row.is_bound
 
     async def run(self, call: Call) -> Answer:
-        """Do what `call` asks for, within its deadline. Only CancelledError passes; all else is in the answer."""
+        """Run the handler of `call` within its deadline. Raises only CancelledError; other errors are in the answer."""
         handler = self._handlers.get(call.operation)
         if handler is None:
             return _failed(call, NotFound(f"cannot do {call.operation}: this worker has no such operation"))
@@ -112,7 +112,7 @@ def _failed(call: Call, error: BulkheadError) -> Answer:
 
 
 def _plain(error: msgspec.MsgspecError) -> str:
-    """msgspec names the field as `$.a.b`; say it in words."""
+    """Reword an error of msgspec, which names the field as `$.a.b`."""
     text = str(error)
     if " - at `$." in text:
         reason, _, field = text.partition(" - at `$.")

@@ -6,9 +6,10 @@ In this order: the rules of the workspace, the run's policy, hooks, earlier gran
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from protocol.api.permission import PermissionPolicy, PermissionRequest
+from protocol.base.text import replace_surrogates, replace_surrogates_in
 from worker.permissions.broker import PermissionBroker
 from worker.permissions.rules import Rules
 from worker.store.rows import StoredRequest
@@ -72,10 +73,10 @@ class PermissionGate:
             session_id=wish.session_id,
             tool_call_id=wish.tool_call_id,
             tool_name=wish.tool,
-            description=_clean(wish.description),
+            description=replace_surrogates(wish.description),
             action=wish.action,
-            params=_clean_all(dict(wish.params)) if wish.params is not None else None,
-            path=_clean(path),
+            params=replace_surrogates_in(dict(wish.params)) if wish.params is not None else None,
+            path=replace_surrogates(path),
         )
         request = StoredRequest(
             request_id,
@@ -114,20 +115,3 @@ def request_path(path: str, workspace: Path) -> str:
     if path in ("", "."):
         return str(workspace)
     return str(Path(path).parent) if Path(path).is_file() else path
-
-
-def _clean(text: str) -> str:
-    """Replace lone surrogates, which JSON cannot carry."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _clean_all(value: Any) -> Any:
-    match value:
-        case str():
-            return _clean(value)
-        case dict():
-            return {_clean(str(key)): _clean_all(child) for key, child in value.items()}
-        case list() | tuple():
-            return [_clean_all(child) for child in value]
-        case _:
-            return value

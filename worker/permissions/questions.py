@@ -1,4 +1,4 @@
-"""Ask the user the questions of the tool `question`, where a client can answer (W-50)."""
+"""Put the questions of the tool `question` to the user, while a client can answer them (W-50)."""
 
 from collections.abc import Sequence
 
@@ -8,41 +8,36 @@ from worker.permissions.broker import PermissionBroker
 from worker.store import runs
 from worker.store.database import Database
 from worker.store.rows import StoredRequest
-from worker.toolkit.extension import Extension
-from worker.toolkit.tool import Tool, ToolContext, ToolError
-from worker.tools.session.question import Question
+from worker.toolkit.tool import ToolContext, ToolError
 
 
-class Questions(Extension):
-    """Provide the tool `question`; implements its `Asker`."""
+class Questions:
+    """Asks through the permission broker; implements `Asker` of the tool."""
 
     def __init__(self, broker: PermissionBroker, database: Database, limits: Limits) -> None:
         self._broker = broker
         self._database = database
         self._limits = limits
-        self._tool = Question(self)
 
-    def tools(self) -> Sequence[Tool]:
-        """Return the tool, if a client said that it can answer."""
-        return (self._tool,) if self._broker.is_interactive else ()
+    @property
+    def is_available(self) -> bool:
+        """Whether a client said that it can answer questions."""
+        return bool(self._broker.is_interactive)
 
     def new_id(self) -> str:
-        """Make an id for a question."""
+        """Return an id for a question."""
         return self._broker.new_id()
 
     async def ask(
         self, context: ToolContext, questions: list[QuestionItem], *, title: str, description: str
     ) -> Sequence[QuestionResponse] | None:
-        """Return the answers in the order of the questions, or None when the user refused.
-
-        Raises ToolError when no client answered.
-        """
+        """Return the answers in the order of the questions, None if the user refused. Raises ToolError if none came."""
         run = await self._database.read(lambda connection: runs.get(connection, context.run_id))
         policy, wait_s = (run.permission_policy, run.permission_wait_s) if run is not None else ("", 0.0)
         if policy == "deny":
             raise ToolError("cannot ask: the prompt of this run said that no client answers; decide by yourself")
         batch_id = self._broker.new_id()
-        shape = QuestionRequest(
+        request = QuestionRequest(
             id=batch_id,
             session_id=context.session_id,
             tool_call_id=context.tool_call_id,
@@ -50,11 +45,11 @@ class Questions(Extension):
             confirm_title=title,
             confirm_description=description,
         )
-        request = StoredRequest(
+        stored = StoredRequest(
             batch_id, "question", context.session_id, context.run_id, context.tool_call_id, tool="question"
         )
         timeout_s = (wait_s or self._limits.permission_wait_s) if policy == "wait" else None
-        reply = await self._broker.ask(request, shape, timeout_s=timeout_s)
+        reply = await self._broker.ask(stored, request, timeout_s=timeout_s)
         if reply.granted:
             return in_order(questions, reply.answers)
         if reply.why:
@@ -63,29 +58,25 @@ class Questions(Extension):
             )
         return None
 
-    async def close(self) -> None:
-        """Close the broker. Recovery closes the open requests."""
-        await self._broker.close()
 
+def batch_of(pending: Sequence[QuestionRequest], batch_id: str, answers: Sequence[QuestionResponse]) -> str:
+    """Find the batch that a client answers: the named one, else that with the answered questions, else the oldest.
 
-def batch_of(waiting: Sequence[QuestionRequest], batch_id: str, answers: Sequence[QuestionResponse]) -> str:
-    """Return the id of the batch that is meant: the named one, the one with the answered questions, or the oldest.
-
-    "" when that batch is over.
+    Returns "" when there is none. `pending` holds the open batches, oldest first.
     """
     if batch_id:
         return batch_id
-    meant = {answer.request_id for answer in answers if answer.request_id}
-    for request in waiting:
-        if meant & {question.id for question in request.questions}:
+    answered = {answer.request_id for answer in answers if answer.request_id}
+    for request in pending:
+        if answered & {question.id for question in request.questions}:
             return request.id
-    if meant or not waiting:
-        return ""  # answers to a batch that is over
-    return waiting[0].id
+    if answered or not pending:
+        return ""  # the answers belong to a batch that is closed
+    return pending[0].id
 
 
 def in_order(questions: Sequence[QuestionItem], answers: Sequence[QuestionResponse]) -> list[QuestionResponse]:
-    """Return one answer for each question: by id where answers name one, else by position. Missing ones are empty."""
+    """Return one answer for each question: by id if the answers have ids, else by position; an empty one if skipped."""
     by_id = {answer.request_id: answer for answer in answers if answer.request_id}
     by_position = [] if by_id else list(answers)
     return [

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
+from protocol.base.process_identity import ProcessHandle, ProcessStat, read_stat
 from protocol.base.tasks import TaskOwner, run_shielded
 from protocol.limits import Limits
 from worker.processes.environment import markers
 from worker.processes.landlock import Ruleset
 from worker.processes.output_buffer import OutputBuffer
 from worker.processes.process_limit import ProcessLimit
-from worker.processes.process_tree import ProcessTree, TreeProcess, find_tree, read_process, send
+from worker.processes.process_tree import ProcessTree, find_tree, send
 from worker.processes.stdin_pipe import InputPipe
 from worker.processes.thread_pool import ThreadPool
 
@@ -76,7 +77,7 @@ class ChildProcess:
     def __init__(
         self,
         process: "subprocess.Popen[bytes]",
-        identity: TreeProcess,
+        identity: ProcessStat,
         marker: str,
         pipes: Sequence[Pipe],
         of: "ChildProcesses",
@@ -177,7 +178,7 @@ class ChildProcess:
 
     async def members(self) -> int:
         """How many processes it is now, itself included."""
-        return 1 + len((await self._of.scan(self._identity, f"{MARKER}={self._marker}")).members)
+        return 1 + len((await self._of.scan(self._identity, (MARKER, self._marker))).members)
 
     async def end(self) -> None:
         """End the child and all that came from it: SIGTERM, a grace, SIGKILL until nothing is left. Bounded.
@@ -215,25 +216,26 @@ class ChildProcess:
             targets.append(self.pid)
             with contextlib.suppress(OSError):
                 os.killpg(self.pid, signum)  # the leader is not reaped, so the group cannot be a stranger's
-        pidfds = []
+        handles: list[ProcessHandle] = []
         for process in await self._others():
             self._seen.add(process.pid)  # zombies, too, and those that become one before the signal arrives
-            if not process.is_zombie and (pidfd := send(process, signum)) is not None:
+            if not process.is_dead and (handle := send(process, signum)) is not None:
                 targets.append(process.pid)
-                pidfds.append(pidfd)
+                handles.append(handle)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._has_exited.wait()
-                await _all_ended(pidfds)
+                for handle in handles:
+                    await handle.ended()
         except TimeoutError:
             pass
         finally:
-            for pidfd in pidfds:
-                os.close(pidfd)
+            for handle in handles:
+                handle.close()
         return targets
 
-    async def _others(self) -> list[TreeProcess]:
-        tree = await self._of.scan(self._identity, f"{MARKER}={self._marker}")
+    async def _others(self) -> list[ProcessStat]:
+        tree = await self._of.scan(self._identity, (MARKER, self._marker))
         # Decided here on the loop, where children are started: a child that was born during the scan is known by now.
         orphans = [p for p in tree.orphans if self._of.may_end_orphan(self, p)]
         return [*tree.members, *orphans]
@@ -311,7 +313,7 @@ class ChildProcesses:
         pipes: list[Pipe] = []
         given: InputPipe | None = None
         try:
-            identity = read_process(process.pid)
+            identity = read_stat(process.pid)
             assert identity is not None, "a child that is not reaped is in /proc"
             for stream, feed in ((process.stdout, on_stdout), (process.stderr, None)):
                 assert stream is not None
@@ -338,7 +340,7 @@ class ChildProcesses:
         """A text that no other child or file of ours carries."""
         return f"{os.getpid()}-{self._random.getrandbits(64):016x}"
 
-    async def scan(self, leader: TreeProcess, marker: str) -> ProcessTree:
+    async def scan(self, leader: ProcessStat, marker: tuple[str, str]) -> ProcessTree:
         """What came from `leader`, found in a thread."""
         keeper_pid = os.getpid()
         try:
@@ -349,7 +351,7 @@ class ChildProcesses:
             self.log.error("scan for processes of a tool took too long", extra=fields(leader=leader.pid))
             return ProcessTree((), ())
 
-    def may_end_orphan(self, ending: ChildProcess, process: TreeProcess) -> bool:
+    def may_end_orphan(self, ending: ChildProcess, process: ProcessStat) -> bool:
         """An orphan without a marker could be any tool's; it goes with the last tool that may have started it.
 
         Services live long and do not fork away, so they do not shield the orphans of a tool.
@@ -393,15 +395,3 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, stdin: boo
         close_fds=True,
         start_new_session=True,
     )
-
-
-async def _all_ended(pidfds: Iterable[int]) -> None:
-    """Wait until each of these processes has ended."""
-    loop = asyncio.get_running_loop()
-    for pidfd in pidfds:
-        ended = asyncio.Event()
-        loop.add_reader(pidfd, ended.set)
-        try:
-            await ended.wait()
-        finally:
-            loop.remove_reader(pidfd)

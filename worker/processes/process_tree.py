@@ -1,116 +1,62 @@
-"""Which processes belong to a tool's child: found in /proc by session, marker and descent (T03). Blocking: for threads.
+"""Find the processes that belong to a tool's command: by session, marker and descent (T03).
 
-A daemon may leave the session (`setsid`) and its parent (double fork), but it carries the marker in its environment;
-one that cleared its environment as well becomes a child of ours, because the worker is a subreaper.
+The scan blocks: call it on a thread. A daemon may leave the session (`setsid`) and its parent (double fork), but it
+carries the marker in its environment. One that also cleared its environment becomes a child of the worker, which is a
+subreaper.
 """
 
-import os
 import signal
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-PROC = Path("/proc")
-LOOKS_MAX = 32
-EXEC_S = 0.002
-"""How long to look away from a process that has no environment; most have it by then."""
+from protocol.base.marker_scan import find_marked, process_ids
+from protocol.base.process_identity import ProcessHandle, ProcessStat, read_stat
 
-
-@dataclass(frozen=True)
-class TreeProcess:
-    """One line of /proc. `start_ticks` with the pid is its identity: pids are used again (S11)."""
-
-    pid: int
-    parent: int
-    group: int
-    session: int
-    start_ticks: int
-    is_zombie: bool
+_EXEC_WAIT_S = 0.002
+"""For processes in the middle of an exec. Short, because the end of every command waits for a scan; most processes
+show their environment by then, and the end of a tree scans until nothing is left."""
 
 
 @dataclass(frozen=True)
 class ProcessTree:
-    """What a scan found. `orphans` are children of ours that nobody can say who started: they have no marker."""
+    """The result of a scan. `orphans` are children of the worker without a marker: any command may be their origin."""
 
-    members: tuple[TreeProcess, ...]
-    orphans: tuple[TreeProcess, ...]
-
-
-def read_process(pid: int) -> TreeProcess | None:
-    """The process `pid`, or None when it is gone."""
-    try:
-        text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text[text.rindex(")") + 2 :].split()  # the name before it may hold blanks and brackets
-    return TreeProcess(
-        pid=pid,
-        parent=int(fields[1]),
-        group=int(fields[2]),
-        session=int(fields[3]),
-        start_ticks=int(fields[19]),
-        is_zombie=fields[0] in ("Z", "X"),
-    )
+    members: tuple[ProcessStat, ...]
+    orphans: tuple[ProcessStat, ...]
 
 
-def find_tree(leader: TreeProcess, marker: str, keeper_pid: int) -> ProcessTree:
-    """Every process that came from `leader`, itself left out, and the orphans that may have."""
-    needle = marker.encode()
-    keeper = read_process(keeper_pid)
+def find_tree(leader: ProcessStat, marker: tuple[str, str], keeper_pid: int) -> ProcessTree:
+    """Return every process that `leader` started, directly or not, without itself, and the orphans that it may have.
+
+    `marker` is a variable of the environment and its value; `keeper_pid` is the subreaper.
+    """
+    keeper = read_stat(keeper_pid)
     own_session = keeper.session if keeper else 0
-    young = [p for p in _processes() if p.start_ticks >= leader.start_ticks and p.pid not in (leader.pid, keeper_pid)]
-    known = {p.pid for p in young if leader.pid in (p.session, p.group) or _carries(p.pid, needle)}
-    grew = True
-    while grew:  # descendants, also of processes that dropped the marker
-        more = {p.pid for p in young if p.pid not in known and p.parent in known | {leader.pid}}
-        known |= more
-        grew = bool(more)
-    members = tuple(p for p in young if p.pid in known)
-    orphans = tuple(
-        p for p in young if p.pid not in known and p.parent == keeper_pid and p.session not in (0, own_session)
+    stats = (stat for pid in process_ids() if (stat := read_stat(pid)) is not None)
+    young = [s for s in stats if s.start_ticks >= leader.start_ticks and s.pid not in (leader.pid, keeper_pid)]
+    members = {s.pid for s in young if leader.pid in (s.session, s.group)}
+    rest = [s.pid for s in young if s.pid not in members]
+    members.update(find_marked(*marker, pids=rest, exec_wait_s=_EXEC_WAIT_S))
+    has_grown = True
+    while has_grown:  # descendants, also of processes that dropped the marker
+        children = {s.pid for s in young if s.pid not in members and s.parent in members | {leader.pid}}
+        members |= children
+        has_grown = bool(children)
+    return ProcessTree(
+        members=tuple(s for s in young if s.pid in members),
+        orphans=tuple(
+            s for s in young if s.pid not in members and s.parent == keeper_pid and s.session not in (0, own_session)
+        ),
     )
-    return ProcessTree(members, orphans)
 
 
-def send(process: TreeProcess, signum: signal.Signals) -> int | None:
-    """Signal exactly this process and return its pidfd, which the caller closes; None when it is gone or not ours."""
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except OSError:
+def send(process: ProcessStat, signum: signal.Signals) -> ProcessHandle | None:
+    """Signal exactly this process and return its handle, which the caller closes; None when it is dead or not ours."""
+    handle = ProcessHandle.open(process.pid, process.start_ticks)
+    if handle is None:
         return None
     try:
-        now = read_process(process.pid)
-        if now is not None and now.start_ticks == process.start_ticks and not now.is_zombie:
-            signal.pidfd_send_signal(pidfd, signum)
-            return pidfd
+        handle.send(signum)
     except OSError:
-        pass
-    os.close(pidfd)
-    return None
-
-
-def _processes() -> Iterator[TreeProcess]:
-    """All processes. Looked for until a look shows nothing new: one that forks and leaves while we read would hide
-    its child, which is on no earlier list."""
-    seen: set[str] = set()
-    for _ in range(LOOKS_MAX):  # beside something that forks all the time there is always something new
-        new = [name for name in os.listdir(PROC) if name.isdecimal() and name not in seen]
-        if not new:
-            return
-        seen.update(new)
-        for name in new:
-            if (process := read_process(int(name))) is not None:
-                yield process
-
-
-def _carries(pid: int, needle: bytes) -> bool:
-    try:
-        path = PROC / str(pid) / "environ"
-        environment = path.read_bytes()
-        if not environment:  # for a moment so, in the middle of an exec
-            time.sleep(EXEC_S)
-            environment = path.read_bytes()
-        return needle in environment.split(b"\0")
-    except OSError:  # gone, or another user's
-        return False
+        handle.close()
+        return None
+    return handle

@@ -1,6 +1,6 @@
-"""A run that works for another run: a session of its own below the caller's, an accepted run in it, its last words.
+"""Run a prompt on behalf of another run: a child session, an accepted run in it, and its last answer.
 
-It ends with its caller: a cancel of the caller cancels it, and a worker that dies interrupts both.
+The run ends with its caller: a cancel of the caller cancels it, and the death of the worker interrupts both.
 """
 
 from protocol.api.session import Session
@@ -15,19 +15,27 @@ from worker.store.database import Database, Transaction
 from worker.toolkit.tool import ToolError
 from worker.tools.session.agent import TaskKind
 
-_ENDED = {"failed": "failed", "cancelled": "was cancelled", "interrupted": "was interrupted"}
+_END_TEXTS = {"failed": "failed", "cancelled": "was cancelled", "interrupted": "was interrupted"}
 
 
 class Delegation:
-    """Implements `Delegate` of the tool `agent`."""
+    """Implements `Delegate` of the tools that start sub-agents.
 
-    def __init__(self, dispatcher: Dispatcher, database: Database, clock: Clock) -> None:
-        self._dispatcher = dispatcher
+    The tools are part of the turns that the dispatcher starts, so the dispatcher comes later, by `bind`.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._dispatcher: Dispatcher | None = None
         self._database = database
         self._clock = clock
 
+    def bind(self, dispatcher: Dispatcher) -> None:
+        """Use this dispatcher. Call once, before any turn runs."""
+        self._dispatcher = dispatcher
+
     async def answer(self, *, parent_session_id: str, session_id: str, prompt: str, kind: TaskKind = "task") -> str:
-        """What the agent said last. Raises ToolError when it failed or somebody cancelled it."""
+        """Return the last answer of the sub-agent. Raises ToolError when its run failed or was cancelled."""
+        assert self._dispatcher is not None, "bind() comes before the first turn"
         now = int(self._clock.wall())
         child = Session(
             id=session_id,
@@ -53,9 +61,9 @@ class Delegation:
             return text_of(row)
         finish = finish_of(row) if row is not None else None
         why = f": {finish.message}. {finish.details}".rstrip(". ") if finish is not None and finish.message else ""
-        raise ToolError(f"cannot use the agent's report: the agent {_ENDED.get(run.outcome, 'was lost')}{why}")
+        raise ToolError(f"cannot use the agent's report: the agent {_END_TEXTS.get(run.outcome, 'was lost')}{why}")
 
     async def _charge(self, parent_session_id: str, session_id: str) -> None:
-        """What the agent has cost is the caller's to pay, also when it came to nothing (W-20, W-33)."""
+        """Add the cost of the sub-agent to the caller's session, also when its run failed (W-20, W-33)."""
         now = int(self._clock.wall())
         await self._database.write(lambda transaction: charge(transaction, parent_session_id, session_id, now))

@@ -1,7 +1,7 @@
-"""The shutdown of a worker: refuse, cancel, wait, flush, leave; each stage has a deadline (P9).
+"""The state machine of a worker's shutdown: refuse, cancel, wait, flush, leave; each stage has a deadline (P9).
 
-Facts come from whoever runs the shutdown; `overdue` is told when the deadline of the present stage has passed. The
-budgets travel in the `Shutdown` message, so the supervisor counts the same ones.
+`worker/shutdown.py` performs the effects and reports the facts, `overdue` when the deadline of the current stage has
+passed. The budgets travel in the `Shutdown` message, so the supervisor uses the same ones.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from protocol.base.machine import Machine
 
 
 class Phase(Enum):
-    """How far the shutdown is."""
+    """The stage of the shutdown."""
 
     OPEN = "open"
     CLOSING = "closing"
@@ -22,7 +22,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """From now on no prompt is accepted."""
+    """Accept no more prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class AwaitRuns:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Bring everything that is not stored or sent on its way, at the latest until `deadline`."""
+    """Store and send everything that is still in memory, at the latest until `deadline`."""
 
     deadline: float
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Say the last word and exit. `in_time`: no stage overran its budget."""
+    """Send the last word and exit. `in_time`: no stage overran its budget."""
 
     in_time: bool
 
@@ -55,7 +55,7 @@ Effect = Refuse | CancelAll | AwaitRuns | Flush | Leave
 
 
 class Drain(Machine[Phase]):
-    """One shutdown. A second request while it goes on changes nothing, so that asking thrice is never worse (S08)."""
+    """One shutdown. A second request during it changes nothing (S08)."""
 
     table = {
         Phase.OPEN: {"shutdown": (Phase.CLOSING,)},
@@ -74,11 +74,11 @@ class Drain(Machine[Phase]):
 
     @property
     def is_open(self) -> bool:
-        """May prompts be accepted?"""
+        """Whether prompts may be accepted."""
         return self.state is Phase.OPEN
 
     def shutdown(self, reason: str, *, drain_s: float, flush_s: float, now: float) -> list[Effect]:
-        """Begin. Ignored when it has begun already."""
+        """Begin the shutdown. Ignored when it has begun already."""
         if self.state is not Phase.OPEN:
             return []
         self.reason, self._flush_s = reason, flush_s
@@ -86,7 +86,7 @@ class Drain(Machine[Phase]):
         return self._move("shutdown", Phase.CLOSING, [Refuse(), CancelAll()])
 
     def cancelled(self, now: float) -> list[Effect]:
-        """Every run was told."""
+        """Every run was cancelled, though it may not have ended."""
         return self._move("cancelled", Phase.DRAINING, [AwaitRuns(self._deadline)])
 
     def drained(self, now: float) -> list[Effect]:
@@ -94,13 +94,13 @@ class Drain(Machine[Phase]):
         return self._move("drained", Phase.FLUSHING, [Flush(now + self._flush_s)])
 
     def flushed(self, now: float) -> list[Effect]:
-        """All is stored, and sent as far as somebody listens."""
+        """Everything is stored, and sent if a supervisor is connected."""
         return self._move("flushed", Phase.CLOSED, [Leave(self._in_time)])
 
     def overdue(self, now: float) -> list[Effect]:
-        """The deadline of this stage has passed: go on without what is missing."""
+        """The deadline of this stage has passed: continue with the next one."""
         if self.state is Phase.CLOSED:
-            return []  # the timer lost the race
+            return []  # the timer came too late
         self._in_time = False
         if self.state is Phase.FLUSHING:
             return self._move("overdue", Phase.CLOSED, [Leave(False)])

@@ -1,6 +1,6 @@
-"""Finds the skills: where they may lie, in which order, and which files are none. Blocks.
+"""Find the skills in their directories, and say why a file is not one. Blocks.
 
-Of two skills with one name the later one counts: what comes with Bulkhead, then the user's, then the project's.
+Of two skills with the same name the later one wins: first the built-in ones, then the user's, then the project's.
 """
 
 import errno
@@ -19,14 +19,14 @@ FILE_MAX_BYTES = 1024 * 1024
 DEPTH_MAX = 4
 FILES_MAX = 500
 DIRECTORIES_MAX = 2000
-"""So many directories below one place are looked into: a link may lead to the root of the disk."""
+"""Directories searched below one root: a link may lead to the root of the file system."""
 _USER = ("bulkhead/skills", "crush/skills", "agents/skills")
 _PROJECT = (".agents/skills", ".bulkhead/skills", ".crush/skills", ".claude/skills", ".cursor/skills")
 
 
 @dataclass(frozen=True)
-class DiscoveredSkills:
-    """One file that says it is a skill; `error` is why it is none."""
+class SkillFile:
+    """One file with the name of a skill file; `error` says why it is not a skill, "" if it is."""
 
     name: str
     path: str
@@ -35,15 +35,15 @@ class DiscoveredSkills:
 
 @dataclass(frozen=True)
 class Skills:
-    """What was found. `usable` are the skills in the order of their names, `roots` the directories that they lie in."""
+    """The result of a search. `usable` are the skills in the order of their names, `roots` their directories."""
 
     usable: tuple[Skill, ...] = ()
-    found: tuple[DiscoveredSkills, ...] = ()
+    files: tuple[SkillFile, ...] = ()
     roots: tuple[Path, ...] = ()
 
 
 Cache = dict[str, tuple[tuple[int, int, int], "Skill | BadSkill"]]
-"""What was read of each file, and how the file was then: reading YAML is slow, and a turn begins often."""
+"""The skill of each file, and the state of the file when it was read: parsing YAML is slow, and turns begin often."""
 
 
 def discover(
@@ -54,37 +54,39 @@ def discover(
     disabled: Sequence[str] = (),
     cache: Cache | None = None,
 ) -> Skills:
-    """Look everywhere. `extra` are configured directories; skills named in `disabled` are left out. `cache` is used
-    and brought up to date."""
+    """Search all directories. `extra` are configured ones; skills named in `disabled` are left out.
+
+    `cache` is used and updated.
+    """
     old, new = cache or {}, Cache()
     skills: dict[str, Skill] = {}
-    found: list[DiscoveredSkills] = []
+    files: list[SkillFile] = []
     seen: set[str] = set()
     left_out = {name.lower() for name in disabled}
-    for directory, source in _places(workspace, env, extra):
+    for directory, source in _directories(workspace, env, extra):
         for file in _files(directory):
             real = os.path.realpath(file)
-            if real in seen or len(found) >= FILES_MAX:
+            if real in seen or len(files) >= FILES_MAX:
                 continue
             try:
-                skill = _known(file, source, old, new)
+                skill = _read_cached(file, source, old, new)
             except BadSkill as error:
-                found.append(DiscoveredSkills(name_of(str(file)), str(file), str(error)))
+                files.append(SkillFile(name_of(str(file)), str(file), str(error)))
                 continue
             seen.add(real)
             if skill.name.lower() in left_out:
                 continue
-            found.append(DiscoveredSkills(skill.name, skill.path))
+            files.append(SkillFile(skill.name, skill.path))
             skills[skill.name.lower()] = skill
     if cache is not None:
         cache.clear()
         cache.update(new)
     usable = tuple(sorted(skills.values(), key=lambda skill: skill.name.lower()))
     roots = tuple(dict.fromkeys(Path(os.path.realpath(Path(skill.path).parent)) for skill in usable))
-    return Skills(usable, tuple(found), roots)
+    return Skills(usable, tuple(files), roots)
 
 
-def _places(workspace: Path, env: Mapping[str, str], extra: Sequence[str]) -> Iterator[tuple[Path, Source]]:
+def _directories(workspace: Path, env: Mapping[str, str], extra: Sequence[str]) -> Iterator[tuple[Path, Source]]:
     yield BUILTIN, "system"
     home = env.get("HOME")
     own = env.get("BULKHEAD_SKILLS_DIR") or env.get("CRUSH_SKILLS_DIR")
@@ -105,12 +107,14 @@ def _places(workspace: Path, env: Mapping[str, str], extra: Sequence[str]) -> It
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """The skill files below a directory, in the order of their paths; links are followed, not too deep, and no
-    directory is looked into twice."""
-    yield from _below(directory, 0, set())
+    """Yield the skill files below a directory in the order of their paths.
+
+    Links are followed; the depth is bounded, and no directory is read twice.
+    """
+    yield from _search(directory, 0, set())
 
 
-def _below(directory: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def _search(directory: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Path]:
     try:
         status = directory.stat()
         names = sorted(os.listdir(directory))
@@ -125,11 +129,11 @@ def _below(directory: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[
     for name in names:
         path = directory / name
         if depth < DEPTH_MAX and not name.startswith(".") and _is_text(name) and os.path.isdir(path):
-            yield from _below(path, depth + 1, seen)
+            yield from _search(path, depth + 1, seen)
 
 
 def _is_text(name: str) -> bool:
-    """Can clients be told this name?"""
+    """Return whether the name can be sent to clients."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -137,32 +141,32 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _known(file: Path, source: Source, old: Cache, new: Cache) -> Skill:
-    """The skill of a file, read again only when the file is another one. Raises BadSkill."""
+def _read_cached(file: Path, source: Source, old: Cache, new: Cache) -> Skill:
+    """Read the skill of a file, again only if the file has changed. Raises BadSkill."""
     try:
         status = file.stat()
     except OSError as error:
         raise BadSkill(f"the file cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):  # who opens a pipe waits for somebody who writes
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
         raise BadSkill("it is not a file")
     state = (status.st_ino, status.st_size, status.st_mtime_ns)
-    known = old.get(str(file))
-    if known is not None and known[0] == state:
-        read = known[1]
+    cached = old.get(str(file))
+    if cached is not None and cached[0] == state:
+        result = cached[1]
     else:
         try:
-            read = _read(file, source)
+            result = _read(file, source)
         except BadSkill as error:
-            read = error
-    new[str(file)] = (state, read)
-    if isinstance(read, BadSkill):
-        raise BadSkill(str(read))
-    return read
+            result = error
+    new[str(file)] = (state, result)
+    if isinstance(result, BadSkill):
+        raise BadSkill(str(result))
+    return result
 
 
 def read_bytes(file: Path) -> bytes:
-    """What is in a skill file, and one byte more than it may have. Raises OSError, also for what is no file."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may have become a pipe
+    """Read a skill file, at most one byte more than it may have. Raises OSError, also unless it is a regular file."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe by now
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is not a file")

@@ -1,4 +1,4 @@
-"""The skills of a workspace: looked for before each turn, told to the model, and told to clients when they change."""
+"""Search the skills of a workspace before each turn, list them for the model, and notify clients of changes."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from worker.toolkit.extension import Extension
 
 
 class SkillService(Extension):
-    """Knows the skills as they were found last."""
+    """Keeps the result of the last search."""
 
     def __init__(self, workspace: Path, *, database: Database, threads: ThreadPool, limits: Limits) -> None:
         self._workspace = workspace
@@ -25,48 +25,49 @@ class SkillService(Extension):
         self._env: Mapping[str, str] = {}
         self._extra: Sequence[str] = ()
         self._disabled: Sequence[str] = ()
-        self._looking = asyncio.Lock()
-        self._has_looked = False
+        self._lock = asyncio.Lock()
+        self._has_searched = False
         self._cache: Cache = {}
         self.known = Skills()
 
     def configure(self, config: Config, env: Mapping[str, str]) -> None:
-        """Where to look from now on."""
+        """Apply the configured directories and disabled skills."""
         self._env, self._extra, self._disabled = env, config.options.skills_paths, config.options.disabled_skills
 
     async def refresh(self) -> None:
-        """Look again; clients hear of it when something is different. Bounded."""
-        async with self._looking:
+        """Search again, and notify clients when something changed. Bounded in time."""
+        async with self._lock:
             try:
-                found = await self._threads.run(
+                skills = await self._threads.run(
                     lambda _stop: discover(
                         self._workspace, self._env, extra=self._extra, disabled=self._disabled, cache=self._cache
                     ),
                     timeout_s=self._limits.search_deadline_s,
                 )
-            except TimeoutError:  # a turn can do without; what is known counts on
+            except TimeoutError:  # the turn uses the last result
                 return
-            is_new, self.known = found != self.known and self._has_looked, found
-            self._has_looked = True
-            if is_new:
-                await self._database.write(self._tell)
+            has_changed = self._has_searched and skills != self.known
+            self.known = skills
+            self._has_searched = True
+            if has_changed:
+                await self._database.write(self._emit)
 
-    def _tell(self, transaction: Transaction) -> None:
+    def _emit(self, transaction: Transaction) -> None:
         transaction.emit(SkillsChanged(states=self.states))
 
     @property
     def states(self) -> list[SkillState]:
-        """What became of each file, for clients."""
+        """Return the state of each file, for clients."""
         return [
-            SkillState(name=one.name, path=one.path, state=1 if one.error else 0, error=one.error)
-            for one in self.known.found
+            SkillState(name=file.name, path=file.path, state=1 if file.error else 0, error=file.error)
+            for file in self.known.files
         ]
 
     def notes(self) -> Sequence[str]:
-        """The list of skills for the system prompt."""
+        """Return the list of skills for the system prompt."""
         text = note(self.known.usable)
         return (text,) if text else ()
 
     def readable(self) -> Sequence[Path]:
-        """The directories of the skills may be read without asking."""
+        """Return the directories of the skills, which may be read without permission."""
         return self.known.roots

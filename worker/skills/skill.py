@@ -1,7 +1,7 @@
-"""What a skill is: a file of instructions with a head in YAML, and how the agent is told of it (10.3).
+"""Read the YAML head of a skill file, and list skills for the system prompt.
 
-The head says the name, which is that of the directory too, and when the skill is of use. The rest is for the model,
-which reads the file when it wants the skill.
+A skill is a file of instructions. Its head has the name, which is also that of the directory, and a description that
+says when to use the skill. The model reads the file when it needs the skill.
 """
 
 import re
@@ -18,12 +18,13 @@ Source = Literal["system", "user", "project"]
 FILE_NAME = "SKILL.md"
 _NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*")
 _HEAD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-HEAD_LENGTH_MAX = 64 * 1024
-DEPTH_MAX = 20
+HEAD_LENGTH_MAX = 64 * 1024  # characters
+DEPTH_MAX = 20  # of nested YAML
+_TOO_DEEP = f"the head is wrong: it is nested more than {DEPTH_MAX} levels deep"
 
 
 class BadSkill(Exception):
-    """The file is no skill; the text says why."""
+    """The file is not a skill; the text says why."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -40,7 +41,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 
 @dataclass(frozen=True)
 class Skill:
-    """One skill that can be used. `path` is its file."""
+    """One usable skill. `path` is its file."""
 
     name: str
     description: str
@@ -51,19 +52,19 @@ class Skill:
 
 
 def read_head(text: str, directory: str) -> Head:
-    """The head of a skill file in a directory of that name. Raises BadSkill."""
-    found = _HEAD.match(text)
-    if found is None:
+    """Read the head of a skill file; `directory` is the name of its directory. Raises BadSkill."""
+    match = _HEAD.match(text)
+    if match is None:
         raise BadSkill("there is no head: the file must begin with `---`, YAML, and `---`")
     try:
-        _check_plain(found[1])
-        head = msgspec.yaml.decode(found[1].encode(), type=Head, strict=False)
+        _check_plain(match[1])
+        head = msgspec.yaml.decode(match[1].encode(), type=Head, strict=False)
     except BadSkill:
         raise
     except msgspec.ValidationError as error:
         raise BadSkill(f"the head is wrong: {error}") from None
-    except Exception as error:  # the YAML library has exceptions of its own, and is not imported before it is needed
-        raise BadSkill(f"the head is no YAML: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # the YAML library, imported only when needed, has its own exceptions
+        raise BadSkill(f"the head is not YAML: {' '.join(str(error).split())[:200]}") from None
     if _NAME.fullmatch(head.name) is None:
         raise BadSkill(f"the name {head.name!r} must be letters and digits with single hyphens between them")
     if head.name.lower() != directory.lower():
@@ -72,23 +73,41 @@ def read_head(text: str, directory: str) -> Head:
 
 
 def _check_plain(text: str) -> None:
-    """A few lines of YAML may mean billions of values by their aliases, and brackets without end overrun the stack of
-    the library, which ends the process. Raises BadSkill, and what the library raises."""
+    """Refuse aliases and deep nesting. Raises BadSkill, and exceptions of the YAML library.
+
+    A few lines with aliases may mean billions of values, and deep nesting overflows the library's stack, which kills
+    the process.
+    """
     import yaml
 
     if len(text) > HEAD_LENGTH_MAX:
         raise BadSkill(f"the head is longer than {HEAD_LENGTH_MAX} characters")
     depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.AliasEvent):
-            raise BadSkill("the head is wrong: aliases (`*name`) are not read; write the value itself")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH_MAX:
-            raise BadSkill(f"the head is wrong: it is nested more than {DEPTH_MAX} levels deep")
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                raise BadSkill("the head is wrong: aliases (`*name`) are not supported; write the value itself")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH_MAX:
+                raise BadSkill(_TOO_DEEP)
+    except yaml.YAMLError:
+        # Some versions of libyaml read ahead, so their own limit comes before the first event of the nested value.
+        if _bracket_depth(text) > DEPTH_MAX:
+            raise BadSkill(_TOO_DEEP) from None
+        raise
+
+
+def _bracket_depth(text: str) -> int:
+    """Count how many brackets are open at once at most, quoted ones included: only good to explain a failure."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def note(skills: Sequence[Skill]) -> str:
-    """What the system prompt says of the skills; "" when the model may use none."""
+    """Return the section of the system prompt that lists the skills; "" when the model may use none."""
     lines = []
     for skill in skills:
         if skill.for_model:
@@ -101,7 +120,7 @@ def note(skills: Sequence[Skill]) -> str:
             "# Skills",
             "",
             "Instructions for particular tasks. When there is a skill for a task, first read its file with `view` and",
-            "follow it; paths in it count from its directory. Read none that you do not need.",
+            "follow it; paths in it are relative to its directory. Read none that you do not need.",
             "",
             *lines,
         ]
@@ -109,5 +128,5 @@ def note(skills: Sequence[Skill]) -> str:
 
 
 def name_of(path: str) -> str:
-    """What a file calls itself whose head nobody can read."""
+    """Return the name of a skill whose head cannot be read: that of its directory."""
     return PurePath(path).parent.name

@@ -290,6 +290,13 @@ class Database:
 
     def _open(self) -> None:
         self._raw = self._file.connect(self._limits.storage_busy_s)
+        try:
+            self._begin()
+        except BaseException:
+            self._raw.close()
+            raise
+
+    def _begin(self) -> None:
         if self._file.is_read_only:
             check_schema(self._raw)
             self.failed = READ_ONLY

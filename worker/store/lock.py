@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+from protocol.base.process_identity import own_start_ticks
+
 LOCK_NAME = "bulkhead.lock"
 _POLL_S = 0.02
 
@@ -81,15 +83,6 @@ def _open(path: Path) -> tuple[int, bool]:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
     except FileNotFoundError:
         return os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), False
-
-
-def own_start_ticks() -> int:
-    """When this process started, in kernel ticks; 0 where /proc does not say."""
-    try:
-        stat = Path("/proc/self/stat").read_text()
-    except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 def _owner(descriptor: int) -> str:

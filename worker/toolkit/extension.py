@@ -1,6 +1,6 @@
-"""What lives beside the runs for as long as the worker: language servers, MCP servers, background jobs and the like.
+"""Define what runs beside the runs of a worker: language servers, MCP servers, background jobs, hooks, skills.
 
-`runs/equipment.py` calls these; a service that has nothing to say keeps the answers of this class.
+An extension that has nothing to contribute keeps the answers of the base class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,44 +11,77 @@ from worker.toolkit.tool import Tool
 
 
 class Extension:
-    """One of them. All that is not awaited is called on the loop and must not block."""
+    """One extension. Every method that is not awaited is called on the loop and must not block."""
 
     def configure(self, config: Config, env: Mapping[str, str]) -> None:
-        """The configuration of the workspace, at the start and after each change; `env` is meant for children."""
+        """Use this configuration, at the start and after each change; `env` is the environment for children."""
 
     async def refresh(self) -> None:
-        """A turn is about to begin: look whether something is new. Bounded."""
+        """Look for changes before a turn begins. Bounded."""
 
     def tools(self) -> Sequence[Tool]:
-        """What the next turn may call."""
+        """Return the tools for the next turn that are known only at run time."""
         return ()
 
     def notes(self) -> Sequence[str]:
-        """Paragraphs for the system prompt of the next turn."""
+        """Return paragraphs for the system prompt of the next turn."""
         return ()
 
     def readable(self) -> Sequence[Path]:
-        """Resolved directories outside the workspace that the next turn may read without asking."""
+        """Return resolved directories outside the workspace that the next turn may read without permission."""
         return ()
 
     @property
     def busy(self) -> int:
-        """How many things are under way that forbid sending this worker to sleep."""
+        """How many activities keep this worker from being put to sleep."""
         return 0
 
     async def settled(self) -> None:
-        """Return when what `configure` began has come to an end. Bounded."""
+        """Return when everything that `configure` began has finished. Bounded."""
 
     async def close(self) -> None:
-        """The worker closes: end everything. Bounded."""
+        """End everything, because the worker closes. Bounded."""
 
 
-class FixedTools(Extension):
-    """Tools that need something of this worker, and no more than that."""
+class Extensions:
+    """All extensions of one worker, in the order in which they are configured, asked and closed."""
 
-    def __init__(self, *tools: Tool) -> None:
-        self._tools = tools
+    def __init__(self, *extensions: Extension) -> None:
+        self._extensions = extensions
 
-    def tools(self) -> Sequence[Tool]:
-        """Always the same."""
-        return self._tools
+    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+        """Pass this configuration to each."""
+        for extension in self._extensions:
+            extension.configure(config, env)
+
+    async def settled(self) -> None:
+        """Wait until each has finished what its configuration began. Bounded."""
+        for extension in self._extensions:
+            await extension.settled()
+
+    async def refresh(self) -> None:
+        """Have each look for changes before a turn begins. Bounded."""
+        for extension in self._extensions:
+            await extension.refresh()
+
+    def tools(self) -> list[Tool]:
+        """Return the tools of all."""
+        return [tool for extension in self._extensions for tool in extension.tools()]
+
+    def notes(self) -> list[str]:
+        """Return the paragraphs of all."""
+        return [note for extension in self._extensions for note in extension.notes()]
+
+    def readable(self) -> tuple[Path, ...]:
+        """Return the readable directories of all."""
+        return tuple(path for extension in self._extensions for path in extension.readable())
+
+    @property
+    def busy(self) -> int:
+        """How many activities keep this worker from being put to sleep."""
+        return sum(extension.busy for extension in self._extensions)
+
+    async def close(self) -> None:
+        """Close each. Bounded."""
+        for extension in self._extensions:
+            await extension.close()

@@ -5,12 +5,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 
 def uri_of(path: Path) -> str:
-    """The `file:` URI of an absolute path."""
+    """Return the `file:` URI of an absolute path."""
     return "file://" + quote(str(path), safe="/-._~")
 
 
 def path_of(uri: str) -> Path | None:
-    """The path behind a `file:` URI, None for any other."""
+    """Return the path of a `file:` URI, None for any other URI."""
     try:
         parts = urlsplit(uri)
     except ValueError:  # a server may send anything

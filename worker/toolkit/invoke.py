@@ -1,12 +1,12 @@
-"""The one way into a tool: validate, hooks, run, result. Failures become error results; a cancel passes.
+"""Run one tool call: validate, hooks, run, result. Failures become error results; a cancel passes.
 
-What a call is allowed to do is asked by the tool itself, when it knows what it is about to do (`ToolContext.permit`).
+The tool itself asks for permission (`ToolContext.permit`), once it knows what it is about to do.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,33 +14,34 @@ import msgspec
 
 from protocol.api.message import ToolCallData
 from protocol.base.logs import fields
+from protocol.base.text import replace_surrogates, replace_surrogates_in
 from protocol.errors import BulkheadError
 from worker.toolkit.tool import HookVerdict, Tool, ToolContext, ToolDenied, ToolError, ToolResult
 from worker.toolkit.toolbox import Toolbox
 
 log = logging.getLogger("bulkhead.tools")
 
-END_MARGIN_S = 10.0  # a tool with a deadline of its own tells more when it keeps it itself
+END_MARGIN_S = 10.0  # a tool that keeps its own deadline can report more than this module can
 
 
 async def invoke(toolbox: Toolbox, call: ToolCallData, context: ToolContext) -> ToolResult:
-    """Run one call and return its result; never raises but for a cancel, and then only after the tool has tidied up."""
+    """Run one call and return its result. Raises only CancelledError, and that only after the tool has cleaned up."""
     tool = toolbox.get(call.name)
     if tool is None:
-        known = ", ".join(toolbox.names)
-        return _failed(f"cannot run tool {call.name!r}: there is no such tool; available are: {known}")
+        available = ", ".join(toolbox.names)
+        return _failed(f"cannot run tool {call.name!r}: there is no such tool; available are: {available}")
     try:
         args = _arguments(call, tool)
     except ToolError as error:
         return _failed(str(error))
     context = replace(context, tool=tool.spec.name)
     started = context.clock.now()
-    verdict = await context.hooks.before(tool.spec.name, args, context)
-    if verdict.denied is not None:
-        result = ToolResult(_clean(verdict.denied), is_error=True, stop_turn=verdict.halt)
+    decision = await context.hooks.before(tool.spec.name, args, context)
+    if decision.denied is not None:
+        result = ToolResult(replace_surrogates(decision.denied), is_error=True, stop_turn=decision.halt)
     else:
-        result = await _run(tool, verdict.args, replace(context, approved=verdict.approved))
-    result = _with_verdict(result, verdict)
+        result = await _run(tool, decision.args, replace(context, approved=decision.approved))
+    result = _with_hooks(result, decision)
     log.debug(
         "tool ran",
         extra=fields(
@@ -60,33 +61,33 @@ async def _run(tool: Tool, args: dict[str, object], context: ToolContext) -> Too
     name = tool.spec.name
     try:
         async with asyncio.timeout(limits.tool_max_s + END_MARGIN_S) as deadline:
-            waits = partial(_without, deadline, limits.tool_max_s + END_MARGIN_S)
-            result = await tool.run(args, replace(context, without_deadline=waits))
-        # Text from files and children may hold halves of characters, which no JSON can carry.
+            without_deadline = partial(_suspended, deadline, limits.tool_max_s + END_MARGIN_S)
+            result = await tool.run(args, replace(context, without_deadline=without_deadline))
+        # Text from files and children may hold lone surrogates, which no JSON can carry.
         return ToolResult(
-            _clean(result.content),
+            replace_surrogates(result.content),
             result.is_error,
-            _clean_values(result.metadata),
+            replace_surrogates_in(dict(result.metadata)) if result.metadata is not None else None,
             result.data,
             result.mime_type,
             result.stop_turn,
         )
     except ToolDenied as error:
-        return ToolResult(_clean(str(error)), is_error=True, stop_turn=True)
+        return ToolResult(replace_surrogates(str(error)), is_error=True, stop_turn=True)
     except (ToolError, BulkheadError) as error:
         return _failed(str(error))
     except TimeoutError as error:
         if deadline.expired():
             return _failed(f"cannot finish {name}: it took longer than {limits.tool_max_s:g} s and was ended")
         return _failed(f"cannot finish {name}: {error}")
-    except Exception as error:  # the border of tools: a bug in one must not end the run
+    except Exception as error:  # a bug in one tool must not end the run
         log.exception("tool failed", extra=fields(tool=name, run=context.run_id, session=context.session_id))
         return _failed(f"cannot finish {name}: {type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
-def _without(deadline: asyncio.Timeout, limit_s: float) -> Iterator[None]:
-    """Hold the deadline while the tool waits for somebody; it has its whole time again afterwards."""
+def _suspended(deadline: asyncio.Timeout, limit_s: float) -> Iterator[None]:
+    """Suspend the deadline while the tool waits for a person or an agent; restart it in full afterwards."""
     deadline.reschedule(None)
     try:
         yield
@@ -95,16 +96,16 @@ def _without(deadline: asyncio.Timeout, limit_s: float) -> Iterator[None]:
             deadline.reschedule(asyncio.get_running_loop().time() + limit_s)
 
 
-def _with_verdict(result: ToolResult, verdict: HookVerdict) -> ToolResult:
-    if verdict.note:
-        result = replace(result, content=f"{result.content}\n\n{_clean(verdict.note)}")
-    if verdict.metadata is not None:
-        result = replace(result, metadata={**(result.metadata or {}), "hook": dict(verdict.metadata)})
+def _with_hooks(result: ToolResult, decision: HookVerdict) -> ToolResult:
+    if decision.note:
+        result = replace(result, content=f"{result.content}\n\n{replace_surrogates(decision.note)}")
+    if decision.metadata is not None:
+        result = replace(result, metadata={**(result.metadata or {}), "hook": dict(decision.metadata)})
     return result
 
 
 def _arguments(call: ToolCallData, tool: Tool) -> dict[str, object]:
-    """The arguments as an object with all that is required. Raises ToolError."""
+    """Decode the arguments and check that all required ones are present. Raises ToolError."""
     try:
         args = msgspec.json.decode(call.input.strip() or "{}")
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
@@ -118,14 +119,4 @@ def _arguments(call: ToolCallData, tool: Tool) -> dict[str, object]:
 
 
 def _failed(text: str) -> ToolResult:
-    return ToolResult(_clean(text), is_error=True)
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _clean_values(metadata: Mapping[str, object] | None) -> dict[str, object] | None:
-    if metadata is None:
-        return None
-    return {key: _clean(value) if isinstance(value, str) else value for key, value in metadata.items()}
+    return ToolResult(replace_surrogates(text), is_error=True)

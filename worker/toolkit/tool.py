@@ -1,6 +1,7 @@
-"""What a tool is: its specification, the context of one call, its result; and reading its arguments.
+"""Define what a tool is: its specification, the context of one call, its result; and read its arguments.
 
-What a tool needs of the rest of the worker stands here as protocols: who permits, who remembers, who is asked first.
+What a tool needs of the rest of the worker is declared here as protocols: the permission gate, the file history, the
+language servers, the hooks.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,9 @@ from worker.config.schema import ToolSettings
 from worker.processes.child import ChildProcesses
 
 Effect = Literal["read", "write", "execute"]
+AgentKind = Literal["main", "task", "web"]
+"""The agents that call tools: that of a conversation; the sub-agent of `agent`; the sub-agent of `agentic_fetch`."""
+
 Args = TypeVar("Args", bound=msgspec.Struct)
 
 
@@ -26,12 +30,12 @@ class ToolError(Exception):
 
 
 class ToolDenied(ToolError):
-    """A permission was refused. The error result ends the turn: the model must not look for a way around it."""
+    """A refused permission. The error result ends the turn: the model must not look for a way around it."""
 
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a call gave. `data` is Base64 of media of `mime_type`; `stop_turn` ends the turn after this step."""
+    """The result of a call. `data` is Base64 of media of `mime_type`; `stop_turn` ends the turn after this step."""
 
     content: str
     is_error: bool = False
@@ -43,32 +47,36 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """What the model is told of a tool, and how it may run. `schema` is the JSON schema of its arguments."""
+    """A tool as the model sees it, how it may run, and which agents have it.
+
+    `schema` is the JSON schema of the arguments. `agents` may hold a sub-agent only if the tool changes nothing.
+    """
 
     name: str
     description: str
     schema: dict[str, Any]
     parallel: bool
     effect: Effect
+    agents: tuple[AgentKind, ...] = ("main",)
 
 
 class FileLedger(Protocol):
-    """Which content of a file a session has last seen, as a SHA-256 in hexadecimal (W-65)."""
+    """Remembers which content of a file a session has last seen, as a SHA-256 in hexadecimal (W-65)."""
 
     async def last_read(self, session_id: str, path: str) -> str | None:
-        """The hash of what the session last read or wrote at this resolved path; None when it never did."""
+        """Return the hash of what the session last read or wrote at this resolved path; None when it never did."""
         ...
 
     async def record_read(self, session_id: str, path: str, sha256: str) -> None:
-        """The session has now seen this content."""
+        """Record that the session has now seen this content."""
         ...
 
 
 class FileHistory(Protocol):
-    """The versions of the files that a session changed."""
+    """Keeps the versions of the files that a session changed."""
 
     async def record(self, session_id: str, path: str, old: str | None, new: str) -> None:
-        """The session changed the file at this resolved path; `old` is None for one that was not there."""
+        """Record that the session changed the file at this resolved path; `old` is None for a new file."""
         ...
 
 
@@ -76,17 +84,17 @@ class CodeServers(Protocol):
     """The language servers of the workspace, as the tools that read and change files see them."""
 
     async def seen(self, path: Path) -> str:
-        """The file was read. What is known to be wrong in it, as text for the model; "" for nothing. Bounded."""
+        """Report that the file was read; return its known diagnostics as text for the model, "" for none. Bounded."""
         ...
 
     async def changed(self, path: Path) -> str:
-        """The file was changed. What is wrong after that, as `seen`."""
+        """Report that the file was changed; return the diagnostics after that, as `seen`."""
         ...
 
 
 @dataclass(frozen=True)
 class AccessRequest:
-    """What a call is about to do, for whoever decides. The fields are those of the API (http-api 3.10)."""
+    """What a call is about to do, for the gate. The fields are those of a permission request in the API."""
 
     session_id: str
     run_id: str
@@ -96,23 +104,23 @@ class AccessRequest:
     path: str
     description: str
     params: Mapping[str, object] | None
-    approved: bool = False  # a hook said that nobody needs to be asked
+    approved: bool = False  # a hook said that no permission is needed
 
 
 class Gate(Protocol):
-    """Who decides what a call may do. One wish that waits holds up nobody else (W-46)."""
+    """Decides what a call may do. A request that waits delays no other (W-46)."""
 
-    async def permit(self, wish: AccessRequest) -> None:
-        """Return when it may. Raises Denied. A caller that is cancelled takes its wish back."""
+    async def permit(self, request: AccessRequest, /) -> None:
+        """Return when the call may go ahead. Raises ToolDenied. A cancel of the caller withdraws the request."""
         ...
 
 
 @dataclass(frozen=True)
 class HookVerdict:
-    """What the hooks say before a call. `args` are what the tool gets; `approved` spares the permission request."""
+    """The decision of the hooks before a call. `args` go to the tool; `approved` skips the permission request."""
 
     args: dict[str, object]
-    denied: str | None = None  # why not; None when nobody objects
+    denied: str | None = None  # the reason; None when no hook objects
     halt: bool = False  # a denial that also ends the turn
     approved: bool = False
     note: str = ""  # goes below the tool's own text
@@ -120,43 +128,43 @@ class HookVerdict:
 
 
 class Hooks(Protocol):
-    """Programs of the user that look at a call before it runs (10.4)."""
+    """Programs of the user that look at a call before it runs."""
 
     async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookVerdict:
-        """Ask all that match. Bounded; a hook that fails has no opinion."""
+        """Run all hooks that match. Bounded; a hook that fails counts as one without an opinion."""
         ...
 
 
 class NoHistory:
-    """Remembers nothing."""
+    """A history that keeps nothing."""
 
     async def record(self, session_id: str, path: str, old: str | None, new: str) -> None:
-        """Nothing is kept."""
+        """Do nothing."""
 
 
 class NoCodeServers:
-    """Knows nothing of any file."""
+    """No servers: there are never any diagnostics."""
 
     async def seen(self, path: Path) -> str:
-        """Nothing."""
+        """Return no diagnostics."""
         return ""
 
     async def changed(self, path: Path) -> str:
-        """Nothing."""
+        """Return no diagnostics."""
         return ""
 
 
 class NoHooks:
-    """No objection, ever."""
+    """No hooks: there is never an objection."""
 
     async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookVerdict:
-        """The call as it is."""
+        """Let the call pass as it is."""
         return HookVerdict(args)
 
 
 @dataclass(frozen=True)
 class ToolContext:
-    """What one call may use. `workspace` is a resolved directory; `env` the environment meant for children."""
+    """What one call may use. `workspace` is a resolved directory, `env` the environment for child processes."""
 
     workspace: Path
     session_id: str
@@ -170,21 +178,22 @@ class ToolContext:
     files: FileLedger
     gate: Gate
     tool: str = ""  # the name of the tool that is called
+    agent: AgentKind = "main"  # the agent that calls
     readable: tuple[Path, ...] = ()  # resolved directories outside the workspace that need no permission to be read
     approved: bool = False  # a hook approved this call
-    takes_images: bool = False  # can the model of this turn see what a tool shows it?
+    takes_images: bool = False  # the model of this turn accepts images
     history: FileHistory = field(default_factory=NoHistory)
     code: CodeServers = field(default_factory=NoCodeServers)
     hooks: Hooks = field(default_factory=NoHooks)
-    bounds: ToolSettings = field(default_factory=ToolSettings)  # what the configuration says of single tools
+    bounds: ToolSettings = field(default_factory=ToolSettings)  # the configured settings of single tools
     without_deadline: Callable[[], AbstractContextManager[object]] = nullcontext
-    """`with context.without_deadline():` the tool's own deadline stands still: people, or another agent, take time."""
+    """`with context.without_deadline():` suspends the tool's deadline while it waits for a person or another agent."""
 
     async def permit(
         self, *, action: str, path: str, description: str, params: Mapping[str, object] | None = None
     ) -> None:
-        """Ask for what the call is about to do, and wait for the answer. Raises Denied."""
-        wish = AccessRequest(
+        """Ask for permission for what the call is about to do, and wait for the decision. Raises ToolDenied."""
+        request = AccessRequest(
             self.session_id,
             self.run_id,
             self.tool_call_id,
@@ -196,46 +205,49 @@ class ToolContext:
             self.approved,
         )
         with self.without_deadline():
-            await self.gate.permit(wish)
+            await self.gate.permit(request)
 
 
 class Tool(Protocol):
-    """One tool. `run` returns a result, or raises ToolError or BadInput for an error result."""
+    """One tool."""
 
     spec: ToolSpec
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
-        """Do it. On a cancel everything that the call began has ended before CancelledError leaves."""
+        """Run one call; raise ToolError or BadInput for an error result.
+
+        On a cancel everything that the call began has ended before CancelledError leaves.
+        """
         ...
 
 
 def read_args(kind: type[Args], args: dict[str, object]) -> Args:
-    """The arguments as `kind`. Raises BadInput naming the missing or ill-typed parameter.
+    """Convert the arguments to `kind`. Raises BadInput naming the missing or ill-typed parameter.
 
-    Numbers and booleans that a model wrote as strings are taken; parameters that the tool does not know are ignored,
-    and null is as good as left out.
+    Numbers and booleans that a model wrote as strings are accepted, unknown parameters are ignored, and null counts as
+    left out.
     """
     try:
         return msgspec.convert(_without_nulls(args), kind, strict=False)
     except msgspec.ValidationError as error:
         text = str(error)
-        wanted = ", ".join(required_parameters(kind))
-        raise BadInput(f"cannot read the arguments: {text}; required parameters are: {wanted or 'none'}") from error
+        required = ", ".join(required_parameters(kind))
+        raise BadInput(f"cannot read the arguments: {text}; required parameters are: {required or 'none'}") from error
 
 
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nulls(below) for key, below in value.items() if below is not None}
-    return [_without_nulls(below) for below in value] if isinstance(value, list) else value
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    return [_without_nulls(child) for child in value] if isinstance(value, list) else value
 
 
 def required_parameters(kind: type[msgspec.Struct]) -> list[str]:
-    """The names of the parameters without a default, in order."""
+    """Return the names of the parameters without a default, in order."""
     return [field.encode_name for field in msgspec.structs.fields(kind) if field.required]
 
 
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON schema of an argument struct as one plain object, the way model providers want it."""
+    """Return the JSON schema of an argument struct as one plain object, as model providers require."""
     _, components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     schema = dict(components.pop(kind.__name__))
     schema.pop("title", None)
@@ -246,7 +258,7 @@ def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def description_of(module_file: str, name: str) -> str:
-    """Read the description that the model gets of a tool: `NAME.md` beside the module that defines the tool.
+    """Read the description of a tool for the model: `NAME.md` beside the module that defines the tool.
 
     `module_file` is that module's `__file__`. Called at import, so that forked workers share the text.
     """

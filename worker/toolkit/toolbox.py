@@ -1,8 +1,8 @@
-"""Which tools a session has."""
+"""Hold the tools of one turn, by name."""
 
 from collections.abc import Collection, Iterable
 
-from worker.toolkit.tool import Tool, ToolSpec
+from worker.toolkit.tool import AgentKind, Tool, ToolSpec
 
 
 class Toolbox:
@@ -13,7 +13,7 @@ class Toolbox:
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
-        """What the model is told, sorted by name."""
+        """The specifications, sorted by name."""
         return tuple(tool.spec for tool in self._tools.values())
 
     @property
@@ -22,17 +22,17 @@ class Toolbox:
         return tuple(self._tools)
 
     def joined(self, tools: Iterable[Tool]) -> "Toolbox":
-        """These and more; of two tools with one name the one that was here first stays."""
+        """Return a toolbox with these tools and more; of two tools with one name the one that is here already stays."""
         return Toolbox({tool.spec.name: tool for tool in (*tools, *self._tools.values())}.values())
 
     def without(self, names: Collection[str]) -> "Toolbox":
-        """All but these."""
+        """Return a toolbox without the tools of these names."""
         return Toolbox(tool for name, tool in self._tools.items() if name not in names)
 
-    def only(self, names: Collection[str]) -> "Toolbox":
-        """None but these."""
-        return Toolbox(tool for name, tool in self._tools.items() if name in names)
+    def of_agent(self, agent: AgentKind) -> "Toolbox":
+        """Return a toolbox with the tools that this agent has."""
+        return Toolbox(tool for tool in self._tools.values() if agent in tool.spec.agents)
 
     def get(self, name: str) -> Tool | None:
-        """The tool of that name, None when there is none."""
+        """Return the tool of that name, None when there is none."""
         return self._tools.get(name)

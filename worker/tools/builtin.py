@@ -1,10 +1,15 @@
-"""List the built-in tools. A new tool needs its module, its description beside it, and one line here."""
+"""List the built-in tools. A new tool needs its module, its description beside it, and one line here.
 
-from collections.abc import Collection, Sequence
+Which agents have a tool is said by its `ToolSpec.agents`.
+"""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from protocol.worker_spec import WorkerSpec
+from worker.config.load import Config
 from worker.lsp.service import LanguageServers
 from worker.toolkit.tool import Tool
-from worker.toolkit.toolbox import Toolbox
 from worker.tools.code.change import Rename, ReplaceSymbol
 from worker.tools.code.query import CallHierarchy, Definition, References, Symbols
 from worker.tools.code.servers import Diagnostics, Restart
@@ -14,20 +19,72 @@ from worker.tools.files.view import View
 from worker.tools.files.write import Write
 from worker.tools.search.grep import Grep
 from worker.tools.search.ls_glob import Glob, Ls
+from worker.tools.session.agent import Agent, Delegate
+from worker.tools.session.crush_info import CrushInfo
+from worker.tools.session.crush_info_text import WorkerSnapshot
+from worker.tools.session.crush_logs import CrushLogs
+from worker.tools.session.question import Asker, Question
+from worker.tools.session.todos import Todos, TodoStore
+from worker.tools.shell.bash import Bash
+from worker.tools.shell.jobs import JobKill, JobOutput, Jobs
 from worker.tools.web.fetch import Download, Fetch
 from worker.tools.web.sourcegraph import Sourcegraph
+from worker.tools.web.web_search import AgenticFetch, WebFetch, WebSearch
+from worker.web.search import Search
 
-_FIXED = Toolbox([Download(), Edit(), Fetch(), Glob(), Grep(), Ls(), MultiEdit(), Sourcegraph(), View(), Write()])
-"""Made at import, before the fork: these know nothing of a workspace."""
+
+@dataclass(frozen=True)
+class ToolDependencies:
+    """What built-in tools need of the worker that they run in."""
+
+    worker: WorkerSpec
+    snapshot: Callable[[], WorkerSnapshot]
+    jobs: Jobs
+    delegate: Delegate
+    todos: TodoStore
+    search: Search
+    asker: Asker
 
 
-def build_toolbox(disabled: Collection[str] = ()) -> Toolbox:
-    """The tools that need nothing of a worker but the context of a call, without the disabled ones."""
-    return _FIXED.without(disabled) if disabled else _FIXED
+class BuiltinTools:
+    """The built-in tools of one worker, without those of language servers."""
+
+    def __init__(self, needs: ToolDependencies) -> None:
+        self._needs = needs
+        self._lasting: tuple[Tool, ...] = (
+            Agent(needs.delegate),
+            AgenticFetch(needs.delegate),
+            Bash(needs.jobs),
+            Download(),
+            Edit(),
+            Fetch(),
+            Glob(),
+            Grep(),
+            JobKill(needs.jobs),
+            JobOutput(needs.jobs),
+            Ls(),
+            MultiEdit(),
+            Sourcegraph(),
+            Todos(needs.todos),
+            View(),
+            WebFetch(),
+            WebSearch(needs.search),
+            Write(),
+        )
+
+    def for_turn(self, config: Config) -> tuple[Tool, ...]:
+        """Return the tools of a turn that is built with this configuration, of all agents."""
+        needs = self._needs
+        return (
+            *self._lasting,
+            CrushInfo(needs.worker, config, needs.snapshot),
+            CrushLogs(needs.worker.log_path, config),
+            *([Question(needs.asker)] if needs.asker.is_available else []),
+        )
 
 
 def lsp_tools(servers: LanguageServers) -> Sequence[Tool]:
-    """The tools of one workspace's servers."""
+    """Return the tools of the language servers, which offer them while a server can run."""
     return (
         CallHierarchy(servers),
         Definition(servers),

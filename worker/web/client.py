@@ -1,7 +1,7 @@
-"""Fetching what an address names, bounded in time and bytes, one hop at a time.
+"""Fetch a URL, bounded in time and bytes, and follow redirects one at a time.
 
-The user allowed one address. A redirect may lead on to other public places, but never from a public host to one of the
-local network: that is how a page would reach services that only this machine can.
+The user allowed one URL. A redirect may lead to other public hosts, but never from a public host to one of the local
+network: a page could otherwise reach services that only this machine can reach.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from worker.web.tls import shared_tls
 if TYPE_CHECKING:
     import httpx2
 
-HOPS_MAX = 5
+REDIRECTS_MAX = 5
 CONNECT_S = 10.0
 AGENT = f"Mozilla/5.0 (compatible; Bulkhead/{BULKHEAD_VERSION})"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -28,7 +28,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True)
 class Page:
-    """What came. `is_cut`: there was more than was read."""
+    """A response. `is_cut`: its body is longer than what was read."""
 
     url: str
     status: int
@@ -37,7 +37,7 @@ class Page:
     is_cut: bool
 
     def text(self) -> str:
-        """As text. Raises ToolError when it is none in the encoding that the server names, or in UTF-8."""
+        """Decode the body with the encoding that the server names, or UTF-8. Raises ToolError when it is not text."""
         _, _, charset = self.content_type.lower().partition("charset=")
         encoding = charset.split(";")[0].strip(" \"'") or "utf-8"
         data = self.data
@@ -46,17 +46,17 @@ class Page:
         except LookupError:
             pass
         except UnicodeDecodeError as error:
-            # A cut may have gone through a character.
+            # The cut may be inside a character.
             if self.is_cut and error.start >= len(data) - 4:
                 return data[: error.start].decode(encoding)
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
-            raise ToolError(f"cannot read {self.url}: it is no text; use download for files") from None
+            raise ToolError(f"cannot read {self.url}: it is not text; use download for files") from None
 
 
 def check_url(url: str) -> str:
-    """The address, stripped. Raises ToolError unless it is one of http or https with a host."""
+    """Return the URL, stripped. Raises ToolError unless it is an http or https URL with a host."""
     import httpx2
 
     try:
@@ -70,14 +70,14 @@ def check_url(url: str) -> str:
 
 @asynccontextmanager
 async def opened(url: str, *, timeout_s: float, accept: str = "*/*") -> "AsyncIterator[httpx2.Response]":
-    """The answer with status 200 at the end of all redirects; its body is not read yet. Raises ToolError."""
+    """Open the response with status 200 behind all redirects; its body is not read yet. Raises ToolError."""
     import httpx2
 
     first_is_local = await is_local(url)
     headers = {"User-Agent": AGENT, "Accept": accept, "Accept-Encoding": ACCEPTED}
     timeout = httpx2.Timeout(timeout_s, connect=CONNECT_S)
     async with httpx2.AsyncClient(verify=shared_tls(), timeout=timeout, headers=headers, trust_env=True) as client:
-        for _ in range(HOPS_MAX + 1):
+        for _ in range(REDIRECTS_MAX + 1):
             try:
                 async with client.stream("GET", url, follow_redirects=False) as response:
                     if response.status_code in _REDIRECTS and "location" in response.headers:
@@ -93,7 +93,7 @@ async def opened(url: str, *, timeout_s: float, accept: str = "*/*") -> "AsyncIt
                 raise ToolError(f"cannot fetch {url}: the server sent nothing for {timeout_s:g} s") from None
             except httpx2.HTTPError as error:
                 raise ToolError(f"cannot fetch {url}: {error or type(error).__name__}") from None
-        raise ToolError(f"cannot fetch {url}: more than {HOPS_MAX} redirects")
+        raise ToolError(f"cannot fetch {url}: more than {REDIRECTS_MAX} redirects")
 
 
 async def fetch(url: str, *, max_bytes: int, timeout_s: float, accept: str = "*/*") -> Page:
@@ -107,11 +107,14 @@ async def fetch(url: str, *, max_bytes: int, timeout_s: float, accept: str = "*/
 
 
 async def post(url: str, body: bytes, *, max_bytes: int, timeout_s: float) -> Page:
-    """Send JSON and read at most `max_bytes` of the answer, in at most `timeout_s` seconds. Follows no redirect, which
-    would take the body to where nobody was asked about. Raises ToolError, also for a status other than 200."""
+    """Send JSON and read at most `max_bytes` of the response, in at most `timeout_s` seconds.
+
+    Follows no redirect, which would send the body to a host that the user did not allow. Raises ToolError, also for a
+    status other than 200.
+    """
     import httpx2
 
-    host = httpx2.URL(check_url(url)).host  # errors name no more of it: the address may hold a password
+    host = httpx2.URL(check_url(url)).host  # errors name only the host: the URL may contain a password
     headers = {
         "User-Agent": AGENT,
         "Accept": "application/json",
@@ -126,19 +129,19 @@ async def post(url: str, body: bytes, *, max_bytes: int, timeout_s: float) -> Pa
             client.stream("POST", url, content=body, follow_redirects=False) as response,
         ):
             if response.status_code != 200:
-                raise ToolError(f"cannot ask {host}: the server answered {response.status_code}")
+                raise ToolError(f"cannot query {host}: the server answered {response.status_code}")
             try:
                 return await _page(response, url, max_bytes)
-            except ToolError:  # it names the whole address
-                raise ToolError(f"cannot ask {host}: its answer cannot be unpacked") from None
+            except ToolError:  # its text contains the whole URL
+                raise ToolError(f"cannot query {host}: its response cannot be decompressed") from None
     except (TimeoutError, httpx2.TimeoutException):
-        raise ToolError(f"cannot ask {host}: it took longer than {timeout_s:g} s") from None
+        raise ToolError(f"cannot query {host}: it took longer than {timeout_s:g} s") from None
     except httpx2.HTTPError as error:
-        raise ToolError(f"cannot ask {host}: {error or type(error).__name__}") from None
+        raise ToolError(f"cannot query {host}: {error or type(error).__name__}") from None
 
 
 async def _page(response: "httpx2.Response", url: str, max_bytes: int) -> Page:
-    """What came, read no further than is needed to know that it is too much. Raises as `pieces` does."""
+    """Read the body until it ends or exceeds `max_bytes`. Raises as `pieces` does."""
     data = bytearray()
     async with aclosing(pieces(response)) as body:
         async for piece in body:
@@ -150,12 +153,12 @@ async def _page(response: "httpx2.Response", url: str, max_bytes: int) -> Page:
 
 
 async def is_local(url: str) -> bool:
-    """Does the host of this address belong to this machine or to a private network?"""
+    """Return whether the host of this URL is this machine or in a private network."""
     import httpx2
 
     host = httpx2.URL(url).host
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        addresses = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return False  # the connection will say so
-    return any(not ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_global for address in found)
+        return False  # the connection will report it
+    return any(not ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_global for address in addresses)

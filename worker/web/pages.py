@@ -1,4 +1,4 @@
-"""A web page as text or Markdown. Blocks, and imports what it needs when it is first called: for threads."""
+"""Convert a web page to text or Markdown. Blocks, and imports its libraries at the first call: for threads."""
 
 import json
 import re
@@ -8,38 +8,38 @@ from typing import Any
 from worker.toolkit.tool import ToolError
 
 HTML_MAX_CHARACTERS = 2_000_000
-_NOISE = ("script", "style", "noscript", "template", "svg", "iframe", "object", "embed")
-_FRAME = ("nav", "footer", "aside", "header", "form", "button")
+_INVISIBLE = ("script", "style", "noscript", "template", "svg", "iframe", "object", "embed")
+_AROUND_CONTENT = ("nav", "footer", "aside", "header", "form", "button")
 _EMPTY_LINES = re.compile(r"\n[ \t]*\n(?:[ \t]*\n)+")
 
 
 def is_html(content_type: str, text: str) -> bool:
-    """By its type, or by how it begins."""
+    """Return whether it is HTML, judged by its type or its beginning."""
     if "html" in content_type.lower():
         return True
     return not content_type and text.lstrip()[:100].lower().startswith(("<!doctype html", "<html"))
 
 
 def to_text(html: str) -> str:
-    """The words of a page. Raises ToolError."""
-    return _guarded(lambda: _tidy(_soup(html, _NOISE).get_text("\n", strip=True)))
+    """Return the text of a page. Raises ToolError."""
+    return _limit_depth(lambda: _tidy(_soup(html, _INVISIBLE).get_text("\n", strip=True)))
 
 
 def to_markdown(html: str, *, is_bare: bool = False) -> str:
-    """A page as Markdown; `is_bare` leaves out menus and what else stands around the content. Raises ToolError."""
+    """Convert a page to Markdown; `is_bare` leaves out menus and other text around the content. Raises ToolError."""
 
     def convert() -> str:
         from markdownify import MarkdownConverter
 
-        soup = _soup(html, _NOISE + _FRAME if is_bare else _NOISE)
+        soup = _soup(html, _INVISIBLE + _AROUND_CONTENT if is_bare else _INVISIBLE)
         converted: str = MarkdownConverter(heading_style="ATX", bullets="-").convert_soup(soup)
         return _tidy(converted)
 
-    return _guarded(convert)
+    return _limit_depth(convert)
 
 
 def readable(content_type: str, text: str) -> str:
-    """What a model reads of an answer: Markdown for pages, indented JSON, other text as it is. Raises ToolError."""
+    """Format a response for a model: pages as Markdown, JSON indented, other text unchanged. Raises ToolError."""
     if is_html(content_type, text):
         return to_markdown(text, is_bare=True)
     if "json" in content_type.lower():
@@ -59,7 +59,7 @@ def _soup(html: str, unwanted: tuple[str, ...]) -> Any:
     return soup
 
 
-def _guarded(convert: Callable[[], str]) -> str:
+def _limit_depth(convert: Callable[[], str]) -> str:
     try:
         return convert()
     except RecursionError:

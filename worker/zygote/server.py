@@ -27,6 +27,7 @@ from types import FrameType
 import msgspec
 import setproctitle
 
+from protocol.base.process_identity import read_stat
 from protocol.exit_codes import EXIT_USAGE
 from protocol.limits import DEFAULT_LIMITS, Limits, limits_from_json
 from protocol.version import BULKHEAD_VERSION
@@ -209,7 +210,9 @@ class Zygote:
             pid = os.fork()
             if pid == 0:
                 self._be_child(descriptors[0])
-            start_ticks = _start_ticks(pid)
+            child = read_stat(pid)
+            assert child is not None, "a child that is not reaped is in /proc, also as a zombie"
+            start_ticks = child.start_ticks
             self._children[pid] = _Known(start_ticks)
         except OSError as error:
             return Forked(request_id=request_id, error=f"cannot fork: {error}")
@@ -296,11 +299,6 @@ def _kill(pid: int, number: signal.Signals) -> None:
     # No race with a reused pid: only we reap our children, and this one was not reaped.
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _start_ticks(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])
 
 
 def bind(path: str) -> socket.socket:

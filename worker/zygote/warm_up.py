@@ -24,7 +24,8 @@ from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.messages import Answer, Call, EventBatch, Ready, Shutdown, ToWorker, Welcome
 from protocol.worker_spec import WorkerSpec, spec_from_bytes, spec_to_bytes
 from worker.app import Worker
-from worker.link import WorkerLink
+from worker.link.dealer_socket import DealerSocket
+from worker.link.worker_link import WorkerLink
 from worker.main import run_worker
 from worker.zygote.code_layout import code_run_by, relocate_code
 
@@ -47,10 +48,11 @@ def warm_up_worker() -> None:
     stops = os.environ.pop(failpoints.ENVIRONMENT, None)  # those are for the workers of a test, not for us
     try:
         idle = code_of_idle_life()
-        relocate_code([*idle, *code_run_by(lambda: _live_often(1, _Rehearsed))])
-        _live_often(_LIVES, _Rehearsed)
-        sys._clear_type_cache()  # so that it holds what idle workers look up: each other look writes to it
-        _live_often(_IDLE_LIVES, _Idle)
+        relocate_code([*idle, *code_run_by(lambda: _live_often(1, _ThrowawayWorker))])
+        _live_often(_LIVES, _ThrowawayWorker)
+        # So that the type cache holds what idle workers look up: each other look writes to it. Renamed in Python 3.13.
+        (getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache)()
+        _live_often(_IDLE_LIVES, _IdleWorker)
     finally:
         if stops is not None:
             os.environ[failpoints.ENVIRONMENT] = stops
@@ -59,8 +61,8 @@ def warm_up_worker() -> None:
 
 def code_of_idle_life() -> list[CodeType]:
     """The code that a worker runs which is made, left alone and ended. Raises RehearsalFailed."""
-    _live_often(_FIRST_LIVES, _Rehearsed)
-    return code_run_by(lambda: _live_often(1, _Idle))
+    _live_often(_FIRST_LIVES, _ThrowawayWorker)
+    return code_run_by(lambda: _live_often(1, _IdleWorker))
 
 
 def _live_often(times: int, make: type[Worker]) -> None:
@@ -87,31 +89,55 @@ def _live(folder: Path, make: type[Worker]) -> None:
         raise WarmUpFailed(f"cannot serve: a rehearsed worker ended with {code}; its log:\n{log.getvalue()}")
 
 
-class _NoSocket(WorkerLink):
-    """A link that plays the supervisor as well: it gives one prompt, and asks to leave when that has ended."""
+class _NoSocket(DealerSocket):
+    """A socket that leads nowhere; it notes what the supervisor would wait for."""
+
+    def note_to(self, answers: "asyncio.Queue[Answer]", run_ended: asyncio.Event) -> None:
+        """Put answers into `answers`, and set `run_ended` at the end of a run."""
+        self._answers = answers
+        self._run_ended = run_ended
+
+    def start(self) -> None:
+        pass
+
+    def try_send(self, frame: bytes) -> bool:
+        match decode_to_supervisor(frame):
+            case Answer() as answer:
+                self._answers.put_nowait(answer)
+            case EventBatch(events=events) if any(event.kind == "run_complete" for event in events):
+                self._run_ended.set()
+        return True
+
+
+class _ThrowawayLink(WorkerLink):
+    """A link that plays the supervisor as well: it gives one prompt, and asks the worker to end after its run."""
+
+    socket_class = _NoSocket
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._answers: asyncio.Queue[Answer] = asyncio.Queue()
-        self._ended = asyncio.Event()
-        self._say_hello()
+        self._run_ended = asyncio.Event()
+        assert isinstance(self._socket, _NoSocket)
+        self._socket.note_to(self._answers, self._run_ended)
+        await super().start()
+        self.on_connected()
         self._receive(Welcome(epoch=Epoch(1), credit=self._limits.event_window))
 
     async def ready(self, message: Ready) -> None:
         await super().ready(message)
-        self._tasks.start(self._play(), "rehearsal")
+        self._tasks.start(self._play(), "play")
 
     async def _play(self) -> None:
-        made = await self._ask("session.create", {"title": ""})
-        session_id = msgspec.json.decode(made.body)["id"]
+        created = await self._ask("session.create", {"title": ""})
+        session_id = msgspec.json.decode(created.body)["id"]
         prompt = '/say hello\n/tool view {"file_path": ".bulkhead/.gitignore"}'
         await self._ask("prompt.submit", {"session_id": session_id, "prompt": prompt, "run_id": ""})
-        await self._ended.wait()
+        await self._run_ended.wait()
         for operation in ("workspace.describe", "agent.info", "session.messages"):
             await self._ask(operation, sid=session_id)
-        self._leave()
+        self._end()
 
-    def _leave(self) -> None:
+    def _end(self) -> None:
         self._receive(Shutdown(epoch=Epoch(1), reason="rehearsed", drain_s=5.0, flush_s=5.0))
 
     async def _ask(self, operation: str, shape: object = None, **args: str) -> Answer:
@@ -121,28 +147,20 @@ class _NoSocket(WorkerLink):
         return await self._answers.get()
 
     def _receive(self, message: ToWorker) -> None:
-        self._received([encode(message, max_bytes=self._limits.message_max_bytes)])
-
-    def _offer(self, frame: bytes) -> bool:
-        match decode_to_supervisor(frame):
-            case Answer() as answer:
-                self._answers.put_nowait(answer)
-            case EventBatch(events=events) if any(event.kind == "run_complete" for event in events):
-                self._ended.set()
-        return True
+        self.on_frames([encode(message, max_bytes=self._limits.message_max_bytes)])
 
 
-class _Rehearsed(Worker):
-    link_class = _NoSocket
+class _ThrowawayWorker(Worker):
+    link_class = _ThrowawayLink
 
 
-class _NothingToDo(_NoSocket):
-    """The same with no prompt: the workspace is shown once and left alone."""
+class _IdleLink(_ThrowawayLink):
+    """The same without a prompt: the workspace is shown once and left alone."""
 
     async def _play(self) -> None:
         await self._ask("workspace.describe")
-        self._leave()
+        self._end()
 
 
-class _Idle(Worker):
-    link_class = _NothingToDo
+class _IdleWorker(Worker):
+    link_class = _IdleLink

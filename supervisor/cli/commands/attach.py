@@ -1,4 +1,4 @@
-"""`bulkhead attach`: the events of a workspace as they come, readable."""
+"""Implement `bulkhead attach`: print the events of a workspace as readable lines."""
 
 import sys
 import time
@@ -28,26 +28,26 @@ WIDTH = 160
 @click.command(
     epilog="\b\nExamples:\n  bulkhead attach\n  bulkhead attach --workspace 5f0c\n  bulkhead attach --json | jq .type"
 )
-@click.option("--after", metavar="EVENT_ID", default="", help="Begin after this event instead of now.")
+@click.option("--after", metavar="EVENT_ID", default="", help="Start after this event instead of now.")
 @json_option
 @workspace_options
 @server_options
 def attach(
     after: str, cwd: Path | None, workspace: str | None, as_json: bool, host: str | None, token_file: Path | None
 ) -> None:
-    """Show what happens in a workspace, live.
+    """Show the events of a workspace, live.
 
-    Ctrl-C leaves; runs go on. The stream resumes by itself when the server restarts, without a hole.
+    Ctrl-C detaches; runs continue. The stream resumes by itself when the server restarts, without losing events.
     """
 
     async def work() -> None:
         api = find_server(host, token_file).api()
         worker = await find_worker(api, cwd, workspace)
         async with api.events(worker.id, cursor=after, patience_s=60.0) as events:
-            note(f"attached to {worker.path} ({worker.state}); ctrl-C leaves, runs go on")
-            teller = EventPrinter()
+            note(f"attached to {worker.path} ({worker.state}); press Ctrl-C to detach, runs continue")
+            printer = EventPrinter()
             async for event in events:
-                lines = [event.data.decode()] if as_json else teller.tell(event)
+                lines = [event.data.decode()] if as_json else printer.lines(event)
                 for line in lines:
                     print(line, flush=True)
 
@@ -55,14 +55,14 @@ def attach(
 
 
 class EventPrinter:
-    """Makes lines of events. Remembers what it has told of each message."""
+    """Turns events into lines. Remembers how many tool calls of each message were printed."""
 
     def __init__(self) -> None:
-        self._told: dict[str, int] = {}
+        self._calls_printed: dict[str, int] = {}
         self._state = ""
 
-    def tell(self, event: StreamEvent) -> list[str]:
-        """The lines for one event; none for a message that only grew."""
+    def lines(self, event: StreamEvent) -> list[str]:
+        """Return the lines for one event; none for a message that only grew."""
         lines = self._lines(event)
         stamp = time.strftime("%H:%M:%S")
         return [f"{colourise(stamp, 'dim', sys.stdout)} {line}" for line in lines]
@@ -75,7 +75,7 @@ class EventPrinter:
                 return [_run_complete(event.read(RunComplete))]
             case "session":
                 session = event.read(Session)
-                # Token counts change with every step; only births and deaths are news.
+                # Token counts change with every step; only creation and deletion are worth a line.
                 return [] if event.change == "updated" else [f"session {session.id[:8]} {event.change} {session.title}"]
             case "workspace_state":
                 state = event.read(WorkspaceState)
@@ -84,18 +84,19 @@ class EventPrinter:
                 is_news, self._state = text != self._state, text
                 return [colourise(text, "yellow", sys.stdout)] if is_news else []
             case "agent_event":
-                told = event.read(AgentEvent)
-                text = told.error or told.progress
-                return [f"agent {told.type}" + (f": {one_line(text, WIDTH)}" if text else "")]
+                progress = event.read(AgentEvent)
+                text = progress.error or progress.progress
+                return [f"agent {progress.type}" + (f": {one_line(text, WIDTH)}" if text else "")]
             case "reset":
                 return [colourise(f"events were missed: {event.read(Reset).reason}", "yellow", sys.stdout)]
             case "resumed":
-                return [colourise("connected again", "dim", sys.stdout)]
+                return [colourise("reconnected", "dim", sys.stdout)]
             case _:
                 return [f"{event.kind} {event.change}"]
 
     def _message(self, message: Message) -> list[str]:
-        """A user's and a tool's message at once; an assistant's when it has ended, its tool calls as they come."""
+        """Return lines for user and tool messages at once, for an assistant's text at its end, for tool calls as each
+        is complete."""
         where = f"[{message.session_id[:8]}]"
         if message.role == "user":
             return [f"{where} user: {one_line(text_of(message), WIDTH)}"]
@@ -109,12 +110,12 @@ class EventPrinter:
         if message.role != "assistant":
             return lines
         calls = [part.data for part in message.parts if isinstance(part, ToolCallPart) and part.data.finished]
-        told = self._told.get(message.id, 0)
-        lines += [f"{where} tool {call.name} called: {one_line(call.input, WIDTH)}" for call in calls[told:]]
-        self._told[message.id] = len(calls)
+        printed = self._calls_printed.get(message.id, 0)
+        lines += [f"{where} tool {call.name} called: {one_line(call.input, WIDTH)}" for call in calls[printed:]]
+        self._calls_printed[message.id] = len(calls)
         if finish is None:
             return lines
-        del self._told[message.id]
+        del self._calls_printed[message.id]
         text = one_line(text_of(message), WIDTH)
         end = "" if finish.reason in ("end_turn", "tool_use") else f" [{finish.reason}]"
         return [*lines, f"{where} assistant: {text}{end}"] if text or end else lines

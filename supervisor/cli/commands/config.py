@@ -1,4 +1,4 @@
-"""`bulkhead config`: what a worker here would be configured with, where each value came from, and what is wrong."""
+"""Implement `bulkhead config`: show the configuration a worker here would use, the origin of each value, and errors."""
 
 import asyncio
 import json
@@ -22,14 +22,14 @@ _COLOURS = {"used": "green", "broken": "red", "not ours": "yellow", "not read": 
 
 @click.command(
     epilog="\b\nExamples:\n"
-    "  bulkhead config                      everything, defaults as well\n"
+    "  bulkhead config                      all values, including defaults\n"
     "  bulkhead config providers            one section\n"
     "  bulkhead config options.debug --json | jq .value\n"
-    "  bulkhead config --sources            the files as well, lowest first"
+    "  bulkhead config --sources            also the files, lowest precedence first"
 )
 @click.argument("key", required=False)
 @json_option
-@click.option("--sources", is_flag=True, help="Show all files that may count, in their order.")
+@click.option("--sources", is_flag=True, help="Also show all configuration files, in the order they are read.")
 @click.option(
     "-C",
     "--cwd",
@@ -37,18 +37,18 @@ _COLOURS = {"used": "green", "broken": "red", "not ours": "yellow", "not read": 
     "cwd",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The directory that is meant; default: here.",
+    help="Directory of the workspace; default: the current directory.",
 )
 def config(key: str | None, as_json: bool, sources: bool, cwd: Path | None) -> None:
-    """Show the configuration of a directory, and where each value came from.
+    """Show a directory's configuration and the origin of each value.
 
-    No server is needed: the files are read as a worker reads them, with the variables of this shell. Secrets are
-    masked. Later files win over earlier ones. Exit code 1 when it cannot be used.
+    Needs no server: the files are read as a worker reads them, with the variables of this shell. Secrets are masked.
+    Later files override earlier ones. The exit code is 1 when the configuration has errors.
     """
 
     async def work() -> int:
         report = await _read(directory(cwd))
-        values = _chosen(report, key) if key else report.values
+        values = _select(report, key) if key else report.values
         if as_json:
             for item in report.files if sources else values:
                 print_json(item)
@@ -59,7 +59,7 @@ def config(key: str | None, as_json: bool, sources: bool, cwd: Path | None) -> N
             if values:
                 _print_values(values, report, VALUE_WIDTH if len(values) > 1 else sys.maxsize)
             if not key:
-                _print_end(report)
+                _print_summary(report)
         for warning in report.warnings if not key else ():
             note(f"warning: {warning}", "yellow")
         for problem in report.problems:
@@ -70,7 +70,7 @@ def config(key: str | None, as_json: bool, sources: bool, cwd: Path | None) -> N
 
 
 async def _read(path: Path) -> ConfigReport:
-    # `-P`: no folder of the user named like a package of ours gets in the way.
+    # `-P` keeps a user's folder from shadowing one of our packages.
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", READER, str(path)),
         cwd="/",
@@ -82,7 +82,7 @@ async def _read(path: Path) -> ConfigReport:
         async with asyncio.timeout(READ_S):
             out, err = await process.communicate()
     except TimeoutError:
-        raise Unavailable(f"cannot read the configuration of {path}: it takes longer than {READ_S:g} s") from None
+        raise Unavailable(f"cannot read the configuration of {path}: this took longer than {READ_S:g} s") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -96,21 +96,21 @@ async def _read(path: Path) -> ConfigReport:
         ) from None
 
 
-def _chosen(report: ConfigReport, key: str) -> list[ConfigValue]:
-    """The value of this key, or all below it. Raises BadInput when there is none."""
-    found = [value for value in report.values if value.key == key or value.key.startswith((f"{key}.", f"{key}["))]
-    if found or report.problems:
-        return found
-    import difflib  # only for who made a mistake
+def _select(report: ConfigReport, key: str) -> list[ConfigValue]:
+    """Return the value of this key, or all values below it. Raises BadInput when there is none."""
+    selected = [value for value in report.values if value.key == key or value.key.startswith((f"{key}.", f"{key}["))]
+    if selected or report.problems:
+        return selected
+    import difflib  # late, because only a mistyped key needs it
 
     names = {part for value in report.values for part in _prefixes(value.key)}
     near = difflib.get_close_matches(key, sorted(names), n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; `bulkhead config` shows all"
+    hint = f"; did you mean {near[0]}?" if near else "; `bulkhead config` shows all keys"
     raise BadInput(f"cannot show {key}: nothing is set there{hint}")
 
 
 def _prefixes(key: str) -> list[str]:
-    return [key[:place] for place, char in enumerate(key) if char in ".["] + [key]
+    return [key[:position] for position, char in enumerate(key) if char in ".["] + [key]
 
 
 def _print_files(files: list[ConfigFile], report: ConfigReport) -> None:
@@ -119,7 +119,7 @@ def _print_files(files: list[ConfigFile], report: ConfigReport) -> None:
     click.echo(colourise(head, "bold", sys.stdout), color=True)
     for line, file in zip(lines, files, strict=True):
         colour = _COLOURS.get(file.status)
-        # The status stands behind the number: nothing before it can be the same word.
+        # Only the number is to the left of the status, so the first match is the status.
         text = line.replace(file.status, colourise(file.status, colour, sys.stdout), 1) if colour else line
         click.echo(text if colour else colourise(line, "dim", sys.stdout), color=True)
 
@@ -139,8 +139,8 @@ def _print_values(values: list[ConfigValue], report: ConfigReport, width: int) -
         click.echo(line if value.file else colourise(line, "dim", sys.stdout), color=True)
 
 
-def _print_end(report: ConfigReport) -> None:
-    rows = [[f"{kind} model", chosen] for kind, chosen in report.models.items()]
+def _print_summary(report: ConfigReport) -> None:
+    rows = [[f"{kind} model", name] for kind, name in report.models.items()]
     rows.append(["data directory", report.data_dir])
     click.echo()
     for name, value in rows:
@@ -156,9 +156,9 @@ def _origin(value: ConfigValue, report: ConfigReport) -> str:
 
 
 def _short(path: str, report: ConfigReport) -> str:
-    """A path as people would write it here."""
+    """Return a path relative to the workspace, or with `~` for the home directory."""
     home = os.environ.get("HOME", "")
-    for place, name in ((report.workspace, ""), (home, "~/")):
-        if place and path.startswith(f"{place.rstrip('/')}/"):
-            return name + path[len(place.rstrip("/")) + 1 :]
+    for parent, name in ((report.workspace, ""), (home, "~/")):
+        if parent and path.startswith(f"{parent.rstrip('/')}/"):
+            return name + path[len(parent.rstrip("/")) + 1 :]
     return path

@@ -1,4 +1,4 @@
-"""`bulkhead doctor`: what this host offers, line by line, and what that means for the server."""
+"""Implement `bulkhead doctor`: check the host, one line per requirement, and say what each result means."""
 
 import ctypes
 import json
@@ -39,16 +39,16 @@ OPEN_FILES_MIN = 4096
 PROCESSES_MIN = 512
 LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_VERSION_FLAG = 1
-LANDLOCK_MIN = 3  # before it, files outside could be cut to nothing
+LANDLOCK_MIN = 3  # earlier versions cannot forbid truncating files
 LANDLOCK_SIGNALS = 6
-CONFINE_NOT = "`tools.confine`: `auto` runs commands all the same, `required` runs none"
+CONFINE_NOT = "`tools.confine` has no effect as `auto`; with `required` no command runs"
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "OPENROUTER_API_KEY")
 CONFIG_NAMES = ("bulkhead.json", ".bulkhead.json", "crush.json", ".crush.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One finding. `missing` means that the server cannot work as it should, `warn` that it does with less."""
+    """One result. `missing`: the server cannot work properly; `warn`: it works with restrictions."""
 
     what: str
     status: Status
@@ -60,15 +60,14 @@ class Line:
 @json_option
 @server_options
 def doctor(as_json: bool, host: str | None, token_file: Path | None) -> None:
-    """Say what this host offers, and what that means.
+    """Check whether this host has what Bulkhead needs.
 
-    Exit code 1 when something is missing that the server needs.
+    The exit code is 1 when something that the server needs is missing.
     """
 
     async def work() -> int:
         lines = [check() for check in CHECKS]
-        door = find_server(host, token_file)
-        lines += await _server(door)
+        lines += await _server(find_server(host, token_file))
         if as_json:
             for line in lines:
                 print_json(asdict(line))
@@ -84,7 +83,7 @@ def _print(lines: list[Line]) -> None:
     head, *body = table(["WHAT", "STATUS", "FOUND", "MEANING"], rows).split("\n")
     click.echo(colourise(head, "bold", sys.stdout), color=True)
     for text, line in zip(body, lines, strict=True):
-        # The word stands in a column of its own: replace it there, not in what was found.
+        # The status has its own column: colour the word there, not inside another column.
         start = text.index(line.status, len(line.what))
         end = start + len(line.status)
         click.echo(text[:start] + colourise(line.status, _COLOURS[line.status], sys.stdout) + text[end:], color=True)
@@ -97,17 +96,17 @@ def _python() -> Line:
 
 
 def _packages() -> Line:
-    places = {}
+    locations = {}
     for name in ("supervisor", "worker", "protocol"):
         spec = find_spec(name)
-        places[name] = Path(spec.origin).parent.parent if spec is not None and spec.origin else None
-    if len(set(places.values())) == 1 and None not in places.values():
-        return Line("packages", "ok", BULKHEAD_VERSION, "supervisor, worker and protocol lie side by side")
+        locations[name] = Path(spec.origin).parent.parent if spec is not None and spec.origin else None
+    if len(set(locations.values())) == 1 and None not in locations.values():
+        return Line("packages", "ok", BULKHEAD_VERSION, "supervisor, worker and protocol are installed together")
     return Line(
         "packages",
         "missing",
-        ", ".join(f"{name} in {place}" for name, place in places.items()),
-        "another distribution uses one of our names: install Bulkhead into an environment of its own",
+        ", ".join(f"{name} in {location}" for name, location in locations.items()),
+        "another distribution has a package of the same name: install Bulkhead into its own environment",
     )
 
 
@@ -115,7 +114,7 @@ def _kernel() -> Line:
     release = platform.release()
     numbers = tuple(int(word) for word in release.split("-")[0].split(".")[:2] if word.isdigit())
     if sys.platform != "linux":
-        return Line("kernel", "warn", f"{platform.system()} {release}", "only Linux is supported; the core may run")
+        return Line("kernel", "warn", f"{platform.system()} {release}", "only Linux is supported; some parts may run")
     fits = numbers >= KERNEL_MIN
     return Line("kernel", "ok" if fits else "missing", release, "5.10 or later is needed")
 
@@ -124,8 +123,8 @@ def _pidfd() -> Line:
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (OSError, AttributeError) as error:
-        return Line("pidfd", "missing", str(error), "workers cannot be watched without mistaking one for another")
-    return Line("pidfd", "ok", "works", "the death of a worker is noticed at once, also after a restart")
+        return Line("pidfd", "missing", str(error), "workers cannot be tracked safely: pids are reused")
+    return Line("pidfd", "ok", "works", "a worker's exit is noticed at once, also after a supervisor restart")
 
 
 def _landlock() -> Line:
@@ -136,32 +135,34 @@ def _landlock() -> Line:
         return Line("landlock", "warn", reason, CONFINE_NOT)
     if version < LANDLOCK_MIN:
         return Line("landlock", "warn", f"ABI {version}, {LANDLOCK_MIN} is needed", CONFINE_NOT)
-    less = "" if version >= LANDLOCK_SIGNALS else "; they may signal other processes, for this kernel cannot hold that"
+    gap = "" if version >= LANDLOCK_SIGNALS else "; this kernel cannot keep them from signalling other processes"
     mode = os.environ.get("BULKHEAD_CONFINE")
-    where = f"BULKHEAD_CONFINE={mode} is set" if mode else "if `tools.confine` says so"
-    return Line("landlock", "ok", f"ABI {version}", f"commands can be held in their workspace, {where}{less}")
+    setting = f"BULKHEAD_CONFINE={mode} is set" if mode else "see `tools.confine`"
+    return Line("landlock", "ok", f"ABI {version}", f"commands can be confined to their workspace ({setting}){gap}")
 
 
 def _cgroup() -> Line:
-    less = "no limits of memory and processes for each worker; its tree is ended by other means"
+    restriction = "no memory and process limits per worker; its process tree is ended without cgroups"
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError as error:
-        return Line("cgroup v2", "warn", str(error.strerror), less)
+        return Line("cgroup v2", "warn", str(error.strerror), restriction)
     path = next((line[3:] for line in lines if line.startswith("0::")), None)
     if path is None:
-        return Line("cgroup v2", "warn", "this host uses version 1", less)
+        return Line("cgroup v2", "warn", "this host uses version 1", restriction)
     own = Path("/sys/fs/cgroup") / path.lstrip("/")
     try:
         controllers = (own / "cgroup.controllers").read_text().split()
     except OSError:
-        return Line("cgroup v2", "warn", "not mounted here", less)
+        return Line("cgroup v2", "warn", "not mounted here", restriction)
     if not os.access(own / "cgroup.procs", os.W_OK):
-        return Line("cgroup v2", "warn", "not delegated to this user", f"{less}; the systemd units delegate one")
-    wanted = {"memory", "pids"} & set(controllers)
-    status: Status = "ok" if len(wanted) == 2 else "warn"
+        return Line("cgroup v2", "warn", "not delegated to this user", f"{restriction}; the systemd units delegate one")
+    status: Status = "ok" if {"memory", "pids"} <= set(controllers) else "warn"
     return Line(
-        "cgroup v2", status, f"writable, with {' '.join(controllers) or 'no controllers'}", "limits a worker's tree"
+        "cgroup v2",
+        status,
+        f"writable, with {' '.join(controllers) or 'no controllers'}",
+        "can limit a worker's process tree",
     )
 
 
@@ -174,7 +175,7 @@ def _open_files() -> Line:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     status: Status = "ok" if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES_MIN else "warn"
     return Line(
-        "open files", status, f"{_limit(soft)} of {_limit(hard)}", "a client takes one, a worker a few; `ulimit -n`"
+        "open files", status, f"{_limit(soft)} of {_limit(hard)}", "one per client, a few per worker; see `ulimit -n`"
     )
 
 
@@ -182,7 +183,7 @@ def _processes() -> Line:
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     status: Status = "ok" if soft == resource.RLIM_INFINITY or soft >= PROCESSES_MIN else "warn"
     return Line(
-        "processes", status, f"{_limit(soft)} of {_limit(hard)}", "every workspace is one, tools are more; `ulimit -u`"
+        "processes", status, f"{_limit(soft)} of {_limit(hard)}", "one per workspace, more for tools; see `ulimit -u`"
     )
 
 
@@ -196,39 +197,39 @@ def _runtime_dir() -> Line:
     if not text:
         return Line("XDG_RUNTIME_DIR", "warn", "not set", f"sockets are under {fallback} instead")
     try:
-        found = Path(text).stat()
+        status = Path(text).stat()
     except OSError as error:
-        return Line("XDG_RUNTIME_DIR", "missing", f"{text}: {error.strerror}", "unset it, or let it name a directory")
-    if found.st_uid != os.getuid():
+        return Line("XDG_RUNTIME_DIR", "missing", f"{text}: {error.strerror}", "unset it, or set it to a directory")
+    if status.st_uid != os.getuid():
         return Line(
-            "XDG_RUNTIME_DIR", "missing", f"{text} belongs to user {found.st_uid}", "unset it, or name your own"
+            "XDG_RUNTIME_DIR", "missing", f"{text} belongs to user {status.st_uid}", "unset it, or set it to your own"
         )
-    if stat.S_IMODE(found.st_mode) & 0o022:
-        return Line("XDG_RUNTIME_DIR", "warn", f"{text} is writable for others", "`chmod 700` it")
-    return Line("XDG_RUNTIME_DIR", "ok", text, "sockets are there, closed to other users")
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        return Line("XDG_RUNTIME_DIR", "warn", f"{text} is writable for others", "run `chmod 700` on it")
+    return Line("XDG_RUNTIME_DIR", "ok", text, "holds the sockets, closed to other users")
 
 
 def _model() -> Line:
     keys = [key for key in KEYS if os.environ.get(key)]
     files = [str(path) for path in _config_files() if _names_providers(path)]
     if keys or files:
-        return Line("model", "ok", ", ".join(keys + files), "a server started from here can use it")
-    who = "local/smollm2" if is_installed() else "the scripted model"
+        return Line("model", "ok", ", ".join(keys + files), "a server started from this shell can use it")
+    fallback = "local/smollm2" if is_installed() else "the scripted model"
     return Line(
         "model",
         "warn",
         "no key, no provider",
-        f"{who} answers; set ANTHROPIC_API_KEY or OPENAI_API_KEY where the server starts, or see README",
+        f"{fallback} answers; set ANTHROPIC_API_KEY or OPENAI_API_KEY for the server, or see README.md",
     )
 
 
 def _local_model() -> Line:
     if not is_installed():
-        return Line("local model", "ok", "not installed", "`make local-model` adds a very small one, for a first talk")
-    found = find_spec(PACKAGES[1])
-    place = Path(found.origin).parent if found is not None and found.origin else None
-    if place is None or not any(place.glob("*.gguf")):
-        return Line("local model", "missing", str(place), "its file is gone: `make local-model` brings it back")
+        return Line("local model", "ok", "not installed", "`make local-model` installs a very small one, to try it out")
+    spec = find_spec(PACKAGES[1])
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
+    if folder is None or not any(folder.glob("*.gguf")):
+        return Line("local model", "missing", str(folder), "its file is missing: `make local-model` installs it again")
     if os.environ.get("BULKHEAD_LOCAL_MODEL") == "0":
         return Line("local model", "ok", "switched off", "BULKHEAD_LOCAL_MODEL=0 is set")
     return Line("local model", "ok", "smollm2", "one process for all workspaces, started by the first prompt to it")
@@ -265,21 +266,21 @@ CHECKS: tuple[Callable[[], Line], ...] = (
 )
 
 
-async def _server(door: ServerTarget) -> list[Line]:
-    """Is a server there, and which model answers in this directory?"""
-    api = door.api()
+async def _server(target: ServerTarget) -> list[Line]:
+    """Check whether a server is running and which model answers in this directory."""
+    api = target.api()
     try:
         version = (await api.version()).version
     except BulkheadError as error:
-        return [Line("server", "warn", str(door.address), error.message)]
+        return [Line("server", "warn", str(target.address), error.message)]
     status: Status = "ok" if version == BULKHEAD_VERSION else "warn"
-    lines = [Line("server", status, str(door.address), f"version {version}; this command is {BULKHEAD_VERSION}")]
+    lines = [Line("server", status, str(target.address), f"version {version}; this command is {BULKHEAD_VERSION}")]
     try:
         worker = await find_worker(api, None, None)
         if worker.state not in ("ready", "degraded"):
-            return lines  # not woken for a diagnosis
-        chosen = (await api.agent_info(worker.id)).model_cfg
+            return lines  # do not wake a worker for a diagnosis
+        model = (await api.agent_info(worker.id)).model_cfg
     except BulkheadError:
         return lines
-    status = "warn" if chosen.provider == "builtin" else "ok"
-    return [*lines, Line("model here", status, f"{chosen.provider}/{chosen.model}", "answers in this directory")]
+    status = "warn" if model.provider == "builtin" else "ok"
+    return [*lines, Line("model here", status, f"{model.provider}/{model.model}", "answers in this directory")]

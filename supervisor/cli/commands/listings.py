@@ -1,4 +1,4 @@
-"""`bulkhead ps`, `sessions`, `messages`, `runs`: what there is, as tables or as JSON."""
+"""Implement `bulkhead ps`, `sessions`, `messages` and `runs`: list things as tables or as JSON."""
 
 import sys
 from collections.abc import Callable
@@ -53,8 +53,8 @@ _STATE_COLOURS = {"ready": "green", "failed": "red", "asleep": "dim"}
 def ps(as_json: bool, host: str | None, token_file: Path | None) -> None:
     """List workspaces and their workers.
 
-    States: asleep, starting, ready, degraded, closing, restarting, failed. MEMORY is what a worker has for itself:
-    pages that it shares with the others are not counted. RUNS are those that have not ended.
+    States: asleep, starting, ready, degraded, closing, restarting, failed. MEMORY is the private memory of a worker,
+    without the pages it shares with other workers. RUNS counts the runs that have not ended.
     """
 
     async def work() -> None:
@@ -64,7 +64,7 @@ def ps(as_json: bool, host: str | None, token_file: Path | None) -> None:
                 print_json(worker)
             return
         if not workers:
-            note("no workspaces yet: `bulkhead run` in a directory makes it one")
+            note("no workspaces yet: `bulkhead run` in a directory creates one")
             return
         head = ["ID", "STATE", "PID", "MEMORY", "RUNS", "CLIENTS", "UP", "PATH"]
         rows = []
@@ -93,17 +93,17 @@ def ps(as_json: bool, host: str | None, token_file: Path | None) -> None:
 def sessions(cwd: Path | None, workspace: str | None, as_json: bool, host: str | None, token_file: Path | None) -> None:
     """List the sessions of a workspace.
 
-    The newest first.
+    Newest first.
     """
 
     async def work() -> None:
         api = find_server(host, token_file).api()
-        found = await api.sessions((await find_worker(api, cwd, workspace)).id)
+        listed = await api.sessions((await find_worker(api, cwd, workspace)).id)
         if as_json:
-            for session in found:
+            for session in listed:
                 print_json(session)
             return
-        if not found:
+        if not listed:
             note("no sessions yet")
             return
         rows = [
@@ -114,7 +114,7 @@ def sessions(cwd: Path | None, workspace: str | None, as_json: bool, host: str |
                 since(session.updated_at),
                 one_line(session.title, 60),
             ]
-            for session in found
+            for session in listed
         ]
         click.echo(table(["ID", "MESSAGES", "", "CHANGED", "TITLE"], rows, right=(1, 3)))
 
@@ -122,7 +122,7 @@ def sessions(cwd: Path | None, workspace: str | None, as_json: bool, host: str |
 
 
 @click.command(
-    epilog="\b\nExamples:\n  bulkhead messages                 the newest session of this directory\n"
+    epilog="\b\nExamples:\n  bulkhead messages                 of the newest session of this directory\n"
     "  bulkhead messages SESSION --json"
 )
 @click.argument("session", required=False)
@@ -139,31 +139,33 @@ def messages(
 ) -> None:
     """Print a conversation.
 
-    That of SESSION, or of the newest one.
+    The conversation of SESSION, or of the newest session.
     """
 
     async def work() -> None:
         api = find_server(host, token_file).api()
         worker = await find_worker(api, cwd, workspace)
         if session:
-            chosen = (await api.session(worker.id, session)).id
+            session_id = (await api.session(worker.id, session)).id
         else:
-            there = await api.sessions(worker.id)
-            if not there:
+            listed = await api.sessions(worker.id)
+            if not listed:
                 raise NotFound("there is no session in this workspace yet", code="session_unknown")
-            chosen = there[0].id
-        for message in await api.messages(worker.id, chosen):
+            session_id = listed[0].id
+        for message in await api.messages(worker.id, session_id):
             if as_json:
                 print_json(message)
             else:
-                click.echo(_conversation(message), color=True)
+                click.echo(_message_text(message), color=True)
 
     perform(work())
 
 
 @click.command(epilog="\b\nExamples:\n  bulkhead runs\n  bulkhead runs --session ID --limit 5 --json")
 @click.option("--session", "session_id", metavar="ID", default="", help="Only the runs of this session.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, the newest.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many runs, newest first."
+)
 @json_option
 @workspace_options
 @server_options
@@ -178,18 +180,18 @@ def runs(
 ) -> None:
     """List the runs of a workspace.
 
-    Every accepted prompt and what became of it, the newest first.
+    Every accepted prompt and its outcome, newest first.
     """
 
     async def work() -> None:
         api = find_server(host, token_file).api()
         worker = await find_worker(api, cwd, workspace)
-        found = await api.runs(worker.id, session_id=session_id, limit=limit)
+        listed = await api.runs(worker.id, session_id=session_id, limit=limit)
         if as_json:
-            for run in found:
+            for run in listed:
                 print_json(run)
             return
-        if not found:
+        if not listed:
             note("no runs yet")
             return
         rows = [
@@ -197,33 +199,33 @@ def runs(
                 run.id,
                 outcome(run),
                 since(run.accepted_at_ms / 1000),
-                _lasted(run.started_at_ms, run.ended_at_ms),
+                _duration(run.started_at_ms, run.ended_at_ms),
                 one_line(run.prompt, 50) + (f"  ({run.cause})" if run.cause and run.outcome != "cancelled" else ""),
             ]
-            for run in found
+            for run in listed
         ]
         click.echo(table(["ID", "STATE", "ACCEPTED", "TOOK", "PROMPT"], rows, right=(2, 3)))
 
     perform(work())
 
 
-def _lasted(started_ms: int, ended_ms: int) -> str:
+def _duration(started_ms: int, ended_ms: int) -> str:
     return f"{(ended_ms - started_ms) / 1000:.1f}s" if started_ms and ended_ms else "-"
 
 
 def _coloured(text: str, states: list[str]) -> str:
-    """The table with each state in its colour."""
+    """Return the table with each state in its colour."""
     if not has_colour(sys.stdout):
         return text
     head, *lines = text.split("\n")
-    painted = [
+    coloured = [
         line.replace(state, colourise(state, _STATE_COLOURS.get(state, "yellow"), sys.stdout), 1)
         for line, state in zip(lines, states, strict=True)
     ]
-    return "\n".join([colourise(head, "bold", sys.stdout), *painted])
+    return "\n".join([colourise(head, "bold", sys.stdout), *coloured])
 
 
-def _conversation(message: Message) -> str:
+def _message_text(message: Message) -> str:
     lines = [colourise(message.role, "bold", sys.stdout)]
     for part in message.parts:
         lines += [f"  {line}" for line in _PARTS[type(part)](part).split("\n") if line]

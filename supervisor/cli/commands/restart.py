@@ -14,15 +14,14 @@ from supervisor.cli.terminal.formatting import note
 def restart(cwd: Path | None, workspace: str | None, host: str | None, token_file: Path | None) -> None:
     """Replace the worker of a workspace.
 
-    Also the way out of `failed`. Open runs of that workspace are cancelled in order first; other workspaces are not
-    touched.
+    Also restarts a workspace in state `failed`. Its open runs are cancelled first; other workspaces are not affected.
     """
 
     async def work() -> None:
         api = find_server(host, token_file).api()
         worker = await find_worker(api, cwd, workspace)
         await api.restart(worker.id)
-        now = next((row for row in await api.workers() if row.id == worker.id), worker)
-        note(f"restarted {now.path}: {now.state}" + (f", pid {now.pid}" if now.pid else ""))
+        current = next((row for row in await api.workers() if row.id == worker.id), worker)
+        note(f"restarted {current.path}: {current.state}" + (f", pid {current.pid}" if current.pid else ""))
 
     perform(work())

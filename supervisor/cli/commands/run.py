@@ -1,4 +1,4 @@
-"""`bulkhead run`: send a prompt, print the answer as it comes, leave with what became of it."""
+"""Implement `bulkhead run`: send a prompt, print the answer as it arrives, exit with the outcome of the run."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from protocol.api.session import Session
 from protocol.api.workspace import WorkspaceState
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from supervisor.cli.autostart import start_private
+from supervisor.cli.autostart import start_server
 from supervisor.cli.common_options import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -40,33 +40,38 @@ from supervisor.client.events import RESUMED, EventStream, StreamEvent
 Policy = Literal["ask", "deny", "allow"]
 
 CANCEL_S = 30.0
-"""After a cancel the run's end is awaited for so long: the server's own budget for it is shorter."""
+"""How long to wait for the run's end after a cancel; longer than the server's own budget for it."""
 
 EPILOG = """\b
 Examples:
   bulkhead run "explain this project"
-  git diff | bulkhead run "review this"      the prompt, then what was piped in
-  bulkhead run --continue "and the tests?"   goes on in the newest session
+  git diff | bulkhead run "review this" -    the prompt, then the piped text
+  bulkhead run --continue "and the tests?"   continues the newest session
   bulkhead run --permissions allow "fix the typo in README.md"
   bulkhead run --json "hello" | jq -r .type
 \b
 The answer goes to standard output, everything else to standard error. Tools that need permission
-ask at the terminal; where there is none they are denied. Exit codes: 0 completed, 1 failed or
-interrupted, 2 bad usage, 130 cancelled. Ctrl-C cancels this run and no other; twice leaves at once.
+ask at the terminal; without a terminal they are denied. Exit codes: 0 completed, 1 failed or
+interrupted, 2 bad usage, 130 cancelled. Ctrl-C cancels this run only; pressed twice it quits at once.
 """
 
 
 @click.command(epilog=EPILOG)
 @click.argument("prompt", nargs=-1)
-@click.option("--session", "session_id", metavar="ID", help="Go on in this session.")
-@click.option("--continue", "is_continued", is_flag=True, help="Go on in the newest session.")
-@click.option("-C", "--cwd", type=click.Path(path_type=Path), metavar="DIR", help="The workspace; default: here.")
-@click.option("--yolo", is_flag=True, help="Let tools of this workspace run without asking, until this run has ended.")
+@click.option("--session", "session_id", metavar="ID", help="Continue this session.")
+@click.option("--continue", "is_continued", is_flag=True, help="Continue the newest session.")
+@click.option(
+    "-C",
+    "--cwd",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory of the workspace; default: the current directory.",
+)
+@click.option("--yolo", is_flag=True, help="Let all tools of this workspace run without asking until this run ends.")
 @click.option(
     "--permissions",
     type=click.Choice(["ask", "deny", "allow"]),
-    help="What becomes of tools that need permission: you are asked, or all are denied or allowed for this run. "
-    "Default: ask at a terminal, else deny.",
+    help="What to do when a tool of this run needs permission. Default: ask at a terminal, else deny.",
 )
 @json_option
 @server_options
@@ -81,33 +86,33 @@ def run(
     host: str | None,
     token_file: Path | None,
 ) -> None:
-    """Send a prompt and print the answer as it comes.
+    """Send a prompt and print the answer as it arrives.
 
-    Without a server one is started; it leaves by itself when nobody has needed it for a minute.
+    Starts a server if none is running; that server exits when it has been idle for a minute.
     """
     text = _prompt_text(prompt)
     if session_id and is_continued:
         raise click.UsageError("choose one of --session and --continue")
 
     async def work() -> int:
-        door = find_server(host, token_file)
+        target = find_server(host, token_file)
         terminal = open_terminal() if permissions == "ask" or (permissions is None and not as_json) else None
         if permissions == "ask" and terminal is None:
-            raise click.UsageError("--permissions ask needs a terminal; use deny or allow, or answer from elsewhere")
+            raise click.UsageError("--permissions ask needs a terminal; use deny or allow")
         policy: Policy = permissions or ("deny" if terminal is None else "ask")
-        one_shot = _OneShot(door, directory(cwd), text, as_json=as_json, policy=policy, terminal=terminal)
+        one_shot = _OneShot(target, directory(cwd), text, as_json=as_json, policy=policy, terminal=terminal)
         return await one_shot.run(session_id, is_continued=is_continued, yolo=yolo)
 
     perform(work())
 
 
 def _prompt_text(words: tuple[str, ...]) -> str:
-    """The prompt: the words, then what was piped in when there are no words or the last of them is `-`."""
+    """Return the words, followed by standard input when there are no words or the last word is `-`."""
     wants_input = not words or words[-1] == "-"
     parts = [" ".join(words[:-1] if words and wants_input else words)]
     if wants_input:
         if sys.stdin.isatty() and not words:
-            raise click.UsageError('a prompt is needed: bulkhead run "…", or pipe it in')
+            raise click.UsageError('a prompt is needed: bulkhead run "…", or pipe one in')
         parts.append(sys.stdin.buffer.read().decode(errors="replace").rstrip("\n"))
     text = "\n\n".join(part for part in parts if part.strip())
     if not text:
@@ -116,65 +121,65 @@ def _prompt_text(words: tuple[str, ...]) -> str:
 
 
 class _OneShot:
-    """One prompt from here to its end."""
+    """Submits one prompt and follows its run to the end."""
 
     def __init__(
-        self, door: ServerTarget, path: Path, prompt: str, *, as_json: bool, policy: Policy, terminal: int | None
+        self, target: ServerTarget, path: Path, prompt: str, *, as_json: bool, policy: Policy, terminal: int | None
     ) -> None:
-        self._door = door
+        self._target = target
         self._path = path
         self._prompt = prompt
         self._as_json = as_json
         self._policy: Policy = policy
         self._terminal = terminal
-        self._consent: PermissionPrompt | None = None
-        self._sessions: set[str] = set()  # ours, and those of the agents that work for it
-        self._api = door.api()
+        self._permission_prompt: PermissionPrompt | None = None
+        self._sessions: set[str] = set()  # the run's own, and those of its sub-agents
+        self._api = target.api()
         self._tasks = TaskOwner("run", logging.getLogger("bulkhead.run"))
         self._run_id = self._api.new_run_id()
         self._workspace_id = ""
         self._session_id = ""
         self._is_submitted = False
-        self._asked_to_stop = 0
+        self._interrupts = 0
         self._last_state = ""
 
     async def run(self, session_id: str | None, *, is_continued: bool, yolo: bool) -> int:
-        """The exit code."""
+        """Run the prompt and return the exit code."""
         main = asyncio.current_task()
         assert main is not None
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupted, main)
         if self._terminal is not None:
-            self._consent = PermissionPrompt(self._terminal, self._decided)
+            self._permission_prompt = PermissionPrompt(self._terminal, self._decided)
         try:
             await self._find_server()
             workspace = await self._api.create_workspace(self._path)
             self._workspace_id = workspace.id
             async with self._permissions(yolo):
-                await self._say_who_answers()
+                await self._note_model()
                 is_new = await self._choose_session(session_id, is_continued)
                 return await self._prompt_and_follow(is_new)
         except asyncio.CancelledError:
-            if not self._asked_to_stop:
+            if not self._interrupts:
                 raise
             return EXIT_INTERRUPTED
         finally:
             loop.remove_signal_handler(signal.SIGINT)
-            if self._consent is not None:
-                await self._consent.close()
+            if self._permission_prompt is not None:
+                await self._permission_prompt.close()
             await self._tasks.close()
-            if self._workspace_id and self._asked_to_stop < 2:
+            if self._workspace_id and self._interrupts < 2:
                 await self._retire()
 
     async def _find_server(self) -> None:
-        if not self._door.is_default or await self._api.is_healthy():
+        if not self._target.is_default or await self._api.is_healthy():
             return
-        note("no server is running: starting one that leaves by itself when idle")
-        await start_private(self._door.address, self._api, os.environ)
+        note("no server is running: starting one that exits when idle")
+        await start_server(self._target.address, self._api, os.environ)
 
     @asynccontextmanager
     async def _permissions(self, yolo: bool) -> AsyncIterator[None]:
-        """Skip mode for as long as this lasts, where it was not on already."""
+        """Switch skip mode on for the duration of the block, unless it was on already."""
         if not yolo or await self._api.skips_permissions(self._workspace_id):
             yield
             return
@@ -187,21 +192,21 @@ class _OneShot:
             except BulkheadError as error:
                 note(f"tools of this workspace may still run without asking: {error.message}", "yellow")
 
-    async def _say_who_answers(self) -> None:
+    async def _note_model(self) -> None:
         info = await self._api.agent_info(self._workspace_id)
-        chosen = info.model_cfg
-        if chosen.provider == "builtin":
-            note("answered by the scripted model, which does not think; README: how to configure a real one")
-        elif (chosen.provider, chosen.model) == ("local", "smollm2"):
+        model = info.model_cfg
+        if model.provider == "builtin":
+            note("answered by the scripted model; README.md explains how to configure a real one")
+        elif (model.provider, model.model) == ("local", "smollm2"):
             note(
-                "answered by local/smollm2, a very small model on this machine that talks but uses no tools; "
-                "README: how to configure a real one"
+                "answered by local/smollm2, a very small model on this machine that cannot use tools; "
+                "README.md explains how to configure a larger one"
             )
-        elif chosen.model:
-            note(f"answered by {chosen.provider}/{chosen.model}")
+        elif model.model:
+            note(f"answered by {model.provider}/{model.model}")
 
     async def _choose_session(self, session_id: str | None, is_continued: bool) -> bool:
-        """Sets the session; True when it is a new one."""
+        """Set the session of the run; return True when it is a new one."""
         if session_id:
             self._session_id = (await self._api.session(self._workspace_id, session_id)).id
             return False
@@ -210,13 +215,13 @@ class _OneShot:
             if sessions:
                 self._session_id = sessions[0].id
                 return False
-            note("there is no session to continue: this is a new one")
+            note("there is no session to continue: starting a new one")
         self._session_id = (await self._api.create_session(self._workspace_id, "")).id
         return True
 
     async def _prompt_and_follow(self, is_new: bool) -> int:
         async with self._api.events(self._workspace_id) as events:
-            # From here on an interrupt is a cancel of the run: the server knows it by our id, answered or not.
+            # From here on Ctrl-C cancels the run: the server knows its id even if the answer to the submit is lost.
             self._is_submitted = True
             await self._api.submit(
                 self._workspace_id,
@@ -226,7 +231,7 @@ class _OneShot:
                 permission_policy=self._policy,
             )
             self._sessions.add(self._session_id)
-            if self._is_stopping():  # that cancel may have come before the prompt, and then it found nothing
+            if self._is_stopping():  # a cancel before the submit had nothing to cancel
                 await self._cancel()
             if self._as_json:
                 self._print(_accepted_line(self._workspace_id, self._session_id, self._run_id))
@@ -234,7 +239,7 @@ class _OneShot:
             return self._end(await self._follow(events, view), view)
 
     async def _follow(self, events: EventStream, view: RunOutput) -> RunComplete:
-        """Show events until the run has ended."""
+        """Show events until the run ends, and return its end."""
         while True:
             event = await events.next()
             if self._as_json and event.kind != RESUMED and self._is_ours(event):
@@ -244,36 +249,37 @@ class _OneShot:
                     await self._message(event.read(Message), view)
                 case "run_complete" if (complete := event.read(RunComplete)).run_id == self._run_id:
                     return complete
-                case "agent_event" if (told := event.read(AgentEvent)).run_id == self._run_id:
-                    if told.type not in ("agent_finished", "error"):
-                        note(f"{told.type}: {told.progress}".rstrip(": "))
+                case "agent_event" if (progress := event.read(AgentEvent)).run_id == self._run_id:
+                    if progress.type not in ("agent_finished", "error"):
+                        note(f"{progress.type}: {progress.progress}".rstrip(": "))
                 case "workspace_state":
                     self._workspace(event.read(WorkspaceState))
                 case "session" if (session := event.read(Session)).parent_session_id in self._sessions:
                     self._sessions.add(session.id)
                 case "permission_request":
                     self._requested(event.read(PermissionRequest))
-                case "permission_notification" if self._consent is not None:
-                    self._consent.notified(event.read(PermissionNotification))
+                case "permission_notification" if self._permission_prompt is not None:
+                    self._permission_prompt.notified(event.read(PermissionNotification))
                 case "reset" | "resumed":
-                    for request in await self._api.permissions(self._workspace_id) if self._consent is not None else ():
-                        self._requested(request)
-                    if (ended := await self._ended_meanwhile()) is not None:
-                        return ended
+                    if self._permission_prompt is not None:
+                        for request in await self._api.permissions(self._workspace_id):
+                            self._requested(request)
+                    if (missed := await self._missed_end()) is not None:
+                        return missed
 
     def _requested(self, request: PermissionRequest) -> None:
-        if self._consent is not None and request.session_id in self._sessions:
-            self._consent.requested(request)
+        if self._permission_prompt is not None and request.session_id in self._sessions:
+            self._permission_prompt.requested(request)
 
     async def _decided(self, request: PermissionRequest, action: Action) -> bool:
         return await self._api.grant(self._workspace_id, request, action)
 
     def _workspace(self, state: WorkspaceState) -> None:
-        """Tell of what keeps the answer waiting, once."""
-        words = f"workspace {state.state}" + (f": {state.reason}" if state.reason else "")
-        if state.state in ("degraded", "restarting", "failed", "closing") and words != self._last_state:
-            note(words, "yellow")
-        self._last_state = words
+        """Print a state that delays the answer, once."""
+        line = f"workspace {state.state}" + (f": {state.reason}" if state.reason else "")
+        if state.state in ("degraded", "restarting", "failed", "closing") and line != self._last_state:
+            note(line, "yellow")
+        self._last_state = line
 
     async def _message(self, message: Message, view: RunOutput) -> None:
         if view.may_begin(message) and (await self._state()).state in ("active", "ended"):
@@ -289,8 +295,8 @@ class _OneShot:
     async def _state(self) -> Run:
         return await self._api.run(self._workspace_id, self._run_id)
 
-    async def _ended_meanwhile(self) -> RunComplete | None:
-        """The end of the run, if it came while nobody listened."""
+    async def _missed_end(self) -> RunComplete | None:
+        """Return the end of the run, if it happened while the event stream was interrupted."""
         run = await self._state()
         if run.state != "ended":
             return None
@@ -321,37 +327,37 @@ class _OneShot:
         return 0
 
     def _print(self, text: str) -> None:
-        """To standard output. Raises BrokenPipeError when nobody reads it any more."""
+        """Write to standard output. Raises BrokenPipeError when its reader has closed it."""
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
         except BrokenPipeError:
             silence_stdout()
-            note(f"nobody reads the answer any more; the run goes on (`bulkhead cancel {self._run_id}` ends it)")
+            note(f"standard output was closed; the run continues (`bulkhead cancel {self._run_id}` ends it)")
             raise
 
     def _is_ours(self, event: StreamEvent) -> bool:
-        """Is this event about our session, or about the whole workspace?"""
-        told = event.read(_AboutSession)
-        session_id = told.id if event.kind == "session" else told.session_id
+        """Return whether this event is about the session of the run, or about the whole workspace."""
+        payload = event.read(_AboutSession)
+        session_id = payload.id if event.kind == "session" else payload.session_id
         return session_id in ("", self._session_id)
 
     def _interrupted(self, main: "asyncio.Task[object]") -> None:
-        self._asked_to_stop += 1
-        if self._asked_to_stop > 1 or not self._is_submitted:
+        self._interrupts += 1
+        if self._interrupts > 1 or not self._is_submitted:
             main.cancel()
             return
-        note("cancelling; once more to leave at once", "yellow")
+        note("cancelling; press Ctrl-C again to quit now", "yellow")
         self._tasks.start(self._cancel_and_wait(main), "cancel")
 
     def _is_stopping(self) -> bool:
-        return self._asked_to_stop > 0
+        return self._interrupts > 0
 
     async def _cancel_and_wait(self, main: "asyncio.Task[object]") -> None:
         await self._cancel()
         await asyncio.sleep(CANCEL_S)
         note(
-            f"the run has not ended within {CANCEL_S:g} s of its cancel; `bulkhead runs` shows what becomes of it",
+            f"the run did not end within {CANCEL_S:g} s after the cancel; `bulkhead runs` shows what happens to it",
             "red",
         )
         main.cancel()
@@ -366,7 +372,7 @@ class _OneShot:
         try:
             await self._api.retire()
         except BulkheadError:
-            pass  # our claim ends by itself a little later
+            pass  # the client's lease expires by itself a little later
 
 
 class _AboutSession(msgspec.Struct, frozen=True):
@@ -375,7 +381,7 @@ class _AboutSession(msgspec.Struct, frozen=True):
 
 
 def _accepted_line(workspace_id: str, session_id: str, run_id: str) -> str:
-    """Not an event of the server: the ids that a script needs to go on."""
+    """Return the first line of `--json`: not an event of the server, but the ids that a script needs."""
     payload = {"workspace_id": workspace_id, "session_id": session_id, "run_id": run_id}
     line = {"type": "run_accepted", "payload": {"type": "created", "payload": payload}}
     return msgspec.json.encode(line).decode() + "\n"

@@ -1,6 +1,6 @@
-"""`bulkhead serve`: start the server. Every other command talks to a running one.
+"""Implement `bulkhead serve`: start the server that the other commands talk to.
 
-The options are made from the table of settings, which explains them.
+The options are generated from the table of settings in supervisor/config/settings.py.
 """
 
 import os
@@ -24,7 +24,8 @@ docs/server-settings.md lists them all.
 Exit codes: 0 clean, 2 bad usage or configuration, 3 another supervisor owns the
 runtime directory, 4 no listener could be opened.
 \b
-SIGTERM and ctrl-C end all runs in order; SIGHUP leaves the workers to the next server.
+SIGTERM and Ctrl-C cancel all runs and shut down; SIGHUP exits and leaves the workers
+running for the next server.
 """
 
 
@@ -46,7 +47,7 @@ SIGTERM and ctrl-C end all runs in order; SIGHUP leaves the workers to the next 
 def serve(**flags: object) -> None:
     """Start the server in the foreground.
 
-    It prints one line that begins with READY once it takes requests; its log goes to standard error.
+    Prints one line that begins with READY once it accepts requests; the log goes to standard error.
     """
     from supervisor.config.reader import make_config
 
@@ -61,7 +62,7 @@ def serve(**flags: object) -> None:
 
 
 def parse_flags(words: Sequence[str]) -> dict[str, object]:
-    """Return the options on a command line (without `bulkhead serve`), by attribute of their setting.
+    """Return the options of a command line (without `bulkhead serve`), by attribute of their setting.
 
     Raises ConfigError, and click's Exit after `--help` has been printed.
     """

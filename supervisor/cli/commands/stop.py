@@ -1,4 +1,4 @@
-"""`bulkhead stop`: find the server's process, make sure it is that one, end it in order, say what happened."""
+"""Implement `bulkhead stop`: find the server's process, verify its identity, end it with SIGTERM, report the result."""
 
 import asyncio
 import os
@@ -8,15 +8,14 @@ from pathlib import Path
 import click
 
 from protocol.address import Address, UnixAddress
+from protocol.base.process_identity import ProcessHandle, start_ticks
 from protocol.errors import BadInput, BulkheadError, Conflict, Unavailable
 from supervisor.cli.common_options import find_server, perform
 from supervisor.cli.server_process import (
     LockOwner,
-    TrackedProcess,
     is_server,
     listener_pid,
     read_owner,
-    start_ticks,
     unit_of,
 )
 from supervisor.cli.terminal.formatting import note
@@ -24,42 +23,42 @@ from supervisor.client.address import default_runtime_dir, parse_server_address
 from supervisor.client.api import Api
 
 WITHIN_S = 30.0
-"""More than the server's own budgets for drain, flush and exit together."""
+"""Longer than the server's own budgets for drain, flush and exit together."""
 
 
 @click.command(
     epilog="\b\nExamples:\n  bulkhead stop\n  bulkhead stop --runtime-dir /tmp/mine\n"
-    "\b\nOpen runs end as cancelled with what they said so far; what cannot end in time is recovered at the next\n"
-    "start. A server that systemd runs is left to systemctl."
+    "\b\nOpen runs end as cancelled and keep the answer so far; runs that cannot end in time are recovered at the\n"
+    "next start. A server that systemd runs must be stopped with systemctl."
 )
-@click.option("--runtime-dir", type=click.Path(path_type=Path), metavar="DIR", help="Of the server to stop.")
-@click.option("-H", "--host", metavar="URL", help="unix:///PATH of the server to stop.")
+@click.option("--runtime-dir", type=click.Path(path_type=Path), metavar="DIR", help="Runtime directory of the server.")
+@click.option("-H", "--host", metavar="URL", help="unix:///PATH of the server.")
 @click.option(
     "--within",
     "timeout_s",
     type=click.FloatRange(min=0.1),
     default=WITHIN_S,
     show_default=True,
-    help="Wait so many seconds.",
+    help="How many seconds to wait for its end.",
 )
 def stop(runtime_dir: Path | None, host: str | None, timeout_s: float) -> None:
-    """Stop the server: runs are cancelled, all is written down.
+    """Stop the server: cancel all runs and store their state.
 
-    It is the server of this user, at its default place unless another is named.
+    Stops this user's default server unless another one is named.
     """
 
     async def work() -> int:
-        pid = await asyncio.to_thread(_find, runtime_dir, host)
-        if pid is None:
+        owner = await asyncio.to_thread(_find, runtime_dir, host)
+        if owner is None:
             note("nothing to stop: no server is running")
             return 0
-        return await _end(pid, timeout_s)
+        return await _end(owner, timeout_s)
 
     perform(work())
 
 
 def _find(runtime_dir: Path | None, host: str | None) -> LockOwner | None:
-    """The server that is meant, alive. Raises BadInput for an address that says nothing about a process."""
+    """Return the running server that the options select. Raises BadInput when an address identifies no process."""
     named = host or ("" if runtime_dir else os.environ.get("BULKHEAD_HOST", ""))
     if not named:
         owner = read_owner((runtime_dir or default_runtime_dir(os.environ)).absolute())
@@ -69,57 +68,50 @@ def _find(runtime_dir: Path | None, host: str | None) -> LockOwner | None:
             return None
     address = parse_server_address(named) if named else find_server(None, None).address
     if not isinstance(address, UnixAddress):
-        raise BadInput(f"cannot find the process behind {address}: name its --runtime-dir, on its own machine")
+        raise BadInput(f"cannot find the process behind {address}: use --runtime-dir, on the server's own machine")
     pid = listener_pid(address)
     if pid is None:
         return None
     if not is_server(pid):
         raise BadInput(
-            f"cannot stop the server at {address}: the process that listens there ({pid}) is no server of ours; "
+            f"cannot stop the server at {address}: the process that listens there ({pid}) is not a Bulkhead server; "
             "if systemd holds the socket, use `systemctl stop bulkhead.target`"
         )
-    return LockOwner(pid, start_ticks(pid), (str(address),))
+    return LockOwner(pid, start_ticks(pid) or 0, (str(address),))
 
 
 async def _end(owner: LockOwner, timeout_s: float) -> int:
-    """SIGTERM, and wait. Raises Conflict, Unavailable."""
+    """Send SIGTERM and wait for the end; return the exit code. Raises Conflict, Unavailable."""
     if (unit := unit_of(owner.pid)) is not None:
         manager = "systemctl --user" if unit[1] else "systemctl"
         raise Conflict(f"this server is run by systemd ({unit[0]}): use `{manager} stop bulkhead.target`")
     open_runs = await _open_runs(owner)
     loop = asyncio.get_running_loop()
-    try:
-        target = TrackedProcess(owner.pid)
-    except ProcessLookupError:
-        note("nothing to stop: the server left just now")
+    target = ProcessHandle.open(owner.pid, owner.start_ticks)
+    if target is None:
+        note("nothing to stop: the server has just exited")
         return 0
     with target:
-        # Looked at after the pidfd is open: from here on the pid is this process's or nobody's.
-        if start_ticks(owner.pid) != owner.start_ticks:
-            note("nothing to stop: the server left just now")
-            return 0
         began = loop.time()
         try:
             target.send(signal.SIGTERM)
-        except ProcessLookupError:
-            pass
         except PermissionError:
             raise Conflict(f"cannot stop the server with pid {owner.pid}: it belongs to another user") from None
         note(
             f"stopping the server with pid {owner.pid}"
             + (f"; {open_runs} open runs are cancelled" if open_runs else "")
         )
-        if not await target.gone(timeout_s):
+        if not await target.ended_within(timeout_s):
             raise Unavailable(
-                f"the server with pid {owner.pid} has not ended within {timeout_s:g} s; it goes on ending. "
-                f"Its log says what it waits for; after `kill -9 {owner.pid}` the next start recovers what was open"
+                f"the server with pid {owner.pid} has not exited within {timeout_s:g} s; its shutdown continues. "
+                f"Its log says what it waits for; after `kill -9 {owner.pid}` the next start recovers the open runs"
             )
     note(f"stopped after {loop.time() - began:.1f} s")
     return 0
 
 
 async def _open_runs(owner: LockOwner) -> int:
-    """How many runs the stop will cancel; 0 when the server does not tell."""
+    """Return how many runs the stop will cancel; 0 when the server does not answer."""
     for text in owner.listeners:
         try:
             address: Address = parse_server_address(text)

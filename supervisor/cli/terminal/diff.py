@@ -1,25 +1,25 @@
-"""What a person is shown of a change to a file before they allow it."""
+"""Show a change to a file as a short diff, for the person who is asked to allow it."""
 
 import difflib
 
 LINES_MAX = 60
 WIDTH = 200
 _COMPARED_MAX = 400_000
-"""Characters. Comparing costs up to the product of both lengths, and a person waits."""
+"""In characters. The cost of comparing grows with the product of both lengths, and a person is waiting."""
 
 
 def short_diff(old: str, new: str) -> list[str]:
-    """The changed lines with two around them, and a last line that says what is not shown.
+    """Return the changed lines with two lines of context, and a last line that counts the lines not shown.
 
-    Characters that print nothing, or that turn the direction of a text, appear as the replacement character: what is
-    allowed must be what was seen.
+    Characters that are invisible or change the direction of text become the replacement character, because the person
+    must see exactly what they allow.
     """
     before, after = old.splitlines(), new.splitlines()
     if len(old) + len(new) > _COMPARED_MAX:
-        return [f"… {len(before)} lines become {len(after)}, too much to compare here"]
+        return [f"… {len(before)} lines become {len(after)}: too long to compare here"]
     lines = list(difflib.unified_diff(before, after, n=2, lineterm=""))[2:]  # without the two lines of file names
     if not lines and old != new:
-        return ["… only ends of lines change"]
+        return ["… only line endings change"]
     shown = [_plain(line) for line in lines[:LINES_MAX]]
     if len(lines) > LINES_MAX:
         added, removed = (sum(line.startswith(sign) for line in lines[LINES_MAX:]) for sign in "+-")

@@ -1,4 +1,4 @@
-"""What people read: colours where they are wanted, tables, sizes and times in words."""
+"""Format output for people: colours, tables, sizes, durations, and text without control characters."""
 
 import os
 import re
@@ -14,39 +14,44 @@ _CODES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "
 
 
 def has_colour(stream: IO[Any]) -> bool:
-    """May this stream get colours? Not when it is no terminal, nor when NO_COLOR is set (no-color.org)."""
+    """Return whether to write colours to this stream.
+
+    It must be a terminal, or FORCE_COLOR be set; NO_COLOR (no-color.org) and TERM=dumb switch colours off.
+    """
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
 def colourise(text: str, colour: str, stream: IO[Any]) -> str:
-    """`text` in a colour, or as it is where there are none."""
+    """Return `text` in a colour if the stream gets colours, else unchanged."""
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if has_colour(stream) and text else text
 
 
 def strip_controls(text: str, stream: IO[Any]) -> str:
-    """`text` without control characters, for a terminal: what a model says must not move its cursor or write its
-    clipboard. A file or a pipe gets every byte."""
+    """Replace control characters if the stream is a terminal; files and pipes get every byte.
+
+    Otherwise a model's answer could move the cursor or write the clipboard.
+    """
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
 
 
 def note(text: str, colour: str = "dim") -> None:
-    """One line for the person at the terminal, on standard error so that standard output stays the answer."""
+    """Print one line on standard error; standard output is for the answer only."""
     try:
         print(colourise(strip_controls(text, sys.stderr), colour, sys.stderr), file=sys.stderr, flush=True)
     except (OSError, ValueError):
-        pass  # nobody reads it
+        pass  # standard error is closed
 
 
 def one_line(text: str, width: int) -> str:
-    """The start of `text` on one line of at most `width` characters, without control characters."""
+    """Return the beginning of `text` as one line of at most `width` characters, without control characters."""
     flat = "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
     return flat if len(flat) <= width else flat[: max(0, width - 1)] + "…"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns under their heads, as wide as they must be; those with an index in `right` lean right."""
+    """Return aligned columns under their heads; columns whose index is in `right` are right-aligned."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = []
     for row in (head, *rows):
@@ -59,7 +64,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
 
 
 def size(count: int) -> str:
-    """Bytes in a unit that fits: `0`, `512 B`, `23.4 MB`."""
+    """Return a number of bytes in a readable unit: `-` for 0, `512 B`, `23.4 MB`."""
     if count < 1024:
         return f"{count} B" if count else "-"
     value = float(count)
@@ -71,7 +76,7 @@ def size(count: int) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long ago, roughly: `3s`, `12m`, `5h`, `2d`."""
+    """Return a rough duration: `3s`, `12m`, `5h`, `2d`."""
     for limit, unit, divisor in ((120, "s", 1), (7200, "m", 60), (172_800, "h", 3600)):
         if seconds < limit:
             return f"{max(0, int(seconds / divisor))}{unit}"
@@ -79,10 +84,10 @@ def ago(seconds: float) -> str:
 
 
 def since(stamp_s: float | None) -> str:
-    """How long ago a Unix time was; `-` for never."""
+    """Return how long ago a Unix time was; `-` for None or 0."""
     return ago(time.time() - stamp_s) if stamp_s else "-"
 
 
 def outcome(run: Run) -> str:
-    """How a run stands: its state while it is open, its outcome afterwards."""
+    """Return the state of an open run, or the outcome of one that has ended."""
     return run.outcome if run.state == "ended" and run.outcome else run.state

@@ -1,6 +1,6 @@
-"""Asks the person at the terminal whether a tool may do something, one request after another.
+"""Ask at the terminal whether a tool may act, one request at a time.
 
-It reads from the terminal itself and not from standard input, which may be a pipe with the prompt in it.
+Answers are read from the terminal itself, because standard input may be a pipe with the prompt in it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _SHOWN = ("command", "file_path", "url", "path", "query")
 
 
 def open_terminal() -> int | None:
-    """The terminal that this process belongs to, as a descriptor; None when nobody sits there."""
+    """Open the controlling terminal and return its descriptor; None when there is none."""
     try:
         return os.open(TERMINAL, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC) if sys.stderr.isatty() else None
     except OSError:
@@ -36,38 +36,38 @@ def open_terminal() -> int | None:
 
 
 class PermissionPrompt:
-    """The requests of one run. Everything but `close` is a plain method on the loop."""
+    """Asks about the permission requests of one run. All methods but `close` are synchronous and run on the loop."""
 
     def __init__(self, terminal: int, answer: PromptAnswer) -> None:
-        """`answer` sends what was decided; it returns False when somebody else was first. The terminal is ours now."""
+        """`answer` sends a decision and returns False when another client was first. `close` closes `terminal`."""
         self._terminal = terminal
         self._answer = answer
-        self._tasks = TaskOwner("consent", logging.getLogger("bulkhead.run"))
+        self._tasks = TaskOwner("permission_prompt", logging.getLogger("bulkhead.run"))
         self._waiting: list[PermissionRequest] = []
         self._task: asyncio.Task[None] | None = None
         self._line: asyncio.Future[str] | None = None
         asyncio.get_running_loop().add_reader(terminal, self._readable)
 
     def requested(self, request: PermissionRequest) -> None:
-        """The run asks for something."""
+        """Queue a request of the run, once."""
         if any(other.id == request.id for other in self._waiting):
             return
         self._waiting.append(request)
         if self._task is None or self._task.done():
             self._task = self._tasks.start(self._work(), "ask")
 
-    def notified(self, told: PermissionNotification) -> None:
-        """A request is decided, perhaps not by us."""
-        if not told.granted and not told.denied:
+    def notified(self, decision: PermissionNotification) -> None:
+        """Drop a request that has been decided, by this client or another one."""
+        if not decision.granted and not decision.denied:
             return
         first = self._waiting[0] if self._waiting else None
-        if first is not None and first.tool_call_id == told.tool_call_id and self._line is not None:
-            self._given("")
-            note(f"{'allowed' if told.granted else 'denied'} meanwhile, not by you")
-        self._waiting = [other for other in self._waiting if other.tool_call_id != told.tool_call_id]
+        if first is not None and first.tool_call_id == decision.tool_call_id and self._line is not None:
+            self._receive("")
+            note(f"{'allowed' if decision.granted else 'denied'} elsewhere")
+        self._waiting = [other for other in self._waiting if other.tool_call_id != decision.tool_call_id]
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop asking and close the terminal."""
         asyncio.get_running_loop().remove_reader(self._terminal)
         await self._tasks.close()
         os.close(self._terminal)
@@ -80,12 +80,12 @@ class PermissionPrompt:
                 del self._waiting[0]
                 try:
                     if not await self._answer(request, action):
-                        note("somebody else was faster")
+                        note("already answered elsewhere")
                 except BulkheadError as error:
                     note(f"not answered: {error.message}", "yellow")
 
     async def _ask(self, request: PermissionRequest) -> Action | None:
-        """What the person says; None when it is no longer asked."""
+        """Return the person's decision; None when the request was decided elsewhere."""
         note(f"? {request.tool_name} asks to {request.action}: {one_line(request.description, WIDTH)}", "yellow")
         params = request.params or {}
         for key in _SHOWN:
@@ -98,7 +98,7 @@ class PermissionPrompt:
             note("  [y]es, [n]o, [a]lways in this session?", "yellow")
             self._line = asyncio.get_running_loop().create_future()
             try:
-                line = await self._line  # a person takes the time that it takes; the run's end ends this
+                line = await self._line  # no timeout for a person; the end of the run ends this
             finally:
                 self._line = None
             if not self._waiting or self._waiting[0].id != request.id:
@@ -107,19 +107,19 @@ class PermissionPrompt:
                 return action
 
     def _readable(self) -> None:
-        """The terminal gives whole lines. What was typed before there was a question answers none."""
+        """Read one line. A line that was typed while no question was open is discarded."""
         try:
             data = os.read(self._terminal, 4096)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if not data:  # nobody sits there any more
+        if not data:  # the terminal is closed
             asyncio.get_running_loop().remove_reader(self._terminal)
-            self._given("no")
+            self._receive("no")
         else:
-            self._given(data.decode(errors="replace"))
+            self._receive(data.decode(errors="replace"))
 
-    def _given(self, line: str) -> None:
+    def _receive(self, line: str) -> None:
         if self._line is not None and not self._line.done():
             self._line.set_result(line)

@@ -1,6 +1,6 @@
-"""◇ From the events of a run to what a terminal shows of it: the answer's text as it grows, and notes beside it.
+"""Turn the events of a run into terminal output: the text of the answer as it grows, and one-line notes.
 
-Events carry whole messages, not what was added; what was shown of each message is remembered here.
+Events carry whole messages, so this remembers what was already shown of each message.
 """
 
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ NOTE_WIDTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """More of the answer, for standard output."""
+    """The next piece of the answer, for standard output."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One line about what goes on, for standard error."""
+    """One line about the progress of the run, for standard error."""
 
     text: str
 
@@ -37,32 +37,32 @@ Shown = Text | Note
 
 
 @dataclass
-class _Known:
-    """What was shown of one message."""
+class _ShownMessage:
+    """What was already shown of one message."""
 
     text: str = ""
     calls: set[str] = field(default_factory=set)
-    has_thought: bool = False
+    has_reasoning: bool = False
 
 
 class RunOutput:
-    """One run in one session. `is_open`: from when on messages belong to the run; until then they are another's."""
+    """Shows one run of one session. While `is_open` is False, messages belong to an earlier run and are skipped."""
 
     def __init__(self, session_id: str, prompt: str, *, is_open: bool) -> None:
         self.is_open = is_open
         self._session_id = session_id
         self._prompt = prompt
-        self._known: dict[str, _Known] = {}
+        self._messages: dict[str, _ShownMessage] = {}
         self._is_line_open = False
 
     def may_begin(self, message: Message) -> bool:
-        """Could this message be the prompt itself, with which the run begins?"""
+        """Return whether this message could be the run's own prompt, with which its messages begin."""
         if self.is_open or message.role != "user" or message.session_id != self._session_id:
             return False
         return text_of(message) == self._prompt
 
     def take(self, message: Message) -> list[Shown]:
-        """What a message of this moment adds."""
+        """Return what to show for the current version of a message."""
         if not self.is_open or message.session_id != self._session_id:
             return []
         match message.role:
@@ -74,9 +74,9 @@ class RunOutput:
                 return []
 
     def finish(self, complete: RunComplete) -> list[Shown]:
-        """What is still to be shown of a run that has ended."""
-        known = self._known.setdefault(complete.message_id, _Known())
-        shown = self._more(known, complete.text) if complete.text else []
+        """Return what remains to be shown of a run that has ended."""
+        previous = self._messages.setdefault(complete.message_id, _ShownMessage())
+        shown = self._new_text(previous, complete.text) if complete.text else []
         if self._is_line_open:
             self._is_line_open = False
             shown.append(Text("\n"))
@@ -84,35 +84,35 @@ class RunOutput:
 
     def _assistant(self, message: Message) -> list[Shown]:
         shown: list[Shown] = []
-        known = self._known.setdefault(message.id, _Known())
+        previous = self._messages.setdefault(message.id, _ShownMessage())
         for part in message.parts:
             match part:
                 case TextPart(data) if data.text:
-                    shown += self._more(known, data.text)
-                case ReasoningPart(data) if data.finished_at and not known.has_thought and data.thinking:
-                    known.has_thought = True
+                    shown += self._new_text(previous, data.text)
+                case ReasoningPart(data) if data.finished_at and not previous.has_reasoning and data.thinking:
+                    previous.has_reasoning = True
                     shown += [*self._close_line(), Note(f"· {_short(data.thinking)}")]
-                case ToolCallPart(data) if data.finished and data.id not in known.calls:
-                    known.calls.add(data.id)
+                case ToolCallPart(data) if data.finished and data.id not in previous.calls:
+                    previous.calls.add(data.id)
                     shown += [*self._close_line(), Note(_call_line(data))]
                 case _:
                     pass
         return shown
 
-    def _more(self, known: _Known, text: str) -> list[Shown]:
-        if text == known.text or (len(text) < len(known.text) and known.text.startswith(text)):
-            return []  # an older snapshot, or the same again
+    def _new_text(self, previous: _ShownMessage, text: str) -> list[Shown]:
+        if text == previous.text or (len(text) < len(previous.text) and previous.text.startswith(text)):
+            return []  # an older snapshot, or the same one again
         shown: list[Shown] = []
-        if text.startswith(known.text):
-            more = text[len(known.text) :]
-            if not known.text:
-                shown += self._close_line()  # the text of another step stands above
+        if text.startswith(previous.text):
+            addition = text[len(previous.text) :]
+            if not previous.text:
+                shown += self._close_line()  # ends the text of the previous step
         else:
-            shown += [*self._close_line(), Note("the model began this part again")]
-            more = text
-        known.text = text
-        self._is_line_open = not more.endswith("\n")
-        return [*shown, Text(more)]
+            shown += [*self._close_line(), Note("the model started this part again")]
+            addition = text
+        previous.text = text
+        self._is_line_open = not addition.endswith("\n")
+        return [*shown, Text(addition)]
 
     def _close_line(self) -> list[Shown]:
         if not self._is_line_open:
@@ -122,7 +122,7 @@ class RunOutput:
 
 
 def text_of(message: Message) -> str:
-    """The text of a message, "" when it has none."""
+    """Return the text of a message, "" when it has none."""
     return next((part.data.text for part in message.parts if isinstance(part, TextPart)), "")
 
 

@@ -15,6 +15,7 @@ from tests.support.checks.shape_checks import (
     integer,
     list_of,
     map_of,
+    number,
     or_null,
     padded_base64,
     shape,
@@ -35,8 +36,16 @@ _RESOURCE = shape({"uri": string}, {"mime_type": string, "text": string, "blob":
 _SKILL = shape(
     {"content": padded_base64, "result": shape(strings("name", "description", "source"), {"builtin": boolean})}
 )
+_CRASH = shape(
+    {"cause": filled, "ended_at": number, "lifetime_s": number, "last_lines": list_of(string)}
+    | dict.fromkeys(("generation", "pid", "peak_rss_bytes"), integer)
+)
 _WORKER = shape(
-    {"id": filled, "path": filled, "state": filled}, {"reason": string, "pid": or_null(integer), "generation": integer}
+    {"id": filled, "path": filled, "state": filled, "reason": string, "last_event_id": string}
+    | {"pid": or_null(integer), "started_at": or_null(number), "uss_bytes": or_null(integer)}
+    | dict.fromkeys(("generation", "restarts", "rss_bytes", "open_runs", "clients", "late_answers"), integer)
+    | dict.fromkeys(("cpu_s", "loop_lag_s", "loop_lag_max_s"), number)
+    | {"last_crashes": list_of(_CRASH)}
 )
 
 _ROWS: tuple[tuple[str, str, Check | None], ...] = (
@@ -47,6 +56,7 @@ _ROWS: tuple[tuple[str, str, Check | None], ...] = (
     ("GET", "/v1/openapi.json", shape({"openapi": filled, "info": an_object, "paths": an_object})),
     ("DELETE", "/v1/clients/{}", EMPTY),
     ("GET", "/v1/workers", list_of(_WORKER)),
+    ("GET", "/v1/workers/{}", _WORKER),
     ("GET", "/v1/workspaces", list_of(api_shapes.WORKSPACE)),
     ("POST", "/v1/workspaces", api_shapes.WORKSPACE),
     ("GET", "/v1/workspaces/{}", api_shapes.WORKSPACE),

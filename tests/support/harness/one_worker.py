@@ -21,7 +21,7 @@ from protocol.ids import Epoch, Generation, WorkspaceId, new_uuid
 from protocol.limits import DEFAULT_LIMITS, Limits
 from protocol.messages import Answer, Closing, Heartbeat, Hello, LastWord, Ready, Shutdown
 from protocol.worker_spec import WorkerSpec, spec_to_bytes
-from supervisor.routing.link import Link
+from supervisor.routing.link import ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router
 
 LOG = logging.getLogger("bulkhead.test")
@@ -38,34 +38,35 @@ class MessageListener:
     snapshots: list[Event] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
     last_words: list[LastWord] = field(default_factory=list)
-    link: Link | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def hello(self, message: Hello) -> None:
+    def on_hello(self, message: Hello) -> None:
         self.hellos.append(message)
         self.changed.set()
 
-    def ready(self, message: Ready) -> None:
+    def on_ready(self, message: Ready) -> None:
         self.readies.append(message)
         self.changed.set()
 
-    def heartbeat(self, message: Heartbeat) -> None:
+    def on_heartbeat(self, message: Heartbeat) -> None:
         self.beats.append(message)
         self.changed.set()
 
-    def events(self, batch: list[Event]) -> None:
+    def on_log_opened(self, log_id: str, last_number: int, link: Link) -> None:
+        pass  # hello and ready contain the same
+
+    def on_events(self, batch: list[Event], link: Link) -> None:
         fresh = [event for event in batch if not event.is_snapshot]
         self.numbered += fresh
         self.snapshots += [event for event in batch if event.is_snapshot]
-        if self.link is not None:
-            self.link.grant(len(fresh))
+        link.grant(len(fresh))
         self.changed.set()
 
-    def closing(self, message: Closing) -> None:
+    def on_closing(self, message: Closing) -> None:
         self.stages.append(message.stage)
         self.changed.set()
 
-    def last_word(self, message: LastWord) -> None:
+    def on_last_word(self, message: LastWord) -> None:
         self.last_words.append(message)
         self.changed.set()
 
@@ -122,7 +123,7 @@ class Process:
 
     async def shut_down(self, drain_s: float = 5.0, flush_s: float = 5.0) -> LastWord:
         """The shutdown protocol; the last word."""
-        self.link.tell(Shutdown(epoch=Epoch(1), reason="test", drain_s=drain_s, flush_s=flush_s))
+        self.link.send(Shutdown(epoch=Epoch(1), reason="test", drain_s=drain_s, flush_s=flush_s))
         await self.until(lambda: self.ear.last_words)
         return self.ear.last_words[0]
 
@@ -160,9 +161,8 @@ class OneWorker:
         )
         spec = msgspec.structs.replace(spec, **changes)
         ear = MessageListener()
-        ear.link = link = self.router.expect(
-            workspace_id=spec.workspace_id, generation=spec.generation, token=spec.token, sink=ear
-        )
+        expected = ExpectedWorker(spec.workspace_id, spec.generation, spec.token)
+        link = self.router.expect(expected, LinkListeners(lifecycle=ear, events=ear))
         with tempfile.TemporaryFile() as file:
             file.write(spec_to_bytes(spec))
             file.flush()

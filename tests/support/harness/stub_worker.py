@@ -14,6 +14,7 @@ from protocol.ids import WorkspaceId
 from protocol.limits import Limits
 from protocol.messages import Answer, Heartbeat
 from supervisor.routing.link import Link
+from supervisor.workers.crash_history import CrashHistory
 from supervisor.workers.driver import DriverStatus, WorkerDriver
 from supervisor.workspaces.identity import resolve
 from supervisor.workspaces.workspace import Workspace
@@ -24,6 +25,7 @@ class StubDriver:
     """Stands in for the driver and its link: a worker that answers what the test says."""
 
     def __init__(self) -> None:
+        self.crashes = CrashHistory()
         self.state = "ready"
         self.is_slow = False
         self.beat = 10

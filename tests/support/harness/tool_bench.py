@@ -1,4 +1,4 @@
-"""A place to call tools in: a workspace directory, real children, and the worker's property of being a subreaper."""
+"""Call the built-in tools in a test: in a workspace directory, with real child processes and as their subreaper."""
 
 import contextlib
 import ctypes
@@ -6,28 +6,36 @@ import json
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from protocol.api.message import ToolCallData
+from protocol.api.permission import QuestionItem, QuestionResponse
+from protocol.api.session import Todo
 from protocol.base.clock import SystemClock
+from protocol.ids import Generation, WorkspaceId
 from protocol.limits import Limits
+from protocol.worker_spec import WorkerSpec
 from tests.support.processes import Process
 from tests.support.rules_gate import RulesGate
+from worker.config.live import empty_config
 from worker.permissions.rules import Rules
 from worker.processes.child import ChildProcesses
 from worker.toolkit.invoke import invoke
-from worker.toolkit.tool import CodeServers, Gate, NoCodeServers, ToolContext, ToolResult
-from worker.tools.builtin import build_toolbox
-from worker.tools.shell.bash import Bash
+from worker.toolkit.tool import AgentKind, CodeServers, Gate, NoCodeServers, ToolContext, ToolError, ToolResult
+from worker.toolkit.toolbox import Toolbox
+from worker.tools.builtin import BuiltinTools, ToolDependencies
+from worker.tools.session.agent import TaskKind
+from worker.tools.session.crush_info_text import WorkerSnapshot
 from worker.tools.shell.jobs import Jobs
+from worker.web.search import Search
 
 PR_SET_CHILD_SUBREAPER = 36
 LOG = logging.getLogger("bulkhead.test")
 
 
 class Ledger:
-    """What a session has seen, in memory."""
+    """Keeps in memory what a session has seen."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, str], str] = {}
@@ -37,6 +45,39 @@ class Ledger:
 
     async def record_read(self, session_id: str, path: str, sha256: str) -> None:
         self.seen[session_id, path] = sha256
+
+
+class TodoLists:
+    """Keeps the lists of tasks in memory."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[Todo]] = {}
+
+    async def replace(self, session_id: str, todos: Sequence[Todo]) -> list[Todo]:
+        before = self.lists.get(session_id, [])
+        self.lists[session_id] = list(todos)
+        return before
+
+
+class NoAgents:
+    """Refuses to run a sub-agent, for there are no runs in a bench."""
+
+    async def answer(self, *, parent_session_id: str, session_id: str, prompt: str, kind: TaskKind = "task") -> str:
+        raise ToolError("cannot run the agent: a bench has no runs")
+
+
+class RefusedQuestions:
+    """A user who answers no question."""
+
+    is_available = True
+
+    def new_id(self) -> str:
+        return "q1"
+
+    async def ask(
+        self, context: ToolContext, questions: list[QuestionItem], *, title: str, description: str
+    ) -> Sequence[QuestionResponse] | None:
+        return None
 
 
 class ToolBench:
@@ -55,9 +96,29 @@ class ToolBench:
         self.processes: list[Process] = []
         self.children = ChildProcesses(limits=limits, clock=SystemClock(), log=LOG, random=random.Random(1))
         self.jobs = Jobs(self.children, limits=limits, clock=SystemClock(), random=random.Random(2), log=LOG)
-        self.toolbox = build_toolbox().joined([Bash(self.jobs), *self.jobs.tools()])
+        spec = WorkerSpec(
+            workspace_id=WorkspaceId("bench"),
+            generation=Generation(1),
+            path=str(workspace),
+            data_dir=str(workspace / ".bulkhead"),
+            endpoint="",
+            token="",
+            log_path="",
+        )
+        self.builtin = BuiltinTools(
+            ToolDependencies(
+                worker=spec,
+                snapshot=lambda: WorkerSnapshot(False, {}, {}, []),
+                jobs=self.jobs,
+                delegate=NoAgents(),
+                todos=TodoLists(),
+                search=Search(random.Random(3)),
+                asker=RefusedQuestions(),
+            )
+        ).for_turn(empty_config(Path(spec.data_dir)))
+        self.toolbox = Toolbox(self.builtin)
 
-    def context(self, session_id: str = "s1") -> ToolContext:
+    def context(self, session_id: str = "s1", *, agent: AgentKind = "main") -> ToolContext:
         return ToolContext(
             workspace=self.workspace,
             session_id=session_id,
@@ -70,6 +131,7 @@ class ToolBench:
             children=self.children,
             files=self.ledger,
             gate=self.gate,
+            agent=agent,
             code=self.code,
             takes_images=self.takes_images,
             readable=self.readable,
@@ -80,7 +142,7 @@ class ToolBench:
         return await invoke(self.toolbox, call, self.context(session_id))
 
     def process(self, pid: int) -> Process:
-        """Hold this process by a pidfd until the end of the bench."""
+        """Keep a pidfd of this process until the end of the bench."""
         self.processes.append(Process(pid))
         return self.processes[-1]
 
@@ -92,7 +154,7 @@ class ToolBench:
 async def bench(
     workspace: Path, *, limits: Limits | None = None, rules: Rules | None = None, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[ToolBench]:
-    """A bench in the resolved directory `workspace`; at the end no child is left."""
+    """Make a bench in the resolved directory `workspace`; at its end no child process may be left."""
     made = ToolBench(
         workspace,
         limits=limits or Limits(),

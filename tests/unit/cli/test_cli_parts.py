@@ -1,9 +1,7 @@
 """The small parts of the command line: what it imports, its flags, its words, the processes it finds."""
 
-import asyncio
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,11 +16,9 @@ from protocol.address import UnixAddress
 from supervisor.cli.main import COMMANDS, LazyGroup, cli
 from supervisor.cli.server_process import (
     LockOwner,
-    TrackedProcess,
     is_server,
     listener_pid,
     read_owner,
-    start_ticks,
     unit_of,
 )
 from supervisor.cli.terminal.diff import LINES_MAX, short_diff
@@ -131,12 +127,12 @@ def test_a_change_is_shown_before_it_is_allowed() -> None:
         " line 11",
     ]
     assert short_diff("", "a\u202eb\x1b[2J\n")[1:] == ["+a\ufffdb\ufffd[2J"]
-    assert short_diff("a\n", "a\r\n") == ["… only ends of lines change"]
+    assert short_diff("a\n", "a\r\n") == ["… only line endings change"]
     assert short_diff("", "x" * 300)[1].endswith("… 101 more characters")
     long = short_diff("", "new\n" * 500)
     assert len(long) == LINES_MAX + 1
     assert long[-1] == "… 441 more lines added, 0 more removed"
-    assert short_diff("a" * 500_000, "b") == ["… 1 lines become 1, too much to compare here"]
+    assert short_diff("a" * 500_000, "b") == ["… 1 lines become 1: too long to compare here"]
 
 
 def test_words_for_sizes_and_times() -> None:
@@ -155,9 +151,9 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_process_is_known_by_its_start(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    assert start_ticks(sleeper.pid) >= start_ticks(os.getpid()) > 0
-    assert start_ticks(2**22 + 1) == 0
+def test_a_server_is_recognised_by_command_line_unit_and_lock_file(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     assert not is_server(sleeper.pid)
     assert unit_of(sleeper.pid) is None
     assert read_owner(tmp_path) is None
@@ -166,17 +162,6 @@ def test_a_process_is_known_by_its_start(sleeper: subprocess.Popen[bytes], tmp_p
     assert read_owner(tmp_path) is None
     lock.write_text(json.dumps({"pid": 7, "start_ticks": 9, "version": "1", "listeners": ["unix:///a"]}))
     assert read_owner(tmp_path) == LockOwner(7, 9, ("unix:///a",))
-
-
-async def test_the_end_of_a_process_is_noticed(sleeper: subprocess.Popen[bytes]) -> None:
-    with TrackedProcess(sleeper.pid) as target:
-        assert not await target.gone(0.01)
-        waiting = asyncio.create_task(target.gone(5.0))
-        target.send(signal.SIGTERM)
-        assert await waiting
-    sleeper.wait()
-    with pytest.raises(ProcessLookupError):
-        TrackedProcess(sleeper.pid)
 
 
 def test_who_listens_is_asked_of_the_kernel(tmp_path: Path) -> None:

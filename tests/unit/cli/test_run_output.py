@@ -79,7 +79,7 @@ def test_steps_begin_on_a_line_of_their_own() -> None:
     assert notes(shown) == ['→ ls {"path": "."}', "  ✓ ls: a b"]
 
 
-def test_a_call_that_is_not_finished_is_not_told_and_a_finished_one_once() -> None:
+def test_a_call_is_shown_once_when_it_is_complete() -> None:
     answer = view()
     assert answer.take(said("x", "m1", ToolCallPart(ToolCallData(id="c", name="ls", input='{"pa')))) == [Text("x")]
     done = said("x", "m1", ToolCallPart(ToolCallData(id="c", name="ls", input="{}", finished=True)))
@@ -101,7 +101,7 @@ def test_a_part_that_begins_again_says_so() -> None:
     answer = view()
     answer.take(said("Hello wor"))
     shown = answer.take(said("Good day"))
-    assert notes(shown) == ["the model began this part again"]
+    assert notes(shown) == ["the model started this part again"]
     assert printed(shown) == "\nGood day"
 
 

@@ -38,26 +38,29 @@ def refusal(tmp_path: Path, text: str, *more: str) -> str:
     [
         ({"options": {"disable_auto_summarize": "yes"}}, 'disable_auto_summarize must be true or false, not "yes"'),
         ({"options": {"debug": 1}}, "options.debug must be true or false, not 1"),
-        ({"options": {"disabled_tools": "bash"}}, "disabled_tools must be a list whose items are texts, not a text"),
-        ({"options": {"skills_paths": [1]}}, "options.skills_paths[0] must be a text, not 1"),
+        ({"options": {"disabled_tools": "bash"}}, "disabled_tools must be a list of strings, not a string"),
+        ({"options": {"skills_paths": [1]}}, "options.skills_paths[0] must be a string, not 1"),
         ({"options": {"notifications": "loud"}}, 'one of "auto", "bell", "disabled", "native", "osc", not "loud"'),
         ({"options": []}, "options must be an object, not a list"),
         ({"options": {"tui": {"completions": {"max_depth": -1}}}}, "max_depth must be a whole number of at least 0"),
         ({"tools": {"grep": {"timeout": 2.5}}}, "tools.grep.timeout must be a whole number of at least 0, not 2.5"),
         ({"tools": {"ls": {"max_items": True}}}, "tools.ls.max_items must be a whole number of at least 0, not true"),
         ({"providers": {"x": 5}}, "providers.x must be an object, not 5"),
-        ({"providers": {"a.b": {"models": [{"id": 5}]}}}, "providers.a\\.b.models[0].id must be a text, not 5"),
+        ({"providers": {"a.b": {"models": [{"id": 5}]}}}, "providers.a\\.b.models[0].id must be a string, not 5"),
         ({"providers": {"x": {"models": [{"can_reason": "no"}]}}}, "models[0].can_reason must be true or false"),
         ({"models": {"large": {"temperature": "hot"}}}, 'models.large.temperature must be a number, not "hot"'),
         ({"mcp": {"m": {"type": "tcp"}}}, 'mcp.m.type must be one of "http", "sse", "stdio", not "tcp"'),
         ({"mcp": {"m": {"oauth_callback_port": 70000}}}, "a whole number from 0 to 65535, not 70000"),
-        ({"lsp": {"go": {"args": "x"}}}, "lsp.go.args must be a list whose items are texts"),
-        ({"hooks": {"PreToolUse": [{"matcher": "x"}]}}, "hooks.PreToolUse[0] needs command"),
-        ({"hooks": {"PreToolUse": [{"command": ""}]}}, "command must be a text that is not empty"),
-        ({"hooks": {"PreToolUse": [{"command": "x", "matcher": "("}]}}, "hooks.PreToolUse[0] is wrong: the matcher"),
-        ({"permissions": {"allowed_tools": {"bash": True}}}, "must be a list whose items are texts, not an object"),
-        ({"env": {"PORT": 8080}}, "env.PORT must be a text"),
-        ({"recent_models": {"large": {}}}, "recent_models.large must be a list whose items are objects"),
+        ({"lsp": {"go": {"args": "x"}}}, "lsp.go.args must be a list of strings"),
+        ({"hooks": {"PreToolUse": [{"matcher": "x"}]}}, "hooks.PreToolUse[0] needs the key command"),
+        ({"hooks": {"PreToolUse": [{"command": ""}]}}, "command must be a string that is not empty"),
+        (
+            {"hooks": {"PreToolUse": [{"command": "x", "matcher": "("}]}},
+            "PreToolUse[0] is not valid: the matcher",
+        ),
+        ({"permissions": {"allowed_tools": {"bash": True}}}, "must be a list of strings, not an object"),
+        ({"env": {"PORT": 8080}}, "env.PORT must be a string"),
+        ({"recent_models": {"large": {}}}, "recent_models.large must be a list of objects"),
     ],
 )
 def test_a_wrong_type_is_told_with_its_key_and_what_is_right(tmp_path, value, words):
@@ -91,7 +94,7 @@ def test_a_null_means_nothing_also_in_a_list(tmp_path):
     found = load(tmp_path, json.dumps({"providers": {"p": provider}}))
     assert [model.id for model in found.providers["p"].models] == ["m"]
     assert found.providers["p"].extra_body == body
-    assert "models[0].id must be a text, not 5" in refusal(
+    assert "models[0].id must be a string, not 5" in refusal(
         tmp_path, json.dumps({"providers": {"p": {"models": [{"id": 5, "name": None}]}}})
     )
 
@@ -107,7 +110,7 @@ def test_secrets_are_not_repeated(tmp_path):
     text = json.dumps(wrong)
     message = refusal(tmp_path, text)
     assert "987654321" not in message
-    assert "api_key must be a text, not a number" in message
+    assert "api_key must be a string, not a number" in message
     del wrong["providers"]["p"]["api_key"]
     assert "hunter2" not in refusal(tmp_path, json.dumps({"providers": wrong["providers"]}))
     assert "hunter2" not in refusal(tmp_path, json.dumps({"providers": {"p": "hunter2"}}))
@@ -117,13 +120,13 @@ def test_secrets_are_not_repeated(tmp_path):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"option": {}}, "option is not known; did you mean options?"),
+        ({"option": {}}, "option is unknown; did you mean options?"),
         ({"options": {"disable_autosummarize": True}}, "did you mean options.disable_auto_summarize?"),
         ({"options": {"disabledTools": []}}, "did you mean options.disabled_tools?"),
         ({"options": {"context-paths": []}}, "did you mean options.context_paths?"),
         ({"providers": {"p": {"baseurl": "x", "disable": True}}}, "did you mean providers.p.base_url?"),
-        ({"hooks": {"PreToolUse": [{"command": "x", "timeouts": 1}]}}, "hooks.PreToolUse[0].timeouts is not known"),
-        ({"qqq": 1}, "qqq is not known"),
+        ({"hooks": {"PreToolUse": [{"command": "x", "timeouts": 1}]}}, "hooks.PreToolUse[0].timeouts is unknown"),
+        ({"qqq": 1}, "qqq is unknown"),
     ],
 )
 def test_an_unknown_key_is_a_warning_with_the_nearest_known_one(tmp_path, value, words):
@@ -147,7 +150,7 @@ def test_keys_of_the_user_are_never_unknown(tmp_path):
 def test_a_hook_event_that_does_not_exist_is_a_warning(tmp_path):
     found = load(tmp_path, json.dumps({"hooks": {"PostToolUse": [{"command": "x"}], "pre_tool_use": []}}))
     assert len(found.warnings) == 1
-    assert "hooks.PostToolUse is not known; the only event is PreToolUse" in found.warnings[0]
+    assert "hooks.PostToolUse is unknown; the only event is PreToolUse" in found.warnings[0]
 
 
 # --- files that hold something else -----------------------------------------------------------------------------------
@@ -156,10 +159,10 @@ def test_a_hook_event_that_does_not_exist_is_a_warning(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": NaN}', "NaN is not valid JSON"),
         ('{"a": ' + "9" * 5000 + "}", "digits"),
         ('{"options": {"tui": {"x": 99999999999999999999}}}', "too large"),
-        ('{"a": "\\ud800"}', "\\ud800 is half of a character"),
+        ('{"a": "\\ud800"}', "\\ud800 is half of a surrogate pair"),
         ('{"a":' * (DEPTH_MAX + 1) + "1" + "}" * (DEPTH_MAX + 1), "nested too deeply"),
         ("[" * 900 + "]" * 900, "nested too deeply"),
         ("{" + " " * FILE_MAX_BYTES + "}", "larger than"),
@@ -179,7 +182,7 @@ def test_deep_but_sane_files_are_read(tmp_path):
 
 def test_a_pipe_does_not_hold_up_the_start_and_dev_null_is_empty(tmp_path):
     os.mkfifo(tmp_path / ".bulkhead.json")
-    assert "it is not a file" in refusal(tmp_path, "{}")
+    assert "it is not a regular file" in refusal(tmp_path, "{}")
     (tmp_path / ".bulkhead.json").unlink()
     (tmp_path / ".bulkhead.json").symlink_to(os.devnull)
     assert load(tmp_path, "{}").files == ()
@@ -187,7 +190,7 @@ def test_a_pipe_does_not_hold_up_the_start_and_dev_null_is_empty(tmp_path):
 
 def test_a_directory_and_a_closed_file_are_named(tmp_path):
     (tmp_path / "bulkhead.json").mkdir()
-    assert "bulkhead.json: it is not a file" in refusal(tmp_path, "{}")
+    assert "bulkhead.json: it is not a regular file" in refusal(tmp_path, "{}")
 
 
 def test_a_file_counts_once_at_its_highest_place(tmp_path):
@@ -226,14 +229,14 @@ def test_a_key_that_stands_twice_is_a_warning(tmp_path):
     assert found.mcp["b"].command == "z"
     (warning,) = found.warnings
     assert str(tmp_path) in warning
-    assert '"command", "mcp" stands twice' in warning
+    assert 'duplicate keys in one object: "command", "mcp"; the last value' in warning
 
 
 def test_a_script_is_named_and_not_run(tmp_path):
     script = tmp_path / "crushrc"
     script.write_text("touch was-here\n")
     found = load(tmp_path, "{}")
-    assert found.warnings == (f"{script} is not read: scripts are not run here; write bulkhead.json",)
+    assert found.warnings == (f"{script} is not read: scripts are not supported; write the settings to bulkhead.json",)
     assert not (tmp_path / "was-here").exists()
 
 

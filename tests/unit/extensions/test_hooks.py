@@ -1,4 +1,4 @@
-"""Hooks: what they say, what several say together, and that a broken one stops nothing."""
+"""Hooks: their answers, how several are combined, and that a broken one stops nothing."""
 
 import json
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.limits import Limits
 from worker.config.sections import HookSettings
-from worker.hooks.results import EXIT_DENY, EXIT_HALT, HookAnswer, HookOutput, answer_of, together
+from worker.hooks.results import EXIT_DENY, EXIT_HALT, HookAnswer, HookOutput, answer_of, combine
 from worker.hooks.service import hooks_of
 
 
@@ -47,7 +47,7 @@ from worker.hooks.service import hooks_of
         (-9, "", "", HookAnswer()),
     ],
 )
-def test_what_a_hook_says(code, stdout, stderr, answer):
+def test_the_answer_of_a_hook(code, stdout, stderr, answer):
     assert answer_of(code, stdout, stderr) == answer
 
 
@@ -60,8 +60,8 @@ ANSWERS = st.builds(
 
 
 @given(st.lists(ANSWERS, max_size=5))
-def test_a_denial_wins_over_an_allowance_and_that_over_silence(answers):
-    answer = together([HookOutput("h", "", one) for one in answers])
+def test_deny_wins_over_allow_and_that_over_no_decision(answers):
+    answer = combine([HookOutput("h", "", one) for one in answers])
     assert (answer.decision == "deny") == any(one.decision == "deny" or one.halt for one in answers)
     assert answer.halt == any(one.halt for one in answers)
     if answer.decision == "deny":
@@ -71,7 +71,7 @@ def test_a_denial_wins_over_an_allowance_and_that_over_silence(answers):
 
 
 def test_reasons_and_notes_are_joined_and_the_last_patch_wins():
-    answer = together(
+    answer = combine(
         [
             HookOutput("a", "", HookAnswer(reason="r1", note="n1", patch={"x": 1})),
             HookOutput("b", "", HookAnswer(reason="r2", patch={"x": 2})),
@@ -90,11 +90,11 @@ def test_the_name_of_the_event_counts_in_any_spelling():
 
 
 def test_a_matcher_that_is_no_expression_is_refused():
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a regular expression"):
         HookSettings(command="x", matcher="(")
 
 
 @pytest.mark.parametrize("timeout", [0, -5])
-def test_a_time_that_is_none_is_the_usual_one(timeout):
+def test_a_timeout_that_is_not_positive_means_the_default(timeout):
     (hook,) = hooks_of({"PreToolUse": [HookSettings(command="true", timeout=timeout)]}, Limits())
     assert hook.timeout_s == Limits().hook_s

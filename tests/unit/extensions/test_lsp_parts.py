@@ -1,4 +1,4 @@
-"""The parts of language servers that only think: texts, symbols, reports, the catalogue, plans."""
+"""The parts of language servers without I/O: texts, symbols, reports, the catalogue, plans."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 from worker.config.sections import LspSettings
 from worker.lsp.catalogue import CATALOGUE, GENERIC, handles, known_server, language_of
 from worker.lsp.connection import section_of
-from worker.lsp.diagnostics import FILES_MAX, OF_A_FILE_MAX, DiagnosticsStore, SettleTimer, report
+from worker.lsp.diagnostics import DIAGNOSTICS_PER_FILE_MAX, FILES_MAX, DiagnosticsStore, SettleTimer, report
 from worker.lsp.documents import Documents, OnDisk, read_text, stamp_of
 from worker.lsp.edits import BadEdit, apply_edits, edits_by_file, index_of, units_of
-from worker.lsp.service import plan_of
+from worker.lsp.settings import plan_of
 from worker.lsp.symbols import columns_of, find_symbols, outline, steps_of, word_pattern
 from worker.lsp.types import Diagnostic, DocumentChange, Position, Range, Symbol, TextEdit, WorkspaceEdit
 from worker.toolkit.file_uris import path_of, uri_of
@@ -56,7 +56,7 @@ def test_edits_that_overlap_or_lie_outside_are_refused() -> None:
 def test_only_edits_of_texts_of_files_are_taken() -> None:
     edit = TextEdit(range=span(0, 0, 0, 0), newText="x")
     assert edits_by_file(WorkspaceEdit(changes={"file:///a%20b": [edit]})) == {Path("/a b"): [edit]}
-    with pytest.raises(BadEdit, match="no file"):
+    with pytest.raises(BadEdit, match="not the URI of a file"):
         edits_by_file(WorkspaceEdit(changes={"untitled:x": [edit]}))
     with pytest.raises(BadEdit, match="delete"):
         edits_by_file(WorkspaceEdit(documentChanges=[DocumentChange(kind="delete")]))
@@ -168,30 +168,30 @@ def test_a_report_shows_errors_first_and_counts_the_rest() -> None:
     assert "Current file" not in report(None, [found], ROOT)
 
 
-def test_a_board_is_bounded_and_knows_what_is_new() -> None:
-    board = DiagnosticsStore()
-    assert board.put("u", [problem(0, "x")])
-    assert not board.put("u", [problem(0, "x")])
-    assert board.changes == 2
-    board.put("many", [problem(n, "x") for n in range(OF_A_FILE_MAX + 50)])
-    assert board.count == OF_A_FILE_MAX + 1
-    assert board.put("u", [])
+def test_the_store_of_diagnostics_is_bounded_and_reports_changes() -> None:
+    store = DiagnosticsStore()
+    assert store.put("u", [problem(0, "x")])
+    assert not store.put("u", [problem(0, "x")])
+    assert store.changes == 2
+    store.put("many", [problem(n, "x") for n in range(DIAGNOSTICS_PER_FILE_MAX + 50)])
+    assert store.count == DIAGNOSTICS_PER_FILE_MAX + 1
+    assert store.put("u", [])
     for number in range(FILES_MAX + 10):
-        board.put(f"f{number}", [problem(0, "x")])
-    assert len(board.found) == FILES_MAX
-    board.clear()
-    assert board.count == 0
+        store.put(f"f{number}", [problem(0, "x")])
+    assert len(store.by_uri) == FILES_MAX
+    store.clear()
+    assert store.count == 0
 
 
-def test_quiet_waits_for_news_then_for_silence_and_never_too_long() -> None:
-    quiet = SettleTimer(100.0, most_s=5.0, none_s=1.0, stable_s=0.3)
-    assert quiet.left(100.0) == 1.0
-    quiet.news(100.9)
-    assert quiet.left(100.9) == pytest.approx(0.3)
+def test_the_wait_for_diagnostics_ends_without_updates_and_is_bounded() -> None:
+    timer = SettleTimer(100.0, max_s=5.0, none_s=1.0, stable_s=0.3)
+    assert timer.remaining(100.0) == 1.0
+    timer.updated(100.9)
+    assert timer.remaining(100.9) == pytest.approx(0.3)
     for step in range(50):
-        quiet.news(101.0 + step / 10)
-    assert quiet.left(105.0) == 0.0
-    assert quiet.left(104.9) == pytest.approx(0.1)
+        timer.updated(101.0 + step / 10)
+    assert timer.remaining(105.0) == 0.0
+    assert timer.remaining(104.9) == pytest.approx(0.1)
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
@@ -203,9 +203,9 @@ def test_of_too_many_documents_the_oldest_is_closed() -> None:
     assert [t.method for t in documents.update(a, OnDisk("1", (1, 1)))] == ["textDocument/didOpen"]
     documents.update(b, OnDisk("1", (1, 1)))
     assert documents.update(a, OnDisk("1", (2, 1))) == [], "touched, but the same text"
-    told = documents.update(c, OnDisk("1", (1, 1)))
-    assert [t.method for t in told] == ["textDocument/didClose", "textDocument/didOpen"]
-    assert told[0].params == {"textDocument": {"uri": "file:///w/b.py"}}
+    notifications = documents.update(c, OnDisk("1", (1, 1)))
+    assert [t.method for t in notifications] == ["textDocument/didClose", "textDocument/didOpen"]
+    assert notifications[0].params == {"textDocument": {"uri": "file:///w/b.py"}}
     changed = documents.update(a, OnDisk("2", (3, 1)))[0].params
     assert changed["textDocument"] == {"uri": "file:///w/a.py", "version": 2}
     assert [t.method for t in documents.update(a, None)] == ["textDocument/didClose"]
@@ -237,7 +237,7 @@ def test_languages_and_extensions() -> None:
 def test_what_a_user_leaves_out_comes_from_the_catalogue() -> None:
     plan = plan_of("basedpyright", LspSettings())
     assert (plan.command, plan.args, plan.filetypes) == ("basedpyright-langserver", ("--stdio",), ("python",))
-    assert plan.root_markers == (), "who names a server wants it"
+    assert plan.root_markers == (), "a configured server needs no marker"
     by_command = plan_of("mine", LspSettings(command="/opt/pyright-langserver", args=[], timeout=5))
     assert (by_command.args, by_command.filetypes, by_command.start_s) == ((), ("python",), 5.0)
     unknown = plan_of("mine", LspSettings(command="own-server", filetypes=["x"], root_markers=["x.toml"]))

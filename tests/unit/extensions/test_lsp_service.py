@@ -203,11 +203,11 @@ async def test_a_server_that_does_not_leave_is_ended_and_its_name_can_be_used_ag
         held = [here.bench.process(pid) for pid in here.bench.children._children]
         await here.servers.stop_all()
         assert here.server.state is ServerState.STOPPED
-        assert here.server.board.count == 0
+        assert here.server.diagnostics.count == 0
         for process in held:
             assert not process.is_alive
         result = await here.bench.call("lsp_restart", name="nobody")
-        assert "known are: odd" in result.content
+        assert "known servers: odd" in result.content
         assert (await here.bench.call("lsp_restart", name="odd")).content == "odd: restarted"
 
 

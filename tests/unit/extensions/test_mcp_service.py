@@ -22,7 +22,7 @@ from tests.support.processes import descendants, title
 from worker.config.load import Config, Options
 from worker.config.sections import McpSettings, OAuthToken
 from worker.mcp.lifecycle import McpState
-from worker.mcp.server import RETRY_S, McpServer
+from worker.mcp.server import RETRY, McpServer
 from worker.mcp.service import McpService
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import ToolResult
@@ -268,7 +268,7 @@ async def test_a_server_that_gets_new_tools_says_so_and_has_them(tmp_path: Path)
         assert len(found.events) == count, "who asks because of an event must not cause the next one"
         assert not (await found.call("new0")).is_error
         await found.call("grow")
-        await eventually(lambda: len(found.server.offer.tools) == 12, what="the second new tool")
+        await eventually(lambda: len(found.server.capabilities.tools) == 12, what="the second new tool")
         assert found.servers.infos()["odd"].tool_count == 10
 
 
@@ -359,6 +359,6 @@ async def test_a_server_that_was_down_for_a_turn_comes_back_with_a_later_one(tmp
         found.events.clear()
         await found.servers.refresh()
         assert found.events == [], "it was tried a moment ago, and each turn would wait for it"
-        clock.ahead_s = RETRY_S
+        clock.ahead_s = RETRY.first_s
         await found.servers.refresh()
         assert found.server.state is McpState.CONNECTED

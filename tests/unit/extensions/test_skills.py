@@ -1,4 +1,4 @@
-"""Skills: what is one, where they are looked for, and which of two counts."""
+"""Skills: what is one, where they are searched, and which of two with the same name wins."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def names(found) -> list[str]:
     [
         ("no head", "no head"),
         ("---\nname: paint\n", "no head"),
-        ("---\nname: [\n---\n", "no YAML"),
+        ("---\nname: [\n---\n", "not YAML"),
         ("---\nname: paint\n---\n", "description"),
         ("---\n- a\n---\n", "wrong"),
         (head("other"), "that of its directory"),
@@ -38,7 +38,10 @@ def names(found) -> list[str]:
         (head("paint", "d", "user-invocable: [1]"), "user-invocable"),
         (head("paint", "d", "metadata: {a: &a [x], b: [*a, *a]}"), "aliases"),
         (head("paint", "d", "<<: &a {x: 1}", "more: {<<: *a}"), "aliases"),
-        (head("paint", "d", "deep: " + "[" * 30_000 + "]" * 30_000), "nested"),
+        (head("paint", "d", "deep: " + "[" * 21 + "]" * 21), "nested more than 20 levels"),
+        (head("paint", "d", "deep: " + "[" * 30_000 + "]" * 30_000), "nested more than 20 levels"),
+        (head("paint", "d", "deep: " + "{a: " * 9_000), "nested more than 20 levels"),
+        (head("paint", "d", *(f"{' ' * depth}a:" for depth in range(300))), "nested more than 20 levels"),
         (head("paint", "d", "x: " + "y" * HEAD_LENGTH_MAX), "longer than"),
     ],
 )
@@ -57,7 +60,7 @@ def test_a_head_is_read_with_its_flags():
 def test_the_builtin_skills_are_whole(tmp_path):
     found = discover(tmp_path, {})
     assert [skill.source for skill in found.usable] == ["system"] * len(os.listdir(BUILTIN))
-    assert all(not one.error for one in found.found)
+    assert all(not file.error for file in found.files)
     assert "bulkhead-config" in note(found.usable)
 
 
@@ -90,12 +93,12 @@ def test_configured_directories_links_and_disabled_ones(tmp_path):
     assert names(discover(tmp_path, {}, disabled=["sand"])) == ["paint"]
 
 
-def test_a_broken_one_is_told_and_the_others_count(tmp_path):
+def test_a_broken_one_is_reported_and_the_others_are_used(tmp_path):
     put(tmp_path, ".agents/skills/paint", head())
     put(tmp_path, ".agents/skills/broken", "nothing")
     found = discover(tmp_path, {})
     assert names(found) == ["paint"]
-    assert [one.name for one in found.found if one.error] == ["broken"]
+    assert [file.name for file in found.files if file.error] == ["broken"]
 
 
 def test_a_file_is_read_again_only_when_it_changed(tmp_path):
@@ -110,13 +113,13 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path):
     assert str(file) not in cache
 
 
-def test_a_pipe_is_no_skill_and_holds_nobody_up(tmp_path):
+def test_a_pipe_is_not_a_skill_and_blocks_nothing(tmp_path):
     put(tmp_path, ".agents/skills/paint", head())
     os.mkdir(tmp_path / ".agents/skills/pipe")
     os.mkfifo(tmp_path / ".agents/skills/pipe/SKILL.md")
     found = discover(tmp_path, {})
     assert names(found) == ["paint"]
-    assert [one.error for one in found.found if one.name == "pipe"] == ["it is not a file"]
+    assert [file.error for file in found.files if file.name == "pipe"] == ["it is not a file"]
 
 
 def test_a_skill_that_became_a_pipe_is_not_waited_for(tmp_path):
@@ -147,7 +150,7 @@ def test_a_link_with_another_name_does_not_hide_the_skill(tmp_path):
 
 def test_a_name_that_is_no_text_is_left_out(tmp_path):
     put(tmp_path, os.fsdecode(b".agents/skills/pai\xffnt"), head())
-    assert [one for one in discover(tmp_path, {}).found if "pai" in one.path] == []
+    assert [file for file in discover(tmp_path, {}).files if "pai" in file.path] == []
 
 
 def test_disabled_names_count_in_any_case(tmp_path):
@@ -163,7 +166,7 @@ def test_configured_directories_are_looked_up_in_the_environment_of_the_workspac
     assert names(discover(tmp_path, env, extra=["${OWN}", "$NOT_SET", "$NOT_SET/mine", ""])) == ["paint"]
 
 
-def test_what_the_model_is_told(tmp_path):
+def test_the_section_of_the_system_prompt(tmp_path):
     put(tmp_path, ".agents/skills/paint", head(description="Paint <walls>"))
     put(tmp_path, ".agents/skills/secret", head("secret", "d", "disable-model-invocation: true"))
     text = note(discover(tmp_path, {}).usable)

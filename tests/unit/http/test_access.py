@@ -7,7 +7,7 @@ import pytest
 from tornado.httputil import HTTPHeaders
 
 from protocol.errors import BadInput, Denied
-from supervisor.http.access import REFUSALS_TOLD_S, Refusals, TcpAccess, UnixAccess, own_hosts, peer_uid
+from supervisor.http.access import REFUSAL_LOG_INTERVAL_S, Refusals, TcpAccess, UnixAccess, own_hosts, peer_uid
 
 HOSTS = own_hosts("127.0.0.1", 8600, True, ())
 TCP = TcpAccess(HOSTS, "a-token-of-ours")
@@ -63,10 +63,10 @@ def test_a_target_in_absolute_form_names_a_host_too() -> None:
         TCP.check("GET", "http://[evil/v1/health", HTTPHeaders(GOOD))
 
 
-def test_refusals_are_told_at_once_and_then_seldom() -> None:
+def test_refusals_are_logged_at_once_and_then_seldom() -> None:
     refusals = Refusals()
     assert [refusals.note(5.0 + n * 0.1) for n in range(5)] == [1, 0, 0, 0, 0]
-    assert refusals.note(5.0 + REFUSALS_TOLD_S) == 5
+    assert refusals.note(5.0 + REFUSAL_LOG_INTERVAL_S) == 5
 
 
 def test_without_a_token_host_and_origin_still_count() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.store.lock import DataLock, Locked, own_start_ticks
+from protocol.base.process_identity import own_start_ticks
+from worker.store.lock import DataLock, Locked
 
 HOLDER = """
 import sys, pathlib

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -52,26 +53,26 @@ def test_there_is_a_step_for_every_version():
 
 
 def test_a_migrated_file_equals_a_fresh_one_and_keeps_what_it_held(tmp_path):
-    migrated = old(tmp_path / "old.db")
-    assert migrate(migrated, random.Random(1)) == SCHEMA_VERSION - 1
-    assert shape_of(migrated) == shape_of(fresh(tmp_path / "fresh.db"))
-    assert migrated.execute("SELECT title FROM sessions").fetchall() == [("kept",)]
-    assert migrated.execute("SELECT prompt FROM runs").fetchall() == [("p",)]
-    assert migrated.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-    assert migrate(migrated, random.Random(1)) == 0
+    with closing(old(tmp_path / "old.db")) as migrated, closing(fresh(tmp_path / "fresh.db")) as made:
+        assert migrate(migrated, random.Random(1)) == SCHEMA_VERSION - 1
+        assert shape_of(migrated) == shape_of(made)
+        assert migrated.execute("SELECT title FROM sessions").fetchall() == [("kept",)]
+        assert migrated.execute("SELECT prompt FROM runs").fetchall() == [("p",)]
+        assert migrated.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert migrate(migrated, random.Random(1)) == 0
 
 
 def test_D11_a_step_that_fails_changes_nothing(tmp_path, monkeypatch):
     def breaks(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("out of luck")
 
-    connection = old(tmp_path / "old.db")
-    before = shape_of(connection)
     monkeypatch.setattr(migrations, "STEPS", (*STEPS, breaks))
-    with pytest.raises(sqlite3.OperationalError):
-        migrate(connection, random.Random(1))
-    assert shape_of(connection) == before
-    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    with closing(old(tmp_path / "old.db")) as connection:
+        before = shape_of(connection)
+        with pytest.raises(sqlite3.OperationalError):
+            migrate(connection, random.Random(1))
+        assert shape_of(connection) == before
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
 
 
 def test_D11_a_crash_inside_a_migration_changes_nothing_and_it_is_repeated(tmp_path):

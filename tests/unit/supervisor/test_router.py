@@ -34,12 +34,13 @@ from protocol.messages import (
 from protocol.operations import Operation
 from protocol.version import WIRE_VERSION
 from protocol.worker_spec import WorkerSpec
-from supervisor.routing.link import Link
+from supervisor.routing.link import ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router
 from tests.support.eventually import eventually
 from tests.support.harness.failpoints import Failpoints
 from tests.support.run_coroutine import run
-from worker.link import WorkerLink, WorkerStats
+from worker.link.interfaces import LinkCallbacks, WorkerStats
+from worker.link.worker_link import WorkerLink
 from worker.operations.reply_cache import ReplyCache
 from worker.operations.table import Handler, OperationRequest, OperationResponse, OperationTable
 
@@ -60,17 +61,24 @@ WORKSPACE = WorkspaceId("w1")
 
 
 @dataclass
-class Ears:
-    """What the supervisor heard, in order; `until` waits for it."""
+class Recorder:
+    """Records the messages that a link delivers, in order; `until` waits for one."""
 
     heard: list[object] = field(default_factory=list)
+    logs: list[tuple[str, int]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note(self, message: object) -> None:
         self.heard.append(message)
         self.news.set()
 
-    hello = ready = heartbeat = closing = last_word = events = note
+    on_hello = on_ready = on_heartbeat = on_closing = on_last_word = note
+
+    def on_log_opened(self, log_id: str, last_number: int, link: Link) -> None:
+        self.logs.append((log_id, last_number))
+
+    def on_events(self, batch: list[Event], link: Link) -> None:
+        self.note(batch)
 
     async def until(self, is_it: Callable[[object], bool]) -> object:
         while True:
@@ -132,7 +140,7 @@ class FakeWorker:
         self.shutdowns: list[Shutdown] = []
         self.attached: list[int] = []
         self.source = Source()
-        self.vitals = WorkerStats(log_id="log", last_number=7)
+        self.stats = WorkerStats(log_id="log", last_number=7)
         self.heard = 0
         handlers: dict[str, Handler] = {
             "echo": self.echo,
@@ -150,17 +158,19 @@ class FakeWorker:
                 endpoint=endpoint,
                 token=token,
                 log_path="",
+                limits=limits,
             ),
-            limits=limits,
             clock=CLOCK,
             log=LOG,
             table=OperationTable(handlers, limits=limits, clock=CLOCK, log=LOG, operations=OPERATIONS),
             replies=ReplyCache(count_max=100, bytes_max=1_000_000),
             publisher=self.source,
-            vitals=lambda: self.vitals,
-            on_shutdown=self.shutdowns.append,
-            on_supervisor_heard=self._heard,
-            on_attached=self.attached.append,
+            stats=lambda: self.stats,
+            callbacks=LinkCallbacks(
+                on_shutdown=self.shutdowns.append,
+                on_supervisor_heard=self._heard,
+                on_attached=self.attached.append,
+            ),
         )
 
     def _heard(self) -> None:
@@ -199,7 +209,14 @@ class RouterHarness:
     router: Router
     worker: FakeWorker
     link: Link
-    ears: Ears
+    recorder: Recorder
+
+
+FIRST = ExpectedWorker(WORKSPACE, Generation(1), "secret")
+
+
+def expect(router: Router, recorder: Recorder, worker: ExpectedWorker = FIRST) -> Link:
+    return router.expect(worker, LinkListeners(lifecycle=recorder, events=recorder))
 
 
 def new_router(epoch: int = 1, limits: Limits = FAST) -> Router:
@@ -212,13 +229,13 @@ async def house(
 ) -> AsyncIterator[RouterHarness]:
     router = new_router(limits=limits)
     await router.start(path / "router.sock")
-    ears = Ears()
-    link = router.expect(workspace_id=WORKSPACE, generation=Generation(1), token="secret", sink=ears)
+    recorder = Recorder()
+    link = expect(router, recorder)
     worker = FakeWorker(router.endpoint, token=token, generation=generation, limits=limits)
     await worker.link.start()
     await worker.link.ready(Ready(log_id="log", last_number=7, open_runs=0))
     try:
-        yield RouterHarness(router, worker, link, ears)
+        yield RouterHarness(router, worker, link, recorder)
     finally:
         await worker.link.close()
         await router.close()
@@ -227,14 +244,15 @@ async def house(
 def test_a_worker_says_hello_then_ready_then_beats(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Heartbeat)
-            hello, ready = it.ears.heard[:2]
+            await it.recorder.until_type(Heartbeat)
+            hello, ready = it.recorder.heard[:2]
             assert isinstance(hello, Hello)
             assert (hello.pid, hello.ready) == (os.getpid(), False)
             assert hello.boot_id
             assert hello.start_ticks > 0
             assert isinstance(ready, Ready)
             assert ready.last_number == 7
+            assert it.recorder.logs == [("log", 7)]
             assert it.link.is_open
             assert it.worker.source.heard == [("connected", 7, FAST.event_window)]
             assert it.worker.heard > 0
@@ -245,12 +263,11 @@ def test_a_worker_says_hello_then_ready_then_beats(tmp_path: Path) -> None:
 def test_a_call_is_answered(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             answer = await it.link.call("echo", args={"more": "!"}, body=b"hi")
             assert (answer.status, answer.body) == (202, b"hi!")
             answers = await asyncio.gather(*(it.link.call("echo", body=b"%d" % n) for n in range(200)))
             assert [answer.body for answer in answers] == [b"%d" % n for n in range(200)]
-            assert it.link.calls_in_flight == 0
 
     run(main())
 
@@ -258,7 +275,7 @@ def test_a_call_is_answered(tmp_path: Path) -> None:
 def test_an_error_is_raised_as_the_same_class(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             with pytest.raises(NotFound, match="s9") as caught:
                 await it.link.call("fail")
             assert (caught.value.code, caught.value.details) == ("session_unknown", {"id": "s9"})
@@ -272,7 +289,7 @@ def test_a_wrong_token_is_refused(tmp_path: Path) -> None:
             await eventually(lambda: it.router.counters.refused_hellos == 1)
             assert not it.link.is_open
             assert not it.worker.link.is_welcome
-            assert it.ears.heard == []
+            assert it.recorder.heard == []
 
     run(main())
 
@@ -294,9 +311,9 @@ def test_a_worker_that_is_expected_only_later_gets_in(tmp_path: Path) -> None:
         await worker.link.start()
         await worker.link.ready(Ready(log_id="log", last_number=7, open_runs=0))
         await eventually(lambda: router.counters.refused_hellos == 1)
-        ears = Ears()
-        link = router.expect(workspace_id=WORKSPACE, generation=Generation(1), token="secret", sink=ears)
-        await ears.until_type(Ready)
+        recorder = Recorder()
+        link = expect(router, recorder)
+        await recorder.until_type(Ready)
         assert link.is_open
         await worker.link.close()
         await router.close()
@@ -307,7 +324,7 @@ def test_a_worker_that_is_expected_only_later_gets_in(tmp_path: Path) -> None:
 def test_a_call_past_its_deadline_fails_and_its_late_answer_is_dropped(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             with pytest.raises(Unavailable) as caught:
                 await it.link.call("wait", timeout_s=0.1)
             assert (caught.value.code, caught.value.status, caught.value.retryable) == ("deadline", 504, False)
@@ -319,7 +336,7 @@ def test_a_call_past_its_deadline_fails_and_its_late_answer_is_dropped(tmp_path:
 def test_a_cancelled_caller_ends_a_bound_operation_only(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             call = asyncio.ensure_future(it.link.call("bound"))
             await it.worker.began.wait()
             call.cancel()
@@ -330,7 +347,6 @@ def test_a_cancelled_caller_ends_a_bound_operation_only(tmp_path: Path) -> None:
             call.cancel()
             it.worker.release.set()
             await eventually(lambda: it.link.late_answers == 1)
-            assert it.link.calls_in_flight == 0
 
     run(main())
 
@@ -338,7 +354,7 @@ def test_a_cancelled_caller_ends_a_bound_operation_only(tmp_path: Path) -> None:
 def test_Z07_a_repeated_call_id_has_one_effect_and_the_same_answer(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             first = await it.link.call("echo", body=b"a", call_id="k1")
             again = await it.link.call("echo", body=b"b", call_id="k1")
             assert first == again
@@ -355,7 +371,7 @@ def test_Z08_a_lost_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytes
     async def main() -> None:
         monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "failpoints"))
         async with Failpoints(tmp_path / "failpoints") as failpoints, house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             failpoints.arm("answer.before_send", "raise")
             answer = await it.link.call("echo", body=b"x", timeout_s=2.0)
             assert answer.body == b"x"
@@ -368,7 +384,7 @@ def test_Z08_a_lost_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytes
 def test_calls_fail_when_the_worker_is_lost(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             call = asyncio.ensure_future(it.link.call("wait"))
             await it.worker.began.wait()
             it.link.fail(Unavailable("cannot go on: it died", code="worker_lost"))
@@ -381,11 +397,40 @@ def test_calls_fail_when_the_worker_is_lost(tmp_path: Path) -> None:
     run(main())
 
 
+def test_nothing_of_an_older_process_is_delivered_after_the_next_one_is_expected(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with house(tmp_path) as it:
+            await it.recorder.until_type(Ready)
+            heartbeat, hello = await it.recorder.until_type(Heartbeat), it.recorder.heard[0]
+            assert isinstance(heartbeat, Heartbeat)
+            assert isinstance(hello, Hello)
+            second = Recorder()
+            link = expect(it.router, second, ExpectedWorker(WORKSPACE, Generation(2), "other"))
+            before = len(it.recorder.heard)
+            assert it.worker.link.send_events([Event(kind="message", data=b"{}", number=8)])
+            await eventually(lambda: it.router.counters.strangers > 0)
+            # Whatever still reaches the old link itself ends there.
+            it.link.accepted(msgspec.structs.replace(hello, ready=True), "localhost:0:0:1")
+            for message in (
+                heartbeat,
+                Ready(log_id="log", last_number=9, open_runs=0),
+                EventBatch(events=[Event(kind="message", data=b"{}", number=9)]),
+                Closing(stage="closing", open_runs=0),
+                LastWord(reason="bye", last_number=9, cancelled_runs=0, left_runs=[], flushed=True),
+            ):
+                it.link.receive(message)
+            assert len(it.recorder.heard) == before
+            assert it.recorder.logs == [("log", 7)]
+            assert (second.heard, second.logs, link.is_open) == ([], [], False)
+
+    run(main())
+
+
 def test_too_many_calls_are_refused(tmp_path: Path) -> None:
     async def main() -> None:
         limits = msgspec.structs.replace(FAST, calls_in_flight_max=2)
         async with house(tmp_path, limits=limits) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             calls = [asyncio.ensure_future(it.link.call("wait")) for _ in range(2)]
             await it.worker.began.wait()
             with pytest.raises(BulkheadError) as caught:
@@ -400,7 +445,7 @@ def test_too_many_calls_are_refused(tmp_path: Path) -> None:
 def test_Z05_too_large_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             with pytest.raises(BulkheadError) as caught:
                 await it.link.call("echo", body=b"x" * FAST.message_max_bytes)
             assert (caught.value.code, caught.value.status) == ("too_large", 413)
@@ -415,10 +460,10 @@ def test_Z05_too_large_is_refused_before_it_is_sent(tmp_path: Path) -> None:
 def test_an_event_too_large_for_a_message_still_brings_its_number(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             big = Event(kind="message", data=b"x" * FAST.message_max_bytes, number=8)
             assert it.worker.link.send_events([big])
-            [told] = await it.ears.until(lambda m: isinstance(m, list) and m[0].kind != MARK_KIND)  # type: ignore[misc]
+            [told] = await it.recorder.until(lambda m: isinstance(m, list) and m[0].kind != MARK_KIND)  # type: ignore[misc]
             assert (told.number, told.kind) == (8, "omitted")
 
     run(main())
@@ -428,9 +473,9 @@ def test_events_arrive_in_order_and_credit_goes_back_in_lots(tmp_path: Path) -> 
     async def main() -> None:
         limits = msgspec.structs.replace(FAST, event_window=8, heartbeat_interval_s=5.0)
         async with house(tmp_path, limits=limits) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             assert it.worker.link.send_events([Event(kind="message", data=b"{}", number=n) for n in (8, 9)])
-            await it.ears.until(lambda m: isinstance(m, list) and m[-1].number == 9)
+            await it.recorder.until(lambda m: isinstance(m, list) and m[-1].number == 9)
             it.link.grant(1)
             it.link.grant(1)
             await it.worker.source.until_credits(2)
@@ -442,9 +487,9 @@ def test_events_arrive_in_order_and_credit_goes_back_in_lots(tmp_path: Path) -> 
 def test_Z08_a_lost_last_event_is_noticed_by_the_heartbeat(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
-            it.worker.vitals = WorkerStats(log_id="log", last_number=9)
-            [mark] = await it.ears.until(lambda m: isinstance(m, list))  # type: ignore[misc]
+            await it.recorder.until_type(Ready)
+            it.worker.stats = WorkerStats(log_id="log", last_number=9)
+            [mark] = await it.recorder.until(lambda m: isinstance(m, list))  # type: ignore[misc]
             assert (mark.kind, mark.number) == (MARK_KIND, 9)
 
     run(main())
@@ -453,18 +498,18 @@ def test_Z08_a_lost_last_event_is_noticed_by_the_heartbeat(tmp_path: Path) -> No
 def test_a_restarted_supervisor_is_found_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             await it.router.close()
             await it.worker.source.until("disconnected")
             second = new_router(epoch=2)
             await second.start(tmp_path / "router.sock")
-            ears = Ears()
-            link = second.expect(workspace_id=WORKSPACE, generation=Generation(1), token="secret", sink=ears)
-            hello = await ears.until_type(Hello)
+            recorder = Recorder()
+            link = expect(second, recorder)
+            hello = await recorder.until_type(Hello)
             assert isinstance(hello, Hello)
             assert (hello.ready, hello.epoch, hello.log_id, hello.last_number) == (True, 1, "log", 7)
             assert (await link.call("echo", body=b"again")).body == b"again"
-            assert ears.count(Ready) == 0
+            assert recorder.count(Ready) == 0
             assert it.worker.link.epoch == 2
             await second.close()
 
@@ -474,12 +519,12 @@ def test_a_restarted_supervisor_is_found_again(tmp_path: Path) -> None:
 def test_S06_commands_of_a_former_supervisor_are_rejected(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
-            it.worker.link.epoch = Epoch(2)  # it has heard of a newer one
+            await it.recorder.until_type(Ready)
+            it.worker.link._handshake.epoch = Epoch(2)  # it has heard of a newer one
             with pytest.raises(Conflict, match="epoch"):
                 await it.link.call("echo")
-            it.link.tell(Shutdown(epoch=Epoch(1), reason="old", drain_s=1, flush_s=1))
-            it.link.tell(Shutdown(epoch=Epoch(2), reason="new", drain_s=1, flush_s=1))
+            it.link.send(Shutdown(epoch=Epoch(1), reason="old", drain_s=1, flush_s=1))
+            it.link.send(Shutdown(epoch=Epoch(2), reason="new", drain_s=1, flush_s=1))
             await eventually(lambda: bool(it.worker.shutdowns))
             assert [message.reason for message in it.worker.shutdowns] == ["new"]
             assert it.worker.ran == []
@@ -491,16 +536,16 @@ def test_S06_commands_of_a_former_supervisor_are_rejected(tmp_path: Path) -> Non
 def test_the_last_word_arrives(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             it.worker.link.closing("closing", 1)
             await it.worker.link.last_word(
                 LastWord(reason="bye", last_number=7, cancelled_runs=0, left_runs=[], flushed=True)
             )
             await it.worker.link.close()
-            word = await it.ears.until_type(LastWord)
+            word = await it.recorder.until_type(LastWord)
             assert isinstance(word, LastWord)
             assert word.reason == "bye"
-            assert it.ears.count(Closing) == 1
+            assert it.recorder.count(Closing) == 1
 
     run(main())
 
@@ -534,7 +579,7 @@ GARBAGE = [
 def test_Z04_garbage_is_dropped_and_counted_and_its_sender_cut(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             async with stranger(it.router, b"nobody") as socket:
                 random.seed(4)
                 for _ in range(4):
@@ -551,12 +596,12 @@ def test_Z04_garbage_is_dropped_and_counted_and_its_sender_cut(tmp_path: Path) -
 def test_Z10_frames_under_a_workers_name_from_another_process_do_not_count(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             it.link.peer = "localhost:0:0:1"  # as if the accepted hello had come from there
-            count = len(it.ears.heard)
+            count = len(it.recorder.heard)
             it.worker.link.send_events([Event(kind="message", data=b"{}", number=8)])
             await eventually(lambda: it.router.counters.strangers > 0)
-            assert len(it.ears.heard) == count
+            assert len(it.recorder.heard) == count
 
     run(main())
 
@@ -564,7 +609,7 @@ def test_Z10_frames_under_a_workers_name_from_another_process_do_not_count(tmp_p
 def test_X05_a_stranger_without_token_or_with_another_pid_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             hello = Hello(
                 wire_version=WIRE_VERSION,
                 code_version="0",
@@ -594,12 +639,12 @@ def test_X05_a_stranger_without_token_or_with_another_pid_is_refused(tmp_path: P
 def test_Z10_a_stranger_under_a_workers_public_name_disturbs_nobody(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             async with stranger(it.router, b"w1.1") as socket:
                 socket.send(encode(EventBatch(events=[]), max_bytes=1000))
                 await eventually(lambda: it.router.counters.strangers == 1)
                 assert (await it.link.call("echo", body=b"still")).body == b"still"
-            assert it.ears.count(Hello) == 1
+            assert it.recorder.count(Hello) == 1
 
     run(main())
 
@@ -607,13 +652,13 @@ def test_Z10_a_stranger_under_a_workers_public_name_disturbs_nobody(tmp_path: Pa
 def test_garbage_for_the_worker_is_dropped(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             assert it.router._socket is not None
             for frame in GARBAGE:
                 it.router._socket.send_multipart([it.link.identity, frame])
             it.router._socket.send_multipart([it.link.identity, b"two", b"frames"])
             call = Call(call_id="x", epoch=Epoch(1), operation="nothing", within_s=1.0)
-            it.link.tell(call)  # an operation nobody offers is answered, not dropped
+            it.link.send(call)  # an operation nobody offers is answered, not dropped
             assert (await it.link.call("echo", body=b"alive")).body == b"alive"
 
     run(main())
@@ -622,13 +667,12 @@ def test_garbage_for_the_worker_is_dropped(tmp_path: Path) -> None:
 def test_Z01_a_removed_socket_file_is_bound_again_and_links_go_on(tmp_path: Path) -> None:
     async def main() -> None:
         async with house(tmp_path) as it:
-            await it.ears.until_type(Ready)
+            await it.recorder.until_type(Ready)
             (tmp_path / "router.sock").unlink()
             assert (await it.link.call("echo", body=b"old")).body == b"old"
             await eventually(lambda: it.router.counters.rebinds == 1)
             assert it.worker.source.heard == [("connected", 7, FAST.event_window)]
-            ears = Ears()
-            it.router.expect(workspace_id=WorkspaceId("w2"), generation=Generation(1), token="t2", sink=ears)
+            expect(it.router, Recorder(), ExpectedWorker(WorkspaceId("w2"), Generation(1), "t2"))
             async with stranger(it.router, b"w2.1") as socket:
                 socket.send(b"\x63\x01")
                 await eventually(lambda: it.router.counters.refused_hellos == 1)
@@ -641,7 +685,7 @@ def test_Z02_only_a_stale_socket_is_removed_at_start(tmp_path: Path) -> None:
         path = tmp_path / "router.sock"
         path.write_text("precious")
         router = new_router()
-        with pytest.raises(FileExistsError, match="no socket"):
+        with pytest.raises(FileExistsError, match="not a socket"):
             await router.start(path)
         assert path.read_text() == "precious"
         path.unlink()

@@ -18,9 +18,10 @@ from tests.support.run_coroutine import run
 from worker.config.load import Config, load_config
 from worker.processes.thread_pool import Stop
 from worker.toolkit.tool import ToolResult
-from worker.tools.session.crush_info import InfoTools
+from worker.toolkit.toolbox import Toolbox
+from worker.tools.session.crush_info import CrushInfo
 from worker.tools.session.crush_info_text import WorkerSnapshot
-from worker.tools.session.crush_logs import LINE_MAX_BYTES, READ_MAX_BYTES, masked, tail_of
+from worker.tools.session.crush_logs import LINE_MAX_BYTES, READ_MAX_BYTES, CrushLogs, masked, tail_of
 
 KEY = "sk-live-0123456789abcdef"
 LSP = LspInfo(name="gopls", state=2, connected_at="0001-01-01T00:00:00Z", diagnostic_count=3)
@@ -53,14 +54,11 @@ def call(tmp_path, name: str, *, spec: WorkerSpec | None = None, between=None, *
     async def main() -> ToolResult:
         told = spec or spec_of(tmp_path)
         config = config_of(told)
-        standing = WorkerSnapshot(False, {"gopls": LSP}, {"notes": MCP}, SKILLS)
-        about = InfoTools(told, lambda: standing)
-        assert about.tools() == ()
-        about.configure(config, {})
+        snapshot = WorkerSnapshot(False, {"gopls": LSP}, {"notes": MCP}, SKILLS)
         if between is not None:
             between()
         async with bench(tmp_path / "w") as place:
-            place.toolbox = place.toolbox.joined(about.tools())
+            place.toolbox = Toolbox([CrushInfo(told, config, lambda: snapshot), CrushLogs(told.log_path, config)])
             return await place.call(name, **args)
 
     return run(main())

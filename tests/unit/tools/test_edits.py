@@ -11,7 +11,7 @@ from tests.support.run_coroutine import run
 from worker.toolkit.tool import AccessRequest, ToolDenied
 from worker.tools.files.diff import excerpt
 from worker.tools.files.replace import NoMatch, SeveralMatches
-from worker.tools.files.whitespace_match import hint, replace_loosely, unit_of
+from worker.tools.files.whitespace_match import describe_closest_lines, indent_unit, replace_ignoring_whitespace
 
 PYTHON = "def f():\n    if a:\n        return 1\n    return 2\n"
 
@@ -32,24 +32,24 @@ PYTHON = "def f():\n    if a:\n        return 1\n    return 2\n"
         ("a\n  b  \nc\n", " b", "", "a\nc\n"),
     ],
 )  # fmt: skip
-def test_lines_are_found_loosely_and_indented_as_the_file_is(text, old, new, becomes):
-    assert replace_loosely(text, old, new, replace_all=False).text == becomes
+def test_lines_match_without_their_white_space_and_are_indented_as_the_file_is(text, old, new, becomes):
+    assert replace_ignoring_whitespace(text, old, new, replace_all=False).text == becomes
 
 
-def test_loose_places_must_be_unique_unless_all_are_meant():
+def test_lines_that_match_without_their_white_space_must_be_unique_unless_all_are_requested():
     with pytest.raises(SeveralMatches):
-        replace_loosely("  a\nb\n    a\n", "a", "c", replace_all=False)
-    assert replace_loosely("  a\nb\n    a\n", "a", "c", replace_all=True).text == "  c\nb\n    c\n"
+        replace_ignoring_whitespace("  a\nb\n    a\n", "a", "c", replace_all=False)
+    assert replace_ignoring_whitespace("  a\nb\n    a\n", "a", "c", replace_all=True).text == "  c\nb\n    c\n"
     for old in ("nothing", "", " \n "):
         with pytest.raises(NoMatch):
-            replace_loosely("  a\n", old, "c", replace_all=False)
+            replace_ignoring_whitespace("  a\n", old, "c", replace_all=False)
 
 
 @given(st.lists(st.sampled_from(["a", "  b", "\tc", "", "d  e"]), max_size=8), st.sampled_from(["\n", "\r\n"]))
 def test_what_is_replaced_by_itself_keeps_its_words_and_the_other_lines(lines, end):
     text = end.join(lines)
     try:
-        replaced = replace_loosely(text, "b\n\tc", "b\n\tc", replace_all=True)
+        replaced = replace_ignoring_whitespace(text, "b\n\tc", "b\n\tc", replace_all=True)
     except NoMatch:
         return
     assert replaced.text.split() == text.split()
@@ -57,17 +57,17 @@ def test_what_is_replaced_by_itself_keeps_its_words_and_the_other_lines(lines, e
 
 
 def test_the_unit_of_indentation():
-    assert unit_of(["a", "\tb"]) == "\t"
-    assert unit_of(["    a", "  b", "   "]) == "  "
-    assert unit_of([]) == "  "
+    assert indent_unit(["a", "\tb"]) == "\t"
+    assert indent_unit(["    a", "  b", "   "]) == "  "
+    assert indent_unit([]) == "  "
 
 
-def test_a_hint_shows_the_lines_that_are_most_alike():
-    shown = hint("x\n\tone\n  two\nthree\n", "one\ntwo\nthre")
-    assert "lines 2 to 4" in shown
+def test_the_most_similar_lines_are_shown():
+    shown = describe_closest_lines("x\n\tone\n  two\nthree\n", "one\ntwo\nthre")
+    assert "lines are 2 to 4" in shown
     assert "→one\n··two\nthree" in shown
-    assert hint("a\nb\n", "quite\nother") == ""
-    assert hint("a\n" * 100_000, "b\n" * 39) == ""
+    assert describe_closest_lines("a\nb\n", "quite\nother") == ""
+    assert describe_closest_lines("a\n" * 100_000, "b\n" * 39) == ""
 
 
 def _run(tmp_path, story):
@@ -78,17 +78,17 @@ def _run(tmp_path, story):
     run(main())
 
 
-def test_a_loose_edit_says_that_it_was_one(tmp_path):
+def test_an_edit_that_ignored_white_space_says_so(tmp_path):
     (tmp_path / "a.py").write_text(PYTHON)
 
     async def story(place):
         await place.call("view", file_path="a.py")
         result = await place.call("edit", file_path="a.py", old_string="if a:\n  return 1", new_string="pass")
-        assert "taken loosely" in result.content
+        assert "differences in white space were ignored" in result.content
         assert (tmp_path / "a.py").read_text() == "def f():\n    pass\n    return 2\n"
         missing = await place.call("edit", file_path="a.py", old_string="def g():\n  pass", new_string="x")
         assert missing.is_error
-        assert "most alike" in missing.content
+        assert "most similar lines" in missing.content
 
     _run(tmp_path, story)
 
@@ -118,8 +118,8 @@ def test_several_edits_in_one_step(tmp_path):
     ("edits", "said"),
     [
         ([], "1 to 500"),
-        ([{"old_string": "nothing", "new_string": "x"}], "none of the edits"),
-        ([{"old_string": "one", "new_string": "1"}, {"old_string": "1", "new_string": "one"}], "as it was"),
+        ([{"old_string": "nothing", "new_string": "x"}], "none of the edits could be applied"),
+        ([{"old_string": "one", "new_string": "1"}, {"old_string": "1", "new_string": "one"}], "unchanged"),
         ([{"old_string": "one", "new_string": "1"}, {"old_string": "", "new_string": "x"}], "only the first"),
         ([{"old_string": "", "new_string": "x"}], "it exists"),
     ],

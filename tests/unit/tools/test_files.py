@@ -79,7 +79,7 @@ def test_view_says_what_is_wrong(tmp_path):
             ("binary", "line 1 is not UTF-8"),
             ("setings.py", "did you mean settings.py?"),
             (".", "is a directory"),
-            ("fake.png", "no PNG, JPEG, GIF or WebP"),
+            ("fake.png", "not a PNG, JPEG, GIF or WebP"),
             ("settings.py/x", "does not exist"),
         ):
             result = await place.call("view", file_path=path)

@@ -1,19 +1,26 @@
-"""The one way into a tool: what is wrong with a call becomes an error result that names it."""
+"""Calling a tool: the list of tools, and the error result that names what is wrong with a call."""
 
 import asyncio
+import importlib
+import inspect
 import logging
+import pkgutil
+from pathlib import Path
 
 import pytest
 
 from protocol.api.message import ToolCallData
+from protocol.base.clock import SystemClock
 from protocol.limits import Limits
-from tests.support.harness.tool_bench import bench
+from tests.support.harness.tool_bench import LOG, ToolBench, bench
 from tests.support.run_coroutine import run
+from worker import tools
+from worker.lsp.service import LanguageServers
 from worker.permissions.rules import Rules
 from worker.toolkit.invoke import invoke
-from worker.toolkit.tool import ToolResult, ToolSpec
+from worker.toolkit.tool import Tool, ToolResult, ToolSpec
 from worker.toolkit.toolbox import Toolbox
-from worker.tools.builtin import build_toolbox
+from worker.tools.builtin import lsp_tools
 
 
 class Odd:
@@ -31,28 +38,66 @@ async def _invoke(place, work, input_text="{}"):
     return await invoke(Toolbox([Odd(work)]), ToolCallData(id="t", name="odd", input=input_text), place.context())
 
 
-def test_every_tool_has_a_description_and_a_plain_schema():
-    specs = build_toolbox().specs
-    names = "download edit fetch glob grep ls multiedit sourcegraph view write"
-    assert [spec.name for spec in specs] == names.split()
-    for spec in specs:
-        assert len(spec.description) > 100
-        assert spec.schema["type"] == "object"
-        assert "$ref" not in spec.schema
-    by_name = {spec.name: spec for spec in specs}
-    assert by_name["edit"].schema["required"] == ["file_path", "old_string", "new_string"]
-    assert by_name["ls"].schema["required"] == []
-    assert [spec.name for spec in specs if spec.parallel] == ["download", "fetch", "sourcegraph"]
+def all_tools(place: ToolBench) -> dict[str, Tool]:
+    """Every built-in tool by its name, those of the language servers too."""
+    servers = LanguageServers(
+        workspace=place.workspace,
+        children=place.children,
+        publish_snapshot=lambda event: None,
+        limits=place.limits,
+        clock=SystemClock(),
+        log=LOG,
+        tools=lsp_tools,
+    )
+    return {tool.spec.name: tool for tool in (*place.builtin, *servers.tools())}
 
 
-def test_a_disabled_tool_is_not_there():
-    assert build_toolbox({"edit"}).get("edit") is None
+async def test_every_tool_is_listed_with_a_description_and_a_plain_schema(tmp_path: Path) -> None:
+    modules = [module.name for module in pkgutil.walk_packages(tools.__path__, "worker.tools.") if not module.ispkg]
+    classes = {
+        kind
+        for name in modules
+        for _, kind in inspect.getmembers(importlib.import_module(name), inspect.isclass)
+        if isinstance(getattr(kind, "spec", None), ToolSpec)
+    }
+    async with bench(tmp_path) as place:
+        listed = all_tools(place)
+        assert {type(tool) for tool in listed.values()} == classes, "list the tool in worker/tools/builtin.py"
+    for tool in listed.values():
+        assert len(tool.spec.description) > 100, tool.spec.name
+        assert tool.spec.schema["type"] == "object"
+        assert "$ref" not in tool.spec.schema, tool.spec.name
+    assert listed["edit"].spec.schema["required"] == ["file_path", "old_string", "new_string"]
+    assert listed["ls"].spec.schema["required"] == []
+
+
+async def test_only_tools_that_wait_for_a_network_or_an_agent_run_side_by_side(tmp_path: Path) -> None:
+    async with bench(tmp_path) as place:
+        parallel = {name for name, tool in all_tools(place).items() if tool.spec.parallel}
+    assert parallel == {"agent", "agentic_fetch", "download", "fetch", "sourcegraph", "web_fetch", "web_search"}
+
+
+async def test_sub_agents_have_only_tools_that_read(tmp_path: Path) -> None:
+    async with bench(tmp_path) as place:
+        listed = all_tools(place)
+    task, web = (set(Toolbox(listed.values()).of_agent(agent).names) for agent in ("task", "web"))
+    lsp = {"lsp_call_hierarchy", "lsp_definition", "lsp_references", "lsp_symbols"}
+    assert task == {"glob", "grep", "ls", "sourcegraph", "view", *lsp}
+    assert web == {"web_fetch", "web_search"}
+    assert {listed[name].spec.effect for name in task | web} == {"read"}
+    assert set(listed) - set(Toolbox(listed.values()).of_agent("main").names) == {"web_fetch"}
+
+
+async def test_a_disabled_tool_is_not_there(tmp_path: Path) -> None:
+    async with bench(tmp_path) as place:
+        assert place.toolbox.get("edit") is not None
+        assert place.toolbox.without({"edit"}).get("edit") is None
 
 
 @pytest.mark.parametrize(
     ("name", "input_text", "said"),
     [
-        ("nope", "{}", "available are: bash, download"),
+        ("nope", "{}", "available are: agent, agentic_fetch, bash"),
         ("view", "[1]", "must be a JSON object, not list"),
         ("view", '{"file_path": ', "not JSON"),
         ("view", "", "missing required parameter file_path"),

@@ -43,7 +43,7 @@ def test_a_command_goes_to_the_background_and_is_read_and_ended(tmp_path):
         assert not child.is_alive
         told = await place.call("job_output", shell_id=job, wait=True)
         assert told.content.startswith("Status: completed")
-        assert "before its time" in told.content
+        assert "before it was finished" in told.content
         assert "already" in (await place.call("job_kill", shell_id=job)).content
 
     _run(tmp_path, story)
@@ -92,7 +92,7 @@ def test_W_38_only_running_jobs_count(tmp_path):
         await place.bash("sleep 1000", run_in_background=True)
         full = await place.bash("echo x")
         assert full.is_error
-        assert "2 commands run already" in full.content
+        assert "2 commands are already running" in full.content
         await place.call("job_kill", shell_id=first.metadata["shell_id"])
         assert not (await place.bash("echo x")).is_error
 

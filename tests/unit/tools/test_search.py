@@ -11,7 +11,7 @@ from protocol.limits import Limits
 from tests.support.harness.tool_bench import bench
 from tests.support.run_coroutine import run
 from worker.tools.search.ignore import Ignore, parse
-from worker.tools.search.patterns import expand_braces, matches, split
+from worker.tools.search.patterns import compile_glob, expand_braces, matches, split
 
 
 def _run(tmp_path, story, **more):
@@ -47,7 +47,7 @@ def _make(root, *paths):
     ],
 )
 def test_patterns(pattern, path, fits):
-    assert matches(split(pattern), split(path)) is fits
+    assert matches(compile_glob(split(pattern)), split(path)) is fits
 
 
 def test_braces():

@@ -13,7 +13,6 @@ from tests.support.rules_gate import RulesGate
 from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import AccessRequest
-from worker.tools.session.agent import AGENT_TOOLS
 
 PATH = "/.api/graphql"
 CONTENT = "\n".join(f"line {number}" for number in range(1, 31)) + "\n"
@@ -128,9 +127,9 @@ def test_repositories_remarks_and_nothing_found(tmp_path):
         ("/null", "without results"),
         ("/deep", "cannot be read"),
         ("/silence", "longer than 1 s"),
-        ("/cut", "cannot ask 127.0.0.1"),
+        ("/cut", "cannot query 127.0.0.1"),
         ("/flood", "larger than"),
-        ("/packed", "cannot be unpacked"),
+        ("/packed", "cannot be decompressed"),
     ],
 )
 def test_what_cannot_be_searched_is_an_error_result(tmp_path, path, said):
@@ -205,7 +204,3 @@ def test_a_cancelled_search_ends_at_once(tmp_path):
         assert task.cancelled()
 
     _run(tmp_path, story)
-
-
-def test_the_agent_that_looks_things_up_may_search():
-    assert "sourcegraph" in AGENT_TOOLS

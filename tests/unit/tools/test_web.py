@@ -16,7 +16,8 @@ from tests.support.harness.tool_bench import bench
 from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import ToolError
-from worker.tools.web.web_search import WebFetch, WebSearch
+from worker.toolkit.toolbox import Toolbox
+from worker.tools.web.web_search import WebSearch
 from worker.web import client
 from worker.web.client import check_url
 from worker.web.pages import readable, to_markdown, to_text
@@ -42,7 +43,7 @@ async def no_pause(seconds: float) -> None:
 def _run(tmp_path, story, **more):
     async def main():
         async with Pages() as pages, bench(tmp_path, **more) as place:
-            place.toolbox = place.toolbox.joined([WebFetch(), WebSearch(Search(random.Random(1), sleep=no_pause))])
+            place.toolbox = Toolbox([WebSearch(Search(random.Random(1), sleep=no_pause))]).joined(place.builtin)
             await story(place, pages)
 
     run(main())
@@ -70,7 +71,7 @@ def test_a_page_as_text_markdown_and_html(tmp_path):
     [
         ("/missing", "text", "answered 404"),
         ("/p", "pdf", "must be one of"),
-        ("/binary", "text", "no text"),
+        ("/binary", "text", "not text"),
         ("/loop", "text", "more than 5 redirects"),
         ("/file", "text", "must begin with http"),
         ("/silence", "text", "longer than 1 s"),
@@ -169,7 +170,7 @@ def test_a_search_gives_titles_addresses_and_summaries(tmp_path):
         pages.answers["/lite"] = page("<form id='challenge-form'></form>")
         blocked = await place.call("web_search", query="x")
         assert blocked.is_error
-        assert "robot" in blocked.content
+        assert "refuses automatic requests" in blocked.content
 
     _run(tmp_path, story)
 
@@ -217,7 +218,7 @@ def test_layers_and_kinds_that_were_not_asked_for_are_refused(tmp_path, packed_a
         for name, args in (("fetch", {"format": "text"}), ("download", {"file_path": "a"})):
             result = await place.call(name, url=pages.url("/p"), **args)
             assert result.is_error
-            assert "packed as" in result.content
+            assert "compressed as" in result.content
         assert not list(tmp_path.iterdir())
 
     _run(tmp_path, story)

@@ -138,7 +138,9 @@ class Wire:
 
     def publisher(self, clock: Clock | None = None) -> Publisher:
         log = logging.getLogger("bulkhead.test")
-        return Publisher(limits=SMALL, clock=clock or SystemClock(), log=log, send=self.send, fetch=self.fetch)
+        publisher = Publisher(limits=SMALL, clock=clock or SystemClock(), log=log)
+        publisher.bind(send=self.send, fetch=self.fetch)
+        return publisher
 
 
 @dataclass

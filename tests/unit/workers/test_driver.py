@@ -1,9 +1,7 @@
-"""The driver with a launcher of our own: no start may vanish, no silence be held against one who was not asked."""
+"""The driver with a launcher of the test: no start is lost, and a worker is not killed for silence before its hello."""
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,14 +12,14 @@ from protocol.errors import Unavailable
 from protocol.events import Event
 from protocol.ids import Epoch, Generation, WorkspaceId
 from protocol.limits import Limits
-from protocol.messages import Hello, Ready, ToWorker
+from protocol.messages import Answer, EventBatch, Heartbeat, Hello, LastWord, Ready, ToWorker
 from protocol.version import BULKHEAD_VERSION, WIRE_VERSION
 from protocol.worker_spec import WorkerSpec
 from supervisor.launch.launcher import ExitReport, Record
 from supervisor.launch.records import RecordStore
-from supervisor.routing.link import Link, LinkSink
+from supervisor.routing.link import ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router
-from supervisor.workers.driver import DriverStatus, WorkerDriver
+from supervisor.workers.driver import DriverStatus, WorkerBackend, WorkerDriver
 from tests.support.eventually import eventually
 from tests.support.run_coroutine import run
 
@@ -31,7 +29,7 @@ LIMITS = Limits(heartbeat_interval_s=0.01, heartbeat_lost_s=0.1, restart_delay_s
 
 
 class Handle:
-    """A process that exists in the test's head only."""
+    """A process that exists only in the test."""
 
     pid = 4711
     start_ticks = 1
@@ -85,84 +83,76 @@ class Launcher:
         pass
 
 
-class Wire:
-    """Stands where the router stands: makes links, sends nothing, and speaks as the worker."""
+class FakeRouter:
+    """Makes links that send nothing; the test passes in the worker's messages."""
 
     epoch = Epoch(1)
 
     def __init__(self) -> None:
-        self.sink: LinkSink | None = None
+        self.links: list[Link] = []
         self.sent: list[ToWorker] = []
 
-    def expect(self, *, workspace_id: WorkspaceId, generation: Generation, token: str, sink: LinkSink) -> Link:
-        self.sink = sink
-
+    def expect(self, worker: ExpectedWorker, listeners: LinkListeners) -> Link:
         def send(link: Link, message: ToWorker) -> bool:
             self.sent.append(message)
             return True
 
-        return Link(
-            workspace_id=workspace_id,
-            generation=generation,
-            token=token,
-            sink=sink,
+        link = Link(
+            worker=worker,
+            listeners=listeners,
             epoch=self.epoch,
             limits=LIMITS,
             clock=SystemClock(),
             log=LOG,
             send=send,
         )
+        self.links.append(link)
+        return link
 
     def forget(self, link: Link) -> None:
-        pass
-
-    def say(self, word: Callable[[LinkSink], None]) -> None:
-        assert self.sink is not None
-        word(self.sink)
+        link.fail(Unavailable("forgotten", code="worker_lost"))
 
 
-class Sink:
+class Listener:
     def __init__(self) -> None:
         self.states: list[str] = []
+        self.logs: list[tuple[str, int]] = []
+        self.numbers: list[int] = []
 
-    def state_changed(self, status: DriverStatus) -> None:
+    def on_state_changed(self, status: DriverStatus) -> None:
         self.states.append(status.state)
 
-    def log_opened(self, log_id: str, last_number: int, link: Link) -> None:
-        pass
+    def on_log_opened(self, log_id: str, last_number: int, link: Link) -> None:
+        self.logs.append((log_id, last_number))
 
-    def events(self, batch: list[Event], link: Link) -> None:
-        pass
+    def on_events(self, batch: list[Event], link: Link) -> None:
+        self.numbers += [event.number for event in batch]
 
 
 class DriverHarness:
     def __init__(self, path: Path) -> None:
         self.launcher = Launcher()
-        self.wire = Wire()
-        self.sink = Sink()
+        self.router = FakeRouter()
+        self.listener = Listener()
         self.records = RecordStore(path)
         self.driver = WorkerDriver(
             workspace_id=ID,
-            path="/somewhere",
             make_spec=self._spec,
-            launcher=self.launcher,
-            records=self.records,
-            router=cast(Router, self.wire),
+            backend=WorkerBackend(self.launcher, self.records, cast(Router, self.router)),
             limits=LIMITS,
             clock=SystemClock(),
-            random=random.Random(1),
             log=LOG,
-            sink=self.sink,
+            listener=self.listener,
         )
 
-    def _spec(self, generation: Generation, token: str) -> WorkerSpec:
+    def _spec(self, generation: Generation) -> WorkerSpec:
         return WorkerSpec(
             workspace_id=ID,
             generation=generation,
             path="/somewhere",
             data_dir="/somewhere/.bulkhead",
             endpoint="ipc:///nowhere",
-            token=token,
+            token=f"token-{generation}",
             log_path="/dev/null",
         )
 
@@ -170,7 +160,7 @@ class DriverHarness:
         await eventually(
             lambda: self.driver.status().state == state,
             what=state,
-            state=lambda: (self.driver.status(), self.sink.states),
+            state=lambda: (self.driver.status(), self.listener.states),
         )
 
 
@@ -196,7 +186,7 @@ def test_a_start_that_breaks_unexpectedly_is_a_start_that_failed(tmp_path: Path)
         stage.launcher.error = ValueError("nobody thought of this")
         stage.driver.want()
         await stage.until("failed")
-        assert "the log tells why" in stage.driver.status().reason
+        assert "see the log of the server" in stage.driver.status().reason
         with pytest.raises(Unavailable) as refused:
             await stage.driver.ready(1.0)
         assert refused.value.code == "worker_failed"
@@ -230,7 +220,7 @@ def test_S07_a_close_during_a_slow_start_ends_the_process_that_then_appears(tmp_
         await closing
         assert [handle.kills for handle in stage.launcher.handles] == [1]
         assert stage.driver.status().state == "asleep"
-        assert list(stage.driver.deaths) == []
+        assert stage.driver.crashes.newest() == []
         await stage.driver.stop(leave_worker=False)
 
     run(main())
@@ -261,13 +251,13 @@ def test_W11_silence_before_the_worker_was_heard_does_not_count(tmp_path: Path) 
         record = Record(ID, 1, handle.pid, handle.start_ticks, "boot", "t", 1.0, "/somewhere")
         stage.driver.adopt(handle, record)
         await asyncio.sleep(3 * LIMITS.heartbeat_lost_s)
-        stage.wire.say(lambda sink: sink.hello(hello(ready=True, log_id="log", last_number=5)))
+        stage.router.links[-1].accepted(hello(ready=True, log_id="log", last_number=5), "peer")
         assert stage.driver.status().state == "ready"
         await asyncio.sleep(3 * LIMITS.heartbeat_interval_s)
         assert (stage.driver.status().state, handle.dumps) == ("ready", 0)
         await asyncio.sleep(2 * LIMITS.heartbeat_lost_s)  # but from here on it has to beat
         await eventually(lambda: handle.kills, what="the silent worker killed")
-        assert (handle.dumps, stage.driver.deaths.last and stage.driver.deaths.last.cause) == (1, "hung")
+        assert (handle.dumps, [crash.cause for crash in stage.driver.crashes.newest()]) == (1, ["hung"])
         await stage.driver.stop(leave_worker=False)
 
     run(main())
@@ -278,13 +268,43 @@ def test_W11_a_worker_may_speak_before_we_know_its_pid(tmp_path: Path) -> None:
         stage = DriverHarness(tmp_path)
         stage.launcher.may_start.clear()
         stage.driver.want()
-        await eventually(lambda: stage.wire.sink, what="the link")
-        stage.wire.say(lambda sink: sink.hello(hello()))
-        stage.wire.say(lambda sink: sink.ready(Ready(log_id="log", last_number=0, open_runs=0)))
+        await eventually(lambda: stage.router.links, what="the link")
+        stage.router.links[-1].accepted(hello(), "peer")
+        stage.router.links[-1].receive(Ready(log_id="log", last_number=0, open_runs=0))
         assert stage.driver.status().state == "ready"
         stage.launcher.may_start.set()
         await eventually(lambda: stage.driver.status().pid, what="a pid")
         assert stage.driver.status().state == "ready"
+        await stage.driver.stop(leave_worker=False)
+
+    run(main())
+
+
+def test_messages_of_an_older_process_reach_neither_driver_nor_workspace(tmp_path: Path) -> None:
+    async def main() -> None:
+        stage = DriverHarness(tmp_path)
+        stage.driver.want()
+        await eventually(lambda: stage.launcher.handles, what="a process")
+        [older] = stage.router.links
+        older.accepted(hello(), "peer")
+        older.receive(Ready(log_id="log", last_number=3, open_runs=0))
+        older.receive(EventBatch(events=[Event(kind="message", data=b"{}", number=4)]))
+        older.receive(Heartbeat(sequence=1, loop_lag_s=0.5, open_runs=1))
+        older.receive(Answer(call_id="nobody"))
+        stage.launcher.handles[0].end(ExitReport(signal=9))
+        await eventually(lambda: len(stage.launcher.handles) == 2, what="a replacement")
+        stage.router.links[-1].accepted(hello(generation=Generation(2)), "peer")
+        states = list(stage.listener.states)
+        older.accepted(hello(ready=True, log_id="old", last_number=9, failed="read-only"), "peer")
+        older.receive(Ready(log_id="old", last_number=9, open_runs=0))
+        older.receive(EventBatch(events=[Event(kind="message", data=b"{}", number=5)]))
+        older.receive(Heartbeat(sequence=9, loop_lag_s=9.0, open_runs=9))
+        older.receive(LastWord(reason="bye", last_number=9, cancelled_runs=0, left_runs=[], flushed=True))
+        status = stage.driver.status()
+        assert (status.state, status.generation, status.heartbeat, status.loop_lag_max_s) == ("restarting", 2, None, 0)
+        assert status.late_answers == 1, "counted over all processes"
+        assert (stage.listener.logs, stage.listener.numbers) == ([("log", 3)], [4])
+        assert stage.listener.states == states
         await stage.driver.stop(leave_worker=False)
 
     run(main())

@@ -1,6 +1,5 @@
-"""Identity, records, adoption, containment: what must never mistake one process for another."""
+"""Adoption, records and the sweep: nothing may mistake one process for another."""
 
-import asyncio
 import os
 import signal
 import stat
@@ -12,13 +11,11 @@ import pytest
 
 from protocol.ids import WorkspaceId
 from protocol.worker_spec import MARKER
-from supervisor.launch import process, process_sweep
+from supervisor.launch import process_sweep
 from supervisor.launch.adoption import AdoptionDecision, decide_adoption
 from supervisor.launch.launcher import ExitReport, Record
-from supervisor.launch.process import ProcessHandle
 from supervisor.launch.process_usage import measure_process
 from supervisor.launch.records import RecordStore
-from tests.support.run_coroutine import run
 
 SLEEPER = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 
@@ -78,26 +75,6 @@ def test_causes_are_told_in_words(report: ExitReport, cause: str) -> None:
     assert report.cause == cause
 
 
-def test_a_process_is_held_by_its_identity_and_its_end_is_seen() -> None:
-    async def story() -> None:
-        with subprocess.Popen(SLEEPER, stdin=subprocess.PIPE) as child:
-            ticks = process.start_ticks(child.pid)
-            assert ticks is not None
-            assert ProcessHandle.open(child.pid, ticks + 1) is None
-            held = ProcessHandle.open(child.pid, ticks)
-            assert held is not None
-            waiting = asyncio.ensure_future(held.ended())
-            held.send(signal.SIGKILL)
-            await waiting
-            held.send(signal.SIGKILL)  # the dead are left alone
-            held.close()
-            held.close()
-        assert process.start_ticks(child.pid) is None
-        assert ProcessHandle.open(child.pid, ticks) is None
-
-    run(story())
-
-
 def test_P08_a_sweep_finds_what_carries_the_marker_and_nothing_else() -> None:
     def start(workspace_id: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, env={MARKER: workspace_id}, start_new_session=True)
@@ -129,7 +106,7 @@ def test_P08_a_process_in_the_middle_of_an_exec_is_found_too() -> None:
             restless.kill()
 
 
-def test_vitals_measure_a_process_and_tell_when_it_is_gone() -> None:
+def test_usage_is_measured_for_a_living_process_only() -> None:
     usage = measure_process(os.getpid(), True)
     assert usage is not None
     assert usage.uss_bytes is not None

@@ -1,10 +1,10 @@
-"""The claims of clients, row by row of http-api 5.2."""
+"""The claims of clients, fact by fact."""
 
 import pytest
 
 from protocol.errors import Conflict
 from protocol.ids import ClientId, SessionId
-from supervisor.workspaces.leases import Arm, Claim, LastGone, Leases
+from supervisor.workspaces.leases import Arm, LastClaimEnded, Leases
 
 A, B = ClientId("a"), ClientId("b")
 
@@ -17,7 +17,7 @@ def test_create_holds_for_the_create_grace() -> None:
     claims = leases()
     assert claims.create(A, now=0) == [Arm(30)]
     assert claims.elapsed(now=29.9) == [Arm(30)]
-    assert claims.elapsed(now=30) == [Arm(None), LastGone()]
+    assert claims.elapsed(now=30) == [Arm(None), LastClaimEnded()]
     assert len(claims) == 0
 
 
@@ -25,12 +25,12 @@ def test_stream_ends_the_hold_and_its_end_starts_the_detach_grace() -> None:
     claims = leases()
     claims.create(A, now=0)
     assert claims.attach(A, stream=1) == [Arm(None)]
-    assert claims.state_of(A) is Claim.ATTACHED
+    assert claims.attached_clients == 1
     assert claims.detach(A, stream=1, now=100) == [Arm(110)]
-    assert claims.state_of(A) is Claim.HELD
+    assert (claims.attached_clients, len(claims)) == (0, 1)
     assert claims.attach(A, stream=2) == [Arm(None)]
     claims.detach(A, stream=2, now=200)
-    assert claims.elapsed(now=210) == [Arm(None), LastGone()]
+    assert claims.elapsed(now=210) == [Arm(None), LastClaimEnded()]
 
 
 def test_stream_of_a_client_that_never_created_is_a_claim() -> None:
@@ -50,7 +50,7 @@ def test_last_of_several_streams_counts() -> None:
 def test_release_without_a_stream_ends_the_claim_at_once() -> None:
     claims = leases()
     claims.create(A, now=0)
-    assert claims.release(A) == [Arm(None), LastGone()]
+    assert claims.release(A) == [Arm(None), LastClaimEnded()]
     assert claims.release(A) == []
 
 
@@ -59,9 +59,8 @@ def test_release_with_streams_skips_the_detach_grace() -> None:
     claims.attach(A, stream=1)
     claims.attach(A, stream=2)
     assert claims.release(A) == [Arm(None)]
-    assert claims.state_of(A) is Claim.RELEASED
     assert claims.detach(A, stream=1, now=5) == [Arm(None)]
-    assert claims.detach(A, stream=2, now=6) == [Arm(None), LastGone()]
+    assert claims.detach(A, stream=2, now=6) == [Arm(None), LastClaimEnded()]
 
 
 def test_create_clears_an_earlier_release() -> None:
@@ -69,7 +68,6 @@ def test_create_clears_an_earlier_release() -> None:
     claims.attach(A, stream=1)
     claims.release(A)
     claims.create(A, now=50)
-    assert claims.state_of(A) is Claim.ATTACHED
     assert claims.detach(A, stream=1, now=60) == [Arm(70)]
 
 
@@ -80,7 +78,7 @@ def test_create_while_held_is_a_fresh_hold_and_keeps_the_session() -> None:
     claims.detach(A, stream=1, now=0)
     assert claims.create(A, now=5) == [Arm(35)]
     claims.attach(A, stream=2)
-    assert claims.viewers(SessionId("s")) == 1
+    assert claims.viewed() == {"s": 1}
 
 
 def test_retire_ends_the_claim_under_open_streams() -> None:
@@ -88,7 +86,7 @@ def test_retire_ends_the_claim_under_open_streams() -> None:
     claims.attach(A, stream=1)
     claims.attach(B, stream=2)
     assert claims.retire(A) == [Arm(None)]
-    assert claims.retire(B) == [Arm(None), LastGone()]
+    assert claims.retire(B) == [Arm(None), LastClaimEnded()]
     assert claims.detach(A, stream=1, now=9) == []
 
 
@@ -98,7 +96,7 @@ def test_stream_that_outlived_its_claim_does_not_count_for_the_next_one() -> Non
     claims.retire(A)
     claims.attach(A, stream=2)
     assert claims.detach(A, stream=1, now=9) == []
-    assert claims.state_of(A) is Claim.ATTACHED
+    assert claims.attached_clients == 1
 
 
 def test_last_gone_is_said_once_for_the_last_of_several() -> None:
@@ -106,7 +104,7 @@ def test_last_gone_is_said_once_for_the_last_of_several() -> None:
     claims.create(A, now=0)
     claims.create(B, now=1)
     assert claims.elapsed(now=30) == [Arm(31)]
-    assert claims.elapsed(now=31) == [Arm(None), LastGone()]
+    assert claims.elapsed(now=31) == [Arm(None), LastClaimEnded()]
     assert claims.elapsed(now=32) == [Arm(None)]
 
 
@@ -118,6 +116,6 @@ def test_current_session_needs_a_stream() -> None:
     assert refused.value.code == "not_attached"
     claims.attach(A, stream=1)
     claims.view(A, SessionId("s"))
-    assert claims.viewers(SessionId("s")) == 1
+    assert claims.viewed() == {"s": 1}
     claims.detach(A, stream=1, now=0)
-    assert claims.viewers(SessionId("s")) == 0  # kept, but not counted
+    assert claims.viewed() == {}  # kept, but not counted

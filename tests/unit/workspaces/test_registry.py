@@ -49,8 +49,8 @@ class PaperWorkspace:
 @asynccontextmanager
 async def registry_at(state: Path, **limits: Any) -> AsyncIterator[Registry]:
     registry = Registry(
-        roster=WorkspaceTable(state / "roster.db"),
-        disk=BoundedFilesystem(timeout_s=limits.get("disk_answer_s", 5.0)),
+        table=WorkspaceTable(state / "roster.db"),
+        filesystem=BoundedFilesystem(timeout_s=limits.get("disk_answer_s", 5.0)),
         make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
         state_dir=state,
         limits=Limits(**limits),
@@ -213,7 +213,7 @@ def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
         alive.mkdir()
         async with registry_at(tmp_path, disk_answer_s=0.05) as registry:
             for _ in range(3):
-                with pytest.raises(Unavailable, match="does not answer"):
+                with pytest.raises(Unavailable, match="does not respond"):
                     await registry.create(CreateWorkspace(path=str(dead)), A)
                 await registry.create(CreateWorkspace(path=str(alive)), A)
             assert asked.count(str(dead)) == 1, "each further thread would hang as well"
@@ -235,8 +235,8 @@ def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
 def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
     async def main() -> None:
         registry = Registry(
-            roster=WorkspaceTable(tmp_path / "roster.db"),
-            disk=BoundedFilesystem(timeout_s=5.0),
+            table=WorkspaceTable(tmp_path / "roster.db"),
+            filesystem=BoundedFilesystem(timeout_s=5.0),
             make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
             state_dir=tmp_path,
             limits=Limits(wake_deadline_s=0.01),

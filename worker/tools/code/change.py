@@ -17,8 +17,8 @@ from worker.lsp.types import Range, TextEdit, WorkspaceEdit
 from worker.toolkit.paths import ResolvedPath, locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.code.query import symbols_of
-from worker.tools.code.symbol_positions import Spot, first_answer, server_of
-from worker.tools.files.change_file import ASKED_MAX_BYTES, check_seen, encoded
+from worker.tools.code.symbol_positions import SymbolPosition, first_answer, server_of
+from worker.tools.files.change_file import REQUEST_MAX_BYTES, check_last_read, encode_text
 from worker.tools.files.diff import excerpt
 from worker.tools.files.file_io import Content, read_content, replace_content, sha256
 
@@ -31,15 +31,17 @@ class RenameArgs(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `lsp_rename`."""
 
     symbol: Annotated[str, Meta(description="The name of the symbol, such as `parse` or `Reader.parse`")]
-    new_name: Annotated[str, Meta(description="Its new name, without what stands before the last dot")]
-    path: Annotated[str, Meta(description="The file or directory in which it is defined; all when left out")] = ""
+    new_name: Annotated[str, Meta(description="Its new name, without any prefix such as `Reader.`")]
+    path: Annotated[
+        str, Meta(description="The file or directory in which it is defined; the workspace when left out")
+    ] = ""
 
 
 class ReplaceArgs(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `lsp_replace_symbol`."""
 
     symbol: Annotated[str, Meta(description="The name of the symbol, such as `parse` or `Reader.parse`")]
-    file_path: Annotated[str, Meta(description="The file that holds it, absolute or relative to the workspace")]
+    file_path: Annotated[str, Meta(description="The file that contains it, absolute or relative to the workspace")]
     replacement: Annotated[str, Meta(description="Whole lines, with their indentation")] = ""
     action: Annotated[
         Literal["replace", "add_before", "add_after", "delete"], Meta(description="What to do; replace when left out")
@@ -48,17 +50,17 @@ class ReplaceArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of one file. `seen`: the session knew exactly its old content."""
+    """The change of one file. `was_read`: the session had last read exactly the old content."""
 
-    place: ResolvedPath
-    before: Content
+    resolved: ResolvedPath
+    content: Content
     old: str
     new: str
-    seen: bool
+    was_read: bool
 
 
 class Rename:
-    """Renames a symbol over all files."""
+    """Rename a symbol in all files."""
 
     spec = ToolSpec(
         "lsp_rename", description_of(__file__, "lsp_rename"), schema_of(RenameArgs), parallel=False, effect="write"
@@ -69,43 +71,46 @@ class Rename:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_rename.md`."""
-        wanted = read_args(RenameArgs, args)
-        if not wanted.new_name.strip():
+        parsed = read_args(RenameArgs, args)
+        if not parsed.new_name.strip():
             raise ToolError("cannot rename: the new name is empty")
 
-        async def ask(server: LanguageServer, spot: Spot) -> WorkspaceEdit | None:
-            edit = await server.request("textDocument/rename", spot.params(newName=wanted.new_name), _EDIT)
+        async def ask(server: LanguageServer, position: SymbolPosition) -> WorkspaceEdit | None:
+            edit = await server.request("textDocument/rename", position.params(newName=parsed.new_name), _EDIT)
             return edit if edit is not None and (edit.changes or edit.documentChanges) else None
 
-        for server in self._servers.servers.values():  # other files may have changed since it last looked
+        for server in self._servers.servers.values():  # files may have changed since the server last read them
             await server.sync()
-        edit = await first_answer(self._servers, wanted.symbol, wanted.path, context, ask, verb="rename")
+        edit = await first_answer(self._servers, parsed.symbol, parsed.path, context, ask, verb="rename")
         try:
             by_file = edits_by_file(edit)
         except BadEdit as error:
-            raise ToolError(f"cannot rename {wanted.symbol}: {error}") from None
+            raise ToolError(f"cannot rename {parsed.symbol}: {error}") from None
         if len(by_file) > FILES_MAX:
             raise ToolError(
-                f"cannot rename {wanted.symbol}: {len(by_file)} files would change, at most {FILES_MAX} may"
+                f"cannot rename {parsed.symbol}: {len(by_file)} files would change, at most {FILES_MAX} may"
             )
         threads, timeout_s = context.children.threads, context.limits.search_deadline_s
-        by_place = await threads.run(lambda _stop: _by_place(by_file, context), timeout_s=timeout_s)
-        seen = {place.path: await context.files.last_read(context.session_id, str(place.path)) for place, _ in by_place}
-        changes = await threads.run(lambda _stop: _planned(by_place, seen, context), timeout_s=timeout_s)
-        names = [change.place.shown for change in changes]
+        edits = await threads.run(lambda _stop: _edits_by_path(by_file, context), timeout_s=timeout_s)
+        last_read = {
+            resolved.path: await context.files.last_read(context.session_id, str(resolved.path))
+            for resolved, _ in edits
+        }
+        changes = await threads.run(lambda _stop: _plan(edits, last_read, context), timeout_s=timeout_s)
+        names = [change.resolved.shown for change in changes]
         await context.permit(
             action="write",
             path=str(context.workspace),
-            description=f"Rename {wanted.symbol} to {wanted.new_name} in {_listed(names)}",
+            description=f"Rename {parsed.symbol} to {parsed.new_name} in {_listed(names)}",
             params=None,
         )
-        count = sum(len(edits) for _, edits in by_place)
-        text = f"Renamed {wanted.symbol} to {wanted.new_name}: {count} places in {_listed(names)}"
+        count = sum(len(edits_of_file) for _, edits_of_file in edits)
+        text = f"Renamed {parsed.symbol} to {parsed.new_name}: {count} places in {_listed(names)}"
         return await _carry_out(changes, text, None, context, self._servers)
 
 
 class ReplaceSymbol:
-    """Replaces, removes or extends one symbol."""
+    """Replace, remove or extend one symbol."""
 
     spec = ToolSpec(
         "lsp_replace_symbol",
@@ -120,48 +125,48 @@ class ReplaceSymbol:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_replace_symbol.md`."""
-        wanted = read_args(ReplaceArgs, args)
-        steps = steps_of(wanted.symbol)
+        parsed = read_args(ReplaceArgs, args)
+        steps = steps_of(parsed.symbol)
         if not steps:
             raise ToolError("cannot replace: the symbol is empty; give the name of a function or class")
-        if not wanted.replacement and wanted.action != "delete":
-            raise ToolError(f"cannot {wanted.action} {wanted.symbol}: the replacement is missing")
-        server = await server_of(self._servers, wanted.file_path, context, verb="change")
+        if not parsed.replacement and parsed.action != "delete":
+            raise ToolError(f"cannot {parsed.action} {parsed.symbol}: the replacement is missing")
+        server = await server_of(self._servers, parsed.file_path, context, verb="change")
         threads, timeout_s = context.children.threads, context.limits.search_deadline_s
-        place = await threads.run(
-            lambda _stop: locate_inside(context.workspace, wanted.file_path, verb="change"), timeout_s=timeout_s
+        resolved = await threads.run(
+            lambda _stop: locate_inside(context.workspace, parsed.file_path, verb="change"), timeout_s=timeout_s
         )
-        symbols = await symbols_of(server, place.path)
-        found = find_symbols(symbols, steps)
-        if len(found) != 1 or (whole := found[0].whole) is None:
-            why = "there is no such symbol" if not found else "it is there more than once; name what it belongs to too"
-            known = "\n".join(outline(symbols)[:LISTED_MAX])
-            raise ToolError(f"cannot change {wanted.symbol} in {place.shown}: {why}. The file has:\n{known}")
-        seen = await context.files.last_read(context.session_id, str(place.path))
+        symbols = await symbols_of(server, resolved.path)
+        matching = find_symbols(symbols, steps)
+        if len(matching) != 1 or (whole := matching[0].whole) is None:
+            reason = "there is no such symbol" if not matching else "there are several; name what it belongs to as well"
+            existing = "\n".join(outline(symbols)[:LISTED_MAX])
+            raise ToolError(f"cannot change {parsed.symbol} in {resolved.shown}: {reason}. The file has:\n{existing}")
+        last_read = await context.files.last_read(context.session_id, str(resolved.path))
 
         def plan(_stop: object) -> Change:
-            before = read_content(place, context.limits.edit_max_bytes)
-            if before is None:
-                raise ToolError(f"cannot change {place.shown}: it does not exist any more")
-            check_seen(place, before, seen)
-            old = before.text(place.shown)
-            return Change(place, before, old, replaced_lines(old, whole, wanted.replacement, wanted.action), True)
+            content = read_content(resolved, context.limits.edit_max_bytes)
+            if content is None:
+                raise ToolError(f"cannot change {resolved.shown}: it no longer exists")
+            check_last_read(resolved, content, last_read)
+            old = content.text(resolved.shown)
+            return Change(resolved, content, old, replaced_lines(old, whole, parsed.replacement, parsed.action), True)
 
         change = await threads.run(plan, timeout_s=timeout_s)
-        content = {"file_path": str(place.path), "old_content": change.old, "new_content": change.new}
+        texts = {"file_path": str(resolved.path), "old_content": change.old, "new_content": change.new}
         old, new = await threads.run(
-            lambda _stop: excerpt(change.old, change.new, ASKED_MAX_BYTES), timeout_s=timeout_s
+            lambda _stop: excerpt(change.old, change.new, REQUEST_MAX_BYTES), timeout_s=timeout_s
         )
         await context.permit(
             action="write",
             path=str(context.workspace),
-            description=f"{_DONE[wanted.action]} {wanted.symbol} in {place.shown}",
-            params=content | {"old_content": old, "new_content": new},
+            description=f"{_DONE[parsed.action]} {parsed.symbol} in {resolved.shown}",
+            params=texts | {"old_content": old, "new_content": new},
         )
-        metadata: dict[str, object] = {"file_path": str(place.path), "action": wanted.action}
+        metadata: dict[str, object] = {"file_path": str(resolved.path), "action": parsed.action}
         if len(change.old.encode()) + len(change.new.encode()) <= context.limits.tool_metadata_max_bytes:
-            metadata |= content
-        text = f"{_DONE[wanted.action]} {wanted.symbol} in {place.shown}: done"
+            metadata |= texts
+        text = f"{_DONE[parsed.action]} {parsed.symbol} in {resolved.shown}: done"
         return await _carry_out([change], text, metadata, context, self._servers)
 
 
@@ -169,12 +174,12 @@ _DONE = {"replace": "Replace", "add_before": "Add before", "add_after": "Add aft
 
 
 def replaced_lines(text: str, whole: Range, replacement: str, action: str) -> str:
-    """The text with the lines of the range replaced, removed, or with lines added before or after. Raises ToolError."""
+    """Replace or remove the lines of the range, or add lines before or after it. Raises ToolError."""
     starts = line_starts(text)
     lines = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True) if start < end]
     first, last = whole.start.line, whole.end.line
     if whole.end.character == 0 and last > first:
-        last -= 1  # a range that ends before the first character of a line does not mean that line
+        last -= 1  # a range that ends before the first character of a line does not include it
     if not 0 <= first <= last < len(lines):
         raise ToolError(f"cannot change lines {first + 1} to {last + 1}: the file has {len(lines)}")
     end = "\r\n" if lines[first].endswith("\r\n") else "\n"
@@ -196,35 +201,37 @@ def replaced_lines(text: str, whole: Range, replacement: str, action: str) -> st
     return "".join(lines)
 
 
-def _by_place(
+def _edits_by_path(
     by_file: Mapping[Path, list[TextEdit]], context: ToolContext
 ) -> list[tuple[ResolvedPath, list[TextEdit]]]:
-    """The edits of each real file: a server that looks through links names one file twice. Blocks. Raises ToolError."""
-    found: dict[Path, tuple[ResolvedPath, list[TextEdit]]] = {}
+    """Group the edits by resolved path: a server may name a file twice, by a link. Blocks. Raises ToolError."""
+    merged: dict[Path, tuple[ResolvedPath, list[TextEdit]]] = {}
     for path, edits in sorted(by_file.items()):
-        place = locate_inside(context.workspace, str(path), verb="rename in")
-        known = found.setdefault(place.path, (place, []))[1]
-        known += [edit for edit in edits if edit not in known] if known else edits
-    return list(found.values())
+        resolved = locate_inside(context.workspace, str(path), verb="rename in")
+        existing = merged.setdefault(resolved.path, (resolved, []))[1]
+        existing += [edit for edit in edits if edit not in existing] if existing else edits
+    return list(merged.values())
 
 
-def _planned(
-    by_place: Sequence[tuple[ResolvedPath, list[TextEdit]]], seen: Mapping[Path, str | None], context: ToolContext
+def _plan(
+    edits_by_path: Sequence[tuple[ResolvedPath, list[TextEdit]]],
+    last_read: Mapping[Path, str | None],
+    context: ToolContext,
 ) -> list[Change]:
-    """What the edits make of the files as they are now. Blocks. Raises ToolError."""
+    """Apply the edits to the current contents of the files. Blocks. Raises ToolError."""
     changes = []
-    for place, edits in by_place:
-        before = read_content(place, context.limits.edit_max_bytes)
-        if before is None:
-            raise ToolError(f"cannot rename in {place.shown}: it does not exist")
-        if (known := seen[place.path]) is not None:  # what the session believes to know has to be true
-            check_seen(place, before, known)
-        old = before.text(place.shown)
+    for resolved, edits in edits_by_path:
+        content = read_content(resolved, context.limits.edit_max_bytes)
+        if content is None:
+            raise ToolError(f"cannot rename in {resolved.shown}: it does not exist")
+        if (digest := last_read[resolved.path]) is not None:  # a session that read the file must know this content
+            check_last_read(resolved, content, digest)
+        old = content.text(resolved.shown)
         try:
             new = apply_edits(old, edits)
         except BadEdit as error:
-            raise ToolError(f"cannot rename in {place.shown}: {error}") from None
-        changes.append(Change(place, before, old, new, known is not None))
+            raise ToolError(f"cannot rename in {resolved.shown}: {error}") from None
+        changes.append(Change(resolved, content, old, new, digest is not None))
     return changes
 
 
@@ -235,19 +242,19 @@ async def _carry_out(
     context: ToolContext,
     servers: LanguageServers,
 ) -> ToolResult:
-    """Write all files unless one has changed meanwhile, then tell everybody. Raises ToolError."""
+    """Write all files unless one has changed meanwhile, then record it and get diagnostics. Raises ToolError."""
     threads, limits = context.children.threads, context.limits
     written: list[Change] = []
 
     def write(_stop: object) -> None:
-        with threads.writing:  # no other session of ours changes one of them between the check and the write
+        with threads.writing:  # no other session of this worker changes a file between the check and the write
             for change in changes:
-                now = read_content(change.place, limits.edit_max_bytes)
-                if now is None or now.data != change.before.data:
-                    raise ToolError(f"cannot change {change.place.shown}: it has changed in the meantime; try again")
+                current = read_content(change.resolved, limits.edit_max_bytes)
+                if current is None or current.data != change.content.data:
+                    raise ToolError(f"cannot change {change.resolved.shown}: it has changed meanwhile; try again")
             for change in changes:
-                data = encoded(change.new, limits.edit_max_bytes, change.place.shown)
-                replace_content(change.place, data, change.before.mode)
+                data = encode_text(change.new, limits.edit_max_bytes, change.resolved.shown)
+                replace_content(change.resolved, data, change.content.mode)
                 written.append(change)
 
     problem = ""
@@ -258,16 +265,16 @@ async def _carry_out(
             raise
         problem = str(error)
     for change in written:
-        path = str(change.place.path)
+        path = str(change.resolved.path)
         await context.history.record(context.session_id, path, change.old, change.new)
-        if change.seen:  # what the session never read it must still read before it may edit it
+        if change.was_read:  # a file that the session never read must still be read before an edit
             await context.files.record_read(context.session_id, path, sha256(change.new.encode()))
     if problem:
-        names = _listed([change.place.shown for change in written])
-        raise ToolError(f"{problem}\nChanged before that: {names}")
+        names = _listed([change.resolved.shown for change in written])
+        raise ToolError(f"{problem}\nAlready changed: {names}")
     text = f"<result>\n{done}\n</result>"
-    wrong = await servers.changed(written[0].place.path, [change.place.path for change in written[1:]])
-    return ToolResult(f"{text}\n{wrong}" if wrong else text, metadata=metadata)
+    problems = await servers.changed(written[0].resolved.path, [change.resolved.path for change in written[1:]])
+    return ToolResult(f"{text}\n{problems}" if problems else text, metadata=metadata)
 
 
 def _listed(names: list[str]) -> str:

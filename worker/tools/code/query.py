@@ -16,7 +16,7 @@ from worker.lsp.types import KINDS, Call, CallItem, Location, LocationLink, Symb
 from worker.toolkit.file_uris import path_of, uri_of
 from worker.toolkit.paths import locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.tools.code.symbol_positions import Spot, SymbolUnknown, first_answer, server_of, shown_location
+from worker.tools.code.symbol_positions import SymbolPosition, SymbolUnknown, first_answer, server_of, shown_location
 
 LOCATIONS_MAX = 200
 CONTEXT_LINES = 3
@@ -26,7 +26,9 @@ _CALLS: Decoder[list[Call] | None] = Decoder(list[Call] | None)
 _SYMBOLS: Decoder[list[Symbol] | None] = Decoder(list[Symbol] | None)
 
 _Symbol = Annotated[str, Meta(description="The name of the symbol, such as `parse` or `Reader.parse`")]
-_Path = Annotated[str, Meta(description="The file or directory in which to look for the name; all when left out")]
+_Path = Annotated[
+    str, Meta(description="The file or directory in which to look for the name; the workspace when left out")
+]
 
 
 class SymbolArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +42,9 @@ class CallArgs(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `lsp_call_hierarchy`."""
 
     symbol: _Symbol
-    direction: Annotated[Literal["incoming", "outgoing"], Meta(description="Its callers, or what it calls")]
+    direction: Annotated[
+        Literal["incoming", "outgoing"], Meta(description="Its callers, or the functions that it calls")
+    ]
     path: _Path = ""
 
 
@@ -51,7 +55,7 @@ class FileArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class References:
-    """Where a symbol is used."""
+    """List the uses of a symbol."""
 
     spec = ToolSpec(
         "lsp_references",
@@ -59,6 +63,7 @@ class References:
         schema_of(SymbolArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -66,29 +71,29 @@ class References:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_references.md`."""
-        wanted = read_args(SymbolArgs, args)
+        parsed = read_args(SymbolArgs, args)
 
-        async def ask(server: LanguageServer, spot: Spot) -> list[Location] | None:
-            params = spot.params(context={"includeDeclaration": True})
+        async def ask(server: LanguageServer, position: SymbolPosition) -> list[Location] | None:
+            params = position.params(context={"includeDeclaration": True})
             return await server.request("textDocument/references", params, _LOCATIONS) or None
 
         try:
-            found = await first_answer(
-                self._servers, wanted.symbol, wanted.path, context, ask, verb="find the references of"
+            locations = await first_answer(
+                self._servers, parsed.symbol, parsed.path, context, ask, verb="find the references of"
             )
-        except SymbolUnknown as error:  # that it is used nowhere is an answer as well
+        except SymbolUnknown as error:  # that there are none is a result too
             return ToolResult(str(error))
 
         def text(_stop: object) -> str:
             by_file: dict[str, list[tuple[int, int]]] = {}
-            for location in found[:LOCATIONS_MAX]:
+            for location in locations[:LOCATIONS_MAX]:
                 name, line, column = shown_location(location, context.workspace)
                 by_file.setdefault(name, []).append((line, column))
-            parts = [f"Found {len(found)} references in {len(by_file)} files"]
-            for name, places in sorted(by_file.items()):
-                lines = "\n".join(f"  Line {line}, Column {column}" for line, column in sorted(places))
+            parts = [f"Found {len(locations)} references in {len(by_file)} files"]
+            for name, positions in sorted(by_file.items()):
+                lines = "\n".join(f"  Line {line}, Column {column}" for line, column in sorted(positions))
                 parts.append(f"{name}:\n{lines}")
-            if len(found) > LOCATIONS_MAX:
+            if len(locations) > LOCATIONS_MAX:
                 parts.append(f"(Only the first {LOCATIONS_MAX} are shown)")
             return "\n\n".join(parts)
 
@@ -96,7 +101,7 @@ class References:
 
 
 class Definition:
-    """Where a symbol is defined, with the lines around it."""
+    """Show where a symbol is defined, with the lines around it."""
 
     spec = ToolSpec(
         "lsp_definition",
@@ -104,6 +109,7 @@ class Definition:
         schema_of(SymbolArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -111,18 +117,18 @@ class Definition:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_definition.md`."""
-        wanted = read_args(SymbolArgs, args)
+        parsed = read_args(SymbolArgs, args)
 
-        async def ask(server: LanguageServer, spot: Spot) -> list[Location] | None:
-            found = await server.request("textDocument/definition", spot.params(), ANYTHING)
-            return _locations(found) or None
+        async def ask(server: LanguageServer, position: SymbolPosition) -> list[Location] | None:
+            answer = await server.request("textDocument/definition", position.params(), ANYTHING)
+            return _locations(answer) or None
 
         locations = await first_answer(
-            self._servers, wanted.symbol, wanted.path, context, ask, verb="find the definition of"
+            self._servers, parsed.symbol, parsed.path, context, ask, verb="find the definition of"
         )
         location = locations[0]
 
-        def look(_stop: object) -> tuple[str, int, str]:
+        def read_lines(_stop: object) -> tuple[str, int, str]:
             name, line, _ = shown_location(location, context.workspace)
             path = path_of(location.uri)
             disk = read_text(path, context.limits.edit_max_bytes) if path is not None else None
@@ -131,16 +137,16 @@ class Definition:
             rows = enumerate(lines[first : line + CONTEXT_LINES], start=first + 1)
             return name, line, "\n".join(f"{number:6}|{row[:500]}" for number, row in rows)
 
-        name, line, content = await context.children.threads.run(look, timeout_s=context.limits.search_deadline_s)
+        name, line, content = await context.children.threads.run(read_lines, timeout_s=context.limits.search_deadline_s)
         more = f"\n({len(locations) - 1} more definitions)" if len(locations) > 1 else ""
         return ToolResult(
-            f"{wanted.symbol} is defined at {name}:{line}\n{content}{more}",
+            f"{parsed.symbol} is defined at {name}:{line}\n{content}{more}",
             metadata={"file_path": str(path_of(location.uri) or location.uri), "line": line, "content": content},
         )
 
 
 class CallHierarchy:
-    """Who calls a function, and whom it calls."""
+    """List the callers of a function, or the functions that it calls."""
 
     spec = ToolSpec(
         "lsp_call_hierarchy",
@@ -148,6 +154,7 @@ class CallHierarchy:
         schema_of(CallArgs),
         parallel=False,
         effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -155,37 +162,42 @@ class CallHierarchy:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_call_hierarchy.md`."""
-        wanted = read_args(CallArgs, args)
+        parsed = read_args(CallArgs, args)
 
-        async def ask(server: LanguageServer, spot: Spot) -> list[Call] | None:
+        async def ask(server: LanguageServer, position: SymbolPosition) -> list[Call] | None:
             method = "textDocument/prepareCallHierarchy"
-            # An item goes back exactly as it came, with all that the server put into it.
-            items = await server.request(method, spot.params(), _ITEMS)
+            # The server wants its item back unchanged, with all its fields.
+            items = await server.request(method, position.params(), _ITEMS)
             if not items:
                 return None
-            method = f"callHierarchy/{wanted.direction}Calls"
+            method = f"callHierarchy/{parsed.direction}Calls"
             return await server.request(method, {"item": items[0]}, _CALLS) or []
 
         verb = "find the calls of"
-        calls = await first_answer(self._servers, wanted.symbol, wanted.path, context, ask, verb=verb)
+        calls = await first_answer(self._servers, parsed.symbol, parsed.path, context, ask, verb=verb)
         others = [other for call in calls if (other := call.caller or call.callee) is not None]
         if not others:
-            what = "Nothing calls" if wanted.direction == "incoming" else "No calls are made by"
-            return ToolResult(f"{what} {wanted.symbol}")
+            what = "Nothing calls" if parsed.direction == "incoming" else "No calls are made by"
+            return ToolResult(f"{what} {parsed.symbol}")
 
         def text(_stop: object) -> str:
             lines = [_call_line(other, context.workspace) for other in others[:LOCATIONS_MAX]]
-            title = "Callers of" if wanted.direction == "incoming" else "Called by"
-            return f"{title} {wanted.symbol}:\n" + "\n".join(lines)
+            title = "Callers of" if parsed.direction == "incoming" else "Called by"
+            return f"{title} {parsed.symbol}:\n" + "\n".join(lines)
 
         return ToolResult(await context.children.threads.run(text, timeout_s=context.limits.search_deadline_s))
 
 
 class Symbols:
-    """The outline of a file."""
+    """Show the outline of a file."""
 
     spec = ToolSpec(
-        "lsp_symbols", description_of(__file__, "lsp_symbols"), schema_of(FileArgs), parallel=False, effect="read"
+        "lsp_symbols",
+        description_of(__file__, "lsp_symbols"),
+        schema_of(FileArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
     )
 
     def __init__(self, servers: LanguageServers) -> None:
@@ -193,15 +205,15 @@ class Symbols:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_symbols.md`."""
-        wanted = read_args(FileArgs, args)
-        server = await server_of(self._servers, wanted.file_path, context, verb="outline")
-        path = locate_inside(context.workspace, wanted.file_path, verb="outline").path
+        parsed = read_args(FileArgs, args)
+        server = await server_of(self._servers, parsed.file_path, context, verb="outline")
+        path = locate_inside(context.workspace, parsed.file_path, verb="outline").path
         symbols = await symbols_of(server, path)
-        return ToolResult("\n".join(outline(symbols)) or f"{wanted.file_path} has no symbols")
+        return ToolResult("\n".join(outline(symbols)) or f"{parsed.file_path} has no symbols")
 
 
 async def symbols_of(server: LanguageServer, path: Path) -> list[Symbol]:
-    """The symbols of a file that the server knows. Raises ToolError."""
+    """Ask the server for the symbols of a file. Raises ToolError."""
     params = {"textDocument": {"uri": uri_of(path)}}
     try:
         return await server.request("textDocument/documentSymbol", params, _SYMBOLS) or []
@@ -209,10 +221,10 @@ async def symbols_of(server: LanguageServer, path: Path) -> list[Symbol]:
         raise ToolError(f"cannot find the symbols of {path.name}: {error}") from None
 
 
-def _locations(found: object) -> list[Location]:
-    """A definition comes as one place, as several, or as links. What is none of these is left out."""
+def _locations(answer: object) -> list[Location]:
+    """Read the answer to a definition request: one location, several, or links. Raises ToolError."""
     locations = []
-    for one in found if isinstance(found, list) else [found]:
+    for one in answer if isinstance(answer, list) else [answer]:
         try:
             if isinstance(one, dict) and "targetUri" in one:
                 link = msgspec.convert(one, LocationLink)
@@ -220,7 +232,7 @@ def _locations(found: object) -> list[Location]:
             elif one is not None:
                 locations.append(msgspec.convert(one, Location))
         except msgspec.ValidationError as error:
-            raise ToolError(f"cannot read the place of the definition: {error}") from None
+            raise ToolError(f"cannot read the location of the definition: {error}") from None
     return locations
 
 

@@ -22,11 +22,11 @@ class DiagnosticsArgs(msgspec.Struct, frozen=True, kw_only=True):
 class RestartArgs(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `lsp_restart`."""
 
-    name: Annotated[str, Meta(description="Which language server; all when left out")] = ""
+    name: Annotated[str, Meta(description="The language server; all when left out")] = ""
 
 
 class Diagnostics:
-    """What is wrong in a file and in the project."""
+    """Show the diagnostics of a file or of the project."""
 
     spec = ToolSpec(
         "lsp_diagnostics",
@@ -41,29 +41,29 @@ class Diagnostics:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_diagnostics.md`."""
-        wanted = read_args(DiagnosticsArgs, args)
-        if not wanted.file_path:
+        parsed = read_args(DiagnosticsArgs, args)
+        if not parsed.file_path:
             return ToolResult(self._servers.report(None) or f"No problems are known; {self._running()}")
-        place = await context.children.threads.run(
-            lambda _stop: locate_inside(context.workspace, wanted.file_path, verb="check"),
+        resolved = await context.children.threads.run(
+            lambda _stop: locate_inside(context.workspace, parsed.file_path, verb="check"),
             timeout_s=context.limits.search_deadline_s,
         )
-        if not await self._servers.ready_for(place.path):
-            if any(server.handles(place.path) for server in self._servers.servers.values()):
-                raise ToolError(f"cannot check {place.shown}: {no_server(self._servers)}")
-            return ToolResult(f"{place.shown} was not checked: {no_server(self._servers)}")
-        text = await self._servers.changed(place.path)
-        return ToolResult(text or f"No problems found in {place.shown}")
+        if not await self._servers.ready_for(resolved.path):
+            if any(server.handles(resolved.path) for server in self._servers.servers.values()):
+                raise ToolError(f"cannot check {resolved.shown}: {no_server(self._servers)}")
+            return ToolResult(f"{resolved.shown} was not checked: {no_server(self._servers)}")
+        text = await self._servers.changed(resolved.path)
+        return ToolResult(text or f"No problems found in {resolved.shown}")
 
     def _running(self) -> str:
         ready = [server.name for server in self._servers.servers.values() if server.state is ServerState.READY]
         if not ready:
-            return "no language server runs yet: name a file, and its server is started"
-        return f"running: {', '.join(ready)}; they report the files that were opened so far"
+            return "no language server runs yet: give a file to start its server"
+        return f"running: {', '.join(ready)}; they report the files opened so far"
 
 
 class Restart:
-    """Ends language servers and starts them again."""
+    """Stop language servers and start them again."""
 
     spec = ToolSpec(
         "lsp_restart", description_of(__file__, "lsp_restart"), schema_of(RestartArgs), parallel=False, effect="execute"
@@ -75,13 +75,13 @@ class Restart:
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_restart.md`."""
         name = read_args(RestartArgs, args).name
-        known = self._servers.servers
-        if name and name not in known:
+        servers = self._servers.servers
+        if name and name not in servers:
             raise ToolError(
-                f"cannot restart {name!r}: there is no such server; known are: {', '.join(known) or 'none'}"
+                f"cannot restart {name!r}: there is no such server; known servers: {', '.join(servers) or 'none'}"
             )
         chosen = [
-            server for server in known.values() if server.name == name or (not name and server.state in _RESTARTED)
+            server for server in servers.values() if server.name == name or (not name and server.state in _RESTARTED)
         ]
         if not chosen:
             return ToolResult("No language server runs")

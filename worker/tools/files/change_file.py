@@ -1,7 +1,7 @@
-"""How every tool changes a file: plan, ask, plan again and write in one step, then remember and look what is wrong.
+"""Change a file: plan, ask for permission, plan again and write in one step, then record it and get diagnostics.
 
-The plan is made twice: once to show people what they are asked about, and once more when the answer is there, because
-meanwhile the file may have become another one. Only then it is written, under a lock that all tools of a worker share.
+The change is planned twice: once to show it in the permission request, and again after the answer, because the file may
+have changed meanwhile. The second plan and the write share a lock that all tools of a worker use.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,13 +15,13 @@ from worker.tools.files.diff import compare, excerpt
 from worker.tools.files.file_io import Content, read_content, replace_content, sha256
 from worker.tools.files.path_permission import expanded
 
-ASKED_MAX_BYTES = 1024 * 1024
-"""Of the texts in a request: clients send it back whole, and it is stored with the events."""
+REQUEST_MAX_BYTES = 1024 * 1024
+"""Of the two texts in a permission request: clients send it back whole, and it is stored with the events."""
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What shall become of a file: its text before (None for a new file) and after, and a sentence that says so."""
+class PlannedChange:
+    """A planned change: the text before (None for a new file) and after, and a sentence for the result."""
 
     old: str | None
     new: str
@@ -29,86 +29,86 @@ class Planned:
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
-Plan = Callable[[ResolvedPath, Content | None, str | None, Stop], Planned]
-"""Given the place, its content (None for no file), the hash that the session has seen, and what tells it to give up.
-Raises ToolError. Blocks."""
+Plan = Callable[[ResolvedPath, Content | None, str | None, Stop], PlannedChange]
+"""Takes the path, its content (None for no file), the hash that the session last read, and a `Stop` that is set when
+the caller timed out. Raises ToolError. Blocks."""
 
 
 async def change_file(
     context: ToolContext, given: str, plan: Plan, *, verb: str, shows_diff: bool = False
 ) -> ToolResult:
-    """Change the file at `given` as planned. Raises ToolError, Denied."""
+    """Change the file at the path `given` as planned. Raises ToolError, ToolDenied."""
     limits, threads = context.limits, context.children.threads
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
-    place = await threads.run(
+    resolved = await threads.run(
         lambda _stop: locate(context.workspace, expanded(given, context)), timeout_s=limits.search_deadline_s
     )
-    seen = await context.files.last_read(context.session_id, str(place.path))
+    last_read = await context.files.last_read(context.session_id, str(resolved.path))
 
-    def planned(stop: Stop) -> tuple[Content | None, Planned]:
-        if place.inside:
-            check_workspace(context.workspace, verb)  # else it would be made again as a parent (H05)
-        before = read_content(place, limits.edit_max_bytes)
-        return before, plan(place, before, seen, stop)
+    def make_plan(stop: Stop) -> tuple[Content | None, PlannedChange]:
+        if resolved.inside:
+            check_workspace(context.workspace, verb)  # else it would be created as a missing parent (H05)
+        content = read_content(resolved, limits.edit_max_bytes)
+        return content, plan(resolved, content, last_read, stop)
 
-    def write(stop: Stop) -> Planned:
-        with threads.writing:  # between this plan and the write, no other session of ours changes the file
-            before, wanted = planned(stop)
-            data = encoded(wanted.new, limits.edit_max_bytes, place.shown)
-            replace_content(place, data, before.mode if before else None)
-        return wanted
+    def write(stop: Stop) -> PlannedChange:
+        with threads.writing:  # no other session of this worker changes the file between the plan and the write
+            content, change = make_plan(stop)
+            data = encode_text(change.new, limits.edit_max_bytes, resolved.shown)
+            replace_content(resolved, data, content.mode if content else None)
+        return change
 
-    def to_ask(stop: Stop) -> tuple[Planned, str, str]:
-        _, wanted = planned(stop)
-        encoded(wanted.new, limits.edit_max_bytes, place.shown)
-        return wanted, *excerpt(wanted.old or "", wanted.new, ASKED_MAX_BYTES)
+    def describe(stop: Stop) -> tuple[PlannedChange, str, str]:
+        _, change = make_plan(stop)
+        encode_text(change.new, limits.edit_max_bytes, resolved.shown)
+        return change, *excerpt(change.old or "", change.new, REQUEST_MAX_BYTES)
 
-    wanted, old, new = await threads.run(to_ask, timeout_s=limits.search_deadline_s)
+    change, old, new = await threads.run(describe, timeout_s=limits.search_deadline_s)
     await context.permit(
         action="write",
-        path=str(context.workspace if place.inside else place.path),
-        description=f"{'Create' if wanted.old is None else 'Change'} {place.shown}",
-        params={"file_path": str(place.path), "old_content": old, "new_content": new},
+        path=str(context.workspace if resolved.inside else resolved.path),
+        description=f"{'Create' if change.old is None else 'Change'} {resolved.shown}",
+        params={"file_path": str(resolved.path), "old_content": old, "new_content": new},
     )
-    wanted = await threads.run(write, timeout_s=limits.search_deadline_s)
-    path = str(place.path)
-    await context.files.record_read(context.session_id, path, sha256(wanted.new.encode()))
-    await context.history.record(context.session_id, path, wanted.old, wanted.new)
+    change = await threads.run(write, timeout_s=limits.search_deadline_s)
+    path = str(resolved.path)
+    await context.files.record_read(context.session_id, path, sha256(change.new.encode()))
+    await context.history.record(context.session_id, path, change.old, change.new)
     metadata = await threads.run(
-        lambda _stop: _metadata(wanted, place, limits, shows_diff), timeout_s=limits.search_deadline_s
+        lambda _stop: _metadata(change, resolved, limits, shows_diff), timeout_s=limits.search_deadline_s
     )
-    wrong = await context.code.changed(place.path)
-    text = f"<result>\n{wanted.done}\n</result>"
-    return ToolResult(f"{text}\n{wrong}" if wrong else text, metadata={**metadata, **wanted.metadata})
+    problems = await context.code.changed(resolved.path)
+    text = f"<result>\n{change.done}\n</result>"
+    return ToolResult(f"{text}\n{problems}" if problems else text, metadata={**metadata, **change.metadata})
 
 
-def encoded(text: str, max_bytes: int, shown: str) -> bytes:
-    """`text` as it goes into a file. Raises ToolError when it cannot, or is too long."""
+def encode_text(text: str, max_bytes: int, shown: str) -> bytes:
+    """Encode a text for a file. Raises ToolError when that is impossible, or it is too long."""
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ToolError(f"cannot write {shown}: the text holds half a character at {error.start}") from error
+        raise ToolError(f"cannot write {shown}: the text has half a surrogate pair at {error.start}") from error
     if len(data) > max_bytes:
-        raise ToolError(f"cannot write {shown}: more than {max_bytes} bytes; write it in parts with bash")
+        raise ToolError(f"cannot write {shown}: it would have more than {max_bytes} bytes; write it in parts with bash")
     return data
 
 
-def check_seen(place: ResolvedPath, now: Content, seen: str | None) -> None:
-    """Raise ToolError unless the session has last seen exactly this content (W-65)."""
-    if seen is None:
-        raise ToolError(f"cannot change {place.shown}: it has not been read in this session; view it first")
-    if seen != now.sha256:
-        raise ToolError(f"cannot change {place.shown}: it has changed since it was last read; view it again")
+def check_last_read(resolved: ResolvedPath, content: Content, last_read: str | None) -> None:
+    """Raise ToolError unless the session has last read exactly this content (W-65)."""
+    if last_read is None:
+        raise ToolError(f"cannot change {resolved.shown}: it has not been read in this session; view it first")
+    if last_read != content.sha256:
+        raise ToolError(f"cannot change {resolved.shown}: it has changed since it was last read; view it again")
 
 
-def _metadata(wanted: Planned, place: ResolvedPath, limits: Limits, shows_diff: bool) -> dict[str, object]:
-    """Counts of lines; and both texts, for clients that draw the difference, when they are not too long (W-62)."""
-    old = wanted.old or ""
-    change = compare(old, wanted.new, place.shown, limits.tool_metadata_max_bytes)
-    metadata: dict[str, object] = {"additions": change.additions, "removals": change.removals}
+def _metadata(change: PlannedChange, resolved: ResolvedPath, limits: Limits, shows_diff: bool) -> dict[str, object]:
+    """Return the line counts, and both texts for clients that draw the difference unless they are too long (W-62)."""
+    old = change.old or ""
+    comparison = compare(old, change.new, resolved.shown, limits.tool_metadata_max_bytes)
+    metadata: dict[str, object] = {"additions": comparison.additions, "removals": comparison.removals}
     if shows_diff:
-        return {"diff": change.diff, **metadata}
-    if len(old.encode()) + len(wanted.new.encode()) <= limits.tool_metadata_max_bytes:
-        metadata |= {"old_content": old, "new_content": wanted.new}
+        return {"diff": comparison.diff, **metadata}
+    if len(old.encode()) + len(change.new.encode()) <= limits.tool_metadata_max_bytes:
+        metadata |= {"old_content": old, "new_content": change.new}
     return metadata

@@ -1,4 +1,4 @@
-"""The tool `view`: a section of a text file with line numbers, or an image."""
+"""The tool `view`: show a section of a text file with line numbers, or an image."""
 
 import base64
 import difflib
@@ -21,7 +21,7 @@ from worker.tools.files.file_io import sha256
 from worker.tools.files.path_permission import permitted_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
-FRAGMENT_BYTES = 64 * 1024  # of a long line, read at once
+FRAGMENT_BYTES = 64 * 1024  # read at once of a long line
 SKILL_FILE = "SKILL.md"
 SKILL_LINES_MAX, SKILL_MAX_BYTES = 1_000_000, 1024 * 1024
 SUGGESTIONS_MAX = 3
@@ -38,7 +38,7 @@ class ViewArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Section:
-    """Lines of a file, and whether more come after them."""
+    """Lines of a file, and whether it has more after them."""
 
     lines: list[str]
     has_more: bool
@@ -46,129 +46,136 @@ class Section:
 
 @dataclass(frozen=True)
 class Viewed:
-    """What was found: a section of text, or an image. `digest` is None when the file is too large to be edited."""
+    """A section of text, or an image. `digest` is None when the file is too large to be edited."""
 
-    place: ResolvedPath
+    resolved: ResolvedPath
     section: Section | None
     image: bytes
     mime_type: str
     digest: str | None
-    resource: Mapping[str, str] = field(default_factory=dict)  # what clients show of a skill
+    resource: Mapping[str, str] = field(default_factory=dict)  # what clients show when the file is a skill
 
 
 class View:
-    """Reads files; remembers what the session has seen, so that it may edit it."""
+    """Read files, and record what the session has read, so that it may edit it."""
 
-    spec = ToolSpec("view", description_of(__file__, "view"), schema_of(ViewArgs), parallel=False, effect="read")
+    spec = ToolSpec(
+        "view",
+        description_of(__file__, "view"),
+        schema_of(ViewArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
+    )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `view.md`."""
-        wanted = read_args(ViewArgs, args)
+        parsed = read_args(ViewArgs, args)
         limits = context.limits
-        place = await permitted_path(
+        resolved = await permitted_path(
             context,
-            wanted.file_path,
+            parsed.file_path,
             verb="view",
             action="read",
-            params={"file_path": wanted.file_path, "offset": wanted.offset, "limit": wanted.limit},
+            params={"file_path": parsed.file_path, "offset": parsed.offset, "limit": parsed.limit},
         )
         viewed = await context.children.threads.run(
-            lambda stop: _view(context, place, wanted, stop), timeout_s=limits.search_deadline_s
+            lambda stop: _view(context, resolved, parsed, stop), timeout_s=limits.search_deadline_s
         )
-        path = str(viewed.place.path)
+        path = str(viewed.resolved.path)
         if viewed.digest is not None:
             await context.files.record_read(context.session_id, path, viewed.digest)
         if viewed.section is None:
             return ToolResult(
-                f"Image {viewed.place.shown} ({viewed.mime_type}, {len(viewed.image)} bytes)",
+                f"Image {viewed.resolved.shown} ({viewed.mime_type}, {len(viewed.image)} bytes)",
                 data=base64.b64encode(viewed.image).decode("ascii"),
                 mime_type=viewed.mime_type,
                 metadata={"file_path": path, "content": ""},
             )
-        text = _numbered(viewed.section, wanted.offset)
-        if wrong := await context.code.seen(viewed.place.path):
-            text += f"\n{wrong}"
+        text = _numbered(viewed.section, parsed.offset)
+        if problems := await context.code.seen(viewed.resolved.path):
+            text += f"\n{problems}"
         content = "\n".join(viewed.section.lines).encode()[: limits.tool_metadata_max_bytes]
         metadata = {"file_path": path, "content": content.decode("utf-8", "ignore")}
         return ToolResult(text, metadata={**metadata, **viewed.resource})
 
 
-def _view(context: ToolContext, place: ResolvedPath, wanted: ViewArgs, stop: Stop) -> Viewed:
+def _view(context: ToolContext, resolved: ResolvedPath, args: ViewArgs, stop: Stop) -> Viewed:
     limits = context.limits
     try:
-        fd = open_inside(place)
+        fd = open_inside(resolved)
     except (FileNotFoundError, NotADirectoryError):
-        raise ToolError(f"cannot view {wanted.file_path}: it does not exist{_suggestions(place)}") from None
+        raise ToolError(f"cannot view {args.file_path}: it does not exist{_suggestions(resolved)}") from None
     except OSError as error:
-        raise ToolError(f"cannot view {wanted.file_path}: {error.strerror}") from error
+        raise ToolError(f"cannot view {args.file_path}: {error.strerror}") from error
     with open(fd, "rb", buffering=FRAGMENT_BYTES) as file:
-        if place.path.suffix.lower() in IMAGE_SUFFIXES:
+        if resolved.path.suffix.lower() in IMAGE_SUFFIXES:
             if not context.takes_images:
-                raise ToolError(f"cannot view {place.shown}: it is an image, and this model cannot see images")
+                raise ToolError(f"cannot view {resolved.shown}: it is an image, and this model cannot see images")
             image = file.read(limits.image_max_bytes + 1)
-            return Viewed(place, None, image, _image_type(image, place, limits), None)
+            return Viewed(resolved, None, image, _image_type(image, resolved, limits), None)
         digest = None
         source: BinaryIO = file
         if os.fstat(fd).st_size <= limits.edit_max_bytes:
             data = file.read(limits.edit_max_bytes + 1)
             digest = sha256(data)
             source = io.BytesIO(data)
-        if not _is_skill(context, place):
-            return Viewed(place, _section(source, place, wanted, limits, stop), b"", "", digest)
-        # Instructions are of use only as a whole.
-        whole = msgspec.structs.replace(wanted, limit=wanted.limit or SKILL_LINES_MAX)
-        section = _section(source, place, whole, limits, stop, max_bytes=SKILL_MAX_BYTES)
-        return Viewed(place, section, b"", "", digest, {} if wanted.offset else _resource(section, place))
+        if not _is_skill(context, resolved):
+            return Viewed(resolved, _section(source, resolved, args, limits, stop), b"", "", digest)
+        # Instructions are useful only as a whole.
+        whole = msgspec.structs.replace(args, limit=args.limit or SKILL_LINES_MAX)
+        section = _section(source, resolved, whole, limits, stop, max_bytes=SKILL_MAX_BYTES)
+        return Viewed(resolved, section, b"", "", digest, {} if args.offset else _resource(section, resolved))
 
 
-def _is_skill(context: ToolContext, place: ResolvedPath) -> bool:
-    return place.path.name == SKILL_FILE and any(place.path.is_relative_to(root) for root in context.readable)
+def _is_skill(context: ToolContext, resolved: ResolvedPath) -> bool:
+    return resolved.path.name == SKILL_FILE and any(resolved.path.is_relative_to(root) for root in context.readable)
 
 
-def _resource(section: Section, place: ResolvedPath) -> dict[str, str]:
-    """What clients show of the skill whose file this is. Its name is that of its directory."""
-    resource = {"resource_type": "skill", "resource_name": place.path.parent.name}
+def _resource(section: Section, resolved: ResolvedPath) -> dict[str, str]:
+    """Return what clients show when this skill file is read. A skill has the name of its directory."""
+    resource = {"resource_type": "skill", "resource_name": resolved.path.parent.name}
     for line in itertools.takewhile(lambda line: line.rstrip() != "---", section.lines[1:]):
         key, _, value = line.partition(": ")
         value = value.strip().strip("\"'")
-        if key == "description" and value[:1] not in ("", "|", ">"):  # a text over several lines is left out
+        if key == "description" and value[:1] not in ("", "|", ">"):  # a text on several lines is left out
             resource["resource_description"] = value
     return resource
 
 
 def _section(
-    file: BinaryIO, place: ResolvedPath, wanted: ViewArgs, limits: Limits, stop: Stop, *, max_bytes: int = 0
+    file: BinaryIO, resolved: ResolvedPath, args: ViewArgs, limits: Limits, stop: Stop, *, max_bytes: int = 0
 ) -> Section:
-    """The wanted lines, cut to their bound. Raises ToolError when they are not text, or too much together."""
+    """Read the requested lines, each cut to its limit. Raises ToolError when they are not text, or too long in all."""
     max_bytes = max_bytes or limits.view_max_bytes
     lines: list[str] = []
-    last = wanted.offset + (wanted.limit or limits.view_lines)
+    last = args.offset + (args.limit or limits.view_lines)
     size = 0
     for number in itertools.count():
         if stop.is_asked:
-            raise ToolError(f"cannot view {place.shown}: reading up to line {number} took too long")
+            raise ToolError(f"cannot view {resolved.shown}: reading up to line {number} took too long")
         line = _read_line(file, limits.view_line_max_bytes, stop)
         if line is None:
             return Section(lines, has_more=False)
-        if number < wanted.offset:
+        if number < args.offset:
             continue
         if number >= last:
             break
         size += len(line)
         if size > max_bytes:
             raise ToolError(
-                f"cannot view {place.shown}: lines {wanted.offset} to {number} are more than {max_bytes} "
+                f"cannot view {resolved.shown}: lines {args.offset} to {number} are more than {max_bytes} "
                 "bytes; use a smaller limit"
             )
         try:
             lines.append(line.decode("utf-8").replace("\0", "\ufffd"))
         except UnicodeDecodeError as error:
-            raise ToolError(f"cannot view {place.shown}: line {number} is not UTF-8 text") from error
+            raise ToolError(f"cannot view {resolved.shown}: line {number} is not UTF-8 text") from error
     return Section(lines, has_more=True)
 
 
 def _read_line(file: BinaryIO, max_bytes: int, stop: Stop) -> bytes | None:
-    """The next line without its end, cut at a character when longer than `max_bytes`; None at the end of the file."""
+    """Read a line without its end, cut at a character when longer than `max_bytes`; None at the end of the file."""
     first = file.readline(FRAGMENT_BYTES)
     if not first:
         return None
@@ -193,10 +200,10 @@ def _numbered(section: Section, offset: int) -> str:
     return text
 
 
-def _image_type(data: bytes, place: ResolvedPath, limits: Limits) -> str:
-    """The type that the content shows, whatever the name says."""
+def _image_type(data: bytes, resolved: ResolvedPath, limits: Limits) -> str:
+    """Return the media type by the content, whatever the name says."""
     if len(data) > limits.image_max_bytes:
-        raise ToolError(f"cannot view {place.shown}: the image is larger than {limits.image_max_bytes} bytes")
+        raise ToolError(f"cannot view {resolved.shown}: the image is larger than {limits.image_max_bytes} bytes")
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -205,17 +212,17 @@ def _image_type(data: bytes, place: ResolvedPath, limits: Limits) -> str:
         return "image/gif"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
-    raise ToolError(f"cannot view {place.shown}: its content is no PNG, JPEG, GIF or WebP image")
+    raise ToolError(f"cannot view {resolved.shown}: its content is not a PNG, JPEG, GIF or WebP image")
 
 
-def _suggestions(place: ResolvedPath) -> str:
-    """Names of the same directory that look alike."""
+def _suggestions(resolved: ResolvedPath) -> str:
+    """Return a note with similar names in the same directory; "" when there are none."""
     try:
-        with os.scandir(place.path.parent) as found:
-            names = [entry.name for entry in itertools.islice(found, NAMES_COMPARED_MAX)]
+        with os.scandir(resolved.path.parent) as entries:
+            names = [entry.name for entry in itertools.islice(entries, NAMES_COMPARED_MAX)]
     except OSError:
         return ""
-    wanted = place.path.name
-    alike = difflib.get_close_matches(wanted, names, SUGGESTIONS_MAX)
-    alike += [name for name in names if wanted and wanted.lower() in name.lower() and name not in alike]
-    return f"; did you mean {', '.join(sorted(alike[:SUGGESTIONS_MAX]))}?" if alike else ""
+    missing = resolved.path.name
+    similar = difflib.get_close_matches(missing, names, SUGGESTIONS_MAX)
+    similar += [name for name in names if missing and missing.lower() in name.lower() and name not in similar]
+    return f"; did you mean {', '.join(sorted(similar[:SUGGESTIONS_MAX]))}?" if similar else ""

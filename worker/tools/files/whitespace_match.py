@@ -1,44 +1,44 @@
-"""Replacing whole lines whose blanks a model did not copy exactly; what is put in gets the file's indentation (6.7). ◇
+"""Replace whole lines whose white space a model did not copy exactly, and indent the new lines as the file is.
 
-Lines are compared with every run of blanks as one and without those at their ends. The place must be the only one
-unless all are meant. Then the new text is indented as the file is: its units of indentation are counted, shifted by
-the difference between the first lines, and written in the file's own unit.
+Lines are compared with each run of white space as one blank and without white space at their ends. The match must be
+the only one unless all are requested. The new lines keep their depth in units of indentation, shifted by the difference
+between the two first lines, and are written in the unit of the file.
 """
 
 from collections.abc import Sequence
 
 from worker.tools.files.replace import NoMatch, Replaced, SeveralMatches
 
-HINT_LINES_MAX = 40
-HINT_WINDOWS_MAX = 20_000
+CLOSEST_LINES_MAX = 40  # of the text that was not found
+CLOSEST_COMPARISONS_MAX = 400_000  # of lines
 
 
-def replace_loosely(text: str, old: str, new: str, *, replace_all: bool) -> Replaced:
-    """Replace the lines of `old` by those of `new`. Line ends are those of the file. Raises NoMatch, SeveralMatches."""
+def replace_ignoring_whitespace(text: str, old: str, new: str, *, replace_all: bool) -> Replaced:
+    """Replace the lines of `old` by those of `new`, with the file's line endings. Raises NoMatch, SeveralMatches."""
     *whole, last = text.split("\n")
     lines = [line + "\n" for line in whole] + ([last] if last else [])
-    wanted = _core(old)
-    shape = [_plain(line) for line in wanted]
-    if not any(shape):
+    old_lines = _strip_empty_lines(old)
+    pattern = [_normalize(line) for line in old_lines]
+    if not any(pattern):
         raise NoMatch
-    places = _places([_plain(line) for line in lines], shape, overlapping=not replace_all)
-    if not places:
+    starts = _find_all([_normalize(line) for line in lines], pattern, overlapping=not replace_all)
+    if not starts:
         raise NoMatch
-    if len(places) > 1 and not replace_all:
+    if len(starts) > 1 and not replace_all:
         raise SeveralMatches
-    file_unit = unit_of(lines)
+    file_unit = indent_unit(lines)
     pieces: list[str] = []
-    at = 0
-    for place in places:
-        end = place + len(shape)
-        pieces += lines[at:place]
-        pieces += _fitted(lines[place:end], wanted, _core(new), file_unit)
-        at = end
-    return Replaced("".join([*pieces, *lines[at:]]), len(places))
+    copied = 0
+    for start in starts:
+        end = start + len(pattern)
+        pieces += lines[copied:start]
+        pieces += _indent_like(lines[start:end], old_lines, _strip_empty_lines(new), file_unit)
+        copied = end
+    return Replaced("".join([*pieces, *lines[copied:]]), len(starts))
 
 
-def unit_of(lines: Sequence[str]) -> str:
-    """One step of indentation: a tab if any line begins with one, else the smallest number of blanks; two for none."""
+def indent_unit(lines: Sequence[str]) -> str:
+    """Return one unit of indentation: a tab if any line begins with one, else the smallest number of blanks, or two."""
     widths = []
     for line in lines:
         if line.startswith("\t"):
@@ -49,33 +49,36 @@ def unit_of(lines: Sequence[str]) -> str:
     return " " * min(widths, default=2)
 
 
-def hint(text: str, old: str) -> str:
-    """Where the file is most like `old`: its lines there with blanks made visible, or "" when nothing is alike."""
+def describe_closest_lines(text: str, old: str) -> str:
+    """Return a note with the lines of the file most similar to `old`, white space made visible; "" when none are."""
     lines = [line.rstrip("\r") for line in text.split("\n")]
-    wanted = [line.strip() for line in _core(old)]
-    if not any(wanted) or len(wanted) > HINT_LINES_MAX or len(lines) * len(wanted) > HINT_WINDOWS_MAX * 20:
+    old_lines = [line.strip() for line in _strip_empty_lines(old)]
+    count = len(old_lines)
+    if not any(old_lines) or count > CLOSEST_LINES_MAX or len(lines) * count > CLOSEST_COMPARISONS_MAX:
         return ""
     best, best_equal = 0, 0
-    for start in range(max(1, len(lines) - len(wanted) + 1)):
-        window = lines[start : start + len(wanted)]
-        equal = sum(bool(given) and given == line.strip() for given, line in zip(wanted, window, strict=False))
+    for start in range(max(1, len(lines) - count + 1)):
+        window = lines[start : start + count]
+        equal = sum(
+            bool(old_line) and old_line == line.strip() for old_line, line in zip(old_lines, window, strict=False)
+        )
         if equal > best_equal:
             best, best_equal = start, equal
-    if best_equal * 2 < sum(bool(line) for line in wanted) or not best_equal:
+    if best_equal * 2 < sum(bool(line) for line in old_lines) or not best_equal:
         return ""
-    shown = "\n".join(_visible(line) for line in lines[best : best + len(wanted)])
-    return f"; most alike are lines {best + 1} to {best + len(wanted)} (· is a blank, → a tab):\n{shown}"
+    shown = "\n".join(_show_white_space(line) for line in lines[best : best + count])
+    return f"; the most similar lines are {best + 1} to {best + count} (· is a blank, → a tab):\n{shown}"
 
 
-def _visible(line: str) -> str:
+def _show_white_space(line: str) -> str:
     body = line.lstrip(" \t")
     lead = line[: len(line) - len(body)].replace(" ", "·").replace("\t", "→")
     tail = body[len(body.rstrip(" \t")) :].replace(" ", "·").replace("\t", "→")
     return lead + body.rstrip(" \t") + tail
 
 
-def _core(text: str) -> list[str]:
-    """The lines of a text without empty ones around it."""
+def _strip_empty_lines(text: str) -> list[str]:
+    """Split into lines, without the empty ones at the beginning and the end."""
     lines = text.replace("\r\n", "\n").split("\n")
     while lines and not lines[0].strip():
         lines.pop(0)
@@ -84,44 +87,45 @@ def _core(text: str) -> list[str]:
     return lines
 
 
-def _plain(line: str) -> str:
+def _normalize(line: str) -> str:
     return " ".join(line.split())
 
 
-def _places(lines: Sequence[str], shape: Sequence[str], *, overlapping: bool) -> list[int]:
-    found: list[int] = []
+def _find_all(lines: Sequence[str], pattern: Sequence[str], *, overlapping: bool) -> list[int]:
+    """Return the first lines of the matches. With `overlapping` at most two, enough to see that it is not unique."""
+    starts: list[int] = []
     start = 0
-    while start + len(shape) <= len(lines):
-        if lines[start] == shape[0] and list(lines[start : start + len(shape)]) == list(shape):
-            found.append(start)
-            start += 1 if overlapping else len(shape)
-            if overlapping and len(found) == 2:
+    while start + len(pattern) <= len(lines):
+        if lines[start] == pattern[0] and list(lines[start : start + len(pattern)]) == list(pattern):
+            starts.append(start)
+            start += 1 if overlapping else len(pattern)
+            if overlapping and len(starts) == 2:
                 break
         else:
             start += 1
-    return found
+    return starts
 
 
-def _fitted(matched: Sequence[str], wanted: Sequence[str], new: Sequence[str], file_unit: str) -> list[str]:
-    """`new` with the indentation and the line ends of the lines that it replaces."""
-    given_unit = unit_of([*wanted, *new])
-    first_there = next(line for line in matched if line.strip())
-    first_given = next(line for line in wanted if line.strip())
-    shift = _depth(first_there, file_unit) - _depth(first_given, given_unit)
+def _indent_like(matched: Sequence[str], old: Sequence[str], new: Sequence[str], file_unit: str) -> list[str]:
+    """Return `new` with the indentation and the line endings of the `matched` lines that it replaces."""
+    model_unit = indent_unit([*old, *new])
+    first_matched = next(line for line in matched if line.strip())
+    first_old = next(line for line in old if line.strip())
+    shift = _depth(first_matched, file_unit) - _depth(first_old, model_unit)
     ends = ["\r\n" if line.endswith("\r\n") else "\n" if line.endswith("\n") else "" for line in matched]
     inner_end = next((end for end in ends if end), "\n")
-    fitted = []
+    indented = []
     for line in new:
         body = line.lstrip(" \t")
-        depth = max(0, _depth(line, given_unit) + shift)
-        fitted.append((file_unit * depth + body.rstrip("\r") if body else "") + inner_end)
-    if fitted and not ends[-1]:
-        fitted[-1] = fitted[-1].removesuffix(inner_end)
-    return fitted
+        depth = max(0, _depth(line, model_unit) + shift)
+        indented.append((file_unit * depth + body.rstrip("\r") if body else "") + inner_end)
+    if indented and not ends[-1]:
+        indented[-1] = indented[-1].removesuffix(inner_end)
+    return indented
 
 
 def _depth(line: str, unit: str) -> int:
-    """How many steps a line is indented; a tab is one step, whatever the unit."""
+    """Count the units by which a line is indented; a tab is one, whatever the unit."""
     lead = line[: len(line) - len(line.lstrip(" \t"))]
     blanks = len(lead) - lead.count("\t")
     step = len(unit) if unit != "\t" else 4

@@ -1,4 +1,4 @@
-"""The tool `write`: a whole file, new or replaced."""
+"""The tool `write`: create a file, or replace its whole content."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from msgspec import Meta
 from worker.processes.thread_pool import Stop
 from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.tools.files.change_file import Planned, change_file, check_seen
+from worker.tools.files.change_file import PlannedChange, change_file, check_last_read
 from worker.tools.files.file_io import Content
 
 
@@ -20,22 +20,22 @@ class WriteArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Write:
-    """Writes a file in one step; never over something that the session has not seen."""
+    """Write a file in one step; never over a content that the session has not read."""
 
     spec = ToolSpec("write", description_of(__file__, "write"), schema_of(WriteArgs), parallel=False, effect="write")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `write.md`."""
-        wanted = read_args(WriteArgs, args)
+        parsed = read_args(WriteArgs, args)
 
-        def plan(place: ResolvedPath, before: Content | None, seen: str | None, stop: Stop) -> Planned:
-            size = len(wanted.content.encode("utf-8", "replace"))
-            if before is None:
-                return Planned(None, wanted.content, f"Created {place.shown} ({size} bytes)")
-            check_seen(place, before, seen)
-            old = before.data.decode("utf-8", "replace")
-            if old == wanted.content:
-                raise ToolError(f"cannot write {place.shown}: it already has exactly this content")
-            return Planned(old, wanted.content, f"Replaced {place.shown} ({size} bytes)")
+        def plan(resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: Stop) -> PlannedChange:
+            size = len(parsed.content.encode("utf-8", "replace"))
+            if content is None:
+                return PlannedChange(None, parsed.content, f"Created {resolved.shown} ({size} bytes)")
+            check_last_read(resolved, content, last_read)
+            old = content.data.decode("utf-8", "replace")
+            if old == parsed.content:
+                raise ToolError(f"cannot write {resolved.shown}: it already has exactly this content")
+            return PlannedChange(old, parsed.content, f"Replaced {resolved.shown} ({size} bytes)")
 
-        return await change_file(context, wanted.file_path, plan, verb="write", shows_diff=True)
+        return await change_file(context, parsed.file_path, plan, verb="write", shows_diff=True)

@@ -1,4 +1,4 @@
-"""Walks a directory without following symbolic links, leaving out what is ignored. Blocking: for threads."""
+"""Walk a directory without following symbolic links, and leave out what is ignored. Blocks: for threads."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from worker.tools.search.ignore import GITIGNORE_MAX_BYTES, Ignore
 
 @dataclass(frozen=True)
 class Entry:
-    """Something below the root of a walk; `names` lead to it."""
+    """A file, directory or link below the root of a walk; `names` lead to it."""
 
     names: tuple[str, ...]
     is_directory: bool
@@ -21,26 +21,26 @@ class Entry:
 def walk(
     root: Path, is_stopped: Callable[[], bool], *, depth_max: int = 0, rules: Ignore | None = None
 ) -> Iterator[Entry]:
-    """Every entry below `root`, directories before what is in them, names in order. Ends early when `is_stopped`.
+    """Yield every entry below `root`, directories before their entries, names in order. Ends early when `is_stopped`.
 
-    `depth_max` 0 means any depth. `rules` take the place of the default ones. Directories that cannot be read, or
-    vanish meanwhile, are passed over.
+    `depth_max` 0 means any depth. `rules` replace the default ones. Directories that cannot be read, or are removed
+    meanwhile, are skipped.
     """
     waiting: list[tuple[tuple[str, ...], Ignore]] = [((), rules or Ignore())]
     while waiting and not is_stopped():
-        above, ignore = waiting.pop()
-        directory = root.joinpath(*above)
-        ignore = ignore.below(len(above), _gitignore(directory))
+        parents, ignore = waiting.pop()
+        directory = root.joinpath(*parents)
+        ignore = ignore.below(len(parents), _gitignore(directory))
         try:
-            with os.scandir(directory) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(directory) as unsorted:
+                entries = sorted(unsorted, key=lambda entry: entry.name)
         except OSError:
             continue
         deeper: list[tuple[tuple[str, ...], Ignore]] = []
         for entry in entries:
             if is_stopped():
                 return
-            names = (*above, entry.name)
+            names = (*parents, entry.name)
             is_directory = _is_directory(entry)
             if ignore.is_ignored(names, is_directory):
                 continue
@@ -58,7 +58,7 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
 
 
 def _gitignore(directory: Path) -> str:
-    """The text of the directory's `.gitignore`, cut at a bound; nothing when there is none."""
+    """Read the `.gitignore` of a directory, cut at its limit; "" when there is none."""
     try:
         fd = os.open(directory / ".gitignore", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -1,7 +1,7 @@
-"""The tool `grep`: lines that fit a regular expression, by ripgrep when it is there, else by a search of our own.
+"""The tool `grep`: find lines that match a regular expression, with ripgrep if installed, else with `grep_child`.
 
-Both run as a child: a pattern that takes for ever can be ended there, while in a thread of ours it would hold up the
-whole worker. Both print `path NUL line:column:text`, paths relative to the directory searched.
+Both run as a child process, because a slow pattern can be killed there; in a thread it would block the whole worker.
+Both print `path NUL line:column:text`, with paths relative to the directory searched.
 """
 
 import json
@@ -22,7 +22,7 @@ from worker.tools.files.path_permission import permitted_path
 from worker.tools.search.ignore import SKIPPED_DIRECTORIES
 
 LINE_MAX_CHARACTERS = 500
-OUTPUT_MAX_BYTES = 4 * 1024 * 1024  # of matches that are sorted; beyond it the result says that there is more
+OUTPUT_MAX_BYTES = 4 * 1024 * 1024  # of matches to sort; beyond it the result says that there are more
 FALLBACK = "worker.tools.search.grep_child"
 
 
@@ -31,7 +31,7 @@ class GrepArgs(msgspec.Struct, frozen=True, kw_only=True):
 
     pattern: Annotated[str, Meta(description="The regular expression to look for")]
     path: Annotated[str, Meta(description="The directory or file to search; the workspace when left out")] = "."
-    include: Annotated[str, Meta(description="Only files that fit this glob pattern, such as *.{ts,tsx}")] = ""
+    include: Annotated[str, Meta(description="Only files that match this glob pattern, such as *.{ts,tsx}")] = ""
     literal_text: Annotated[bool, Meta(description="Take the pattern as plain text")] = False
 
 
@@ -46,17 +46,24 @@ class Match:
 
 
 class Grep:
-    """Searches the contents of the workspace's files."""
+    """Search the contents of files."""
 
-    spec = ToolSpec("grep", description_of(__file__, "grep"), schema_of(GrepArgs), parallel=False, effect="read")
+    spec = ToolSpec(
+        "grep",
+        description_of(__file__, "grep"),
+        schema_of(GrepArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
+    )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `grep.md`."""
-        wanted = read_args(GrepArgs, args)
-        if not wanted.pattern:
+        parsed = read_args(GrepArgs, args)
+        if not parsed.pattern:
             raise ToolError("cannot search: the pattern is empty; give a regular expression")
         limits, threads = context.limits, context.children.threads
-        directory, matches, cut = await find_matches(wanted, context)
+        directory, matches, cut = await find_matches(parsed, context)
         shown = await threads.run(
             lambda _stop: _newest(matches, directory, limits.search_results_max), timeout_s=limits.search_deadline_s
         )
@@ -67,18 +74,17 @@ class Grep:
         return ToolResult(text, metadata={"number_of_matches": len(shown), "truncated": truncated})
 
 
-async def find_matches(wanted: GrepArgs, context: ToolContext) -> tuple[Path, list[Match], bool]:
-    """The directory searched, the matches in it, and whether there may be more.
+async def find_matches(parsed: GrepArgs, context: ToolContext) -> tuple[Path, list[Match], bool]:
+    """Return the directory searched, the matches in it, and whether there may be more.
 
-    Raises ToolError for a bad pattern or path, and when time is over.
+    Raises ToolError for a bad pattern or path, and when the search took too long.
     """
-
-    place = await permitted_path(context, wanted.path or ".", verb="search", action="read")
+    resolved = await permitted_path(context, parsed.path or ".", verb="search", action="read")
 
     def prepare(_stop: object) -> tuple[Path, list[str]]:
-        directory, target = _where(place)
+        directory, target = _directory_and_target(resolved)
         ripgrep = shutil.which("rg", path=context.env.get("PATH", os.defpath))
-        return directory, _ripgrep(ripgrep, wanted, target) if ripgrep else _own_search(wanted, target)
+        return directory, _ripgrep(ripgrep, parsed, target) if ripgrep else _own_search(parsed, target)
 
     directory, argv = await context.children.threads.run(prepare, timeout_s=context.limits.search_deadline_s)
     matches, cut = await _search(argv, directory, context)
@@ -86,13 +92,13 @@ async def find_matches(wanted: GrepArgs, context: ToolContext) -> tuple[Path, li
 
 
 async def _search(argv: list[str], directory: Path, context: ToolContext) -> tuple[list[Match], bool]:
-    """The matches, and whether there may be more."""
+    """Run the search and return its matches, and whether there may be more."""
     limits = context.limits
     timeout_s = context.bounds.grep.timeout_s(limits.search_deadline_s)
     env = {"PATH": context.env.get("PATH", os.defpath), "LANG": "C.UTF-8"}
     try:
         child = await context.children.start(argv, env=env, cwd=directory, head_bytes=OUTPUT_MAX_BYTES, tail_bytes=0)
-    except (OSError, ValueError) as error:  # too long, or with a NUL
+    except (OSError, ValueError) as error:  # an argument is too long, or has a NUL
         raise ToolError(f"cannot search: the search does not start: {error}") from error
     code: int | None = None
     try:
@@ -109,39 +115,39 @@ async def _search(argv: list[str], directory: Path, context: ToolContext) -> tup
     return matches, code is None or child.stdout.dropped_bytes > 0
 
 
-def _where(place: ResolvedPath) -> tuple[Path, str]:
-    """The directory to start in and what to search in it, `.` for all of it."""
-    if place.path.is_file():
-        return place.path.parent, place.path.name
-    check_directory(place, verb="search")
-    return place.path, "."
+def _directory_and_target(resolved: ResolvedPath) -> tuple[Path, str]:
+    """Return the directory to search and what in it, `.` for all of it. Raises ToolError."""
+    if resolved.path.is_file():
+        return resolved.path.parent, resolved.path.name
+    check_directory(resolved, verb="search")
+    return resolved.path, "."
 
 
-def _ripgrep(program: str, wanted: GrepArgs, target: str) -> list[str]:
+def _ripgrep(program: str, parsed: GrepArgs, target: str) -> list[str]:
     argv = [
         program, "--no-config", "--no-heading", "--with-filename", "--null", "--line-number", "--column",
         "--color=never", "--no-require-git", f"--max-columns={LINE_MAX_CHARACTERS * 4}", "--max-columns-preview",
     ]  # fmt: skip
-    if wanted.include:
-        argv.append(f"--glob={wanted.include}")
+    if parsed.include:
+        argv.append(f"--glob={parsed.include}")
     argv += [f"--glob=!**/{name}/**" for name in sorted(SKIPPED_DIRECTORIES)]
-    if wanted.literal_text:
+    if parsed.literal_text:
         argv.append("--fixed-strings")
-    return [*argv, f"--regexp={wanted.pattern}", "--", f"./{target}"]
+    return [*argv, f"--regexp={parsed.pattern}", "--", f"./{target}"]
 
 
-def _own_search(wanted: GrepArgs, target: str) -> list[str]:
-    pattern = re.escape(wanted.pattern) if wanted.literal_text else wanted.pattern
+def _own_search(parsed: GrepArgs, target: str) -> list[str]:
+    pattern = re.escape(parsed.pattern) if parsed.literal_text else parsed.pattern
     try:
         json.dumps(pattern).encode()
     except UnicodeEncodeError as error:
         raise ToolError(f"cannot search: {error}") from error
-    request = json.dumps({"pattern": pattern, "include": wanted.include, "target": target})
+    request = json.dumps({"pattern": pattern, "include": parsed.include, "target": target})
     return [sys.executable, "-P", "-X", "utf8", "-m", FALLBACK, request]
 
 
 def _parse(output: bytes) -> list[Match]:
-    """The matches of complete lines; a line that was cut off at the end is left out."""
+    """Read the matches from complete lines; a last line that was cut off is ignored."""
     matches = []
     for row in output.split(b"\n")[:-1]:
         path, separator, rest = row.partition(b"\0")
@@ -155,8 +161,8 @@ def _parse(output: bytes) -> list[Match]:
     return matches
 
 
-def _newest(matches: list[Match], directory: Path, most: int) -> list[Match]:
-    """The first `most`: files by time of change, newest first; the lines of a file together and in order."""
+def _newest(matches: list[Match], directory: Path, limit: int) -> list[Match]:
+    """Return the first `limit` matches: the files changed last come first, the lines of a file in order."""
     modified: dict[str, float] = {}
     for match in matches:
         if match.path not in modified:
@@ -164,7 +170,7 @@ def _newest(matches: list[Match], directory: Path, most: int) -> list[Match]:
                 modified[match.path] = (directory / match.path).lstat().st_mtime
             except OSError:
                 modified[match.path] = 0.0
-    return sorted(matches, key=lambda match: (-modified[match.path], match.path, match.line))[:most]
+    return sorted(matches, key=lambda match: (-modified[match.path], match.path, match.line))[:limit]
 
 
 def _text(matches: list[Match], directory: Path) -> str:
@@ -172,7 +178,7 @@ def _text(matches: list[Match], directory: Path) -> str:
     for match in matches:
         by_file.setdefault(match.path, []).append(match)
     parts = [f"Found {len(matches)} {'match' if len(matches) == 1 else 'matches'}"]
-    for path, found in by_file.items():
-        lines = "\n".join(f"  Line {match.line}, Char {match.column}: {match.text}" for match in found)
+    for path, matches_in_file in by_file.items():
+        lines = "\n".join(f"  Line {match.line}, Char {match.column}: {match.text}" for match in matches_in_file)
         parts.append(f"{directory / path}:\n{lines}")
     return "\n\n".join(parts)

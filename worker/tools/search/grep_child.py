@@ -1,7 +1,7 @@
 """Search files for `grep` where ripgrep is missing: `python -P -m worker.tools.search.grep_child REQUEST`.
 
-REQUEST is a JSON object with `pattern`, `include` and `target`; the current directory is the one to search. Exit codes
-are ripgrep's: 0 something found, 1 nothing, 2 a bad pattern. Being a process, it can be ended at any moment.
+REQUEST is a JSON object with `pattern`, `include` and `target`; the current directory is the one to search. The exit
+codes are those of ripgrep: 0 for matches, 1 for none, 2 for a bad pattern. A process can be killed at any moment.
 """
 
 import json
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from worker.tools.search.directory_walk import walk
-from worker.tools.search.patterns import expand_braces, matches, split
+from worker.tools.search.patterns import compile_glob, expand_braces, glob_names, matches
 
-SNIFFED_BYTES = 1024  # a NUL in them: not a text file
-LINE_MAX_BYTES = 64 * 1024  # what is longer is searched in pieces
-SHOWN_MAX_CHARACTERS = 501  # one more than is shown, so that the reader sees that it was cut
+SNIFFED_BYTES = 1024  # a file with a NUL in them is not a text file
+LINE_MAX_BYTES = 64 * 1024  # a longer line is searched in pieces
+SHOWN_MAX_CHARACTERS = 501  # one more than is shown, so that the parent sees that it was cut
 
 
 def main(argument: str) -> int:
@@ -27,30 +27,30 @@ def main(argument: str) -> int:
     except (re.error, OverflowError, RecursionError) as error:
         sys.stderr.write(f"bad regular expression: {error}\n")
         return 2
-    found = False
+    has_matches = False
     for path in _files(request["target"], request["include"]):
         for number, column, text in _search(path, pattern):
-            found = True
+            has_matches = True
             row = f":{column}:{text[:SHOWN_MAX_CHARACTERS]}\n".encode("utf-8", "replace")
             sys.stdout.buffer.write(os.fsencode(path) + b"\0" + str(number).encode() + row)
         sys.stdout.buffer.flush()
-    return 0 if found else 1
+    return 0 if has_matches else 1
 
 
 def _files(target: str, include: str) -> Iterator[Path]:
     if target != ".":
         yield Path(target)
         return
-    shapes = [split(each) if "/" in each else ("**", *split(each)) for each in expand_braces(include)]
+    patterns = [compile_glob(glob_names(pattern)) for pattern in expand_braces(include)]
     for entry in walk(Path(), lambda: False):
         if entry.is_directory or entry.is_link or any(name.startswith(".") for name in entry.names):
             continue
-        if not include or any(matches(shape, entry.names) for shape in shapes):
+        if not include or any(matches(pattern, entry.names) for pattern in patterns):
             yield Path(*entry.names)
 
 
 def _search(path: Path, pattern: "re.Pattern[str]") -> Iterator[tuple[int, int, str]]:
-    """Line, column of its first match, and text of each line that fits. Nothing for what is not a text file."""
+    """Yield number, column of the first match, and text of each matching line; nothing unless it is a text file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -66,7 +66,7 @@ def _search(path: Path, pattern: "re.Pattern[str]") -> Iterator[tuple[int, int, 
                 line = raw.decode("utf-8", "replace").rstrip("\r\n")
                 if match := pattern.search(line):
                     yield number, match.start() + 1, line
-        except OSError:  # it vanished, or is a directory
+        except OSError:  # it was removed, or is a directory
             return
 
 

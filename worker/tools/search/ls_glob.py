@@ -1,4 +1,4 @@
-"""The tools `ls` and `glob`: what is in a directory, and files whose path fits a pattern."""
+"""The tools `ls` and `glob`: list a directory, and find files whose path matches a pattern."""
 
 import heapq
 import itertools
@@ -17,13 +17,13 @@ from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, de
 from worker.tools.files.path_permission import permitted_path, with_variables
 from worker.tools.search.directory_walk import Entry, walk
 from worker.tools.search.ignore import DEFAULT_LINES, Ignore, parse
-from worker.tools.search.patterns import expand_braces, matches, split
+from worker.tools.search.patterns import compile_glob, expand_braces, glob_names, matches
 
 GLOB_DROPPED = frozenset({"coverage", "logs", "generated", "bower_components", "jspm_packages"})
-"""Directories that ls shows, but whose files are hardly ever meant by a pattern."""
+"""Directories that ls shows, but whose files are rarely what a pattern is meant to find."""
 
 LS_ENTRIES_MAX = 100_000
-"""However many entries the configuration lets `ls` show: they are all in memory at once."""
+"""Whatever the configuration allows `ls` to show: all entries are in memory at once."""
 
 
 class LsArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,144 +43,157 @@ class GlobArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a walk found; `truncated` when there is more, because of a bound or of time."""
+    """The entries of a walk; `truncated` when a limit or the deadline left some out."""
 
     entries: list[Entry]
     truncated: bool
 
 
 class Ls:
-    """Lists a directory as a tree."""
+    """List a directory as a tree."""
 
-    spec = ToolSpec("ls", description_of(__file__, "ls"), schema_of(LsArgs), parallel=False, effect="read")
+    spec = ToolSpec(
+        "ls",
+        description_of(__file__, "ls"),
+        schema_of(LsArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
+    )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `ls.md`."""
-        wanted = read_args(LsArgs, args)
+        parsed = read_args(LsArgs, args)
         limits, bounds = context.limits, context.bounds.ls
-        most = min(bounds.max_items or limits.walk_entries_max, LS_ENTRIES_MAX)
-        depth = min(wanted.depth or bounds.max_depth, bounds.max_depth or wanted.depth)
-        place = await permitted_path(
+        limit = min(bounds.max_items or limits.walk_entries_max, LS_ENTRIES_MAX)
+        depth = min(parsed.depth or bounds.max_depth, bounds.max_depth or parsed.depth)
+        resolved = await permitted_path(
             context,
-            with_variables(wanted.path, context) or ".",
+            with_variables(parsed.path, context) or ".",
             verb="list",
             action="list",
-            params={"path": wanted.path, "ignore": wanted.ignore, "depth": wanted.depth},
+            params={"path": parsed.path, "ignore": parsed.ignore, "depth": parsed.depth},
         )
 
         def list_directory(stop: Stop) -> SearchResult:
-            check_directory(place, verb="list")
-            rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(wanted.ignore)))))
-            walked = walk(place.path, lambda: stop.is_asked, depth_max=depth, rules=rules)
-            entries = list(itertools.islice(walked, most + 1))
-            truncated = len(entries) > most or stop.is_asked
-            return SearchResult(entries[:most], truncated)
+            check_directory(resolved, verb="list")
+            rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(parsed.ignore)))))
+            walked = walk(resolved.path, lambda: stop.is_asked, depth_max=depth, rules=rules)
+            entries = list(itertools.islice(walked, limit + 1))
+            truncated = len(entries) > limit or stop.is_asked
+            return SearchResult(entries[:limit], truncated)
 
-        found = await context.children.threads.run(list_directory, timeout_s=limits.search_deadline_s)
-        note = f"(There is more: only the first {len(found.entries)} entries)\n" if found.truncated else ""
+        result = await context.children.threads.run(list_directory, timeout_s=limits.search_deadline_s)
+        note = f"(There is more: only the first {len(result.entries)} entries)\n" if result.truncated else ""
         if depth:
             note = f"(Only {depth} levels are listed)\n"
         return ToolResult(
-            note + _tree(place.path, found.entries),
-            metadata={"number_of_files": len(found.entries), "truncated": found.truncated},
+            note + _tree(resolved.path, result.entries),
+            metadata={"number_of_files": len(result.entries), "truncated": result.truncated},
         )
 
 
 class Glob:
-    """Finds files by pattern, newest first."""
+    """Find files by pattern, newest first."""
 
-    spec = ToolSpec("glob", description_of(__file__, "glob"), schema_of(GlobArgs), parallel=False, effect="read")
+    spec = ToolSpec(
+        "glob",
+        description_of(__file__, "glob"),
+        schema_of(GlobArgs),
+        parallel=False,
+        effect="read",
+        agents=("main", "task"),
+    )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `glob.md`."""
-        wanted = read_args(GlobArgs, args)
+        parsed = read_args(GlobArgs, args)
         limits = context.limits
-        if not wanted.pattern:
+        if not parsed.pattern:
             raise ToolError("cannot search: the pattern is empty; give one such as **/*.py")
 
-        place = await permitted_path(context, wanted.path or ".", verb="search", action="read")
+        resolved = await permitted_path(context, parsed.path or ".", verb="search", action="read")
 
         def find(stop: Stop) -> tuple[list[str], bool]:
-            check_directory(place, verb="search")
-            pattern = _relative_pattern(wanted.pattern, place)
-            return _newest(place.path, pattern, limits.search_results_max, stop)
+            check_directory(resolved, verb="search")
+            pattern = _relative_pattern(parsed.pattern, resolved)
+            return _newest(resolved.path, pattern, limits.search_results_max, stop)
 
         timeout_s = context.bounds.glob.timeout_s(limits.search_deadline_s)
         paths, truncated = await context.children.threads.run(find, timeout_s=timeout_s)
-        text = "\n".join(str(place.path / path) for path in paths) or "No files found"
+        text = "\n".join(str(resolved.path / path) for path in paths) or "No files found"
         if truncated:
             text += "\n\n(There are more: use a narrower pattern or path)"
         return ToolResult(text, metadata={"number_of_files": len(paths), "truncated": truncated})
 
 
 def _tree(root: Path, entries: list[Entry]) -> str:
-    """The entries as an indented tree; parents stand before their children in any order of walking."""
-    below: dict[tuple[str, ...], list[Entry]] = {}
+    """Format the entries as an indented tree, each parent before its children in any order of walking."""
+    children: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
-        below.setdefault(entry.names[:-1], []).append(entry)
+        children.setdefault(entry.names[:-1], []).append(entry)
     lines = [f"- {root}/"]
-    waiting = list(reversed(below.get((), [])))
+    waiting = list(reversed(children.get((), [])))
     while waiting:
         entry = waiting.pop()
         end = "/" if entry.is_directory else "@" if entry.is_link else ""
         lines.append(f"{'  ' * len(entry.names)}- {entry.names[-1]}{end}")
-        waiting += reversed(below.get(entry.names, []))
+        waiting += reversed(children.get(entry.names, []))
     return "\n".join(lines)
 
 
-def _relative_pattern(pattern: str, place: ResolvedPath) -> str:
-    """The pattern as seen from `place`. Raises ToolError when it leads out (W-42)."""
+def _relative_pattern(pattern: str, resolved: ResolvedPath) -> str:
+    """Return the pattern relative to the searched directory. Raises ToolError when it leads outside (W-42)."""
     if pattern.startswith("/"):
-        prefix = f"{place.path}/"
+        prefix = f"{resolved.path}/"
         if not pattern.startswith(prefix):
-            raise ToolError(f"cannot search for {pattern}: it is not below {place.path}; use a relative pattern")
+            raise ToolError(f"cannot search for {pattern}: it is not below {resolved.path}; use a relative pattern")
         pattern = pattern[len(prefix) :]
     if ".." in pattern.split("/"):
         raise ToolError(f"cannot search for {pattern}: it must not contain '..'; use path for the directory")
     return pattern
 
 
-def _newest(root: Path, pattern: str, most: int, stop: Stop) -> tuple[list[str], bool]:
-    """The newest files that fit, and whether there are more. Memory is bounded by `most`."""
-    # Without a slash a pattern means names at any depth, as in a `.gitignore`.
-    shapes = [split(each) if "/" in each else ("**", *split(each)) for each in expand_braces(pattern)]
+def _newest(root: Path, pattern: str, limit: int, stop: Stop) -> tuple[list[str], bool]:
+    """Return the newest files that match, and whether there are more. Memory is bounded by `limit`."""
     by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for shape in shapes:
-        start = _literal_start(root, shape)
-        by_start.setdefault(start, []).append(shape[len(start) :])
+    for names in map(glob_names, expand_braces(pattern)):
+        start = _literal_start(root, names)
+        by_start.setdefault(start, []).append(names[len(start) :])
     newest: list[tuple[float, str]] = []
-    kept: set[str] = set()  # alternatives may find a file twice
-    fitting = 0
-    for start, below in by_start.items():
-        wants_hidden = any(part.startswith(".") for shape in below for part in shape)
+    kept: set[str] = set()  # two alternatives may find the same file
+    matching = 0
+    for start, rests in by_start.items():
+        includes_hidden = any(name.startswith(".") for rest in rests for name in rest)
+        patterns = [compile_glob(rest) for rest in rests]
         for entry in walk(root.joinpath(*start), lambda: stop.is_asked):
             if entry.is_directory or not GLOB_DROPPED.isdisjoint(entry.names):
                 continue
-            if not wants_hidden and any(name.startswith(".") for name in entry.names):
+            if not includes_hidden and any(name.startswith(".") for name in entry.names):
                 continue
-            if not any(matches(shape, entry.names) for shape in below):
+            if not any(matches(pattern, entry.names) for pattern in patterns):
                 continue
             path = "/".join((*start, *entry.names))
             if path in kept:
                 continue
-            fitting += 1
+            matching += 1
             kept.add(path)
             heapq.heappush(newest, (_modified(root, path), path))
-            if len(newest) > most:
+            if len(newest) > limit:
                 kept.discard(heapq.heappop(newest)[1])
-    return [path for _, path in sorted(newest, reverse=True)], fitting > most or stop.is_asked
+    return [path for _, path in sorted(newest, reverse=True)], matching > limit or stop.is_asked
 
 
-def _literal_start(root: Path, shape: tuple[str, ...]) -> tuple[str, ...]:
-    """The directories that a pattern names itself: what is named is meant, though it may be ignored otherwise.
+def _literal_start(root: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the directories that a pattern names without a wildcard; the user means them even if they are ignored.
 
-    Never through a link, as in any other walk.
+    Symbolic links are not followed, as in any other walk.
     """
     start: list[str] = []
-    for part in shape[:-1]:
-        if any(sign in part for sign in "*?["):
+    for name in names[:-1]:
+        if any(wildcard in name for wildcard in "*?["):
             break
-        start.append(part)
+        start.append(name)
         if not _is_plain_directory(root.joinpath(*start)):
             return ()
     return tuple(start)

@@ -1,4 +1,4 @@
-"""The text of `crush_info`: sections of lines, every secret masked as in all that shows a configuration (X08)."""
+"""Write the text of `crush_info`: sections of lines, with every secret masked (X08)."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ from worker.config.redaction import Redaction
 
 SHOWN_MAX_CHARACTERS = 30_000
 _LSP_STATES = ("not started", "starting", "ready", "error", "stopped", "disabled")
-_TOLD_ELSEWHERE = ("attribution", "disabled_tools", "tui", "data_directory")
+_SHOWN_ELSEWHERE = ("attribution", "disabled_tools", "tui", "data_directory")
 
 
 @dataclass(frozen=True)
 class WorkerSnapshot:
-    """What is so at one moment, whatever the configuration says."""
+    """The state of the worker's extensions at one moment."""
 
     skip_permissions: bool
     lsp: Mapping[str, LspInfo]
@@ -33,28 +33,27 @@ class WorkerSnapshot:
     skills: Sequence[SkillState]
 
 
-def told(worker: WorkerSpec, config: Config, standing: WorkerSnapshot) -> str:
-    """All sections. Reads the configuration files again to compare; blocks."""
+def info_text(worker: WorkerSpec, config: Config, snapshot: WorkerSnapshot) -> str:
+    """Return all sections. Reads the configuration files again to compare; blocks."""
     sections = {
         "program": _program(worker, config),
         "config files": (str(path) for path in config.files),
         "config staleness": _staleness(worker, config),
         "models": _models(config),
-        "providers": (_provider(one) for one in config.shown_providers().values()),
-        "language servers": _language_servers(config, standing),
-        "mcp servers": _mcp_servers(config, standing),
-        "skills": (_with_error(f"{one.name}: {one.path}", one.error) for one in standing.skills),
+        "providers": (_provider(provider) for provider in config.shown_providers().values()),
+        "language servers": _language_servers(config, snapshot),
+        "mcp servers": _mcp_servers(config, snapshot),
+        "skills": (_with_error(f"{skill.name}: {skill.path}", skill.error) for skill in snapshot.skills),
         "hooks": _hooks(config),
-        "permissions": _permissions(worker, config, standing),
+        "permissions": _permissions(worker, config, snapshot),
         "disabled tools": iter(config.options.disabled_tools),
         "options": _options(config),
         "attribution": _pairs(msgspec.to_builtins(config.options.attribution)),
         "warnings": iter(config.warnings),
     }
     blocks = ["\n".join([f"[{name}]", *(list(lines) or ["none"])]) for name, lines in sections.items()]
-    text = str(
-        Redaction(config.secrets).tree({"": "\n\n".join(blocks)})[""]
-    )  # errors and commands may hold one as well
+    # Errors and commands may hold a secret as well.
+    text = str(Redaction(config.secrets).tree({"": "\n\n".join(blocks)})[""])
     if len(text) > SHOWN_MAX_CHARACTERS:
         text = f"{text[:SHOWN_MAX_CHARACTERS]}\n[the rest is left out]"
     return text
@@ -70,7 +69,7 @@ def _program(worker: WorkerSpec, config: Config) -> Iterator[str]:
 
 
 def _staleness(worker: WorkerSpec, config: Config) -> Iterator[str]:
-    """Do the files still say what this configuration was made from? Nothing of them is run."""
+    """Compare the files with what this configuration was made from. Runs no command that they name."""
     again = "this turn does not know it; `bulkhead restart` reads the files again"
     try:
         layers = read_layers(Path(worker.path), Path(worker.data_dir), worker.env)
@@ -89,7 +88,7 @@ def _staleness(worker: WorkerSpec, config: Config) -> Iterator[str]:
 def _models(config: Config) -> Iterator[str]:
     for kind, chosen in config.models.items():
         provider = config.providers.get(chosen.provider)
-        model = next((one for one in provider.models if one.id == chosen.model), None) if provider else None
+        model = next((model for model in provider.models if model.id == chosen.model), None) if provider else None
         more = [f"reasoning effort {chosen.reasoning_effort}"] if chosen.reasoning_effort else []
         more += ["thinking"] if chosen.think else []
         more += [f"at most {chosen.max_tokens} tokens out"] if chosen.max_tokens else []
@@ -100,30 +99,30 @@ def _models(config: Config) -> Iterator[str]:
 
 
 def _provider(provider: ProviderConfig) -> str:
-    """One that is masked already."""
+    """Describe a provider that is masked already."""
     access = "logged in" if provider.oauth is not None else "with a key" if provider.api_key else "without a key"
     state = "disabled" if provider.disable else access
     where = f", {provider.base_url}" if provider.base_url else ""
     return f"{provider.id}: type {provider.type or 'unknown'}, {state}, {len(provider.models)} models{where}"
 
 
-def _language_servers(config: Config, standing: WorkerSnapshot) -> Iterator[str]:
-    for name, server in standing.lsp.items():
-        found = f", {server.diagnostic_count} diagnostics" if server.diagnostic_count else ""
-        yield _with_error(f"{name}: {_LSP_STATES[server.state]}{found}", server.error)
+def _language_servers(config: Config, snapshot: WorkerSnapshot) -> Iterator[str]:
+    for name, server in snapshot.lsp.items():
+        diagnostics = f", {server.diagnostic_count} diagnostics" if server.diagnostic_count else ""
+        yield _with_error(f"{name}: {_LSP_STATES[server.state]}{diagnostics}", server.error)
     for name, settings in config.lsp.items():
-        if name not in standing.lsp:
+        if name not in snapshot.lsp:
             yield f"{name}: {'disabled' if settings.disabled else 'configured, no file needed it yet'}"
-    found_too = config.options.auto_lsp is not False
-    yield f"servers that are not configured are {'started where they fit' if found_too else 'never started'}"
+    is_automatic = config.options.auto_lsp is not False
+    yield f"servers that are not configured are {'started where they fit' if is_automatic else 'never started'}"
 
 
-def _mcp_servers(config: Config, standing: WorkerSnapshot) -> Iterator[str]:
-    for name, server in standing.mcp.items():
+def _mcp_servers(config: Config, snapshot: WorkerSnapshot) -> Iterator[str]:
+    for name, server in snapshot.mcp.items():
         offers = f"{server.tool_count} tools, {server.prompt_count} prompts, {server.resource_count} resources"
         yield _with_error(f"{name}: {server.state}, {offers}", server.error)
     for name, settings in config.mcp.items():
-        if name not in standing.mcp and (settings.command or settings.url):
+        if name not in snapshot.mcp and (settings.command or settings.url):
             yield f"{name}: {'disabled' if settings.disabled else 'not started'}"
 
 
@@ -133,8 +132,8 @@ def _hooks(config: Config) -> Iterator[str]:
             yield f"{event}: {hook.name or hook.command} for {hook.matcher or 'all tools'}"
 
 
-def _permissions(worker: WorkerSpec, config: Config, standing: WorkerSnapshot) -> Iterator[str]:
-    if standing.skip_permissions:
+def _permissions(worker: WorkerSpec, config: Config, snapshot: WorkerSnapshot) -> Iterator[str]:
+    if snapshot.skip_permissions:
         yield "skipped: nobody is asked for anything in this workspace"
     else:
         yield f"never asked for: {', '.join(config.allowed_tools) or 'nothing'}"
@@ -143,7 +142,7 @@ def _permissions(worker: WorkerSpec, config: Config, standing: WorkerSnapshot) -
 
 def _options(config: Config) -> Iterator[str]:
     options = Redaction(config.secrets).tree(msgspec.to_builtins(config.options))
-    return _pairs({key: value for key, value in options.items() if key not in _TOLD_ELSEWHERE and value is not None})
+    return _pairs({key: value for key, value in options.items() if key not in _SHOWN_ELSEWHERE and value is not None})
 
 
 def _pairs(values: dict[str, object]) -> Iterator[str]:

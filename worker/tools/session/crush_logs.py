@@ -1,4 +1,4 @@
-"""The tool `crush_logs`: the newest lines of this worker's own log (6.13).
+"""The tool `crush_logs`: the newest lines of this worker's own log.
 
 The log is the file that the process writes its standard output and error to; the spec of the worker names it.
 """
@@ -29,7 +29,7 @@ _NAMED = re.compile(
     r"""(?:\\?".*?"(?=\s+[\w.]{1,40}=|\s*$|\s*[,}\])])|\\?["'].*|(?:bearer|basic|token)\s+\S+|\S+)""",
     re.IGNORECASE,
 )
-"""A value behind a name of a secret. A quoted one ends where the next field begins, for it may hold quotes itself."""
+"""A value after the name of a secret. A quoted one ends where the next field begins: it may contain quotes itself."""
 
 _BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 
@@ -41,7 +41,7 @@ class CrushLogsArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CrushLogs:
-    """Shows the end of the log. What is missing or unreadable is told as it is, not as an error."""
+    """Shows the end of the log. A missing or unreadable file is reported as text, not as an error."""
 
     spec = ToolSpec(
         "crush_logs", description_of(__file__, "crush_logs"), schema_of(CrushLogsArgs), parallel=False, effect="read"
@@ -66,7 +66,7 @@ class CrushLogs:
 
 @dataclass(frozen=True)
 class Tail:
-    """The last lines of a file. `left_out`: how many of them were too long. `is_whole`: nothing is before them."""
+    """The last lines of a file. `left_out` of them were too long; `is_whole` if the file has no earlier lines."""
 
     lines: list[bytes]
     left_out: int
@@ -74,7 +74,7 @@ class Tail:
 
 
 def shown_log(path: Path, count: int, mask: Redaction, stop: Stop) -> str:
-    """The last `count` lines of a log for a model, masked, or a sentence why there are none. Blocks."""
+    """Return the last `count` lines of a log for a model, masked, or a sentence why there are none. Blocks."""
     try:
         tail = tail_of(path, count, stop)
     except FileNotFoundError:
@@ -89,7 +89,7 @@ def shown_log(path: Path, count: int, mask: Redaction, stop: Stop) -> str:
 
 
 def tail_of(path: Path, count: int, stop: Stop) -> Tail:
-    """The last `count` lines, read from the end in growing steps, at most `READ_MAX_BYTES`. Raises OSError."""
+    """Read the last `count` lines, from the end in growing steps, at most `READ_MAX_BYTES`. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
@@ -100,9 +100,9 @@ def tail_of(path: Path, count: int, stop: Stop) -> Tail:
             begin = max(0, end - window)
             lines = os.pread(descriptor, end - begin, begin).split(b"\n")
             if not lines[-1]:
-                lines.pop()  # behind the last line break
+                lines.pop()  # after the last line break
             if begin and lines:
-                lines.pop(0)  # half a line
+                lines.pop(0)  # only the end of a line
             short = [line for line in lines if len(line) <= LINE_MAX_BYTES]
             if len(short) >= count or not begin or window >= READ_MAX_BYTES or stop.is_asked:
                 return Tail(short[-count:], len(lines) - len(short), not begin)
@@ -112,14 +112,14 @@ def tail_of(path: Path, count: int, stop: Stop) -> Tail:
 
 
 def masked(line: str) -> str:
-    """A line of a log without the values that stand behind names of secrets."""
+    """Mask the values that follow names of secrets in a line of a log."""
     return _BEARER.sub(rf"\1{MASK}", _NAMED.sub(rf"\1{MASK}", line))
 
 
 def _shown(lines: list[bytes], mask: Redaction) -> list[str]:
     shown: list[str] = []
     for line in lines:
-        text = str(mask.tree({"": line.decode(errors="replace")})[""])  # before the cut, which may go through a secret
+        text = str(mask.tree({"": line.decode(errors="replace")})[""])  # before the cut, which may split a secret
         cut = text[:SHOWN_MAX_CHARACTERS]
         shown.append(masked(cut) + ("…" if len(cut) < len(text) else ""))
     return shown

@@ -1,4 +1,4 @@
-"""The tool `question`: asks the user, and tells the model what was answered (6.12, 7.7)."""
+"""The tool `question`: ask the user, and return the answers to the model."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
@@ -46,21 +46,26 @@ class QuestionToolArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asker(Protocol):
-    """Who puts questions to the user."""
+    """Puts questions to the user."""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether a client said that it can answer questions."""
+        ...
 
     def new_id(self) -> str:
-        """An id for a question."""
+        """Return an id for a question."""
         ...
 
     async def ask(
         self, context: ToolContext, questions: list[QuestionItem], *, title: str, description: str
     ) -> Sequence[QuestionResponse] | None:
-        """The answers in the order of the questions; None when the user refused. Raises ToolError: nobody answered."""
+        """Return the answers in the order of the questions, None if the user refused. Raises ToolError if none came."""
         ...
 
 
 class Question:
-    """Asks, and waits."""
+    """Asks the user and waits for the answers."""
 
     spec = ToolSpec(
         "question", description_of(__file__, "question"), schema_of(QuestionToolArgs), parallel=False, effect="read"
@@ -71,38 +76,39 @@ class Question:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `question.md`."""
-        wanted = read_args(QuestionToolArgs, _readable(args))
-        _check(wanted)
+        batch = read_args(QuestionToolArgs, _normalized(args))
+        _check(batch)
         questions = [
             QuestionItem(
                 id=self._asker.new_id(),
-                type=one.type,  # type: ignore[arg-type]  # checked above
-                question=one.question,
-                label=one.label,
-                description=one.description,
+                type=question.type,  # type: ignore[arg-type]  # checked above
+                question=question.question,
+                label=question.label,
+                description=question.description,
                 choices=[
-                    Choice(id=choice.id, label=choice.label, description=choice.description) for choice in one.choices
+                    Choice(id=choice.id, label=choice.label, description=choice.description)
+                    for choice in question.choices
                 ]
-                if one.type in CHOOSES
+                if question.type in CHOOSES
                 else [],
             )
-            for one in wanted.questions
+            for question in batch.questions
         ]
-        is_several = len(questions) > 1
-        title = wanted.confirm_title or ("Send these answers?" if is_several else "")
-        description = wanted.confirm_description or (
-            "The agent goes on with them; you can still go back and change one." if is_several else ""
+        has_several = len(questions) > 1
+        title = batch.confirm_title or ("Send these answers?" if has_several else "")
+        description = batch.confirm_description or (
+            "The agent goes on with them; you can still go back and change one." if has_several else ""
         )
         with context.without_deadline():
             answers = await self._asker.ask(context, questions, title=title, description=description)
         if answers is None:
             return ToolResult("The user did not want to answer.", is_error=True, stop_turn=True)
-        told = [_told(number, *pair) for number, pair in enumerate(zip(questions, answers, strict=True), 1)]
-        return ToolResult("\n\n".join(told))
+        texts = [_answer_text(number, *pair) for number, pair in enumerate(zip(questions, answers, strict=True), 1)]
+        return ToolResult("\n\n".join(texts))
 
 
-def _readable(args: dict[str, object]) -> dict[str, Any]:
-    """The arguments with what models write otherwise: the list as a JSON text, `options` for `choices`."""
+def _normalized(args: dict[str, object]) -> dict[str, Any]:
+    """Accept two variants that models write: the list as a JSON text, and `options` for `choices`."""
     questions: Any = args.get("questions")
     if isinstance(questions, str):
         try:
@@ -111,34 +117,34 @@ def _readable(args: dict[str, object]) -> dict[str, Any]:
             raise ToolError(f"cannot ask: `questions` is a text that is no JSON list: {error}") from error
     if isinstance(questions, list):
         questions = [
-            {**one, "choices": one["options"]}
-            if isinstance(one, dict) and "options" in one and not one.get("choices")
-            else one
-            for one in questions
+            {**question, "choices": question["options"]}
+            if isinstance(question, dict) and "options" in question and not question.get("choices")
+            else question
+            for question in questions
         ]
     return {**args, "questions": questions}
 
 
-def _check(wanted: QuestionToolArgs) -> None:
-    """Raises ToolError naming the first thing that is wrong."""
-    if not 1 <= len(wanted.questions) <= QUESTIONS_MAX:
-        raise ToolError(f"cannot ask {len(wanted.questions)} questions: 1 to {QUESTIONS_MAX} in one call")
-    for number, one in enumerate(wanted.questions, 1):
+def _check(batch: QuestionToolArgs) -> None:
+    """Raise ToolError naming the first mistake."""
+    if not 1 <= len(batch.questions) <= QUESTIONS_MAX:
+        raise ToolError(f"cannot ask {len(batch.questions)} questions: 1 to {QUESTIONS_MAX} in one call")
+    for number, question in enumerate(batch.questions, 1):
         where = f"question {number}"
-        if one.type not in TYPES:
-            raise ToolError(f"cannot ask {where}: its type {one.type[:40]!r} is none of {', '.join(TYPES)}")
-        _check_text(one.question, f"the text of {where}", QUESTION_MAX_BYTES)
-        _check_text(one.description, f"the description of {where}", DESCRIPTION_MAX_BYTES)
-        if one.type in CHOOSES:
-            _check_choices(one, where)
+        if question.type not in TYPES:
+            raise ToolError(f"cannot ask {where}: its type {question.type[:40]!r} is none of {', '.join(TYPES)}")
+        _check_text(question.question, f"the text of {where}", QUESTION_MAX_BYTES)
+        _check_text(question.description, f"the description of {where}", DESCRIPTION_MAX_BYTES)
+        if question.type in CHOOSES:
+            _check_choices(question.choices, where)
 
 
-def _check_choices(one: QuestionArgs, where: str) -> None:
-    if not CHOICES_MIN <= len(one.choices) <= CHOICES_MAX:
-        raise ToolError(f"cannot ask {where}: it has {len(one.choices)} choices; {CHOICES_MIN} to {CHOICES_MAX}")
-    if len({choice.id for choice in one.choices}) < len(one.choices) or not all(choice.id for choice in one.choices):
+def _check_choices(choices: Sequence[ChoiceArgs], where: str) -> None:
+    if not CHOICES_MIN <= len(choices) <= CHOICES_MAX:
+        raise ToolError(f"cannot ask {where}: it has {len(choices)} choices; {CHOICES_MIN} to {CHOICES_MAX}")
+    if len({choice.id for choice in choices}) < len(choices) or not all(choice.id for choice in choices):
         raise ToolError(f"cannot ask {where}: each of its choices needs an id of its own")
-    for choice in one.choices:
+    for choice in choices:
         _check_text(choice.label, f"the label of choice {choice.id[:40]!r} of {where}", LABEL_MAX_BYTES)
         if len(choice.description.encode("utf-8", "replace")) > LABEL_MAX_BYTES:
             raise ToolError(f"cannot ask {where}: a choice's description has at most {LABEL_MAX_BYTES} bytes")
@@ -149,13 +155,13 @@ def _check_text(text: str, what: str, most: int) -> None:
         raise ToolError(f"cannot ask: {what} must have 1 to {most} bytes")
 
 
-def _told(number: int, question: QuestionItem, answer: QuestionResponse) -> str:
-    """What the model reads of one answer."""
+def _answer_text(number: int, question: QuestionItem, answer: QuestionResponse) -> str:
+    """Write one answer for the model."""
     lines = [f"{number}. {question.question}"]
     if answer.yes is not None and question.type == "yes_no":
         lines.append("Answer: yes" if answer.yes else "Answer: no")
-    known = {choice.id: choice for choice in question.choices}
-    chosen = [known[choice_id] for choice_id in answer.selected_ids or () if choice_id in known]
+    choices = {choice.id: choice for choice in question.choices}
+    chosen = [choices[choice_id] for choice_id in answer.selected_ids or () if choice_id in choices]
     if chosen:
         lines.append("Answer: " + ", ".join(f"{choice.id} ({choice.label})" for choice in chosen))
     if answer.fill_in_text.strip():

@@ -1,4 +1,4 @@
-"""The tool `bash`: one command in a fresh shell, ended with everything that it started (T01-T06)."""
+"""The tool `bash`: run one command in a fresh shell, and end it with everything that it started (T01-T06)."""
 
 import errno
 import os
@@ -17,19 +17,19 @@ from worker.toolkit.paths import check_directory, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.path_permission import expanded
 from worker.tools.shell.cwd_report import report_path, sweep_reports
-from worker.tools.shell.jobs import Jobs, ending_of
+from worker.tools.shell.jobs import Jobs, describe_end
 from worker.tools.shell.read_only_commands import ReadOnly
-from worker.tools.shell.read_only_paths import git_runs_nothing, reads_here
+from worker.tools.shell.read_only_paths import check_reading_command, git_runs_nothing
 from worker.tools.shell.sandbox import Sandbox
 
-NO_OUTPUT = "no output"  # exactly this text is shown as nothing by clients
+NO_OUTPUT = "no output"  # clients show exactly this text as nothing
 
 SHELL = """\
 trap '{ set +x; builtin pwd -P >REPORT; } 2>/dev/null || :' EXIT; eval "set --; $1"
 """
-"""What the shell runs: the command, and at its end its last directory, into a file that the shell itself makes (W-61).
+"""The script of the shell: run the command, then write the last directory to a file that the shell creates (W-61).
 
-A trap, because a command may call `exit`; one that replaces the shell (`exec`) or the trap leaves no report.
+In a trap, because a command may call `exit`. A command that replaces the shell (`exec`) or the trap leaves no report.
 """
 
 
@@ -38,15 +38,15 @@ class BashArgs(msgspec.Struct, frozen=True, kw_only=True):
 
     description: Annotated[str, Meta(description="What the command does, in about 30 characters")]
     command: Annotated[str, Meta(description="The command to run")]
-    working_dir: Annotated[str, Meta(description="Where to run it; where the last command ended when left out")] = ""
-    run_in_background: Annotated[bool, Meta(description="Do not wait for its end")] = False
+    working_dir: Annotated[str, Meta(description="Where to run it; without it, where the last command ended")] = ""
+    run_in_background: Annotated[bool, Meta(description="Do not wait until it ends")] = False
     auto_background_after: Annotated[
-        int, Meta(description="Seconds after which it goes on in the background; 60 when left out", ge=1)
+        int, Meta(description="Seconds after which it is moved to the background; 60 when left out", ge=1)
     ] = 60
 
 
 class Bash:
-    """Runs commands. A non-zero exit is a result like any other."""
+    """Run commands. A non-zero exit code is a result, not an error."""
 
     spec = ToolSpec("bash", description_of(__file__, "bash"), schema_of(BashArgs), parallel=False, effect="execute")
 
@@ -56,90 +56,90 @@ class Bash:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `bash.md`."""
-        wanted = read_args(BashArgs, args)
-        if not wanted.command.strip():
+        parsed = read_args(BashArgs, args)
+        if not parsed.command.strip():
             raise ToolError("cannot run: the command is empty")
-        if "\0" in wanted.command:
-            raise ToolError("cannot run: the command holds a NUL character")
+        if "\0" in parsed.command:
+            raise ToolError("cannot run: the command contains a NUL character")
         limits, threads = context.limits, context.children.threads
         env = tool_environment(context.env)
-        confinement = self._jobs.confinement
+        policy = self._jobs.confinement
         start = self._jobs.directory_of(context.session_id, context.workspace)
-        setting = await threads.run(
-            lambda _stop: _prepare(context, wanted, env, start), timeout_s=limits.search_deadline_s
+        plan = await threads.run(
+            lambda _stop: _prepare(context, parsed, env, start), timeout_s=limits.search_deadline_s
         )
         if not self._has_swept:
             self._has_swept = True
-            await threads.run(lambda _stop: sweep_reports(setting.report.parent), timeout_s=limits.search_deadline_s)
-        reading = setting.reading
-        if reading is None or (reading.git and not await git_runs_nothing(context, reading, setting.directory, env)):
+            await threads.run(lambda _stop: sweep_reports(plan.report.parent), timeout_s=limits.search_deadline_s)
+        reading = plan.reading
+        if reading is None or (reading.git and not await git_runs_nothing(context, reading, plan.directory, env)):
             await context.permit(
                 action="execute",
-                path=str(setting.directory),
-                description=wanted.description or f"Run: {wanted.command[:100]}",
+                path=str(plan.directory),
+                description=parsed.description or f"Run: {parsed.command[:100]}",
                 params={
-                    "description": wanted.description,
-                    "command": wanted.command,
-                    "working_dir": str(setting.directory),
-                    "run_in_background": wanted.run_in_background,
-                    "auto_background_after": wanted.auto_background_after,
+                    "description": parsed.description,
+                    "command": parsed.command,
+                    "working_dir": str(plan.directory),
+                    "run_in_background": parsed.run_in_background,
+                    "auto_background_after": parsed.auto_background_after,
                 },
             )
-        cage: Sandbox | None = None
-        if confinement is not None:
-            cage = await threads.run(lambda _stop: confinement.enter(), timeout_s=limits.search_deadline_s)
-        if cage is not None and cage.environment:
-            env |= cage.environment
-            setting = replace(setting, report=Path(cage.environment["TMPDIR"]) / setting.report.name)
+        sandbox: Sandbox | None = None
+        if policy is not None:
+            sandbox = await threads.run(lambda _stop: policy.make_sandbox(), timeout_s=limits.search_deadline_s)
+        if sandbox is not None and sandbox.environment:
+            env |= sandbox.environment
+            plan = replace(plan, report=Path(sandbox.environment["TMPDIR"]) / plan.report.name)
         started_ms = int(context.clock.wall() * 1000)
-        script = SHELL.replace("REPORT", shlex.quote(str(setting.report)).replace("'", "'\\''"))
-        argv = [setting.shell, "-c", script, "bash", wanted.command]
+        script = SHELL.replace("REPORT", shlex.quote(str(plan.report)).replace("'", "'\\''"))
+        argv = [plan.shell, "-c", script, "bash", parsed.command]
         try:
             job = await self._jobs.start(
                 argv,
                 context=context,
                 env=env,
-                cwd=setting.directory,
-                command=wanted.command,
-                about=wanted.description,
-                report=setting.report,
-                cage=cage,
+                cwd=plan.directory,
+                command=parsed.command,
+                about=parsed.description,
+                report=plan.report,
+                sandbox=sandbox,
             )
         except OSError as error:
-            hint = "; a long text goes into a file, with the tool write" if error.errno == errno.E2BIG else ""
+            hint = "; put a long text into a file with the tool write" if error.errno == errno.E2BIG else ""
             raise ToolError(f"cannot run: the shell does not start: {error.strerror}{hint}") from error
         finally:
-            if cage is not None:
-                cage.close()
-        wait_s = limits.background_wait_s if wanted.run_in_background else float(wanted.auto_background_after)
-        is_left = False
+            if sandbox is not None:
+                sandbox.close()
+        wait_s = limits.background_wait_s if parsed.run_in_background else float(parsed.auto_background_after)
+        is_background = False
         try:
-            is_left = not await job.ended_within(min(wait_s, limits.tool_max_s))
+            is_background = not await job.ended_within(min(wait_s, limits.tool_max_s))
         finally:
-            if not is_left:  # ended, or its caller was cancelled
+            if not is_background:  # it ended, or the call was cancelled
                 await self._jobs.end(job)
                 self._jobs.forget(job)
         metadata = {
             "start_time": started_ms,
             "end_time": int(context.clock.wall() * 1000),
-            "description": wanted.description,
+            "description": parsed.description,
         }
-        if is_left:
+        if is_background:
             output = job.output()
             return ToolResult(
-                f"The command goes on in the background as job {job.id}. See what it prints with job_output, end it "
+                f"The command keeps running in the background as job {job.id}. Read its output with job_output, end it "
                 f"with job_kill.\n\n{output}".rstrip(),
                 metadata={
                     **metadata,
                     "output": output,
-                    "working_directory": str(setting.directory),
+                    "working_directory": str(plan.directory),
                     "background": True,
                     "shell_id": job.id,
                 },
             )
-        final = job.final_directory or setting.directory
-        self._jobs.ended_in(context.session_id, final)
-        output = "\n".join(part for part in (job.output(), ending_of(job)) if part)
+        final = job.final_directory or plan.directory
+        self._jobs.record_directory(context.session_id, final)
+        output = "\n".join(part for part in (job.output(), describe_end(job)) if part)
         return ToolResult(
             f"{output}\n\n<cwd>{final}</cwd>" if output else NO_OUTPUT,
             metadata={**metadata, "output": output or NO_OUTPUT, "working_directory": str(final)},
@@ -147,10 +147,8 @@ class Bash:
 
 
 @dataclass(frozen=True)
-class _Setting:
-    """Where a command runs: its directory, its shell, the file for its last directory; what is known of one that
-    reads.
-    """
+class _Plan:
+    """How to run a command: directory, shell, file for its last directory; `reading` when it may only read."""
 
     directory: Path
     shell: str
@@ -158,11 +156,11 @@ class _Setting:
     reading: ReadOnly | None
 
 
-def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start: Path) -> _Setting:
-    if wanted.working_dir:
-        place = locate(context.workspace, expanded(wanted.working_dir, context))
-        check_directory(place, verb="run in")
-        directory = place.path
+def _prepare(context: ToolContext, parsed: BashArgs, env: dict[str, str], start: Path) -> _Plan:
+    if parsed.working_dir:
+        resolved = locate(context.workspace, expanded(parsed.working_dir, context))
+        check_directory(resolved, verb="run in")
+        directory = resolved.path
     else:
         directory = start if start.is_dir() else context.workspace
         check_workspace(context.workspace, "run")
@@ -170,4 +168,4 @@ def _prepare(context: ToolContext, wanted: BashArgs, env: dict[str, str], start:
     if shell is None:
         raise ToolError("cannot run: bash is not on the PATH of this workspace")
     report = report_path(Path(env.get("TMPDIR") or tempfile.gettempdir()), context.children.new_marker())
-    return _Setting(directory, shell, report, reads_here(context.workspace, directory, wanted.command, env))
+    return _Plan(directory, shell, report, check_reading_command(context.workspace, directory, parsed.command, env))

@@ -1,4 +1,4 @@
-"""The small file in which the shell of `bash` says where it ended (W-61)."""
+"""The small file to which the shell of `bash` writes its last directory (W-61)."""
 
 import contextlib
 import os
@@ -6,20 +6,20 @@ import re
 import stat
 from pathlib import Path
 
-REPORT_MAX_BYTES = 4097  # the longest path, and the end of its line
+REPORT_MAX_BYTES = 4097  # the longest path, and a newline
 _NAME = re.compile(r"bulkhead-([1-9][0-9]*)-[0-9a-f]{16}\.cwd")
 
 
 def report_path(folder: Path, marker: str) -> Path:
-    """A file that no other command has. `marker` begins with the pid of this worker."""
+    """Return a path that no other command uses. `marker` begins with the pid of this worker."""
     return folder / f"bulkhead-{marker}.cwd"
 
 
 def take_report(report: Path) -> Path | None:
-    """What the shell wrote, and remove it. The command knows the path too, so anything may lie there: None for that."""
+    """Read the report and remove it. The command knows the path too: None for anything but a path of a directory."""
     data = b""
     with contextlib.suppress(OSError):
-        # A link would show what the command may not read itself; a pipe would never end.
+        # A link could show a file that the command may not read itself; a pipe would never end.
         fd = os.open(report, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -30,18 +30,18 @@ def take_report(report: Path) -> Path | None:
         report.unlink()
     if not data.startswith(b"/") or len(data) > REPORT_MAX_BYTES:
         return None
-    found = Path(os.fsdecode(data.removesuffix(b"\n")))
+    directory = Path(os.fsdecode(data.removesuffix(b"\n")))
     try:
-        return found if found.is_dir() else None
+        return directory if directory.is_dir() else None
     except (OSError, ValueError):
         return None
 
 
 def sweep_reports(folder: Path) -> None:
-    """Remove our reports of workers that do not live any more: one that is killed leaves them behind."""
+    """Remove the reports that killed workers of this user left behind."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if (found := _NAME.fullmatch(entry.name)) and not Path("/proc", found[1]).exists():
+            if (name := _NAME.fullmatch(entry.name)) and not Path("/proc", name[1]).exists():
                 with contextlib.suppress(OSError):
                     if entry.stat(follow_symlinks=False).st_uid == os.getuid():
                         os.unlink(entry.path)

@@ -1,7 +1,7 @@
-"""Commands that run beside the conversation: those that a call left in the background, and their tools (6.1, 6.2).
+"""Keep track of the commands of `bash`, and provide the tools for those in the background: `job_output`, `job_kill`.
 
 A job belongs to the session that started it (W-40) and outlives the run; it ends by itself, by `job_kill`, or with the
-worker. While one runs the worker is not sent to sleep. A finished one is kept for a while, so that it can be read.
+worker. While one runs, the worker is not evicted. The output of a finished one is kept for a while.
 """
 
 import asyncio
@@ -22,26 +22,17 @@ from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.processes.child import ChildProcess, ChildProcesses
 from worker.toolkit.extension import Extension
-from worker.toolkit.tool import (
-    Tool,
-    ToolContext,
-    ToolError,
-    ToolResult,
-    ToolSpec,
-    description_of,
-    read_args,
-    schema_of,
-)
+from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.shell.cwd_report import take_report
 from worker.tools.shell.sandbox import Sandbox, SandboxPolicy
 
-KEPT_S = 8 * 3600.0
-KEPT_MAX = 100
+FINISHED_KEPT_S = 8 * 3600.0
+FINISHED_MAX = 100
 
 
 @dataclass(eq=False)
 class Job:
-    """One command that runs or ran. `ended` is set when it and all that it started are gone and its output is whole."""
+    """One command, running or ended. `ended` is set when its process tree has exited and its output is complete."""
 
     id: str
     session_id: str
@@ -53,11 +44,11 @@ class Job:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ended_at: float = 0.0
     code: int | None = None
-    killed: str = ""  # why it was ended before its time
+    killed: str = ""  # why it was killed
     final_directory: Path | None = None
 
     async def ended_within(self, timeout_s: float) -> bool:
-        """Wait for its end; False when it still runs after `timeout_s` seconds."""
+        """Wait until it has ended; False when it still runs after `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self.ended.wait()
@@ -66,13 +57,13 @@ class Job:
         return True
 
     def output(self) -> str:
-        """What it printed so far: standard output, then errors."""
+        """Return the output so far: standard output, then standard error."""
         parts = (self.child.stdout.text().rstrip("\n"), self.child.stderr.text().rstrip("\n"))
         return "\n".join(part for part in parts if part.strip())
 
 
 class Jobs(Extension):
-    """All commands of one worker that were started by tools."""
+    """The commands that the tools of one worker started."""
 
     def __init__(
         self,
@@ -92,23 +83,18 @@ class Jobs(Extension):
         self._owner = TaskOwner("jobs", log)
         self._jobs: dict[str, Job] = {}
         self._directories: dict[str, Path] = {}
-        self._tools: tuple[Tool, ...] = (JobOutput(self), JobKill(self))
-
-    def tools(self) -> Sequence[Tool]:
-        """`job_output` and `job_kill`."""
-        return self._tools
 
     @property
     def running(self) -> int:
-        """How many commands run (W-38: those that have ended do not count)."""
+        """Count the commands that run; those that have ended do not count (W-38)."""
         return sum(not job.ended.is_set() for job in self._jobs.values())
 
     def directory_of(self, session_id: str, workspace: Path) -> Path:
-        """Where the next command of this session starts: where its last one ended."""
+        """Return where the next command of this session starts: where the last one ended."""
         return self._directories.get(session_id, workspace)
 
-    def ended_in(self, session_id: str, directory: Path) -> None:
-        """A command of this session ended in that directory."""
+    def record_directory(self, session_id: str, directory: Path) -> None:
+        """Record the directory in which a command of this session ended."""
         self._directories[session_id] = directory
         while len(self._directories) > self._limits.session_directories_max:
             del self._directories[next(iter(self._directories))]
@@ -123,18 +109,18 @@ class Jobs(Extension):
         command: str,
         about: str,
         report: Path,
-        cage: Sandbox | None = None,
+        sandbox: Sandbox | None = None,
     ) -> Job:
-        """Start a command. Whoever calls this ends it or leaves it in the background. Raises ToolError, OSError.
+        """Start a command. The caller ends it or leaves it in the background. Raises ToolError, OSError.
 
-        `report` is the file that the shell writes its last directory to; it is taken away at the end.
+        `report` is the file to which the shell writes its last directory; it is removed at the end.
         """
         self._collect()
         if self.running >= self._limits.jobs_max:
             raise ToolError(
-                f"cannot run: {self.running} commands run already in this workspace; end some with job_kill"
+                f"cannot run: {self.running} commands are already running in this workspace; end some with job_kill"
             )
-        child = await self._children.start(argv, env=env, cwd=cwd, ruleset=cage.ruleset if cage else None)
+        child = await self._children.start(argv, env=env, cwd=cwd, ruleset=sandbox.ruleset if sandbox else None)
         job = Job(self._new_id(), context.session_id, command, about, cwd, child, report)
         self._jobs[job.id] = job
         self._owner.start(self._follow(job), job.id)
@@ -150,8 +136,8 @@ class Jobs(Extension):
                 job.killed = f"because it took longer than {self._limits.job_max_s:g} s"
         finally:
             await job.child.end()
-            # Last, because a shell that is being ended may still write its report.
-            with contextlib.suppress(TimeoutError, RuntimeError):  # of the threads, when they are closed
+            # Last, because a shell that is being killed may still write its report.
+            with contextlib.suppress(TimeoutError, RuntimeError):  # RuntimeError: the threads are closed
                 job.final_directory = await self._children.threads.run(
                     lambda _stop: take_report(job.report), timeout_s=self._limits.search_deadline_s
                 )
@@ -159,42 +145,42 @@ class Jobs(Extension):
             job.ended.set()
 
     async def end(self, job: Job) -> None:
-        """End a command with all that it started; that has happened when this returns, or raises for a cancel."""
+        """End a command with its whole process tree. When this returns, or raises CancelledError, it has ended."""
         if job.ended.is_set():
             return
-        job.killed = "before its time"
+        job.killed = "before it was finished"
         await job.child.end()
         await job.ended_within(self._limits.kill_deadline_s + self._limits.settle_s)
 
     async def end_of_session(self, session_id: str) -> None:
-        """The session is deleted: end its jobs and forget them."""
+        """End and forget the jobs of a session that is deleted."""
         self._directories.pop(session_id, None)
         for job in [job for job in self._jobs.values() if job.session_id == session_id]:
             await self.end(job)
             self.forget(job)
 
     def forget(self, job: Job) -> None:
-        """Its result was told; nobody will ask for it."""
+        """Drop a job whose result was returned."""
         self._jobs.pop(job.id, None)
 
-    def of(self, session_id: str, job_id: str) -> Job:
-        """The job of that id in this session. Raises ToolError."""
+    def get_job(self, session_id: str, job_id: str) -> Job:
+        """Return the job with this id in this session. Raises ToolError."""
         job = self._jobs.get(job_id.strip().upper())
         if job is None or job.session_id != session_id:
-            mine = [job.id for job in self._jobs.values() if job.session_id == session_id]
-            known = f"this conversation has {', '.join(mine)}" if mine else "this conversation has none"
-            raise ToolError(f"cannot find job {job_id[:40]!r}: {known}")
+            ids = [job.id for job in self._jobs.values() if job.session_id == session_id]
+            existing = f"this conversation has {', '.join(ids)}" if ids else "this conversation has none"
+            raise ToolError(f"cannot find job {job_id[:40]!r}: {existing}")
         return job
 
     async def close(self) -> None:
-        """End all of them."""
+        """End all jobs."""
         await asyncio.gather(*(job.child.end() for job in self._jobs.values() if not job.ended.is_set()))
         await self._owner.close(self._limits.kill_deadline_s)
 
     def _collect(self) -> None:
-        old = self._clock.now() - KEPT_S
+        oldest = self._clock.now() - FINISHED_KEPT_S
         ended = [job for job in self._jobs.values() if job.ended.is_set()]
-        for job in ended[: max(0, len(ended) - KEPT_MAX)] + [job for job in ended if job.ended_at < old]:
+        for job in ended[: max(0, len(ended) - FINISHED_MAX)] + [job for job in ended if job.ended_at < oldest]:
             self._jobs.pop(job.id, None)
 
     def _new_id(self) -> str:
@@ -212,7 +198,7 @@ class JobOutputArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobOutput:
-    """What a job has printed so far."""
+    """Show what a job has printed so far."""
 
     spec = ToolSpec(
         "job_output", description_of(__file__, "job_output"), schema_of(JobOutputArgs), parallel=False, effect="read"
@@ -223,9 +209,9 @@ class JobOutput:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `job_output.md`."""
-        wanted = read_args(JobOutputArgs, args)
-        job = self._jobs.of(context.session_id, wanted.shell_id)
-        if wanted.wait:
+        parsed = read_args(JobOutputArgs, args)
+        job = self._jobs.get_job(context.session_id, parsed.shell_id)
+        if parsed.wait:
             await job.ended_within(context.limits.tool_max_s)
         is_done = job.ended.is_set()
         lines = [
@@ -233,8 +219,8 @@ class JobOutput:
             "",
             job.output() or ("(no output)" if is_done else "(no output yet)"),
         ]
-        if is_done and (ending := ending_of(job)):
-            lines.append(ending)
+        if is_done and (end := describe_end(job)):
+            lines.append(end)
         return ToolResult(
             "\n".join(lines),
             metadata={
@@ -254,7 +240,7 @@ class JobKillArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobKill:
-    """Ends a job with all that it started."""
+    """End a job with its whole process tree."""
 
     spec = ToolSpec(
         "job_kill", description_of(__file__, "job_kill"), schema_of(JobKillArgs), parallel=False, effect="read"
@@ -265,25 +251,25 @@ class JobKill:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `job_kill.md`."""
-        job = self._jobs.of(context.session_id, read_args(JobKillArgs, args).shell_id)
+        job = self._jobs.get_job(context.session_id, read_args(JobKillArgs, args).shell_id)
         if job.ended.is_set():
-            told = f"Job {job.id} had ended already."
+            text = f"Job {job.id} had already ended."
         else:
             await self._jobs.end(job)
-            told = f"Job {job.id} was ended."
-        return ToolResult(told, metadata={"shell_id": job.id, "command": job.command, "description": job.description})
+            text = f"Job {job.id} was ended."
+        return ToolResult(text, metadata={"shell_id": job.id, "command": job.command, "description": job.description})
 
 
-def ending_of(job: Job) -> str:
-    """The line that tells how a command ended, nothing for success."""
+def describe_end(job: Job) -> str:
+    """Say how a command ended; "" for success."""
     if job.killed:
         return f"Command was ended {job.killed}"
     if job.code is not None and job.code < 0:
-        return f"Command was ended by {_name_of(-job.code)}\nExit code {128 - job.code}"
+        return f"Command was ended by {_signal_name(-job.code)}\nExit code {128 - job.code}"
     return f"Exit code {job.code}" if job.code else ""
 
 
-def _name_of(signum: int) -> str:
+def _signal_name(signum: int) -> str:
     try:
         return signal.Signals(signum).name
     except ValueError:  # most of the real-time signals have no name

@@ -1,7 +1,7 @@
-"""Does a command that reads by its words also read on this disk (W-39, W-41)? Links, programs, and what git would run.
+"""Check on the file system that a reading command stays inside and runs no other program (W-39, W-41).
 
-Git runs programs that a repository's own configuration names (`core.fsmonitor`, `diff.*.textconv`, filters), and a
-hook whenever it refreshes the index. A directory that came with somebody's files may be such a repository.
+Git runs programs that a repository's own configuration names (`core.fsmonitor`, `diff.*.textconv`, filters), and a hook
+whenever it refreshes the index. A directory with files of another author may be such a repository.
 """
 
 import glob
@@ -14,15 +14,15 @@ from worker.toolkit.paths import locate
 from worker.toolkit.tool import ToolContext
 from worker.tools.shell.read_only_commands import ReadOnly, paths_of, read_only
 
-NAMES_MAX = 1000  # of files that the patterns of one command stand for
+NAMES_MAX = 1000  # of files that match the patterns of one command
 SYSTEM_DIRECTORIES = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"})
 BUILTINS = frozenset({"echo", "false", "pwd", "true", "type"})
 GIT_OUTPUT_MAX_BYTES = 1024 * 1024
 GITLINK = b"160000 "
 REPOSITORIES_MAX = 16
-LOOKS_AT_FILES = frozenset({"status", "diff", "describe"})
-"""The commands of git that look into submodules, which have a configuration of their own."""
-TRUSTED_SCOPES = frozenset({"system", "global", "command"})  # what the user says, not what a repository says
+LOOKS_AT_SUBMODULES = frozenset({"status", "diff", "describe"})
+"""Subcommands that look into submodules, which have their own configuration."""
+TRUSTED_SCOPES = frozenset({"system", "global", "command"})  # set by the user and not by a repository
 WORKTREE = "core.worktree"
 INDEX_HOOK = "hooks/post-index-change"
 
@@ -64,42 +64,42 @@ _KEYS = {
         }
     ),
 }  # fmt: skip
-"""What a repository may say of itself without making a reading command run a program or leave the worktree."""
+"""Keys that a repository may set: none makes a reading command run a program or leave the worktree."""
 
 
-def reads_here(workspace: Path, directory: Path, command: str, env: Mapping[str, str]) -> ReadOnly | None:
-    """A known reading command, in the workspace, on paths that do not leave it by a link. Blocks: for threads."""
-    found = read_only(command)
-    if found is None or not locate(workspace, str(directory)).inside:
+def check_reading_command(workspace: Path, directory: Path, command: str, env: Mapping[str, str]) -> ReadOnly | None:
+    """Parse a command that only reads, on paths that stay in the workspace; None for any other. Blocks: for threads."""
+    parsed = read_only(command)
+    if parsed is None or not locate(workspace, str(directory)).inside:
         return None
-    names = list(itertools.islice(_names(found.patterns, directory), NAMES_MAX + 1))
+    names = list(itertools.islice(_names(parsed.patterns, directory), NAMES_MAX + 1))
     if len(names) > NAMES_MAX or any(name.startswith("-") for name in names):
         return None
-    if not all(locate(workspace, str(directory / word)).inside for word in (*found.words, *names)):
+    if not all(locate(workspace, str(directory / word)).inside for word in (*parsed.words, *names)):
         return None
-    if found.files and any((directory / word).is_dir() for word in (*found.files, *names)):
+    if parsed.files and any((directory / word).is_dir() for word in (*parsed.files, *names)):
         return None
-    if any(_is_from_workspace(name, workspace, directory, env) for name in found.programs - BUILTINS):
+    if any(_is_from_workspace(name, workspace, directory, env) for name in parsed.programs - BUILTINS):
         return None
-    return found
+    return parsed
 
 
 def _names(patterns: Iterable[str], directory: Path) -> Iterable[str]:
-    """At least the names that the shell would put in place of these patterns, and what in them may be a path."""
+    """Yield at least the names by which the shell would replace these patterns, and the paths in them."""
     for pattern in patterns:
-        # Sets of characters are written otherwise here than in the shell: any name from there on will do.
+        # The shell writes sets of characters differently, so a set is replaced by an asterisk.
         parts = [f"{part.partition('[')[0]}*" if "[" in part else part for part in pattern.split("/")]
         yield from glob.iglob("/".join(parts), root_dir=directory, include_hidden=True)
         if pattern.startswith("-"):
-            yield from (path for path in paths_of([pattern]) if not _has_signs(path))
+            yield from (path for path in paths_of([pattern]) if not _has_wildcard(path))
 
 
-def _has_signs(text: str) -> bool:
-    return any(sign in text for sign in "*?[")
+def _has_wildcard(text: str) -> bool:
+    return any(wildcard in text for wildcard in "*?[")
 
 
 def _is_from_workspace(name: str, workspace: Path, directory: Path, env: Mapping[str, str]) -> bool:
-    """Would the shell run a program of that name that lies in the workspace, and so may be anybody's?"""
+    """Return whether the shell would run a program of the workspace, which may come from anywhere."""
     for entry in env.get("PATH", os.defpath).split(":"):
         path = directory / entry / name
         if os.access(path, os.X_OK) and path.is_file():
@@ -109,35 +109,35 @@ def _is_from_workspace(name: str, workspace: Path, directory: Path, env: Mapping
     return False
 
 
-async def git_runs_nothing(context: ToolContext, found: ReadOnly, directory: Path, env: Mapping[str, str]) -> bool:
-    """Would these commands of git run no program that the repository, or one inside it, names?"""
-    waiting, seen = [directory], 0
+async def git_runs_nothing(context: ToolContext, command: ReadOnly, directory: Path, env: Mapping[str, str]) -> bool:
+    """Return whether git would run no program that this repository, or a submodule, names."""
+    waiting, count = [directory], 0
     while waiting:
-        seen += 1
-        if seen > REPOSITORIES_MAX:
+        count += 1
+        if count > REPOSITORIES_MAX:
             return False
-        place = waiting.pop()
-        if not await _is_harmless(context, place, env):
+        repository = waiting.pop()
+        if not await _is_harmless(context, repository, env):
             return False
-        if not found.git.isdisjoint(LOOKS_AT_FILES):
-            inside = await _submodules(context, place, env)
-            if inside is None:
+        if not command.git.isdisjoint(LOOKS_AT_SUBMODULES):
+            submodules = await _submodules(context, repository, env)
+            if submodules is None:
                 return False
-            waiting += inside
+            waiting += submodules
     return True
 
 
 async def _is_harmless(context: ToolContext, directory: Path, env: Mapping[str, str]) -> bool:
-    """Do configuration and hooks of the repository in which this directory lies name nothing that would be run?"""
+    """Return whether configuration and hooks of this directory's repository name no program that would run."""
     listed = await _git(context, directory, env, "config", "--list", "--show-scope", "--null", "--name-only")
     if listed is None:
         return False
     parts = listed.split("\0")
-    said = {name for scope, name in zip(parts[::2], parts[1::2], strict=False) if scope not in TRUSTED_SCOPES}
-    # Submodules name their worktree. One elsewhere would show files that are none of this workspace's.
-    if not all(is_harmless_key(name) for name in said - {WORKTREE}):
+    keys = {name for scope, name in zip(parts[::2], parts[1::2], strict=False) if scope not in TRUSTED_SCOPES}
+    # A submodule names its worktree. One that is elsewhere would show files outside of the workspace.
+    if not all(is_harmless_key(name) for name in keys - {WORKTREE}):
         return False
-    if WORKTREE in said and not await _has_worktree_inside(context, directory, env):
+    if WORKTREE in keys and not await _has_worktree_inside(context, directory, env):
         return False
     hook = await _git(context, directory, env, "rev-parse", "--git-path", INDEX_HOOK)
     if hook is None:
@@ -159,7 +159,7 @@ async def _has_worktree_inside(context: ToolContext, directory: Path, env: Mappi
 
 
 def is_harmless_key(name: str) -> bool:
-    """May a repository say this of itself? `name` is as git lists it: section and key in lower case."""
+    """Return whether a repository may set this key. `name` is as git lists it: section and key in lower case."""
     section, _, rest = name.partition(".")
     key = rest.rpartition(".")[2]
     if section == "diff" and "." in rest:
@@ -168,32 +168,30 @@ def is_harmless_key(name: str) -> bool:
 
 
 async def _submodules(context: ToolContext, directory: Path, env: Mapping[str, str]) -> list[Path] | None:
-    """Repositories in the worktree that the index knows and git would look into; None when that cannot be found out."""
+    """List the submodules that git would look into; None when git fails."""
     top = await _git(context, directory, env, "rev-parse", "--show-toplevel")
     if top is None:
         return []
-    links = _Links()
-    if (
-        await _git(context, directory, env, "ls-files", "--stage", "--full-name", "-z", ":/", on_stdout=links.feed)
-        is None
-    ):
+    reader = _SubmoduleReader()
+    arguments = ("ls-files", "--stage", "--full-name", "-z", ":/")
+    if await _git(context, directory, env, *arguments, on_stdout=reader.feed) is None:
         return None
     root = Path(top.removesuffix("\n"))
-    paths = [root / name for name in links.names]
+    paths = [root / name for name in reader.names]
     return await context.children.threads.run(
         lambda _stop: [path for path in paths if (path / ".git").exists()], timeout_s=context.limits.search_deadline_s
     )
 
 
-class _Links:
-    """Picks the submodules out of `git ls-files --stage -z`, whatever the pieces in which it comes."""
+class _SubmoduleReader:
+    """Collects the submodules from the output of `git ls-files --stage -z`, in pieces of any size."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        """The next piece."""
+        """Read a piece of the output."""
         *entries, self._rest = (self._rest + data).split(b"\0")
         for entry in entries:
             if entry.startswith(GITLINK) and len(self.names) <= REPOSITORIES_MAX:
@@ -207,7 +205,7 @@ async def _git(
     *arguments: str,
     on_stdout: Callable[[bytes], None] | None = None,
 ) -> str | None:
-    """What git says, None when it fails, says too much or takes too long."""
+    """Run git and return its output; None when it fails, prints too much or takes too long."""
     limits = context.limits
     try:
         child = await context.children.start(

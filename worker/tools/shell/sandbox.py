@@ -1,8 +1,8 @@
-"""Where commands of tools may write and what they may not read, when `tools.confine` wants that (X09, X10, T07).
+"""Confine commands of tools with Landlock when `tools.confine` says so (X09, X10, T07).
 
-They write in the workspace, in temporary directories, in the caches of package managers and where `tools.writable`
-says; they read everything but what is ours: runtime and state directory, files of other workspaces. Signals and memory
-of processes outside are closed to them. Off by default: a command that installs something wants to write elsewhere.
+They may write in the workspace, in temporary directories, in the caches of package managers and in `tools.writable`.
+They may read everything but the server's own files: runtime and state directory, data of other workspaces. They cannot
+signal processes outside or read their memory. Off by default: a command that installs something writes elsewhere.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ CACHES = (
     *(".cache", ".npm", ".yarn", ".cargo/registry", ".cargo/git", "go/pkg", ".gradle/caches", ".m2/repository"),
     *(".local/share/pnpm", ".bun/install/cache", ".nuget/packages"),
 )
-"""Below the home directory: what builds keep between them. Programs that are on the PATH are not among it."""
+"""Below the home directory: what builds keep from one to the next. No directory with programs is among them."""
 DEVICES_DIR = Path("/dev")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm")
-STEPS_MAX = 200
+STEPS_MAX = 200  # of one path, links included
 ENTRIES_MAX = 4096
-"""Rules for one command; making them takes a few microseconds each."""
+"""Rules for one command; each takes a few microseconds."""
 
-OPERATOR = "BULKHEAD_CONFINE"
-"""Set where the server starts, it counts instead of the files: a command may write those of its project."""
+OPERATOR_MODE = "BULKHEAD_CONFINE"
+"""Variable of the server's environment that overrides the files, because a command may write those of its project."""
 OPERATOR_WRITABLE = "BULKHEAD_WRITABLE"
 MODES = ("off", "auto", "required")
 
-HOW = "set tools.confine to auto or off, or use a kernel with Landlock (Linux 6.2 or later)"
+REMEDY = "set tools.confine to auto or off, or use a kernel with Landlock (Linux 6.2 or later)"
 
 
 @dataclass(frozen=True)
-class Places:
-    """Resolved paths. `temporary` stands for the system's directory when that holds something of ours."""
+class SandboxPaths:
+    """Resolved paths. `temporary` replaces the system's temporary directory when that contains a closed one."""
 
     writable: tuple[Path, ...]
     closed: tuple[Path, ...]
@@ -51,7 +51,7 @@ class Places:
 
 
 class SandboxPolicy(Extension):
-    """Makes the rules for the commands of one worker."""
+    """Decide whether the commands of one worker are confined, and make their rules."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class SandboxPolicy(Extension):
         *,
         operator: Mapping[str, str] | None = None,
     ) -> None:
-        """`closed` are directories of ours that no command may read; `operator` is the server's environment."""
+        """`closed` are directories of the server that no command may read; `operator` is the server's environment."""
         self._workspace = workspace
         self._data_dir = data_dir
         self._closed = tuple(closed)
@@ -70,143 +70,145 @@ class SandboxPolicy(Extension):
         self._operator = operator or {}
         self._settings = ToolSettings()
         self._env: Mapping[str, str] = {}
-        self._told = ""
+        self._problem = ""
 
     def configure(self, config: Config, env: Mapping[str, str]) -> None:
-        """Take over `tools.confine` and `tools.writable`."""
+        """Apply `tools.confine` and `tools.writable`."""
         self._settings = config.tools
         self._env = env
 
     @property
     def mode(self) -> str:
-        """`off`, `auto` or `required`. A word of the operator that is none of them means the strictest."""
-        word = self._operator.get(OPERATOR, "")
-        if not word:
+        """Return `off`, `auto` or `required`. Any other value of the operator's variable means the strictest."""
+        mode = self._operator.get(OPERATOR_MODE, "")
+        if not mode:
             return self._settings.confine
-        return word if word in MODES else "required"
+        return mode if mode in MODES else "required"
 
     @property
     def _writable(self) -> Sequence[str]:
-        if self._operator.get(OPERATOR):
+        if self._operator.get(OPERATOR_MODE):
             return [path for path in self._operator.get(OPERATOR_WRITABLE, "").split(":") if path]
         return self._settings.writable
 
     def notes(self) -> Sequence[str]:
-        """So that the model does not try in vain."""
-        if self.mode == "off" or self._told:
+        """Tell the model, so that it does not try what cannot work."""
+        if self.mode == "off" or self._problem:
             return ()
         return (
             "Commands are confined: they may write only in the workspace, in $TMPDIR and in caches of package "
-            "managers, and may signal only their own processes. `Permission denied` elsewhere is meant so.",
+            "managers, and may signal only their own processes. `Permission denied` elsewhere is intended.",
         )
 
-    def enter(self) -> "Sandbox | None":
-        """The rules for one command, to be closed by the caller; None for no confinement. Blocks: for threads.
+    def make_sandbox(self) -> "Sandbox | None":
+        """Make the rules for one command, to be closed by the caller; None for no confinement. Blocks: for threads.
 
-        Raises ToolError when confinement is required and cannot be had.
+        Raises ToolError when confinement is required and not possible.
         """
-        wanted = self.mode
-        if wanted == "off":
+        mode = self.mode
+        if mode == "off":
             return None
         try:
             failpoint_blocking("tools.confine")
             version = abi()
             if version < ABI_MIN:
-                raise OSError(0, f"this kernel knows version {version} of Landlock; {ABI_MIN} is needed")
+                raise OSError(0, f"this kernel has version {version} of Landlock; {ABI_MIN} is needed")
         except OSError as error:
-            why = error.strerror or str(error)
-            if wanted == "required":
-                raise ToolError(f"cannot run: commands must be confined, and cannot be: {why}; {HOW}") from error
-            if self._told != why:
-                self._told = why
-                self._log.warning(f"commands are not confined: {why}")
+            reason = error.strerror or str(error)
+            if mode == "required":
+                raise ToolError(f"cannot run: commands must be confined, and cannot be: {reason}; {REMEDY}") from error
+            if self._problem != reason:
+                self._problem = reason
+                self._log.warning(f"commands are not confined: {reason}")
             return None
-        self._told = ""
+        self._problem = ""
         try:
-            return Sandbox(self._places(), version)
-        except OSError as error:  # not what the kernel lacks, but what somebody made of the files: no way out
+            return Sandbox(self._paths(), version)
+        except OSError as error:  # caused by the files and not by the kernel, so that `auto` must not run it unconfined
             raise ToolError(f"cannot run: the rules for a confined command cannot be made: {error}") from error
 
-    def _places(self) -> Places:
-        # What the project says of variables does not count either where the operator decides.
-        env = self._operator if self._operator.get(OPERATOR) else self._env
-        return places(self._workspace, self._data_dir, self._closed, env=env, also=self._writable)
+    def _paths(self) -> SandboxPaths:
+        # Where the operator decides, the project's variables are ignored too.
+        env = self._operator if self._operator.get(OPERATOR_MODE) else self._env
+        return sandbox_paths(self._workspace, self._data_dir, self._closed, env=env, extra=self._writable)
 
 
 class Sandbox:
     """The rules for one command: `ruleset` for the kernel, `environment` for the command."""
 
-    def __init__(self, rules: Places, version: int) -> None:
+    def __init__(self, paths: SandboxPaths, version: int) -> None:
         """Raises OSError."""
         self.environment: dict[str, str] = {}
-        if rules.temporary is not None:
-            _make_own(rules.temporary)
-            self.environment = dict.fromkeys(("TMPDIR", "TMP", "TEMP"), str(rules.temporary))
+        if paths.temporary is not None:
+            _make_directory(paths.temporary)
+            self.environment = dict.fromkeys(("TMPDIR", "TMP", "TEMP"), str(paths.temporary))
         self.ruleset = Ruleset(version)
         try:
-            self.ruleset.allow(READ, beside(rules.closed, rules.writable))
-            self.ruleset.allow(CHANGE, rules.writable)
+            self.ruleset.allow(READ, all_except(paths.closed, paths.writable))
+            self.ruleset.allow(CHANGE, paths.writable)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """The command was started, or will not be."""
+        """Release the rules, after the command was started or failed to start."""
         self.ruleset.close()
 
 
-def places(
+def sandbox_paths(
     workspace: Path,
     data_dir: Path,
     closed: Sequence[str],
     *,
     env: Mapping[str, str],
-    also: Sequence[str] = (),
-) -> Places:
-    """Where a command may write. Of the directories that everybody uses, none that holds something closed."""
+    extra: Sequence[str] = (),
+) -> SandboxPaths:
+    """Choose where a command may write. Left out is what contains a closed directory or is in one."""
     root = _real(workspace)
-    ours = tuple(path for path in map(_real, closed) if not root.is_relative_to(path))
+    barred = tuple(path for path in map(_real, closed) if not root.is_relative_to(path))
     home = env.get("HOME", "")
     temporary = Path(env.get("TMPDIR") or tempfile.gettempdir())
-    wanted = [temporary, Path("/tmp"), Path("/var/tmp")]
-    wanted += [Path(home) / name for name in CACHES] if home else []
-    wanted += [Path(env["XDG_CACHE_HOME"])] if env.get("XDG_CACHE_HOME") else []
-    wanted += [Path(home + name[1:]) if home and name.startswith("~/") else root / name for name in also]
-    wanted = [Path(os.path.normpath(path)) for path in wanted]
-    free = {path for path in map(_real, wanted) if not any(_overlap(path, other) for other in ours)}
-    # A command may have put a link in the way: what it can change itself must not decide where it may write.
-    steady = [path for path in wanted if _real(path) in free and _is_steady(path, (free | {root}) - {_real(path)})]
-    writable = list(dict.fromkeys([root, *map(_real, steady)]))
+    candidates = [temporary, Path("/tmp"), Path("/var/tmp")]
+    candidates += [Path(home) / name for name in CACHES] if home else []
+    candidates += [Path(env["XDG_CACHE_HOME"])] if env.get("XDG_CACHE_HOME") else []
+    candidates += [Path(home + name[1:]) if home and name.startswith("~/") else root / name for name in extra]
+    candidates = [Path(os.path.normpath(path)) for path in candidates]
+    allowed = {path for path in map(_real, candidates) if not any(_overlap(path, other) for other in barred)}
+    # A command may have put a link into a path: what it can change itself must not decide where it may write.
+    writable = [root]
+    for path in candidates:
+        real = _real(path)
+        if real in allowed and _is_stable(path, (allowed | {root}) - {real}) and real not in writable:
+            writable.append(real)
     own = None
     if not any(_real(temporary).is_relative_to(path) for path in writable):
         if data_dir.is_relative_to(root):
-            own = data_dir / "tmp"  # it may be a link by now, so it is not looked up
+            own = data_dir / "tmp"  # not resolved: a command may have made it a link
         else:
             own = _real(data_dir) / "tmp"
             writable.append(own)
-    return Places((*writable, *(DEVICES_DIR / name for name in DEVICES)), ours, own)
+    return SandboxPaths((*writable, *(DEVICES_DIR / name for name in DEVICES)), barred, own)
 
 
-def beside(closed: Sequence[Path], writable: Sequence[Path] = ()) -> Iterator[Path]:
-    """Everything that is not closed, as few directories as possible: the kernel knows only what is allowed.
+def all_except(closed: Sequence[Path], writable: Sequence[Path] = ()) -> Iterator[Path]:
+    """Yield paths that cover everything but `closed`, because rules can only allow. Raises OSError for too many.
 
-    What is writable may be read anyway, and is not looked into: commands change it meanwhile. Raises OSError when that
-    would be too many.
+    Writable directories may be read anyway and are not listed: commands change them meanwhile.
     """
-    way = {parent for path in closed for parent in path.parents}
+    parents = {parent for path in closed for parent in path.parents}
     waiting, count = [Path("/")], 0
-    if not way:
+    if not parents:
         yield from waiting
         return
     while waiting:
         directory = waiting.pop()
         try:
-            with os.scandir(directory) as found:
-                entries = [Path(entry.path) for entry in found if not entry.is_symlink()]
-        except OSError:  # then a command cannot look into it either
+            with os.scandir(directory) as listing:
+                entries = [Path(entry.path) for entry in listing if not entry.is_symlink()]
+        except OSError:  # a command cannot list it either
             continue
         for path in entries:
-            if path in way:
+            if path in parents:
                 if not any(path.is_relative_to(root) for root in writable):
                     waiting.append(path)
             elif path not in closed:
@@ -220,16 +222,16 @@ def _real(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _make_own(directory: Path) -> None:
-    """Make it if it is not there; a link in its place is none. Raises OSError."""
+def _make_directory(directory: Path) -> None:
+    """Create it unless it exists. Raises OSError, also for a link in its place."""
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
     if not stat.S_ISDIR(directory.lstat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "it must be a directory", str(directory))
 
 
-def _is_steady(path: Path, changeable: Collection[Path]) -> bool:
-    """Does the way to `path`, links included, lead through no directory that a command can change?"""
+def _is_stable(path: Path, changeable: Collection[Path]) -> bool:
+    """Return whether no directory on the path, links included, is one that a command can change."""
     at, rest = Path("/"), [*path.parts[1:]]
     for _ in range(STEPS_MAX):
         if not rest:

@@ -1,4 +1,4 @@
-"""The tools `fetch` and `download`: an address as text in the conversation, or as a file in the workspace (6.10)."""
+"""The tools `fetch` and `download`: read a URL as text into the conversation, or as a file into the workspace."""
 
 import asyncio
 import contextlib
@@ -33,34 +33,36 @@ class FetchArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fetch:
-    """Reads a page."""
+    """Reads a page as text."""
 
     spec = ToolSpec("fetch", description_of(__file__, "fetch"), schema_of(FetchArgs), parallel=True, effect="read")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `fetch.md`."""
-        wanted = read_args(FetchArgs, args)
-        if wanted.format not in FORMATS:
-            raise ToolError(f"cannot fetch as {wanted.format[:40]!r}: the format must be one of {', '.join(FORMATS)}")
-        url = check_url(wanted.url)
+        arguments = read_args(FetchArgs, args)
+        if arguments.format not in FORMATS:
+            raise ToolError(
+                f"cannot fetch as {arguments.format[:40]!r}: the format must be one of {', '.join(FORMATS)}"
+            )
+        url = check_url(arguments.url)
         await context.permit(
             action="fetch",
             path=str(context.workspace),
             description=f"Fetch {url}",
-            params={"url": url, "format": wanted.format, "timeout": wanted.timeout},
+            params={"url": url, "format": arguments.format, "timeout": arguments.timeout},
         )
         page = await fetch(
             url,
             max_bytes=context.limits.fetch_max_bytes,
-            timeout_s=float(min(wanted.timeout or FETCH_S, FETCH_MAX_S)),
+            timeout_s=float(min(arguments.timeout or FETCH_S, FETCH_MAX_S)),
         )
         text = page.text()
-        if is_html(page.content_type, text) and wanted.format != "html":
-            convert = to_text if wanted.format == "text" else to_markdown
+        if is_html(page.content_type, text) and arguments.format != "html":
+            convert = to_text if arguments.format == "text" else to_markdown
             text = await context.children.threads.run(
                 lambda _stop: convert(text), timeout_s=context.limits.search_deadline_s
             )
-        elif wanted.format == "markdown":
+        elif arguments.format == "markdown":
             text = f"```\n{text}\n```"
         if page.is_cut:
             text += f"\n\n[only the first {context.limits.fetch_max_bytes} bytes were read]"
@@ -76,7 +78,7 @@ class DownloadArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Download:
-    """Writes what an address names into a file; a part of it is never left behind."""
+    """Downloads a URL into a file; a partial file is never left behind."""
 
     spec = ToolSpec(
         "download", description_of(__file__, "download"), schema_of(DownloadArgs), parallel=True, effect="write"
@@ -84,50 +86,49 @@ class Download:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `download.md`."""
-        wanted = read_args(DownloadArgs, args)
-        url = check_url(wanted.url)
-        if not wanted.file_path:
+        arguments = read_args(DownloadArgs, args)
+        url = check_url(arguments.url)
+        if not arguments.file_path:
             raise ToolError("cannot download: file_path is empty; say where to put the file")
         threads, limits = context.children.threads, context.limits
-        place = await threads.run(
-            lambda _stop: locate(context.workspace, expanded(wanted.file_path, context)),
+        target = await threads.run(
+            lambda _stop: locate(context.workspace, expanded(arguments.file_path, context)),
             timeout_s=limits.search_deadline_s,
         )
         await context.permit(
             action="download",
-            path=str(place.path),
-            description=f"Download {url} to {place.shown}",
-            params={"url": url, "file_path": str(place.path), "timeout": wanted.timeout},
+            path=str(target.path),
+            description=f"Download {url} to {target.shown}",
+            params={"url": url, "file_path": str(target.path), "timeout": arguments.timeout},
         )
-        timeout_s = float(min(wanted.timeout or DOWNLOAD_S, DOWNLOAD_MAX_S))
-        name = os.fsdecode(os.fsencode(place.path.name)[:100])  # the whole may be as long as names can be
-        part = place.path.with_name(f".{name}.{context.children.new_marker()}.part~")
+        timeout_s = float(min(arguments.timeout or DOWNLOAD_S, DOWNLOAD_MAX_S))
+        name = os.fsdecode(os.fsencode(target.path.name)[:100])  # the full name may have the maximum length already
+        part = target.path.with_name(f".{name}.{context.children.new_marker()}.part~")
         try:
             async with asyncio.timeout(timeout_s):
-                size, kind = await self._write(url, part, place, context)
+                size, kind = await self._write(url, part, target, context)
         except TimeoutError:
             raise ToolError(f"cannot download {url}: it took longer than {timeout_s:g} s") from None
         except OSError as error:
-            raise ToolError(f"cannot write {place.shown}: {error.strerror}") from error
+            raise ToolError(f"cannot write {target.shown}: {error.strerror}") from error
         finally:
             with contextlib.suppress(OSError):
                 await threads.run(lambda _stop: part.unlink(missing_ok=True), timeout_s=limits.search_deadline_s)
         return ToolResult(
-            f"Downloaded {size} bytes ({kind or 'no type given'}) to {place.shown}",
-            metadata={"url": url, "file_path": str(place.path), "size": size},
+            f"Downloaded {size} bytes ({kind or 'no type given'}) to {target.shown}",
+            metadata={"url": url, "file_path": str(target.path), "size": size},
         )
 
-    async def _write(self, url: str, part: Path, place: ResolvedPath, context: ToolContext) -> tuple[int, str]:
-        """Stream into `part`, then put it in place. Size and type."""
+    async def _write(self, url: str, part: Path, target: ResolvedPath, context: ToolContext) -> tuple[int, str]:
+        """Stream into `part`, then move it to `target`; return size and content type."""
         threads, limits = context.children.threads, context.limits
-
-        opened_files: list[int] = []  # filled in the thread, so that a cancel meanwhile loses none
+        opened_files: list[int] = []  # filled in the thread, so that a cancel in between loses none
 
         def begin(_stop: object) -> None:
-            if place.inside:
+            if target.inside:
                 check_workspace(context.workspace, "download")
             part.parent.mkdir(parents=True, exist_ok=True)
-            _check_target(place)
+            _check_target(target)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             opened_files.append(os.open(part, flags, 0o666))
 
@@ -144,20 +145,20 @@ class Download:
                 for fd in opened_files:
                     os.close(fd)
             kind = response.headers.get("content-type", "")
-        await threads.run(lambda _stop: os.replace(part, place.path), timeout_s=limits.search_deadline_s)
+        await threads.run(lambda _stop: os.replace(part, target.path), timeout_s=limits.search_deadline_s)
         return size, kind
 
 
-def _check_target(place: ResolvedPath) -> None:
-    """Raise ToolError for what is there and no regular file: a device or a pipe would be replaced by the file."""
+def _check_target(target: ResolvedPath) -> None:
+    """Raise ToolError when the target exists and is no regular file: the move would replace a device or a pipe."""
     try:
-        mode = place.path.stat().st_mode
+        mode = target.path.stat().st_mode
     except FileNotFoundError:
         return
     if stat.S_ISDIR(mode):
-        raise ToolError(f"cannot download to {place.shown}: it is a directory; name the file")
+        raise ToolError(f"cannot download to {target.shown}: it is a directory; name the file")
     if not stat.S_ISREG(mode):
-        raise ToolError(f"cannot download to {place.shown}: it is not a regular file")
+        raise ToolError(f"cannot download to {target.shown}: it is not a regular file")
 
 
 def _writer(fd: int, data: bytes) -> Callable[[object], None]:

@@ -1,4 +1,4 @@
-"""The tool `sourcegraph`: search in public code (6.10)."""
+"""The tool `sourcegraph`: search in public code."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -25,33 +25,38 @@ class SourcegraphArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sourcegraph:
-    """Searches public code. What is searched for leaves the machine, so it asks like `fetch`."""
+    """Searches public code. The query leaves the machine, so a call needs the same permission as `fetch`."""
 
     spec = ToolSpec(
-        "sourcegraph", description_of(__file__, "sourcegraph"), schema_of(SourcegraphArgs), parallel=True, effect="read"
+        "sourcegraph",
+        description_of(__file__, "sourcegraph"),
+        schema_of(SourcegraphArgs),
+        parallel=True,
+        effect="read",
+        agents=("main", "task"),
     )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `sourcegraph.md`."""
         from worker.web.sourcegraph import ENDPOINT, ask, found
 
-        wanted = read_args(SourcegraphArgs, args)
-        query = " ".join(wanted.query.split())
+        arguments = read_args(SourcegraphArgs, args)
+        query = " ".join(arguments.query.split())
         if not query:
             raise ToolError("cannot search: the query is empty; give words and filters, like `lang:go errgroup`")
         endpoint = check_url(context.env.get(ENDPOINT_VARIABLE) or ENDPOINT)
-        count = min(wanted.count or COUNT, COUNT_MAX)
-        window = min(wanted.context_window, WINDOW_MAX)
+        count = min(arguments.count or COUNT, COUNT_MAX)
+        window = min(arguments.context_window, WINDOW_MAX)
         await context.permit(
             action="fetch",
             path=str(context.workspace),
             description=f"Ask {urlsplit(endpoint).hostname} for code with {query[:200]}",
-            params={"query": query, "count": count, "context_window": window, "timeout": wanted.timeout},
+            params={"query": query, "count": count, "context_window": window, "timeout": arguments.timeout},
         )
-        timeout_s = float(min(wanted.timeout or WITHIN_S, WITHIN_MAX_S))
+        timeout_s = float(min(arguments.timeout or WITHIN_S, WITHIN_MAX_S))
         page = await ask(query, count=count, endpoint=endpoint, timeout_s=timeout_s)
-        told = await context.children.threads.run(
+        result = await context.children.threads.run(
             lambda _stop: found(page.data, count=count, window=window, at=endpoint),
             timeout_s=context.limits.search_deadline_s,
         )
-        return ToolResult(told.text, metadata={"number_of_matches": told.matches, "truncated": told.is_cut})
+        return ToolResult(result.text, metadata={"number_of_matches": result.matches, "truncated": result.is_cut})

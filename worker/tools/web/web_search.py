@@ -1,4 +1,4 @@
-"""The tools that look things up on the web: `web_search`, `web_fetch`, and `agentic_fetch`, an agent that uses both."""
+"""The tools that read the web: `web_search`, `web_fetch`, and `agentic_fetch`, a sub-agent that uses both."""
 
 import secrets
 from typing import Annotated
@@ -18,9 +18,6 @@ RESULTS, RESULTS_MAX = 10, 20
 WITHIN_S = 30.0
 ENDPOINT_VARIABLE = "BULKHEAD_SEARCH_URL"
 
-WEB_TOOLS = frozenset({"web_fetch", "web_search"})
-"""What the agent of `agentic_fetch` may call, without being asked: its caller was."""
-
 
 class SearchArgs(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `web_search`."""
@@ -30,24 +27,27 @@ class SearchArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebSearch:
-    """Searches the web."""
+    """Searches the web. The sub-agent of `agentic_fetch` needs no permission, because its caller had one."""
 
     spec = ToolSpec(
-        "web_search", description_of(__file__, "web_search"), schema_of(SearchArgs), parallel=True, effect="read"
+        "web_search",
+        description_of(__file__, "web_search"),
+        schema_of(SearchArgs),
+        parallel=True,
+        effect="read",
+        agents=("main", "web"),
     )
 
-    def __init__(self, search: Search, *, asks: bool = True) -> None:
-        """`asks`: does a call need a permission?"""
+    def __init__(self, search: Search) -> None:
         self._search = search
-        self._asks = asks
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `web_search.md`."""
-        wanted = read_args(SearchArgs, args)
-        query = " ".join(wanted.query.split())
+        arguments = read_args(SearchArgs, args)
+        query = " ".join(arguments.query.split())
         if not query:
             raise ToolError("cannot search: the query is empty")
-        if self._asks:
+        if context.agent != "web":
             await context.permit(
                 action="search",
                 path=str(context.workspace),
@@ -56,7 +56,7 @@ class WebSearch:
             )
         hits = await self._search.ask(
             query,
-            most=min(wanted.max_results or RESULTS, RESULTS_MAX),
+            most=min(arguments.max_results or RESULTS, RESULTS_MAX),
             endpoint=context.env.get(ENDPOINT_VARIABLE, ENDPOINT),
             timeout_s=WITHIN_S,
         )
@@ -71,17 +71,25 @@ class WebFetchArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebFetch:
-    """Reads a page for the agent of `agentic_fetch`; its caller was permitted the web, not what is near."""
+    """Reads a page for the sub-agent of `agentic_fetch`.
+
+    Its caller was permitted the web, which does not include the local network.
+    """
 
     spec = ToolSpec(
-        "web_fetch", description_of(__file__, "web_fetch"), schema_of(WebFetchArgs), parallel=True, effect="read"
+        "web_fetch",
+        description_of(__file__, "web_fetch"),
+        schema_of(WebFetchArgs),
+        parallel=True,
+        effect="read",
+        agents=("web",),
     )
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `web_fetch.md`."""
         url = check_url(read_args(WebFetchArgs, args).url)
         if await is_local(url):
-            # A page that the agent read may have told it to: what only this machine can reach is not the web.
+            # A page may have instructed the sub-agent to do so, and it must not reach what only this machine can.
             await context.permit(
                 action="fetch",
                 path=str(context.workspace),
@@ -99,7 +107,7 @@ class AgenticFetchArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgenticFetch:
-    """Has an agent read the web and report."""
+    """Has a sub-agent read the web and report."""
 
     spec = ToolSpec(
         "agentic_fetch",
@@ -114,8 +122,8 @@ class AgenticFetch:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `agentic_fetch.md`."""
-        wanted = read_args(AgenticFetchArgs, args)
-        prompt, url = wanted.prompt.strip(), wanted.url.strip()
+        arguments = read_args(AgenticFetchArgs, args)
+        prompt, url = arguments.prompt.strip(), arguments.url.strip()
         if not prompt:
             raise ToolError("cannot start an agent: the prompt is empty; say what it shall find out")
         url = check_url(url) if url else ""
@@ -126,10 +134,10 @@ class AgenticFetch:
             params={"prompt": prompt, "url": url},
         )
         if url:
-            mark = secrets.token_hex(8)  # so that the page cannot pretend to end
+            mark = secrets.token_hex(8)  # random, so that the page cannot contain its own end mark
             page = await page_text(url, context)
             prompt = f"{prompt}\n\nThe page {url}, as material between the marks {mark}:\n{mark}\n{page}\n{mark}"
-        with context.without_deadline():  # it has deadlines of its own, as every run
+        with context.without_deadline():  # the sub-agent has deadlines of its own, as every run
             answer = await self._delegate.answer(
                 parent_session_id=context.session_id,
                 session_id=f"{context.message_id}$${context.tool_call_id}",
@@ -142,7 +150,7 @@ class AgenticFetch:
 
 
 async def page_text(url: str, context: ToolContext) -> str:
-    """A page as a model reads it, cut where it becomes too long. Raises ToolError."""
+    """Fetch a page and convert it to text for a model, cut when it is too long. Raises ToolError."""
     page = await fetch(url, max_bytes=PAGE_MAX_BYTES, timeout_s=WITHIN_S, accept="text/html, text/*, */*;q=0.5")
     text = page.text()
     text = await context.children.threads.run(

@@ -1,0 +1,156 @@
+"""Hold the configuration of a workspace as it is now: read again on request, changed in files, passed to listeners.
+
+A turn that runs keeps the configuration it was built with (W-27); a change counts from the next turn on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from protocol.api.provider import SelectedModel
+from protocol.base.clock import Clock
+from protocol.base.logs import set_level
+from protocol.errors import BadInput
+from protocol.worker_spec import WorkerSpec
+from worker.config.edit import edit_file, file_of
+from worker.config.files import Object
+from worker.config.load import Config, load_config
+from worker.config.schema import Options
+
+ConfigListener = Callable[[Config, Mapping[str, str]], None]
+"""Takes a configuration and the environment for child processes. Called on the loop; must not block."""
+
+
+class LiveConfig:
+    """The configuration of one workspace, and every change to it."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        config: Config | BadInput,
+        *,
+        clock: Clock,
+        log: logging.Logger,
+        register_secret: Callable[[str], None],
+    ) -> None:
+        """Start with `config`, the result of `read_config` or its error.
+
+        A workspace whose configuration cannot be read is open for its history, and `problem` says why it runs no
+        prompt. `register_secret` keeps a text out of every log line.
+        """
+        self._spec = spec
+        self._clock = clock
+        self._log = log
+        self._register_secret = register_secret
+        self._listeners: list[ConfigListener] = []
+        self._chosen: dict[str, SelectedModel] = {}
+        self._reading = asyncio.Lock()  # so that an earlier reading never replaces a later one
+        self.skip_permissions = spec.skip_permissions
+        self.problem: BadInput | None = None
+        if isinstance(config, BadInput):
+            self.problem, config = config, empty_config(Path(spec.data_dir))
+            log.error(self.problem.message)
+        self._current = config
+        self._apply(config)
+
+    @property
+    def current(self) -> Config:
+        """The configuration for the next turn."""
+        return self._current
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment for child processes: that of the worker, with the configured variables over it."""
+        return {**self._spec.env, **self._current.env}
+
+    @property
+    def may_allow_runs(self) -> bool:
+        """Whether a prompt may say that its run needs no permission."""
+        section = self._current.raw.get("permissions")
+        return not isinstance(section, dict) or section.get("allow_run_policy") is not False
+
+    def subscribe(self, listener: ConfigListener) -> None:
+        """Call `listener` with the current configuration, and again after each change."""
+        self._listeners.append(listener)
+        listener(self._current, self.env)
+
+    async def reload(self) -> bool:
+        """Read the configuration again, in a thread; return whether it has changed. Raises BadInput."""
+        async with self._reading:
+            return self._replace(await asyncio.to_thread(read_config, self._spec, chosen=self._chosen))
+
+    async def edit(
+        self, scope: int, change: Callable[[Object], None], *, choose: Mapping[str, SelectedModel | None] | None = None
+    ) -> None:
+        """Change the file of a scope and use the result, in a thread; on failure the file stays as it was.
+
+        `choose` holds models that count from now on although a project's file says otherwise; None leaves the choice
+        to the files again. Raises as `edit_file`.
+        """
+        path = file_of(scope, Path(self._spec.data_dir), self._spec.env)
+        async with self._reading:
+            choices = {**self._chosen, **(choose or {})}
+            chosen = {kind: model for kind, model in choices.items() if model is not None}
+
+            def attempt(tree: Object) -> Config:
+                return read_config(self._spec, chosen=chosen, unwritten={path: tree})
+
+            config = await asyncio.to_thread(edit_file, path, change, attempt, self._clock)
+            self._chosen = chosen
+            self._replace(config)
+
+    def _replace(self, config: Config) -> bool:
+        self.problem = None
+        if config == self._current:
+            return False
+        self._current = config
+        self._apply(config)
+        env = self.env
+        for listener in self._listeners:
+            listener(config, env)
+        return True
+
+    def _apply(self, config: Config) -> None:
+        for secret in config.secrets:
+            self._register_secret(secret)
+        for warning in config.warnings:
+            self._log.warning(warning)
+        set_level("debug" if self._spec.debug or config.options.debug else self._spec.log_level)
+
+
+def empty_config(data_dir: Path) -> Config:
+    """Return a configuration without models, for a workspace whose own cannot be read."""
+    return Config(
+        providers={},
+        models={},
+        allowed_tools=(),
+        options=Options(),
+        env={},
+        hint="",
+        warnings=(),
+        files=(),
+        secrets=(),
+        data_dir=data_dir,
+    )
+
+
+def read_config(
+    spec: WorkerSpec,
+    *,
+    chosen: Mapping[str, SelectedModel] | None = None,
+    unwritten: Mapping[Path, Object] | None = None,
+) -> Config:
+    """Read the configuration of a worker's workspace. Blocks. Raises BadInput.
+
+    `chosen` and `unwritten` are those of `load_config`.
+    """
+    return load_config(
+        Path(spec.path),
+        Path(spec.data_dir),
+        spec.env,
+        default_model=spec.default_model,
+        local_model=spec.local_model,
+        chosen=chosen,
+        unwritten=unwritten,
+    )
