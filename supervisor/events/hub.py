@@ -307,9 +307,9 @@ class Stream:
                     wait_s = min(wait_s, self._next_fetch_at - now)
             await self._hub.changed(wait_s)
 
-    def asked_before(self, events: Sequence[Event]) -> None:
+    def add_open_requests(self, events: Sequence[Event]) -> None:
         """Send the client those events of open requests that are older than its stream."""
-        self.client.asked_before(events)
+        self.client.add_open_requests(events)
         self._hub.wake()
 
     def close(self) -> None:

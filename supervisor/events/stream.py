@@ -88,7 +88,7 @@ class ClientStream(Machine[StreamState]):
         if self._live_after is None:
             self._live_after = number
 
-    def asked_before(self, events: Sequence[Event]) -> None:
+    def add_open_requests(self, events: Sequence[Event]) -> None:
         """Add the events of open requests that are older than the stream of this client, which has no cursor."""
         if self._live_after is not None and self.state is not StreamState.OVER:
             older = [event for event in events if event.number <= self._live_after]

@@ -8,17 +8,9 @@ from tests.architecture.files import name_of, sources, tree
 PARAMETERS_MAX = 8
 
 EXCEPTIONS = {
-    "supervisor/routing/link.py:Link": "to be split: the channel to one generation and the calls on it",
-    "supervisor/workers/driver.py:WorkerDriver": "to be split: what it drives and what it reports to",
     "worker/agent/turn.py:Turn": "to be split: the turn and its environment",
-    "worker/link.py:WorkerLink": "to be split: socket, handshake, calls",
-    "worker/lsp/connection.py:Connection": "to be split: its handlers are a value of their own",
-    "worker/lsp/server.py:LanguageServer": "to be split: what all servers of a workspace share is a value of its own",
-    "worker/mcp/service.py:McpService": "to be split: it passes most of them on as McpEnvironment",
     "worker/models/registry.py:ModelRegistry": "to be split: random and log are not used",
     "worker/models/remote.py:RemoteModel": "to be split: model, provider and choice are one value",
-    "worker/runs/dispatcher.py:Dispatcher": "to be split: it passes most of them on as ToolSource",
-    "worker/runs/transcript.py:StoredTranscript": "to be split: the run and what every transcript shares",
 }
 """`FILE:CLASS` of constructors that have more without saying why, and what would make them smaller."""
 

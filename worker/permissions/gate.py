@@ -58,34 +58,34 @@ class PermissionGate:
         self._workspace = workspace
         self._in_thread = in_thread
 
-    async def permit(self, wish: AccessRequest) -> None:
+    async def permit(self, access: AccessRequest) -> None:
         """Return when the call is permitted. Raises ToolDenied with the reason, and with what would allow it."""
-        decision = self._rules().decide(wish.tool, wish.action)
+        decision = self._rules().decide(access.tool, access.action)
         if decision.allowed or (self._policy.kind == "allow" and self._may_allow()):
             return
-        if wish.approved:
-            await self._broker.approve(wish.session_id, wish.run_id, wish.tool_call_id)
+        if access.approved:
+            await self._broker.approve(access.session_id, access.run_id, access.tool_call_id)
             return
-        path = await self._in_thread(lambda: request_path(wish.path, self._workspace))
+        path = await self._in_thread(lambda: request_path(access.path, self._workspace))
         request_id = self._broker.new_id()
         shape = PermissionRequest(
             id=request_id,
-            session_id=wish.session_id,
-            tool_call_id=wish.tool_call_id,
-            tool_name=wish.tool,
-            description=replace_surrogates(wish.description),
-            action=wish.action,
-            params=replace_surrogates_in(dict(wish.params)) if wish.params is not None else None,
+            session_id=access.session_id,
+            tool_call_id=access.tool_call_id,
+            tool_name=access.tool,
+            description=replace_surrogates(access.description),
+            action=access.action,
+            params=replace_surrogates_in(dict(access.params)) if access.params is not None else None,
             path=replace_surrogates(path),
         )
         request = StoredRequest(
             request_id,
             "permission",
-            wish.session_id,
-            wish.run_id,
-            wish.tool_call_id,
-            tool=wish.tool,
-            action=wish.action,
+            access.session_id,
+            access.run_id,
+            access.tool_call_id,
+            tool=access.tool,
+            action=access.action,
             path=shape.path,
         )
         reply = await self._broker.ask(request, shape, timeout_s=self._policy.timeout_s, refusal=self._refusal())
@@ -94,8 +94,8 @@ class PermissionGate:
         if reply.why:
             raise ToolDenied(f"{decision.reason} No client decided: {reply.why}.")
         raise ToolDenied(
-            f"cannot run {wish.tool}: the user denied permission to {wish.action}. Do not look for a way around it; "
-            "say what you wanted to do and wait for what the user says."
+            f"cannot run {access.tool}: the user denied permission to {access.action}. Do not look for a way around "
+            "it; say what you wanted to do and wait for what the user says."
         )
 
     def _refusal(self) -> str:

@@ -6,23 +6,21 @@ decides without an await; writes happen afterwards, in tasks of this dispatcher.
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from protocol.api.agent import Prompt, Run
 from protocol.api.permission import PermissionPolicy
-from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
-from protocol.base.tasks import TaskOwner, run_shielded
+from protocol.base.tasks import run_shielded
 from protocol.errors import BadInput, Conflict, LimitReached, NotFound
-from protocol.events import Event
-from protocol.ids import RandomSource, RunId, SessionId, is_id, new_uuid
+from protocol.ids import RunId, SessionId, is_id, new_uuid
 from protocol.limits import Limits
 from worker.runs.drain import Drain
 from worker.runs.run_end import CANCELLED, CLOSED, Outcome, RunFinisher, UnwrittenRows
+from worker.runs.run_services import RunServices
 from worker.runs.runner import NameSession, Runner, RunnerContext, TurnMaker
 from worker.runs.session_queue import (
     AcceptCounter,
@@ -37,7 +35,7 @@ from worker.runs.session_queue import (
 )
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, rows, runs, sessions
-from worker.store.database import Database, Transaction
+from worker.store.database import Transaction
 from worker.store.rows import StoredRun
 
 
@@ -46,32 +44,24 @@ class Dispatcher:
 
     def __init__(
         self,
+        services: RunServices,
         *,
-        database: Database,
-        ending: RunFinisher,
+        finisher: RunFinisher,
         make_turn: TurnMaker,
         name_session: NameSession,
-        publish_snapshot: Callable[[Event], None],
         drain: Drain,
         counter: AcceptCounter,
-        limits: Limits,
-        clock: Clock,
-        random: RandomSource,
-        log: logging.Logger,
     ) -> None:
-        self._database = database
-        self._finisher = ending
-        self._publish_snapshot = publish_snapshot
+        self._services = services
+        self._database = services.database
+        self._limits = services.limits
+        self._clock = services.clock
+        self._random = services.random
+        self._owner = services.owner
+        self._finisher = finisher
         self._drain = drain
         self._counter = counter
-        self._limits = limits
-        self._clock = clock
-        self._random = random
-        self._log = log
-        self._owner = TaskOwner("runs", log)
-        self._context = RunnerContext(
-            database, ending, make_turn, name_session, self._owner, limits, clock, random, log
-        )
+        self._runner_context = RunnerContext(services, finisher, make_turn, name_session)
         self._queues: dict[SessionId, SessionQueue] = {}
         self._runs: dict[str, StoredRun] = {}  # stored and not ended
         self._counted: set[str] = set()  # run ids whose rows say already that they are about to start
@@ -373,19 +363,13 @@ class Dispatcher:
     def _start(self, queue: SessionQueue, run: StoredRun) -> None:
         transcript = StoredTranscript(
             run,
-            database=self._database,
-            publish_snapshot=self._publish_snapshot,
+            self._services,
             take_merged=lambda: self._merge(queue) if run.kind != rows.SUMMARY and not run.permission_policy else [],
-            owner=self._owner,
-            limits=self._limits,
-            clock=self._clock,
-            random=self._random,
-            log=self._log,
         )
         runner = Runner(
             run,
             transcript,
-            self._context,
+            self._runner_context,
             is_counted=run.id in self._counted,
             merged=lambda: queue.merged,
             on_end=lambda: self._finished(queue, run),

@@ -330,12 +330,12 @@ class RunFinisher:
         self,
         *,
         database: Database,
-        scribe: EndWriter,
+        writer: EndWriter,
         log: logging.Logger,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._database = database
-        self._writer = scribe
+        self._writer = writer
         self._log = log
         self._on_fatal = on_fatal
 

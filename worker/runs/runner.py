@@ -5,27 +5,25 @@ line of the turn or in the middle of a tool, is one fact here, and it cannot int
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from protocol.api.message import Message
-from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint
 from protocol.base.logs import fields
-from protocol.base.tasks import TaskOwner, run_shielded
+from protocol.base.tasks import run_shielded
 from protocol.errors import BulkheadError
-from protocol.ids import RandomSource, new_uuid
-from protocol.limits import Limits
+from protocol.ids import new_uuid
 from worker.agent.summary import as_told, summary_request
 from worker.agent.turn_result import TurnResult, UnwrittenState
 from worker.models.client import ModelFailure
 from worker.runs import message_rows
 from worker.runs.run_end import CANCELLED, SESSION_DELETED, Outcome, RunFinisher, UnwrittenRows
+from worker.runs.run_services import RunServices
 from worker.runs.transcript import StoredTranscript
 from worker.store import messages, rows, runs, sessions
-from worker.store.database import Database, Transaction
+from worker.store.database import Transaction
 from worker.store.rows import StoredRun
 
 
@@ -45,17 +43,12 @@ NameSession = Callable[[str, str, str], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class RunnerContext:
-    """The services that all runners of a worker share."""
+    """The services of all runs, and the steps around a turn that all runners share."""
 
-    database: Database
+    services: RunServices
     finisher: RunFinisher
     make_turn: TurnMaker
     name_session: NameSession
-    owner: TaskOwner
-    limits: Limits
-    clock: Clock
-    random: RandomSource
-    log: logging.Logger
 
 
 _NO_ROW = Outcome("failed", cause="internal", title="Internal error", details="the turn ended without an answer")
@@ -83,6 +76,7 @@ class Runner:
         self.transcript = transcript
         self._run = run
         self._context = context
+        self._services = context.services
         self._is_counted = is_counted
         self._merged = merged
         self._on_end = on_end
@@ -100,7 +94,7 @@ class Runner:
 
     async def run(self) -> None:
         """Execute the run to its end. Raises only when the end could not be stored; the worker then restarts."""
-        context = self._context
+        finisher, owner = self._context.finisher, self._services.owner
         result: TurnResult | None = None
         failure: Outcome | None = None
         try:
@@ -108,7 +102,7 @@ class Runner:
             if history is None:
                 failure = SESSION_DELETED
             elif self._cancelled is None:
-                self._turn = context.owner.start(self._execute(history), f"turn-{self.run_id}")
+                self._turn = owner.start(self._execute(history), f"turn-{self.run_id}")
                 await asyncio.wait({self._turn})  # bounded by run_max_s inside
                 returned = None if self._turn.cancelled() else self._turn.result()
                 if isinstance(returned, Exception):
@@ -120,25 +114,25 @@ class Runner:
         self.transcript.close()
         last = self.transcript.unstored_last
         if result is not None and last is not None and last.id == result.message_id:
-            work = context.finisher.completed(self._run, last, self._merged(), self._on_end)
+            work = finisher.completed(self._run, last, self._merged(), self._on_end)
         else:
             # A cancel wins over the failure that it caused (W-05).
             outcome = self._cancelled or failure or (_BROKEN if result is None else _NO_ROW)
-            work = context.finisher.closed(self._run, outcome, self._unwritten(outcome), self._merged(), self._on_end)
-        timeout_s = 4 * context.limits.storage_job_s
-        await run_shielded(work, owner=context.owner, timeout_s=timeout_s, name=f"end-{self.run_id}")
+            work = finisher.closed(self._run, outcome, self._unwritten(outcome), self._merged(), self._on_end)
+        timeout_s = 4 * self._services.limits.storage_job_s
+        await run_shielded(work, owner=owner, timeout_s=timeout_s, name=f"end-{self.run_id}")
 
     async def _begin(self) -> list[Message] | None:
         """Mark the run as started and store its prompt. Return the conversation up to it, or None without a session."""
-        context, run = self._context, self._run
+        services, run = self._services, self._run
         if not self._is_counted:
-            await context.database.write(lambda transaction: runs.count_death(transaction.connection, run.id))
+            await services.database.write(lambda transaction: runs.count_death(transaction.connection, run.id))
         await failpoint("run.before_start")
         if self._cancelled is not None:
             return []  # cancelled already: the end writes all rows
-        now = int(context.clock.wall())
+        now = int(services.clock.wall())
         row = message_rows.user_row(
-            row_id=new_uuid(context.random),
+            row_id=new_uuid(services.random),
             session_id=run.session_id,
             prompt=run.prompt,
             attachments=run.attachments,
@@ -151,13 +145,13 @@ class Runner:
         def job(transaction: Transaction) -> list[Message] | None:
             nonlocal is_named
             connection = transaction.connection
-            if not runs.start(connection, run.id, int(context.clock.wall() * 1000)):
+            if not runs.start(connection, run.id, int(services.clock.wall() * 1000)):
                 raise RuntimeError(f"run {run.id} has ended before it began")
             session = sessions.get(connection, run.session_id)
             if session is None:
                 return None
             history = as_told(messages.history(connection, run.session_id, session.summary_message_id))
-            history = history[-context.limits.history_max_messages :]
+            history = history[-services.limits.history_max_messages :]
             if run.kind == rows.SUMMARY:
                 return [*history, summary_request(run.session_id, session.todos)]
             messages.create(connection, row, run_id=run.id)
@@ -173,15 +167,17 @@ class Runner:
                 is_named = True
             return [*history, row]
 
-        history = await context.database.write(job)
+        history = await services.database.write(job)
         if is_named:
-            context.owner.start(context.name_session(run.session_id, run.prompt, title), f"title-{run.session_id}")
+            services.owner.start(
+                self._context.name_session(run.session_id, run.prompt, title), f"title-{run.session_id}"
+            )
         return history
 
     async def _execute(self, history: list[Message]) -> TurnResult | Exception:
         """Run the turn. Its failure is returned, because for the run it is a result; a cancel is raised."""
         try:
-            async with asyncio.timeout(self._context.limits.run_max_s):
+            async with asyncio.timeout(self._services.limits.run_max_s):
                 self._turn_like = await self._context.make_turn(self._run, self.transcript)
                 return await self._turn_like.run(history)
         except Exception as error:
@@ -193,10 +189,10 @@ class Runner:
         if isinstance(error, BulkheadError):
             return _turn_failed(error)
         if isinstance(error, TimeoutError):
-            limit = f"the run took longer than {self._context.limits.run_max_s:g} s"
+            limit = f"the run took longer than {self._services.limits.run_max_s:g} s"
             return Outcome("failed", cause="deadline", title="Run too long", details=limit)
-        number = f"{self._context.random.getrandbits(32):08x}"
-        self._context.log.error("turn failed", exc_info=error, extra=fields(run=self.run_id, id=number))
+        number = f"{self._services.random.getrandbits(32):08x}"
+        self._services.log.error("turn failed", exc_info=error, extra=fields(run=self.run_id, id=number))
         return Outcome("failed", cause="internal", title="Internal error", details=f"see the log under {number}")
 
     def _unwritten(self, outcome: Outcome) -> UnwrittenRows:

@@ -10,7 +10,6 @@ one; and no snapshot is shown once a forced write of the same message was submit
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -18,17 +17,16 @@ from msgspec.structs import replace
 from protocol.api.agent import AgentEvent
 from protocol.api.message import Message, ToolResultData
 from protocol.api.session import Session
-from protocol.base.clock import Clock
-from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from protocol.events import Event, snapshot_event
-from protocol.ids import RandomSource, new_uuid
+from protocol.events import snapshot_event
+from protocol.ids import new_uuid
 from protocol.limits import Limits
 from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.usage import Usage
 from worker.runs import message_rows
+from worker.runs.run_services import RunServices
 from worker.store import messages, rows, runs, sessions
-from worker.store.database import Database, Transaction
+from worker.store.database import Transaction
 from worker.store.rows import StoredRun
 
 
@@ -38,30 +36,23 @@ class StoredTranscript:
     def __init__(
         self,
         run: StoredRun,
+        services: RunServices,
         *,
-        database: Database,
-        publish_snapshot: Callable[[Event], None],
         take_merged: Callable[[], list[StoredRun]],
-        owner: TaskOwner,
-        limits: Limits,
-        clock: Clock,
-        random: RandomSource,
-        log: logging.Logger,
     ) -> None:
         """`take_merged` takes the prompts out of the queue that join this turn now."""
         self._run = run
-        self._database = database
-        self._publish_snapshot = publish_snapshot
+        self._database = services.database
+        self._publish_snapshot = services.publish_snapshot
+        self._owner = services.owner
+        self._limits = services.limits
+        self._clock = services.clock
+        self._random = services.random
         self._take_merged = take_merged
-        self._owner = owner
-        self._limits = limits
-        self._clock = clock
-        self._random = random
-        self._log = log
         self._stored: Message | None = None  # the newest state that was submitted to the database
         self._pending: Message | None = None  # newer than that
         self._shown_at = -1e9
-        self._pace_s = limits.snapshot_interval_s
+        self._pace_s = services.limits.snapshot_interval_s
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
