@@ -53,7 +53,7 @@ class SkillService(Extension):
                 await self._database.write(self._emit)
 
     def _emit(self, transaction: Transaction) -> None:
-        transaction.emit("skills_event", "updated", SkillsChanged(states=self.states))
+        transaction.emit(SkillsChanged(states=self.states))
 
     @property
     def states(self) -> list[SkillState]:
