@@ -27,7 +27,7 @@ _harness = pytest.StashKey[ServerHarness]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "house(limits, env, arguments, zygote, start, bystander, tcp): how the fixture `house` is built"
+        "markers", "house(limits, env, arguments, zygote, start, neighbour, tcp): how the fixture `house` is built"
     )
 
 

@@ -21,7 +21,7 @@ LONG, SHORT = 600.0, 0.05
 BEAT = {"heartbeat_interval_s": 0.05}
 HELD = BEAT | {"create_grace_s": LONG, "detach_grace_s": LONG}
 
-pytestmark = pytest.mark.house(limits=HELD, bystander=False)
+pytestmark = pytest.mark.house(limits=HELD, neighbour=False)
 
 
 async def may_sleep(client: Client, workspace: str) -> bool:
@@ -60,17 +60,17 @@ async def look(client: Client, workspace: str, session: str) -> int:
     return (await client.post(path, {"session_id": session})).status
 
 
-async def attached(house: ServerHarness, room: WorkspaceFixture, count: int) -> None:
+async def attached(house: ServerHarness, workspace: WorkspaceFixture, count: int) -> None:
     """So many clients have a stream now."""
 
     async def are() -> bool:
-        return bool((await house.worker(room.id))["clients"] == count)
+        return bool((await house.worker(workspace.id))["clients"] == count)
 
     await eventually(are, what=f"{count} attached clients")
 
 
-async def viewers(room: WorkspaceFixture) -> int:
-    return int((await room.client.session(room.id, room.session))["attached_clients"])
+async def viewers(workspace: WorkspaceFixture) -> int:
+    return int((await workspace.client.session(workspace.id, workspace.session))["attached_clients"])
 
 
 # --- one directory, one workspace ---------------------------------------------------------------------------------
@@ -110,24 +110,26 @@ async def test_the_first_creator_of_a_relative_path_gets_an_absolute_one(house: 
 
 
 async def test_a_workspace_is_the_same_after_sleep_restart_and_crash(house: ServerHarness) -> None:
-    room = await house.room(yolo=True, debug=True, channels=["b", "a"], env=["A=1"])
+    workspace = await house.workspace(yolo=True, debug=True, channels=["b", "a"], env=["A=1"])
     lasting = ("id", "path", "data_dir", "yolo", "debug", "channels", "version")
-    before = (await room.client.get(f"/v1/workspaces/{room.id}")).json()
+    before = (await workspace.client.get(f"/v1/workspaces/{workspace.id}")).json()
     assert [before["yolo"], before["debug"], before["channels"]] == [True, True, ["b", "a"]]
-    await room.watcher.close()
-    await release(room.client, room.id)
-    await unclaimed(house, room.id)
-    woken = (await room.client.get(f"/v1/workspaces/{room.id}")).json()
+    await workspace.watcher.close()
+    await release(workspace.client, workspace.id)
+    await unclaimed(house, workspace.id)
+    woken = (await workspace.client.get(f"/v1/workspaces/{workspace.id}")).json()
     assert woken == before
     await house.server.kill9()
     await house.server.restart()
-    crashed = await room.client.create(room.path, channels=["b", "a"], yolo=False)
+    crashed = await workspace.client.create(workspace.path, channels=["b", "a"], yolo=False)
     assert await house.server.stop() == 0
     await house.server.restart()
-    restarted = (await room.client.get(f"/v1/workspaces/{room.id}")).expect(200).json()
+    restarted = (await workspace.client.get(f"/v1/workspaces/{workspace.id}")).expect(200).json()
     for later in (crashed, restarted):
         assert {key: later[key] for key in lasting} == {key: before[key] for key in lasting}
-    refused = await room.client.post("/v1/workspaces", {"path": str(room.path), "client_id": room.client.client_id})
+    refused = await workspace.client.post(
+        "/v1/workspaces", {"path": str(workspace.path), "client_id": workspace.client.client_id}
+    )
     assert refused.expect(409).code == "conflict"
 
 
@@ -145,7 +147,7 @@ async def test_version_tells_all_five_and_another_clients_version_is_welcome(hou
 # --- claims -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.house(limits=HELD | {"create_grace_s": SHORT}, bystander=False)
+@pytest.mark.house(limits=HELD | {"create_grace_s": SHORT}, neighbour=False)
 async def test_a_creator_that_never_listens_is_forgotten_after_the_create_grace(house: ServerHarness) -> None:
     client = house.new_client()
     workspace = (await client.create(house.directory("w", "script")))["id"]
@@ -153,19 +155,19 @@ async def test_a_creator_that_never_listens_is_forgotten_after_the_create_grace(
     assert (await client.get(f"/v1/workspaces/{workspace}")).status == 200  # it wakes, under the same id
 
 
-@pytest.mark.house(limits=HELD | {"create_grace_s": SHORT}, bystander=False)
+@pytest.mark.house(limits=HELD | {"create_grace_s": SHORT}, neighbour=False)
 async def test_a_creator_that_listens_is_held_by_the_detach_grace_from_then_on(house: ServerHarness) -> None:
-    room = await house.room()
-    await claimed_by_stream(house, room)
-    await room.watcher.close()
-    await attached(house, room, 0)
+    workspace = await house.workspace()
+    await claimed_by_stream(house, workspace)
+    await workspace.watcher.close()
+    await attached(house, workspace, 0)
     await eventually(lambda: may_sleep_control(house), what="the same time for one without claims")
-    assert not await may_sleep(room.client, room.id)
+    assert not await may_sleep(workspace.client, workspace.id)
 
 
-async def claimed_by_stream(house: ServerHarness, room: WorkspaceFixture) -> None:
-    await attached(house, room, 1)
-    assert not await may_sleep(room.client, room.id)
+async def claimed_by_stream(house: ServerHarness, workspace: WorkspaceFixture) -> None:
+    await attached(house, workspace, 1)
+    assert not await may_sleep(workspace.client, workspace.id)
 
 
 async def may_sleep_control(house: ServerHarness) -> bool:
@@ -179,52 +181,52 @@ async def may_sleep_control(house: ServerHarness) -> bool:
     return True
 
 
-@pytest.mark.house(limits=HELD | {"detach_grace_s": SHORT}, bystander=False)
+@pytest.mark.house(limits=HELD | {"detach_grace_s": SHORT}, neighbour=False)
 async def test_a_lost_stream_is_forgotten_after_the_detach_grace(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.watcher.close()
-    await unclaimed(house, room.id)
+    workspace = await house.workspace()
+    await workspace.watcher.close()
+    await unclaimed(house, workspace.id)
 
 
 async def test_a_lost_stream_begins_a_grace_in_which_the_client_may_come_back(house: ServerHarness) -> None:
-    room = await house.room()
-    assert await look(room.client, room.id, room.session) == 200
-    assert await viewers(room) == 1
-    await room.watcher.close()
-    await attached(house, room, 0)
-    assert await viewers(room) == 0
-    assert await look(room.client, room.id, "") == 409
-    await claimed(house, room.id)
-    await house.watch(room.id, name="again", client=room.client)
-    assert await viewers(room) == 1  # what it looked at was kept
+    workspace = await house.workspace()
+    assert await look(workspace.client, workspace.id, workspace.session) == 200
+    assert await viewers(workspace) == 1
+    await workspace.watcher.close()
+    await attached(house, workspace, 0)
+    assert await viewers(workspace) == 0
+    assert await look(workspace.client, workspace.id, "") == 409
+    await claimed(house, workspace.id)
+    await house.watch(workspace.id, name="again", client=workspace.client)
+    assert await viewers(workspace) == 1  # what it looked at was kept
 
 
 async def test_a_claim_that_was_given_back_forgets_what_its_client_looked_at(house: ServerHarness) -> None:
-    room = await house.room()
-    assert await look(room.client, room.id, room.session) == 200
-    await release(room.client, room.id)
-    assert await viewers(room) == 1  # a release cuts no stream
-    await room.watcher.close()
-    await unclaimed(house, room.id)
-    await house.watch(room.id, name="again", client=room.client)
-    assert await viewers(room) == 0
+    workspace = await house.workspace()
+    assert await look(workspace.client, workspace.id, workspace.session) == 200
+    await release(workspace.client, workspace.id)
+    assert await viewers(workspace) == 1  # a release cuts no stream
+    await workspace.watcher.close()
+    await unclaimed(house, workspace.id)
+    await house.watch(workspace.id, name="again", client=workspace.client)
+    assert await viewers(workspace) == 0
 
 
 async def test_streams_of_one_client_are_one_claim(house: ServerHarness) -> None:
-    room = await house.room()
-    second = await house.watch(room.id, name="second", client=room.client)
-    plain = await house.watch(room.id, name="plain", client=room.client, ids=False)
-    assert await look(room.client, room.id, room.session) == 200
-    assert (await house.worker(room.id))["clients"] == await viewers(room) == 1
-    await release(room.client, room.id)
-    for watcher in (room.watcher, second):
+    workspace = await house.workspace()
+    second = await house.watch(workspace.id, name="second", client=workspace.client)
+    plain = await house.watch(workspace.id, name="plain", client=workspace.client, ids=False)
+    assert await look(workspace.client, workspace.id, workspace.session) == 200
+    assert (await house.worker(workspace.id))["clients"] == await viewers(workspace) == 1
+    await release(workspace.client, workspace.id)
+    for watcher in (workspace.watcher, second):
         await watcher.close()
-    assert await viewers(room) == 1
-    assert not await may_sleep(room.client, room.id)
-    await room.client.prompt(room.id, room.session, "/say hello", "r-1")
+    assert await viewers(workspace) == 1
+    assert not await may_sleep(workspace.client, workspace.id)
+    await workspace.client.prompt(workspace.id, workspace.session, "/say hello", "r-1")
     await plain.ended("r-1")
     await plain.close()
-    await unclaimed(house, room.id)  # released before, so without a grace
+    await unclaimed(house, workspace.id)  # released before, so without a grace
 
 
 async def test_a_release_before_any_stream_ends_the_claim_at_once(house: ServerHarness) -> None:
@@ -241,12 +243,12 @@ async def test_a_release_before_any_stream_ends_the_claim_at_once(house: ServerH
 
 
 async def test_a_create_takes_a_release_back(house: ServerHarness) -> None:
-    room = await house.room()
-    await release(room.client, room.id)
-    await room.client.create(room.path)
-    await room.watcher.close()
-    await attached(house, room, 0)
-    await claimed(house, room.id)
+    workspace = await house.workspace()
+    await release(workspace.client, workspace.id)
+    await workspace.client.create(workspace.path)
+    await workspace.watcher.close()
+    await attached(house, workspace, 0)
+    await claimed(house, workspace.id)
 
 
 async def test_a_retired_client_is_gone_from_every_workspace(house: ServerHarness) -> None:
@@ -275,20 +277,20 @@ async def test_a_retired_client_is_gone_from_every_workspace(house: ServerHarnes
 
 
 async def test_a_run_outlives_its_last_client(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming()
-    await room.watcher.close()
-    await retire(room.client)
-    assert not await may_sleep(room.client, room.id)
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming()
+    await workspace.watcher.close()
+    await retire(workspace.client)
+    assert not await may_sleep(workspace.client, workspace.id)
     await call.reply(" three")
 
     async def ended() -> bool:
-        return (await room.run(run))["state"] == "ended"
+        return (await workspace.run(run))["state"] == "ended"
 
     await eventually(ended, what="the end of the run")
-    assert (await room.run(run))["outcome"] == "completed"
-    await unclaimed(house, room.id)
-    assert (await room.run(run))["outcome"] == "completed"
+    assert (await workspace.run(run))["outcome"] == "completed"
+    await unclaimed(house, workspace.id)
+    assert (await workspace.run(run))["outcome"] == "completed"
 
 
 # --- how a server is asked to leave -------------------------------------------------------------------------------
@@ -318,22 +320,22 @@ class Line:
 
 @pytest.mark.parametrize("command", ["shutdown", "shutdown_if_idle"])
 @pytest.mark.house(
-    limits=HELD | {"control_grace_s": 1.0}, arguments=("--idle-exit", "600"), bystander=False, zygote="shared"
+    limits=HELD | {"control_grace_s": 1.0}, arguments=("--idle-exit", "600"), neighbour=False, zygote="shared"
 )
 async def test_an_idle_private_server_leaves_when_it_is_asked(house: ServerHarness, command: str) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     client = house.new_client()
     body = {"command": command}
     assert (await client.post("/v1/control", body)).expect(409).code == "not_idle"
-    await room.watcher.close()
-    await attached(house, room, 0)
+    await workspace.watcher.close()
+    await attached(house, workspace, 0)
     assert (await client.post("/v1/control", body)).expect(409).code == "not_idle"  # held by the grace
-    await release(room.client, room.id)
-    await unclaimed(house, room.id)
+    await release(workspace.client, workspace.id)
+    await unclaimed(house, workspace.id)
     async with Line(house.server.socket_path) as line:
         assert await line.say("POST", "/v1/control", body) == (200, None)
         assert not house.server.socket_path.exists()  # the client looks for two seconds
-        wish = {"path": str(room.path), "client_id": client.client_id}
+        wish = {"path": str(workspace.path), "client_id": client.client_id}
         status, refused = await line.say("POST", "/v1/workspaces", wish)
         assert (status, refused["code"]) == (503, "server_exiting")
         assert (await line.say("POST", "/v1/control", body))[0] == 200  # granted before
@@ -341,15 +343,15 @@ async def test_an_idle_private_server_leaves_when_it_is_asked(house: ServerHarne
     assert await house.server.ended() == 0
 
 
-@pytest.mark.house(limits=HELD, arguments=("--idle-exit", "600"), bystander=False)
+@pytest.mark.house(limits=HELD, arguments=("--idle-exit", "600"), neighbour=False)
 async def test_the_socket_goes_at_once_although_a_worker_takes_its_time(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.watcher.close()
-    await release(room.client, room.id)
-    house.failpoints.arm("close.c", workspace=room.id)
+    workspace = await house.workspace()
+    await workspace.watcher.close()
+    await release(workspace.client, workspace.id)
+    house.failpoints.arm("close.c", workspace=workspace.id)
 
     async def granted() -> bool:
-        return (await room.client.post("/v1/control", {"command": "shutdown_if_idle"})).status == 200
+        return (await workspace.client.post("/v1/control", {"command": "shutdown_if_idle"})).status == 200
 
     await eventually(granted, what="an idle server")
     assert not house.server.socket_path.exists()
@@ -358,7 +360,7 @@ async def test_the_socket_goes_at_once_although_a_worker_takes_its_time(house: S
     assert await house.server.ended() == 0
 
 
-@pytest.mark.house(arguments=("--idle-exit", "600"), bystander=False)
+@pytest.mark.house(arguments=("--idle-exit", "600"), neighbour=False)
 async def test_a_create_under_way_keeps_the_server(house: ServerHarness) -> None:
     house.failpoints.arm("wake.before_spawn")
     client = house.new_client()
@@ -371,7 +373,7 @@ async def test_a_create_under_way_keeps_the_server(house: ServerHarness) -> None
     assert (await creating)["id"]
 
 
-@pytest.mark.house(limits=HELD, bystander=False)
+@pytest.mark.house(limits=HELD, neighbour=False)
 async def test_a_managed_server_stays_whoever_asks_and_however_idle(house: ServerHarness) -> None:
     client = house.new_client()
     for command in ("shutdown", "shutdown_if_idle"):
@@ -386,21 +388,21 @@ async def test_a_managed_server_stays_whoever_asks_and_however_idle(house: Serve
 @pytest.mark.house(
     limits=BEAT | {"create_grace_s": LONG},
     env={"CRUSH_SERVER_DETACH_GRACE": "0", "CRUSH_SERVER_IDLE_TIMEOUT": "soon"},
-    bystander=False,
+    neighbour=False,
 )
 async def test_the_detach_grace_of_the_reference_server_counts(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.watcher.close()
-    await unclaimed(house, room.id)
-    answer = await room.client.post("/v1/control", {"command": "shutdown_if_idle"})
+    workspace = await house.workspace()
+    await workspace.watcher.close()
+    await unclaimed(house, workspace.id)
+    answer = await workspace.client.post("/v1/control", {"command": "shutdown_if_idle"})
     assert answer.expect(409).code == "not_idle"  # what is no number is not set: the server is managed
 
 
-@pytest.mark.house(limits=HELD, env={"CRUSH_SERVER_IDLE_TIMEOUT": "0"}, bystander=False)
+@pytest.mark.house(limits=HELD, env={"CRUSH_SERVER_IDLE_TIMEOUT": "0"}, neighbour=False)
 async def test_the_idle_time_of_the_reference_server_counts(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.works()
-    await room.watcher.close()
-    await retire(room.client)
+    workspace = await house.workspace()
+    await workspace.works()
+    await workspace.watcher.close()
+    await retire(workspace.client)
     assert await house.server.ended() == 0
     assert not house.server.socket_path.exists()

@@ -14,7 +14,7 @@ from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 
-pytestmark = pytest.mark.house(bystander=False)
+pytestmark = pytest.mark.house(neighbour=False)
 
 MODEL = {"model": "script", "provider": "builtin"}
 OTHER = MODEL | {"max_tokens": 77}
@@ -25,20 +25,20 @@ def state_file(house: ServerHarness) -> Path:
     return house.root / "h" / ".local" / "share" / "bulkhead" / "bulkhead.json"
 
 
-async def config(room: WorkspaceFixture) -> dict[str, Any]:
-    found: dict[str, Any] = (await room.client.get(f"/v1/workspaces/{room.id}/config")).expect(200).json()
+async def config(workspace: WorkspaceFixture) -> dict[str, Any]:
+    found: dict[str, Any] = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/config")).expect(200).json()
     api_shapes.CONFIG(found, "config")
     return found
 
 
-async def change(room: WorkspaceFixture, what: str, **body: object) -> Response:
-    return await room.client.post(f"/v1/workspaces/{room.id}/config/{what}", body)
+async def change(workspace: WorkspaceFixture, what: str, **body: object) -> Response:
+    return await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/{what}", body)
 
 
-async def told(watcher: StreamReader, room: WorkspaceFixture, *, skip: int = 0) -> None:
+async def told(watcher: StreamReader, workspace: WorkspaceFixture, *, skip: int = 0) -> None:
     """This client hears that the configuration of `room` changed."""
     event = await watcher.wait(lambda e: e.kind == "config_changed", what="config_changed", skip=skip)
-    assert (event.change, event.payload) == ("updated", {"workspace_id": room.id})
+    assert (event.change, event.payload) == ("updated", {"workspace_id": workspace.id})
 
 
 def count(watcher: StreamReader) -> int:
@@ -49,7 +49,7 @@ def count(watcher: StreamReader) -> int:
 
 
 async def test_a_change_for_the_user_reaches_every_workspace(house: ServerHarness) -> None:
-    first, second = await house.room("first"), await house.room("second")
+    first, second = await house.workspace("first"), await house.workspace("second")
     plain = await house.watch(second.id, name="plain", ids=False)
     (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
     await told(first.watcher, first)
@@ -63,7 +63,7 @@ async def test_a_change_for_the_user_reaches_every_workspace(house: ServerHarnes
 
 
 async def test_a_change_for_one_workspace_stays_there(house: ServerHarness) -> None:
-    first, second = await house.room("first"), await house.room("second")
+    first, second = await house.workspace("first"), await house.workspace("second")
     (await change(first, "compact", scope=1, enabled=True)).expect(200)
     await told(first.watcher, first)
     # The next change for the user is heard by both; the first one must not have been heard before it.
@@ -76,7 +76,7 @@ async def test_a_change_for_one_workspace_stays_there(house: ServerHarness) -> N
 
 
 async def test_a_change_that_makes_no_difference_elsewhere_is_not_told_there(house: ServerHarness) -> None:
-    first, second = await house.room("first"), await house.room("second")
+    first, second = await house.workspace("first"), await house.workspace("second")
     (await change(second, "set", scope=1, key="options.notifications", value="osc")).expect(200)
     (await change(second, "set", scope=0, key="options.progress", value=True)).expect(200)
     (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
@@ -88,7 +88,7 @@ async def test_a_change_that_makes_no_difference_elsewhere_is_not_told_there(hou
 
 
 async def test_a_workspace_that_sleeps_is_not_woken_and_reads_later(house: ServerHarness) -> None:
-    first, second = await house.room("first"), await house.room("second")
+    first, second = await house.workspace("first"), await house.workspace("second")
     await second.watcher.close()
     (await second.client.request("DELETE", f"/v1/workspaces/{second.id}?client_id={second.client.client_id}")).expect(
         200
@@ -105,7 +105,7 @@ async def test_a_workspace_that_sleeps_is_not_woken_and_reads_later(house: Serve
 
 
 async def test_a_running_turn_of_another_workspace_is_left_alone(house: ServerHarness) -> None:
-    first, second = await house.room("first"), await house.room("second", model="openai")
+    first, second = await house.workspace("first"), await house.workspace("second", model="openai")
     run, call = await second.streaming()
     (await change(first, "set", scope=0, key="options.notifications", value="bell")).expect(200)
     await told(second.watcher, second)
@@ -115,18 +115,22 @@ async def test_a_running_turn_of_another_workspace_is_left_alone(house: ServerHa
 
 
 async def test_reading_tells_nobody(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     for path in ("agent/init", "agent/update"):
-        (await room.client.post(f"/v1/workspaces/{room.id}/{path}")).expect(200)
-    await config(room)
-    await room.works()
-    assert count(room.watcher) == 0  # a client that updates whenever it hears of a change would go round for ever
+        (await workspace.client.post(f"/v1/workspaces/{workspace.id}/{path}")).expect(200)
+    await config(workspace)
+    await workspace.works()
+    assert count(workspace.watcher) == 0  # a client that updates whenever it hears of a change would go round for ever
 
 
 async def test_many_writers_lose_nothing(house: ServerHarness) -> None:
-    rooms = [await house.room(name) for name in ("first", "second")]
+    workspaces = [await house.workspace(name) for name in ("first", "second")]
     answers = await together(
-        *(change(room, "set", scope=0, key=f"own.{room.path.name}{n}", value=n) for room in rooms for n in range(10))
+        *(
+            change(workspace, "set", scope=0, key=f"own.{workspace.path.name}{n}", value=n)
+            for workspace in workspaces
+            for n in range(10)
+        )
     )
     assert [answer.status for answer in answers] == [200] * 20
     assert len(json.loads(state_file(house).read_text())["own"]) == 20
@@ -153,7 +157,7 @@ async def test_files_that_the_user_wrote_are_read_and_never_written(house: Serve
     assert found["options"]["debug_lsp"] is False
 
 
-@pytest.mark.house(start=False, bystander=False)
+@pytest.mark.house(start=False, neighbour=False)
 async def test_what_stands_in_the_file_of_the_user_stays(house: ServerHarness) -> None:
     real = house.root / "dotfiles" / "b.json"
     real.parent.mkdir()
@@ -162,9 +166,9 @@ async def test_what_stands_in_the_file_of_the_user_stays(house: ServerHarness) -
     path.parent.mkdir(parents=True)
     path.symlink_to(real)
     await house.start()
-    room = await house.room()
-    (await change(room, "provider-key", scope=0, provider_id="groq", kind="string", api_key="k-1")).expect(200)
-    (await change(room, "compact", scope=0, enabled=True)).expect(200)
+    workspace = await house.workspace()
+    (await change(workspace, "provider-key", scope=0, provider_id="groq", kind="string", api_key="k-1")).expect(200)
+    (await change(workspace, "compact", scope=0, enabled=True)).expect(200)
     assert path.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o600
     assert json.loads(real.read_text()) == {
@@ -177,9 +181,9 @@ async def test_what_stands_in_the_file_of_the_user_stays(house: ServerHarness) -
 
 @pytest.mark.parametrize("scope", [0, 1])
 async def test_a_broken_file_is_named_and_left_alone(house: ServerHarness, scope: int) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     broken = '{\n  "options": {\n    // mine\n  }\n}'
-    path = state_file(house) if scope == 0 else room.data_dir / "bulkhead.json"
+    path = state_file(house) if scope == 0 else workspace.data_dir / "bulkhead.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(broken)
     for what, body in (
@@ -189,29 +193,29 @@ async def test_a_broken_file_is_named_and_left_alone(house: ServerHarness, scope
         ("model", {"model_type": "large", "model": MODEL}),
         ("provider-key", {"provider_id": "groq", "kind": "string", "api_key": "k"}),
     ):
-        refused = (await change(room, what, scope=scope, **body)).expect(400)
+        refused = (await change(workspace, what, scope=scope, **body)).expect(400)
         assert refused.code == "bad_input"
         assert f"{path}: line 3, column 5" in refused.json()["message"]
     assert path.read_text() == broken
-    assert count(room.watcher) == 0
-    await room.works()  # what was read before still counts
+    assert count(workspace.watcher) == 0
+    await workspace.works()  # what was read before still counts
 
 
 async def test_a_change_under_way_when_the_worker_is_killed_is_made_once_by_the_next(house: ServerHarness) -> None:
-    room = await house.room()
-    (await change(room, "compact", scope=1, enabled=True)).expect(200)
-    path = room.data_dir / "bulkhead.json"
+    workspace = await house.workspace()
+    (await change(workspace, "compact", scope=1, enabled=True)).expect(200)
+    path = workspace.data_dir / "bulkhead.json"
     before = path.read_bytes()
-    worker = await room.worker()
-    with (room.data_dir / "bulkhead.json.lock").open("w") as held:
+    worker = await workspace.worker()
+    with (workspace.data_dir / "bulkhead.json.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        asked = asyncio.ensure_future(change(room, "set", scope=1, key="options.progress", value=False))
+        asked = asyncio.ensure_future(change(workspace, "set", scope=1, key="options.progress", value=False))
         await eventually(lambda: has_open(worker.pid, held.name), what="a worker that waits for the lock")
         await worker.kill()
         assert path.read_bytes() == before
     (await asked).expect(200)
     assert json.loads(path.read_text()) == {"options": {"tui": {"compact_mode": True}, "progress": False}}
-    assert (await config(room))["options"]["progress"] is False
+    assert (await config(workspace))["options"]["progress"] is False
 
 
 def has_open(pid: int, name: str) -> bool:

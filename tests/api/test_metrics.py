@@ -92,9 +92,9 @@ def hello_frame(workspace: str) -> bytes:
     return encode(hello, max_bytes=10_000)
 
 
-@pytest.mark.house(bystander=False, limits={"heartbeat_interval_s": 0.05})
+@pytest.mark.house(neighbour=False, limits={"heartbeat_interval_s": 0.05})
 async def test_the_numbers_are_those_of_the_server(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
+    workspace = await house.workspace(model="openai")
     client = house.new_client()
     (house.root / "asleep").mkdir()
     other = await client.create(house.root / "asleep")
@@ -104,7 +104,7 @@ async def test_the_numbers_are_those_of_the_server(house: ServerHarness) -> None
         return (await client.post(f"/v1/workspaces/{other['id']}/evict")).status == 200
 
     await eventually(sleeps, what="a beat after the last call")
-    run, call = await room.streaming()
+    run, call = await workspace.streaming()
 
     async def look() -> dict[tuple[str, str], float] | None:
         numbers = await numbers_of(client)
@@ -116,30 +116,30 @@ async def test_the_numbers_are_those_of_the_server(house: ServerHarness) -> None
     assert numbers["bulkhead_workspaces", "failed"] == 0
     assert numbers["bulkhead_event_streams", ""] == numbers["bulkhead_clients", ""] == 1
     assert numbers["bulkhead_worker_deaths", ""] == 0
-    assert numbers["bulkhead_worker_resident_memory_bytes", room.id] > 1_000_000
+    assert numbers["bulkhead_worker_resident_memory_bytes", workspace.id] > 1_000_000
     assert ("bulkhead_worker_resident_memory_bytes", other["id"]) not in numbers
     assert numbers["process_resident_memory_bytes", ""] > 1_000_000
     await call.reply("!")
-    await room.ended(run)
+    await workspace.ended(run)
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_a_crash_is_shown_with_its_cause_memory_and_last_lines(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     client = house.new_client()
-    assert (await worker_of(client, room.id))["last_crashes"] == []
+    assert (await worker_of(client, workspace.id))["last_crashes"] == []
     pids = []
     for count in (1, 2):
-        worker = await room.worker()
+        worker = await workspace.worker()
         pids.append(worker.pid)
         await worker.kill()
 
         async def is_replaced(count: int = count) -> bool:
-            row = await worker_of(client, room.id)
+            row = await worker_of(client, workspace.id)
             return (row["restarts"], row["state"]) == (count, "ready")
 
         await eventually(is_replaced, what="the next worker")
-    row = await worker_of(client, room.id)
+    row = await worker_of(client, workspace.id)
     newest, older = row["last_crashes"]
     assert [newest["pid"], older["pid"]] == pids[::-1]
     assert (older["cause"], older["generation"], newest["generation"]) == ("signal 9", 1, 2)
@@ -148,7 +148,7 @@ async def test_a_crash_is_shown_with_its_cause_memory_and_last_lines(house: Serv
     assert older["peak_rss_bytes"] > 1_000_000
     assert "generation=1" in older["last_lines"][-1]
     assert "generation=2" in newest["last_lines"][-1]
-    listed = await house.worker(room.id)
+    listed = await house.worker(workspace.id)
     assert (listed["last_crashes"], listed["restarts"]) == ([newest], 2)
     assert (await numbers_of(client))["bulkhead_worker_deaths", ""] == 2
     unknown = (await client.get("/v1/workers/nothing")).expect(404)
@@ -156,36 +156,36 @@ async def test_a_crash_is_shown_with_its_cause_memory_and_last_lines(house: Serv
 
 
 @pytest.mark.house(
-    bystander=False, limits={"call_deadline_s": 0.5, "heartbeat_interval_s": 0.05, "heartbeat_lost_s": 50.0}
+    neighbour=False, limits={"call_deadline_s": 0.5, "heartbeat_interval_s": 0.05, "heartbeat_lost_s": 50.0}
 )
 async def test_a_worker_that_stops_for_a_while_has_loop_lag_and_late_answers(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     client = house.new_client()
-    before = await worker_of(client, room.id)
+    before = await worker_of(client, workspace.id)
     assert before["late_answers"] == 0
-    worker = await room.worker()
+    worker = await workspace.worker()
     worker.send(signal.SIGSTOP)
     try:
-        (await client.get(f"/v1/workspaces/{room.id}/sessions")).expect(504)
+        (await client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(504)
     finally:
         worker.send(signal.SIGCONT)
 
     async def shows() -> dict[str, Any] | None:
-        row = await worker_of(client, room.id)
+        row = await worker_of(client, workspace.id)
         return row if row["late_answers"] and row["loop_lag_max_s"] > 0.3 else None
 
     row = await eventually(shows, what="lag and a late answer")
     assert row["loop_lag_s"] <= row["loop_lag_max_s"]
     numbers = await numbers_of(client)
-    assert numbers["bulkhead_worker_late_answers_total", room.id] >= 1
-    assert numbers["bulkhead_worker_loop_lag_max_seconds", room.id] > 0.3
-    assert numbers["bulkhead_worker_loop_lag_seconds", room.id] >= 0
+    assert numbers["bulkhead_worker_late_answers_total", workspace.id] >= 1
+    assert numbers["bulkhead_worker_loop_lag_max_seconds", workspace.id] > 0.3
+    assert numbers["bulkhead_worker_loop_lag_seconds", workspace.id] >= 0
     assert row["restarts"] == 0
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_what_the_router_drops_is_counted(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     client = house.new_client()
     names = ("bad_messages", "refused_hellos", "stranger_frames", "cut_peers", "undelivered_messages", "rebinds")
     counters = [f"bulkhead_router_{name}_total" for name in names]
@@ -196,7 +196,7 @@ async def test_what_the_router_drops_is_counted(house: ServerHarness) -> None:
     async with stranger(house) as dealer:
         await dealer.send(encode(Heartbeat(sequence=1, loop_lag_s=0.0, open_runs=0), max_bytes=1000))
         await until_at_least(client, strange, 1)
-        await dealer.send(hello_frame(room.id))
+        await dealer.send(hello_frame(workspace.id))
         await until_at_least(client, refused, 1)
         await dealer.send(GARBAGE)
         await until_at_least(client, bad, 1)
@@ -208,10 +208,10 @@ async def test_what_the_router_drops_is_counted(house: ServerHarness) -> None:
     async def is_undelivered() -> bool:
         async with stranger(house) as dealer:  # leaves without reading the refusals
             for _ in range(50):
-                await dealer.send(hello_frame(room.id))
+                await dealer.send(hello_frame(workspace.id))
         return (await numbers_of(client))[undelivered, ""] > 0
 
     await eventually(is_undelivered, what="a refusal that reaches nobody")
     (house.server.runtime_dir / "router.sock").unlink()
     await until_at_least(client, rebound, 1)
-    await room.works()
+    await workspace.works()

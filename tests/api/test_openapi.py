@@ -14,7 +14,7 @@ from tests.support.clients.raw_requests import port_of, say, token_of
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 from tests.support.permission_requests import init, requested, resolved
 
-pytestmark = pytest.mark.house(bystander=False)
+pytestmark = pytest.mark.house(neighbour=False)
 
 
 async def test_the_description_is_there_at_once_and_stays_the_same(house: ServerHarness) -> None:
@@ -43,7 +43,7 @@ async def test_the_page_runs_only_what_stands_in_it(house: ServerHarness) -> Non
     assert json.loads(data) == (await house.new_client().get("/v1/openapi.json")).json()
 
 
-@pytest.mark.house(bystander=False, tcp=True)
+@pytest.mark.house(neighbour=False, tcp=True)
 async def test_over_tcp_both_need_the_token(house: ServerHarness) -> None:
     port = port_of(house)
     for path in ("/v1/openapi.json", "/v1/docs"):
@@ -75,20 +75,20 @@ async def test_events_and_answers_are_as_the_description_says(house: ServerHarne
     (path / "bulkhead.json").write_text(json.dumps(servers))
     (path / "main.py").write_text("x = 1\n")
     client = house.new_client()
-    workspace = await client.create(path)
-    session = await client.create_session(workspace["id"])
-    room = WorkspaceFixture(house, workspace, session, await house.watch(workspace["id"], name="w", client=client))
+    created = await client.create(path)
+    session = await client.create_session(created["id"])
+    workspace = WorkspaceFixture(house, created, session, await house.watch(created["id"], name="w", client=client))
     document = (await client.get("/v1/openapi.json")).expect(200).json()
 
     house.resets_are_fine = True
-    kinds = await much_happens(room)
+    kinds = await much_happens(workspace)
     event = checks(document, {"$ref": "#/components/schemas/Event"})
-    for seen in room.watcher.seen:
+    for seen in workspace.watcher.seen:
         if not seen.is_base:
             event.validate(json.loads(seen.data))
-    assert kinds <= {seen.kind for seen in room.watcher.seen}
+    assert kinds <= {seen.kind for seen in workspace.watcher.seen}
 
-    words = {"id": room.id, "sid": session, "run": "r-1", "lsp": quote("a C++ server")}
+    words = {"id": workspace.id, "sid": session, "run": "r-1", "lsp": quote("a C++ server")}
     for place, methods in document["paths"].items():
         answer = methods.get("get", {}).get("responses", {}).get("200", {}).get("content", {}).get("application/json")
         if answer is None:
@@ -98,30 +98,32 @@ async def test_events_and_answers_are_as_the_description_says(house: ServerHarne
         checks(document, answer["schema"]).validate(value)
 
 
-async def much_happens(room: WorkspaceFixture) -> set[str]:
+async def much_happens(workspace: WorkspaceFixture) -> set[str]:
     """Something of nearly every kind; the kinds."""
-    base = f"/v1/workspaces/{room.id}"
-    await init(room, interactive=True)
-    await room.client.post(f"{base}/config/compact", {"scope": 1, "enabled": True})
-    await room.client.post(f"{base}/lsps/start", {"path": "main.py"})
+    base = f"/v1/workspaces/{workspace.id}"
+    await init(workspace, interactive=True)
+    await workspace.client.post(f"{base}/config/compact", {"scope": 1, "enabled": True})
+    await workspace.client.post(f"{base}/lsps/start", {"path": "main.py"})
     edit = json.dumps({"file_path": "main.py", "old_string": "x = 1", "new_string": "x = 2"})
     ask = json.dumps({"questions": [{"type": "yes_no", "question": "Go on?", "description": "d"}]})
     todos = json.dumps({"todos": [{"content": "c", "status": "pending", "active_form": "a"}]})
     calls = ['view {"file_path": "main.py"}', f"edit {edit}", f"todos {todos}", f"question {ask}"]
     script = ["/think hm", *(f"/tool {call}" for call in calls), "/say done"]
-    run = await room.prompt("\n".join(script), "r-1")
-    assert await resolved(room, await requested(room.watcher), "allow")
-    batch = await requested(room.watcher, kind="question_batch_request")
+    run = await workspace.prompt("\n".join(script), "r-1")
+    assert await resolved(workspace, await requested(workspace.watcher), "allow")
+    batch = await requested(workspace.watcher, kind="question_batch_request")
     answers = {"responses": [{"request_id": batch["questions"][0]["id"], "yes": True}]}
-    (await room.client.post(f"{base}/questions/answer", answers)).expect(200)
-    assert (await room.ended(run))["text"] == "done"
-    await room.ended(await room.prompt("/fail 401"))
-    (await room.client.post(f"{base}/agent/sessions/{room.session}/shell", {"command": "echo hi"})).expect(200)
-    other = await room.client.create_session(room.id, "gone soon")
-    await room.client.request("DELETE", f"{base}/sessions/{other}")
-    await room.watcher.close()
-    await room.watcher.open("somebody.elses.1")
-    await room.watcher.wait(lambda e: e.kind == "reset", what="a reset")
+    (await workspace.client.post(f"{base}/questions/answer", answers)).expect(200)
+    assert (await workspace.ended(run))["text"] == "done"
+    await workspace.ended(await workspace.prompt("/fail 401"))
+    (await workspace.client.post(f"{base}/agent/sessions/{workspace.session}/shell", {"command": "echo hi"})).expect(
+        200
+    )
+    other = await workspace.client.create_session(workspace.id, "gone soon")
+    await workspace.client.request("DELETE", f"{base}/sessions/{other}")
+    await workspace.watcher.close()
+    await workspace.watcher.open("somebody.elses.1")
+    await workspace.watcher.wait(lambda e: e.kind == "reset", what="a reset")
     return {
         *("message", "session", "file", "permission_request", "permission_notification", "question_batch_request"),
         *("question_batch_notification", "agent_event", "run_complete", "lsp_event", "mcp_event", "config_changed"),

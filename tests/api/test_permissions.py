@@ -10,238 +10,244 @@ from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 from tests.support.permission_requests import bash, grant, init, outcomes, requested, resolved, waiting
 
-pytestmark = pytest.mark.house(bystander=False, limits={"heartbeat_interval_s": 0.1})
+pytestmark = pytest.mark.house(neighbour=False, limits={"heartbeat_interval_s": 0.1})
 
 
-async def results(room: WorkspaceFixture, session: str = "") -> list[dict[str, Any]]:
+async def results(workspace: WorkspaceFixture, session: str = "") -> list[dict[str, Any]]:
     """The results of all tool calls, oldest first."""
-    messages = await room.client.messages(room.id, session or room.session)
+    messages = await workspace.client.messages(workspace.id, session or workspace.session)
     return [result for message in messages for result in parts_of(message, "tool_result")]
 
 
-def requests_of(room: WorkspaceFixture) -> list[dict[str, Any]]:
+def requests_of(workspace: WorkspaceFixture) -> list[dict[str, Any]]:
     """The requests that the watcher of the room has seen."""
-    return [event.payload for event in room.watcher.seen if event.kind == "permission_request"]
+    return [event.payload for event in workspace.watcher.seen if event.kind == "permission_request"]
 
 
-async def submit(room: WorkspaceFixture, prompt: str, **more: object) -> str:
-    body = {"session_id": room.session, "prompt": prompt, **more}
-    answer = (await room.client.post(f"/v1/workspaces/{room.id}/agent", body)).expect(202)
+async def submit(workspace: WorkspaceFixture, prompt: str, **more: object) -> str:
+    body = {"session_id": workspace.session, "prompt": prompt, **more}
+    answer = (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", body)).expect(202)
     run_id = str(answer.json()["run_id"])
-    room.client.diary.asked(room.id, room.session, run_id)
-    room.client.diary.accepted(room.id, room.session, run_id)
+    workspace.client.client_log.asked(workspace.id, workspace.session, run_id)
+    workspace.client.client_log.accepted(workspace.id, workspace.session, run_id)
     return run_id
 
 
 async def test_a_request_is_shown_and_its_answer_decides(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(f"{bash('echo made > made.txt')}\n/say on")
-    request = await requested(room.watcher)
+    workspace = await house.workspace()
+    run = await workspace.prompt(f"{bash('echo made > made.txt')}\n/say on")
+    request = await requested(workspace.watcher)
     assert (request["tool_name"], request["action"]) == ("bash", "execute")
-    assert request["path"] == str(room.path)
+    assert request["path"] == str(workspace.path)
     assert request["params"]["command"] == "echo made > made.txt"
-    assert await waiting(room) == [request]
-    assert not (room.path / "made.txt").exists()
-    assert await resolved(room, request, "allow")
-    assert (await room.ended(run))["text"] == "on"
-    assert (room.path / "made.txt").read_text() == "made\n"
+    assert await waiting(workspace) == [request]
+    assert not (workspace.path / "made.txt").exists()
+    assert await resolved(workspace, request, "allow")
+    assert (await workspace.ended(run))["text"] == "on"
+    assert (workspace.path / "made.txt").read_text() == "made\n"
     call = request["tool_call_id"]
-    assert outcomes(room.watcher, call) == ["waiting", "granted"]
-    kinds = [e.kind for e in room.watcher.seen if e.kind.startswith("permission")]
+    assert outcomes(workspace.watcher, call) == ["waiting", "granted"]
+    kinds = [e.kind for e in workspace.watcher.seen if e.kind.startswith("permission")]
     assert kinds == ["permission_notification", "permission_request", "permission_notification"]
-    assert await waiting(room) == []
-    assert not await resolved(room, request, "deny"), "it was decided before"
-    assert outcomes(room.watcher, call) == ["waiting", "granted"]
+    assert await waiting(workspace) == []
+    assert not await resolved(workspace, request, "deny"), "it was decided before"
+    assert outcomes(workspace.watcher, call) == ["waiting", "granted"]
 
 
 async def test_a_denial_ends_the_turn(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(f"{bash('touch made.txt')}\n/say not reached")
-    assert await resolved(room, await requested(room.watcher), "deny")
-    end = await room.ended(run)
+    workspace = await house.workspace()
+    run = await workspace.prompt(f"{bash('touch made.txt')}\n/say not reached")
+    assert await resolved(workspace, await requested(workspace.watcher), "deny")
+    end = await workspace.ended(run)
     assert "error" not in end
     assert "cancelled" not in end
-    [result] = await results(room)
+    [result] = await results(workspace)
     assert result["is_error"]
     assert "denied" in result["content"]
-    finish = finish_of(await room.last_assistant())
+    finish = finish_of(await workspace.last_assistant())
     assert finish is not None
     assert finish["reason"] == "end_turn"
-    assert not (room.path / "made.txt").exists()
+    assert not (workspace.path / "made.txt").exists()
 
 
 async def test_the_first_of_many_answers_wins(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(bash("touch made.txt"))
-    request = await requested(room.watcher)
+    workspace = await house.workspace()
+    run = await workspace.prompt(bash("touch made.txt"))
+    request = await requested(workspace.watcher)
     clients = [house.new_client() for _ in range(6)]
     actions = ["deny", "allow_session"] * 3
     answers = await together(
-        *(resolved(room, request, action, client=client) for client, action in zip(clients, actions, strict=True))
+        *(resolved(workspace, request, action, client=client) for client, action in zip(clients, actions, strict=True))
     )
     assert sum(answers) == 1
-    await room.ended(run)
+    await workspace.ended(run)
     winner = actions[answers.index(True)]
-    assert (room.path / "made.txt").exists() == (winner != "deny")
-    assert len(outcomes(room.watcher, request["tool_call_id"])) == 2
+    assert (workspace.path / "made.txt").exists() == (winner != "deny")
+    assert len(outcomes(workspace.watcher, request["tool_call_id"])) == 2
     # A grant for the session that came too late grants nothing.
-    again = await room.prompt(bash("touch again.txt"))
+    again = await workspace.prompt(bash("touch again.txt"))
     if winner == "deny":
-        await room.watcher.wait(
+        await workspace.watcher.wait(
             lambda e: e.kind == "permission_request" and e.payload["id"] != request["id"], what="another request"
         )
-        assert await resolved(room, await requested(room.watcher), "deny")
-    await room.ended(again)
+        assert await resolved(workspace, await requested(workspace.watcher), "deny")
+    await workspace.ended(again)
 
 
 async def test_an_answer_may_be_long_gone_or_of_nothing(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     for request_id in ("", "nothing", "x" * 200):
-        assert not await resolved(room, {"id": request_id, "params": None}, "allow")
+        assert not await resolved(workspace, {"id": request_id, "params": None}, "allow")
 
 
 async def test_a_grant_for_the_session_covers_the_same_again_and_nothing_else(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(bash("touch one.txt"))
-    request = await requested(room.watcher)
+    workspace = await house.workspace()
+    run = await workspace.prompt(bash("touch one.txt"))
+    request = await requested(workspace.watcher)
     # What the client sends back is not what is granted (W-48).
     lie = {**request, "tool_name": "fetch", "action": "fetch", "path": "/"}
-    assert await resolved(room, lie, "allow_session")
-    await room.ended(run)
-    await room.ended(await room.prompt(bash("touch two.txt")))
-    assert (room.path / "two.txt").exists()
-    await (await room.worker()).kill()
-    await room.watcher.state("ready", skip=len(room.watcher.seen))
-    await room.ended(await room.prompt(bash("touch three.txt")))
-    assert (room.path / "three.txt").exists(), "the grant went with the worker"
-    assert len(requests_of(room)) == 1
-    calls = [result["tool_call_id"] for result in await results(room)]
-    assert outcomes(room.watcher, calls[-1]) == ["waiting", "granted"]
+    assert await resolved(workspace, lie, "allow_session")
+    await workspace.ended(run)
+    await workspace.ended(await workspace.prompt(bash("touch two.txt")))
+    assert (workspace.path / "two.txt").exists()
+    await (await workspace.worker()).kill()
+    await workspace.watcher.state("ready", skip=len(workspace.watcher.seen))
+    await workspace.ended(await workspace.prompt(bash("touch three.txt")))
+    assert (workspace.path / "three.txt").exists(), "the grant went with the worker"
+    assert len(requests_of(workspace)) == 1
+    calls = [result["tool_call_id"] for result in await results(workspace)]
+    assert outcomes(workspace.watcher, calls[-1]) == ["waiting", "granted"]
     cases = (
-        ('/tool write {"file_path": "w.txt", "content": "x"}', room.session),
-        (bash("touch other.txt"), await room.client.create_session(room.id, "other")),
+        ('/tool write {"file_path": "w.txt", "content": "x"}', workspace.session),
+        (bash("touch other.txt"), await workspace.client.create_session(workspace.id, "other")),
     )
     for count, (prompt, session) in enumerate(cases, 2):
-        other = await room.client.prompt(room.id, session, prompt)
-        await eventually(lambda count=count: len(requests_of(room)) == count, what="a request of its own")
-        [open_one] = await waiting(room)
-        assert await resolved(room, open_one, "deny")
-        await room.ended(other)
+        other = await workspace.client.prompt(workspace.id, session, prompt)
+        await eventually(lambda count=count: len(requests_of(workspace)) == count, what="a request of its own")
+        [open_one] = await waiting(workspace)
+        assert await resolved(workspace, open_one, "deny")
+        await workspace.ended(other)
 
 
 async def test_an_open_request_holds_up_no_other_session(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(bash("touch one.txt"))
-    request = await requested(room.watcher)
-    session = await room.client.create_session(room.id, "other")
-    assert (await room.ended(await room.client.prompt(room.id, session, "/say meanwhile")))["text"] == "meanwhile"
-    second = await room.client.prompt(room.id, session, bash("touch two.txt"))
-    asked = await requested(room.watcher, session)
-    assert [one["id"] for one in await waiting(room)] == [request["id"], asked["id"]]
-    assert await resolved(room, asked, "allow")
-    await room.ended(second)
-    assert (room.path / "two.txt").exists()
-    assert [one["id"] for one in await waiting(room)] == [request["id"]]
-    assert await resolved(room, request, "allow")
-    await room.ended(run)
+    workspace = await house.workspace()
+    run = await workspace.prompt(bash("touch one.txt"))
+    request = await requested(workspace.watcher)
+    session = await workspace.client.create_session(workspace.id, "other")
+    assert (await workspace.ended(await workspace.client.prompt(workspace.id, session, "/say meanwhile")))[
+        "text"
+    ] == "meanwhile"
+    second = await workspace.client.prompt(workspace.id, session, bash("touch two.txt"))
+    asked = await requested(workspace.watcher, session)
+    assert [one["id"] for one in await waiting(workspace)] == [request["id"], asked["id"]]
+    assert await resolved(workspace, asked, "allow")
+    await workspace.ended(second)
+    assert (workspace.path / "two.txt").exists()
+    assert [one["id"] for one in await waiting(workspace)] == [request["id"]]
+    assert await resolved(workspace, request, "allow")
+    await workspace.ended(run)
 
 
 async def test_skipping_meanwhile_decides_nothing_that_is_open(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(f"{bash('touch one.txt')}\n{bash('touch two.txt')}")
-    request = await requested(room.watcher)
-    (await room.client.post(f"/v1/workspaces/{room.id}/permissions/skip", {"skip": True})).expect(200)
-    assert [one["id"] for one in await waiting(room)] == [request["id"]]
-    assert await resolved(room, request, "allow")
-    await room.ended(run)  # the second call is not asked for
-    assert (room.path / "two.txt").exists()
-    assert len(requests_of(room)) == 1
+    workspace = await house.workspace()
+    run = await workspace.prompt(f"{bash('touch one.txt')}\n{bash('touch two.txt')}")
+    request = await requested(workspace.watcher)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/permissions/skip", {"skip": True})).expect(200)
+    assert [one["id"] for one in await waiting(workspace)] == [request["id"]]
+    assert await resolved(workspace, request, "allow")
+    await workspace.ended(run)  # the second call is not asked for
+    assert (workspace.path / "two.txt").exists()
+    assert len(requests_of(workspace)) == 1
 
 
 async def test_a_cancel_takes_the_request_back(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(bash("touch one.txt"))
-    request = await requested(room.watcher)
-    (await room.client.cancel(room.id, room.session)).expect(200)
-    assert (await room.ended(run))["cancelled"] is True
-    assert outcomes(room.watcher, request["tool_call_id"]) == ["waiting", "denied"], "the dialogue stays open (W-47)"
-    kinds = [e.kind for e in room.watcher.seen]
+    workspace = await house.workspace()
+    run = await workspace.prompt(bash("touch one.txt"))
+    request = await requested(workspace.watcher)
+    (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
+    assert (await workspace.ended(run))["cancelled"] is True
+    assert outcomes(workspace.watcher, request["tool_call_id"]) == ["waiting", "denied"], (
+        "the dialogue stays open (W-47)"
+    )
+    kinds = [e.kind for e in workspace.watcher.seen]
     assert kinds[-1] == "run_complete"
-    assert (await grant(room, request, "allow")).expect(409).code == "no_longer_asked"
-    assert await waiting(room) == []
-    assert not (room.path / "one.txt").exists()
+    assert (await grant(workspace, request, "allow")).expect(409).code == "no_longer_asked"
+    assert await waiting(workspace) == []
+    assert not (workspace.path / "one.txt").exists()
 
 
 async def test_who_comes_later_is_told_once(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(bash("touch one.txt"))
-    request = await requested(room.watcher)
-    session = await room.client.create_session(room.id, "other")
-    plain = await house.watch(room.id, name="plain", ids=False)
-    late = await house.watch(room.id, name="late")
-    resumed = await house.watch(room.id, name="resumed")
+    workspace = await house.workspace()
+    run = await workspace.prompt(bash("touch one.txt"))
+    request = await requested(workspace.watcher)
+    session = await workspace.client.create_session(workspace.id, "other")
+    plain = await house.watch(workspace.id, name="plain", ids=False)
+    late = await house.watch(workspace.id, name="late")
+    resumed = await house.watch(workspace.id, name="resumed")
     for watcher in (plain, late, resumed):
         assert (await requested(watcher))["id"] == request["id"]
     await resumed.close()
-    await resumed.open(f"{room.watcher.seen[-1].log}.{max(e.number for e in room.watcher.seen)}")
-    second = await room.client.prompt(room.id, session, bash("touch two.txt"))
-    asked = await requested(room.watcher, session)
+    await resumed.open(f"{workspace.watcher.seen[-1].log}.{max(e.number for e in workspace.watcher.seen)}")
+    second = await workspace.client.prompt(workspace.id, session, bash("touch two.txt"))
+    asked = await requested(workspace.watcher, session)
     for watcher in (plain, late, resumed):
         assert (await requested(watcher, session))["id"] == asked["id"]
     for one in (request, asked):
-        assert await resolved(room, one, "allow")
+        assert await resolved(workspace, one, "allow")
     for ended in (run, second):
-        await room.ended(ended)
+        await workspace.ended(ended)
         for watcher in (plain, late, resumed):
             await watcher.ended(ended)
     for watcher in (plain, late, resumed):
         ids = [e.payload["id"] for e in watcher.seen if e.kind == "permission_request"]
         assert sorted(ids) == sorted([request["id"], asked["id"]]), watcher.story()
-    fresh = await house.watch(room.id, name="fresh")
-    await fresh.ended(await room.prompt("/say bye"))
+    fresh = await house.watch(workspace.id, name="fresh")
+    await fresh.ended(await workspace.prompt("/say bye"))
     assert not [e for e in fresh.seen if e.kind == "permission_request"]
 
 
 @pytest.mark.house(
-    bystander=False, limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.05, "create_grace_s": 0.05}
+    neighbour=False, limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.05, "create_grace_s": 0.05}
 )
 async def test_P11_an_open_request_keeps_its_worker(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(bash("touch one.txt"))
-    request = await requested(room.watcher)
-    await room.watcher.close()
+    workspace = await house.workspace()
+    run = await workspace.prompt(bash("touch one.txt"))
+    request = await requested(workspace.watcher)
+    await workspace.watcher.close()
     client = house.new_client()
-    (await client.request("DELETE", f"/v1/workspaces/{room.id}?client_id={room.client.client_id}")).expect(200)
+    (await client.request("DELETE", f"/v1/workspaces/{workspace.id}?client_id={workspace.client.client_id}")).expect(
+        200
+    )
     for _ in range(10):
-        assert (await client.post(f"/v1/workspaces/{room.id}/evict")).expect(409).code == "busy"
-    room.watcher = await house.watch(room.id, name="back")
-    assert await resolved(room, await requested(room.watcher), "allow")
+        assert (await client.post(f"/v1/workspaces/{workspace.id}/evict")).expect(409).code == "busy"
+    workspace.watcher = await house.watch(workspace.id, name="back")
+    assert await resolved(workspace, await requested(workspace.watcher), "allow")
     assert request["id"]
-    await room.ended(run)
+    await workspace.ended(run)
 
 
 async def test_a_hook_that_approves_spares_the_question(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     approve = json.dumps({"decision": "allow"})
     hook = {"matcher": "^bash$", "command": f"echo '{approve}'"}
-    (room.path / "bulkhead.json").write_text(json.dumps({"hooks": {"PreToolUse": [hook]}}))
-    (await room.client.post(f"/v1/workspaces/{room.id}/agent/update")).expect(200)
-    await room.ended(await room.prompt(bash("touch one.txt")))
-    assert (room.path / "one.txt").exists()
-    [result] = await results(room)
-    assert outcomes(room.watcher, result["tool_call_id"]) == ["granted"]
-    assert not requests_of(room)
-    run = await room.prompt('/tool write {"file_path": "w.txt", "content": "x"}')  # not what the hook looks at
-    assert await resolved(room, await requested(room.watcher), "deny")
-    await room.ended(run)
+    (workspace.path / "bulkhead.json").write_text(json.dumps({"hooks": {"PreToolUse": [hook]}}))
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent/update")).expect(200)
+    await workspace.ended(await workspace.prompt(bash("touch one.txt")))
+    assert (workspace.path / "one.txt").exists()
+    [result] = await results(workspace)
+    assert outcomes(workspace.watcher, result["tool_call_id"]) == ["granted"]
+    assert not requests_of(workspace)
+    run = await workspace.prompt('/tool write {"file_path": "w.txt", "content": "x"}')  # not what the hook looks at
+    assert await resolved(workspace, await requested(workspace.watcher), "deny")
+    await workspace.ended(run)
 
 
 @pytest.mark.parametrize("policy", ["deny", "ask"])
 async def test_an_agent_has_the_policy_of_its_caller(house: ServerHarness, policy: str) -> None:
-    room = await house.room(model="openai")
+    workspace = await house.workspace(model="openai")
     outside = house.root / "outside.txt"
     outside.write_text("secret")
-    run = await submit(room, "look", permission_policy=policy)
+    run = await submit(workspace, "look", permission_policy=policy)
     call = await house.provider.next_call()
     await call.tool_call("c-1", "agent", {"prompt": "Look outside"})
     await call.finish()
@@ -249,74 +255,74 @@ async def test_an_agent_has_the_policy_of_its_caller(house: ServerHarness, polic
     await agent.tool_call("c-2", "view", {"file_path": str(outside)})
     await agent.finish()
     if policy == "ask":
-        request = await requested(room.watcher)
-        assert request["session_id"] != room.session
+        request = await requested(workspace.watcher)
+        assert request["session_id"] != workspace.session
         assert request["tool_name"] == "view"
-        assert await resolved(room, request, "allow")
+        assert await resolved(workspace, request, "allow")
         step = await house.provider.next_call()
         assert "secret" in json.dumps(step.body["messages"])
         await step.reply("seen")
     # A denial ends the agent's turn; its caller goes on.
     await (await house.provider.next_call()).reply("done")
-    assert (await room.ended(run))["text"] == "done"
-    assert len(requests_of(room)) == (policy == "ask")
+    assert (await workspace.ended(run))["text"] == "done"
+    assert len(requests_of(workspace)) == (policy == "ask")
 
 
 # --- policies -----------------------------------------------------------------------------------------------------
 
 
 async def test_deny_refuses_at_once_and_says_why(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await submit(room, bash("touch one.txt"), permission_policy="deny")
-    await room.ended(run)
-    [result] = await results(room)
+    workspace = await house.workspace()
+    run = await submit(workspace, bash("touch one.txt"), permission_policy="deny")
+    await workspace.ended(run)
+    [result] = await results(workspace)
     assert result["is_error"]
     assert "said that requests for permission are to be denied" in result["content"]
     assert "permissions.allowed_tools" in result["content"]
-    assert outcomes(room.watcher, result["tool_call_id"]) == ["denied"]
-    assert not requests_of(room)
-    assert not (room.path / "one.txt").exists()
+    assert outcomes(workspace.watcher, result["tool_call_id"]) == ["denied"]
+    assert not requests_of(workspace)
+    assert not (workspace.path / "one.txt").exists()
 
 
 async def test_allow_asks_nobody_where_the_configuration_lets_it(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.ended(await submit(room, bash("touch one.txt"), permission_policy="allow"))
-    assert (room.path / "one.txt").exists()
-    assert not [e for e in room.watcher.seen if e.kind.startswith("permission")]
+    workspace = await house.workspace()
+    await workspace.ended(await submit(workspace, bash("touch one.txt"), permission_policy="allow"))
+    assert (workspace.path / "one.txt").exists()
+    assert not [e for e in workspace.watcher.seen if e.kind.startswith("permission")]
     path = house.directory("strict", "script")
     (path / "bulkhead.json").write_text(json.dumps({"permissions": {"allow_run_policy": False}}))
     client = house.new_client()
-    workspace = await client.create(path)
-    session = await client.create_session(workspace["id"])
+    created = await client.create(path)
+    session = await client.create_session(created["id"])
     body = {"session_id": session, "prompt": bash("touch one.txt"), "permission_policy": "allow"}
-    assert (await client.post(f"/v1/workspaces/{workspace['id']}/agent", body)).expect(403).code == "forbidden"
+    assert (await client.post(f"/v1/workspaces/{created['id']}/agent", body)).expect(403).code == "forbidden"
 
 
 async def test_wait_is_denied_at_its_deadline_and_that_is_stored(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await submit(room, bash("touch one.txt"), permission_policy="wait", permission_wait_s=0.3)
-    request = await requested(room.watcher)
-    await room.ended(run)
-    [result] = await results(room)
+    workspace = await house.workspace()
+    run = await submit(workspace, bash("touch one.txt"), permission_policy="wait", permission_wait_s=0.3)
+    request = await requested(workspace.watcher)
+    await workspace.ended(run)
+    [result] = await results(workspace)
     assert "no client answered within 0.3 s" in result["content"]
-    assert outcomes(room.watcher, request["tool_call_id"]) == ["waiting", "denied"]
-    late = (await grant(room, request, "allow")).expect(409)
+    assert outcomes(workspace.watcher, request["tool_call_id"]) == ["waiting", "denied"]
+    late = (await grant(workspace, request, "allow")).expect(409)
     assert late.code == "no_longer_asked"
     assert "no client answered within 0.3 s" in late.json()["message"]
 
 
 async def test_a_prompt_with_a_policy_is_a_run_of_its_own(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming()
-    own = await submit(room, "own", permission_policy="deny")
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming()
+    own = await submit(workspace, "own", permission_policy="deny")
     await call.tool_call("c-1", "ls", {})
     await call.finish()
     await (await house.provider.next_call()).reply("first")
-    assert (await room.ended(run))["text"] == "first"
+    assert (await workspace.ended(run))["text"] == "first"
     step = await house.provider.next_call()
     assert step.prompt == "own"
     await step.reply("second")
-    assert (await room.ended(own))["text"] == "second"
+    assert (await workspace.ended(own))["text"] == "second"
 
 
 @pytest.mark.parametrize(
@@ -330,29 +336,29 @@ async def test_a_prompt_with_a_policy_is_a_run_of_its_own(house: ServerHarness) 
     ids=str,
 )
 async def test_a_policy_that_is_none_is_refused(house: ServerHarness, wrong: dict[str, object]) -> None:
-    room = await house.room()
-    body = {"session_id": room.session, "prompt": "/say x", **wrong}
-    assert (await room.client.post(f"/v1/workspaces/{room.id}/agent", body)).expect(400).code == "bad_input"
+    workspace = await house.workspace()
+    body = {"session_id": workspace.session, "prompt": "/say x", **wrong}
+    assert (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", body)).expect(400).code == "bad_input"
 
 
 async def test_a_one_shot_client_alone_is_not_asked(house: ServerHarness) -> None:
-    room = await house.room()
-    await init(room, False)
-    await room.ended(await room.prompt(bash("touch one.txt")))
-    [result] = await results(room)
+    workspace = await house.workspace()
+    await init(workspace, False)
+    await workspace.ended(await workspace.prompt(bash("touch one.txt")))
+    [result] = await results(workspace)
     assert "cannot answer requests" in result["content"]
     # Somebody else is here now, who may answer.
-    await house.watch(room.id, name="other")
-    run = await room.prompt(bash("touch one.txt"))
-    assert await resolved(room, await requested(room.watcher), "allow")
-    await room.ended(run)
+    await house.watch(workspace.id, name="other")
+    run = await workspace.prompt(bash("touch one.txt"))
+    assert await resolved(workspace, await requested(workspace.watcher), "allow")
+    await workspace.ended(run)
     # One that says it can answer is not overruled by one that comes later and cannot.
-    await init(room, True)
-    await init(room, False)
-    run = await submit(room, bash("touch two.txt"))
-    await room.watcher.wait(lambda e: e.kind == "permission_request" and "two" in str(e.payload), what="a request")
-    assert await resolved(room, await requested(room.watcher), "allow")
-    await room.ended(run)
+    await init(workspace, True)
+    await init(workspace, False)
+    run = await submit(workspace, bash("touch two.txt"))
+    await workspace.watcher.wait(lambda e: e.kind == "permission_request" and "two" in str(e.payload), what="a request")
+    assert await resolved(workspace, await requested(workspace.watcher), "allow")
+    await workspace.ended(run)
 
 
 # --- questions ----------------------------------------------------------------------------------------------------
@@ -373,77 +379,77 @@ def question(*items: dict[str, Any]) -> str:
     return "/tool question " + json.dumps({"questions": list(items)})
 
 
-async def asked_in(room: WorkspaceFixture, session: str = "") -> dict[str, Any]:
-    return await requested(room.watcher, session or room.session, kind="question_batch_request")
+async def asked_in(workspace: WorkspaceFixture, session: str = "") -> dict[str, Any]:
+    return await requested(workspace.watcher, session or workspace.session, kind="question_batch_request")
 
 
-async def answer(room: WorkspaceFixture, responses: list[dict[str, Any]] | None, batch: str = "") -> bool:
+async def answer(workspace: WorkspaceFixture, responses: list[dict[str, Any]] | None, batch: str = "") -> bool:
     body = {"batch_request_id": batch, "responses": responses}
-    found = (await room.client.post(f"/v1/workspaces/{room.id}/questions/answer", body)).expect(200)
+    found = (await workspace.client.post(f"/v1/workspaces/{workspace.id}/questions/answer", body)).expect(200)
     return bool(found.json()["resolved"])
 
 
 async def test_questions_are_asked_and_answered_by_their_ids(house: ServerHarness) -> None:
-    room = await house.room()
-    await init(room, True)
-    run = await room.prompt(f"{question(*QUESTIONS)}\n/say thanks")
-    batch = await asked_in(room)
+    workspace = await house.workspace()
+    await init(workspace, True)
+    run = await workspace.prompt(f"{question(*QUESTIONS)}\n/say thanks")
+    batch = await asked_in(workspace)
     assert batch["confirm_title"]
-    assert await waiting(room, "questions") == [batch]
+    assert await waiting(workspace, "questions") == [batch]
     ids = [one["id"] for one in batch["questions"]]
     responses = [
         {"request_id": ids[1], "selected_ids": ["b"], "notes": {"b": "surely", "_question": "hm"}},
         {"request_id": ids[0], "yes": True},
     ]
-    assert await answer(room, responses)
-    assert not await answer(room, responses)
-    assert (await room.ended(run))["text"] == "thanks"
-    [result] = await results(room)
+    assert await answer(workspace, responses)
+    assert not await answer(workspace, responses)
+    assert (await workspace.ended(run))["text"] == "thanks"
+    [result] = await results(workspace)
     for text in ("Answer: yes", "Answer: b (B)", "Note on b: surely", "Note: hm", "left this question out"):
         assert text in result["content"]
-    told = [e.payload for e in room.watcher.seen if e.kind == "question_batch_notification"]
+    told = [e.payload for e in workspace.watcher.seen if e.kind == "question_batch_notification"]
     assert told == [{"batch_id": batch["id"]}]
 
 
 async def test_several_batches_are_open_and_told_apart(house: ServerHarness) -> None:
-    room = await house.room()
-    await init(room, True)
-    other = await room.client.create_session(room.id, "other")
-    first = await room.prompt(question(QUESTIONS[0]))
-    oldest = await asked_in(room)
-    second = await room.client.prompt(room.id, other, question(QUESTIONS[2]))
-    newest = await asked_in(room, other)
-    assert await answer(room, [{"request_id": newest["questions"][0]["id"], "fill_in_text": "Bo"}])
-    await room.ended(second)
-    assert "Bo" in (await results(room, other))[0]["content"]
-    assert await answer(room, [{"yes": False}])  # without any id: the only one, by position
-    await room.ended(first)
-    assert "Answer: no" in (await results(room))[0]["content"]
+    workspace = await house.workspace()
+    await init(workspace, True)
+    other = await workspace.client.create_session(workspace.id, "other")
+    first = await workspace.prompt(question(QUESTIONS[0]))
+    oldest = await asked_in(workspace)
+    second = await workspace.client.prompt(workspace.id, other, question(QUESTIONS[2]))
+    newest = await asked_in(workspace, other)
+    assert await answer(workspace, [{"request_id": newest["questions"][0]["id"], "fill_in_text": "Bo"}])
+    await workspace.ended(second)
+    assert "Bo" in (await results(workspace, other))[0]["content"]
+    assert await answer(workspace, [{"yes": False}])  # without any id: the only one, by position
+    await workspace.ended(first)
+    assert "Answer: no" in (await results(workspace))[0]["content"]
     assert oldest["id"] != newest["id"]
-    path = f"/v1/workspaces/{room.id}/questions/cancel"
-    assert (await room.client.post(path)).expect(200).json() == {"resolved": False}
+    path = f"/v1/workspaces/{workspace.id}/questions/cancel"
+    assert (await workspace.client.post(path)).expect(200).json() == {"resolved": False}
 
 
 async def test_refusing_to_answer_ends_the_turn(house: ServerHarness) -> None:
-    room = await house.room()
-    await init(room, True)
-    run = await room.prompt(f"{question(QUESTIONS[0])}\n/say not reached")
-    await asked_in(room)
-    path = f"/v1/workspaces/{room.id}/questions/cancel"
-    answers = await together(*(room.client.post(path) for _ in range(4)))
+    workspace = await house.workspace()
+    await init(workspace, True)
+    run = await workspace.prompt(f"{question(QUESTIONS[0])}\n/say not reached")
+    await asked_in(workspace)
+    path = f"/v1/workspaces/{workspace.id}/questions/cancel"
+    answers = await together(*(workspace.client.post(path) for _ in range(4)))
     assert sorted(one.expect(200).json()["resolved"] for one in answers) == [False, False, False, True]
-    assert "text" not in await room.ended(run)
-    assert (await results(room))[0]["is_error"]
+    assert "text" not in await workspace.ended(run)
+    assert (await results(workspace))[0]["is_error"]
 
 
 async def test_questions_are_for_clients_that_can_answer(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     for interactive in (None, False):
         if interactive is not None:
-            await init(room, interactive)
-        await room.ended(await room.prompt(question(QUESTIONS[0])))
-        assert "no such tool" in (await results(room))[-1]["content"]
-    await init(room, True)
+            await init(workspace, interactive)
+        await workspace.ended(await workspace.prompt(question(QUESTIONS[0])))
+        assert "no such tool" in (await results(workspace))[-1]["content"]
+    await init(workspace, True)
     for wrong in (
         [],
         [QUESTIONS[0]] * 6,
@@ -453,13 +459,13 @@ async def test_questions_are_for_clients_that_can_answer(house: ServerHarness) -
         [{**QUESTIONS[1], "choices": [{"id": "a", "label": "A"}]}],
         [{**QUESTIONS[1], "choices": [{"id": "a", "label": "A"}] * 2}],
     ):
-        await room.ended(await room.prompt(question(*wrong)))
-        assert (await results(room))[-1]["content"].startswith("cannot ask"), wrong
-    assert not [e for e in room.watcher.seen if e.kind == "question_batch_request"]
-    cancelled = await room.prompt(question(QUESTIONS[0]))
-    batch = await asked_in(room)
-    (await room.client.cancel(room.id, room.session)).expect(200)
-    await room.ended(cancelled)
-    assert [e.payload for e in room.watcher.seen if e.kind == "question_batch_notification"] == [
+        await workspace.ended(await workspace.prompt(question(*wrong)))
+        assert (await results(workspace))[-1]["content"].startswith("cannot ask"), wrong
+    assert not [e for e in workspace.watcher.seen if e.kind == "question_batch_request"]
+    cancelled = await workspace.prompt(question(QUESTIONS[0]))
+    batch = await asked_in(workspace)
+    (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
+    await workspace.ended(cancelled)
+    assert [e.payload for e in workspace.watcher.seen if e.kind == "question_batch_notification"] == [
         {"batch_id": batch["id"]}
     ]

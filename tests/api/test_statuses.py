@@ -12,7 +12,7 @@ from supervisor.http.routes import ROUTES, STREAM
 from tests.support.clients.http_client import Client, Response, head, read_head
 from tests.support.harness.server_harness import ServerHarness
 
-pytestmark = pytest.mark.house(bystander=False)
+pytestmark = pytest.mark.house(neighbour=False)
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -67,16 +67,22 @@ async def test_what_is_nowhere_is_404_by_every_method(house: ServerHarness) -> N
 
 
 async def test_head_answers_as_get_without_a_body(house: ServerHarness) -> None:
-    room = await house.room()
-    for path in ("/v1/health", "/v1/version", f"/v1/workspaces/{room.id}/sessions", "/v1/workspaces/nobody", "/v1/no"):
-        got = await room.client.get(path)
+    workspace = await house.workspace()
+    for path in (
+        "/v1/health",
+        "/v1/version",
+        f"/v1/workspaces/{workspace.id}/sessions",
+        "/v1/workspaces/nobody",
+        "/v1/no",
+    ):
+        got = await workspace.client.get(path)
         status, headers, rest = await say_head(house, path)
         assert (status, headers.get("content-length"), rest) == (got.status, got.headers["content-length"], b""), path
-    for path in (f"/v1/workspaces/{room.id}/events", "/v1/control"):
+    for path in (f"/v1/workspaces/{workspace.id}/events", "/v1/control"):
         status, headers, rest = await say_head(house, path)
         assert (status, rest) == (405, b""), path
         assert headers["allow"] == ("POST" if path.endswith("control") else "GET")
-    assert (await house.worker(room.id))["clients"] == 1
+    assert (await house.worker(workspace.id))["clients"] == 1
 
 
 async def say_head(house: ServerHarness, path: str) -> tuple[int, dict[str, str], bytes]:
@@ -99,36 +105,36 @@ def test_the_stream_is_a_row_of_the_table() -> None:
 
 
 async def test_a_client_id_is_a_uuid_in_any_usual_spelling(house: ServerHarness) -> None:
-    room = await house.room()
-    base = f"/v1/workspaces/{room.id}"
+    workspace = await house.workspace()
+    base = f"/v1/workspaces/{workspace.id}"
     for spelling in SPELLINGS:
         word = quote(spelling, safe="")
-        wish = {"path": str(room.path), "client_id": spelling}
-        (await room.client.post("/v1/workspaces", wish)).expect(200)
-        view = await room.client.post(f"{base}/current-session?client_id={word}", {"session_id": ""})
+        wish = {"path": str(workspace.path), "client_id": spelling}
+        (await workspace.client.post("/v1/workspaces", wish)).expect(200)
+        view = await workspace.client.post(f"{base}/current-session?client_id={word}", {"session_id": ""})
         refused(view, 409, "not_attached")
-        (await room.client.request("DELETE", f"{base}?client_id={word}")).expect(200)
-        (await room.client.request("DELETE", f"/v1/clients/{word}")).expect(200)
+        (await workspace.client.request("DELETE", f"{base}?client_id={word}")).expect(200)
+        (await workspace.client.request("DELETE", f"/v1/clients/{word}")).expect(200)
     for spelling in NO_UUIDS:
         word = quote(spelling, safe="")
-        wish = {"path": str(room.path), "client_id": spelling}
-        refused(await room.client.post("/v1/workspaces", wish), 400, "bad_input", "client_id")
-        view = await room.client.post(f"{base}/current-session?client_id={word}", {"session_id": ""})
+        wish = {"path": str(workspace.path), "client_id": spelling}
+        refused(await workspace.client.post("/v1/workspaces", wish), 400, "bad_input", "client_id")
+        view = await workspace.client.post(f"{base}/current-session?client_id={word}", {"session_id": ""})
         refused(view, 400, "bad_input", "client_id")
-        refused(await room.client.request("DELETE", f"{base}?client_id={word}"), 400, "bad_input", "client_id")
-        refused(await room.client.get(f"{base}/events?client_id={word}"), 400, "bad_input", "client_id")
+        refused(await workspace.client.request("DELETE", f"{base}?client_id={word}"), 400, "bad_input", "client_id")
+        refused(await workspace.client.get(f"{base}/events?client_id={word}"), 400, "bad_input", "client_id")
         if spelling:
-            refused(await room.client.request("DELETE", f"/v1/clients/{word}"), 400, "bad_input", "client_id")
+            refused(await workspace.client.request("DELETE", f"/v1/clients/{word}"), 400, "bad_input", "client_id")
     for method, path in (("DELETE", base), ("POST", f"{base}/current-session")):
-        refused(await room.client.request(method, path), 400, "bad_input", "client_id")
+        refused(await workspace.client.request(method, path), 400, "bad_input", "client_id")
 
 
 async def test_client_ids_are_compared_as_they_are_written(house: ServerHarness) -> None:
-    room = await house.room()
-    (await room.client.request("DELETE", f"/v1/clients/{HEX}")).expect(200)
+    workspace = await house.workspace()
+    (await workspace.client.request("DELETE", f"/v1/clients/{HEX}")).expect(200)
     for spelling in SPELLINGS:
-        wish = {"path": str(room.path), "client_id": spelling}
-        answer = await room.client.post("/v1/workspaces", wish)
+        wish = {"path": str(workspace.path), "client_id": spelling}
+        answer = await workspace.client.post("/v1/workspaces", wish)
         if spelling == HEX:
             refused(answer, 409, "client_retired")
         else:
@@ -143,7 +149,7 @@ async def create(client: Client, wish: object) -> Response:
 
 
 async def test_create_looks_at_body_path_client_directory_and_then_at_itself(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     client, nowhere = house.new_client(), str(house.root / "nowhere")
     refused(await client.post("/v1/workspaces", raw=b'{"path":7}'), 400, "bad_input", "cannot read the body")
     refused(await create(client, {"path": "", "client_id": "x"}), 400, "bad_input", "`path`")
@@ -152,8 +158,8 @@ async def test_create_looks_at_body_path_client_directory_and_then_at_itself(hou
     (await client.request("DELETE", f"/v1/clients/{client.client_id}")).expect(200)
     gone = {"client_id": client.client_id}
     refused(await create(client, gone | {"path": nowhere}), 400, "bad_input", "there is no such directory")
-    refused(await create(client, gone | {"path": str(room.path), "channels": ["a"]}), 409, "client_retired")
-    other = {"path": str(room.path), "client_id": NOBODY}
+    refused(await create(client, gone | {"path": str(workspace.path), "channels": ["a"]}), 409, "client_retired")
+    other = {"path": str(workspace.path), "client_id": NOBODY}
     refused(await create(client, other | {"channels": ["a"]}), 409, "conflict", "other channels")
     (await create(client, other | {"channels": []})).expect(200)
     (await create(client, other | {"channels": None})).expect(200)
@@ -192,11 +198,11 @@ async def test_asking_a_workspace_that_failed_leaves_no_story_of_a_bug_in_the_lo
 
 
 async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyway(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    await room.streaming()
+    workspace = await house.workspace(model="openai")
+    await workspace.streaming()
     client = house.new_client()
     (await client.request("DELETE", f"/v1/clients/{client.client_id}")).expect(200)
-    house.failpoints.arm("close.c", workspace=room.id)
+    house.failpoints.arm("close.c", workspace=workspace.id)
     house.server.send(signal.SIGTERM)
     hit = await house.failpoints.reached("close.c")
     gone = {"client_id": client.client_id}
@@ -205,28 +211,28 @@ async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyw
     refused(await create(client, {"path": ""}), 400, "bad_input", "`path`")
     refused(await create(client, {"path": nowhere, "client_id": "x"}), 400, "bad_input", "client_id")
     refused(await create(client, gone | {"path": nowhere}), 400, "bad_input", "there is no such directory")
-    for path in (room.path, house.directory("new", "script")):
+    for path in (workspace.path, house.directory("new", "script")):
         answer = await create(client, gone | {"path": str(path)})
         refused(answer, 503, "server_exiting")
         assert int(answer.headers["retry-after"]) >= 1
-    asked = await client.get(f"/v1/workspaces/{room.id}/events?client_id={NOBODY}")
+    asked = await client.get(f"/v1/workspaces/{workspace.id}/events?client_id={NOBODY}")
     refused(asked, 503, "server_exiting")  # not 404, which would mean that the workspace is gone
     hit.release()
     assert await house.server.ended() == 0
 
 
 async def test_current_session_looks_at_client_body_workspace_and_attachment(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     client = house.new_client()
-    unknown, known = "/v1/workspaces/nobody/current-session", f"/v1/workspaces/{room.id}/current-session"
+    unknown, known = "/v1/workspaces/nobody/current-session", f"/v1/workspaces/{workspace.id}/current-session"
     me = f"?client_id={client.client_id}"
     refused(await client.post(f"{unknown}?client_id=x", raw=b"{"), 400, "bad_input", "client_id")
     for raw in (b"{", b"", b'{"session_id":1}'):
         refused(await client.post(unknown + me, raw=raw), 400, "bad_input", "cannot read the body")
     refused(await client.post(unknown + me, {"session_id": "s"}), 404, "workspace_unknown")
     refused(await client.post(known + me, {"session_id": "s"}), 409, "not_attached", "event stream")
-    await house.watch(room.id, name="mine", client=client)
-    for session in (room.session, "some other", ""):
+    await house.watch(workspace.id, name="mine", client=client)
+    for session in (workspace.session, "some other", ""):
         (await client.post(known + me, {"session_id": session})).expect(200)
 
 
@@ -241,16 +247,16 @@ async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: Serve
     session = await client.create_session(broken)
     target = f"/v1/workspaces/{broken}/agent/sessions/{session}/summarize"
     refused(await client.post(target), 400, "agent_not_ready", "bulkhead.json")
-    room = await house.room()
-    agent = f"/v1/workspaces/{room.id}/agent"
+    workspace = await house.workspace()
+    agent = f"/v1/workspaces/{workspace.id}/agent"
     refused(await client.post(agent, empty), 400, "empty_prompt")
     refused(await client.post(agent, {"session_id": "", "prompt": "hi"}), 400, "session_missing")
-    refused(await client.post(agent, {"session_id": room.session, "prompt": ""}), 400, "empty_prompt")
+    refused(await client.post(agent, {"session_id": workspace.session, "prompt": ""}), 400, "empty_prompt")
     snapshot = {"file_name": "a.png", "mime_type": "image/png", "content": "aGk="}
-    alone = {"session_id": room.session, "prompt": "", "attachments": [snapshot]}
+    alone = {"session_id": workspace.session, "prompt": "", "attachments": [snapshot]}
     refused(await client.post(agent, alone), 400, "empty_prompt", "text attachment")
     refused(await client.post(agent, {"session_id": "nowhere", "prompt": "hi"}), 404, "session_unknown")
-    assert house.stored(room).runs == []
+    assert house.stored(workspace).runs == []
 
 
 # --- limits -------------------------------------------------------------------------------------------------------
@@ -258,25 +264,25 @@ async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: Serve
 
 @pytest.mark.house(limits={"body_max_bytes": 20_000, "header_max_bytes": 4000, "queued_prompts_max": 1})
 async def test_what_is_too_much_is_named(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    agent = f"/v1/workspaces/{room.id}/agent"
-    large = json.dumps({"session_id": room.session, "prompt": "x" * 30_000}).encode()
-    refused(await room.client.post(agent, raw=large), 413, "too_large", "20000 bytes")
-    refused(await room.client.post("/v1/workspaces", raw=large), 413, "too_large")
-    refused(await room.client.get("/v1/health", headers={"X-Long": "x" * 5000}), 431, "headers_too_large", "4000")
-    run, call = await room.streaming()
-    queued = await room.prompt("second")
-    full = await room.client.submit(room.id, room.session, "third")
+    workspace = await house.workspace(model="openai")
+    agent = f"/v1/workspaces/{workspace.id}/agent"
+    large = json.dumps({"session_id": workspace.session, "prompt": "x" * 30_000}).encode()
+    refused(await workspace.client.post(agent, raw=large), 413, "too_large", "20000 bytes")
+    refused(await workspace.client.post("/v1/workspaces", raw=large), 413, "too_large")
+    refused(await workspace.client.get("/v1/health", headers={"X-Long": "x" * 5000}), 431, "headers_too_large", "4000")
+    run, call = await workspace.streaming()
+    queued = await workspace.prompt("second")
+    full = await workspace.client.submit(workspace.id, workspace.session, "third")
     refused(full, 429, "queue_full", "clear the queue")
     await call.reply("!")
     await (await house.provider.next_call()).reply("2")
     for run_id in (run, queued):
-        await room.ended(run_id)
+        await workspace.ended(run_id)
 
 
 async def test_an_operation_that_is_not_there_yet_or_any_more_is_404(house: ServerHarness) -> None:
-    room = await house.room()
-    base = f"/v1/workspaces/{room.id}"
+    workspace = await house.workspace()
+    base = f"/v1/workspaces/{workspace.id}"
     for method, path, code in (
         ("GET", "/sessions/none", "session_unknown"),
         ("PUT", "/sessions/none", "session_unknown"),
@@ -290,6 +296,6 @@ async def test_an_operation_that_is_not_there_yet_or_any_more_is_404(house: Serv
         ("GET", "/runs/%00", "run_unknown"),
     ):
         body = {"id": "none", "title": "t"} if method == "PUT" else None
-        refused(await room.client.request(method, base + path, body), 404, code)
-    (await room.client.request("DELETE", f"{base}/sessions/{room.session}")).expect(200)
-    refused(await room.client.request("DELETE", f"{base}/sessions/{room.session}"), 404, "session_unknown")
+        refused(await workspace.client.request(method, base + path, body), 404, code)
+    (await workspace.client.request("DELETE", f"{base}/sessions/{workspace.session}")).expect(200)
+    refused(await workspace.client.request("DELETE", f"{base}/sessions/{workspace.session}"), 404, "session_unknown")

@@ -15,7 +15,7 @@ from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 
-pytestmark = pytest.mark.house(bystander=False)
+pytestmark = pytest.mark.house(neighbour=False)
 
 ENVELOPE = re.compile(rb'\{"type":"[a-z_]+","payload":\{"type":"(created|updated|deleted)","payload":\{')
 RETRY = range(1000, 2001)
@@ -55,44 +55,44 @@ def numbered(watcher: StreamReader) -> list[Seen]:
     return [event for event in watcher.seen if event.number and not event.is_base]
 
 
-async def killed(room: WorkspaceFixture) -> None:
+async def killed(workspace: WorkspaceFixture) -> None:
     """The worker dies, and its clients hear that the next one is there."""
-    worker = await room.worker()
-    seen = len(room.watcher.seen)
+    worker = await workspace.worker()
+    seen = len(workspace.watcher.seen)
     await worker.kill()
-    await room.watcher.state("ready", skip=seen)
+    await workspace.watcher.state("ready", skip=seen)
 
 
 # --- opening ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.house(limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.0}, bystander=False)
+@pytest.mark.house(limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.0}, neighbour=False)
 async def test_headers_come_before_there_is_a_worker(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.watcher.close()
+    workspace = await house.workspace()
+    await workspace.watcher.close()
 
     async def asleep() -> bool:
-        return (await room.client.post(f"/v1/workspaces/{room.id}/evict")).status == 200
+        return (await workspace.client.post(f"/v1/workspaces/{workspace.id}/evict")).status == 200
 
     await eventually(asleep, what="a workspace that sleeps")
     house.failpoints.arm("wake.before_spawn")
-    async with RawStream(house, room.id) as stream:
+    async with RawStream(house, workspace.id) as stream:
         hit = await house.failpoints.reached("wake.before_spawn")
         assert stream.status == 200
         assert stream.headers["content-type"] == "text/event-stream"
         assert stream.headers["cache-control"] == "no-cache"
         hit.release()
-        await room.client.prompt(room.id, room.session, "/say awake", "r-1")
+        await workspace.client.prompt(workspace.id, workspace.session, "/say awake", "r-1")
         assert b"awake" in await stream.until(b'"run_id":"r-1"')
 
 
 async def test_nothing_is_missed_between_the_headers_and_a_prompt(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     for number in range(10):
-        async with RawStream(house, room.id, **{"Accept-Encoding": "gzip"}) as stream:
+        async with RawStream(house, workspace.id, **{"Accept-Encoding": "gzip"}) as stream:
             assert "content-encoding" not in stream.headers
             run = f"r-{number}"
-            await room.client.prompt(room.id, room.session, f"/say number {number}", run)
+            await workspace.client.prompt(workspace.id, workspace.session, f"/say number {number}", run)
             text = await stream.until(b'"run_id":"%b"' % run.encode())
             assert b'"type":"created"' in text
 
@@ -101,12 +101,14 @@ async def test_nothing_is_missed_between_the_headers_and_a_prompt(house: ServerH
 
 
 async def test_a_plain_stream_says_nothing_that_the_reference_client_does_not_know(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    async with RawStream(house, room.id) as stream:
-        await room.ended(await room.prompt("/think hm\n/tokens 20\n/tool ls {}\n/say done"))
-        (await room.client.post(f"/v1/workspaces/{room.id}/config/compact", {"scope": 1, "enabled": True})).expect(200)
-        await killed(room)
-        await room.client.prompt(room.id, room.session, "/say last", "r-last")
+    workspace = await house.workspace(yolo=True)
+    async with RawStream(house, workspace.id) as stream:
+        await workspace.ended(await workspace.prompt("/think hm\n/tokens 20\n/tool ls {}\n/say done"))
+        (
+            await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/compact", {"scope": 1, "enabled": True})
+        ).expect(200)
+        await killed(workspace)
+        await workspace.client.prompt(workspace.id, workspace.session, "/say last", "r-last")
         text = await stream.until(b'"run_id":"r-last"')
         text += await stream.until(b"\n\n")
     for line in filter(None, text.split(b"\n")):
@@ -116,38 +118,38 @@ async def test_a_plain_stream_says_nothing_that_the_reference_client_does_not_kn
 
 
 async def test_two_streams_of_one_client_see_the_same(house: ServerHarness) -> None:
-    room = await house.room()
-    second = await house.watch(room.id, name="second", client=room.client)
-    plain = await house.watch(room.id, name="plain", client=room.client, ids=False)
-    runs = [await room.prompt(f"/say number {number}") for number in range(5)]
-    await all_of(room.watcher, second, plain, run=runs[-1])
-    mine = [event.data for event in numbered(room.watcher)]
+    workspace = await house.workspace()
+    second = await house.watch(workspace.id, name="second", client=workspace.client)
+    plain = await house.watch(workspace.id, name="plain", client=workspace.client, ids=False)
+    runs = [await workspace.prompt(f"/say number {number}") for number in range(5)]
+    await all_of(workspace.watcher, second, plain, run=runs[-1])
+    mine = [event.data for event in numbered(workspace.watcher)]
     assert mine == [event.data for event in numbered(second)]
     everything = [event.data for event in plain.seen]
     assert [data for data in everything if data in set(mine)] == mine
 
 
 async def test_ids_grow_and_clients_come_back_at_different_times(house: ServerHarness) -> None:
-    room = await house.room()
-    watchers = await together(*(house.watch(room.id, name=f"w{n}") for n in range(8)))
-    run = await room.prompt("/tokens 20")
-    await all_of(room.watcher, *watchers, run=run)
-    for watcher in (room.watcher, *watchers):
+    workspace = await house.workspace()
+    watchers = await together(*(house.watch(workspace.id, name=f"w{n}") for n in range(8)))
+    run = await workspace.prompt("/tokens 20")
+    await all_of(workspace.watcher, *watchers, run=run)
+    for watcher in (workspace.watcher, *watchers):
         numbers = [event.number for event in numbered(watcher)]
         assert numbers == sorted(set(numbers))
-        assert {event.log for event in numbered(watcher)} == {numbered(room.watcher)[0].log}
+        assert {event.log for event in numbered(watcher)} == {numbered(workspace.watcher)[0].log}
         assert watcher.retry_ms in RETRY
     assert len({watcher.retry_ms for watcher in watchers}) > 1
 
 
 async def test_a_last_event_id_alone_asks_for_ids_and_for_all_that_came_after(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     for number in range(3):
-        await room.ended(await room.prompt(f"/say number {number}"))
-    log = numbered(room.watcher)[0].log
-    async with RawStream(house, room.id, **{"Last-Event-ID": f"{log}.0"}) as stream:
+        await workspace.ended(await workspace.prompt(f"/say number {number}"))
+    log = numbered(workspace.watcher)[0].log
+    async with RawStream(house, workspace.id, **{"Last-Event-ID": f"{log}.0"}) as stream:
         assert stream.headers["transfer-encoding"] == "chunked"
-        last = numbered(room.watcher)[-1]
+        last = numbered(workspace.watcher)[-1]
         text = await stream.until(b"id: %b.%d\n" % (log.encode(), last.number))
     found = [int(number) for number in re.findall(rb"id: [^.\n]+\.(\d+)\n", text)]
     assert [number for number in found if number] == [*range(1, last.number + 1)]
@@ -159,13 +161,13 @@ async def test_a_cursor_that_cannot_be_served_is_a_reset_and_the_stream_goes_on(
     house: ServerHarness, cursor: str
 ) -> None:
     house.resets_are_fine = True
-    room = await house.room()
-    await room.ended(await room.prompt("/say before"))
-    log = numbered(room.watcher)[0].log
-    async with RawStream(house, room.id, "&ids=1", **{"Last-Event-ID": cursor.replace("LOG", log)}) as stream:
+    workspace = await house.workspace()
+    await workspace.ended(await workspace.prompt("/say before"))
+    log = numbered(workspace.watcher)[0].log
+    async with RawStream(house, workspace.id, "&ids=1", **{"Last-Event-ID": cursor.replace("LOG", log)}) as stream:
         assert stream.status == 200
         await stream.until(b'{"type":"reset"')
-        await room.client.prompt(room.id, room.session, "/say after", "r-after")
+        await workspace.client.prompt(workspace.id, workspace.session, "/say after", "r-after")
         await stream.until(b'"run_id":"r-after"')
 
 
@@ -173,12 +175,12 @@ async def test_a_cursor_that_cannot_be_served_is_a_reset_and_the_stream_goes_on(
 
 
 async def test_messages_are_announced_and_calls_come_before_results(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    run = await room.prompt("/tokens 30\n/tool ls {}\n/tool ls {}\n/tokens 5")
-    await room.ended(run)
+    workspace = await house.workspace(yolo=True)
+    run = await workspace.prompt("/tokens 30\n/tool ls {}\n/tool ls {}\n/tokens 5")
+    await workspace.ended(run)
     created: set[str] = set()
     calls: set[str] = set()
-    for event in room.watcher.seen:
+    for event in workspace.watcher.seen:
         if event.kind != "message":
             continue
         message = event.payload
@@ -192,35 +194,35 @@ async def test_messages_are_announced_and_calls_come_before_results(house: Serve
             if part["type"] == "tool_result":
                 assert part["data"]["tool_call_id"] in calls, "a result before its call"
     assert len(calls) == 2
-    shown = [event.payload for event in room.watcher.seen if event.kind == "message"]
-    for message in await room.messages():
+    shown = [event.payload for event in workspace.watcher.seen if event.kind == "message"]
+    for message in await workspace.messages():
         assert [seen for seen in shown if seen["id"] == message["id"]][-1]["parts"] == message["parts"]
 
 
 async def test_the_end_is_the_last_word_of_a_run_and_says_what_is_stored(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
+    workspace = await house.workspace(model="openai")
     busy: list[asyncio.Task[dict[str, Any]]] = []
     finished: list[int] = []
 
     def look(event: Seen) -> None:
         if event.kind == "agent_event" and event.payload["type"] == "agent_finished":
-            finished.append(len(room.watcher.seen))
-            busy.append(asyncio.ensure_future(room.client.session(room.id, room.session)))
+            finished.append(len(workspace.watcher.seen))
+            busy.append(asyncio.ensure_future(workspace.client.session(workspace.id, workspace.session)))
 
-    room.watcher.on_event = look
-    run, call = await room.streaming()
+    workspace.watcher.on_event = look
+    run, call = await workspace.streaming()
     await call.reply(" three")
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     await eventually(lambda: finished, what="agent_finished")
     for task in busy:
         assert (await task)["is_busy"] is False, "busy although its agent has finished"
-    stored = await room.last_assistant()
+    stored = await workspace.last_assistant()
     assert (stored["id"], end["text"]) == (end["message_id"], "one two three")
-    position = [event.kind for event in room.watcher.seen].index("run_complete")
-    behind = room.watcher.seen[position + 1 :]
+    position = [event.kind for event in workspace.watcher.seen].index("run_complete")
+    behind = workspace.watcher.seen[position + 1 :]
     assert [event for event in behind if event.kind == "message" and event.payload["id"] == stored["id"]] == []
-    assert sum(event.kind == "run_complete" for event in room.watcher.seen) == 1
-    tokens = [event for event in room.watcher.seen[:position] if event.kind == "session"]
+    assert sum(event.kind == "run_complete" for event in workspace.watcher.seen) == 1
+    tokens = [event for event in workspace.watcher.seen[:position] if event.kind == "session"]
     assert tokens[-1].payload["completion_tokens"] > 0
 
 
@@ -228,101 +230,101 @@ async def test_the_end_is_the_last_word_of_a_run_and_says_what_is_stored(house: 
 
 
 async def test_streams_stay_open_when_the_worker_dies_is_restarted_or_its_client_retires(house: ServerHarness) -> None:
-    room = await house.room()
-    plain = await house.watch(room.id, name="plain", ids=False)
-    await killed(room)
-    await room.works()
-    seen = len(room.watcher.seen)
-    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
-    await room.watcher.state("ready", skip=seen)
-    for watcher in (room.watcher, plain):
+    workspace = await house.workspace()
+    plain = await house.watch(workspace.id, name="plain", ids=False)
+    await killed(workspace)
+    await workspace.works()
+    seen = len(workspace.watcher.seen)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
+    await workspace.watcher.state("ready", skip=seen)
+    for watcher in (workspace.watcher, plain):
         (await watcher.client.request("DELETE", f"/v1/clients/{watcher.client.client_id}")).expect(200)
-    run = await room.prompt("/say still here")
-    await all_of(room.watcher, plain, run=run)
-    assert (await room.client.post(f"/v1/workspaces/{room.id}/evict")).expect(409).code == "busy"
-    assert plain.ends == room.watcher.ends == []
+    run = await workspace.prompt("/say still here")
+    await all_of(workspace.watcher, plain, run=run)
+    assert (await workspace.client.post(f"/v1/workspaces/{workspace.id}/evict")).expect(409).code == "busy"
+    assert plain.ends == workspace.watcher.ends == []
 
 
 async def test_streams_end_cleanly_with_their_workspace_and_only_those(house: ServerHarness) -> None:
-    room, other = await house.room("w"), await house.room("other")
-    plain = await house.watch(room.id, name="plain", ids=False)
-    (await room.client.request("DELETE", f"/v1/workspaces/{room.id}/registration")).expect(200)
-    for watcher in (room.watcher, plain):
+    workspace, other = await house.workspace("w"), await house.workspace("other")
+    plain = await house.watch(workspace.id, name="plain", ids=False)
+    (await workspace.client.request("DELETE", f"/v1/workspaces/{workspace.id}/registration")).expect(200)
+    for watcher in (workspace.watcher, plain):
         assert await watcher.over() == "clean"
-    assert room.watcher.retry_ms in RETRY
-    asked = await room.client.get(f"/v1/workspaces/{room.id}/events?client_id={room.client.client_id}")
+    assert workspace.watcher.retry_ms in RETRY
+    asked = await workspace.client.get(f"/v1/workspaces/{workspace.id}/events?client_id={workspace.client.client_id}")
     assert asked.expect(404).code == "workspace_unknown"
     await other.works()
     assert other.watcher.ends == []
-    again = await room.client.create(room.path)  # what the client does after a 404
-    assert again["id"] != room.id
-    del house.diary.workspaces[room.id]  # its file belongs to the new one now
-    room.id = again["id"]
-    assert (await room.client.session(room.id, room.session))["id"] == room.session
-    await room.works_unwatched()
+    again = await workspace.client.create(workspace.path)  # what the client does after a 404
+    assert again["id"] != workspace.id
+    del house.client_log.workspaces[workspace.id]  # its file belongs to the new one now
+    workspace.id = again["id"]
+    assert (await workspace.client.session(workspace.id, workspace.session))["id"] == workspace.session
+    await workspace.works_unwatched()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_streams_end_cleanly_with_their_server(house: ServerHarness, number: signal.Signals) -> None:
-    room = await house.room(model="openai")
+    workspace = await house.workspace(model="openai")
     house.open_runs_are_fine = number == signal.SIGHUP
-    plain = await house.watch(room.id, name="plain", ids=False)
-    run, call = await room.streaming()
+    plain = await house.watch(workspace.id, name="plain", ids=False)
+    run, call = await workspace.streaming()
     house.server.send(number)
-    for watcher in (room.watcher, plain):
+    for watcher in (workspace.watcher, plain):
         assert await watcher.over() == "clean"
-    assert room.watcher.retry_ms in RETRY
+    assert workspace.watcher.retry_ms in RETRY
     assert await house.server.ended() == 0
     if number == signal.SIGHUP:  # the worker goes on, and the next server finds it
         await house.server.restart()
         await call.reply(" three")
-        room.watcher = await house.watch(room.id, name="after", client=room.client)
-        await eventually(lambda: is_over(room, run), timeout_s=10, what="the end of the run")
-        assert (await room.run(run))["outcome"] == "completed"
+        workspace.watcher = await house.watch(workspace.id, name="after", client=workspace.client)
+        await eventually(lambda: is_over(workspace, run), timeout_s=10, what="the end of the run")
+        assert (await workspace.run(run))["outcome"] == "completed"
 
 
-async def is_over(room: WorkspaceFixture, run: str) -> bool:
-    return (await room.run(run))["state"] == "ended"
+async def is_over(workspace: WorkspaceFixture, run: str) -> bool:
+    return (await workspace.run(run))["state"] == "ended"
 
 
 async def test_a_killed_server_is_a_clean_end_for_a_plain_stream(house: ServerHarness) -> None:
-    room = await house.room()
-    plain = await house.watch(room.id, name="plain", ids=False)
+    workspace = await house.workspace()
+    plain = await house.watch(workspace.id, name="plain", ids=False)
     await house.server.kill9()
     assert await plain.over() == "clean"  # the reference client would wait for ever after anything else
-    assert await room.watcher.over() == "cut"
+    assert await workspace.watcher.over() == "cut"
     await house.server.restart()
-    await room.works_unwatched()
+    await workspace.works_unwatched()
 
 
 # --- quiet and slow clients ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.house(limits={"stream_keepalive_s": 0.05}, bystander=False)
+@pytest.mark.house(limits={"stream_keepalive_s": 0.05}, neighbour=False)
 async def test_quiet_streams_get_empty_lines_and_nothing_else(house: ServerHarness) -> None:
-    room = await house.room()
-    async with RawStream(house, room.id) as plain, RawStream(house, room.id, "&ids=1") as chunked:
+    workspace = await house.workspace()
+    async with RawStream(house, workspace.id) as plain, RawStream(house, workspace.id, "&ids=1") as chunked:
         async with asyncio.timeout(10):
             assert await plain.reader.readexactly(3) == b"\n\n\n"
         await chunked.until(b"1\r\n\n\r\n1\r\n\n\r\n")  # two chunks of one empty line
-    await room.works()
+    await workspace.works()
 
 
-@pytest.mark.house(limits={"stream_write_deadline_s": 0.5}, bystander=False)
+@pytest.mark.house(limits={"stream_write_deadline_s": 0.5}, neighbour=False)
 async def test_C01_a_client_that_reads_nothing_is_closed_and_the_others_go_on(house: ServerHarness) -> None:
-    room = await house.room()
-    slow = RawStream(house, room.id)
+    workspace = await house.workspace()
+    slow = RawStream(house, workspace.id)
     async with slow:
-        assert (await house.worker(room.id))["clients"] == 2
+        assert (await house.worker(workspace.id))["clients"] == 2
         slow._writer.transport.pause_reading()  # type: ignore[attr-defined]
-        run = await room.prompt(f"/say {'x' * 1_500_000}")
-        end = await room.ended(run, timeout_s=20.0)
+        run = await workspace.prompt(f"/say {'x' * 1_500_000}")
+        end = await workspace.ended(run, timeout_s=20.0)
         assert len(end["text"]) == 1_500_000
 
         async def closed() -> bool:
-            return bool((await house.worker(room.id))["clients"] == 1)
+            return bool((await house.worker(workspace.id))["clients"] == 1)
 
         await eventually(closed, timeout_s=10, what="the end of the slow stream")
         slow.reader.feed_eof()
-    assert room.watcher.ends == []
-    await room.works()
+    assert workspace.watcher.ends == []
+    await workspace.works()

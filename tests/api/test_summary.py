@@ -9,135 +9,137 @@ from tests.support.clients.http_client import Response, finish_of, head, texts
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
-pytestmark = pytest.mark.house(bystander=False)
+pytestmark = pytest.mark.house(neighbour=False)
 
 
 async def told(house: ServerHarness) -> WorkspaceFixture:
     """A room in which something was said."""
-    room = await house.room(model="openai")
-    house.diary.asked(room.id, room.session, "")  # a summary's run has an id that no client chose
-    run = await room.prompt("remember the word apple")
+    workspace = await house.workspace(model="openai")
+    house.client_log.asked(workspace.id, workspace.session, "")  # a summary's run has an id that no client chose
+    run = await workspace.prompt("remember the word apple")
     await (await house.provider.next_call()).reply("noted")
-    await room.ended(run)
-    return room
+    await workspace.ended(run)
+    return workspace
 
 
-def path(room: WorkspaceFixture, session: str = "") -> str:
-    return f"/v1/workspaces/{room.id}/agent/sessions/{session or room.session}/summarize"
+def path(workspace: WorkspaceFixture, session: str = "") -> str:
+    return f"/v1/workspaces/{workspace.id}/agent/sessions/{session or workspace.session}/summarize"
 
 
-def summarize(room: WorkspaceFixture) -> "asyncio.Task[Response]":
-    return asyncio.get_running_loop().create_task(room.client.post(path(room)))
+def summarize(workspace: WorkspaceFixture) -> "asyncio.Task[Response]":
+    return asyncio.get_running_loop().create_task(workspace.client.post(path(workspace)))
 
 
 async def test_a_summary_becomes_the_beginning_of_the_conversation(house: ServerHarness) -> None:
-    room = await told(house)
-    asked = summarize(room)
+    workspace = await told(house)
+    asked = summarize(workspace)
     call = await house.provider.next_call()
     assert "remember the word apple" in str(call.body["messages"])
     await call.tokens("the word ")
-    shown = await room.watcher.text(room.session, "the word")
+    shown = await workspace.watcher.text(workspace.session, "the word")
     assert shown["is_summary_message"] is True
-    assert (await room.client.agent(room.id))["is_busy"] is True
-    assert (await room.client.post(path(room))).expect(409).code == "busy"
-    queued = await room.prompt("which word?")
+    assert (await workspace.client.agent(workspace.id))["is_busy"] is True
+    assert (await workspace.client.post(path(workspace))).expect(409).code == "busy"
+    queued = await workspace.prompt("which word?")
     await call.reply("is apple")
     assert (await asked).expect(200).body == b""
     next_call = await house.provider.next_call()
     assert "the word is apple" in str(next_call.body["messages"])
     assert "remember the word" not in str(next_call.body["messages"])
     await next_call.reply("apple")
-    assert (await room.ended(queued))["text"] == "apple"
-    session = await room.client.session(room.id, room.session)
+    assert (await workspace.ended(queued))["text"] == "apple"
+    session = await workspace.client.session(workspace.id, workspace.session)
     assert session["summary_message_id"] == shown["id"]
-    assert session["message_count"] == len(await room.messages()) == 5
-    updates = [e.payload for e in room.watcher.seen if e.kind == "session" and e.payload["summary_message_id"]]
+    assert session["message_count"] == len(await workspace.messages()) == 5
+    updates = [e.payload for e in workspace.watcher.seen if e.kind == "session" and e.payload["summary_message_id"]]
     assert updates[0]["prompt_tokens"] == 0
     assert updates[0]["completion_tokens"] > 0
 
 
 async def test_nothing_to_summarise(house: ServerHarness) -> None:
-    room = await house.room()
-    (await room.client.post(path(room))).expect(200)
-    assert await room.messages() == []
-    assert (await room.client.post(path(room, "none"))).expect(404).code == "session_unknown"
+    workspace = await house.workspace()
+    (await workspace.client.post(path(workspace))).expect(200)
+    assert await workspace.messages() == []
+    assert (await workspace.client.post(path(workspace, "none"))).expect(404).code == "session_unknown"
 
 
 async def test_a_busy_session_is_not_summarised(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming()
-    assert (await room.client.post(path(room))).expect(409).code == "busy"
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming()
+    assert (await workspace.client.post(path(workspace))).expect(409).code == "busy"
     await call.reply("")
-    await room.ended(run)
+    await workspace.ended(run)
 
 
 async def test_a_cancel_leaves_no_trace(house: ServerHarness) -> None:
-    room = await told(house)
-    before = await room.messages()
-    asked = summarize(room)
+    workspace = await told(house)
+    before = await workspace.messages()
+    asked = summarize(workspace)
     call = await house.provider.next_call()
     await call.tokens("half a")
-    await room.watcher.text(room.session, "half a")
-    (await room.client.cancel(room.id, room.session)).expect(200)
+    await workspace.watcher.text(workspace.session, "half a")
+    (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
     (await asked).expect(200)
-    assert await room.messages() == before
-    session = await room.client.session(room.id, room.session)
+    assert await workspace.messages() == before
+    session = await workspace.client.session(workspace.id, workspace.session)
     assert (session["summary_message_id"], session["message_count"]) == ("", 2)
-    await room.watcher.wait(lambda e: e.kind == "message" and e.change == "deleted", what="the deleted row")
+    await workspace.watcher.wait(lambda e: e.kind == "message" and e.change == "deleted", what="the deleted row")
 
 
 async def test_a_caller_that_leaves_cancels_it(house: ServerHarness) -> None:
-    room = await told(house)
-    before = await room.messages()
+    workspace = await told(house)
+    before = await workspace.messages()
     _, writer = await asyncio.open_unix_connection(house.server.socket_path)
-    writer.write(head("POST", path(room), {"Content-Length": "0"}))
+    writer.write(head("POST", path(workspace), {"Content-Length": "0"}))
     call = await house.provider.next_call()
     await call.tokens("half a")
-    await room.watcher.text(room.session, "half a")
+    await workspace.watcher.text(workspace.session, "half a")
     writer.close()
     await writer.wait_closed()
 
     async def is_idle() -> bool:
-        return not (await room.client.session(room.id, room.session))["is_busy"]
+        return not (await workspace.client.session(workspace.id, workspace.session))["is_busy"]
 
     await eventually(is_idle, what="the end of the summary")
-    assert await room.messages() == before
-    await room.works()
+    assert await workspace.messages() == before
+    await workspace.works()
 
 
 async def test_a_failure_is_told_and_stored(house: ServerHarness) -> None:
-    room = await told(house)
-    asked = summarize(room)
+    workspace = await told(house)
+    asked = summarize(workspace)
     await (await house.provider.next_call()).refuse(400)
     refused = (await asked).expect(502)
     assert refused.code == "provider_failed"
-    last = await room.last_assistant()
+    last = await workspace.last_assistant()
     assert (finish_of(last) or {})["reason"] == "error"
     assert last["is_summary_message"] is True
-    assert (await room.client.session(room.id, room.session))["summary_message_id"] == ""
-    assert not any(event.kind == "agent_event" and event.payload.get("error") for event in room.watcher.seen)
-    await room.works()
+    assert (await workspace.client.session(workspace.id, workspace.session))["summary_message_id"] == ""
+    assert not any(event.kind == "agent_event" and event.payload.get("error") for event in workspace.watcher.seen)
+    await workspace.works()
 
 
 async def test_a_worker_that_dies_takes_the_half_summary_with_it(house: ServerHarness) -> None:
-    room = await told(house)
-    asked = summarize(room)
+    workspace = await told(house)
+    asked = summarize(workspace)
     call = await house.provider.next_call()
     await call.tokens("half a")
-    await room.watcher.text(room.session, "half a")
-    (await room.worker()).send(signal.SIGKILL)
+    await workspace.watcher.text(workspace.session, "half a")
+    (await workspace.worker()).send(signal.SIGKILL)
     assert (await asked).expect(503).code == "worker_lost"
-    assert [texts(message) for message in await room.messages()] == ["remember the word apple", "noted"]
-    runs = (await room.client.get(f"/v1/workspaces/{room.id}/runs")).expect(200).json()
+    assert [texts(message) for message in await workspace.messages()] == ["remember the word apple", "noted"]
+    runs = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/runs")).expect(200).json()
     assert [run["outcome"] for run in runs] == ["interrupted", "completed"]
-    await room.works()
+    await workspace.works()
 
 
 async def test_a_summary_that_had_not_begun_is_done_by_the_next_worker(house: ServerHarness) -> None:
-    room = await told(house)
-    house.failpoints.arm("run.before_start", "kill", workspace=room.id)
-    assert (await summarize(room)).expect(503).code == "worker_lost"
+    workspace = await told(house)
+    house.failpoints.arm("run.before_start", "kill", workspace=workspace.id)
+    assert (await summarize(workspace)).expect(503).code == "worker_lost"
     await (await house.provider.next_call()).reply("the word is apple")
-    await room.watcher.wait(lambda e: e.kind == "session" and bool(e.payload["summary_message_id"]), what="the summary")
-    assert [texts(message) for message in await room.messages()][-1] == "the word is apple"
-    await room.works()
+    await workspace.watcher.wait(
+        lambda e: e.kind == "session" and bool(e.payload["summary_message_id"]), what="the summary"
+    )
+    assert [texts(message) for message in await workspace.messages()][-1] == "the word is apple"
+    await workspace.works()

@@ -13,7 +13,7 @@ from tests.support.clients.crush_tui import Tui
 from tests.support.clients.raw_requests import port_of, token_of
 from tests.support.harness.server_harness import ServerHarness
 
-pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
+pytestmark = pytest.mark.house(tcp=True, neighbour=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
 RELOAD = [
     f"POST {W}/current-session?client_id=ID 200",
@@ -108,7 +108,7 @@ async def test_a_workspace_that_is_gone_is_made_again(house: ServerHarness, way:
         assert "kept" in (await tui.shell("echo $MINE"))["output"]
         gone = await crush.call("GET", f"/v1/workspaces/{first['id']}/agent")
         assert gone.status == 404  # shown as `workspace was reset`
-    house.diary.workspaces.pop(first["id"])  # one file, two ids: it is judged under the second
+    house.client_log.workspaces.pop(first["id"])  # one file, two ids: it is judged under the second
 
 
 @BOTH
@@ -146,4 +146,4 @@ async def test_two_terminals_come_back_to_one_workspace(house: ServerHarness, wa
         assert (await far.wait(is_end, what="the end, here too", skip=skip)).payload["text"] == "after"
         await far.load()
         assert far.messages == near.messages
-    house.diary.workspaces.pop(first)
+    house.client_log.workspaces.pop(first)

@@ -15,7 +15,7 @@ from tests.support.clients.crush_commands import CommandFailed, CommandOutcome, 
 from tests.support.clients.raw_requests import port_of, token_of
 from tests.support.harness.server_harness import ServerHarness
 
-pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
+pytestmark = pytest.mark.house(tcp=True, neighbour=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
 BOTH = pytest.mark.parametrize("way", ["unix", "tcp"])
 PROXIED = pytest.mark.parametrize("way", ["unix", "proxied", "tcp"])
@@ -27,10 +27,10 @@ def client_of(house: ServerHarness, way: str, **options: Any) -> Crush:
     """A client process by the Unix socket or by TCP with the token."""
     if way == "tcp":
         return Crush(
-            ServerAddress(f"tcp://127.0.0.1:{port_of(house)}/ignored", token_of(house)), house.diary, **options
+            ServerAddress(f"tcp://127.0.0.1:{port_of(house)}/ignored", token_of(house)), house.client_log, **options
         )
     door = ServerAddress(f"unix://{house.server.socket_path}")
-    return Crush(door, house.diary, has_proxy=way == "proxied", **options)
+    return Crush(door, house.client_log, has_proxy=way == "proxied", **options)
 
 
 def trace(crush: Crush) -> list[str]:
@@ -208,7 +208,7 @@ async def test_a_client_of_another_version_stays_with_a_managed_server(
         assert trace(crush) == start_of("unix")
 
 
-@pytest.mark.house(arguments=("--idle-exit", "600"), bystander=False)
+@pytest.mark.house(arguments=("--idle-exit", "600"), neighbour=False)
 async def test_a_client_of_another_version_replaces_an_idle_private_server(house: ServerHarness) -> None:
     async with client_of(house, "unix") as crush:
         assert await crush.start() == OWN

@@ -12,7 +12,7 @@ from tests.support.checks.history import Seen
 from tests.support.clients.crush_tui import Tui
 from tests.support.harness.server_harness import ServerHarness
 
-pytestmark = pytest.mark.house(tcp=True, bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
+pytestmark = pytest.mark.house(tcp=True, neighbour=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
 W = "/v1/workspaces/ID"
 FIRST = [

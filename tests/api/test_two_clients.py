@@ -9,7 +9,7 @@ from tests.support.checks.history import read_stored
 from tests.support.harness.client_process import OtherProcess
 from tests.support.harness.server_harness import ServerHarness
 
-pytestmark = pytest.mark.house(bystander=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
+pytestmark = pytest.mark.house(neighbour=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
 Events = list[list[str]]
 
@@ -34,10 +34,10 @@ async def test_one_streams_another_cancels_and_both_come_back_by_an_old_cursor(h
     async with OtherProcess(socket_path) as one, OtherProcess(socket_path) as two:
         assert one.pid != two.pid
         workspace, session = await one.ask("create", path=str(path))
-        house.diary.workspaces[workspace] = path / ".bulkhead"
+        house.client_log.workspaces[workspace] = path / ".bulkhead"
         await one.ask("watch", workspace=workspace)
         run = await one.ask("prompt", workspace=workspace, session=session, prompt="tell me a story")
-        house.diary.asked(workspace, session, run)
+        house.client_log.asked(workspace, session, run)
         story = await house.provider.next_call()
         await story.tokens("once upon")
         await one.ask("shown", session=session, text="once upon")
@@ -71,7 +71,7 @@ async def test_one_streams_another_cancels_and_both_come_back_by_an_old_cursor(h
 
         # The session works on, for the second as for the first.
         run = await two.ask("prompt", workspace=workspace, session=session, prompt="go on")
-        house.diary.asked(workspace, session, run)
+        house.client_log.asked(workspace, session, run)
         await (await house.provider.next_call()).reply("a time")
         both = [await each.ask("until_end", run=run) for each in (one, two)]
         assert both[0] == both[1] == [*live[-1:], *after(both[0], live[-1][0])]
@@ -81,4 +81,4 @@ async def test_one_streams_another_cancels_and_both_come_back_by_an_old_cursor(h
 
 def read(house: ServerHarness, workspace: str) -> Any:
     """The events that the file of the workspace holds."""
-    return read_stored(workspace, house.diary.workspaces[workspace]).events
+    return read_stored(workspace, house.client_log.workspaces[workspace]).events

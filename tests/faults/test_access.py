@@ -41,9 +41,15 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become anot
 
 @pytest.mark.house(tcp=True)
 async def test_X01_every_route_wants_the_token(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     port = port_of(house)
-    words = {"{id}": room.id, "{sid}": room.session, "{run}": "r", "{lsp}": "l", "{client_id}": room.client.client_id}
+    words = {
+        "{id}": workspace.id,
+        "{sid}": workspace.session,
+        "{run}": "r",
+        "{lsp}": "l",
+        "{client_id}": workspace.client.client_id,
+    }
     targets = [(route.method, route.path) for route in ROUTES] + [("GET", path) for path in BESIDE_THE_TABLE]
     targets += [("OPTIONS", "/v1/health"), ("HEAD", "/v1/health"), ("BREW", "/v1/health")]
     for method, path in targets:
@@ -53,7 +59,7 @@ async def test_X01_every_route_wants_the_token(house: ServerHarness) -> None:
         assert told.status == 401, (method, path, told)
         assert told.headers["www-authenticate"] == "Bearer"
         assert method == "HEAD" or told.code == "unauthorized"
-    await room.works()  # no control, no retire, no release took effect
+    await workspace.works()  # no control, no retire, no release took effect
 
 
 @pytest.mark.house(tcp=True)
@@ -106,7 +112,7 @@ async def test_X01_a_body_is_not_read_for_a_stranger(house: ServerHarness) -> No
     ],
     ids=" ".join,
 )
-@pytest.mark.house(start=False, bystander=False)
+@pytest.mark.house(start=False, neighbour=False)
 async def test_X02_an_address_that_others_reach_wants_a_token(house: ServerHarness, arguments: tuple[str, ...]) -> None:
     refused = await asyncio.to_thread(house.server.run_another, *arguments)
     assert refused.returncode == 2, refused
@@ -130,11 +136,11 @@ async def test_X02_without_a_token_it_says_what_that_means(house: ServerHarness)
 
 @pytest.mark.house(tcp=True)
 async def test_X03_foreign_hosts_and_pages_are_refused_before_routing(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     port, token = port_of(house), token_of(house)
     ours, pass_ = f"Host: localhost:{port}", f"Authorization: Bearer {token}"
-    agent = f"/v1/workspaces/{room.id}/agent"
-    body = json.dumps({"session_id": room.session, "prompt": "/say never"}).encode()
+    agent = f"/v1/workspaces/{workspace.id}/agent"
+    body = json.dumps({"session_id": workspace.session, "prompt": "/say never"}).encode()
     foreign = (
         f"GET /v1/version HTTP/1.1\n{pass_}",
         f"GET /v1/version HTTP/1.0\n{pass_}",
@@ -161,10 +167,10 @@ async def test_X03_foreign_hosts_and_pages_are_refused_before_routing(house: Ser
         assert told.status == 403 or (told.status == 400 and not told.body), (request, told)
         assert told.status == 400 or told.code == "forbidden", (request, told)
         assert not [name for name in told.headers if name.startswith("access-control-")], (request, told)
-    assert await room.messages() == []
+    assert await workspace.messages() == []
     json_of_ours = f"{pass_}\n{ours}\nOrigin: http://localhost:{port}\nContent-Type: application/json; charset=utf-8"
-    body = json.dumps({"session_id": room.session, "title": "a page of ours"}).encode()
-    told = await say(port, f"POST /v1/workspaces/{room.id}/sessions HTTP/1.1\n{json_of_ours}", body)
+    body = json.dumps({"session_id": workspace.session, "title": "a page of ours"}).encode()
+    told = await say(port, f"POST /v1/workspaces/{workspace.id}/sessions HTTP/1.1\n{json_of_ours}", body)
     assert told.status == 200, told
     assert not [name for name in told.headers if name.startswith("access-control-")]
 
@@ -195,7 +201,7 @@ async def test_X04_modes_under_any_umask(house: ServerHarness, umask: int) -> No
         await house.server.restart()
     finally:
         os.umask(before)
-    await house.bystander.start()
+    await house.neighbour.start()
     runtime = house.server.runtime_dir
     assert [mode(path) for path in (runtime, runtime / "workers", house.root / "s" / "bulkhead")] == [0o700] * 3
     files = [path for path in runtime.rglob("*") if not path.is_dir() and not path.is_symlink()]
@@ -261,28 +267,28 @@ def as_nobody(path: Path) -> str:
 
 @pytest.mark.house(tcp=True)
 async def test_X05_a_program_of_this_user_without_the_token_is_refused_and_logged(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     port = port_of(house)
     query = "token=a-guess-that-stays-secret"
-    told = await say(port, f"POST /v1/workspaces/{room.id}/restart?{query} HTTP/1.1\nHost: localhost:{port}")
+    told = await say(port, f"POST /v1/workspaces/{workspace.id}/restart?{query} HTTP/1.1\nHost: localhost:{port}")
     assert told.status == 401
     [line] = [line for line in house.server.log.splitlines() if "request refused" in line]
-    assert f"/v1/workspaces/{room.id}/restart" in line
+    assert f"/v1/workspaces/{workspace.id}/restart" in line
     assert "unauthorized" in line
     assert "127.0.0.1" in line
     assert "a-guess-that-stays-secret" not in house.server.log
-    assert (await house.worker(room.id))["restarts"] == 0
+    assert (await house.worker(workspace.id))["restarts"] == 0
 
 
 @pytest.mark.parametrize("knows", ["nothing", "the name"])
 async def test_X05_the_workers_socket_takes_nobody_without_a_workers_token(house: ServerHarness, knows: str) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("one ")
-    generation = Generation((await house.worker(room.id))["generation"])
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("one ")
+    generation = Generation((await house.worker(workspace.id))["generation"])
     hello = Hello(
         wire_version=WIRE_VERSION,
         code_version=BULKHEAD_VERSION,
-        workspace_id=WorkspaceId(room.id),
+        workspace_id=WorkspaceId(workspace.id),
         generation=generation,
         token="a guess that is wrong",
         pid=os.getpid(),
@@ -309,7 +315,7 @@ async def test_X05_the_workers_socket_takes_nobody_without_a_workers_token(house
     assert "hello refused" in house.server.log
     assert hello.token not in house.server.log
     await call.reply("two")
-    assert (await room.ended(run))["text"] == "one two"
+    assert (await workspace.ended(run))["text"] == "one two"
 
 
 def mode(path: Path) -> int:

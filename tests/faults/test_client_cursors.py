@@ -40,48 +40,48 @@ NO_CURSOR = (
 
 @pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
 async def test_C04_every_id_that_was_sent_gives_the_exact_tail(house: ServerHarness, memory: str) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     for word in ("one", "two", "three"):
-        await room.ended(await room.prompt(f"/say {word}"))
-    before = house.stored(room)
+        await workspace.ended(await workspace.prompt(f"/say {word}"))
+    before = house.stored(workspace)
     first, last = before.events[0].number, before.events[-1].number
     cursors = [f"{before.log}.{number}" for number in (0, *range(first, last + 1))]
-    late = [LightReader(house.server.socket_path, room.id, cursor) for cursor in cursors]
+    late = [LightReader(house.server.socket_path, workspace.id, cursor) for cursor in cursors]
     with gone_at_the_end(late):
-        for onlooker in late:
-            assert await onlooker.open() == 200
-        run = await room.prompt("/say live")
+        for reader in late:
+            assert await reader.open() == 200
+        run = await workspace.prompt("/say live")
         await all_saw_end(late, run)
-        stored = house.stored(room)
+        stored = house.stored(workspace)
         assert len(stored.events) > len(before.events) > 10
-        for cursor, onlooker in zip(cursors, late, strict=True):
-            assert_exact(onlooker, stored, after=cursor)
+        for cursor, reader in zip(cursors, late, strict=True):
+            assert_exact(reader, stored, after=cursor)
 
 
 @pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
 async def test_C04_what_cannot_be_served_is_a_reset(house: ServerHarness, memory: str) -> None:
-    room, other = await house.room("w"), await house.room("other")
+    workspace, other = await house.workspace("w"), await house.workspace("other")
     await other.ended(await other.prompt("/say private words"))
-    await room.ended(await room.prompt("/say one"))
-    logs = {"LOG": house.stored(room).log, "OTHER": house.stored(other).log}
+    await workspace.ended(await workspace.prompt("/say one"))
+    logs = {"LOG": house.stored(workspace).log, "OTHER": house.stored(other).log}
     late = []
     for text in NO_CURSOR:
         for name, log in logs.items():
             text = text.replace(name, log)
-        late.append(LightReader(house.server.socket_path, room.id, text))
+        late.append(LightReader(house.server.socket_path, workspace.id, text))
     with gone_at_the_end(late):
-        for onlooker in late:
-            assert await onlooker.open() == 200
+        for reader in late:
+            assert await reader.open() == 200
         await eventually(lambda: all(one.resets for one in late), what="a reset", state=lambda: unreset(late))
         fresh = [one.last_id for one in late]
         await other.ended(await other.prompt("/say private again"))
-        await all_saw_end(late, await room.prompt("/say two"))
-        stored = house.stored(room)
-        for cursor, onlooker in zip(fresh, late, strict=True):
-            assert len(onlooker.resets) == 1, onlooker.resets
-            onlooker.resets.clear()
-            assert_exact(onlooker, stored, after=cursor)
-            assert not onlooker.saw(b"private")
+        await all_saw_end(late, await workspace.prompt("/say two"))
+        stored = house.stored(workspace)
+        for cursor, reader in zip(fresh, late, strict=True):
+            assert len(reader.resets) == 1, reader.resets
+            reader.resets.clear()
+            assert_exact(reader, stored, after=cursor)
+            assert not reader.saw(b"private")
 
 
 def unreset(late: list[LightReader]) -> list[str]:
@@ -95,52 +95,55 @@ def unreset(late: list[LightReader]) -> list[str]:
 @pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
 async def test_C05_cut_after_every_single_event(house: ServerHarness, memory: str) -> None:
     """Each event in turn is the last one before a cut: in the replay, between it and the live events, and live."""
-    room = await house.room(model="openai")
-    log = house.stored(room).log
+    workspace = await house.workspace(model="openai")
+    log = house.stored(workspace).log
     for word in ("one", "two"):
-        await reply(house, room, word)
-    run, call = await room.streaming("three")
-    onlooker = LightReader(house.server.socket_path, room.id, f"{log}.0")
-    onlooker.on_event = onlooker.close
-    with gone_at_the_end([onlooker]):
-        replayed = len(house.stored(room).events)
+        await reply(house, workspace, word)
+    run, call = await workspace.streaming("three")
+    reader = LightReader(house.server.socket_path, workspace.id, f"{log}.0")
+    reader.on_event = reader.close
+    with gone_at_the_end([reader]):
+        replayed = len(house.stored(workspace).events)
         for count in range(1, replayed + 1):
-            assert await onlooker.open() == 200
-            await eventually(lambda: not onlooker.is_open, what="cut")
-            assert len(onlooker.events) == count
-        assert await onlooker.open() == 200  # from here on live
+            assert await reader.open() == 200
+            await eventually(lambda: not reader.is_open, what="cut")
+            assert len(reader.events) == count
+        assert await reader.open() == 200  # from here on live
         await call.reply("!")
-        await room.ended(run)
-        while not onlooker.saw_end(run):
-            await eventually(lambda: not onlooker.is_open, what="cut")
-            assert await onlooker.open() == 200
-        assert_exact(onlooker, house.stored(room), after=f"{log}.0")
+        await workspace.ended(run)
+        while not reader.saw_end(run):
+            await eventually(lambda: not reader.is_open, what="cut")
+            assert await reader.open() == 200
+        assert_exact(reader, house.stored(workspace), after=f"{log}.0")
 
 
 async def test_C05_cut_before_the_first_id_again_and_again(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.ended(await room.prompt("/say one"))
-    stored = house.stored(room)
+    workspace = await house.workspace()
+    await workspace.ended(await workspace.prompt("/say one"))
+    stored = house.stored(workspace)
     cursor = f"{stored.log}.{stored.events[2].number}"
-    onlookers = [LightReader(house.server.socket_path, room.id, cursor), LightReader(house.server.socket_path, room.id)]
-    with gone_at_the_end(onlookers):
+    readers = [
+        LightReader(house.server.socket_path, workspace.id, cursor),
+        LightReader(house.server.socket_path, workspace.id),
+    ]
+    with gone_at_the_end(readers):
         for number in range(20):
-            for onlooker in onlookers:
-                assert await onlooker.open() == 200
-                if number == 0 and not onlooker.last_id:
-                    await eventually(lambda: onlookers[1].base, what="where it stands, before there is any event")
-                onlooker.close()
+            for reader in readers:
+                assert await reader.open() == 200
+                if number == 0 and not reader.last_id:
+                    await eventually(lambda: readers[1].base, what="where it stands, before there is any event")
+                reader.close()
             if number % 5 == 0:
-                await room.ended(await room.prompt(f"/say {number}"))
-        for onlooker in onlookers:
-            assert await onlooker.open() == 200
-        await all_saw_end(onlookers, await room.prompt("/say the last"))
-        assert_exact(onlookers[0], house.stored(room), after=cursor)
-        assert_exact(onlookers[1], house.stored(room), after=onlookers[1].base)
+                await workspace.ended(await workspace.prompt(f"/say {number}"))
+        for reader in readers:
+            assert await reader.open() == 200
+        await all_saw_end(readers, await workspace.prompt("/say the last"))
+        assert_exact(readers[0], house.stored(workspace), after=cursor)
+        assert_exact(readers[1], house.stored(workspace), after=readers[1].base)
 
 
-async def reply(house: ServerHarness, room: WorkspaceFixture, text: str) -> None:
+async def reply(house: ServerHarness, workspace: WorkspaceFixture, text: str) -> None:
     """A run whose model says `text`."""
-    run = await room.prompt("go on")
+    run = await workspace.prompt("go on")
     await (await house.provider.next_call()).reply(text)
-    await room.ended(run)
+    await workspace.ended(run)

@@ -54,12 +54,18 @@ FAR = ("..", "../..", "/etc", "/", "%2e%2e", "..%2f", "SELF/..", "./", "//", "SE
 """As several words: after each of these follows the path of a file."""
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_C12_crooked_ids_are_none_in_every_route(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     (house.root / "secret").write_text(SECRET)
     before = everything_below(house.root)
-    right = {"id": room.id, "sid": room.session, "run": "r", "lsp": "l", "client_id": room.client.client_id}
+    right = {
+        "id": workspace.id,
+        "sid": workspace.session,
+        "run": "r",
+        "lsp": "l",
+        "client_id": workspace.client.client_id,
+    }
     async with wire(house.server.socket_path) as inside:
         for route in ROUTES:
             for word in [word for word in right if f"{{{word}}}" in route.path]:
@@ -71,34 +77,34 @@ async def test_C12_crooked_ids_are_none_in_every_route(house: ServerHarness) -> 
                     assert status in allowed, (route.method, target[:300], status, answer)
                     assert SECRET not in answer
                     assert len(answer) < 1000, "it repeats all that it was sent"
-    await room.works()
+    await workspace.works()
     assert everything_below(house.root) == before
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_C12_a_path_does_not_leave_the_table(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     (house.root / "secret").write_text(SECRET)
     async with wire(house.server.socket_path) as inside:
-        for base in ("/v1", f"/v1/workspaces/{room.id}", f"/v1/workspaces/{room.id}/sessions", "/v1/docs"):
+        for base in ("/v1", f"/v1/workspaces/{workspace.id}", f"/v1/workspaces/{workspace.id}/sessions", "/v1/docs"):
             for far in FAR:
-                for end in ("/secret", "/etc/passwd", "/v1/health", f"/v1/workspaces/{room.id}", ""):
-                    target = f"{base}/{far.replace('SELF', room.id)}{end}"
+                for end in ("/secret", "/etc/passwd", "/v1/health", f"/v1/workspaces/{workspace.id}", ""):
+                    target = f"{base}/{far.replace('SELF', workspace.id)}{end}"
                     status, answer = await ask(inside, "GET", target)
                     assert status in (400, 404), (target, status, answer)
                     assert SECRET not in answer
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_C12_directories_that_cannot_be_meant(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     link = house.root / "link"
     link.symlink_to(house.root / "nowhere")
     circle = house.root / "circle"
     circle.symlink_to(circle)
     (house.root / "secret").write_text(SECRET)
     before = everything_below(house.root)
-    known = (await room.client.get("/v1/workspaces")).json()
+    known = (await workspace.client.get("/v1/workspaces")).json()
     for path in (
         "",
         ".",
@@ -106,46 +112,48 @@ async def test_C12_directories_that_cannot_be_meant(house: ServerHarness) -> Non
         "w",
         "../w",
         "~",
-        f"{room.path}/../nowhere",
-        f"{room.path}/../secret",
-        f"{room.path}\0",
-        f"{room.path}\0/../secret",
-        f"{room.path}%2f..",
-        f"{room.path}/%2e%2e",
+        f"{workspace.path}/../nowhere",
+        f"{workspace.path}/../secret",
+        f"{workspace.path}\0",
+        f"{workspace.path}\0/../secret",
+        f"{workspace.path}%2f..",
+        f"{workspace.path}/%2e%2e",
         str(link),
         str(circle),
         "/" + "x" * 300,
         "/" + "x/" * 5000,
-        f"{room.path}" + "/." * 3000,
+        f"{workspace.path}" + "/." * 3000,
     ):
-        wish = {"path": path, "client_id": room.client.client_id}
-        answer = await room.client.post("/v1/workspaces", wish)
+        wish = {"path": path, "client_id": workspace.client.client_id}
+        answer = await workspace.client.post("/v1/workspaces", wish)
         assert answer.expect(400).code == "bad_input", path
         assert SECRET.encode() not in answer.body
-    assert (await room.client.get("/v1/workspaces")).json() == known
-    assert (await room.client.create(Path(f"{room.path}/../w/./")))["id"] == room.id, "another way to the same place"
-    await room.works()
+    assert (await workspace.client.get("/v1/workspaces")).json() == known
+    assert (await workspace.client.create(Path(f"{workspace.path}/../w/./")))["id"] == workspace.id, (
+        "another way to the same place"
+    )
+    await workspace.works()
     assert everything_below(house.root) == before
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_C12_what_is_named_in_a_body_or_a_query_is_looked_up_and_never_opened(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     (house.root / "secret").write_text(SECRET)
-    base = f"/v1/workspaces/{room.id}"
+    base = f"/v1/workspaces/{workspace.id}"
     async with wire(house.server.socket_path) as inside:
         for name in ("../secret", str(house.root / "secret"), "..%2fsecret", "a\0b", "x" * 10_000, "", ".", "/"):
             for target, body in (
                 ("/skills/read", {"skill_id": name}),
                 ("/agent", {"session_id": name, "prompt": "/say no"}),
-                ("/agent", {"session_id": room.session, "run_id": name or "../", "prompt": "/say no"}),
+                ("/agent", {"session_id": workspace.session, "run_id": name or "../", "prompt": "/say no"}),
             ):
                 status, answer = await ask(inside, "POST", base + target, body)
                 assert status in (400, 404), (target, body, status, answer)
                 assert SECRET not in answer
                 assert len(answer) < 1000, "it repeats all that it was sent"
-    assert house.stored(room).runs == []
-    await room.works()
+    assert house.stored(workspace).runs == []
+    await workspace.works()
 
 
 def path_of(route: Route, words: dict[str, str]) -> str:

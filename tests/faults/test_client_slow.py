@@ -26,60 +26,60 @@ TRICKLE_S = 0.05
 
 @pytest.mark.house(limits={"stream_write_deadline_s": 0.5})
 async def test_C01_a_client_with_a_tiny_buffer_stops_reading(house: ServerHarness) -> None:
-    room = await house.room()
-    slow = LightReader(house.server.socket_path, room.id)
+    workspace = await house.workspace()
+    slow = LightReader(house.server.socket_path, workspace.id)
     with gone_at_the_end([slow]):
         assert await slow.open(receive_buffer=1) == 200
         await eventually(lambda: slow.base, what="where it stands")
         slow.pause()
         before = peak_bytes(house.server.pid)
-        await say_much(room, 8)
+        await say_much(workspace, 8)
         await eventually(lambda: "slow client cut" in house.server.log, what="the slow client cut")
         assert peak_bytes(house.server.pid) - before < KEPT_BYTES_MAX
         slow.go_on()
         await eventually(lambda: not slow.is_open, what="the end of its connection")
-        await resumes(house, room, slow)
+        await resumes(house, workspace, slow)
 
 
 @pytest.mark.house(limits={"stream_write_deadline_s": 0.5})
 async def test_C01_a_peer_vanishes_behind_a_frozen_proxy(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     before = len(descriptors(house.server.pid))
     async with Proxy(house.root / "proxy", house.server.socket_path) as proxy:
-        gone = LightReader(proxy.path, room.id)
+        gone = LightReader(proxy.path, workspace.id)
         with gone_at_the_end([gone]):
             assert await gone.open() == 200
             await eventually(lambda: gone.base, what="where it stands")
-            first = await room.prompt("/say before")
+            first = await workspace.prompt("/say before")
             await all_saw_end([gone], first)
             proxy.freeze()
-            await say_much(room, 8)
+            await say_much(workspace, 8)
             await eventually(lambda: "slow client cut" in house.server.log, what="the vanished client cut")
             await eventually(lambda: len(descriptors(house.server.pid)) <= before, what="its descriptor closed")
             assert gone.is_open, "it does not know yet"
             gone.close()
-            await resumes(house, room, LightReader(house.server.socket_path, room.id, gone.last_id), gone)
+            await resumes(house, workspace, LightReader(house.server.socket_path, workspace.id, gone.last_id), gone)
 
 
-async def say_much(room: WorkspaceFixture, runs: int) -> None:
+async def say_much(workspace: WorkspaceFixture, runs: int) -> None:
     """More than every buffer between the server and a client holds; the room's own client takes all of it."""
     for number in range(runs):
-        run = await room.prompt(f"/say {number} {'x' * LARGE}")
-        await room.ended(run)
+        run = await workspace.prompt(f"/say {number} {'x' * LARGE}")
+        await workspace.ended(run)
 
 
 async def resumes(
-    house: ServerHarness, room: WorkspaceFixture, onlooker: LightReader, before: LightReader | None = None
+    house: ServerHarness, workspace: WorkspaceFixture, reader: LightReader, before: LightReader | None = None
 ) -> None:
     """It comes back with its last id and gets the rest: nothing is missing, nothing comes twice."""
-    with gone_at_the_end([onlooker]):
-        assert await onlooker.open() == 200
-        last = await room.prompt("/say the last")
-        await all_saw_end([onlooker], last)
-    begin = before or onlooker
+    with gone_at_the_end([reader]):
+        assert await reader.open() == 200
+        last = await workspace.prompt("/say the last")
+        await all_saw_end([reader], last)
+    begin = before or reader
     if before is not None:
-        onlooker.events[:0] = before.events
-    assert_exact(onlooker, house.stored(room), after=begin.base)
+        reader.events[:0] = before.events
+    assert_exact(reader, house.stored(workspace), after=begin.base)
 
 
 # --- C10: slow --------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ BEGINNINGS = (
 
 
 @pytest.mark.parametrize("begin", BEGINNINGS)
-@pytest.mark.house(limits=SLOW, bystander=False)
+@pytest.mark.house(limits=SLOW, neighbour=False)
 async def test_C10_headers_that_do_not_end(house: ServerHarness, begin: bytes) -> None:
     async with wire(house.server.socket_path) as silent, wire(house.server.socket_path) as drop:
         silent.send(begin)
@@ -106,7 +106,7 @@ async def test_C10_headers_that_do_not_end(house: ServerHarness, begin: bytes) -
     (await house.new_client().get("/v1/health")).expect(200)
 
 
-@pytest.mark.house(limits=SLOW, bystander=False)
+@pytest.mark.house(limits=SLOW, neighbour=False)
 async def test_C10_an_idle_connection_is_none_that_is_slow(house: ServerHarness) -> None:
     assert DEFAULT_LIMITS.idle_connection_s > 90, "clients keep idle connections for 90 s and lose requests to the race"
     async with (
@@ -133,19 +133,19 @@ async def test_C10_an_idle_connection_is_none_that_is_slow(house: ServerHarness)
 @pytest.mark.parametrize("framing", [b"Content-Length: 4000", b"Transfer-Encoding: chunked"])
 @pytest.mark.house(limits=SLOW)
 async def test_C10_a_body_that_does_not_end(house: ServerHarness, framing: bytes) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     async with wire(house.server.socket_path) as slow:
-        slow.send(b"POST /v1/workspaces/%b/agent HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % (room.id.encode(), framing))
+        slow.send(b"POST /v1/workspaces/%b/agent HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % (workspace.id.encode(), framing))
         slow.send(b"a00\r\n" if b"chunked" in framing else b"")
         assert await slow.trickle(b'{"session_id":"' + b"x" * 2000, TRICKLE_S) == b""
-    assert house.stored(room).runs == []
-    await room.works()
+    assert house.stored(workspace).runs == []
+    await workspace.works()
 
 
 # --- C10: crooked -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_C10_a_header_without_an_end(house: ServerHarness) -> None:
     for piece in (b"x" * 65536, b"X-Header: " + b"y" * 100 + b"\r\n"):
         async with wire(house.server.socket_path) as long:
@@ -173,7 +173,7 @@ BAD_CHUNKS = (
 )
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_C10_chunks_that_cannot_be_read(house: ServerHarness) -> None:
     begin = b"POST /v1/workspaces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     for chunks in BAD_CHUNKS:
@@ -225,7 +225,7 @@ NO_HTTP = (
 )
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_C10_what_is_not_http_gets_an_error_like_all_others(house: ServerHarness) -> None:
     for said in NO_HTTP:
         async with wire(house.server.socket_path) as bad:
@@ -234,7 +234,7 @@ async def test_C10_what_is_not_http_gets_an_error_like_all_others(house: ServerH
     assert await still_open(house)
 
 
-@pytest.mark.house(limits={"body_max_bytes": 100_000}, bystander=False)
+@pytest.mark.house(limits={"body_max_bytes": 100_000}, neighbour=False)
 async def test_C10_a_body_that_was_refused_already_is_not_refused_again(house: ServerHarness) -> None:
     async with wire(house.server.socket_path) as large:
         large.send(b"POST /v1/workspaces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -244,18 +244,18 @@ async def test_C10_a_body_that_was_refused_already_is_not_refused_again(house: S
         assert said.startswith(b"HTTP/1.1 413 "), said
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_C10_no_second_request_comes_in_behind_a_crooked_one(house: ServerHarness) -> None:
-    room = await house.room()
-    prompt = b'{"session_id":"%b","run_id":"smuggled","prompt":"/say gotcha"}' % room.session.encode()
-    agent = b"POST /v1/workspaces/%b/agent HTTP/1.1\r\nHost: x\r\n" % room.id.encode()
+    workspace = await house.workspace()
+    prompt = b'{"session_id":"%b","run_id":"smuggled","prompt":"/say gotcha"}' % workspace.session.encode()
+    agent = b"POST /v1/workspaces/%b/agent HTTP/1.1\r\nHost: x\r\n" % workspace.id.encode()
     second = agent + b"Content-Length: %d\r\n\r\n" % len(prompt) + prompt
     for headers in CROOKED:
         for first in (b"hello", b"0\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n", b""):
             async with wire(house.server.socket_path) as crooked:
                 crooked.send(agent + headers + b"\r\n\r\n" + first + second + second)
                 assert_refused_once(await crooked.rest(), headers)
-    assert house.stored(room).runs == []
+    assert house.stored(workspace).runs == []
     assert await still_open(house)
 
 

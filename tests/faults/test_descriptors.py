@@ -30,9 +30,9 @@ CPU_SHARE_MAX = 0.05
 
 
 async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     async with wire(house.server.socket_path) as inside:
-        await still_works(house, room, inside)
+        await still_works(house, workspace, inside)
         async with no_descriptors_left(house):
             cpu, began = cpu_s(house.server.pid), time.monotonic()
             for _ in range(ROUNDS):
@@ -41,8 +41,8 @@ async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: S
             print(f"turning away {ROUNDS * AT_ONCE} connections took {share:.1%} of a core")
             assert share < CPU_SHARE_MAX, "accepting is not paused but spun"
             assert house.server.log.count("accepting pauses") == 1, "once, however long it lasts"
-            await still_works(house, room, inside)
-        await room.works()
+            await still_works(house, workspace, inside)
+        await workspace.works()
     assert "accepting again" in house.server.log
 
 
@@ -67,20 +67,20 @@ async def test_H02_a_client_that_says_nothing_is_answered_too(house: ServerHarne
         assert await house.server.stop() == 0, "no order to end is lost while a client is being turned away"
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_H02_told_to_leave_without_descriptors(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    worker = await room.worker()
-    await room.streaming("cut ")
+    workspace = await house.workspace(model="openai")
+    worker = await workspace.worker()
+    await workspace.streaming("cut ")
     async with no_descriptors_left(house):
         assert await house.server.stop() == 0
     assert not worker.is_alive
-    assert room.watcher.ends == ["clean"]
-    [run] = house.stored(room).runs
+    assert workspace.watcher.ends == ["clean"]
+    [run] = house.stored(workspace).runs
     assert (run.state, run.outcome) == ("ended", "cancelled")
 
 
-@pytest.mark.house(start=False, bystander=False)
+@pytest.mark.house(start=False, neighbour=False)
 async def test_H02_a_shells_small_limit_is_raised_at_the_start(house: ServerHarness) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (SHELL_LIMIT, hard))
@@ -101,15 +101,15 @@ async def is_turned_away(house: ServerHarness) -> None:
         assert await outside.rest() == b""
 
 
-async def still_works(house: ServerHarness, room: WorkspaceFixture, inside: RawConnection) -> None:
+async def still_works(house: ServerHarness, workspace: WorkspaceFixture, inside: RawConnection) -> None:
     """A run over a connection that was there before."""
     run = str(uuid.uuid4())
-    house.diary.asked(room.id, room.session, run)
-    body = json.dumps({"session_id": room.session, "run_id": run, "prompt": "/say still here"}).encode()
-    inside.send(head("POST", f"/v1/workspaces/{room.id}/agent", {"Content-Length": str(len(body))}) + body)
+    house.client_log.asked(workspace.id, workspace.session, run)
+    body = json.dumps({"session_id": workspace.session, "run_id": run, "prompt": "/say still here"}).encode()
+    inside.send(head("POST", f"/v1/workspaces/{workspace.id}/agent", {"Content-Length": str(len(body))}) + body)
     status, _, answer = await inside.answer()
     assert status == 202, answer
-    assert (await room.ended(run))["text"] == "still here"
+    assert (await workspace.ended(run))["text"] == "still here"
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ READS_NOTHING = ("history", "messages", "messages/user", "filetracker/files")
 
 
 async def test_X06_a_session_is_unknown_in_another_workspace(house: ServerHarness) -> None:
-    ours, theirs = await house.room("ours"), await house.room("theirs")
+    ours, theirs = await house.workspace("ours"), await house.workspace("theirs")
     await theirs.ended(await theirs.prompt("/say private words"))
     before = await theirs.client.session(theirs.id, theirs.session)
     session = f"/sessions/{theirs.session}"
@@ -33,8 +33,8 @@ async def test_X06_a_session_is_unknown_in_another_workspace(house: ServerHarnes
 
 
 async def test_X06_a_run_is_unknown_in_another_workspace_and_cannot_be_cancelled_there(house: ServerHarness) -> None:
-    ours = await house.room("ours")
-    theirs = await house.room("theirs", model="openai")
+    ours = await house.workspace("ours")
+    theirs = await house.workspace("theirs", model="openai")
     run, call = await theirs.streaming("not ")
     queued = await theirs.prompt("waits")
     assert (await ask(ours, "GET", f"/runs/{run}")).expect(404).code == "run_unknown"
@@ -55,16 +55,16 @@ async def test_X06_a_run_is_unknown_in_another_workspace_and_cannot_be_cancelled
 
 
 async def test_X06_the_same_run_id_is_another_run_in_another_workspace(house: ServerHarness) -> None:
-    ours, theirs = await house.room("ours"), await house.room("theirs")
-    for room, word in ((ours, "here"), (theirs, "there")):
-        await room.prompt(f"/say {word}", "the-same-id")
-    for room, word in ((ours, "here"), (theirs, "there")):
-        assert (await room.ended("the-same-id"))["text"] == word
-        assert word in (await room.run("the-same-id"))["prompt"]
+    ours, theirs = await house.workspace("ours"), await house.workspace("theirs")
+    for workspace, word in ((ours, "here"), (theirs, "there")):
+        await workspace.prompt(f"/say {word}", "the-same-id")
+    for workspace, word in ((ours, "here"), (theirs, "there")):
+        assert (await workspace.ended("the-same-id"))["text"] == word
+        assert word in (await workspace.run("the-same-id"))["prompt"]
 
 
 async def test_X06_a_question_is_not_answered_through_another_workspace(house: ServerHarness) -> None:
-    ours, theirs = await house.room("ours"), await house.room("theirs")
+    ours, theirs = await house.workspace("ours"), await house.workspace("theirs")
     request = {"id": "p", "session_id": theirs.session, "tool_call_id": "c", "tool_name": "bash", "path": "/"}
     for path, body in (
         ("/permissions/grant", {"permission": request, "action": "allow_session"}),
@@ -79,7 +79,7 @@ async def test_X06_a_question_is_not_answered_through_another_workspace(house: S
 
 async def test_X06_a_cursor_of_another_workspace_replays_nothing_of_it(house: ServerHarness) -> None:
     house.resets_are_fine = True
-    ours, theirs = await house.room("ours"), await house.room("theirs")
+    ours, theirs = await house.workspace("ours"), await house.workspace("theirs")
     await theirs.ended(await theirs.prompt("/say private words"))
     await ours.ended(await ours.prompt("/say our words"))
     [log] = {event.log for event in theirs.watcher.seen if event.log}
@@ -95,7 +95,7 @@ async def test_X06_a_cursor_of_another_workspace_replays_nothing_of_it(house: Se
 
 
 async def test_X06_a_client_is_attached_to_its_own_workspace_only(house: ServerHarness) -> None:
-    ours, theirs = await house.room("ours"), await house.room("theirs")
+    ours, theirs = await house.workspace("ours"), await house.workspace("theirs")
     view = f"/current-session?client_id={ours.client.client_id}"
     assert (await ask(theirs, "POST", view, {"session_id": theirs.session})).expect(409).code == "not_attached"
     gone = await ours.client.request("DELETE", f"/v1/workspaces/{theirs.id}?client_id={ours.client.client_id}")
@@ -104,6 +104,6 @@ async def test_X06_a_client_is_attached_to_its_own_workspace_only(house: ServerH
     await ours.works()
 
 
-async def ask(room: WorkspaceFixture, method: str, path: str, body: Any = None) -> Response:
+async def ask(workspace: WorkspaceFixture, method: str, path: str, body: Any = None) -> Response:
     """A request below the workspace of `room`."""
-    return await room.client.request(method, f"/v1/workspaces/{room.id}{path}", body)
+    return await workspace.client.request(method, f"/v1/workspaces/{workspace.id}{path}", body)

@@ -21,89 +21,91 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become anot
 
 @pytest.mark.house(limits={"restart_delay_s_max": 0.1})
 async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house: ServerHarness) -> None:
-    room = await elsewhere(house)
-    await room.ended(await room.prompt("/say first"))
-    worker = await room.worker()
-    moved = room.path.rename(house.root / "moved")
-    end = await room.ended(
-        await room.prompt(
+    workspace = await elsewhere(house)
+    await workspace.ended(await workspace.prompt("/say first"))
+    worker = await workspace.worker()
+    moved = workspace.path.rename(house.root / "moved")
+    end = await workspace.ended(
+        await workspace.prompt(
             "\n".join((bash("echo never"), '/tool write {"file_path": "a", "content": "b"}', "/say over"))
         )
     )
     assert end["text"] == "over", "the turn goes on, and the model is told"
-    first, second = await results(room)
+    first, second = await results(workspace)
     assert first["is_error"]
-    assert f"{room.path} is missing" in first["content"]
-    assert f"{room.path} is missing" in second["content"]
-    assert not room.path.exists(), "a tool made it again"
-    assert texts(await room.messages())[:2] == ["/say first", "first"]
+    assert f"{workspace.path} is missing" in first["content"]
+    assert f"{workspace.path} is missing" in second["content"]
+    assert not workspace.path.exists(), "a tool made it again"
+    assert texts(await workspace.messages())[:2] == ["/say first", "first"]
     assert worker.is_alive
-    wish = {"path": str(room.path), "client_id": room.client.client_id, "version": "test"}
-    assert (await room.client.post("/v1/workspaces", wish)).status == 400
+    wish = {"path": str(workspace.path), "client_id": workspace.client.client_id, "version": "test"}
+    assert (await workspace.client.post("/v1/workspaces", wish)).status == 400
 
     await worker.kill()  # from here on only starts can tell
-    await in_state(house, room, "failed")
-    row = await house.worker(room.id)
+    await in_state(house, workspace, "failed")
+    row = await house.worker(workspace.id)
     assert "directory missing" in row["reason"]
     for _ in range(3):
-        refused = (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(409)
+        refused = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(409)
         assert refused.code == "workspace_moved"
-    prompt = {"session_id": room.session, "prompt": "/say never"}
-    assert (await room.client.post(f"/v1/workspaces/{room.id}/agent", prompt)).expect(409).code == "workspace_moved"
-    assert (await house.worker(room.id))["generation"] == row["generation"], "nobody tries it again and again"
+    prompt = {"session_id": workspace.session, "prompt": "/say never"}
+    assert (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", prompt)).expect(
+        409
+    ).code == "workspace_moved"
+    assert (await house.worker(workspace.id))["generation"] == row["generation"], "nobody tries it again and again"
 
-    moved.rename(room.path)
-    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
-    assert texts(await room.messages())[:2] == ["/say first", "first"]
-    await room.works_unwatched()
+    moved.rename(workspace.path)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
+    assert texts(await workspace.messages())[:2] == ["/say first", "first"]
+    await workspace.works_unwatched()
 
 
 async def test_H05_a_directory_that_goes_away_with_its_history(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    await room.ended(await room.prompt("/say first"))
-    row = await house.worker(room.id)
-    moved = room.path.rename(house.root / "moved")
-    prompt = {"session_id": room.session, "prompt": "/say never"}
+    workspace = await house.workspace(yolo=True)
+    await workspace.ended(await workspace.prompt("/say first"))
+    row = await house.worker(workspace.id)
+    moved = workspace.path.rename(house.root / "moved")
+    prompt = {"session_id": workspace.session, "prompt": "/say never"}
     for _ in range(3):
-        answer = await room.client.post(f"/v1/workspaces/{room.id}/agent", prompt)
+        answer = await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", prompt)
         assert (answer.status, answer.code) in ((503, "storage_failed"), (409, "workspace_moved")), answer
-    assert texts(await room.messages())[:2] == ["/say first", "first"], "what was said is still read"
-    assert not room.path.exists(), "nobody makes it again"
-    assert (await house.worker(room.id))["generation"] == row["generation"]
-    await (await room.worker()).kill()
-    await in_state(house, room, "failed")
-    assert (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(409).code == "workspace_moved"
-    moved.rename(room.path)
+    assert texts(await workspace.messages())[:2] == ["/say first", "first"], "what was said is still read"
+    assert not workspace.path.exists(), "nobody makes it again"
+    assert (await house.worker(workspace.id))["generation"] == row["generation"]
+    await (await workspace.worker()).kill()
+    await in_state(house, workspace, "failed")
+    assert (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(409).code == "workspace_moved"
+    moved.rename(workspace.path)
 
 
 async def test_H05_a_directory_is_deleted_while_a_tool_runs_in_it(house: ServerHarness) -> None:
-    room = await elsewhere(house)
+    workspace = await elsewhere(house)
     pipe, go = house.pipe(), house.root / "go"
     command = f"echo $$ > {pipe.path}; until [ -e {go} ]; do sleep 0.02; done; echo x > made; echo rc=$?"
-    run, _ = await room.tool_running(command, pipe)
-    shutil.rmtree(room.path)
+    run, _ = await workspace.tool_running(command, pipe)
+    shutil.rmtree(workspace.path)
     go.touch()
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     assert "error" not in end, end
-    [first] = await results(room)
+    [first] = await results(workspace)
     assert "rc=1" in first["content"]
-    await room.ended(await room.prompt(bash("echo never")))
-    assert f"{room.path} is missing" in (await results(room))[-1]["content"]
-    await room.works()
+    await workspace.ended(await workspace.prompt(bash("echo never")))
+    assert f"{workspace.path} is missing" in (await results(workspace))[-1]["content"]
+    await workspace.works()
 
 
 async def test_H05_another_directory_in_its_place_gets_no_worker(house: ServerHarness) -> None:
-    room = await elsewhere(house)
-    worker = await room.worker()
-    moved = room.path.rename(house.root / "moved")
-    room.path.mkdir()
+    workspace = await elsewhere(house)
+    worker = await workspace.worker()
+    moved = workspace.path.rename(house.root / "moved")
+    workspace.path.mkdir()
     await worker.kill()
-    await in_state(house, room, "failed")
-    assert (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(409).code == "workspace_moved"
-    room.path.rmdir()
-    moved.rename(room.path)
-    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
-    await room.works_unwatched()
+    await in_state(house, workspace, "failed")
+    assert (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(409).code == "workspace_moved"
+    workspace.path.rmdir()
+    moved.rename(workspace.path)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
+    await workspace.works_unwatched()
 
 
 @as_root
@@ -134,14 +136,14 @@ def as_nobody() -> Iterator[None]:
 
 async def elsewhere(house: ServerHarness) -> WorkspaceFixture:
     """A room whose history does not go away with its directory."""
-    return await house.room(yolo=True, data_dir=str(house.root / "data"))
+    return await house.workspace(yolo=True, data_dir=str(house.root / "data"))
 
 
-async def in_state(house: ServerHarness, room: WorkspaceFixture, state: str) -> None:
+async def in_state(house: ServerHarness, workspace: WorkspaceFixture, state: str) -> None:
     """Wait for the state of a workspace."""
 
     async def is_there() -> bool:
-        return bool((await house.worker(room.id))["state"] == state)
+        return bool((await house.worker(workspace.id))["state"] == state)
 
     await eventually(is_there, timeout_s=10, what=state, state=lambda: house.server.log[-3000:])
 

@@ -13,13 +13,13 @@ from tests.support.harness.server_harness import ServerHarness
 
 @pytest.mark.house(limits={"clients_max": 3})
 async def test_X11_event_streams(house: ServerHarness) -> None:
-    room = await house.room()  # the second stream: the bystander has the first
-    third = await house.watch(room.id, name="third")
-    path = f"/v1/workspaces/{room.id}/events"
-    refused = (await room.client.get(path)).expect(503)
+    workspace = await house.workspace()  # the second stream: the bystander has the first
+    third = await house.watch(workspace.id, name="third")
+    path = f"/v1/workspaces/{workspace.id}/events"
+    refused = (await workspace.client.get(path)).expect(503)
     assert refused.code == "too_many_clients"
     assert int(refused.headers["retry-after"]) >= 1
-    await room.works()  # requests that are no streams go on
+    await workspace.works()  # requests that are no streams go on
     await third.close()
 
     async def accepted() -> bool:
@@ -34,30 +34,30 @@ async def test_X11_event_streams(house: ServerHarness) -> None:
 
 @pytest.mark.house(limits={"queued_prompts_max": 2})
 async def test_X11_queued_prompts(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    first, call = await room.streaming("one")
-    queued = [await room.prompt("two"), await room.prompt("three")]
-    refused = (await room.client.submit(room.id, room.session, "four")).expect(429)
+    workspace = await house.workspace(model="openai")
+    first, call = await workspace.streaming("one")
+    queued = [await workspace.prompt("two"), await workspace.prompt("three")]
+    refused = (await workspace.client.submit(workspace.id, workspace.session, "four")).expect(429)
     assert refused.code == "queue_full"
-    other = await room.client.create_session(room.id, "another session has a queue of its own")
-    beside = await room.client.prompt(room.id, other, "five")
+    other = await workspace.client.create_session(workspace.id, "another session has a queue of its own")
+    beside = await workspace.client.prompt(workspace.id, other, "five")
     await (await house.provider.next_call()).reply("beside")
-    assert (await room.ended(beside))["text"] == "beside"
+    assert (await workspace.ended(beside))["text"] == "beside"
     await call.reply("!")
-    await room.ended(first)
+    await workspace.ended(first)
     for run in queued:
         await (await house.provider.next_call()).reply("rest")
-        assert (await room.ended(run))["text"] == "rest"
-    assert len(house.stored(room).runs) == 4, "the refused prompt left a trace"
+        assert (await workspace.ended(run))["text"] == "rest"
+    assert len(house.stored(workspace).runs) == 4, "the refused prompt left a trace"
 
 
 @pytest.mark.house(limits={"body_max_bytes": 100_000, "prompt_max_bytes": 50_000, "header_max_bytes": 8_000})
 async def test_X11_bodies_prompts_and_headers(house: ServerHarness) -> None:
-    room = await house.room()
-    agent = f"/v1/workspaces/{room.id}/agent"
-    refused = await room.client.submit(room.id, room.session, "x" * 60_000)
+    workspace = await house.workspace()
+    agent = f"/v1/workspaces/{workspace.id}/agent"
+    refused = await workspace.client.submit(workspace.id, workspace.session, "x" * 60_000)
     assert refused.expect(413).code == "too_large"
-    refused = await room.client.submit(room.id, room.session, "x" * 100_000)
+    refused = await workspace.client.submit(workspace.id, workspace.session, "x" * 100_000)
     assert refused.expect(413).code == "too_large"
     socket = str(house.server.socket_path)
     told = await say(socket, f"POST {agent} HTTP/1.1\nHost: x\nContent-Length: 999999999999")
@@ -71,41 +71,41 @@ async def test_X11_bodies_prompts_and_headers(house: ServerHarness) -> None:
     assert (status, answer["code"]) == (413, "too_large"), "counted where no length is told"
     told = await say(socket, f"GET /v1/version HTTP/1.1\nHost: x\nX-Long: {'x' * 9_000}")
     assert (told.status, told.code) == (431, "headers_too_large")
-    assert await room.messages() == []
-    await room.works()
+    assert await workspace.messages() == []
+    await workspace.works()
 
 
 @pytest.mark.house(limits={"workspaces_max": 2})
 async def test_X11_workspaces(house: ServerHarness) -> None:
-    room = await house.room()  # the second: the bystander is the first
+    workspace = await house.workspace()  # the second: the bystander is the first
     path = house.directory("third", "script")
-    wish = {"path": str(path), "client_id": room.client.client_id}
-    assert (await room.client.post("/v1/workspaces", wish)).expect(429).code == "too_many_workspaces"
+    wish = {"path": str(path), "client_id": workspace.client.client_id}
+    assert (await workspace.client.post("/v1/workspaces", wish)).expect(429).code == "too_many_workspaces"
     assert not (path / ".bulkhead").exists()
-    assert (await room.client.create(room.path))["id"] == room.id, "one that is known is found"
-    await room.works()
-    (await room.client.request("DELETE", f"/v1/workspaces/{room.id}/registration")).expect(200)
-    await room.watcher.over()
-    assert (await room.client.create(path))["id"] != room.id
+    assert (await workspace.client.create(workspace.path))["id"] == workspace.id, "one that is known is found"
+    await workspace.works()
+    (await workspace.client.request("DELETE", f"/v1/workspaces/{workspace.id}/registration")).expect(200)
+    await workspace.watcher.over()
+    assert (await workspace.client.create(path))["id"] != workspace.id
 
 
 @pytest.mark.house(limits={"calls_in_flight_max": 2})
 async def test_X11_calls_under_way_in_one_worker(house: ServerHarness) -> None:
-    room = await house.room()
-    shell = f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/shell"
+    workspace = await house.workspace()
+    shell = f"/v1/workspaces/{workspace.id}/agent/sessions/{workspace.session}/shell"
     pipe, command = house.pipe(), "echo here > {}; exec sleep 1000"
     body = {"command": command.format(pipe.path)}
     held = [asyncio.ensure_future(house.new_client().post(shell, body, timeout_s=30.0)) for _ in range(2)]
     for _ in held:
         await pipe.line()
-    assert (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).expect(429).code == "too_many_calls"
-    (await room.client.get(f"/v1/workspaces/{house.bystander.workspace}/sessions")).expect(200)
+    assert (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(429).code == "too_many_calls"
+    (await workspace.client.get(f"/v1/workspaces/{house.neighbour.workspace}/sessions")).expect(200)
     for request in held:
         request.cancel()
     await asyncio.wait(held)
 
     async def answered() -> bool:
-        return (await room.client.get(f"/v1/workspaces/{room.id}/sessions")).status == 200
+        return (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).status == 200
 
     await eventually(answered, what="room for one more call")
-    await room.works()
+    await workspace.works()

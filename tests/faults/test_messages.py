@@ -48,7 +48,7 @@ def raw(short_root: Path, shared_zygote: SharedZygote) -> RawSupervisor:
 
 
 async def test_Z04_garbage_to_the_supervisor(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     router = house.server.runtime_dir / "router.sock"
     await asyncio.to_thread(talk_nonsense, router)
     context = zmq.asyncio.Context()
@@ -64,32 +64,32 @@ async def test_Z04_garbage_to_the_supervisor(house: ServerHarness) -> None:
     finally:
         dealer.close()
         context.term()
-    await room.works()
+    await workspace.works()
 
 
 @pytest.mark.house(zygote="own")
 async def test_Z04_garbage_to_the_zygote(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
         stranger.connect(str(house.server.runtime_dir / "zygote.sock"))
         for frame in GARBAGE[1:]:
             stranger.send(frame)
-        await room.works()
-        second = await house.room("second")  # forked by the zygote that heard it all
+        await workspace.works()
+        second = await house.workspace("second")  # forked by the zygote that heard it all
         await second.works()
     assert "zygote lost" not in house.server.log
     assert "plain start" not in house.server.log
 
 
 async def test_Z06_a_hello_that_is_not_understood_is_refused_in_words(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     context = zmq.asyncio.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.linger = 0
     hello = Hello(
         wire_version=WIRE_VERSION,
         code_version="0",
-        workspace_id=WorkspaceId(room.id),
+        workspace_id=WorkspaceId(workspace.id),
         generation=Generation(1),
         token="guessed",
         pid=1,
@@ -114,24 +114,24 @@ async def test_Z06_a_hello_that_is_not_understood_is_refused_in_words(house: Ser
     finally:
         dealer.close()
         context.term()
-    assert (await house.worker(room.id))["restarts"] == 0
-    await room.works()
+    assert (await house.worker(workspace.id))["restarts"] == 0
+    await workspace.works()
 
 
 @pytest.mark.house(limits={"message_max_bytes": 400_000, "event_batch_max_bytes": 200_000})
 async def test_Z05_a_message_above_the_limit_is_refused_before_it_is_sent(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
-    refused = await room.client.submit(room.id, room.session, "/say " + "x" * 500_000, "r-large")
+    workspace = await house.workspace()
+    worker = await workspace.worker()
+    refused = await workspace.client.submit(workspace.id, workspace.session, "/say " + "x" * 500_000, "r-large")
     assert refused.code == "too_large"
     assert refused.status == 413
     for number in range(4):
-        await room.ended(await room.prompt("/say short\n" + "y" * 150_000 + str(number)))
-    listed = await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}/messages")
+        await workspace.ended(await workspace.prompt("/say short\n" + "y" * 150_000 + str(number)))
+    listed = await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}/messages")
     assert listed.code == "too_large"
-    await room.works()
-    assert (await room.worker()).identity == worker.identity
-    assert room.watcher.ends == []
+    await workspace.works()
+    assert (await workspace.worker()).identity == worker.identity
+    assert workspace.watcher.ends == []
 
 
 # --- to a worker --------------------------------------------------------------------------------------------------

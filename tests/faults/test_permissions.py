@@ -13,61 +13,63 @@ from tests.support.processes import Process
 
 
 async def test_W06_killed_while_a_permission_waits(house: ServerHarness) -> None:
-    room = await house.room()
-    house.failpoints.arm("permission.requested", workspace=room.id)
-    run = await room.prompt(bash("touch made.txt"))
+    workspace = await house.workspace()
+    house.failpoints.arm("permission.requested", workspace=workspace.id)
+    run = await workspace.prompt(bash("touch made.txt"))
     hit = await house.failpoints.reached("permission.requested")
-    request = await requested(room.watcher)
-    worker = await room.worker()
+    request = await requested(workspace.watcher)
+    worker = await workspace.worker()
     assert hit.pid == worker.pid
     await worker.kill()
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     assert "nterrupted" in end["error"]
     # The dialogue is closed before the end is told, and nobody can answer any more.
-    assert outcomes(room.watcher, request["tool_call_id"]) == ["waiting", "denied"]
-    kinds = [event.kind for event in room.watcher.seen]
+    assert outcomes(workspace.watcher, request["tool_call_id"]) == ["waiting", "denied"]
+    kinds = [event.kind for event in workspace.watcher.seen]
     assert kinds.index("run_complete") > max(n for n, kind in enumerate(kinds) if kind == "permission_notification")
-    late = (await grant(room, request, "allow_session")).expect(409)
+    late = (await grant(workspace, request, "allow_session")).expect(409)
     assert late.code == "no_longer_asked"
-    assert await waiting(room) == []
-    assert not (room.path / "made.txt").exists()
-    again = await room.prompt(bash("touch made.txt"))
-    other = await requested(room.watcher, other_than=request["id"])  # the late answer granted nothing
-    assert await resolved(room, other, "deny")
-    await room.ended(again)
-    await room.works()
+    assert await waiting(workspace) == []
+    assert not (workspace.path / "made.txt").exists()
+    again = await workspace.prompt(bash("touch made.txt"))
+    other = await requested(workspace.watcher, other_than=request["id"])  # the late answer granted nothing
+    assert await resolved(workspace, other, "deny")
+    await workspace.ended(again)
+    await workspace.works()
 
 
 async def test_W06_killed_while_a_question_waits(house: ServerHarness) -> None:
-    room = await house.room()
-    await init(room, True)
-    run = await room.prompt('/tool question {"questions": [{"type": "yes_no", "question": "Go?", "description": "d"}]}')
-    batch = await requested(room.watcher, kind="question_batch_request")
-    await (await room.worker()).kill()
-    await room.ended(run)
-    told = [event.payload for event in room.watcher.seen if event.kind == "question_batch_notification"]
+    workspace = await house.workspace()
+    await init(workspace, True)
+    run = await workspace.prompt(
+        '/tool question {"questions": [{"type": "yes_no", "question": "Go?", "description": "d"}]}'
+    )
+    batch = await requested(workspace.watcher, kind="question_batch_request")
+    await (await workspace.worker()).kill()
+    await workspace.ended(run)
+    told = [event.payload for event in workspace.watcher.seen if event.kind == "question_batch_notification"]
     assert told == [{"batch_id": batch["id"]}]
     body = {"batch_request_id": batch["id"], "responses": None}
-    late = await room.client.post(f"/v1/workspaces/{room.id}/questions/answer", body)
+    late = await workspace.client.post(f"/v1/workspaces/{workspace.id}/questions/answer", body)
     assert late.expect(409).code == "no_longer_asked"
-    await room.works()
+    await workspace.works()
 
 
 async def test_W06_killed_while_the_answer_is_stored(house: ServerHarness) -> None:
     """Whoever was told that the answer counts was told the truth; who was not told asks again."""
-    room = await house.room()
-    run = await room.prompt(bash("touch made.txt"))
-    request = await requested(room.watcher)
-    house.failpoints.arm("answer.before_send", workspace=room.id)
-    worker = await room.worker()
+    workspace = await house.workspace()
+    run = await workspace.prompt(bash("touch made.txt"))
+    request = await requested(workspace.watcher)
+    house.failpoints.arm("answer.before_send", workspace=workspace.id)
+    worker = await workspace.worker()
     asking = house.new_client()
-    answer = await _while_killed(house, worker, grant(room, request, "allow", client=asking))
+    answer = await _while_killed(house, worker, grant(workspace, request, "allow", client=asking))
     assert answer.status in (200, 409, 503)
     if answer.status == 503:
-        assert not await resolved(room, request, "allow"), "it was decided before the worker died"
-    await room.ended(run)
-    assert outcomes(room.watcher, request["tool_call_id"]) == ["waiting", "granted"]
-    await room.works()
+        assert not await resolved(workspace, request, "allow"), "it was decided before the worker died"
+    await workspace.ended(run)
+    assert outcomes(workspace.watcher, request["tool_call_id"]) == ["waiting", "granted"]
+    await workspace.works()
 
 
 async def _while_killed(house: ServerHarness, worker: Process, asking: Awaitable[Response]) -> Response:
@@ -80,67 +82,67 @@ async def _while_killed(house: ServerHarness, worker: Process, asking: Awaitable
 
 
 async def test_S02_killed_while_a_permission_waits(house: ServerHarness) -> None:
-    room = await house.room()
-    house.failpoints.arm("permission.requested", workspace=room.id)
-    run = await room.prompt(bash("touch made.txt"))
+    workspace = await house.workspace()
+    house.failpoints.arm("permission.requested", workspace=workspace.id)
+    run = await workspace.prompt(bash("touch made.txt"))
     hit = await house.failpoints.reached("permission.requested")
-    request = await requested(room.watcher)
-    house.bystander.may_reconnect = True
+    request = await requested(workspace.watcher)
+    house.neighbour.may_reconnect = True
     await house.server.kill9()
     hit.release()
     await house.server.restart()
     # An old client and a new one: both find the request, the old one without hearing of it twice.
-    fresh = await house.watch(room.id, name="fresh")
+    fresh = await house.watch(workspace.id, name="fresh")
     assert (await requested(fresh))["id"] == request["id"]
-    room.watcher.resumes = False
-    back = await house.watch(room.id, name="back", ids=False)
+    workspace.watcher.resumes = False
+    back = await house.watch(workspace.id, name="back", ids=False)
     assert (await requested(back))["id"] == request["id"]
-    assert [one["id"] for one in await waiting(room)] == [request["id"]]
-    assert await resolved(room, request, "allow")
+    assert [one["id"] for one in await waiting(workspace)] == [request["id"]]
+    assert await resolved(workspace, request, "allow")
     assert "error" not in await fresh.ended(run)
-    assert (room.path / "made.txt").exists()
-    room.watcher = fresh
-    await room.works()
+    assert (workspace.path / "made.txt").exists()
+    workspace.watcher = fresh
+    await workspace.works()
 
 
 @pytest.mark.house(limits={"permission_wait_s": 600.0})
 async def test_C11_a_client_that_comes_later_answers(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.watcher.close()
-    run = await room.prompt(bash("touch made.txt"))
-    await eventually(lambda: waiting(room), what="an open request")
-    [request] = await waiting(room)
-    room.watcher = await house.watch(room.id, name="later")
-    assert await requested(room.watcher) == request
-    assert await resolved(room, request, "allow")
-    await room.ended(run)
-    assert (room.path / "made.txt").exists()
+    workspace = await house.workspace()
+    await workspace.watcher.close()
+    run = await workspace.prompt(bash("touch made.txt"))
+    await eventually(lambda: waiting(workspace), what="an open request")
+    [request] = await waiting(workspace)
+    workspace.watcher = await house.watch(workspace.id, name="later")
+    assert await requested(workspace.watcher) == request
+    assert await resolved(workspace, request, "allow")
+    await workspace.ended(run)
+    assert (workspace.path / "made.txt").exists()
 
 
 @pytest.mark.house(limits={"permission_wait_s": 0.5})
 async def test_C11_nobody_ever_comes(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.watcher.close()
-    run = await room.prompt(bash("touch made.txt"))
+    workspace = await house.workspace()
+    await workspace.watcher.close()
+    run = await workspace.prompt(bash("touch made.txt"))
 
     async def is_over() -> bool:
-        return bool((await room.run(run))["state"] == "ended")
+        return bool((await workspace.run(run))["state"] == "ended")
 
     await eventually(is_over, timeout_s=15, what="the end of the run")
-    [result] = [r for m in await room.messages() for r in parts_of(m, "tool_result")]
+    [result] = [r for m in await workspace.messages() for r in parts_of(m, "tool_result")]
     assert "no client answered within 0.5 s" in result["content"]
-    assert not (room.path / "made.txt").exists()
-    room.watcher = await house.watch(room.id, name="too late")
-    await room.works()
+    assert not (workspace.path / "made.txt").exists()
+    workspace.watcher = await house.watch(workspace.id, name="too late")
+    await workspace.works()
 
 
 @pytest.mark.house(limits={"permission_wait_s": 0.5})
 async def test_C11_somebody_who_is_there_may_take_time(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt(bash("touch made.txt"))
-    request = await requested(room.watcher)
+    workspace = await house.workspace()
+    run = await workspace.prompt(bash("touch made.txt"))
+    request = await requested(workspace.watcher)
     # As long as the time of others: what waits meanwhile for nobody is denied.
-    other = await house.room("other")
+    other = await house.workspace("other")
     await other.watcher.close()
     lonely = await other.prompt(bash("touch made.txt"))
 
@@ -148,10 +150,10 @@ async def test_C11_somebody_who_is_there_may_take_time(house: ServerHarness) -> 
         return bool((await other.run(lonely))["state"] == "ended")
 
     await eventually(is_over, timeout_s=15, what="the end of the lonely run")
-    assert [one["id"] for one in await waiting(room)] == [request["id"]]
-    await room.watcher.close()
-    room.watcher = await house.watch(room.id, name="next")
-    assert (await requested(room.watcher))["id"] == request["id"]
-    assert await resolved(room, request, "allow")
-    await room.ended(run)
-    assert (room.path / "made.txt").exists()
+    assert [one["id"] for one in await waiting(workspace)] == [request["id"]]
+    await workspace.watcher.close()
+    workspace.watcher = await house.watch(workspace.id, name="next")
+    assert (await requested(workspace.watcher))["id"] == request["id"]
+    assert await resolved(workspace, request, "allow")
+    await workspace.ended(run)
+    assert (workspace.path / "made.txt").exists()

@@ -30,70 +30,72 @@ ENVIRONMENT = {"CANARY_API_KEY": IN_ENVIRONMENT, "CANARY_URL_KEY": IN_ARGUMENT}
 @pytest.mark.parametrize("status", [401, 400, 503])
 @pytest.mark.house(limits=ONE_ATTEMPT)
 async def test_X08_a_provider_that_echoes_the_key(house: ServerHarness, status: int, dialect: str) -> None:
-    room, other = await house.room(model=dialect), await house.room("other")
-    run = await room.prompt("hello")
+    workspace, other = await house.workspace(model=dialect), await house.workspace("other")
+    run = await workspace.prompt("hello")
     call = await house.provider.next_call()
     assert API_KEY in str(call.headers), "the one it is for has it"
     await call.refuse(status, message=f"Incorrect API key provided: {API_KEY}.", code=API_KEY)
-    ended = await room.ended(run)
+    ended = await workspace.ended(run)
     assert "***" in ended["error"], ended
     canary = SecretScan(house, API_KEY)
-    assert await canary.places(own=room.id, others=[other.id]) == []
-    for watcher in (room.watcher, other.watcher):
+    assert await canary.places(own=workspace.id, others=[other.id]) == []
+    for watcher in (workspace.watcher, other.watcher):
         assert canary.in_events(event.data for event in watcher.seen) == []
-    assert API_KEY not in json.dumps(await room.messages())
-    assert API_KEY not in json.dumps(await room.run(run))
-    assert API_KEY not in database(room)
+    assert API_KEY not in json.dumps(await workspace.messages())
+    assert API_KEY not in json.dumps(await workspace.run(run))
+    assert API_KEY not in database(workspace)
 
 
 @pytest.mark.house(limits=ONE_ATTEMPT)
 async def test_X08_a_provider_that_echoes_the_key_within_its_stream(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("some ")
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("some ")
     await call.garbage(b'data: {"error": {"message": "bad key ' + API_KEY.encode() + b'", "code": 401}}\n\n')
     await call.cut()
-    assert (await room.ended(run))["error"]
+    assert (await workspace.ended(run))["error"]
     canary = SecretScan(house, API_KEY)
-    assert await canary.places(own=room.id) == []
-    assert canary.in_events(event.data for event in room.watcher.seen) == []
-    assert API_KEY not in database(room)
+    assert await canary.places(own=workspace.id) == []
+    assert canary.in_events(event.data for event in workspace.watcher.seen) == []
+    assert API_KEY not in database(workspace)
 
 
 @pytest.mark.house(env=ENVIRONMENT)
 async def test_X08_the_environment_and_what_runs_in_it(house: ServerHarness) -> None:
     client = house.new_client()
     entries = ["PATH=/usr/bin:/bin", f"OF_CLIENT_TOKEN={OF_THE_CLIENT}", "PLAIN=seen"]
-    room, other = await house.room(env=entries, yolo=True), await house.room("other")
+    workspace, other = await house.workspace(env=entries, yolo=True), await house.workspace("other")
     for prompt in (
         "/tool bash " + json.dumps({"description": "print all", "command": f"env; echo {IN_OUTPUT}"}),
         f"/say {IN_PROMPT}",
         f"/fail {IN_PROMPT}",
     ):
-        await room.ended(await room.prompt(prompt))
-    assert IN_OUTPUT in json.dumps(await room.messages()), "the tool ran"
-    assert IN_ENVIRONMENT not in json.dumps(await room.messages()), "a tool printed the server's key"
-    assert await SecretScan(house, IN_ENVIRONMENT, OF_THE_CLIENT).places(own=room.id, others=[other.id]) == []
+        await workspace.ended(await workspace.prompt(prompt))
+    assert IN_OUTPUT in json.dumps(await workspace.messages()), "the tool ran"
+    assert IN_ENVIRONMENT not in json.dumps(await workspace.messages()), "a tool printed the server's key"
+    assert await SecretScan(house, IN_ENVIRONMENT, OF_THE_CLIENT).places(own=workspace.id, others=[other.id]) == []
     assert await SecretScan(house, IN_PROMPT, IN_OUTPUT).places(others=[other.id]) == []
     everything = SecretScan(house, IN_ENVIRONMENT, OF_THE_CLIENT, IN_PROMPT, IN_OUTPUT)
     assert everything.in_events(event.data for event in other.watcher.seen) == []
-    [shown] = [row for row in (await client.get("/v1/workspaces")).json() if row["id"] == room.id]
+    [shown] = [row for row in (await client.get("/v1/workspaces")).json() if row["id"] == workspace.id]
     assert shown["env"] == ["PATH=/usr/bin:/bin", "OF_CLIENT_TOKEN=***", "PLAIN=seen"]
 
 
 async def test_X08_what_a_client_sends_for_its_own_shell_is_there_and_a_mask_is_not_taken_for_it(
     house: ServerHarness,
 ) -> None:
-    room = await house.room(env=["PATH=/usr/bin:/bin", f"OF_CLIENT_TOKEN={OF_THE_CLIENT}"])
-    shell = f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/shell"
+    workspace = await house.workspace(env=["PATH=/usr/bin:/bin", f"OF_CLIENT_TOKEN={OF_THE_CLIENT}"])
+    shell = f"/v1/workspaces/{workspace.id}/agent/sessions/{workspace.session}/shell"
     command = {"command": "echo ${OF_CLIENT_TOKEN-none}"}
-    assert (await room.client.post(shell, command)).expect(200).json()["output"] == OF_THE_CLIENT
-    shown = (await room.client.get(f"/v1/workspaces/{room.id}")).json()
-    path = f"/v1/workspaces/{room.id}/registration"
-    (await room.client.request("DELETE", path)).expect(200)
-    again = await room.client.create(room.path, env=shown["env"])  # as the Crush client does when its workspace is gone
-    session = await room.client.create_session(again["id"])
+    assert (await workspace.client.post(shell, command)).expect(200).json()["output"] == OF_THE_CLIENT
+    shown = (await workspace.client.get(f"/v1/workspaces/{workspace.id}")).json()
+    path = f"/v1/workspaces/{workspace.id}/registration"
+    (await workspace.client.request("DELETE", path)).expect(200)
+    again = await workspace.client.create(
+        workspace.path, env=shown["env"]
+    )  # as the Crush client does when its workspace is gone
+    session = await workspace.client.create_session(again["id"])
     shell = f"/v1/workspaces/{again['id']}/agent/sessions/{session}/shell"
-    assert (await room.client.post(shell, command)).expect(200).json()["output"] == "none"
+    assert (await workspace.client.post(shell, command)).expect(200).json()["output"] == "none"
 
 
 @pytest.mark.house(env=ENVIRONMENT, limits=ONE_ATTEMPT)
@@ -111,27 +113,27 @@ async def test_X08_a_key_that_a_template_takes_from_the_environment(house: Serve
     await call.refuse(401, message=f"{IN_ENVIRONMENT} is wrong, and {IN_ARGUMENT} too")
     assert (await watcher.ended(run))["error"]
     canary = SecretScan(house, IN_ENVIRONMENT, IN_ARGUMENT)
-    assert await canary.places(own=workspace, others=[house.bystander.workspace]) == []
+    assert await canary.places(own=workspace, others=[house.neighbour.workspace]) == []
     assert canary.in_events(event.data for event in watcher.seen) == []
 
 
 @pytest.mark.house(env=ENVIRONMENT)
 async def test_X08_an_exception_and_the_dump_of_a_stack(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    house.failpoints.arm("run.before_start", "raise", workspace=room.id)
-    failed = await room.ended(await room.prompt(IN_PROMPT))
+    workspace = await house.workspace(model="openai")
+    house.failpoints.arm("run.before_start", "raise", workspace=workspace.id)
+    failed = await workspace.ended(await workspace.prompt(IN_PROMPT))
     assert "see the log under" in failed["error"]
-    house.failpoints.arm("prompt.before_commit", "raise", workspace=room.id)
-    refused = (await room.client.submit(room.id, room.session, IN_PROMPT)).expect(500)
+    house.failpoints.arm("prompt.before_commit", "raise", workspace=workspace.id)
+    refused = (await workspace.client.submit(workspace.id, workspace.session, IN_PROMPT)).expect(500)
     assert b"FailpointRaised" not in refused.body, "the story belongs into the log"
-    log = house.server.runtime_dir / "workers" / f"{room.id}.log"
+    log = house.server.runtime_dir / "workers" / f"{workspace.id}.log"
     assert "FailpointRaised" in log.read_text(), "no exception was logged: this test looks at nothing"
-    run, call = await room.streaming("one ")
-    (await room.worker()).send(signal.SIGUSR1)
+    run, call = await workspace.streaming("one ")
+    (await workspace.worker()).send(signal.SIGUSR1)
     await eventually(lambda: "(most recent call first)" in log.read_text(), what="a dump of the stacks")
     assert await SecretScan(house, API_KEY, IN_ENVIRONMENT, IN_PROMPT).places() == []
     await call.reply("two")
-    await room.ended(run)
+    await workspace.ended(run)
 
 
 async def test_X08_a_configuration_is_shown_masked_and_still_readable(house: ServerHarness) -> None:
@@ -177,19 +179,19 @@ async def test_X08_a_configuration_is_shown_masked_and_still_readable(house: Ser
 
 
 async def test_X08_a_key_that_a_client_stores_is_not_told_to_anybody(house: ServerHarness) -> None:
-    room, other = await house.room(model="openai"), await house.room("other")
+    workspace, other = await house.workspace(model="openai"), await house.workspace("other")
     wish = {"provider_id": "loop", "kind": "string", "api_key": OF_THE_CLIENT, "scope": 1}
-    (await room.client.post(f"/v1/workspaces/{room.id}/config/provider-key", wish)).expect(200)
-    await room.watcher.wait(lambda event: event.kind == "config_changed", what="config_changed")
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/provider-key", wish)).expect(200)
+    await workspace.watcher.wait(lambda event: event.kind == "config_changed", what="config_changed")
     bad = {"key": "providers.loop.models", "value": OF_THE_CLIENT, "scope": 1}
-    refused = (await room.client.post(f"/v1/workspaces/{room.id}/config/set", bad)).expect(400)
+    refused = (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/set", bad)).expect(400)
     assert OF_THE_CLIENT not in refused.body.decode()
     canary = SecretScan(house, OF_THE_CLIENT)
-    assert await canary.places(own=room.id, others=[other.id]) == []
-    for watcher in (room.watcher, other.watcher):
+    assert await canary.places(own=workspace.id, others=[other.id]) == []
+    for watcher in (workspace.watcher, other.watcher):
         assert canary.in_events(event.data for event in watcher.seen) == []
     files = [
-        path for path in room.data_dir.rglob("*") if path.is_file() and OF_THE_CLIENT.encode() in path.read_bytes()
+        path for path in workspace.data_dir.rglob("*") if path.is_file() and OF_THE_CLIENT.encode() in path.read_bytes()
     ]
     assert files, "it was stored nowhere"
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
@@ -197,7 +199,7 @@ async def test_X08_a_key_that_a_client_stores_is_not_told_to_anybody(house: Serv
 
 @pytest.mark.house(tcp=True)
 async def test_X08_the_token_stays_in_its_file(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     port, token = port_of(house), token_of(house)
     file = house.server.runtime_dir / "token"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -214,14 +216,14 @@ async def test_X08_the_token_stays_in_its_file(house: ServerHarness) -> None:
             await say(port, f"{method} {target} HTTP/1.1\nHost: localhost:{port}")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
-        head("GET", f"/v1/workspaces/{room.id}/events", {"Authorization": f"Bearer {token}"}).replace(
+        head("GET", f"/v1/workspaces/{workspace.id}/events", {"Authorization": f"Bearer {token}"}).replace(
             b"Host: bulkhead", f"Host: localhost:{port}".encode()
         )
     )
     assert (await read_head(reader))[0] == 200
-    await room.works()
+    await workspace.works()
     writer.close()
-    assert await SecretScan(house, token).places(own=room.id) == []
+    assert await SecretScan(house, token).places(own=workspace.id) == []
     records = sorted((house.server.runtime_dir / "workers").glob("*.json"))
     tokens = {json.loads(path.read_text())["token"] for path in records}
     assert len(tokens) == len(records) == 2
@@ -229,7 +231,7 @@ async def test_X08_the_token_stays_in_its_file(house: ServerHarness) -> None:
     for path in records:
         path.rename(path.with_suffix(".aside"))  # the one place for them
     try:
-        for found in await SecretScan(house, *tokens).places(own=room.id):
+        for found in await SecretScan(house, *tokens).places(own=workspace.id):
             assert found.endswith(".aside"), found
     finally:
         for path in records:
@@ -237,22 +239,24 @@ async def test_X08_the_token_stays_in_its_file(house: ServerHarness) -> None:
 
 
 async def test_X08_the_canary_is_found_where_it_sits(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     planted = house.server.runtime_dir / "workers" / "planted.log"
     planted.write_text(f"oops {IN_PROMPT}")
     try:
         assert await SecretScan(house, IN_PROMPT).places() == [f"file {planted}"]
-        assert [found for found in await SecretScan(house, str(room.path)).places() if found.startswith("cmdline")]
+        assert [found for found in await SecretScan(house, str(workspace.path)).places() if found.startswith("cmdline")]
         assert [
-            found for found in await SecretScan(house, room.id).places(own=room.id) if found.startswith("GET /v1/w")
+            found
+            for found in await SecretScan(house, workspace.id).places(own=workspace.id)
+            if found.startswith("GET /v1/w")
         ]
     finally:
         planted.unlink()
 
 
-def database(room: WorkspaceFixture) -> str:
+def database(workspace: WorkspaceFixture) -> str:
     """All bytes of a workspace's database, its log of changes included."""
-    return "".join(_text(path) for path in sorted(room.data_dir.glob("workspace.db*")))
+    return "".join(_text(path) for path in sorted(workspace.data_dir.glob("workspace.db*")))
 
 
 def _text(path: Path) -> str:

@@ -69,55 +69,55 @@ def disk(short_root: Path) -> Iterator[SmallDisk]:
 
 # `disk` first: it is unmounted after the house is closed.
 async def test_D01_disk_full_when_a_prompt_comes(disk: SmallDisk, house: ServerHarness) -> None:
-    room = await house.room(data_dir=str(disk.path / "data"))
-    await room.works()
+    workspace = await house.workspace(data_dir=str(disk.path / "data"))
+    await workspace.works()
     disk.fill()
-    refused = await room.client.submit(room.id, room.session, "/say one\n" + "x" * 1_000_000, "r-full")
+    refused = await workspace.client.submit(workspace.id, workspace.session, "/say one\n" + "x" * 1_000_000, "r-full")
     assert refused.status == 507, refused.body
     assert refused.code == "storage_full"
-    assert "r-full" not in {run.id for run in house.stored(room).runs}, "half of it was stored"
-    assert len(await room.messages()) == 2, "reading does not go on"
-    degraded = await room.watcher.state("degraded")
+    assert "r-full" not in {run.id for run in house.stored(workspace).runs}, "half of it was stored"
+    assert len(await workspace.messages()) == 2, "reading does not go on"
+    degraded = await workspace.watcher.state("degraded")
     assert "full" in degraded["reason"]
-    replay = await house.watch(room.id, name="replay")
+    replay = await house.watch(workspace.id, name="replay")
     await replay.close()
     replay.seen.clear()
-    await replay.open(f"{house.stored(room).log}.0")
+    await replay.open(f"{house.stored(workspace).log}.0")
     await replay.wait(lambda e: e.kind == "run_complete", what="replayed end")
     disk.free()
-    await room.watcher.state("ready", skip=len(room.watcher.seen))
-    await room.works()
+    await workspace.watcher.state("ready", skip=len(workspace.watcher.seen))
+    await workspace.works()
 
 
 async def test_D01_disk_full_while_streaming(disk: SmallDisk, house: ServerHarness) -> None:
-    room = await house.room(model="openai", data_dir=str(disk.path / "data"))
-    run, call = await room.streaming("stored before ")
-    worker = await room.worker()
+    workspace = await house.workspace(model="openai", data_dir=str(disk.path / "data"))
+    run, call = await workspace.streaming("stored before ")
+    worker = await workspace.worker()
     disk.fill()
     await call.tokens("x" * 1_500_000)
-    await room.watcher.state("degraded")
+    await workspace.watcher.state("degraded")
     await call.finish()
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     assert "torage" in end["error"], end
-    row = await room.run(run)
+    row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("failed", "storage"), row
     await call.left()
-    assert (await room.worker()).identity == worker.identity, "the worker died of a full disk"
-    assert len(await room.messages()) == 2
+    assert (await workspace.worker()).identity == worker.identity, "the worker died of a full disk"
+    assert len(await workspace.messages()) == 2
     disk.free()
-    await room.watcher.state("ready", skip=len(room.watcher.seen))
-    await room.works()
+    await workspace.watcher.state("ready", skip=len(workspace.watcher.seen))
+    await workspace.works()
 
 
 async def test_D08_a_second_worker_on_a_data_directory(house: ServerHarness, shared_zygote: SharedZygote) -> None:
-    room = await house.room()
-    worker = await room.worker()
+    workspace = await house.workspace()
+    worker = await workspace.worker()
     log = house.root / "second.log"
     spec = WorkerSpec(
-        workspace_id=WorkspaceId("second-" + room.id),
+        workspace_id=WorkspaceId("second-" + workspace.id),
         generation=Generation(9),
-        path=str(room.path),
-        data_dir=str(room.data_dir),
+        path=str(workspace.path),
+        data_dir=str(workspace.data_dir),
         endpoint=f"ipc://{house.root / 'nobody'}",
         token="x" * 32,
         log_path=str(log),
@@ -133,4 +133,4 @@ async def test_D08_a_second_worker_on_a_data_directory(house: ServerHarness, sha
         zygote.close()
     assert f"process {worker.pid}" in log.read_text(), "it does not name the owner"
     assert worker.is_alive
-    await room.works()
+    await workspace.works()

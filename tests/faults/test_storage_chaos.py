@@ -30,44 +30,44 @@ async def test_D12_killed_at_random_while_prompts_are_accepted(house: ServerHarn
     kills = min(KILLS_MAX, KILLS - part * KILLS_MAX)
     print(f"BULKHEAD_TEST_SEED={SEED + part} BULKHEAD_TEST_KILLS={kills}")
     chance = random.Random(SEED + part)
-    room = await house.room()
+    workspace = await house.workspace()
     over = asyncio.Event()
-    sessions = [await room.client.create_session(room.id) for _ in range(CLIENTS)]
-    clients = [asyncio.ensure_future(_prompts(house.new_client(), room, session, over)) for session in sessions]
+    sessions = [await workspace.client.create_session(workspace.id) for _ in range(CLIENTS)]
+    clients = [asyncio.ensure_future(_prompts(house.new_client(), workspace, session, over)) for session in sessions]
     try:
         for _ in range(kills):
-            row = await house.worker(room.id)
+            row = await house.worker(workspace.id)
             worker = house.hold(row["pid"])
             await asyncio.sleep(chance.uniform(0, CALM_S))  # the moment is the fault
             await worker.kill()
-            await _ready_again(room, row["generation"])
+            await _ready_again(workspace, row["generation"])
     finally:
         over.set()
         acknowledged = [run for client in await asyncio.gather(*clients) for run in client]
     assert acknowledged, "no prompt came through, so nothing was tried"
     for run in acknowledged:
-        await room.ended(run)
+        await workspace.ended(run)
     print(f"{len(acknowledged)} prompts were acknowledged")
 
 
-async def _ready_again(room: WorkspaceFixture, generation: int) -> None:
+async def _ready_again(workspace: WorkspaceFixture, generation: int) -> None:
     """Wait for a worker after that one."""
 
     def is_it(event: Seen) -> bool:
         state = event.payload
         return event.kind == "workspace_state" and state["state"] == "ready" and state["generation"] > generation
 
-    await room.watcher.wait(is_it, what="worker after the kill")
+    await workspace.watcher.wait(is_it, what="worker after the kill")
 
 
-async def _prompts(client: Client, room: WorkspaceFixture, session: str, over: asyncio.Event) -> list[str]:
+async def _prompts(client: Client, workspace: WorkspaceFixture, session: str, over: asyncio.Event) -> list[str]:
     """Send prompts, each until it is acknowledged; their ids."""
     acknowledged: list[str] = []
     while not over.is_set():
         key = f"{session[:8]}-{len(acknowledged)}"
         while True:
             try:
-                answer = await client.submit(room.id, session, f"/say {key}", key)
+                answer = await client.submit(workspace.id, session, f"/say {key}", key)
             except ConnectionLost:
                 continue
             if answer.status not in AGAIN:

@@ -34,102 +34,104 @@ def held(database: Path) -> Iterator[None]:
 
 
 async def test_D02_a_write_error_when_a_prompt_comes(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.works()
-    worker = await room.worker()
-    seen = len(room.watcher.seen)
-    no_more_bytes(worker, room.data_dir / "workspace.db")
-    asked = await room.client.submit(room.id, room.session, "/say once " + "x" * 100_000, "r-key")
+    workspace = await house.workspace()
+    await workspace.works()
+    worker = await workspace.worker()
+    seen = len(workspace.watcher.seen)
+    no_more_bytes(worker, workspace.data_dir / "workspace.db")
+    asked = await workspace.client.submit(workspace.id, workspace.session, "/say once " + "x" * 100_000, "r-key")
     assert asked.status == 503, asked.body
     assert asked.code in ("storage_failed", "worker_lost")
     assert int(asked.headers["retry-after"]) >= 1
     await worker.gone()
-    assert (await room.watcher.state("restarting", skip=seen))["reason"] == "storage failed"
-    await room.watcher.state("ready", skip=seen)
-    assert await room.prompt("/say once " + "x" * 100_000, "r-key") == "r-key"
-    await room.ended("r-key")
-    assert [run.id for run in house.stored(room).runs].count("r-key") == 1
-    await room.works()
+    assert (await workspace.watcher.state("restarting", skip=seen))["reason"] == "storage failed"
+    await workspace.watcher.state("ready", skip=seen)
+    assert await workspace.prompt("/say once " + "x" * 100_000, "r-key") == "r-key"
+    await workspace.ended("r-key")
+    assert [run.id for run in house.stored(workspace).runs].count("r-key") == 1
+    await workspace.works()
 
 
 async def test_D02_a_write_error_while_streaming(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("kept ")
-    worker = await room.worker()
-    seen = len(room.watcher.seen)
-    no_more_bytes(worker, room.data_dir / "workspace.db")
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("kept ")
+    worker = await workspace.worker()
+    seen = len(workspace.watcher.seen)
+    no_more_bytes(worker, workspace.data_dir / "workspace.db")
     await call.tokens("x" * 200_000)
     await worker.gone()
     await call.left()
-    await room.watcher.state("ready", skip=seen)
-    assert (await room.ended(run))["error"]
-    assert (await room.run(run))["outcome"] == "interrupted"
-    await room.works()
+    await workspace.watcher.state("ready", skip=seen)
+    assert (await workspace.ended(run))["error"]
+    assert (await workspace.run(run))["outcome"] == "interrupted"
+    await workspace.works()
 
 
 async def test_D06_the_log_was_removed_after_a_crash(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.works()
-    worker = await room.worker()
+    workspace = await house.workspace()
+    await workspace.works()
+    worker = await workspace.worker()
     house.failpoints.arm("wake.before_spawn")
     await worker.kill()
     hit = await house.failpoints.reached("wake.before_spawn")
     for side in ("-wal", "-shm"):
-        (room.data_dir / f"workspace.db{side}").unlink()
-    seen = len(room.watcher.seen)
+        (workspace.data_dir / f"workspace.db{side}").unlink()
+    seen = len(workspace.watcher.seen)
     hit.release()
     house.resets_are_fine = True
-    await room.watcher.wait(lambda event: event.is_reset, what="reset", skip=seen)
-    await room.watcher.close()
+    await workspace.watcher.wait(lambda event: event.is_reset, what="reset", skip=seen)
+    await workspace.watcher.close()
     # What was only in the log is gone, and nobody can tell more than that.
-    house.diary.streams.remove(room.watcher.stream)
-    house.diary.workspaces.pop(room.id)
-    room.session = await room.client.create_session(room.id)
-    await room.works_unwatched()
+    house.client_log.streams.remove(workspace.watcher.stream)
+    house.client_log.workspaces.pop(workspace.id)
+    workspace.session = await workspace.client.create_session(workspace.id)
+    await workspace.works_unwatched()
 
 
 @pytest.mark.house(limits=QUICK)
 async def test_D07_another_process_holds_the_write_lock_when_a_prompt_comes(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.works()
-    worker = await room.worker()
-    with held(room.data_dir / "workspace.db"):
-        refused = await room.client.submit(room.id, room.session, "/say one", "r-busy")
+    workspace = await house.workspace()
+    await workspace.works()
+    worker = await workspace.worker()
+    with held(workspace.data_dir / "workspace.db"):
+        refused = await workspace.client.submit(workspace.id, workspace.session, "/say one", "r-busy")
         assert (refused.status, refused.code) == (503, "storage_busy"), refused.body
         assert int(refused.headers["retry-after"]) >= 1
-        assert len(await room.messages()) == 2, "reading does not go on"
-    assert "r-busy" not in {run.id for run in house.stored(room).runs}
-    await room.works()
-    assert (await room.worker()).identity == worker.identity
+        assert len(await workspace.messages()) == 2, "reading does not go on"
+    assert "r-busy" not in {run.id for run in house.stored(workspace).runs}
+    await workspace.works()
+    assert (await workspace.worker()).identity == worker.identity
 
 
 @pytest.mark.house(limits=QUICK)
 async def test_D07_another_process_holds_the_write_lock_while_streaming(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("one ")
-    worker = await room.worker()
-    other = await room.client.create_session(room.id)
-    with held(room.data_dir / "workspace.db"):
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("one ")
+    worker = await workspace.worker()
+    other = await workspace.client.create_session(workspace.id)
+    with held(workspace.data_dir / "workspace.db"):
         await call.tokens("two ")
-        await room.watcher.text(room.session, "two")  # shown, and to be stored when that is possible
-        assert (await room.client.submit(room.id, other, "/say one", "r-busy")).expect(503).code == "storage_busy"
+        await workspace.watcher.text(workspace.session, "two")  # shown, and to be stored when that is possible
+        assert (await workspace.client.submit(workspace.id, other, "/say one", "r-busy")).expect(
+            503
+        ).code == "storage_busy"
     await call.tokens("three")
     await call.left()  # it ends visibly, rather than going on with what may not be stored
-    assert "another process holds the database" in (await room.ended(run))["error"]
-    row = await room.run(run)
+    assert "another process holds the database" in (await workspace.ended(run))["error"]
+    row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("failed", "storage"), row
-    assert texts(await room.last_assistant()).startswith("one two ")
-    assert (await room.worker()).identity == worker.identity
-    await room.works()
+    assert texts(await workspace.last_assistant()).startswith("one two ")
+    assert (await workspace.worker()).identity == worker.identity
+    await workspace.works()
 
 
 @pytest.mark.house(limits=QUICK)
 async def test_D07_another_process_does_not_let_go_of_the_write_lock(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("kept ")
-    with held(room.data_dir / "workspace.db"):
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("kept ")
+    with held(workspace.data_dir / "workspace.db"):
         await call.finish()
-        await room.watcher.state("restarting")  # the file decides, when it can be had
-    assert (await room.ended(run))["error"]
-    assert (await room.run(run))["outcome"] == "interrupted"
-    await room.works()
+        await workspace.watcher.state("restarting")  # the file decides, when it can be had
+    assert (await workspace.ended(run))["error"]
+    assert (await workspace.run(run))["outcome"] == "interrupted"
+    await workspace.works()

@@ -14,48 +14,48 @@ from tests.support.processes import parent_of
 
 
 async def test_S01_killed_while_three_workspaces_stream(house: ServerHarness) -> None:
-    rooms = [await house.room(f"w{n}", model="openai") for n in range(3)]
+    workspaces = [await house.workspace(f"w{n}", model="openai") for n in range(3)]
     runs = []
-    for room in rooms:
-        runs.append(await room.streaming("before "))
-        room.watcher.resumes = True
-    workers = [await room.worker() for room in rooms]
-    house.bystander.may_reconnect = True
+    for workspace in workspaces:
+        runs.append(await workspace.streaming("before "))
+        workspace.watcher.resumes = True
+    workers = [await workspace.worker() for workspace in workspaces]
+    house.neighbour.may_reconnect = True
     await house.server.kill9()
     for _, call in runs:
         await call.tokens("meanwhile ")
     await house.server.restart()
     for (_, call), word in zip(runs, ("one", "two", "three"), strict=True):
         await call.reply(word)
-    for room, (run, _), word in zip(rooms, runs, ("one", "two", "three"), strict=True):
-        assert (await room.ended(run))["text"] == f"before meanwhile {word}"
-        assert texts(await room.last_assistant()) == f"before meanwhile {word}"
-    for room, worker in zip(rooms, workers, strict=True):
-        assert (await room.worker()).identity == worker.identity, "not the same worker"
-        assert (await house.worker(room.id))["restarts"] == 0
-    await rooms[0].works()
+    for workspace, (run, _), word in zip(workspaces, runs, ("one", "two", "three"), strict=True):
+        assert (await workspace.ended(run))["text"] == f"before meanwhile {word}"
+        assert texts(await workspace.last_assistant()) == f"before meanwhile {word}"
+    for workspace, worker in zip(workspaces, workers, strict=True):
+        assert (await workspace.worker()).identity == worker.identity, "not the same worker"
+        assert (await house.worker(workspace.id))["restarts"] == 0
+    await workspaces[0].works()
 
 
 async def test_S01_killed_twice_in_a_row(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("before ")
-    worker = await room.worker()
-    room.watcher.resumes = True
-    house.bystander.may_reconnect = True
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("before ")
+    worker = await workspace.worker()
+    workspace.watcher.resumes = True
+    house.neighbour.may_reconnect = True
     for _ in range(2):
         await house.server.kill9()
         await house.server.restart()
     await call.reply("after")
-    assert (await room.ended(run))["text"] == "before after"
-    assert (await room.worker()).identity == worker.identity
+    assert (await workspace.ended(run))["text"] == "before after"
+    assert (await workspace.worker()).identity == worker.identity
 
 
 async def test_S06_a_second_supervisor_refuses(house: ServerHarness) -> None:
-    room = await house.room()
+    workspace = await house.workspace()
     second = await asyncio.to_thread(house.server.run_another)
     assert second.returncode == 3, second
     assert str(house.server.pid) in second.stderr
-    await room.works()
+    await workspace.works()
 
 
 BAD_FILES = {
@@ -101,7 +101,7 @@ def refused(finished: "subprocess.CompletedProcess[str]", hint: str) -> None:
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
-@pytest.mark.house(start=False, bystander=False)
+@pytest.mark.house(start=False, neighbour=False)
 async def test_S10_a_bad_file_stops_the_start(house: ServerHarness, what: str) -> None:
     text, hint = BAD_FILES[what]
     path = house.root / "c" / "bulkhead" / "bulkhead.json"
@@ -112,51 +112,51 @@ async def test_S10_a_bad_file_stops_the_start(house: ServerHarness, what: str) -
 
 
 @pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=lambda words: " ".join(words)[:40])
-@pytest.mark.house(start=False, bystander=False)
+@pytest.mark.house(start=False, neighbour=False)
 async def test_S10_bad_arguments_stop_the_start(house: ServerHarness, arguments: tuple[str, ...]) -> None:
     refused(await asyncio.to_thread(house.server.run_another, *arguments), arguments[-1][:40])
     assert not (house.server.runtime_dir / "router.sock").exists()
 
 
 @pytest.mark.parametrize("limits", ['{"drain_seconds": 1}', '{"drain_s": "long"}', '{"drain_s": -1}', "[]", "{"])
-@pytest.mark.house(start=False, bystander=False)
+@pytest.mark.house(start=False, neighbour=False)
 async def test_S10_bad_limits_of_the_environment_stop_the_start(house: ServerHarness, limits: str) -> None:
     refused(await asyncio.to_thread(house.server.run_another, env={"BULKHEAD_LIMITS": limits}), "BULKHEAD_LIMITS")
 
 
 async def test_S10_a_start_that_is_refused_touches_no_worker(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("one ")
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("one ")
     refused(await asyncio.to_thread(house.server.run_another, "--host", "gopher://here"), "gopher://here")
     await call.reply("two")
-    assert (await room.ended(run))["text"] == "one two"
+    assert (await workspace.ended(run))["text"] == "one two"
 
 
 @pytest.mark.parametrize("moment", ["idle", "M3", "M4"])
 async def test_S07_told_to_leave(house: ServerHarness, moment: str) -> None:
-    room = await house.room(model="openai" if moment == "M3" else "script", yolo=True)
-    worker = await room.worker()
+    workspace = await house.workspace(model="openai" if moment == "M3" else "script", yolo=True)
+    worker = await workspace.worker()
     watched, run = [worker], ""
     if moment == "M3":
-        run, _ = await room.streaming()
+        run, _ = await workspace.streaming()
     if moment == "M4":
         pipe = house.pipe()
         command = f"trap '' TERM; sleep 1001 & echo $$ $! > {pipe.path}; wait; sleep 1002"
-        run, children = await room.tool_running(command, pipe)
+        run, children = await workspace.tool_running(command, pipe)
         watched += children
     house.notify.forget()
     house.server.send(signal.SIGTERM)
     await house.notify.wait("STOPPING=1")
-    assert await room.watcher.over() == "clean"
-    assert room.watcher.retry_ms > 0, "the stream never said when to come back"
+    assert await workspace.watcher.over() == "clean"
+    assert workspace.watcher.retry_ms > 0, "the stream never said when to come back"
     assert await house.server.ended() == 0
     assert [process.pid for process in watched if process.is_alive] == []
     if run:
-        [row] = house.stored(room).runs
+        [row] = house.stored(workspace).runs
         assert (row.id, row.outcome) == (run, "cancelled")
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_S07_told_to_leave_while_a_worker_starts(house: ServerHarness) -> None:
     client = house.new_client()
     path = house.directory("w", "script")
@@ -171,51 +171,51 @@ async def test_S07_told_to_leave_while_a_worker_starts(house: ServerHarness) -> 
     assert not worker.is_alive
 
 
-@pytest.mark.house(zygote="own", bystander=False)
+@pytest.mark.house(zygote="own", neighbour=False)
 async def test_S07_told_to_leave_before_its_zygote_is_warm(house: ServerHarness) -> None:
     assert await house.server.stop() == 0  # judged: nothing of the house is left, the zygote included
 
 
 @pytest.mark.house(zygote="own")
 async def test_S07_the_zygote_ends_with_the_server_that_started_it(house: ServerHarness) -> None:
-    room = await house.room()
-    await room.works()
+    workspace = await house.workspace()
+    await workspace.works()
     assert len(house.leftovers()) >= 3  # two workers and their zygote
     assert await house.server.stop() == 0
     await eventually(lambda: house.leftovers() == [], what="an empty house", state=house.leftovers)
 
 
 async def test_S08_told_to_leave_three_times(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming()
-    house.failpoints.arm("close.c", workspace=room.id)
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming()
+    house.failpoints.arm("close.c", workspace=workspace.id)
     house.server.send(signal.SIGTERM)
     hit = await house.failpoints.reached("close.c")
     house.server.send(signal.SIGTERM)
     house.server.send(signal.SIGINT)
     hit.release()
     assert await house.server.ended() == 0
-    [row] = house.stored(room).runs
+    [row] = house.stored(workspace).runs
     assert (row.id, row.outcome) == (run, "cancelled")
 
 
 async def test_S11_the_record_of_a_reused_pid(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
-    house.bystander.may_reconnect = True
-    room.watcher.resumes = True
+    workspace = await house.workspace()
+    worker = await workspace.worker()
+    house.neighbour.may_reconnect = True
+    workspace.watcher.resumes = True
     await house.server.kill9()
     await worker.kill()
-    record_path = house.server.runtime_dir / "workers" / f"{room.id}.json"
+    record_path = house.server.runtime_dir / "workers" / f"{workspace.id}.json"
     record = json.loads(record_path.read_text())
     assert record["pid"] == worker.pid
     with subprocess.Popen(["sleep", "1000"], env={}) as stranger:
         try:
             record_path.write_text(json.dumps(record | {"pid": stranger.pid}))
             await house.server.restart()
-            row = await house.worker(room.id)
+            row = await house.worker(workspace.id)
             assert row["pid"] != stranger.pid, "a stranger was adopted"
-            await room.works()
+            await workspace.works()
             assert stranger.poll() is None, "a stranger was killed"
         finally:
             stranger.kill()
@@ -223,23 +223,23 @@ async def test_S11_the_record_of_a_reused_pid(house: ServerHarness) -> None:
 
 @pytest.mark.house(zygote="own")
 async def test_S15_the_zygote_dies(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
+    workspace = await house.workspace()
+    worker = await workspace.worker()
     [zygote] = [house.hold(pid) for pid, _ in house.leftovers() if parent_of(pid) == house.server.pid]
     await zygote.kill()
-    await room.works()
-    assert (await room.worker()).identity == worker.identity, "the zygote's end touched a worker"
-    second = await house.room("second")
+    await workspace.works()
+    assert (await workspace.worker()).identity == worker.identity, "the zygote's end touched a worker"
+    second = await house.workspace("second")
     await second.works()
 
 
 async def test_T07_the_socket_of_the_api_is_removed(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("on ")
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("on ")
     house.server.socket_path.unlink()
     await eventually(house.server.socket_path.exists, what="the socket made again")
-    (await house.new_client().get(f"/v1/workspaces/{room.id}/sessions")).expect(200)
+    (await house.new_client().get(f"/v1/workspaces/{workspace.id}/sessions")).expect(200)
     await call.reply("and on")
-    assert (await room.ended(run))["text"] == "on and on"
-    assert (await house.worker(room.id))["clients"] == 1, "the stream that was open stayed open"
+    assert (await workspace.ended(run))["text"] == "on and on"
+    assert (await house.worker(workspace.id))["clients"] == 1, "the stream that was open stayed open"
     assert "listening again" in house.server.log

@@ -28,11 +28,11 @@ def kernel_confines() -> bool:
 needs_landlock = pytest.mark.skipif(not kernel_confines(), reason=f"this kernel has no Landlock of version {ABI_MIN}")
 
 
-async def told(room: WorkspaceFixture, command: str) -> str:
+async def told(workspace: WorkspaceFixture, command: str) -> str:
     """What a command of a tool printed."""
-    run = await room.prompt(bash(command))
-    await room.ended(run, timeout_s=20.0)
-    found = [part for message in await room.messages() for part in parts_of(message, "tool_result")]
+    run = await workspace.prompt(bash(command))
+    await workspace.ended(run, timeout_s=20.0)
+    found = [part for message in await workspace.messages() for part in parts_of(message, "tool_result")]
     return str(found[-1]["content"])
 
 
@@ -55,7 +55,7 @@ async def test_X10_a_confined_command_writes_in_its_workspace_only(house: Server
     outside = house.root / "outside"
     outside.mkdir()
     (outside / "kept").write_text("kept")
-    room = await confined(house)
+    workspace = await confined(house)
     ways = (
         f"touch {outside}/new",
         f"echo x > {outside}/kept",
@@ -69,45 +69,45 @@ async def test_X10_a_confined_command_writes_in_its_workspace_only(house: Server
         f"cp ./bulkhead.json {outside}/",
     )
     for way in ways:
-        assert "rc=0" not in await told(room, f"{way}; echo rc=$?"), way
+        assert "rc=0" not in await told(workspace, f"{way}; echo rc=$?"), way
     assert [path.name for path in outside.iterdir()] == ["kept"]
     assert (outside / "kept").read_text() == "kept"
     inside = "mkdir -p a/b && echo one > a/b/c && mv a/b/c a/d && ln a/d e && cat e && echo > /dev/null && cd a && rm d"
-    assert "one" in await told(room, f"{inside}; echo rc=$?")
-    assert "rc=0" in await told(room, "f=$(mktemp) && echo two > $f && cat $f && rm $f; echo rc=$?")
-    assert "<cwd>" in await told(room, "cd a; echo; pwd")
-    await room.works()
+    assert "one" in await told(workspace, f"{inside}; echo rc=$?")
+    assert "rc=0" in await told(workspace, "f=$(mktemp) && echo two > $f && cat $f && rm $f; echo rc=$?")
+    assert "<cwd>" in await told(workspace, "cd a; echo; pwd")
+    await workspace.works()
 
 
 @needs_landlock
 async def test_X10_what_the_configuration_names_may_be_written(house: ServerHarness) -> None:
     outside = house.root / "outside"
     outside.mkdir()
-    room = await confined(house, writable=[str(outside)])
-    assert "rc=0" in await told(room, f"echo x > {outside}/new && cat {outside}/new; echo rc=$?")
-    assert "rc=0" not in await told(room, f"touch {house.root}/new; echo rc=$?")
+    workspace = await confined(house, writable=[str(outside)])
+    assert "rc=0" in await told(workspace, f"echo x > {outside}/new && cat {outside}/new; echo rc=$?")
+    assert "rc=0" not in await told(workspace, f"touch {house.root}/new; echo rc=$?")
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
 async def test_X10_a_kernel_without_the_feature(house: ServerHarness, mode: str) -> None:
-    room = await confined(house, mode)
-    house.failpoints.arm("tools.confine", "error:ENOSYS", workspace=room.id, times=2)
-    answers = [await told(room, "echo ran > ran; cat ran") for _ in range(2)]
-    log = (house.server.runtime_dir / "workers" / f"{room.id}.log").read_text()
+    workspace = await confined(house, mode)
+    house.failpoints.arm("tools.confine", "error:ENOSYS", workspace=workspace.id, times=2)
+    answers = [await told(workspace, "echo ran > ran; cat ran") for _ in range(2)]
+    log = (house.server.runtime_dir / "workers" / f"{workspace.id}.log").read_text()
     if mode == "auto":
         assert all("ran" in answer for answer in answers)
         assert log.count("commands are not confined") == 1
     else:
         assert all("must be confined" in answer for answer in answers)
-        assert not (room.path / "ran").exists()
-    await room.works()
+        assert not (workspace.path / "ran").exists()
+    await workspace.works()
 
 
 @needs_landlock
 @pytest.mark.house(env={"BULKHEAD_CONFINE": "required"})
 async def test_X10_what_the_operator_says_no_file_of_a_project_changes(house: ServerHarness) -> None:
-    room = await confined(house, "off", writable=["/"])
-    assert "rc=0" not in await told(room, f"touch {house.root}/new; echo rc=$?")
+    workspace = await confined(house, "off", writable=["/"])
+    assert "rc=0" not in await told(workspace, f"touch {house.root}/new; echo rc=$?")
     assert not (house.root / "new").exists()
 
 
@@ -116,25 +116,25 @@ async def test_X10_what_the_operator_says_no_file_of_a_project_changes(house: Se
 
 @needs_landlock
 async def test_X09_a_confined_command_reads_nothing_of_worker_and_supervisor(house: ServerHarness) -> None:
-    bystander = Path((await house.worker(house.bystander.workspace))["path"])
-    room = await confined(house)
-    worker = (await room.worker()).pid
+    neighbour = Path((await house.worker(house.neighbour.workspace))["path"])
+    workspace = await confined(house)
+    worker = (await workspace.worker()).pid
     for pid in (worker, house.server.pid):
         for name in ("environ", "mem", "maps", "auxv", "io"):
-            answer = await told(room, f"head -c 1 /proc/{pid}/{name} > /dev/null; echo rc=$?")
+            answer = await told(workspace, f"head -c 1 /proc/{pid}/{name} > /dev/null; echo rc=$?")
             assert "rc=0" not in answer, (pid, name, answer)
-        assert "rc=0" not in await told(room, f"ls -l /proc/{pid}/fd/0; echo rc=$?")
+        assert "rc=0" not in await told(workspace, f"ls -l /proc/{pid}/fd/0; echo rc=$?")
     runtime = house.server.runtime_dir
-    log = runtime / "workers" / f"{room.id}.log"
+    log = runtime / "workers" / f"{workspace.id}.log"
     roster = house.root / "s" / "bulkhead" / "roster.db"
-    other = next(bystander.glob(".bulkhead/*.db"))
+    other = next(neighbour.glob(".bulkhead/*.db"))
     for path in (log, roster, other, runtime / "epoch"):
         assert path.exists(), path
         for way in (f"cat {path} > /dev/null", f"cp {path} ./stolen", f"ln {path} ./stolen"):
-            assert "rc=0" not in await told(room, f"{way}; echo rc=$?"), (path, way)
-    everything_else = f"cat /etc/passwd /proc/self/environ /proc/cpuinfo {bystander.parent}/outside > /dev/null"
-    (bystander.parent / "outside").write_text("readable")
-    assert "rc=0" in await told(room, f"{everything_else}; echo rc=$?")
+            assert "rc=0" not in await told(workspace, f"{way}; echo rc=$?"), (path, way)
+    everything_else = f"cat /etc/passwd /proc/self/environ /proc/cpuinfo {neighbour.parent}/outside > /dev/null"
+    (neighbour.parent / "outside").write_text("readable")
+    assert "rc=0" in await told(workspace, f"{everything_else}; echo rc=$?")
 
 
 # --- T07: killing and removing ----------------------------------------------------------------------------------------
@@ -144,95 +144,95 @@ async def test_X09_a_confined_command_reads_nothing_of_worker_and_supervisor(hou
 async def test_T07_a_confined_command_signals_only_its_own(house: ServerHarness) -> None:
     if abi() < 6:
         pytest.skip("this kernel's Landlock does not hold signals (version 6, Linux 6.12)")
-    room = await confined(house)
-    worker = await room.worker()
+    workspace = await confined(house)
+    worker = await workspace.worker()
     everybody = (
         "for p in /proc/[0-9]*; do p=${p#/proc/}; kill -0 $p 2> /dev/null && echo may $p; done; "
         "sleep 100 & kill -0 $! && kill $! && echo own; kill -9 $PPID; echo rc=$?"
     )
-    answer = await told(room, everybody)
+    answer = await told(workspace, everybody)
     assert "own" in answer
     assert "rc=0" not in answer
     may = {int(line.split()[1]) for line in answer.splitlines() if line.startswith("may ")}
     assert len(may) <= 2, "others than the shell itself"
     assert not may & {worker.pid, house.server.pid, os.getpid()}
     for pid in (house.server.pid, worker.pid):
-        assert "rc=0" not in await told(room, f"kill -9 {pid}; echo rc=$?")
+        assert "rc=0" not in await told(workspace, f"kill -9 {pid}; echo rc=$?")
     for path in (house.server.runtime_dir, house.root / "s"):
-        assert "rc=0" not in await told(room, f"rm -rf {path}; echo rc=$?")
+        assert "rc=0" not in await told(workspace, f"rm -rf {path}; echo rc=$?")
     assert (house.server.runtime_dir / "epoch").exists()
     assert worker.is_alive
-    await room.works()
+    await workspace.works()
 
 
 async def test_T07_a_command_kills_its_worker(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    worker = await room.worker()
-    run = await room.prompt(bash("kill -9 $PPID; sleep 1000"))
-    end = await room.ended(run)
+    workspace = await house.workspace(yolo=True)
+    worker = await workspace.worker()
+    run = await workspace.prompt(bash("kill -9 $PPID; sleep 1000"))
+    end = await workspace.ended(run)
     assert end["error"]
-    assert (await room.run(run))["outcome"] == "interrupted"
+    assert (await workspace.run(run))["outcome"] == "interrupted"
     await worker.gone()
-    await room.works()
+    await workspace.works()
 
 
-@pytest.mark.house(bystander=False)
+@pytest.mark.house(neighbour=False)
 async def test_T07_a_command_kills_the_supervisor(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    worker = await room.worker()
-    run = await room.prompt(bash(f"kill -9 {house.server.pid}; echo done > done; cat done"))
-    await eventually(lambda: (room.path / "done").exists(), what="the command to go on", timeout_s=10)
+    workspace = await house.workspace(yolo=True)
+    worker = await workspace.worker()
+    run = await workspace.prompt(bash(f"kill -9 {house.server.pid}; echo done > done; cat done"))
+    await eventually(lambda: (workspace.path / "done").exists(), what="the command to go on", timeout_s=10)
     await house.server.ended()
     await house.server.restart()
-    assert (await room.worker()).pid == worker.pid
+    assert (await workspace.worker()).pid == worker.pid
     await eventually(
-        lambda: _is_over(room, run), timeout_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
+        lambda: _is_over(workspace, run), timeout_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
     )
-    assert "done" in (await result(room))["content"]
-    await room.works_unwatched()
+    assert "done" in (await result(workspace))["content"]
+    await workspace.works_unwatched()
 
 
-async def _is_over(room: WorkspaceFixture, run: str) -> bool:
-    return (await room.run(run))["state"] == "ended"
+async def _is_over(workspace: WorkspaceFixture, run: str) -> bool:
+    return (await workspace.run(run))["state"] == "ended"
 
 
 async def test_T07_a_command_takes_its_database_away(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    row = await house.worker(room.id)
+    workspace = await house.workspace(yolo=True)
+    row = await house.worker(workspace.id)
     kept = house.root / "kept"
-    assert "rc=0" in await told(room, f"echo here && mv .bulkhead {kept}; echo rc=$?")
-    prompt = {"session_id": room.session, "prompt": "/say never"}
+    assert "rc=0" in await told(workspace, f"echo here && mv .bulkhead {kept}; echo rc=$?")
+    prompt = {"session_id": workspace.session, "prompt": "/say never"}
     for _ in range(2):
-        refused = await room.client.post(f"/v1/workspaces/{room.id}/agent", prompt)
+        refused = await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", prompt)
         assert (refused.status, refused.code) == (503, "storage_failed")
-    assert (await house.worker(room.id))["generation"] == row["generation"]
-    kept.rename(room.path / ".bulkhead")
-    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
-    await room.works_unwatched()
+    assert (await house.worker(workspace.id))["generation"] == row["generation"]
+    kept.rename(workspace.path / ".bulkhead")
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
+    await workspace.works_unwatched()
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.4})  # it is looked after four times as often as somebody may sleep
 async def test_T07_a_command_removes_the_runtime_directory(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
+    workspace = await house.workspace(yolo=True)
     runtime = house.server.runtime_dir
     before = {path.name for path in runtime.iterdir()}
     zygote = (runtime / "zygote.sock").readlink()
-    run = await room.prompt(bash(f"rm -rf {runtime}"))
-    await room.ended(run)
-    await room.works()  # the link is older than the file
+    run = await workspace.prompt(bash(f"rm -rf {runtime}"))
+    await workspace.ended(run)
+    await workspace.works()  # the link is older than the file
     await eventually(lambda: (runtime / "router.sock").exists(), timeout_s=10, what="a new socket")
     (runtime / "zygote.sock").symlink_to(zygote)  # a zygote of the server's own would still be connected
     assert {path.name for path in runtime.iterdir()} >= before - {"token"}
     modes = {path.name: oct(path.lstat().st_mode & 0o77) for path in runtime.iterdir() if not path.is_symlink()}
     assert {name: mode for name, mode in modes.items() if mode != "0o0"} == {}
-    await (await house.room("fresh")).works()
+    await (await house.workspace("fresh")).works()
     again = await asyncio.to_thread(house.server.run_another)
     assert again.returncode == 3, "another server must not take its place"
-    await (await room.worker()).kill()
+    await (await workspace.worker()).kill()
 
     async def replaced() -> bool:
-        row = await house.worker(room.id)
+        row = await house.worker(workspace.id)
         return bool(row["state"] == "ready" and row["generation"] == 2)
 
     await eventually(replaced, timeout_s=10, what="a new worker", state=lambda: house.server.log[-2000:])
-    await room.works()
+    await workspace.works()

@@ -16,248 +16,248 @@ QUICK_BEATS = {"heartbeat_interval_s": 0.1, "heartbeat_lost_s": HUNG_S}
 
 
 async def test_W01_killed_before_the_prompt_is_committed(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
-    house.failpoints.arm("prompt.before_commit", workspace=room.id)
-    asked = asyncio.ensure_future(room.client.submit(room.id, room.session, "/say once", "r1"))
+    workspace = await house.workspace()
+    worker = await workspace.worker()
+    house.failpoints.arm("prompt.before_commit", workspace=workspace.id)
+    asked = asyncio.ensure_future(workspace.client.submit(workspace.id, workspace.session, "/say once", "r1"))
     hit = await house.failpoints.reached("prompt.before_commit")
     assert hit.pid == worker.pid
     await worker.kill()
     lost = await asked
     assert lost.expect(503).code == "worker_lost"
     assert int(lost.headers["retry-after"]) >= 1
-    await room.watcher.state("ready", skip=len(room.watcher.seen))
-    assert house.stored(room).runs == []
-    assert await room.prompt("/say once", "r1") == "r1"
-    assert (await room.ended("r1"))["text"] == "once"
-    assert len(house.stored(room).runs) == 1
+    await workspace.watcher.state("ready", skip=len(workspace.watcher.seen))
+    assert house.stored(workspace).runs == []
+    assert await workspace.prompt("/say once", "r1") == "r1"
+    assert (await workspace.ended("r1"))["text"] == "once"
+    assert len(house.stored(workspace).runs) == 1
 
 
 async def test_W02_killed_between_commit_and_202(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
-    house.failpoints.arm("prompt.after_commit", workspace=room.id)
-    asked = asyncio.ensure_future(room.client.submit(room.id, room.session, "/say once", "r1"))
+    workspace = await house.workspace()
+    worker = await workspace.worker()
+    house.failpoints.arm("prompt.after_commit", workspace=workspace.id)
+    asked = asyncio.ensure_future(workspace.client.submit(workspace.id, workspace.session, "/say once", "r1"))
     await house.failpoints.reached("prompt.after_commit")
     await worker.kill()
     assert (await asked).expect(503).code == "worker_lost"
-    assert [run.id for run in house.stored(room).runs] == ["r1"], "the prompt was not durable before its 202"
-    assert await room.prompt("/say once", "r1") == "r1"
-    assert (await room.ended("r1"))["text"] == "once"
-    assert len([m for m in await room.messages() if m["role"] == "user"]) == 1, "it ran twice"
+    assert [run.id for run in house.stored(workspace).runs] == ["r1"], "the prompt was not durable before its 202"
+    assert await workspace.prompt("/say once", "r1") == "r1"
+    assert (await workspace.ended("r1"))["text"] == "once"
+    assert len([m for m in await workspace.messages() if m["role"] == "user"]) == 1, "it ran twice"
 
 
 async def test_W03_killed_before_the_run_starts(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
-    house.failpoints.arm("run.before_start", workspace=room.id)
-    run = await room.prompt("/say by itself")
+    workspace = await house.workspace()
+    worker = await workspace.worker()
+    house.failpoints.arm("run.before_start", workspace=workspace.id)
+    run = await workspace.prompt("/say by itself")
     await house.failpoints.reached("run.before_start")
     await worker.kill()
-    assert (await room.ended(run))["text"] == "by itself"
-    assert (await room.worker()).pid != worker.pid
+    assert (await workspace.ended(run))["text"] == "by itself"
+    assert (await workspace.worker()).pid != worker.pid
 
 
 async def test_W04_killed_while_streaming(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("half a story")
-    worker = await room.worker()
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("half a story")
+    worker = await workspace.worker()
     await worker.kill()
-    assert "signal 9" in (await room.watcher.state("restarting"))["reason"]
-    end = await room.ended(run)
+    assert "signal 9" in (await workspace.watcher.state("restarting"))["reason"]
+    end = await workspace.ended(run)
     await call.left()
-    await check_interrupted(room, run, end, "half a story")
-    await room.works()
+    await check_interrupted(workspace, run, end, "half a story")
+    await workspace.works()
 
 
 async def test_W05_killed_while_a_tool_runs(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
+    workspace = await house.workspace(yolo=True)
     pipe = house.pipe()
     command = f"sleep 1001 & (sleep 1002 & echo $$ $! > {pipe.path}; wait) & wait"
-    run, children = await room.tool_running(command, pipe)
-    worker = await room.worker()
+    run, children = await workspace.tool_running(command, pipe)
+    worker = await workspace.worker()
     await worker.kill()
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     for child in children:
         await child.gone(timeout_s=2.0)
     assert "nterrupted" in end["error"]
-    [call] = [c for m in await room.messages() for c in parts_of(m, "tool_call")]
-    [result] = [r for m in await room.messages() for r in parts_of(m, "tool_result")]
+    [call] = [c for m in await workspace.messages() for c in parts_of(m, "tool_call")]
+    [result] = [r for m in await workspace.messages() for r in parts_of(m, "tool_result")]
     assert result["tool_call_id"] == call["id"]
     assert result["is_error"] is True
-    await room.works()
+    await workspace.works()
 
 
 async def test_W05_the_history_stays_valid_for_the_model(house: ServerHarness) -> None:
-    room = await house.room(model="openai", yolo=True)
+    workspace = await house.workspace(model="openai", yolo=True)
     pipe = house.pipe()
-    run = await room.prompt("run something long")
+    run = await workspace.prompt("run something long")
     command = {"description": "long", "command": f"echo $$ > {pipe.path}; sleep 1000"}
     call = await house.provider.next_call()
     await call.tool_call("call-1", "bash", command)
     await call.finish()
     child = house.hold(int(await pipe.line()))
-    await (await room.worker()).kill()
-    await room.ended(run)
+    await (await workspace.worker()).kill()
+    await workspace.ended(run)
     await child.gone(timeout_s=2.0)
-    await room.works()  # the provider checks each request: a result for every call
+    await workspace.works()  # the provider checks each request: a result for every call
 
 
 async def test_W07_killed_between_the_terminal_and_its_publication(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
-    house.failpoints.arm("terminal.after_commit", workspace=room.id)
-    run = await room.prompt("/say told once")
+    workspace = await house.workspace()
+    worker = await workspace.worker()
+    house.failpoints.arm("terminal.after_commit", workspace=workspace.id)
+    run = await workspace.prompt("/say told once")
     await house.failpoints.reached("terminal.after_commit")
     await worker.kill()
-    assert [r.state for r in house.stored(room).runs] == ["ended"]
-    assert [e for e in room.watcher.seen if e.kind == "run_complete"] == []
-    end = await room.ended(run)
+    assert [r.state for r in house.stored(workspace).runs] == ["ended"]
+    assert [e for e in workspace.watcher.seen if e.kind == "run_complete"] == []
+    end = await workspace.ended(run)
     assert end["text"] == "told once"
     assert "error" not in end
-    await room.works()
+    await workspace.works()
 
 
 @pytest.mark.parametrize("stage", ["a", "b", "c", "d", "e"])
 async def test_W09_killed_in_each_stage_of_the_close(house: ServerHarness, stage: str) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming("until then")
-    worker = await room.worker()
-    house.failpoints.arm(f"close.{stage}", workspace=room.id)
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming("until then")
+    worker = await workspace.worker()
+    house.failpoints.arm(f"close.{stage}", workspace=workspace.id)
     house.server.send(signal.SIGTERM)
     await house.failpoints.reached(f"close.{stage}")
     await worker.kill()
     assert await house.server.ended() == 0
-    await room.watcher.close()
-    house.bystander.was_ended = True
+    await workspace.watcher.close()
+    house.neighbour.was_ended = True
     await house.server.restart()
-    _, answer = await room.messages()  # wakes the worker, which recovers first
+    _, answer = await workspace.messages()  # wakes the worker, which recovers first
     assert texts(answer) == "until then"
-    outcome = (await room.run(run))["outcome"]
+    outcome = (await workspace.run(run))["outcome"]
     assert outcome == "interrupted" if stage == "a" else outcome in ("cancelled", "interrupted")
-    assert len([e for e in house.stored(room).events if e.kind == "run_complete"]) == 1
-    await room.works_unwatched()
+    assert len([e for e in house.stored(workspace).events if e.kind == "run_complete"]) == 1
+    await workspace.works_unwatched()
 
 
 @pytest.mark.house(limits=QUICK_BEATS)
 async def test_W11_stopped_past_the_limit(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming("frozen")
-    worker = await room.worker()
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming("frozen")
+    worker = await workspace.worker()
     await stop(worker)
     async with asyncio.timeout(20.0):  # none hangs
-        answers = await asyncio.gather(*(ask(room) for _ in range(5)))
+        answers = await asyncio.gather(*(ask(workspace) for _ in range(5)))
     # A read is repeated on the replacement, a prompt is not: it says 503 and may be sent again with its key.
     assert {answer.status for answer in answers} <= {200, 503}
-    lost = await room.watcher.state("restarting")
+    lost = await workspace.watcher.state("restarting")
     assert lost["reason"] == "hung"
     await worker.gone()
-    await check_interrupted(room, run, await room.ended(run), "frozen")
-    await room.works()
+    await check_interrupted(workspace, run, await workspace.ended(run), "frozen")
+    await workspace.works()
 
 
 @pytest.mark.house(limits=QUICK_BEATS)
 async def test_W11_a_prompt_to_a_stopped_worker_gets_503(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
+    workspace = await house.workspace()
+    worker = await workspace.worker()
     await stop(worker)
-    lost = await room.client.submit(room.id, room.session, "/say late", "r1")
+    lost = await workspace.client.submit(workspace.id, workspace.session, "/say late", "r1")
     assert lost.expect(503).code == "worker_lost"
     assert "retry-after" in lost.headers
-    assert await room.prompt("/say late", "r1") == "r1"
-    assert (await room.ended("r1"))["text"] == "late"
+    assert await workspace.prompt("/say late", "r1") == "r1"
+    assert (await workspace.ended("r1"))["text"] == "late"
 
 
 @pytest.mark.house(limits={"heartbeat_interval_s": 0.1, "heartbeat_lost_s": 30.0})
 async def test_W11_continued_before_the_limit(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("before ")
-    worker = await room.worker()
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("before ")
+    worker = await workspace.worker()
     await stop(worker)
-    asked = asyncio.ensure_future(ask(room))
+    asked = asyncio.ensure_future(ask(workspace))
     await call.tokens("while ")
     worker.send(signal.SIGCONT)
     (await asked).expect(200)
     await call.reply("after")
-    assert (await room.ended(run))["text"] == "before while after"
-    assert (await room.worker()).identity == worker.identity
-    assert room.watcher.ends == []
+    assert (await workspace.ended(run))["text"] == "before while after"
+    assert (await workspace.worker()).identity == worker.identity
+    assert workspace.watcher.ends == []
 
 
 @pytest.mark.house(limits={"drain_s": 1.0, "flush_s": 1.0, "exit_s": 1.0})
 async def test_W11_stopped_while_draining(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming("stuck")
-    worker = await room.worker()
-    house.failpoints.arm("close.c", "stop", workspace=room.id)
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming("stuck")
+    worker = await workspace.worker()
+    house.failpoints.arm("close.c", "stop", workspace=workspace.id)
     house.server.send(signal.SIGTERM)
     await house.failpoints.reached("close.c")
     assert await house.server.ended(timeout_s=8.0) == 0
     assert not worker.is_alive
-    await room.watcher.close()
-    house.bystander.was_ended = True
+    await workspace.watcher.close()
+    house.neighbour.was_ended = True
     await house.server.restart()
-    await room.messages()
-    assert (await room.run(run))["outcome"] in ("cancelled", "interrupted")
+    await workspace.messages()
+    assert (await workspace.run(run))["outcome"] in ("cancelled", "interrupted")
 
 
 async def test_W14_native_crash(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming("crash")
-    worker = await room.worker()
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming("crash")
+    worker = await workspace.worker()
     worker.send(signal.SIGSEGV)
     await worker.gone()
-    assert (await room.watcher.state("restarting"))["reason"] == "signal 11"
-    await check_interrupted(room, run, await room.ended(run), "crash")
-    log = (house.server.runtime_dir / "workers" / f"{room.id}.log").read_text()
+    assert (await workspace.watcher.state("restarting"))["reason"] == "signal 11"
+    await check_interrupted(workspace, run, await workspace.ended(run), "crash")
+    log = (house.server.runtime_dir / "workers" / f"{workspace.id}.log").read_text()
     assert "Segmentation fault" in log, "faulthandler left no trace"
-    await room.works()
+    await workspace.works()
 
 
 async def test_W15_exits_with_0_outside_the_close_protocol(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("gone ")
-    worker = await room.worker()
-    house.failpoints.arm("events.before_send", "exit0", workspace=room.id)
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("gone ")
+    worker = await workspace.worker()
+    house.failpoints.arm("events.before_send", "exit0", workspace=workspace.id)
     await call.tokens("silently")
     await worker.gone()
-    assert (await room.watcher.state("restarting"))["reason"] == "exit 0"
-    await check_interrupted(room, run, await room.ended(run), "gone ")
-    await room.works()
+    assert (await workspace.watcher.state("restarting"))["reason"] == "exit 0"
+    await check_interrupted(workspace, run, await workspace.ended(run), "gone ")
+    await workspace.works()
 
 
 @pytest.mark.parametrize("action", ["kill", "raise"])
 async def test_W16_dies_at_every_start(house: ServerHarness, action: str) -> None:
-    room = await house.room()
-    before = len(room.watcher.seen)
-    house.failpoints.arm("worker.before_ready", action, workspace=room.id, times=1000)
-    await (await room.worker()).kill()
-    failed = await room.watcher.state("failed", skip=before)
+    workspace = await house.workspace()
+    before = len(workspace.watcher.seen)
+    house.failpoints.arm("worker.before_ready", action, workspace=workspace.id, times=1000)
+    await (await workspace.worker()).kill()
+    failed = await workspace.watcher.state("failed", skip=before)
     assert failed["reason"]
-    spawned = house.failpoints.counts[("worker.before_ready", room.id)]
-    refused = await room.client.submit(room.id, room.session, "/say hi")
+    spawned = house.failpoints.counts[("worker.before_ready", workspace.id)]
+    refused = await workspace.client.submit(workspace.id, workspace.session, "/say hi")
     assert refused.expect(503).code == "worker_failed"
     assert failed["reason"] in refused.json()["message"]
-    row = await house.worker(room.id)
+    row = await house.worker(workspace.id)
     assert (row["state"], row["pid"]) == ("failed", None)
     assert spawned == 3, "the death that began it and those of two more, then the third within the period stops it"
-    assert house.failpoints.counts[("worker.before_ready", room.id)] == spawned, "it is still being spawned"
+    assert house.failpoints.counts[("worker.before_ready", workspace.id)] == spawned, "it is still being spawned"
     house.failpoints.disarm()
-    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
-    await room.works()
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
+    await workspace.works()
 
 
 @pytest.mark.house(limits={"start_deadline_s": 1.0, "wake_deadline_s": 8.0})
 async def test_W16_never_says_hello(house: ServerHarness) -> None:
-    room = await house.room()
-    before = len(room.watcher.seen)
-    house.failpoints.arm("worker.before_ready", workspace=room.id, times=1000)
-    await (await room.worker()).kill()
-    failed = await room.watcher.state("failed", skip=before, timeout_s=20.0)
+    workspace = await house.workspace()
+    before = len(workspace.watcher.seen)
+    house.failpoints.arm("worker.before_ready", workspace=workspace.id, times=1000)
+    await (await workspace.worker()).kill()
+    failed = await workspace.watcher.state("failed", skip=before, timeout_s=20.0)
     assert "not ready" in failed["reason"]
     house.failpoints.disarm()
-    (await room.client.post(f"/v1/workspaces/{room.id}/restart")).expect(200)
-    await room.works()
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
+    await workspace.works()
 
 
 async def stop(worker: Process) -> None:
@@ -266,17 +266,17 @@ async def stop(worker: Process) -> None:
     await eventually(lambda: worker.state == "T", what="state T")
 
 
-async def ask(room: WorkspaceFixture) -> Response:
+async def ask(workspace: WorkspaceFixture) -> Response:
     """A request that needs the worker."""
-    return await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}")
+    return await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}")
 
 
-async def check_interrupted(room: WorkspaceFixture, run: str, end: dict[str, object], text: str) -> None:
+async def check_interrupted(workspace: WorkspaceFixture, run: str, end: dict[str, object], text: str) -> None:
     """The run ended `interrupted` with its cause, and what had been seen of it is kept (what came later may be)."""
     assert "cancelled" not in end
     assert "nterrupted" in str(end["error"])
-    answer = await room.last_assistant()
+    answer = await workspace.last_assistant()
     assert texts(answer).startswith(text), "the partial text was not kept"
     assert (finish_of(answer) or {})["reason"] == "error"
-    row = await room.run(run)
+    row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("interrupted", "worker_died"), json.dumps(row)

@@ -7,46 +7,46 @@ from tests.support.harness.server_harness import ServerHarness
 
 
 async def test_S09_a_restart_leaves_the_workers_and_their_runs(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("before ")
-    worker = await room.worker()
-    room.watcher.resumes = True
-    house.bystander.may_reconnect = True
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("before ")
+    worker = await workspace.worker()
+    workspace.watcher.resumes = True
+    house.neighbour.may_reconnect = True
     house.server.send(signal.SIGHUP)
     assert await house.server.ended() == 0
-    assert room.watcher.ends in ([], ["clean"])
+    assert workspace.watcher.ends in ([], ["clean"])
     assert worker.is_alive
     await call.tokens("meanwhile ")  # nobody listens; the worker stores it
     await house.server.restart()
     await call.reply("after")
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     assert end["text"] == "before meanwhile after"
-    assert (await room.worker()).identity == worker.identity
-    assert room.watcher.ends == ["clean"]
-    assert (await house.worker(room.id))["restarts"] == 0
+    assert (await workspace.worker()).identity == worker.identity
+    assert workspace.watcher.ends == ["clean"]
+    assert (await house.worker(workspace.id))["restarts"] == 0
 
 
 async def test_a_run_that_ends_while_nobody_is_there_is_told_later(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("before ")
-    room.watcher.resumes = True
-    house.bystander.may_reconnect = True
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("before ")
+    workspace.watcher.resumes = True
+    house.neighbour.may_reconnect = True
     house.server.send(signal.SIGHUP)
     assert await house.server.ended() == 0
     await call.reply("after")
     await call.left()
     await house.server.restart()
-    assert (await room.ended(run))["text"] == "before after"
-    assert texts(await room.last_assistant()) == "before after"
+    assert (await workspace.ended(run))["text"] == "before after"
+    assert texts(await workspace.last_assistant()) == "before after"
 
 
 async def test_an_idle_worker_is_adopted_too(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
-    room.watcher.resumes = True
-    house.bystander.may_reconnect = True
+    workspace = await house.workspace()
+    worker = await workspace.worker()
+    workspace.watcher.resumes = True
+    house.neighbour.may_reconnect = True
     house.server.send(signal.SIGHUP)
     assert await house.server.ended() == 0
     await house.server.restart()
-    assert (await room.worker()).identity == worker.identity
-    await room.works()
+    assert (await workspace.worker()).identity == worker.identity
+    await workspace.works()

@@ -77,8 +77,8 @@ async def test_a_second_ctrl_c_leaves_at_once(house: ServerHarness) -> None:
 async def enter_into_diary(house: ServerHarness, workspace: str) -> None:
     """The prompts of a command are nobody's in the house's diary; from here on they are judged like the others."""
     for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
-        house.diary.asked(workspace, run["session_id"], run["id"])
-        house.diary.accepted(workspace, run["session_id"], run["id"])
+        house.client_log.asked(workspace, run["session_id"], run["id"])
+        house.client_log.accepted(workspace, run["session_id"], run["id"])
 
 
 async def _no_open_run(house: ServerHarness, path: Path) -> bool:
@@ -100,7 +100,7 @@ async def test_run_reports_a_worker_that_died(house: ServerHarness) -> None:
 
 
 async def test_run_outlives_its_supervisor(house: ServerHarness) -> None:
-    house.bystander.may_reconnect = True
+    house.neighbour.may_reconnect = True
     path = house.directory("w", "script")
     running = await Command.start(house.server, "run", "/tokens 100 20", cwd=path)
     await running.printed("t3")
@@ -175,42 +175,42 @@ async def test_a_reader_that_leaves_makes_no_noise(house: ServerHarness) -> None
 
 
 async def test_ps_cancel_restart_and_attach(house: ServerHarness) -> None:
-    room = await house.room()
-    watching = await Command.start(house.server, "attach", cwd=room.path)
+    workspace = await house.workspace()
+    watching = await Command.start(house.server, "attach", cwd=workspace.path)
     await watching.printed("workspace ready")
-    nothing = (await command(house.server, "cancel", cwd=room.path)).expect(1)
+    nothing = (await command(house.server, "cancel", cwd=workspace.path)).expect(1)
     assert "nothing to cancel" in nothing.err
 
-    run = await room.prompt("/tokens 1000 20")
-    await room.watcher.text(room.session, "t1")
+    run = await workspace.prompt("/tokens 1000 20")
+    await workspace.watcher.text(workspace.session, "t1")
     table = (await command(house.server, "ps")).expect(0).out
-    row = next(line for line in table.splitlines() if str(room.path) in line)
-    assert row.startswith(room.id[:8])
+    row = next(line for line in table.splitlines() if str(workspace.path) in line)
+    assert row.startswith(workspace.id[:8])
     assert "ready" in row
-    (await command(house.server, "cancel", cwd=room.path)).expect(0)
-    assert (await room.ended(run))["cancelled"] is True
+    (await command(house.server, "cancel", cwd=workspace.path)).expect(0)
+    assert (await workspace.ended(run))["cancelled"] is True
 
-    before = await house.worker_pid(room.id)
-    assert "ready" in (await command(house.server, "restart", "--workspace", room.id[:8])).expect(0).err
-    assert await house.worker_pid(room.id) != before
+    before = await house.worker_pid(workspace.id)
+    assert "ready" in (await command(house.server, "restart", "--workspace", workspace.id[:8])).expect(0).err
+    assert await house.worker_pid(workspace.id) != before
     await watching.printed("cancelled")
     await watching.printed("workspace closing")
     watching.interrupt()
     told = (await watching.finished()).expect(130).out
     assert "user: /tokens 1000 20" in told
     workers = (await command(house.server, "ps", "--json")).expect(0).lines()
-    assert next(worker for worker in workers if worker["id"] == room.id)["uss_bytes"] > 0
+    assert next(worker for worker in workers if worker["id"] == workspace.id)["uss_bytes"] > 0
 
 
 async def test_cancel_wants_to_know_which(house: ServerHarness) -> None:
-    room = await house.room()
-    runs = [await room.prompt("/tokens 1000 20"), await room.prompt("/tokens 1000 20")]
-    unclear = (await command(house.server, "cancel", cwd=room.path)).expect(1)
+    workspace = await house.workspace()
+    runs = [await workspace.prompt("/tokens 1000 20"), await workspace.prompt("/tokens 1000 20")]
+    unclear = (await command(house.server, "cancel", cwd=workspace.path)).expect(1)
     assert all(run in unclear.err for run in runs)
-    (await command(house.server, "cancel", runs[1], cwd=room.path)).expect(0)
-    assert (await room.ended(runs[1]))["cancelled"] is True
-    (await command(house.server, "cancel", "--all", cwd=room.path)).expect(0)
-    assert (await room.ended(runs[0]))["cancelled"] is True
+    (await command(house.server, "cancel", runs[1], cwd=workspace.path)).expect(0)
+    assert (await workspace.ended(runs[1]))["cancelled"] is True
+    (await command(house.server, "cancel", "--all", cwd=workspace.path)).expect(0)
+    assert (await workspace.ended(runs[0]))["cancelled"] is True
 
 
 @pytest.mark.house(start=False)
@@ -236,15 +236,15 @@ async def test_a_directory_that_is_no_workspace_is_not_made_one(house: ServerHar
 
 
 async def test_stop_ends_the_server_in_order(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt("/tokens 1000 20")
-    await room.watcher.text(room.session, "t1")
-    house.bystander.was_ended = True
+    workspace = await house.workspace()
+    run = await workspace.prompt("/tokens 1000 20")
+    await workspace.watcher.text(workspace.session, "t1")
+    house.neighbour.was_ended = True
     said = (await command(house.server, "stop")).expect(0).err
     assert f"pid {house.server.pid}" in said
     assert "stopped after" in said
     assert await house.server.ended() == 0
-    assert {row.id: row.outcome for row in house.stored(room).runs}[run] == "cancelled"
+    assert {row.id: row.outcome for row in house.stored(workspace).runs}[run] == "cancelled"
     assert "nothing to stop" in (await command(house.server, "stop")).expect(0).err
 
 

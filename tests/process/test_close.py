@@ -10,12 +10,12 @@ from tests.support.harness.server_harness import ServerHarness
 
 
 async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, call = await room.streaming("half an answer")
+    workspace = await house.workspace(model="openai")
+    run, call = await workspace.streaming("half an answer")
     assert await house.server.stop() == 0
     await call.left()
-    assert room.watcher.ends == ["clean"] or await room.watcher.over() == "clean"
-    file = house.stored(room)
+    assert workspace.watcher.ends == ["clean"] or await workspace.watcher.over() == "clean"
+    file = house.stored(workspace)
     [row] = file.runs
     assert (row.id, row.state, row.outcome) == (run, "ended", "cancelled")
     role, parts = file.messages[row.message_id]
@@ -26,73 +26,75 @@ async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house
 
 
 async def test_the_end_of_a_run_that_shutdown_cancelled_is_still_told(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming()
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming()
     house.server.send(signal.SIGTERM)
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     assert end["cancelled"] is True
-    assert await room.watcher.over() == "clean"
+    assert await workspace.watcher.over() == "clean"
     assert await house.server.ended() == 0
 
 
 async def test_a_server_that_leaves_takes_no_prompt(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming()
-    house.failpoints.arm("close.c", workspace=room.id)
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming()
+    house.failpoints.arm("close.c", workspace=workspace.id)
     house.server.send(signal.SIGTERM)
     hit = await house.failpoints.reached("close.c")
-    refused = await room.client.submit(room.id, room.session, "one more")
+    refused = await workspace.client.submit(workspace.id, workspace.session, "one more")
     assert refused.status == 503, refused
     assert "retry-after" in refused.headers
-    created = await room.client.post("/v1/workspaces", {"path": str(room.path), "client_id": room.client.client_id})
+    created = await workspace.client.post(
+        "/v1/workspaces", {"path": str(workspace.path), "client_id": workspace.client.client_id}
+    )
     assert created.expect(503).code == "server_exiting"
     hit.release()
     assert await house.server.ended() == 0
-    assert [row.id for row in house.stored(room).runs] == [run]
+    assert [row.id for row in house.stored(workspace).runs] == [run]
 
 
 async def test_a_worker_on_its_way_out_refuses_a_prompt_with_409(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming()
-    worker = await room.worker()
-    house.failpoints.arm("close.a", workspace=room.id)
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming()
+    worker = await workspace.worker()
+    house.failpoints.arm("close.a", workspace=workspace.id)
     worker.send(signal.SIGTERM)  # a worker drains on SIGTERM as it does when it is asked
     hit = await house.failpoints.reached("close.a")
-    refused = await room.client.submit(room.id, room.session, "one more")
+    refused = await workspace.client.submit(workspace.id, workspace.session, "one more")
     assert refused.expect(409).code == "workspace_closing"
     hit.release()
-    assert (await room.ended(run))["cancelled"] is True
+    assert (await workspace.ended(run))["cancelled"] is True
     await worker.gone()
-    await room.watcher.state("asleep")
-    await room.works()
-    assert len(house.stored(room).runs) == 2, "the refused prompt was stored"
+    await workspace.watcher.state("asleep")
+    await workspace.works()
+    assert len(house.stored(workspace).runs) == 2, "the refused prompt was stored"
 
 
 async def test_a_prompt_during_a_restart_is_run_by_the_successor(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run, _ = await room.streaming()
-    worker = await room.worker()
-    house.failpoints.arm("close.c", workspace=room.id)
-    restarted = asyncio.ensure_future(room.client.post(f"/v1/workspaces/{room.id}/restart", timeout_s=20))
+    workspace = await house.workspace(model="openai")
+    run, _ = await workspace.streaming()
+    worker = await workspace.worker()
+    house.failpoints.arm("close.c", workspace=workspace.id)
+    restarted = asyncio.ensure_future(workspace.client.post(f"/v1/workspaces/{workspace.id}/restart", timeout_s=20))
     hit = await house.failpoints.reached("close.c")
-    prompted = asyncio.ensure_future(room.prompt("one more"))
+    prompted = asyncio.ensure_future(workspace.prompt("one more"))
     hit.release()
     (await restarted).expect(200)
     await (await house.provider.next_call()).reply("done")
-    assert (await room.ended(await prompted))["text"] == "done"
-    assert (await room.ended(run))["cancelled"] is True
-    assert (await room.worker()).pid != worker.pid
+    assert (await workspace.ended(await prompted))["text"] == "done"
+    assert (await workspace.ended(run))["cancelled"] is True
+    assert (await workspace.worker()).pid != worker.pid
 
 
 async def test_after_a_stop_the_next_start_serves_what_was_stored(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt("/say remember me")
-    await room.ended(run)
+    workspace = await house.workspace()
+    run = await workspace.prompt("/say remember me")
+    await workspace.ended(run)
     assert await house.server.stop() == 0
-    assert judge(house.diary, [house.stored(room)]) == []
-    house.bystander.was_ended = True
+    assert judge(house.client_log, [house.stored(workspace)]) == []
+    house.neighbour.was_ended = True
     await house.server.restart()
-    again = await room.client.create(room.path)
-    assert again["id"] == room.id, "a workspace keeps its id"
-    assert (await room.run(run))["outcome"] == "completed"
-    assert finish_of(await room.last_assistant()) is not None
+    again = await workspace.client.create(workspace.path)
+    assert again["id"] == workspace.id, "a workspace keeps its id"
+    assert (await workspace.run(run))["outcome"] == "completed"
+    assert finish_of(await workspace.last_assistant()) is not None

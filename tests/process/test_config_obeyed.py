@@ -25,14 +25,14 @@ async def room_in(house: ServerHarness, path: Path, **wish: object) -> Workspace
     return WorkspaceFixture(house, workspace, session, await house.watch(workspace["id"], name="w", client=client))
 
 
-async def tool(room: WorkspaceFixture, name: str, **args: object) -> dict[str, Any]:
+async def tool(workspace: WorkspaceFixture, name: str, **args: object) -> dict[str, Any]:
     """The result of one call."""
-    await room.ended(await room.prompt(f"/tool {name} {json.dumps(args)}\n/say done"))
-    return [part for row in await room.messages() for part in parts_of(row, "tool_result")][-1]
+    await workspace.ended(await workspace.prompt(f"/tool {name} {json.dumps(args)}\n/say done"))
+    return [part for row in await workspace.messages() for part in parts_of(row, "tool_result")][-1]
 
 
 async def test_the_section_env_reaches_every_child(house: ServerHarness) -> None:
-    room = await configured(
+    workspace = await configured(
         house,
         {
             "env": {"B_GREETING": "$A_WORD, ${NOBODY:-you}", "A_WORD": "$(printf hello)"},
@@ -40,78 +40,78 @@ async def test_the_section_env_reaches_every_child(house: ServerHarness) -> None
         },
         yolo=True,
     )
-    result = await tool(room, "bash", description="d", command='echo "[$B_GREETING]"')
+    result = await tool(workspace, "bash", description="d", command='echo "[$B_GREETING]"')
     assert "[hello, you]" in result["content"]
-    assert (room.path / "hook.txt").read_text() == "hook hello, you\n"
+    assert (workspace.path / "hook.txt").read_text() == "hook hello, you\n"
 
 
 async def test_a_change_of_env_counts_from_the_next_turn(house: ServerHarness) -> None:
-    room = await configured(house, {"env": {"WORD": "first"}}, yolo=True)
-    assert "first" in (await tool(room, "bash", description="d", command="echo $WORD"))["content"]
+    workspace = await configured(house, {"env": {"WORD": "first"}}, yolo=True)
+    assert "first" in (await tool(workspace, "bash", description="d", command="echo $WORD"))["content"]
     change = {"scope": 1, "key": "env.WORD", "value": "second"}
-    (await room.client.post(f"/v1/workspaces/{room.id}/config/set", change)).expect(200)
-    assert "second" in (await tool(room, "bash", description="d", command="echo $WORD"))["content"]
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/set", change)).expect(200)
+    assert "second" in (await tool(workspace, "bash", description="d", command="echo $WORD"))["content"]
 
 
 async def test_bounds_of_ls_and_disabled_tools(house: ServerHarness) -> None:
-    room = await configured(
+    workspace = await configured(
         house, {"tools": {"ls": {"max_depth": 1, "max_items": 3}}, "options": {"disabled_tools": ["glob"]}}
     )
     for number in range(5):
-        (room.path / "deep" / str(number)).mkdir(parents=True)
-        (room.path / f"file{number}").touch()
-    result = await tool(room, "ls")
+        (workspace.path / "deep" / str(number)).mkdir(parents=True)
+        (workspace.path / f"file{number}").touch()
+    result = await tool(workspace, "ls")
     assert "Only 1 levels are listed" in result["content"]
     assert json.loads(result["metadata"]) == {"number_of_files": 3, "truncated": True}
-    assert "there is no such tool" in (await tool(room, "glob", pattern="*"))["content"]
+    assert "there is no such tool" in (await tool(workspace, "glob", pattern="*"))["content"]
 
 
 async def test_the_timeout_of_grep_is_in_nanoseconds(house: ServerHarness) -> None:
-    room = await configured(house, {"tools": {"grep": {"timeout": 1}}})
+    workspace = await configured(house, {"tools": {"grep": {"timeout": 1}}})
     for number in range(200):
-        (room.path / f"f{number}").write_text("nothing\n" * 1000)
-    result = await tool(room, "grep", pattern="(n+o+)+x")
+        (workspace.path / f"f{number}").write_text("nothing\n" * 1000)
+    result = await tool(workspace, "grep", pattern="(n+o+)+x")
     assert result["is_error"]
     assert "it took longer than 1e-09 s" in result["content"]
 
 
 async def test_the_timeout_of_glob_is_its_own(house: ServerHarness) -> None:
-    room = await configured(house, {"tools": {"glob": {"timeout": 1}}})
+    workspace = await configured(house, {"tools": {"glob": {"timeout": 1}}})
     for number in range(200):
-        (room.path / f"f{number}").touch()
-    result = await tool(room, "glob", pattern="f*")
+        (workspace.path / f"f{number}").touch()
+    result = await tool(workspace, "glob", pattern="f*")
     assert json.loads(result["metadata"])["truncated"]
     assert "There are more" in result["content"]
-    assert not (await tool(room, "grep", pattern="nothing"))["is_error"]
+    assert not (await tool(workspace, "grep", pattern="nothing"))["is_error"]
 
 
 async def test_a_relative_data_directory_is_in_the_workspace(house: ServerHarness) -> None:
-    room = await configured(house, {"options": {"data_directory": ".state/here"}})
-    there = room.path / ".state" / "here"
-    await room.ended(await room.prompt("/say hello"))
-    shown = (await room.client.get(f"/v1/workspaces/{room.id}")).expect(200).json()
+    workspace = await configured(house, {"options": {"data_directory": ".state/here"}})
+    there = workspace.path / ".state" / "here"
+    await workspace.ended(await workspace.prompt("/say hello"))
+    shown = (await workspace.client.get(f"/v1/workspaces/{workspace.id}")).expect(200).json()
     assert shown["data_dir"] == str(there)
     assert shown["config"]["options"]["data_directory"] == str(there)
     assert (there / ".gitignore").read_text() == "*\n"
-    assert not (room.path / ".bulkhead").exists()
+    assert not (workspace.path / ".bulkhead").exists()
     with sqlite3.connect(f"file:{there}/workspace.db?mode=ro", uri=True) as database:
         assert database.execute("select count(*) from sessions").fetchone() == (1,)
     database.close()
     change = {"scope": 1, "key": "options.debug", "value": True}
-    (await room.client.post(f"/v1/workspaces/{room.id}/config/set", change)).expect(200)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/set", change)).expect(200)
     assert json.loads((there / "bulkhead.json").read_text()) == {"options": {"debug": True}}
 
 
 async def test_what_a_client_asks_for_counts_more(house: ServerHarness) -> None:
-    room = await configured(house, {"options": {"data_directory": ".state"}}, data_dir="asked")
-    assert (room.path / "asked" / "workspace.db").exists()
-    assert not (room.path / ".state").exists()
+    workspace = await configured(house, {"options": {"data_directory": ".state"}}, data_dir="asked")
+    assert (workspace.path / "asked" / "workspace.db").exists()
+    assert not (workspace.path / ".state").exists()
 
 
 async def test_a_wrong_configuration_is_told_with_its_line(house: ServerHarness) -> None:
     path = house.root / "w"
     path.mkdir()
     (path / "bulkhead.json").write_text('{\n  "options": {\n    "debug": "yes"\n  }\n}')
-    room = await room_in(house, path)
-    answer = await room.client.submit(room.id, room.session, "/say hello")
+    workspace = await room_in(house, path)
+    answer = await workspace.client.submit(workspace.id, workspace.session, "/say hello")
     assert f"cannot use {path / 'bulkhead.json'}: line 3: options.debug must be true or false" in answer.body.decode()

@@ -17,16 +17,16 @@ def asks_for_a_title(call: Exchange) -> bool:
 
 
 async def test_an_untitled_session_is_named_beside_its_run(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    room.session = await room.client.create_session(room.id, title="")
-    run = await room.prompt("paint the fence")
+    workspace = await house.workspace(model="openai")
+    workspace.session = await workspace.client.create_session(workspace.id, title="")
+    run = await workspace.prompt("paint the fence")
     calls = [await house.provider.next_call(), await house.provider.next_call()]
     title, answer = sorted(calls, key=asks_for_a_title, reverse=True)
     assert asks_for_a_title(title)
     await answer.reply("painted")
-    assert (await room.ended(run))["text"] == "painted", "the title held up the run"
+    assert (await workspace.ended(run))["text"] == "painted", "the title held up the run"
     await title.reply("Fence painting")
-    await room.watcher.wait(
+    await workspace.watcher.wait(
         lambda event: event.kind == "session" and event.payload["title"] == "Fence painting", what="the title"
     )
 
@@ -35,11 +35,11 @@ async def test_an_untitled_session_is_named_beside_its_run(house: ServerHarness)
 async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on(
     house: ServerHarness, dialect: str
 ) -> None:
-    room = await house.room(model=dialect)
-    run = await room.prompt("first wish")
+    workspace = await house.workspace(model=dialect)
+    run = await workspace.prompt("first wish")
     await (await house.provider.next_call()).reply("first answer")
-    await room.ended(run)
-    run = await room.prompt("second wish")
+    await workspace.ended(run)
+    run = await workspace.prompt("second wish")
     too_long = await house.provider.next_call()
     await too_long.refuse(400, **OVERFLOW[dialect])
     summary = await house.provider.next_call()
@@ -51,32 +51,34 @@ async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on
     assert "second wish" in str(again.body["messages"])
     assert "first answer" not in str(again.body["messages"])
     await again.reply("second answer")
-    ended = await room.ended(run)
+    ended = await workspace.ended(run)
     assert ended["text"] == "second answer"
-    told = await room.messages()
+    told = await workspace.messages()
     assert [message["role"] for message in told] == ["user", "assistant", "user", "assistant", "assistant"]
     assert [message.get("is_summary_message", False) for message in told] == [False, False, False, True, False]
     assert texts(told[-1]) == "second answer"
-    session = (await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}")).expect(200).json()
+    session = (
+        (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}")).expect(200).json()
+    )
     assert session["summary_message_id"] == told[3]["id"]
-    run = await room.prompt("third wish")
+    run = await workspace.prompt("third wish")
     third = await house.provider.next_call()
     assert "first answer" not in str(third.body["messages"])
     await third.reply("third answer")
-    await room.ended(run)
+    await workspace.ended(run)
 
 
 async def test_W_06_a_cancel_in_the_summary_cancels_the_run_and_leaves_no_half_summary(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run = await room.prompt("first wish")
+    workspace = await house.workspace(model="openai")
+    run = await workspace.prompt("first wish")
     await (await house.provider.next_call()).reply("first answer")
-    await room.ended(run)
-    run = await room.prompt("second wish")
+    await workspace.ended(run)
+    run = await workspace.prompt("second wish")
     await (await house.provider.next_call()).refuse(400, **OVERFLOW["openai"])
     summary = await house.provider.next_call()
     await summary.tokens("half of it")
-    await room.watcher.text(room.session, "half of it")
-    await room.client.cancel(room.id, room.session)
-    assert (await room.ended(run))["cancelled"]
-    assert not any(message.get("is_summary_message") for message in await room.messages())
-    await room.works()
+    await workspace.watcher.text(workspace.session, "half of it")
+    await workspace.client.cancel(workspace.id, workspace.session)
+    assert (await workspace.ended(run))["cancelled"]
+    assert not any(message.get("is_summary_message") for message in await workspace.messages())
+    await workspace.works()

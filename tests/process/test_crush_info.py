@@ -20,21 +20,21 @@ ANSWER = page(json.dumps({"data": {"search": {"results": {"matchCount": 1, "limi
 
 
 async def configured(house: ServerHarness, config: dict[str, Any]) -> WorkspaceFixture:
-    room = await house.room()
+    workspace = await house.workspace()
     for key, value in config.items():
         change = {"scope": 1, "key": key, "value": value}
-        (await room.client.post(f"/v1/workspaces/{room.id}/config/set", change)).expect(200)
-    return room
+        (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/set", change)).expect(200)
+    return workspace
 
 
-async def results(room: WorkspaceFixture) -> list[dict[str, Any]]:
-    return [part for row in await room.messages() for part in parts_of(row, "tool_result")]
+async def results(workspace: WorkspaceFixture) -> list[dict[str, Any]]:
+    return [part for row in await workspace.messages() for part in parts_of(row, "tool_result")]
 
 
-async def tool(room: WorkspaceFixture, name: str, **args: object) -> str:
+async def tool(workspace: WorkspaceFixture, name: str, **args: object) -> str:
     """What one call says."""
-    await room.ended(await room.prompt(f"/tool {name} {json.dumps(args)}\n/say done"))
-    result = (await results(room))[-1]
+    await workspace.ended(await workspace.prompt(f"/tool {name} {json.dumps(args)}\n/say done"))
+    result = (await results(workspace))[-1]
     assert not result["is_error"], result
     return str(result["content"])
 
@@ -43,54 +43,54 @@ async def test_info_tells_of_the_turn_that_asks(house: ServerHarness) -> None:
     provider = {"type": "openai-compat", "base_url": "http://127.0.0.1:9/v1", "api_key": KEY, "models": [{"id": "m"}]}
     model = {"provider": "builtin", "model": "script"}
     allowed = {"permissions.allowed_tools": ["write"]}
-    room = await configured(house, {"models.large": model, "providers.mine": provider, **allowed})
-    text = await tool(room, "crush_info")
+    workspace = await configured(house, {"models.large": model, "providers.mine": provider, **allowed})
+    text = await tool(workspace, "crush_info")
     assert "mine: type openai-compat, with a key, 1 models" in text
     assert "large: builtin/script" in text
     assert "never asked for: write" in text
     assert "up to date" in text
     assert KEY not in text
-    (room.path / "bulkhead.json").write_text('{"permissions": {"allowed_tools": ["edit"]}}')
-    text = await tool(room, "crush_info")
+    (workspace.path / "bulkhead.json").write_text('{"permissions": {"allowed_tools": ["edit"]}}')
+    text = await tool(workspace, "crush_info")
     assert "other files than those above are in use now" in text
     assert "changed since it was read: permissions" in text
-    (await room.client.post(f"/v1/workspaces/{room.id}/permissions/skip", {"skip": True})).expect(200)
-    assert "skipped: tools run without asking" in await tool(room, "crush_info")
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/permissions/skip", {"skip": True})).expect(200)
+    assert "skipped: tools run without asking" in await tool(workspace, "crush_info")
 
 
 async def test_logs_are_those_of_this_worker_alone(house: ServerHarness) -> None:
-    room, other = await house.room(), await house.room("other")
-    text = await tool(room, "crush_logs", lines=100)
-    assert f"{room.id}.log:" in text.splitlines()[0]
+    workspace, other = await house.workspace(), await house.workspace("other")
+    text = await tool(workspace, "crush_logs", lines=100)
+    assert f"{workspace.id}.log:" in text.splitlines()[0]
     assert " recovered " in text
-    assert f"workspace={room.id}" in text
+    assert f"workspace={workspace.id}" in text
     assert other.id not in text
 
 
 async def test_a_search_in_public_code_asks_first(house: ServerHarness) -> None:
     async with Pages() as pages:
         pages.answers[PATH] = ANSWER
-        room = await configured(house, {"env.BULKHEAD_SOURCEGRAPH_URL": pages.url(PATH)})
-        run = await room.prompt('/tool sourcegraph {"query": "fence"}\n/say done')
-        request = await requested(room.watcher)
+        workspace = await configured(house, {"env.BULKHEAD_SOURCEGRAPH_URL": pages.url(PATH)})
+        run = await workspace.prompt('/tool sourcegraph {"query": "fence"}\n/say done')
+        request = await requested(workspace.watcher)
         assert (request["tool_name"], request["action"]) == ("sourcegraph", "fetch")
-        assert request["path"] == str(room.path)
+        assert request["path"] == str(workspace.path)
         assert pages.asked == []
-        assert await resolved(room, request, "allow")
-        await room.ended(run)
-        (result,) = await results(room)
+        assert await resolved(workspace, request, "allow")
+        await workspace.ended(run)
+        (result,) = await results(workspace)
         assert ">     1| fence()" in result["content"]
         assert json.loads(result["metadata"]) == {"number_of_matches": 1, "truncated": False}
-        run = await room.prompt('/tool sourcegraph {"query": "secret plan"}\n/say not reached')
-        request = await requested(room.watcher, other_than=request["id"])
-        assert await resolved(room, request, "deny")
-        await room.ended(run)
+        run = await workspace.prompt('/tool sourcegraph {"query": "secret plan"}\n/say not reached')
+        request = await requested(workspace.watcher, other_than=request["id"])
+        assert await resolved(workspace, request, "deny")
+        await workspace.ended(run)
         assert pages.asked == [PATH]
 
 
 async def test_an_agent_that_looks_things_up_may_search_and_not_ask_about_us(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run = await room.prompt("find it")
+    workspace = await house.workspace(model="openai")
+    run = await workspace.prompt("find it")
     call = await house.provider.next_call()
     mine = {tool["function"]["name"] for tool in call.body["tools"]}
     assert {"sourcegraph", "crush_info", "crush_logs"} <= mine
@@ -102,4 +102,4 @@ async def test_an_agent_that_looks_things_up_may_search_and_not_ask_about_us(hou
     assert names.isdisjoint({"crush_info", "crush_logs"})
     await agent.reply("nowhere")
     await (await house.provider.next_call()).reply("done")
-    await room.ended(run)
+    await workspace.ended(run)

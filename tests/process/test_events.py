@@ -7,9 +7,9 @@ from tests.support.harness.server_harness import ServerHarness
 
 
 async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(house: ServerHarness) -> None:
-    room = await house.room()
-    plain = await house.watch(room.id, name="plain", ids=False)
-    run = await room.prompt("/tokens 20 200")
+    workspace = await house.workspace()
+    plain = await house.watch(workspace.id, name="plain", ids=False)
+    run = await workspace.prompt("/tokens 20 200")
     await plain.ended(run)
     assert {event.kind for event in plain.seen} <= {"message", "session", "agent_event", "run_complete"}
     created = [e.payload["id"] for e in plain.seen if e.kind == "message" and e.change == "created"]
@@ -19,38 +19,40 @@ async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(
 
 
 async def test_text_grows_and_the_end_comes_last(house: ServerHarness) -> None:
-    room = await house.room()
-    run = await room.prompt("/tokens 40 200")
-    end = await room.ended(run)
+    workspace = await house.workspace()
+    run = await workspace.prompt("/tokens 40 200")
+    end = await workspace.ended(run)
     lengths = [
         len(part["data"]["text"])
-        for e in room.watcher.seen
+        for e in workspace.watcher.seen
         if e.kind == "message" and e.payload["id"] == end["message_id"]
         for part in e.payload["parts"]
         if part["type"] == "text"
     ]
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > 2, f"no snapshot of the growing message came: {lengths}"
-    after = room.watcher.seen[[e.kind for e in room.watcher.seen].index("run_complete") + 1 :]
+    after = workspace.watcher.seen[[e.kind for e in workspace.watcher.seen].index("run_complete") + 1 :]
     assert [e for e in after if e.kind == "message"] == []
 
 
 async def test_a_stream_resumes_after_the_last_id(house: ServerHarness) -> None:
-    room = await house.room()
-    first = await room.prompt("/say one")
-    await room.ended(first)
-    numbered = [event for event in room.watcher.seen if event.number and not event.is_base]
-    second = await room.prompt("/say two")
-    await room.ended(second)
+    workspace = await house.workspace()
+    first = await workspace.prompt("/say one")
+    await workspace.ended(first)
+    numbered = [event for event in workspace.watcher.seen if event.number and not event.is_base]
+    second = await workspace.prompt("/say two")
+    await workspace.ended(second)
     for cut in (1, len(numbered) // 2, len(numbered)):
-        late = await house.watch(room.id, name=f"after {cut}")
+        late = await house.watch(workspace.id, name=f"after {cut}")
         await late.close()
         late.seen.clear()
         late.stream.after = numbered[cut - 1].number
         await late.open(f"{numbered[cut - 1].log}.{numbered[cut - 1].number}")
         await late.ended(second)
         wanted = [
-            event.number for event in room.watcher.seen if event.number > numbered[cut - 1].number and not event.is_base
+            event.number
+            for event in workspace.watcher.seen
+            if event.number > numbered[cut - 1].number and not event.is_base
         ]
         got = [event.number for event in late.seen if event.number and not event.is_base]
         assert got[: len(wanted)] == wanted
@@ -59,28 +61,28 @@ async def test_a_stream_resumes_after_the_last_id(house: ServerHarness) -> None:
 @pytest.mark.parametrize("cursor", ["future", "other log", "negative", "text"])
 async def test_a_cursor_that_cannot_be_served_gets_a_reset(house: ServerHarness, cursor: str) -> None:
     house.resets_are_fine = True
-    room = await house.room()
-    run = await room.prompt("/say one")
-    await room.ended(run)
-    log = next(event.log for event in room.watcher.seen if event.number)
+    workspace = await house.workspace()
+    run = await workspace.prompt("/say one")
+    await workspace.ended(run)
+    log = next(event.log for event in workspace.watcher.seen if event.number)
     text = {"future": f"{log}.99999", "other log": "0123abcd.1", "negative": f"{log}.-1", "text": "yesterday"}[cursor]
-    late = await house.watch(room.id, name="reset")
+    late = await house.watch(workspace.id, name="reset")
     await late.close()
     late.seen.clear()
     await late.open(text)
     reset = await late.wait(lambda e: e.is_reset, what="reset")
     assert reset.payload["cursor"] == f"{reset.log}.{reset.number}"
-    second = await room.prompt("/say two")
+    second = await workspace.prompt("/say two")
     await late.ended(second)
 
 
 async def test_the_state_of_the_workspace_is_on_the_stream(house: ServerHarness) -> None:
-    room = await house.room()
-    worker = await room.worker()
+    workspace = await house.workspace()
+    worker = await workspace.worker()
     await worker.kill()
-    lost = await room.watcher.state("restarting", timeout_s=2.0)
+    lost = await workspace.watcher.state("restarting", timeout_s=2.0)
     assert "signal 9" in lost["reason"]
-    back = await room.watcher.state("ready", skip=len(room.watcher.seen))
+    back = await workspace.watcher.state("ready", skip=len(workspace.watcher.seen))
     assert back["pid"] != worker.pid
-    assert (await house.worker(room.id))["restarts"] == 1
-    await room.works()
+    assert (await house.worker(workspace.id))["restarts"] == 1
+    await workspace.works()

@@ -12,75 +12,75 @@ QUICK = {"evict_idle_s": 0.2, "create_grace_s": 0.2, "detach_grace_s": 0.1}
 
 async def alone(house: ServerHarness) -> WorkspaceFixture:
     """A room that nobody watches."""
-    room = await house.room()
-    await room.watcher.close()
-    return room
+    workspace = await house.workspace()
+    await workspace.watcher.close()
+    return workspace
 
 
-async def asleep(house: ServerHarness, room: WorkspaceFixture) -> None:
+async def asleep(house: ServerHarness, workspace: WorkspaceFixture) -> None:
     async def is_asleep() -> bool:
-        return (await house.worker(room.id))["state"] == "asleep"
+        return (await house.worker(workspace.id))["state"] == "asleep"
 
     await eventually(is_asleep, timeout_s=10.0)
 
 
-async def completed(room: WorkspaceFixture, run_id: str) -> None:
+async def completed(workspace: WorkspaceFixture, run_id: str) -> None:
     async def is_completed() -> bool:
-        return (await room.run(run_id))["outcome"] == "completed"
+        return (await workspace.run(run_id))["outcome"] == "completed"
 
     await eventually(is_completed, timeout_s=10.0)
 
 
 @pytest.mark.house(limits=QUICK)
 async def test_an_idle_worker_sleeps_and_the_next_request_wakes_it(house: ServerHarness) -> None:
-    room = await alone(house)
-    worker = await room.worker()
-    await asleep(house, room)
+    workspace = await alone(house)
+    worker = await workspace.worker()
+    await asleep(house, workspace)
     assert not worker.is_alive
-    run_id = await room.prompt("/say awake again")
-    await completed(room, run_id)
-    assert (await house.worker(room.id))["restarts"] == 0
+    run_id = await workspace.prompt("/say awake again")
+    await completed(workspace, run_id)
+    assert (await house.worker(workspace.id))["restarts"] == 0
 
 
 async def test_P11_a_worker_with_a_run_is_not_evicted(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run_id, call = await room.streaming("before ")
-    refused = (await room.client.post(f"/v1/workspaces/{room.id}/evict")).expect(409)
+    workspace = await house.workspace(model="openai")
+    run_id, call = await workspace.streaming("before ")
+    refused = (await workspace.client.post(f"/v1/workspaces/{workspace.id}/evict")).expect(409)
     assert refused.code == "busy"
     await call.reply("after")
-    assert (await room.ended(run_id))["text"] == "before after"
+    assert (await workspace.ended(run_id))["text"] == "before after"
 
 
 @pytest.mark.house(limits=QUICK)
 async def test_W19_a_prompt_that_meets_an_eviction_is_run(house: ServerHarness) -> None:
     house.failpoints.arm("evict.decided")
-    room = await alone(house)
+    workspace = await alone(house)
     hit = await house.failpoints.reached("evict.decided")
-    worker = await room.worker()
-    run_id = await room.prompt("/tokens 40 40")
+    worker = await workspace.worker()
+    run_id = await workspace.prompt("/tokens 40 40")
     hit.release()
-    await completed(room, run_id)
-    assert (await house.worker(room.id))["generation"] == 1
+    await completed(workspace, run_id)
+    assert (await house.worker(workspace.id))["generation"] == 1
     assert worker.is_alive
 
 
 @pytest.mark.house(limits=QUICK)
 async def test_W10_a_worker_killed_when_its_eviction_was_decided(house: ServerHarness) -> None:
     house.failpoints.arm("evict.decided")
-    room = await alone(house)
+    workspace = await alone(house)
     hit = await house.failpoints.reached("evict.decided")
-    await (await room.worker()).kill()
+    await (await workspace.worker()).kill()
     hit.release()
-    run_id = await room.prompt("/say here")
-    await completed(room, run_id)
+    run_id = await workspace.prompt("/say here")
+    await completed(workspace, run_id)
 
 
 @pytest.mark.house(limits=QUICK)
 async def test_W19_two_requests_wake_one_worker(house: ServerHarness) -> None:
-    room = await alone(house)
-    await asleep(house, room)
+    workspace = await alone(house)
+    await asleep(house, workspace)
     house.failpoints.arm("wake.before_spawn")
-    asking = [asyncio.ensure_future(room.client.get(f"/v1/workspaces/{room.id}/sessions")) for _ in range(2)]
+    asking = [asyncio.ensure_future(workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")) for _ in range(2)]
     hit = await house.failpoints.reached("wake.before_spawn")
     before = dict(house.failpoints.counts)
     hit.release()
@@ -89,4 +89,4 @@ async def test_W19_two_requests_wake_one_worker(house: ServerHarness) -> None:
     assert {key: n for key, n in house.failpoints.counts.items() if key[0] == "wake.before_spawn"} == {
         key: n for key, n in before.items() if key[0] == "wake.before_spawn"
     }
-    assert (await house.worker(room.id))["generation"] == 2
+    assert (await house.worker(workspace.id))["generation"] == 2

@@ -10,9 +10,9 @@ def tool(name: str, **args: object) -> str:
 
 
 async def test_changes_are_told_and_kept(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    (room.path / "a.txt").write_text("one\n")
-    run = await room.prompt(
+    workspace = await house.workspace(yolo=True)
+    (workspace.path / "a.txt").write_text("one\n")
+    run = await workspace.prompt(
         "\n".join(
             [
                 tool("view", file_path="a.txt"),
@@ -22,13 +22,17 @@ async def test_changes_are_told_and_kept(house: ServerHarness) -> None:
             ]
         )
     )
-    await room.ended(run)
-    found = (await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}/history")).expect(200).json()
-    path = str(room.path / "a.txt")
+    await workspace.ended(run)
+    found = (
+        (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}/history"))
+        .expect(200)
+        .json()
+    )
+    path = str(workspace.path / "a.txt")
     assert [(one["version"], one["content"]) for one in found if one["path"] == path] == [
         (0, "one\n"),
         (1, "two\n"),
         (2, "three\n"),
     ]
-    events = [event.payload for event in room.watcher.seen if event.kind == "file"]
+    events = [event.payload for event in workspace.watcher.seen if event.kind == "file"]
     assert [event["id"] for event in sorted(events, key=lambda e: e["version"])] == [one["id"] for one in found]

@@ -16,63 +16,66 @@ def write_hooks(house: ServerHarness, room_name: str, *hooks: dict[str, object])
 
 
 async def hooked(house: ServerHarness, *hooks: dict[str, object]) -> WorkspaceFixture:
-    room = await house.room(yolo=True)
+    workspace = await house.workspace(yolo=True)
     write_hooks(house, "w", *hooks)
-    (await room.client.post(f"/v1/workspaces/{room.id}/agent/update")).expect(200)
-    return room
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent/update")).expect(200)
+    return workspace
 
 
-async def result_of(room: WorkspaceFixture, command: str) -> dict[str, Any]:
+async def result_of(workspace: WorkspaceFixture, command: str) -> dict[str, Any]:
     call = json.dumps({"description": "d", "command": command})
-    await room.ended(await room.prompt(f"/tool bash {call}\n/say done"))
-    return [part for row in await room.messages() for part in parts_of(row, "tool_result")][-1]
+    await workspace.ended(await workspace.prompt(f"/tool bash {call}\n/say done"))
+    return [part for row in await workspace.messages() for part in parts_of(row, "tool_result")][-1]
 
 
 async def test_a_hook_sees_the_call_and_refuses_it(house: ServerHarness) -> None:
-    room = await hooked(house, {"command": "cat >seen.json; echo not today >&2; exit 2", "matcher": "^bash$"})
-    result = await result_of(room, "touch ran")
+    workspace = await hooked(house, {"command": "cat >seen.json; echo not today >&2; exit 2", "matcher": "^bash$"})
+    result = await result_of(workspace, "touch ran")
     assert result["is_error"]
     assert result["content"] == "not today"
-    assert not (room.path / "ran").exists()
-    seen = json.loads((room.path / "seen.json").read_text())
+    assert not (workspace.path / "ran").exists()
+    seen = json.loads((workspace.path / "seen.json").read_text())
     assert seen["tool_name"] == "bash"
     assert seen["tool_input"]["command"] == "touch ran"
-    assert seen["session_id"] == room.session
+    assert seen["session_id"] == workspace.session
     hook = json.loads(result["metadata"])["hook"]
     assert hook["decision"] == "deny"
-    assert (finish_of(await room.last_assistant()) or {})["reason"] == "end_turn"
-    said = [part["text"] for part in parts_of(await room.last_assistant(), "text")]
+    assert (finish_of(await workspace.last_assistant()) or {})["reason"] == "end_turn"
+    said = [part["text"] for part in parts_of(await workspace.last_assistant(), "text")]
     assert said == ["done"], "a denial of a hook ends the call, not the turn"
 
 
 async def test_a_hook_halts_the_turn(house: ServerHarness) -> None:
-    room = await hooked(house, {"command": "exit 49"})
-    result = await result_of(room, "touch ran")
+    workspace = await hooked(house, {"command": "exit 49"})
+    result = await result_of(workspace, "touch ran")
     assert result["is_error"]
     said = [
-        part["text"] for row in await room.messages() if row["role"] == "assistant" for part in parts_of(row, "text")
+        part["text"]
+        for row in await workspace.messages()
+        if row["role"] == "assistant"
+        for part in parts_of(row, "text")
     ]
     assert not any("done" in text for text in said)
 
 
 async def test_a_hook_changes_the_call_and_adds_a_note(house: ServerHarness) -> None:
     answer = json.dumps({"updated_input": {"command": "echo changed"}, "context": "mind the gap"})
-    room = await hooked(house, {"command": f"echo '{answer}'"})
-    result = await result_of(room, "echo original")
+    workspace = await hooked(house, {"command": f"echo '{answer}'"})
+    result = await result_of(workspace, "echo original")
     assert "changed" in result["content"]
     assert "original" not in result["content"]
     assert result["content"].endswith("mind the gap")
 
 
 async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: ServerHarness) -> None:
-    room = await hooked(
+    workspace = await hooked(
         house,
         {"command": "sleep 600", "timeout": 1},
         {"command": "kill -9 $$"},
         {"command": "no-such-program"},
         {"command": "echo '{\"decision\":'"},
     )
-    result = await result_of(room, "echo ran")
+    result = await result_of(workspace, "echo ran")
     assert not result["is_error"], result
     assert "ran" in result["content"]
 
@@ -80,20 +83,20 @@ async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: ServerHarness)
 @pytest.mark.parametrize("letter", ["x", "\N{GRINNING FACE}"])
 async def test_a_long_call_reaches_the_hook_whole(house: ServerHarness, letter: str) -> None:
     # More than a pipe takes at once; and in bytes more than the kernel takes as a variable.
-    room = await hooked(house, {"command": "cat >seen.json; exit 2"})
+    workspace = await hooked(house, {"command": "cat >seen.json; exit 2"})
     command = "touch ran; echo " + 90_000 * letter
-    assert (await result_of(room, command))["is_error"]
-    assert json.loads((room.path / "seen.json").read_text())["tool_input"]["command"] == command
-    assert not (room.path / "ran").exists()
+    assert (await result_of(workspace, command))["is_error"]
+    assert json.loads((workspace.path / "seen.json").read_text())["tool_input"]["command"] == command
+    assert not (workspace.path / "ran").exists()
 
 
 async def test_a_hook_may_hand_back_much(house: ServerHarness) -> None:
     script = "import json; print(json.dumps({'updated_input': {'command': 'echo changed #' + 'x' * 90_000}}))"
-    room = await hooked(house, {"command": f'{sys.executable} -c "{script}"'})
-    assert "changed" in (await result_of(room, "echo original"))["content"]
+    workspace = await hooked(house, {"command": f'{sys.executable} -c "{script}"'})
+    assert "changed" in (await result_of(workspace, "echo original"))["content"]
 
 
 async def test_of_equal_commands_the_first_counts_and_no_hook_that_cannot_start(house: ServerHarness) -> None:
     one, two = ("echo '" + json.dumps({"context": text}) + "'" for text in ("first", "second"))
-    room = await hooked(house, {"command": one}, {"command": two}, {"command": one}, {"command": "a\0b"})
-    assert (await result_of(room, "true"))["content"].endswith("first\nsecond")
+    workspace = await hooked(house, {"command": one}, {"command": two}, {"command": one}, {"command": "a\0b"})
+    assert (await result_of(workspace, "true"))["content"].endswith("first\nsecond")

@@ -9,9 +9,9 @@ from tests.support.clients.http_client import parts_of
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 
-async def results(room: WorkspaceFixture, *lines: str) -> list[dict[str, Any]]:
-    await room.ended(await room.prompt("\n".join(lines)))
-    return [part for row in await room.messages() for part in parts_of(row, "tool_result")]
+async def results(workspace: WorkspaceFixture, *lines: str) -> list[dict[str, Any]]:
+    await workspace.ended(await workspace.prompt("\n".join(lines)))
+    return [part for row in await workspace.messages() for part in parts_of(row, "tool_result")]
 
 
 def tool(name: str, **args: object) -> str:
@@ -20,20 +20,20 @@ def tool(name: str, **args: object) -> str:
 
 @pytest.mark.house(limits={"background_wait_s": 0.05})
 async def test_a_job_outlives_its_run_and_ends_with_the_worker(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
+    workspace = await house.workspace(yolo=True)
     pipe = house.pipe()
     command = f"echo $$ >{pipe.path}; echo building; sleep 1000"
-    (begun,) = await results(room, tool("bash", description="build", command=command, run_in_background=True))
+    (begun,) = await results(workspace, tool("bash", description="build", command=command, run_in_background=True))
     job = json.loads(begun["metadata"])["shell_id"]
     process = house.hold(int(await pipe.line()))
-    told = (await results(room, tool("job_output", shell_id=job, wait=False)))[-1]
+    told = (await results(workspace, tool("job_output", shell_id=job, wait=False)))[-1]
     assert "building" in told["content"]
     assert "running" in told["content"]
     assert process.is_alive
-    worker, seen = await room.worker(), len(room.watcher.seen)
+    worker, seen = await workspace.worker(), len(workspace.watcher.seen)
     await worker.kill()
     await process.gone()
-    await room.watcher.state("ready", skip=seen)
-    lost = (await results(room, tool("job_output", shell_id=job, wait=False)))[-1]
+    await workspace.watcher.state("ready", skip=seen)
+    lost = (await results(workspace, tool("job_output", shell_id=job, wait=False)))[-1]
     assert lost["is_error"]
     assert "this conversation has none" in lost["content"]

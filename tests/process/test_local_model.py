@@ -15,26 +15,26 @@ from tests.support.harness.server_harness import ServerHarness
 AT_ONCE = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}
 
 
-@pytest.mark.house(env=ON, start=False, bystander=False)
+@pytest.mark.house(env=ON, start=False, neighbour=False)
 async def test_without_a_provider_it_answers_and_starts_with_the_first_prompt(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start(default=None)
-    room = await house.room()
-    info = (await room.client.get(f"/v1/workspaces/{room.id}/agent")).expect(200).json()
+    workspace = await house.workspace()
+    info = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/agent")).expect(200).json()
     assert (info["model_cfg"]["provider"], info["model_cfg"]["model"]) == ("local", "smollm2")
     assert info["model"]["context_window"] == 4096
     assert not side.record.exists(), "started although nobody asked it anything"
-    keys = (await answer(room, "/keys")).split()
+    keys = (await answer(workspace, "/keys")).split()
     assert "messages" in keys
     assert "tools" not in keys, "it makes no tool calls, and reads slowly"
-    assert str(side.process().pid) == await answer(room, "/pid")
+    assert str(side.process().pid) == await answer(workspace, "/pid")
 
 
 @pytest.mark.house(env=ON, start=False)
 async def test_two_workspaces_share_one_process(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start()
-    one, two = await side.room("one"), await side.room("two")
+    one, two = await side.workspace("one"), await side.workspace("two")
     held = await one.prompt("/hold")
     await one.watcher.text(one.session, "one two")
     assert await answer(two, "/pid") == str(side.process().pid)
@@ -47,12 +47,12 @@ async def test_a_slow_start_is_waited_for(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     side.mode.write_text("slow")
     await side.start()
-    room = await side.room()
-    run = await room.prompt("/say worth waiting for")
+    workspace = await side.workspace()
+    run = await workspace.prompt("/say worth waiting for")
     await eventually(side.record.exists, what="the process on record")
     slow = side.process()
     side.mode.write_text("ok")
-    assert (await room.ended(run))["text"] == "worth waiting for"
+    assert (await workspace.ended(run))["text"] == "worth waiting for"
     assert slow.is_alive
 
 
@@ -61,40 +61,40 @@ async def test_one_that_never_gets_ready_is_replaced(house: ServerHarness) -> No
     side = LocalModelFixture(house)
     side.mode.write_text("slow")
     await side.start()
-    room = await side.room()
-    run = await room.prompt("/say at last")
+    workspace = await side.workspace()
+    run = await workspace.prompt("/say at last")
     await eventually(side.record.exists, what="the process on record")
     await side.process().gone()
     side.mode.write_text("ok")
-    assert (await room.ended(run))["text"] == "at last"
+    assert (await workspace.ended(run))["text"] == "at last"
 
 
 @pytest.mark.house(env=ON, start=False, limits=AT_ONCE)
 async def test_killed_in_the_middle_of_an_answer(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start()
-    room = await side.room()
-    run = await room.prompt("/hold")
-    await room.watcher.text(room.session, "one two")
+    workspace = await side.workspace()
+    run = await workspace.prompt("/hold")
+    await workspace.watcher.text(workspace.session, "one two")
     await side.process().kill()
     side.go()
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     assert end["text"] == "one two three", "the answer was asked for again, and nothing is doubled"
-    await room.works()
+    await workspace.works()
 
 
 @pytest.mark.house(env=ON, start=False, limits={**AT_ONCE, "local_model_lost_s": 2.0})
 async def test_one_that_hangs_is_killed_and_replaced(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start()
-    room = await side.room()
-    run = await room.prompt("/hold")
-    await room.watcher.text(room.session, "one two")
+    workspace = await side.workspace()
+    run = await workspace.prompt("/hold")
+    await workspace.watcher.text(workspace.session, "one two")
     hung = side.process()
     hung.send(signal.SIGSTOP)
     await hung.gone(10.0)
     side.go()
-    assert (await room.ended(run))["text"] == "one two three"
+    assert (await workspace.ended(run))["text"] == "one two three"
     assert "hung" in house.server.log
 
 
@@ -103,14 +103,14 @@ async def test_one_that_cannot_start_is_refused_with_the_reason_and_tried_again_
     side = LocalModelFixture(house)
     side.mode.write_text("broken")
     await side.start()
-    room = await side.room()
-    end = await room.ended(await room.prompt("/say hello"))
+    workspace = await side.workspace()
+    end = await workspace.ended(await workspace.prompt("/say hello"))
     assert "exit code 3" in end["error"], end
     assert "the file of the model is broken" in house.server.log
     side.mode.write_text("ok")
 
     async def is_answered() -> bool:
-        return "error" not in await room.ended(await room.prompt("/say hello"))
+        return "error" not in await workspace.ended(await workspace.prompt("/say hello"))
 
     await eventually(is_answered, timeout_s=15.0, what="an answer once the pause is over")
 
@@ -119,20 +119,20 @@ async def test_one_that_cannot_start_is_refused_with_the_reason_and_tried_again_
 async def test_it_leaves_when_nobody_needs_it_and_comes_back(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start()
-    room = await side.room()
-    first = await answer(room, "/pid")
+    workspace = await side.workspace()
+    first = await answer(workspace, "/pid")
     await eventually(lambda: not side.record.exists(), what="it left by itself")
-    assert await answer(room, "/pid") != first
+    assert await answer(workspace, "/pid") != first
 
 
 @pytest.mark.house(env=ON, start=False)
 async def test_it_ends_with_the_service(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start()
-    room = await side.room()
-    await answer(room, "/say hello")
+    workspace = await side.workspace()
+    await answer(workspace, "/say hello")
     process = side.process()
-    house.bystander.was_ended = True
+    house.neighbour.was_ended = True
     assert await house.server.stop() == 0
     assert not process.is_alive
     assert not side.record.exists()
@@ -143,19 +143,19 @@ async def test_it_ends_with_the_service(house: ServerHarness) -> None:
 async def test_an_answer_outlives_the_supervisor_and_the_next_has_a_process_of_its_own(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start()
-    house.bystander.may_reconnect = True
-    room = await side.room()
-    room.watcher.resumes = True
-    run = await room.prompt("/hold")
-    await room.watcher.text(room.session, "one two")
+    house.neighbour.may_reconnect = True
+    workspace = await side.workspace()
+    workspace.watcher.resumes = True
+    run = await workspace.prompt("/hold")
+    await workspace.watcher.text(workspace.session, "one two")
     old = side.process()
     await house.server.kill9()
     await house.server.restart()
-    next_run = await room.prompt("/pid")
+    next_run = await workspace.prompt("/pid")
     side.go()
-    assert (await room.ended(run))["text"] == "one two three"
+    assert (await workspace.ended(run))["text"] == "one two three"
     await old.gone()
-    end = await room.ended(next_run)
+    end = await workspace.ended(next_run)
     assert end["text"] == str(side.process().pid) != str(old.pid)
 
 
@@ -163,23 +163,23 @@ async def test_an_answer_outlives_the_supervisor_and_the_next_has_a_process_of_i
 async def test_one_that_hangs_when_its_supervisor_dies_is_ended_by_the_next(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start()
-    house.bystander.may_reconnect = True
-    room = await side.room()
-    room.watcher.resumes = True
-    await answer(room, "/say hello")
+    house.neighbour.may_reconnect = True
+    workspace = await side.workspace()
+    workspace.watcher.resumes = True
+    await answer(workspace, "/say hello")
     hung = side.process()
     hung.send(signal.SIGSTOP)
     await house.server.kill9()
     await house.server.restart()
     await hung.gone()
-    await room.works()
+    await workspace.works()
 
 
 @pytest.mark.house(env={"BULKHEAD_LOCAL_MODEL": "0"}, start=False)
 async def test_it_can_be_switched_off(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start(default=None)
-    room = await house.room()
-    assert await answer(room, "/say scripted") == "scripted"
+    workspace = await house.workspace()
+    assert await answer(workspace, "/say scripted") == "scripted"
     assert not side.record.exists()
     assert not Path(house.server.runtime_dir / "model.sock").exists()

@@ -16,8 +16,8 @@ SHORT = "What is the capital of France?"
 LONG = "Write a long story about a ship."
 
 
-async def first_words(room: WorkspaceFixture) -> None:
-    await room.watcher.wait(
+async def first_words(workspace: WorkspaceFixture) -> None:
+    await workspace.watcher.wait(
         lambda e: e.kind == "message" and e.payload["role"] == "assistant" and " " in _text(e.payload),
         what="the first words",
         timeout_s=PATIENT_S,
@@ -32,13 +32,15 @@ def _text(message: dict[str, list[dict[str, dict[str, str]]]]) -> str:
 async def test_a_prompt_is_answered_piece_by_piece(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start(real=True)
-    room = await side.room(max_tokens=40)
-    end = await room.ended(await room.prompt(SHORT), PATIENT_S)
+    workspace = await side.workspace(max_tokens=40)
+    end = await workspace.ended(await workspace.prompt(SHORT), PATIENT_S)
     assert "error" not in end, end
     assert end["text"]
-    shown = [e for e in room.watcher.seen if e.kind == "message" and e.payload["role"] == "assistant"]
+    shown = [e for e in workspace.watcher.seen if e.kind == "message" and e.payload["role"] == "assistant"]
     assert len(shown) > 3, "it came at once, not as a stream"
-    session = (await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}")).expect(200).json()
+    session = (
+        (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}")).expect(200).json()
+    )
     assert session["prompt_tokens"] > 10
     assert session["cost"] == 0
 
@@ -47,7 +49,7 @@ async def test_a_prompt_is_answered_piece_by_piece(house: ServerHarness) -> None
 async def test_two_workspaces_share_one_real_process(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start(real=True)
-    one, two = await side.room("one", max_tokens=20), await side.room("two", max_tokens=20)
+    one, two = await side.workspace("one", max_tokens=20), await side.workspace("two", max_tokens=20)
     runs = [await one.prompt(SHORT), await two.prompt(SHORT)]
     ends = [await one.ended(runs[0], PATIENT_S), await two.ended(runs[1], PATIENT_S)]
     assert all("error" not in end and end["text"] for end in ends), ends
@@ -59,17 +61,17 @@ async def test_two_workspaces_share_one_real_process(house: ServerHarness) -> No
 async def test_kill_9_in_the_middle_of_a_real_answer(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start(real=True)
-    room = await side.room(max_tokens=300)
-    run = await room.prompt(LONG)
-    await first_words(room)
+    workspace = await side.workspace(max_tokens=300)
+    run = await workspace.prompt(LONG)
+    await first_words(workspace)
     await side.process().kill()
-    retrying = await room.watcher.wait(
+    retrying = await workspace.watcher.wait(
         lambda e: e.kind == "agent_event" and e.payload["type"] == "retrying", what="a second attempt"
     )
     assert "error" not in retrying.payload
-    (await room.client.cancel(room.id, room.session)).expect(200)
-    assert (await room.ended(run, PATIENT_S)).get("cancelled") is True
-    end = await room.ended(await room.prompt(SHORT), PATIENT_S)
+    (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
+    assert (await workspace.ended(run, PATIENT_S)).get("cancelled") is True
+    end = await workspace.ended(await workspace.prompt(SHORT), PATIENT_S)
     assert "error" not in end, end
 
 
@@ -77,12 +79,12 @@ async def test_kill_9_in_the_middle_of_a_real_answer(house: ServerHarness) -> No
 async def test_a_cancel_frees_it_and_it_leaves_when_idle(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start(real=True)
-    room = await side.room(max_tokens=300)
-    run = await room.prompt(LONG)
-    await first_words(room)
+    workspace = await side.workspace(max_tokens=300)
+    run = await workspace.prompt(LONG)
+    await first_words(workspace)
     process = side.process()
-    (await room.client.cancel(room.id, room.session)).expect(200)
-    assert (await room.ended(run)).get("cancelled") is True
+    (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
+    assert (await workspace.ended(run)).get("cancelled") is True
     await process.gone(15.0)
     await eventually(lambda: not side.record.exists(), what="its record is gone")
     assert "left in order" in house.server.log
@@ -92,13 +94,13 @@ async def test_a_cancel_frees_it_and_it_leaves_when_idle(house: ServerHarness) -
 async def test_the_service_ends_in_the_middle_of_a_real_answer(house: ServerHarness) -> None:
     side = LocalModelFixture(house)
     await side.start(real=True)
-    room = await side.room(max_tokens=300)
-    run = await room.prompt(LONG)
-    await first_words(room)
+    workspace = await side.workspace(max_tokens=300)
+    run = await workspace.prompt(LONG)
+    await first_words(workspace)
     process = side.process()
-    house.bystander.was_ended = True
+    house.neighbour.was_ended = True
     assert await house.server.stop() == 0
-    assert (await room.ended(run)).get("cancelled") is True
+    assert (await workspace.ended(run)).get("cancelled") is True
     assert state_of(process.pid) == ""
     left = {path.name for path in house.server.runtime_dir.iterdir()}
     assert left.isdisjoint({"model.sock", "model-in.sock", "local-model.json"}), left

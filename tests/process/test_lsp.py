@@ -49,124 +49,128 @@ async def code_room(house: ServerHarness, *, lsp: dict[str, Any] | None = None, 
     return WorkspaceFixture(house, workspace, session, watcher)
 
 
-async def tool(room: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
+async def tool(workspace: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
     """The result of one call."""
-    run = await room.prompt(f"/tool {name} {json.dumps(args)}")
-    await room.ended(run, timeout_s=START_S + 10)
-    results = [part for m in await room.messages() for part in m["parts"] if part["type"] == "tool_result"]
+    run = await workspace.prompt(f"/tool {name} {json.dumps(args)}")
+    await workspace.ended(run, timeout_s=START_S + 10)
+    results = [part for m in await workspace.messages() for part in m["parts"] if part["type"] == "tool_result"]
     found: dict[str, Any] = results[-1]["data"]
     assert found["name"] == name
     return found
 
 
-async def lsps(room: WorkspaceFixture) -> dict[str, Any]:
+async def lsps(workspace: WorkspaceFixture) -> dict[str, Any]:
     """`GET …/lsps`."""
-    found: dict[str, Any] = (await room.client.get(f"/v1/workspaces/{room.id}/lsps")).expect(200).json()
+    found: dict[str, Any] = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps")).expect(200).json()
     return found
 
 
-async def in_state(room: WorkspaceFixture, state: int) -> dict[str, Any]:
+async def in_state(workspace: WorkspaceFixture, state: int) -> dict[str, Any]:
     """The server when it is in that state."""
 
     async def look() -> dict[str, Any] | None:
-        info: dict[str, Any] = (await lsps(room))["types"]
+        info: dict[str, Any] = (await lsps(workspace))["types"]
         return info if info["state"] == state else None
 
     found: dict[str, Any] = await eventually(look, timeout_s=START_S, what=f"state {state}")
     return found
 
 
-async def diagnostics(room: WorkspaceFixture) -> dict[str, Any]:
+async def diagnostics(workspace: WorkspaceFixture) -> dict[str, Any]:
     """`GET …/lsps/types/diagnostics`."""
-    answer = await room.client.get(f"/v1/workspaces/{room.id}/lsps/types/diagnostics")
+    answer = await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps/types/diagnostics")
     found: dict[str, Any] = answer.expect(200).json()
     return found
 
 
 async def test_an_edit_that_breaks_the_code_says_so_and_a_killed_server_comes_back(house: ServerHarness) -> None:
-    room = await code_room(house)
-    worker = await room.worker()
-    assert (await lsps(room))["types"]["state"] == 0
+    workspace = await code_room(house)
+    worker = await workspace.worker()
+    assert (await lsps(workspace))["types"]["state"] == 0
     assert _servers(worker.pid) == [], "a server was started before anybody wanted it"
 
-    await tool(room, "view", file_path="shapes.py")
-    ready = await in_state(room, 2)
+    await tool(workspace, "view", file_path="shapes.py")
+    ready = await in_state(workspace, 2)
     assert not ready["connected_at"].startswith("0001")
     edited = await tool(
-        room, "edit", file_path="shapes.py", old_string="return 3 * self.radius", new_string="return 'x' * self.radius"
+        workspace,
+        "edit",
+        file_path="shapes.py",
+        old_string="return 3 * self.radius",
+        new_string="return 'x' * self.radius",
     )
     assert "<file_diagnostics>\nError: shapes.py:6:16" in edited["content"], edited["content"]
     assert "Current file: 1 error" in edited["content"]
     for state in (1, 2):
-        await room.watcher.wait(
+        await workspace.watcher.wait(
             lambda e, state=state: e.kind == "lsp_event" and e.payload["state"] == state, what=f"lsp_event {state}"
         )
-    await room.watcher.wait(
+    await workspace.watcher.wait(
         lambda e: e.kind == "lsp_event" and e.payload["type"] == "diagnostics_changed", what="diagnostics_changed"
     )
-    found = await diagnostics(room)
-    assert [d["severity"] for d in found[f"file://{room.path}/shapes.py"]] == [1]
-    assert (await lsps(room))["types"]["diagnostic_count"] == 1
-    answer = await room.client.get(f"/v1/workspaces/{room.id}/lsps/nobody/diagnostics")
+    found = await diagnostics(workspace)
+    assert [d["severity"] for d in found[f"file://{workspace.path}/shapes.py"]] == [1]
+    assert (await lsps(workspace))["types"]["diagnostic_count"] == 1
+    answer = await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps/nobody/diagnostics")
     assert answer.expect(404).code == "not_found"
 
     for pid in _servers(worker.pid):
         await house.hold(pid).kill()
-    broken = await in_state(room, 3)
+    broken = await in_state(workspace, 3)
     assert "signal 9" in broken["error"]
-    await room.watcher.wait(lambda e: e.kind == "lsp_event" and e.payload["state"] == 3, what="lsp_event 3")
-    again = await tool(room, "lsp_diagnostics", file_path="shapes.py")
+    await workspace.watcher.wait(lambda e: e.kind == "lsp_event" and e.payload["state"] == 3, what="lsp_event 3")
+    again = await tool(workspace, "lsp_diagnostics", file_path="shapes.py")
     assert "Error: shapes.py:6:16" in again["content"], again["content"]
-    assert (await lsps(room))["types"]["state"] == 2
-    assert (await room.worker()).pid == worker.pid
+    assert (await lsps(workspace))["types"]["state"] == 2
+    assert (await workspace.worker()).pid == worker.pid
     assert worker.is_alive
-    await room.works()
+    await workspace.works()
 
 
 async def test_a_rename_goes_over_files_and_leaves_comments_alone(house: ServerHarness) -> None:
-    room = await code_room(house)
-    await tool(room, "view", file_path="shapes.py")
-    renamed = await tool(room, "lsp_rename", symbol="total", new_name="sum_of_areas")
+    workspace = await code_room(house)
+    await tool(workspace, "view", file_path="shapes.py")
+    renamed = await tool(workspace, "lsp_rename", symbol="total", new_name="sum_of_areas")
     assert not renamed["is_error"], renamed["content"]
     assert "2 files: main.py, shapes.py" in renamed["content"]
-    assert (room.path / "main.py").read_text() == MAIN.replace("total", "sum_of_areas").replace(
+    assert (workspace.path / "main.py").read_text() == MAIN.replace("total", "sum_of_areas").replace(
         "# sum_of_areas", "# total"
     )
-    assert (room.path / "shapes.py").read_text() == SHAPES.replace("total", "sum_of_areas")
+    assert (workspace.path / "shapes.py").read_text() == SHAPES.replace("total", "sum_of_areas")
     # What the session had read may be edited at once; what it never saw still has to be read.
-    seen = await tool(room, "edit", file_path="shapes.py", old_string="return 3 *", new_string="return 4 *")
+    seen = await tool(workspace, "edit", file_path="shapes.py", old_string="return 3 *", new_string="return 4 *")
     assert not seen["is_error"], seen["content"]
-    unseen = await tool(room, "edit", file_path="main.py", old_string="1.0", new_string="3.0")
+    unseen = await tool(workspace, "edit", file_path="main.py", old_string="1.0", new_string="3.0")
     assert unseen["is_error"]
     assert "view it first" in unseen["content"]
 
 
 async def test_every_question_to_a_server(house: ServerHarness) -> None:
-    room = await code_room(house)
-    references = await tool(room, "lsp_references", symbol="Circle.area")
+    workspace = await code_room(house)
+    references = await tool(workspace, "lsp_references", symbol="Circle.area")
     assert "Found 2 references in 1 files" in references["content"], references["content"]
-    definition = await tool(room, "lsp_definition", symbol="total", path="main.py")
+    definition = await tool(workspace, "lsp_definition", symbol="total", path="main.py")
     assert "total is defined at shapes.py:9" in definition["content"], definition["content"]
     assert json.loads(definition["metadata"])["line"] == 9
-    calls = await tool(room, "lsp_call_hierarchy", symbol="Circle.area", direction="incoming")
+    calls = await tool(workspace, "lsp_call_hierarchy", symbol="Circle.area", direction="incoming")
     assert "function total (shapes.py:9)" in calls["content"], calls["content"]
-    outline = await tool(room, "lsp_symbols", file_path="shapes.py")
+    outline = await tool(workspace, "lsp_symbols", file_path="shapes.py")
     assert "class Circle (lines 1-6)" in outline["content"]
     assert "  method area (lines 5-6)" in outline["content"], outline["content"]
     replacement = "    def area(self) -> float:\n        return 3.14159 * self.radius**2"
     wish = {"file_path": "shapes.py", "symbol": "Circle.area", "replacement": replacement}
-    refused = await tool(room, "lsp_replace_symbol", **wish)
+    refused = await tool(workspace, "lsp_replace_symbol", **wish)
     assert "view it first" in refused["content"]
-    await tool(room, "view", file_path="shapes.py")
-    replaced = await tool(room, "lsp_replace_symbol", **wish)
+    await tool(workspace, "view", file_path="shapes.py")
+    replaced = await tool(workspace, "lsp_replace_symbol", **wish)
     assert not replaced["is_error"], replaced["content"]
     assert json.loads(replaced["metadata"])["action"] == "replace"
-    text = (room.path / "shapes.py").read_text()
+    text = (workspace.path / "shapes.py").read_text()
     assert "3.14159" in text
     assert "3 * self.radius" not in text
-    unknown = await tool(room, "lsp_definition", symbol="nowhere_to_be_found")
+    unknown = await tool(workspace, "lsp_definition", symbol="nowhere_to_be_found")
     assert unknown["is_error"]
-    restarted = await tool(room, "lsp_restart", name="types")
+    restarted = await tool(workspace, "lsp_restart", name="types")
     assert restarted["content"] == "types: restarted"
 
 
@@ -176,34 +180,38 @@ async def test_start_stop_and_a_server_that_is_not_there(house: ServerHarness) -
         "gone": {"command": "/no/such/${KIND:-server}", "filetypes": ["py"]},
         "off": {"disabled": True, "command": str(SERVER)},
     }
-    room = await code_room(house, lsp=lsp)
-    worker = await room.worker()
-    (await room.client.post(f"/v1/workspaces/{room.id}/lsps/start", {"path": "README.md"})).expect(200)
-    assert {name: info["state"] for name, info in (await lsps(room)).items()} == {"types": 0, "gone": 0, "off": 5}
-    (await room.client.post(f"/v1/workspaces/{room.id}/lsps/start", {"path": str(room.path / "main.py")})).expect(200)
-    await in_state(room, 2)
-    states = await lsps(room)
+    workspace = await code_room(house, lsp=lsp)
+    worker = await workspace.worker()
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/lsps/start", {"path": "README.md"})).expect(200)
+    assert {name: info["state"] for name, info in (await lsps(workspace)).items()} == {"types": 0, "gone": 0, "off": 5}
+    (
+        await workspace.client.post(
+            f"/v1/workspaces/{workspace.id}/lsps/start", {"path": str(workspace.path / "main.py")}
+        )
+    ).expect(200)
+    await in_state(workspace, 2)
+    states = await lsps(workspace)
     assert states["gone"]["state"] == 3
     assert "/no/such/server" in states["gone"]["error"]
     assert states["off"]["state"] == 5
-    assert await house.worker_pid(room.id) == worker.pid
-    (await room.client.request("POST", f"/v1/workspaces/{room.id}/lsps/stop")).expect(200)
-    assert (await lsps(room))["types"]["state"] == 4
+    assert await house.worker_pid(workspace.id) == worker.pid
+    (await workspace.client.request("POST", f"/v1/workspaces/{workspace.id}/lsps/stop")).expect(200)
+    assert (await lsps(workspace))["types"]["state"] == 4
     await eventually(lambda: not _servers(worker.pid), what="the server's processes are gone")
-    viewed = await tool(room, "view", file_path="main.py")
+    viewed = await tool(workspace, "view", file_path="main.py")
     assert not viewed["is_error"]
-    await in_state(room, 2)
+    await in_state(workspace, 2)
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
 async def test_a_language_server_does_not_keep_a_worker_awake(house: ServerHarness) -> None:
-    room = await code_room(house)
-    worker = await room.worker()
-    (await room.client.post(f"/v1/workspaces/{room.id}/lsps/start", {"path": "main.py"})).expect(200)
-    await in_state(room, 2)
+    workspace = await code_room(house)
+    worker = await workspace.worker()
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/lsps/start", {"path": "main.py"})).expect(200)
+    await in_state(workspace, 2)
     servers = [house.hold(pid) for pid in _servers(worker.pid)]
     assert servers
-    await room.watcher.close()
+    await workspace.watcher.close()
     await worker.gone(20.0)
     for server in servers:
         await server.gone()

@@ -35,7 +35,7 @@ needs_npm = pytest.mark.skipif(
 )
 
 
-async def mcp_room(
+async def mcp_workspace(
     house: ServerHarness, servers: dict[str, Any], *, allowed: list[str] | None = None
 ) -> WorkspaceFixture:
     """A workspace with these servers, each of which has settled."""
@@ -49,19 +49,19 @@ async def mcp_room(
     return WorkspaceFixture(house, workspace, session, watcher)
 
 
-async def ask(room: WorkspaceFixture, path: str, body: object = None) -> Any:
+async def ask(workspace: WorkspaceFixture, path: str, body: object = None) -> Any:
     """The answer of a route of `/mcp`."""
-    at = f"/v1/workspaces/{room.id}/mcp/{path}"
-    answer = await (room.client.get(at) if body is None else room.client.post(at, body))
+    at = f"/v1/workspaces/{workspace.id}/mcp/{path}"
+    answer = await (workspace.client.get(at) if body is None else workspace.client.post(at, body))
     found = answer.expect(200)
     return found.json() if found.body else None
 
 
-async def in_state(room: WorkspaceFixture, name: str, state: str) -> dict[str, Any]:
+async def in_state(workspace: WorkspaceFixture, name: str, state: str) -> dict[str, Any]:
     """The server when it is in that state."""
 
     async def look() -> dict[str, Any] | None:
-        states = await ask(room, "states")
+        states = await ask(workspace, "states")
         map_of(api_shapes.MCP_INFO)(states, "states")
         info: dict[str, Any] = states[name]
         return info if info["state"] == state else None
@@ -70,11 +70,11 @@ async def in_state(room: WorkspaceFixture, name: str, state: str) -> dict[str, A
     return found
 
 
-async def tool(room: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
+async def tool(workspace: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
     """The stored result of one call."""
-    run = await room.prompt(f"/tool {name} {json.dumps(args)}")
-    await room.ended(run, timeout_s=START_S + 10)
-    results = [part for m in await room.messages() for part in m["parts"] if part["type"] == "tool_result"]
+    run = await workspace.prompt(f"/tool {name} {json.dumps(args)}")
+    await workspace.ended(run, timeout_s=START_S + 10)
+    results = [part for m in await workspace.messages() for part in m["parts"] if part["type"] == "tool_result"]
     found: dict[str, Any] = results[-1]["data"]
     assert found["name"] == name
     return found
@@ -94,62 +94,62 @@ def servers_of(worker: int, name: str) -> list[int]:
 
 @needs_npm
 async def test_an_agent_uses_a_real_server_and_survives_its_death(house: ServerHarness) -> None:
-    room = await mcp_room(house, {"everything": everything("stdio")}, allowed=["mcp_everything_echo"])
-    worker = await room.worker()
-    info = await in_state(room, "everything", "connected")
+    workspace = await mcp_workspace(house, {"everything": everything("stdio")}, allowed=["mcp_everything_echo"])
+    worker = await workspace.worker()
+    info = await in_state(workspace, "everything", "connected")
     assert info["tool_count"] > 5
     assert info["resource_count"] > 0
     assert not info["connected_at"].startswith("0001")
-    await room.watcher.wait(
+    await workspace.watcher.wait(
         lambda e: e.kind == "mcp_event" and e.payload["state"] == "connected", what="mcp_event connected"
     )
-    echoed = await tool(room, "mcp_everything_echo", message="hello")
+    echoed = await tool(workspace, "mcp_everything_echo", message="hello")
     assert (echoed["content"], echoed["is_error"]) == ("Echo: hello", False)
 
-    prompts = await ask(room, "prompts")
+    prompts = await ask(workspace, "prompts")
     list_of(api_shapes.MCP_PROMPT)(prompts, "prompts")
     simple = next(prompt for prompt in prompts if not prompt.get("arguments"))
     assert simple["id"] == f"everything:{simple['prompt_id']}"
     prompt = {"client_id": "everything", "prompt_id": simple["prompt_id"], "args": {}}
-    assert "prompt" in (await ask(room, "get-prompt", prompt))["prompt"]
-    unknown = await room.client.post(
-        f"/v1/workspaces/{room.id}/mcp/get-prompt", {"client_id": "everything", "prompt_id": "no", "args": {}}
+    assert "prompt" in (await ask(workspace, "get-prompt", prompt))["prompt"]
+    unknown = await workspace.client.post(
+        f"/v1/workspaces/{workspace.id}/mcp/get-prompt", {"client_id": "everything", "prompt_id": "no", "args": {}}
     )
     assert unknown.expect(502).code == "mcp_failed"
-    run = await room.prompt('/tool list_mcp_resources {"mcp_name": "everything"}')
-    wish = await room.watcher.wait(lambda e: e.kind == "permission_request", what="a permission request")
+    run = await workspace.prompt('/tool list_mcp_resources {"mcp_name": "everything"}')
+    wish = await workspace.watcher.wait(lambda e: e.kind == "permission_request", what="a permission request")
     assert (wish.payload["action"], wish.payload["params"]) == ("list", {"mcp_name": "everything"})
     grant = {"permission": wish.payload, "action": "allow"}
-    (await room.client.post(f"/v1/workspaces/{room.id}/permissions/grant", grant)).expect(200)
-    await room.ended(run)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/permissions/grant", grant)).expect(200)
+    await workspace.ended(run)
     for what in ("tools", "prompts", "resources"):
-        assert await ask(room, f"refresh-{what}", {"name": "everything"}) is None
+        assert await ask(workspace, f"refresh-{what}", {"name": "everything"}) is None
 
     (server,) = servers_of(worker.pid, "server-everything")
     await house.hold(server).kill()
-    broken = await in_state(room, "everything", "error")
+    broken = await in_state(workspace, "everything", "error")
     assert "signal 9" in broken["error"]
-    again = await tool(room, "mcp_everything_echo", message="again")
+    again = await tool(workspace, "mcp_everything_echo", message="again")
     assert again["content"] == "Echo: again"
-    assert (await room.worker()).pid == worker.pid
+    assert (await workspace.worker()).pid == worker.pid
     assert worker.is_alive
-    await room.works()
+    await workspace.works()
 
 
 @needs_npm
 @pytest.mark.parametrize("args", [["."], []], ids=["by its directory", "by the roots"])
 async def test_a_server_of_files_is_called_where_the_workspace_is(house: ServerHarness, args: list[str]) -> None:
     servers = {"files": {"command": NODE, "args": [str(FILES), *args], "disabled_tools": ["write_file"]}}
-    room = await mcp_room(house, servers)
-    (room.path / "hello.txt").write_text("hello from a file\n")
-    await in_state(room, "files", "connected")
-    read = await tool(room, "mcp_files_read_text_file", path=str(room.path / "hello.txt"))
+    workspace = await mcp_workspace(house, servers)
+    (workspace.path / "hello.txt").write_text("hello from a file\n")
+    await in_state(workspace, "files", "connected")
+    read = await tool(workspace, "mcp_files_read_text_file", path=str(workspace.path / "hello.txt"))
     assert read["content"] == "hello from a file\n", read
-    listed = await tool(room, "mcp_files_list_directory", path=str(room.path))
+    listed = await tool(workspace, "mcp_files_list_directory", path=str(workspace.path))
     assert "[FILE] hello.txt" in listed["content"]
-    outside = await tool(room, "mcp_files_read_text_file", path="/etc/hostname")
+    outside = await tool(workspace, "mcp_files_read_text_file", path="/etc/hostname")
     assert outside["is_error"]
-    disabled = await tool(room, "mcp_files_write_file", path=str(room.path / "x"), content="x")
+    disabled = await tool(workspace, "mcp_files_write_file", path=str(workspace.path / "x"), content="x")
     assert "no such tool" in disabled["content"]
 
 
@@ -193,19 +193,19 @@ async def test_a_server_on_the_network_may_be_restarted(house: ServerHarness, ki
     servers = {"far": {"type": type_, "url": f"http://127.0.0.1:{port}{path}", "timeout": int(START_S)}}
     with listening(kind, port):
         await eventually(lambda: is_open(port), timeout_s=START_S, what="the server listens")
-        room = await mcp_room(house, servers)
-        worker = await room.worker()
-        await in_state(room, "far", "connected")
-        assert (await tool(room, "mcp_far_echo", message="one"))["content"] == "Echo: one"
-    gone = await tool(room, "mcp_far_echo", message="nobody")
+        workspace = await mcp_workspace(house, servers)
+        worker = await workspace.worker()
+        await in_state(workspace, "far", "connected")
+        assert (await tool(workspace, "mcp_far_echo", message="one"))["content"] == "Echo: one"
+    gone = await tool(workspace, "mcp_far_echo", message="nobody")
     assert gone["is_error"], gone
     with listening(kind, port):
         await eventually(lambda: is_open(port), timeout_s=START_S, what="the server listens again")
-        (room.path / "bulkhead.json").write_text(json.dumps({"mcp": {"far": {**servers["far"], "timeout": 20}}}))
-        (await room.client.post(f"/v1/workspaces/{room.id}/agent/update", {})).expect(200)
-        await in_state(room, "far", "connected")
-        assert (await tool(room, "mcp_far_echo", message="two"))["content"] == "Echo: two"
-    assert (await room.worker()).pid == worker.pid
+        (workspace.path / "bulkhead.json").write_text(json.dumps({"mcp": {"far": {**servers["far"], "timeout": 20}}}))
+        (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent/update", {})).expect(200)
+        await in_state(workspace, "far", "connected")
+        assert (await tool(workspace, "mcp_far_echo", message="two"))["content"] == "Echo: two"
+    assert (await workspace.worker()).pid == worker.pid
 
 
 async def test_servers_that_hang_or_die_are_states_and_no_more(house: ServerHarness) -> None:
@@ -215,51 +215,51 @@ async def test_servers_that_hang_or_die_are_states_and_no_more(house: ServerHarn
         "mute": odd("mute", timeout=2),
         "off": odd(disabled=True),
     }
-    room = await mcp_room(house, servers)
-    worker = await room.worker()
-    assert (await tool(room, "mcp_garbage_echo", a=1))["content"] == '{"a": 1}'
-    assert (await in_state(room, "mute", "error"))["error"].startswith("it was not connected within 2 s")
-    assert "no licence" in (await in_state(room, "dies", "error"))["error"]
-    await in_state(room, "off", "disabled")
-    count = len([e for e in room.watcher.seen if e.kind == "mcp_event"])
-    (await room.client.post(f"/v1/workspaces/{room.id}/agent/update", {})).expect(200)
-    died = await tool(room, "mcp_garbage_die")
+    workspace = await mcp_workspace(house, servers)
+    worker = await workspace.worker()
+    assert (await tool(workspace, "mcp_garbage_echo", a=1))["content"] == '{"a": 1}'
+    assert (await in_state(workspace, "mute", "error"))["error"].startswith("it was not connected within 2 s")
+    assert "no licence" in (await in_state(workspace, "dies", "error"))["error"]
+    await in_state(workspace, "off", "disabled")
+    count = len([e for e in workspace.watcher.seen if e.kind == "mcp_event"])
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent/update", {})).expect(200)
+    died = await tool(workspace, "mcp_garbage_die")
     assert "its process ended with code 7: out of memory" in died["content"]
-    told = [e.payload for e in room.watcher.seen if e.kind == "mcp_event"][count:]
+    told = [e.payload for e in workspace.watcher.seen if e.kind == "mcp_event"][count:]
     assert {event["name"] for event in told} <= {"garbage"}, "an update without news tells nobody anything"
-    assert (await tool(room, "mcp_garbage_echo"))["content"] == "{}"
-    assert (await room.worker()).pid == worker.pid
-    await room.works()
+    assert (await tool(workspace, "mcp_garbage_echo"))["content"] == "{}"
+    assert (await workspace.worker()).pid == worker.pid
+    await workspace.works()
 
 
 async def test_somebody_logs_in_and_the_token_outlives_the_worker(house: ServerHarness) -> None:
     remote = McpHttpServer()
     try:
-        room = await mcp_room(house, {"docs": {"type": "http", "url": remote.url, "oauth": True}})
-        await in_state(room, "docs", "needs auth")
-        assert await ask(room, "pending-auth") == [{"name": "docs", "url": remote.url}]
-        assert await ask(room, "auth-url?name=docs") == {}
-        login = asyncio.ensure_future(ask(room, "auth", {"name": "docs"}))
+        workspace = await mcp_workspace(house, {"docs": {"type": "http", "url": remote.url, "oauth": True}})
+        await in_state(workspace, "docs", "needs auth")
+        assert await ask(workspace, "pending-auth") == [{"name": "docs", "url": remote.url}]
+        assert await ask(workspace, "auth-url?name=docs") == {}
+        login = asyncio.ensure_future(ask(workspace, "auth", {"name": "docs"}))
 
         async def address() -> str:
-            found: str = (await ask(room, "auth-url?name=docs")).get("auth_url", "")
+            found: str = (await ask(workspace, "auth-url?name=docs")).get("auth_url", "")
             return found
 
         url = await eventually(address, what="an address for the browser")
-        twice = await room.client.post(f"/v1/workspaces/{room.id}/mcp/auth", {"name": "docs"})
+        twice = await workspace.client.post(f"/v1/workspaces/{workspace.id}/mcp/auth", {"name": "docs"})
         assert twice.expect(409).code == "busy"
         await _visit(remote.visit(url))
         assert await login == {}
-        await in_state(room, "docs", "connected")
-        assert await ask(room, "pending-auth") == []
-        worker = await room.worker()
-        told = len(room.watcher.seen)
+        await in_state(workspace, "docs", "connected")
+        assert await ask(workspace, "pending-auth") == []
+        worker = await workspace.worker()
+        told = len(workspace.watcher.seen)
         await worker.kill()
-        await room.watcher.state("ready", skip=told)
-        assert (await tool(room, "mcp_docs_whoami"))["content"] == "somebody"
+        await workspace.watcher.state("ready", skip=told)
+        assert (await tool(workspace, "mcp_docs_whoami"))["content"] == "somebody"
         assert remote.seen == ["authorization_code"], "the stored token is good"
-        workspace = (await room.client.get(f"/v1/workspaces/{room.id}")).expect(200).body.decode()
-        assert not [token for token in remote.access | remote.renewals if token in workspace]
+        created = (await workspace.client.get(f"/v1/workspaces/{workspace.id}")).expect(200).body.decode()
+        assert not [token for token in remote.access | remote.renewals if token in created]
     finally:
         await remote.close()
 
@@ -274,12 +274,12 @@ async def _visit(url: str) -> None:
 
 @pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
 async def test_a_server_does_not_keep_a_worker_awake_and_goes_with_it(house: ServerHarness) -> None:
-    room = await mcp_room(house, {"odd": odd("stays")})
-    worker = await room.worker()
-    await in_state(room, "odd", "connected")
+    workspace = await mcp_workspace(house, {"odd": odd("stays")})
+    worker = await workspace.worker()
+    await in_state(workspace, "odd", "connected")
     servers = [house.hold(pid) for pid in servers_of(worker.pid, ODD.name)]
     assert servers
-    await room.watcher.close()
+    await workspace.watcher.close()
     await worker.gone(20.0)
     for server in servers:
         await server.gone()

@@ -18,28 +18,28 @@ from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 PRICES = {"cost_per_1m_in": 1000.0, "cost_per_1m_out": 2000.0, "cost_per_1m_out_cached": 100.0}
 
 
-def write(house: ServerHarness, room: WorkspaceFixture, change: Any) -> None:
+def write(house: ServerHarness, workspace: WorkspaceFixture, change: Any) -> None:
     """Change the project's configuration file."""
-    path = room.path / "bulkhead.json"
+    path = workspace.path / "bulkhead.json"
     tree = json.loads(path.read_text())
     change(tree)
     path.write_text(json.dumps(tree))
 
 
-async def choose(room: WorkspaceFixture, provider: str) -> None:
+async def choose(workspace: WorkspaceFixture, provider: str) -> None:
     wish = {"scope": 1, "model_type": "large", "model": {"provider": provider, "model": MODEL}}
-    (await room.client.post(f"/v1/workspaces/{room.id}/config/model", wish)).expect(200)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/model", wish)).expect(200)
 
 
-async def reload(room: WorkspaceFixture) -> None:
+async def reload(workspace: WorkspaceFixture) -> None:
     """Any change of the configuration makes the worker read its files again."""
     wish = {"scope": 1, "key": "options.debug_lsp", "value": True}
-    (await room.client.post(f"/v1/workspaces/{room.id}/config/set", wish)).expect(200)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/set", wish)).expect(200)
 
 
 @pytest.mark.parametrize(("old", "new"), [("anthropic", "responses"), ("responses", "anthropic")])
 async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, old: str, new: str) -> None:
-    room = await house.room(model=old, yolo=True)
+    workspace = await house.workspace(model=old, yolo=True)
 
     def both(tree: Any) -> None:
         tree["providers"]["loop"]["models"][0].update(PRICES, can_reason=True)
@@ -47,9 +47,9 @@ async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, ol
         other["models"][0].update(PRICES, can_reason=True)
         tree["providers"]["other"] = {**other, "id": "other"}
 
-    write(house, room, both)
-    await reload(room)
-    run = await room.prompt("begin")
+    write(house, workspace, both)
+    await reload(workspace)
+    run = await workspace.prompt("begin")
     first = await house.provider.next_call()
     assert first.dialect == old
     first.usage = (100, 10, 60, 0)
@@ -60,11 +60,11 @@ async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, ol
     assert "old-signature" in json.dumps(second.messages), "its own thinking was not given back"
     second.usage = (200, 20, 0, 0)
     await second.reply("half way")
-    await room.ended(run)
+    await workspace.ended(run)
     cost = (40 * 1000 + 60 * 100 + 10 * 2000 + 200 * 1000 + 20 * 2000) / 1e6
-    assert (await room.client.session(room.id, room.session))["cost"] == pytest.approx(cost)
-    await choose(room, "other")
-    run = await room.prompt("go on")
+    assert (await workspace.client.session(workspace.id, workspace.session))["cost"] == pytest.approx(cost)
+    await choose(workspace, "other")
+    run = await workspace.prompt("go on")
     third = await house.provider.next_call()
     assert third.dialect == new
     sent = json.dumps(third.body)
@@ -73,42 +73,42 @@ async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, ol
     assert "half way" in sent
     third.usage = (300, 30, 0, 0)
     await third.reply("done")
-    assert (await room.ended(run))["text"] == "done"
+    assert (await workspace.ended(run))["text"] == "done"
     cost += (300 * 1000 + 30 * 2000) / 1e6
-    assert (await room.client.session(room.id, room.session))["cost"] == pytest.approx(cost)
-    assert (await room.last_assistant())["provider"] == "other"
+    assert (await workspace.client.session(workspace.id, workspace.session))["cost"] == pytest.approx(cost)
+    assert (await workspace.last_assistant())["provider"] == "other"
 
 
 async def test_W_20_what_was_paid_before_a_cancel_is_told(house: ServerHarness) -> None:
-    room = await house.room(model="anthropic")
-    write(house, room, lambda tree: tree["providers"]["loop"]["models"][0].update(PRICES))
-    await reload(room)
-    run = await room.prompt("hello?")
+    workspace = await house.workspace(model="anthropic")
+    write(house, workspace, lambda tree: tree["providers"]["loop"]["models"][0].update(PRICES))
+    await reload(workspace)
+    run = await workspace.prompt("hello?")
     call = await house.provider.next_call()
     call.usage = (100, 10, 60, 0)
     await call.tokens("half of it")
-    await room.watcher.text(room.session, "half of it")
-    (await room.client.cancel(room.id, room.session)).expect(200)
-    assert (await room.ended(run))["cancelled"] is True
-    session = await room.client.session(room.id, room.session)
+    await workspace.watcher.text(workspace.session, "half of it")
+    (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
+    assert (await workspace.ended(run))["cancelled"] is True
+    session = await workspace.client.session(workspace.id, workspace.session)
     assert (session["prompt_tokens"], session["completion_tokens"]) == (100, 3)
     assert session["cost"] == pytest.approx((40 * 1000 + 60 * 100 + 3 * 2000) / 1e6)
 
 
 async def test_a_command_is_asked_for_a_newer_key_after_a_401(house: ServerHarness) -> None:
-    room = await house.room(model="responses")
-    (room.path / "key").write_text("first-key-0123456789")
-    write(house, room, lambda tree: tree["providers"]["loop"].update(api_key="$(cat key)"))
-    await reload(room)
-    run = await room.prompt("hello?")
+    workspace = await house.workspace(model="responses")
+    (workspace.path / "key").write_text("first-key-0123456789")
+    write(house, workspace, lambda tree: tree["providers"]["loop"].update(api_key="$(cat key)"))
+    await reload(workspace)
+    run = await workspace.prompt("hello?")
     call = await house.provider.next_call()
     assert call.headers["authorization"] == "Bearer first-key-0123456789"
-    (room.path / "key").write_text("second-key-0123456789")
+    (workspace.path / "key").write_text("second-key-0123456789")
     await call.refuse(401)
     call = await house.provider.next_call()
     assert call.headers["authorization"] == "Bearer second-key-0123456789"
     await call.refuse(401)
-    ended = await room.ended(run)
+    ended = await workspace.ended(run)
     assert "set providers.loop.api_key" in ended["error"]
     assert len(house.provider.exchanges) == 2, "asked once more with the same key"
     assert "key-0123456789" not in house.story()
@@ -146,7 +146,7 @@ async def authority() -> AsyncIterator[Authority]:
         yield made
 
 
-async def log_in(room: WorkspaceFixture, url: str, *, expires_at: float) -> None:
+async def log_in(workspace: WorkspaceFixture, url: str, *, expires_at: float) -> None:
     token = {
         "access_token": "expired-access-token",
         "refresh_token": "first-refresh-token",
@@ -155,41 +155,41 @@ async def log_in(room: WorkspaceFixture, url: str, *, expires_at: float) -> None
         "client": {"client_id": "me", "token_url": url},
     }
     wish = {"scope": 1, "provider_id": "loop", "kind": "oauth", "api_key": token}
-    (await room.client.post(f"/v1/workspaces/{room.id}/config/provider-key", wish)).expect(200)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/provider-key", wish)).expect(200)
 
 
-def stored_login(room: WorkspaceFixture) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(room.data_dir) / "bulkhead.json").read_text())["providers"]["loop"]
+def stored_login(workspace: WorkspaceFixture) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(workspace.data_dir) / "bulkhead.json").read_text())["providers"]["loop"]
     return found
 
 
 async def test_a_token_that_is_over_is_renewed_before_the_run(house: ServerHarness) -> None:
-    room = await house.room(model="anthropic")
+    workspace = await house.workspace(model="anthropic")
     async with authority() as giver:
-        await log_in(room, giver.url, expires_at=time.time() - 5)
-        run = await room.prompt("hello?")
+        await log_in(workspace, giver.url, expires_at=time.time() - 5)
+        run = await workspace.prompt("hello?")
         call = await house.provider.next_call()
         assert call.headers["authorization"] == "Bearer renewed-access-token-1"
         await call.reply("hello")
-        assert (await room.ended(run))["text"] == "hello"
+        assert (await workspace.ended(run))["text"] == "hello"
         assert giver.asked == [
             {"grant_type": ["refresh_token"], "refresh_token": ["first-refresh-token"], "client_id": ["me"]}
         ]
-        kept = stored_login(room)
+        kept = stored_login(workspace)
         assert (kept["api_key"], kept["oauth"]["refresh_token"]) == ("renewed-access-token-1", "next-refresh-token")
         assert kept["oauth"]["expires_at"] > time.time() + 3000
-        await room.works()
+        await workspace.works()
         assert len(giver.asked) == 1
     assert "access-token" not in house.story()
 
 
 async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house: ServerHarness) -> None:
-    room = await house.room(model="responses")
-    other = await room.client.create_session(room.id, "another")
+    workspace = await house.workspace(model="responses")
+    other = await workspace.client.create_session(workspace.id, "another")
     async with authority() as giver:
-        await log_in(room, giver.url, expires_at=time.time() + 9000)
+        await log_in(workspace, giver.url, expires_at=time.time() + 9000)
         giver.may_answer.clear()
-        runs = [await room.prompt("one"), await room.client.prompt(room.id, other, "two")]
+        runs = [await workspace.prompt("one"), await workspace.client.prompt(workspace.id, other, "two")]
         for _ in runs:
             await (await house.provider.next_call()).refuse(401)
         await giver.arrived.wait()
@@ -199,25 +199,25 @@ async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house
             assert call.headers["authorization"] == "Bearer renewed-access-token-1"
             await call.reply("in")
         for run in runs:
-            assert (await room.ended(run))["text"] == "in"
+            assert (await workspace.ended(run))["text"] == "in"
         assert len(giver.asked) == 1
-        refreshed = await room.client.post(
-            f"/v1/workspaces/{room.id}/config/refresh-oauth", {"scope": 1, "provider_id": "loop"}
+        refreshed = await workspace.client.post(
+            f"/v1/workspaces/{workspace.id}/config/refresh-oauth", {"scope": 1, "provider_id": "loop"}
         )
         assert refreshed.status == 400, "the same token again is none"
         giver.token = "renewed-access-token-2"
-        refreshed = await room.client.post(
-            f"/v1/workspaces/{room.id}/config/refresh-oauth", {"scope": 1, "provider_id": "loop"}
+        refreshed = await workspace.client.post(
+            f"/v1/workspaces/{workspace.id}/config/refresh-oauth", {"scope": 1, "provider_id": "loop"}
         )
         refreshed.expect(200)
-        assert stored_login(room)["api_key"] == "renewed-access-token-2"
+        assert stored_login(workspace)["api_key"] == "renewed-access-token-2"
 
 
 async def test_a_long_turn_outlives_more_than_one_token(house: ServerHarness) -> None:
-    room = await house.room(model="responses", yolo=True)
+    workspace = await house.workspace(model="responses", yolo=True)
     async with authority() as giver:
-        await log_in(room, giver.url, expires_at=time.time() + 9000)
-        run = await room.prompt("take your time")
+        await log_in(workspace, giver.url, expires_at=time.time() + 9000)
+        run = await workspace.prompt("take your time")
         for number in (1, 2, 3):
             giver.token = f"renewed-access-token-{number}"
             await (await house.provider.next_call()).refuse(401)
@@ -228,40 +228,40 @@ async def test_a_long_turn_outlives_more_than_one_token(house: ServerHarness) ->
                 await call.finish()
             else:
                 await call.reply("done")
-        assert (await room.ended(run))["text"] == "done"
+        assert (await workspace.ended(run))["text"] == "done"
         assert len(giver.asked) == 3
 
 
 async def test_a_cancel_wins_over_the_wait_for_a_token(house: ServerHarness) -> None:
-    room = await house.room(model="responses")
+    workspace = await house.workspace(model="responses")
     async with authority() as giver:
-        await log_in(room, giver.url, expires_at=time.time() + 9000)
+        await log_in(workspace, giver.url, expires_at=time.time() + 9000)
         giver.may_answer.clear()
-        run = await room.prompt("hello?")
+        run = await workspace.prompt("hello?")
         await (await house.provider.next_call()).refuse(401)
         await giver.arrived.wait()
-        (await room.client.cancel(room.id, room.session)).expect(200)
-        ended = await room.ended(run, timeout_s=5.0)
+        (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
+        ended = await workspace.ended(run, timeout_s=5.0)
         assert ended["cancelled"] is True
         assert "error" not in ended
         giver.may_answer.set()
-        run = await room.prompt("and now?")
+        run = await workspace.prompt("and now?")
         call = await house.provider.next_call()
         if call.headers["authorization"] != "Bearer renewed-access-token-1":  # the renewal is not over yet
             await call.refuse(401)
             call = await house.provider.next_call()
         assert call.headers["authorization"] == "Bearer renewed-access-token-1"
         await call.reply("yes")
-        assert (await room.ended(run))["text"] == "yes"
+        assert (await workspace.ended(run))["text"] == "yes"
         assert len(giver.asked) == 1, "what was begun was begun again"
 
 
 async def test_a_type_that_nobody_knows_is_said_with_those_that_are_known(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    write(house, room, lambda tree: tree["providers"]["loop"].update(type="smoke-signals"))
-    await reload(room)
-    ended = await room.ended(await room.prompt("hello?"))
+    workspace = await house.workspace(model="openai")
+    write(house, workspace, lambda tree: tree["providers"]["loop"].update(type="smoke-signals"))
+    await reload(workspace)
+    ended = await workspace.ended(await workspace.prompt("hello?"))
     assert "smoke-signals" in ended["error"]
     for known in ("anthropic", "openai", "ollama", "google", "bedrock"):
         assert known in ended["error"]
-    assert texts(await room.last_assistant()) == ""
+    assert texts(await workspace.last_assistant()) == ""

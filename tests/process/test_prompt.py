@@ -9,118 +9,122 @@ from tests.support.harness.server_harness import ServerHarness
 
 
 async def test_a_prompt_is_answered_by_its_workspace(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run = await room.prompt("how are you?")
+    workspace = await house.workspace(model="openai")
+    run = await workspace.prompt("how are you?")
     call = await house.provider.next_call()
     assert "how are you?" in call.prompt
     await call.reply("fine, ", "thank you")
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     assert end == {
-        "session_id": room.session,
+        "session_id": workspace.session,
         "run_id": run,
-        "message_id": (await room.last_assistant())["id"],
+        "message_id": (await workspace.last_assistant())["id"],
         "text": "fine, thank you",
     }
-    user, answer = await room.messages()
+    user, answer = await workspace.messages()
     assert (user["role"], texts(user)) == ("user", "how are you?")
     assert (finish_of(answer) or {})["reason"] == "end_turn"
-    assert (await room.run(run))["outcome"] == "completed"
-    assert (await room.client.session(room.id, room.session))["prompt_tokens"] == 11
+    assert (await workspace.run(run))["outcome"] == "completed"
+    assert (await workspace.client.session(workspace.id, workspace.session))["prompt_tokens"] == 11
 
 
 async def test_the_same_prompt_goes_to_an_anthropic_model(house: ServerHarness) -> None:
-    room = await house.room(model="anthropic")
-    run = await room.prompt("how are you?")
+    workspace = await house.workspace(model="anthropic")
+    run = await workspace.prompt("how are you?")
     call = await house.provider.next_call()
     assert call.dialect == "anthropic"
     await call.reply("fine, ", "thank you")
-    assert (await room.ended(run))["text"] == "fine, thank you"
+    assert (await workspace.ended(run))["text"] == "fine, thank you"
 
 
 async def test_a_prompt_is_accepted_while_its_run_blocks(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run = await room.prompt("take your time")  # answered although the model has said nothing
+    workspace = await house.workspace(model="openai")
+    run = await workspace.prompt("take your time")  # answered although the model has said nothing
     call = await house.provider.next_call()
-    assert (await room.client.agent(room.id))["is_busy"] is True
-    assert (await room.client.session(room.id, room.session))["is_busy"] is True
-    other = await room.client.create_session(room.id, "another")
-    second = await room.client.prompt(room.id, other, "me too")
+    assert (await workspace.client.agent(workspace.id))["is_busy"] is True
+    assert (await workspace.client.session(workspace.id, workspace.session))["is_busy"] is True
+    other = await workspace.client.create_session(workspace.id, "another")
+    second = await workspace.client.prompt(workspace.id, other, "me too")
     await (await house.provider.next_call()).reply("second")
-    assert (await room.ended(second))["text"] == "second"
-    assert (await room.run(run))["state"] == "active"
+    assert (await workspace.ended(second))["text"] == "second"
+    assert (await workspace.run(run))["state"] == "active"
     await call.reply("first")
-    assert (await room.ended(run))["text"] == "first"
-    assert (await room.client.agent(room.id))["is_busy"] is False
+    assert (await workspace.ended(run))["text"] == "first"
+    assert (await workspace.client.agent(workspace.id))["is_busy"] is False
 
 
 async def test_the_prompting_client_disconnects_and_the_run_goes_on(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
+    workspace = await house.workspace(model="openai")
     client = house.new_client()
-    house.diary.asked(room.id, room.session, "r-left")
-    await _send_and_leave(client, room.id, {"session_id": room.session, "run_id": "r-left", "prompt": "go on"})
+    house.client_log.asked(workspace.id, workspace.session, "r-left")
+    await _send_and_leave(
+        client, workspace.id, {"session_id": workspace.session, "run_id": "r-left", "prompt": "go on"}
+    )
     call = await house.provider.next_call()
     await call.tokens("nobody ")
-    await room.watcher.text(room.session, "nobody")
+    await workspace.watcher.text(workspace.session, "nobody")
     await call.reply("waits")
-    assert (await room.ended("r-left"))["text"] == "nobody waits"
+    assert (await workspace.ended("r-left"))["text"] == "nobody waits"
 
 
 async def test_the_last_client_leaves_and_the_run_goes_on(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run = await room.prompt("go on")
+    workspace = await house.workspace(model="openai")
+    run = await workspace.prompt("go on")
     call = await house.provider.next_call()
-    await room.watcher.close()
-    (await room.client.request("DELETE", f"/v1/clients/{room.client.client_id}")).expect(200)
+    await workspace.watcher.close()
+    (await workspace.client.request("DELETE", f"/v1/clients/{workspace.client.client_id}")).expect(200)
     await call.reply("alone")
     state = await eventually(
-        lambda: _state(house, room.id, run), what="end of the run", state=lambda: house.provider.exchanges
+        lambda: _state(house, workspace.id, run), what="end of the run", state=lambda: house.provider.exchanges
     )
     assert state == "completed"
 
 
 async def test_a_failing_run_reports_by_event_and_not_by_status(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    run = await room.prompt("fail, please")
+    workspace = await house.workspace(model="openai")
+    run = await workspace.prompt("fail, please")
     await (await house.provider.next_call()).refuse(401, message="no such key")
-    end = await room.ended(run)
+    end = await workspace.ended(run)
     assert end.get("error"), end
     assert "cancelled" not in end
-    told = await room.watcher.wait(
+    told = await workspace.watcher.wait(
         lambda e: e.kind == "agent_event" and e.payload.get("type") == "error", what="error event"
     )
     assert told.payload["run_id"] == run
-    finish = finish_of(await room.last_assistant())
+    finish = finish_of(await workspace.last_assistant())
     assert finish is not None
     assert finish["reason"] == "error"
-    await room.works()
+    await workspace.works()
 
 
 async def test_prompts_of_a_busy_session_run_one_after_the_other(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    first, second, third = [await room.prompt(f"number {n}") for n in (1, 2, 3)]
+    workspace = await house.workspace(model="openai")
+    first, second, third = [await workspace.prompt(f"number {n}") for n in (1, 2, 3)]
     call = await house.provider.next_call()
-    queued = (await room.client.get(f"/v1/workspaces/{room.id}/agent/sessions/{room.session}/prompts/list")).json()
+    queued = (
+        await workspace.client.get(f"/v1/workspaces/{workspace.id}/agent/sessions/{workspace.session}/prompts/list")
+    ).json()
     assert queued == ["number 2", "number 3"]
     for run, exchange in ((first, call), (second, None), (third, None)):
         exchange = exchange or await house.provider.next_call()
         await exchange.reply(f"answer to {exchange.prompt}")
-        end = await room.ended(run)
+        end = await workspace.ended(run)
         assert end["text"] == f"answer to {exchange.prompt}"
-    ends = [e.payload["run_id"] for e in room.watcher.seen if e.kind == "run_complete"]
+    ends = [e.payload["run_id"] for e in workspace.watcher.seen if e.kind == "run_complete"]
     assert ends == [first, second, third]
 
 
 async def test_what_cannot_be_run_is_refused_and_not_stored(house: ServerHarness) -> None:
-    room = await house.room()
-    agent = f"/v1/workspaces/{room.id}/agent"
-    body = {"session_id": room.session, "run_id": "r-bad", "prompt": "hi"}
-    assert (await room.client.post(agent, body | {"session_id": "nobody"})).expect(404).code == "session_unknown"
-    assert (await room.client.post(agent, body | {"prompt": ""})).expect(400).code == "empty_prompt"
-    assert (await room.client.post(agent, body | {"session_id": ""})).expect(400).code == "session_missing"
-    unknown = await room.client.post("/v1/workspaces/00000000-0000-4000-8000-000000000000/agent", body)
+    workspace = await house.workspace()
+    agent = f"/v1/workspaces/{workspace.id}/agent"
+    body = {"session_id": workspace.session, "run_id": "r-bad", "prompt": "hi"}
+    assert (await workspace.client.post(agent, body | {"session_id": "nobody"})).expect(404).code == "session_unknown"
+    assert (await workspace.client.post(agent, body | {"prompt": ""})).expect(400).code == "empty_prompt"
+    assert (await workspace.client.post(agent, body | {"session_id": ""})).expect(400).code == "session_missing"
+    unknown = await workspace.client.post("/v1/workspaces/00000000-0000-4000-8000-000000000000/agent", body)
     assert unknown.expect(404).code == "workspace_unknown"
-    assert house.stored(room).runs == []
-    await room.works()
+    assert house.stored(workspace).runs == []
+    await workspace.works()
 
 
 async def _send_and_leave(client: Client, workspace: str, body: dict[str, str]) -> None:

@@ -9,26 +9,26 @@ SKILL = "---\nname: paint\ndescription: How to paint fences\nuser-invocable: tru
 
 
 async def test_a_skill_is_listed_read_told_to_the_model_and_announced(house: ServerHarness) -> None:
-    room = await house.room(model="openai")
-    base = f"/v1/workspaces/{room.id}/skills"
-    listed = (await room.client.get(base)).expect(200).json()
+    workspace = await house.workspace(model="openai")
+    base = f"/v1/workspaces/{workspace.id}/skills"
+    listed = (await workspace.client.get(base)).expect(200).json()
     assert [skill["source"] for skill in listed] == ["system"]
-    file = room.path / ".agents" / "skills" / "paint" / "SKILL.md"
+    file = workspace.path / ".agents" / "skills" / "paint" / "SKILL.md"
     file.parent.mkdir(parents=True)
     file.write_text(SKILL)
-    run = await room.prompt("paint the fence")
+    run = await workspace.prompt("paint the fence")
     call = await house.provider.next_call()
     system = str(call.body["messages"][0])
     assert "How to paint fences" in system
     assert str(file) in system
     await call.reply("painted")
-    await room.ended(run)
-    event = await room.watcher.wait(lambda event: event.kind == "skills_event", what="the news")
+    await workspace.ended(run)
+    event = await workspace.watcher.wait(lambda event: event.kind == "skills_event", what="the news")
     assert "paint" in [state["name"] for state in event.payload["states"]]
-    listed = (await room.client.get(base)).expect(200).json()
+    listed = (await workspace.client.get(base)).expect(200).json()
     paint = next(skill for skill in listed if skill["name"] == "paint")
     assert (paint["label"], paint["user_invocable"], paint["id"]) == ("project:paint", True, str(file))
-    read = (await room.client.post(f"{base}/read", {"skill_id": paint["id"]})).expect(200).json()
+    read = (await workspace.client.post(f"{base}/read", {"skill_id": paint["id"]})).expect(200).json()
     assert base64.b64decode(read["content"]).decode() == SKILL
     assert read["result"] == {
         "name": "paint",
@@ -36,13 +36,13 @@ async def test_a_skill_is_listed_read_told_to_the_model_and_announced(house: Ser
         "source": "project",
         "builtin": False,
     }
-    shown = (await room.client.get(f"/v1/workspaces/{quote(room.id)}")).expect(200).json()
+    shown = (await workspace.client.get(f"/v1/workspaces/{quote(workspace.id)}")).expect(200).json()
     assert "paint" in [state["name"] for state in shown["skills"]]
 
 
 async def test_only_skills_are_read(house: ServerHarness) -> None:
-    room = await house.room()
-    (room.path / "secret.txt").write_text("s")
-    for wanted in (str(room.path / "secret.txt"), "../secret.txt", "/etc/passwd", "paint"):
-        response = await room.client.post(f"/v1/workspaces/{room.id}/skills/read", {"skill_id": wanted})
+    workspace = await house.workspace()
+    (workspace.path / "secret.txt").write_text("s")
+    for wanted in (str(workspace.path / "secret.txt"), "../secret.txt", "/etc/passwd", "paint"):
+        response = await workspace.client.post(f"/v1/workspaces/{workspace.id}/skills/read", {"skill_id": wanted})
         response.expect(404)

@@ -44,7 +44,6 @@ from tests.support.eventually import eventually
 from tests.support.harness.one_worker import MessageListener
 from tests.support.harness.server import SharedZygote
 from tests.support.processes import Process, parent_of
-from tests.support.run_coroutine import run
 
 LOG = logging.getLogger("bulkhead.test")
 
@@ -157,204 +156,179 @@ def targets(pid: int) -> list[str]:
     return found
 
 
-def test_a_forked_worker_gets_ready_and_is_its_own_man(root: Path, shared_zygote: SharedZygote) -> None:
-    async def main() -> None:
-        async with open_ward(root, shared_zygote.socket_path) as ward:
-            worker = await (await ward.born()).ready()
-            pid, spec = worker.pid, worker.spec
-            assert parent_of(pid) == shared_zygote.popen.pid
-            assert os.getsid(pid) == pid
-            assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() == f"bulkhead worker {spec.path}"
-            assert f"{MARKER}={spec.workspace_id}" in environment(pid)
-            assert os.readlink(f"/proc/{pid}/cwd") == spec.path
-            inherited = {os.readlink(f"/proc/{shared_zygote.popen.pid}/fd/{n}") for n in (0, 1, 2)}
-            sockets = {t for t in targets(shared_zygote.popen.pid) if t.startswith(("socket:", "pipe:"))}
-            assert not sockets & set(targets(pid)), "it kept descriptors of the zygote"
-            assert str(shared_zygote.log_path) in inherited
-            assert [os.readlink(f"/proc/{pid}/fd/{n}") for n in (0, 1, 2)] == [
-                "/dev/null",
-                spec.log_path,
-                spec.log_path,
-            ]
-            assert worker.ear.hellos[0].pid == pid
-            assert worker.ear.hellos[0].start_ticks == worker.handle.start_ticks
-
-    run(main())
+async def test_a_forked_worker_gets_ready_and_is_its_own_man(root: Path, shared_zygote: SharedZygote) -> None:
+    async with open_ward(root, shared_zygote.socket_path) as ward:
+        worker = await (await ward.born()).ready()
+        pid, spec = worker.pid, worker.spec
+        assert parent_of(pid) == shared_zygote.popen.pid
+        assert os.getsid(pid) == pid
+        assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() == f"bulkhead worker {spec.path}"
+        assert f"{MARKER}={spec.workspace_id}" in environment(pid)
+        assert os.readlink(f"/proc/{pid}/cwd") == spec.path
+        inherited = {os.readlink(f"/proc/{shared_zygote.popen.pid}/fd/{n}") for n in (0, 1, 2)}
+        sockets = {t for t in targets(shared_zygote.popen.pid) if t.startswith(("socket:", "pipe:"))}
+        assert not sockets & set(targets(pid)), "it kept descriptors of the zygote"
+        assert str(shared_zygote.log_path) in inherited
+        assert [os.readlink(f"/proc/{pid}/fd/{n}") for n in (0, 1, 2)] == [
+            "/dev/null",
+            spec.log_path,
+            spec.log_path,
+        ]
+        assert worker.ear.hellos[0].pid == pid
+        assert worker.ear.hellos[0].start_ticks == worker.handle.start_ticks
 
 
-def test_forked_workers_have_little_memory_of_their_own(root: Path, shared_zygote: SharedZygote) -> None:
+async def test_forked_workers_have_little_memory_of_their_own(root: Path, shared_zygote: SharedZygote) -> None:
     async def own_mb(worker: Newborn) -> float:
         usage = await asyncio.to_thread(measure_process, worker.pid, True)
         assert usage is not None
         assert usage.uss_bytes is not None
         return usage.uss_bytes / 1e6
 
-    async def main() -> None:
-        async with open_ward(root, shared_zygote.socket_path) as ward:
-            workers = [await (await ward.born()).ready() for _ in range(2)]
-            for worker in workers:
-                link, ear = worker.link, worker.ear
-                made = msgspec.json.decode((await link.call("session.create", body=b'{"title":"x"}')).body)
-                idle_mb = await own_mb(worker)
-                wish = {"session_id": made["id"], "prompt": "/tokens 100", "run_id": ""}
-                await link.call("prompt.submit", body=msgspec.json.encode(wish))
-                async with asyncio.timeout(20.0):
-                    while not ear.completes():
-                        ear.changed.clear()
-                        await ear.changed.wait()
-                after_mb = await own_mb(worker)
-                print(f"of its own: {idle_mb:.1f} MB idle, {after_mb:.1f} MB after a run")
-                # Far from what is measured (8.3 and 10.6), as near as needed to see that nothing is shared any more.
-                assert idle_mb < 12
-                assert after_mb < 20
-
-    run(main())
+    async with open_ward(root, shared_zygote.socket_path) as ward:
+        workers = [await (await ward.born()).ready() for _ in range(2)]
+        for worker in workers:
+            link, ear = worker.link, worker.ear
+            made = msgspec.json.decode((await link.call("session.create", body=b'{"title":"x"}')).body)
+            idle_mb = await own_mb(worker)
+            wish = {"session_id": made["id"], "prompt": "/tokens 100", "run_id": ""}
+            await link.call("prompt.submit", body=msgspec.json.encode(wish))
+            async with asyncio.timeout(20.0):
+                while not ear.completes():
+                    ear.changed.clear()
+                    await ear.changed.wait()
+            after_mb = await own_mb(worker)
+            print(f"of its own: {idle_mb:.1f} MB idle, {after_mb:.1f} MB after a run")
+            # Far from what is measured (8.3 and 10.6), as near as needed to see that nothing is shared any more.
+            assert idle_mb < 12
+            assert after_mb < 20
 
 
 @pytest.mark.parametrize(
     ("number", "cause"), [(signal.SIGKILL, "signal 9"), (signal.SIGSEGV, "signal 11"), (signal.SIGTERM, "exit 0")]
 )
-def test_the_zygote_tells_how_its_worker_ended(
+async def test_the_zygote_tells_how_its_worker_ended(
     root: Path, shared_zygote: SharedZygote, number: signal.Signals, cause: str
 ) -> None:
-    async def main() -> None:
-        async with open_ward(root, shared_zygote.socket_path) as ward:
-            worker = await (await ward.born()).ready()
-            os.kill(worker.pid, number)
-            report = await worker.handle.exited()
-            assert report.cause == cause
-            assert report.max_rss_bytes > 1024 * 1024
-            assert "recovered" in report.tail
-
-    run(main())
+    async with open_ward(root, shared_zygote.socket_path) as ward:
+        worker = await (await ward.born()).ready()
+        os.kill(worker.pid, number)
+        report = await worker.handle.exited()
+        assert report.cause == cause
+        assert report.max_rss_bytes > 1024 * 1024
+        assert "recovered" in report.tail
 
 
 @pytest.mark.parametrize("way", ["forked", "plain"])
-def test_S12_a_worker_whose_directory_is_gone_says_so(root: Path, shared_zygote: SharedZygote, way: str) -> None:
-    async def main() -> None:
-        limits = msgspec.structs.replace(DEFAULT_LIMITS, fork_deadline_s=5.0 if way == "forked" else 0.1)
-        async with open_ward(root, shared_zygote.socket_path if way == "forked" else None, limits=limits) as ward:
-            worker = await ward.born(ward.spec(path=str(root / "gone")))
-            report = await worker.handle.exited()
-            assert (report.code, report.cause) == (EXIT_DIRECTORY, EXIT_REASONS[EXIT_DIRECTORY])
-            assert "cannot enter the workspace directory" in report.tail
-
-    run(main())
+async def test_S12_a_worker_whose_directory_is_gone_says_so(root: Path, shared_zygote: SharedZygote, way: str) -> None:
+    limits = msgspec.structs.replace(DEFAULT_LIMITS, fork_deadline_s=5.0 if way == "forked" else 0.1)
+    async with open_ward(root, shared_zygote.socket_path if way == "forked" else None, limits=limits) as ward:
+        worker = await ward.born(ward.spec(path=str(root / "gone")))
+        report = await worker.handle.exited()
+        assert (report.code, report.cause) == (EXIT_DIRECTORY, EXIT_REASONS[EXIT_DIRECTORY])
+        assert "cannot enter the workspace directory" in report.tail
 
 
-def test_without_a_zygote_a_worker_starts_the_plain_way(root: Path) -> None:
-    async def main() -> None:
-        limits = msgspec.structs.replace(DEFAULT_LIMITS, fork_deadline_s=0.1)
-        async with open_ward(root, limits=limits) as ward:
-            worker = await (await ward.born()).ready()
-            pid, spec = worker.pid, worker.spec
-            assert parent_of(pid) == os.getpid()
-            assert f"{MARKER}={spec.workspace_id}" in environment(pid)
-            assert os.getsid(pid) == pid
-            assert os.readlink(f"/proc/{pid}/cwd") == spec.path
-            worker.handle.kill()
-            report = await worker.handle.exited()
-            assert (report.code, report.signal) == (None, signal.SIGKILL)
-
-    run(main())
+async def test_without_a_zygote_a_worker_starts_the_plain_way(root: Path) -> None:
+    limits = msgspec.structs.replace(DEFAULT_LIMITS, fork_deadline_s=0.1)
+    async with open_ward(root, limits=limits) as ward:
+        worker = await (await ward.born()).ready()
+        pid, spec = worker.pid, worker.spec
+        assert parent_of(pid) == os.getpid()
+        assert f"{MARKER}={spec.workspace_id}" in environment(pid)
+        assert os.getsid(pid) == pid
+        assert os.readlink(f"/proc/{pid}/cwd") == spec.path
+        worker.handle.kill()
+        report = await worker.handle.exited()
+        assert (report.code, report.signal) == (None, signal.SIGKILL)
 
 
-def test_P08_what_a_worker_leaves_behind_is_gone_when_its_end_is_told(root: Path, shared_zygote: SharedZygote) -> None:
-    async def main() -> None:
-        async with open_ward(root, shared_zygote.socket_path) as ward:
-            worker = await (await ward.born()).ready()
-            # As a tool would: a session of its own, twice removed from the worker.
-            daemon = await asyncio.create_subprocess_exec(
-                *("sh", "-c", "setsid sleep 1000 >/dev/null & wait"),
-                env={MARKER: worker.spec.workspace_id, "PATH": os.environ["PATH"]},
-            )
-            await eventually(lambda: len(process_sweep.marked(worker.spec.workspace_id)) == 3, what="shell and sleep")
-            worker.handle.kill()
-            await worker.handle.exited()
-            assert process_sweep.marked(worker.spec.workspace_id) == []
-            await daemon.wait()
-
-    run(main())
-
-
-def test_S01_the_next_supervisor_adopts_and_learns_the_end(root: Path, shared_zygote: SharedZygote) -> None:
-    async def main() -> None:
-        async with open_ward(root, shared_zygote.socket_path) as ward:
-            worker = await (await ward.born()).ready()
-            worker.handle.forget()
-            second = ward.new_launcher(shared_zygote.socket_path)
-            await second.start_zygote()
-            record = Record(
-                workspace_id=worker.spec.workspace_id,
-                generation=1,
-                pid=worker.pid,
-                start_ticks=worker.handle.start_ticks,
-                boot_id=boot_id(),
-                token=worker.spec.token,
-                started_wall=1.0,
-                path=worker.spec.path,
-            )
-            handle = await second.adopt(record)
-            assert handle is not None
-            assert handle.pid == worker.pid
-            handle.kill()
-            assert (await handle.exited()).cause == "signal 9"
-            assert await second.adopt(record) is None
-            await second.close(end_zygote=False)
-
-    run(main())
-
-
-def test_S15_a_stopped_zygote_is_replaced_and_nobody_waits_for_it(root: Path) -> None:
-    async def main() -> None:
-        limits = msgspec.structs.replace(DEFAULT_LIMITS, fork_deadline_s=0.5)
-        async with open_ward(root, spawns=True, limits=limits) as ward:
-            first = await (await ward.born()).ready()
-            zygote = Process(parent_of(first.pid))
-            assert zygote.pid != os.getpid()
-            zygote.send(signal.SIGSTOP)
-            await eventually(lambda: zygote.state == "T", what="state T")
-            second = await (await ward.born()).ready()
-            assert parent_of(second.pid) == os.getpid(), "not the plain way"
-            await zygote.gone()
-            zygote.close()
-            assert Path(f"/proc/{first.pid}").exists(), "the zygote's end touched a worker"
-            third = await (await ward.born()).ready()
-            assert parent_of(third.pid) not in (os.getpid(), zygote.pid), "no other zygote took over"
-            first.handle.kill()
-            assert (await first.handle.exited()).cause == "without a word"  # who knew it is dead
-
-    run(main())
-
-
-def test_S15_a_stopped_zygote_of_another_unit_is_left_alone_and_used_again(
+async def test_P08_what_a_worker_leaves_behind_is_gone_when_its_end_is_told(
     root: Path, shared_zygote: SharedZygote
 ) -> None:
-    async def main() -> None:
-        limits = msgspec.structs.replace(DEFAULT_LIMITS, fork_deadline_s=0.3)
-        zygote = Process(shared_zygote.popen.pid)
-        try:
-            async with open_ward(root, shared_zygote.socket_path, limits=limits) as ward:
-                await (await ward.born()).ready()
-                zygote.send(signal.SIGSTOP)
-                await eventually(lambda: zygote.state == "T", what="state T")
-                for _ in range(3):
-                    worker = await (await ward.born(ward.spec(path=str(root / "gone")))).handle.exited()
-                    assert worker.code == EXIT_DIRECTORY
-                assert zygote.state == "T"
-                zygote.send(signal.SIGCONT)
+    async with open_ward(root, shared_zygote.socket_path) as ward:
+        worker = await (await ward.born()).ready()
+        # As a tool would: a session of its own, twice removed from the worker.
+        daemon = await asyncio.create_subprocess_exec(
+            *("sh", "-c", "setsid sleep 1000 >/dev/null & wait"),
+            env={MARKER: worker.spec.workspace_id, "PATH": os.environ["PATH"]},
+        )
+        await eventually(lambda: len(process_sweep.marked(worker.spec.workspace_id)) == 3, what="shell and sleep")
+        worker.handle.kill()
+        await worker.handle.exited()
+        assert process_sweep.marked(worker.spec.workspace_id) == []
+        await daemon.wait()
 
-                async with asyncio.timeout(15.0):
-                    while parent_of((await ward.born()).pid) != zygote.pid:  # noqa: ASYNC110
-                        await asyncio.sleep(0.1)  # nothing tells that it has said hello
-        finally:
+
+async def test_S01_the_next_supervisor_adopts_and_learns_the_end(root: Path, shared_zygote: SharedZygote) -> None:
+    async with open_ward(root, shared_zygote.socket_path) as ward:
+        worker = await (await ward.born()).ready()
+        worker.handle.forget()
+        second = ward.new_launcher(shared_zygote.socket_path)
+        await second.start_zygote()
+        record = Record(
+            workspace_id=worker.spec.workspace_id,
+            generation=1,
+            pid=worker.pid,
+            start_ticks=worker.handle.start_ticks,
+            boot_id=boot_id(),
+            token=worker.spec.token,
+            started_wall=1.0,
+            path=worker.spec.path,
+        )
+        handle = await second.adopt(record)
+        assert handle is not None
+        assert handle.pid == worker.pid
+        handle.kill()
+        assert (await handle.exited()).cause == "signal 9"
+        assert await second.adopt(record) is None
+        await second.close(end_zygote=False)
+
+
+async def test_S15_a_stopped_zygote_is_replaced_and_nobody_waits_for_it(root: Path) -> None:
+    limits = msgspec.structs.replace(DEFAULT_LIMITS, fork_deadline_s=0.5)
+    async with open_ward(root, spawns=True, limits=limits) as ward:
+        first = await (await ward.born()).ready()
+        zygote = Process(parent_of(first.pid))
+        assert zygote.pid != os.getpid()
+        zygote.send(signal.SIGSTOP)
+        await eventually(lambda: zygote.state == "T", what="state T")
+        second = await (await ward.born()).ready()
+        assert parent_of(second.pid) == os.getpid(), "not the plain way"
+        await zygote.gone()
+        zygote.close()
+        assert Path(f"/proc/{first.pid}").exists(), "the zygote's end touched a worker"
+        third = await (await ward.born()).ready()
+        assert parent_of(third.pid) not in (os.getpid(), zygote.pid), "no other zygote took over"
+        first.handle.kill()
+        assert (await first.handle.exited()).cause == "without a word"  # who knew it is dead
+
+
+async def test_S15_a_stopped_zygote_of_another_unit_is_left_alone_and_used_again(
+    root: Path, shared_zygote: SharedZygote
+) -> None:
+    limits = msgspec.structs.replace(DEFAULT_LIMITS, fork_deadline_s=0.3)
+    zygote = Process(shared_zygote.popen.pid)
+    try:
+        async with open_ward(root, shared_zygote.socket_path, limits=limits) as ward:
+            await (await ward.born()).ready()
+            zygote.send(signal.SIGSTOP)
+            await eventually(lambda: zygote.state == "T", what="state T")
+            for _ in range(3):
+                worker = await (await ward.born(ward.spec(path=str(root / "gone")))).handle.exited()
+                assert worker.code == EXIT_DIRECTORY
+            assert zygote.state == "T"
             zygote.send(signal.SIGCONT)
-            zygote.close()
 
-    run(main())
+            async with asyncio.timeout(15.0):
+                while parent_of((await ward.born()).pid) != zygote.pid:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)  # nothing tells that it has said hello
+    finally:
+        zygote.send(signal.SIGCONT)
+        zygote.close()
 
 
-def test_S16_a_zygote_that_always_fails_to_start_is_not_started_for_ever(
+async def test_S16_a_zygote_that_always_fails_to_start_is_not_started_for_ever(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -368,7 +342,7 @@ def test_S16_a_zygote_that_always_fails_to_start_is_not_started_for_ever(
         assert "is not a socket" in (root / "zygote.log").read_text()
 
     caplog.set_level(logging.INFO)
-    run(main())
+    await main()
 
 
 class Talk:
@@ -455,7 +429,7 @@ def test_more_exits_than_fit_into_a_hello_keep_nobody_out(shared_zygote: SharedZ
                 talk.say(Forget(pid=child.pid, start_ticks=child.start_ticks))
 
 
-def test_a_zygote_told_to_end_passes_it_on_and_leaves_last(root: Path) -> None:
+async def test_a_zygote_told_to_end_passes_it_on_and_leaves_last(root: Path) -> None:
     async def main(zygote: SharedZygote) -> None:
         async with open_ward(root, zygote.socket_path) as ward:
             workers = [await (await ward.born()).ready() for _ in range(2)]
@@ -468,12 +442,12 @@ def test_a_zygote_told_to_end_passes_it_on_and_leaves_last(root: Path) -> None:
     zygote = SharedZygote(root)
     try:
         zygote.wait_ready()
-        run(main(zygote))
+        await main(zygote)
     finally:
         zygote.close()
 
 
-def test_a_zygote_that_may_leave_stays_when_somebody_forks_again(root: Path) -> None:
+async def test_a_zygote_that_may_leave_stays_when_somebody_forks_again(root: Path) -> None:
     async def main(zygote: SharedZygote) -> None:
         async with open_ward(root, zygote.socket_path) as ward:
             first = await (await ward.born()).ready()
@@ -496,7 +470,7 @@ def test_a_zygote_that_may_leave_stays_when_somebody_forks_again(root: Path) -> 
     zygote = SharedZygote(root)
     try:
         zygote.wait_ready()
-        run(main(zygote))
+        await main(zygote)
     finally:
         zygote.close()
 

@@ -24,8 +24,8 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
     (path / "w").mkdir()
     await manager.systemctl("start", "bulkhead.target")
     await eventually(lambda: is_active(manager, "bulkhead.service"), timeout_s=15.0, what="an active service")
-    diary = ClientLog()
-    client = Client(manager.run / "bulkhead.sock", diary)
+    client_log = ClientLog()
+    client = Client(manager.run / "bulkhead.sock", client_log)
     workspace = await client.create(path / "w")
     session = await client.create_session(workspace["id"])
     watcher = StreamReader(client, workspace["id"], name="client")
@@ -67,7 +67,7 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
             worker.close()
     stored = read_stored(workspace["id"], path / "w" / ".bulkhead")
     assert [(row.id, row.outcome) for row in stored.runs] == [(run, "cancelled")]
-    assert judge(diary, [stored]) == []
+    assert judge(client_log, [stored]) == []
 
 
 async def now_working(manager: Manager, client: Client, workspace: str) -> Identity:

@@ -87,7 +87,7 @@ messages = st.lists(
 
 
 @given(messages)
-def test_every_call_has_its_result_directly_behind_it_and_nothing_else_has(found: list[Message]):
+def test_every_call_has_its_result_directly_behind_it_and_nothing_else_has(found: list[Message]) -> None:
     repaired = repair(found, "loop")
     waiting: list[str] = []
     for message in repaired:
@@ -106,13 +106,13 @@ def test_every_call_has_its_result_directly_behind_it_and_nothing_else_has(found
 
 
 @given(messages)
-def test_a_repaired_history_stays_as_it_is(found: list[Message]):
+def test_a_repaired_history_stays_as_it_is(found: list[Message]) -> None:
     once = repair(found, "loop")
     assert [message.parts for message in repair(once, "loop")] == [message.parts for message in once]
 
 
 @given(messages)
-def test_what_was_stored_is_not_lost(found: list[Message]):
+def test_what_was_stored_is_not_lost(found: list[Message]) -> None:
     def said(rows: list[Message]) -> list[str]:
         return [
             part.data.text
@@ -126,7 +126,7 @@ def test_what_was_stored_is_not_lost(found: list[Message]):
 
 
 @pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
-def test_providers_take_every_repaired_history(dialect: str):
+def test_providers_take_every_repaired_history(dialect: str) -> None:
     import httpx2
     from pydantic_ai.models import override_allow_model_requests
 

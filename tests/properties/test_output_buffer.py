@@ -24,14 +24,14 @@ def _fed(chunks, head, tail):
 
 
 @given(texts, st.lists(st.integers(0, 10_000), max_size=12), sizes, sizes)
-def test_any_chunking_gives_the_same(data, cuts, head, tail):
+def test_any_chunking_gives_the_same(data: bytes, cuts: list[int], head: int, tail: int) -> None:
     whole, parts = _fed([data], head, tail), _fed(_chunks(data, cuts), head, tail)
     assert (parts.head, parts.tail, parts.total_bytes) == (whole.head, whole.tail, whole.total_bytes)
     assert parts.text() == whole.text()
 
 
 @given(texts, sizes, sizes)
-def test_head_and_tail_are_the_ends_and_all_bytes_are_counted(data, head, tail):
+def test_head_and_tail_are_the_ends_and_all_bytes_are_counted(data: bytes, head: int, tail: int) -> None:
     buffer = _fed([data], head, tail)
     assert buffer.head == data[:head]
     assert data[head:].endswith(buffer.tail)
@@ -40,7 +40,7 @@ def test_head_and_tail_are_the_ends_and_all_bytes_are_counted(data, head, tail):
 
 
 @given(st.text(max_size=300), sizes, sizes)
-def test_no_character_is_split(text, head, tail):
+def test_no_character_is_split(text: str, head: int, tail: int) -> None:
     """Text without U+FFFD shows none, wherever it was cut; and short text is shown as it is."""
     text = text.replace("\ufffd", "").replace("\0", "")
     buffer = _fed([text.encode()], head, tail)
@@ -50,10 +50,10 @@ def test_no_character_is_split(text, head, tail):
         assert shown == text
 
 
-def test_what_is_left_out_is_counted_in_lines_and_bytes():
+def test_what_is_left_out_is_counted_in_lines_and_bytes() -> None:
     buffer = _fed([b"aa\n" * 100], 6, 6)
     assert buffer.text() == "aa\naa\n\n\n... [96 lines, 288 bytes left out] ...\n\naa\naa\n"
 
 
-def test_bytes_that_are_no_text_are_shown_as_such():
+def test_bytes_that_are_no_text_are_shown_as_such() -> None:
     assert _fed([b"a\xff\0b"], 100, 100).text() == "a\ufffd\ufffdb"

@@ -22,7 +22,7 @@ def _with_ends(text, ends):
 
 
 @given(small, needle, small)
-def test_one_place_is_changed_only_when_it_is_the_only_one(text, old, new):
+def test_one_place_is_changed_only_when_it_is_the_only_one(text: str, old: str, new: str) -> None:
     places = _starts(text, old)
     if not places:
         with pytest.raises(NoMatch):
@@ -37,7 +37,7 @@ def test_one_place_is_changed_only_when_it_is_the_only_one(text, old, new):
 
 
 @given(small, needle, small)
-def test_all_places_are_changed_like_text_replace_does(text, old, new):
+def test_all_places_are_changed_like_text_replace_does(text: str, old: str, new: str) -> None:
     if old in text:
         replaced = replace_text(text, old, new, replace_all=True)
         assert replaced.text == text.replace(old, new)
@@ -45,7 +45,7 @@ def test_all_places_are_changed_like_text_replace_does(text, old, new):
 
 
 @given(small, needle, small, st.booleans())
-def test_a_file_with_crlf_keeps_it(text, old, new, replace_all):
+def test_a_file_with_crlf_keeps_it(text: str, old: str, new: str, replace_all: bool) -> None:
     """The same as with LF, every line end being CRLF before and after."""
     if "\n" not in text:
         return
@@ -60,7 +60,7 @@ def test_a_file_with_crlf_keeps_it(text, old, new, replace_all):
 
 
 @given(small, line_ends, needle, small)
-def test_mixed_line_ends_outside_the_place_stay(text, ends, old, new):
+def test_mixed_line_ends_outside_the_place_stay(text: str, ends: list[str], old: str, new: str) -> None:
     mixed = _with_ends(text, ends)
     places = _starts(text, old)
     if len(places) == 1:
@@ -73,5 +73,5 @@ def test_mixed_line_ends_outside_the_place_stay(text, ends, old, new):
         assert replaced.replace("\r\n", "\n") == text[: places[0]] + new + text[places[0] + len(old) :]
 
 
-def test_an_old_text_with_crlf_is_found_too():
+def test_an_old_text_with_crlf_is_found_too() -> None:
     assert replace_text("a\r\nb\r\n", "a\r\nb", "x\ny", replace_all=False).text == "x\r\ny\r\n"

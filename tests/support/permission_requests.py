@@ -27,23 +27,25 @@ async def requested(
 
 
 async def grant(
-    room: WorkspaceFixture, request: dict[str, Any], action: str, *, client: Client | None = None
+    workspace: WorkspaceFixture, request: dict[str, Any], action: str, *, client: Client | None = None
 ) -> Response:
     """Answer a permission request as the Crush client does: with the whole request in the body."""
     body = {"permission": request, "action": action}
-    return await (client or room.client).post(f"/v1/workspaces/{room.id}/permissions/grant", body)
+    return await (client or workspace.client).post(f"/v1/workspaces/{workspace.id}/permissions/grant", body)
 
 
 async def resolved(
-    room: WorkspaceFixture, request: dict[str, Any], action: str, *, client: Client | None = None
+    workspace: WorkspaceFixture, request: dict[str, Any], action: str, *, client: Client | None = None
 ) -> bool:
     """Answer a request; return whether this answer decided it."""
-    return bool((await grant(room, request, action, client=client)).expect(200).json()["resolved"])
+    return bool((await grant(workspace, request, action, client=client)).expect(200).json()["resolved"])
 
 
-async def waiting(room: WorkspaceFixture, what: str = "permissions") -> list[dict[str, Any]]:
+async def waiting(workspace: WorkspaceFixture, what: str = "permissions") -> list[dict[str, Any]]:
     """Return the open permission requests, or the open `questions`."""
-    requests: list[dict[str, Any]] = (await room.client.get(f"/v1/workspaces/{room.id}/{what}")).expect(200).json()
+    requests: list[dict[str, Any]] = (
+        (await workspace.client.get(f"/v1/workspaces/{workspace.id}/{what}")).expect(200).json()
+    )
     return requests
 
 
@@ -57,6 +59,6 @@ def outcomes(watcher: StreamReader, call_id: str) -> list[str]:
     return words
 
 
-async def init(room: WorkspaceFixture, interactive: bool) -> None:
+async def init(workspace: WorkspaceFixture, interactive: bool) -> None:
     """Announce whether this client can answer requests."""
-    (await room.client.post(f"/v1/workspaces/{room.id}/agent/init", {"interactive": interactive})).expect(200)
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent/init", {"interactive": interactive})).expect(200)

@@ -113,6 +113,6 @@ def script(*lines: str) -> str:
     return "\n/think on\n".join(lines)
 
 
-async def results(room: WorkspaceFixture) -> list[dict[str, Any]]:
+async def results(workspace: WorkspaceFixture) -> list[dict[str, Any]]:
     """Return the results of all tool calls of the session, in order."""
-    return [part for row in await room.messages() for part in parts_of(row, "tool_result")]
+    return [part for row in await workspace.messages() for part in parts_of(row, "tool_result")]

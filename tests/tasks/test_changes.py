@@ -9,10 +9,10 @@ from tests.tasks.repository import bash, changed, git, make_repository, passes, 
 
 
 async def test_a_bug_is_fixed(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    make_repository(room.path)
-    assert not passes(room.path)
-    run = await room.prompt(
+    workspace = await house.workspace(yolo=True)
+    make_repository(workspace.path)
+    assert not passes(workspace.path)
+    run = await workspace.prompt(
         script(
             bash(TESTS),
             tool("grep", pattern="def total"),
@@ -27,21 +27,21 @@ async def test_a_bug_is_fixed(house: ServerHarness) -> None:
             "/say total() kept only the last price; shop/cart.py:8 adds them up now, and the tests pass.",
         )
     )
-    assert "tests pass" in (await room.ended(run, 30))["text"]
-    assert changed(room.path) == ["shop/cart.py"]
-    assert passes(room.path)
-    outputs = await results(room)
+    assert "tests pass" in (await workspace.ended(run, 30))["text"]
+    assert changed(workspace.path) == ["shop/cart.py"]
+    assert passes(workspace.path)
+    outputs = await results(workspace)
     assert "Exit code 1" in outputs[0]["content"]
     assert "shop/cart.py" in outputs[1]["content"]
     assert "Exit code" not in outputs[-1]["content"]
-    assert git(room.path, "diff", "--numstat").split()[:2] == ["1", "1"]
+    assert git(workspace.path, "diff", "--numstat").split()[:2] == ["1", "1"]
 
 
 async def test_a_function_is_renamed_in_several_files(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    make_repository(room.path)
+    workspace = await house.workspace(yolo=True)
+    make_repository(workspace.path)
     files = ("shop/cart.py", "shop/invoice.py", "tests/test_cart.py")
-    run = await room.prompt(
+    run = await workspace.prompt(
         script(
             tool("grep", pattern=r"\bcount_items\b"),
             "\n".join(tool("view", file_path=file) for file in files),
@@ -53,24 +53,24 @@ async def test_a_function_is_renamed_in_several_files(house: ServerHarness) -> N
             "/say done",
         )
     )
-    await room.ended(run, 30)
-    outputs = await results(room)
+    await workspace.ended(run, 30)
+    outputs = await results(workspace)
     for file in files:
         assert file in outputs[0]["content"]
     assert "No matches" in outputs[-1]["content"]
-    assert changed(room.path) == sorted(files)
-    assert "count_items" not in "".join((room.path / file).read_text() for file in files)
-    assert (room.path / "shop/invoice.py").read_text().count("number_of_items") == 2
+    assert changed(workspace.path) == sorted(files)
+    assert "count_items" not in "".join((workspace.path / file).read_text() for file in files)
+    assert (workspace.path / "shop/invoice.py").read_text().count("number_of_items") == 2
 
 
 async def test_a_test_is_written_and_run(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    make_repository(room.path)
+    workspace = await house.workspace(yolo=True)
+    make_repository(workspace.path)
     text = (
         "import unittest\n\nfrom shop.cart import count_items\n\n\nclass EmptyTest(unittest.TestCase):\n"
         "    def test_nothing(self):\n        self.assertEqual(count_items({}), 0)\n"
     )
-    run = await room.prompt(
+    run = await workspace.prompt(
         script(
             tool("glob", pattern="tests/*.py"),
             tool("view", file_path="tests/test_cart.py"),
@@ -79,23 +79,23 @@ async def test_a_test_is_written_and_run(house: ServerHarness) -> None:
             "/say there is a test of an empty cart now",
         )
     )
-    await room.ended(run, 30)
-    assert changed(room.path) == ["tests/test_empty.py"]
-    assert "Exit code" not in (await results(room))[-1]["content"]
+    await workspace.ended(run, 30)
+    assert changed(workspace.path) == ["tests/test_empty.py"]
+    assert "Exit code" not in (await results(workspace))[-1]["content"]
 
 
 async def test_an_edit_after_a_change_by_the_user_keeps_both(house: ServerHarness) -> None:
     """The user changes the file while the agent works on it: the edit fails, the agent views the file and retries."""
-    room = await house.room(yolo=True)
-    make_repository(room.path)
+    workspace = await house.workspace(yolo=True)
+    make_repository(workspace.path)
     edit = tool("edit", file_path="shop/cart.py", old_string="amount = price", new_string="amount += price")
-    run = await room.prompt(script(tool("view", file_path="shop/cart.py"), "/say read"))
-    await room.ended(run)
-    cart = room.path / "shop/cart.py"
+    run = await workspace.prompt(script(tool("view", file_path="shop/cart.py"), "/say read"))
+    await workspace.ended(run)
+    cart = workspace.path / "shop/cart.py"
     cart.write_text(cart.read_text().replace("How many items", "The number of items"))
-    run = await room.prompt(script(edit, tool("view", file_path="shop/cart.py"), edit, "/say done"))
-    await room.ended(run)
-    outputs = await results(room)
+    run = await workspace.prompt(script(edit, tool("view", file_path="shop/cart.py"), edit, "/say done"))
+    await workspace.ended(run)
+    outputs = await results(workspace)
     assert [result["is_error"] for result in outputs] == [False, True, False, False]
     assert "has changed" in outputs[1]["content"]
     assert "amount += price" in cart.read_text()
@@ -103,23 +103,23 @@ async def test_an_edit_after_a_change_by_the_user_keeps_both(house: ServerHarnes
 
 
 async def test_a_file_with_tabs_and_old_line_ends_keeps_them(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    (room.path / "a.go").write_bytes(b"func f() {\r\n\tif a {\r\n\t\treturn 1\r\n\t}\r\n}\r\n")
-    run = await room.prompt(
+    workspace = await house.workspace(yolo=True)
+    (workspace.path / "a.go").write_bytes(b"func f() {\r\n\tif a {\r\n\t\treturn 1\r\n\t}\r\n}\r\n")
+    run = await workspace.prompt(
         script(
             tool("view", file_path="a.go"),
             tool("edit", file_path="a.go", old_string="if a {\n    return 1\n}", new_string="if b {\n    return 2\n}"),
             "/say done",
         )
     )
-    await room.ended(run)
-    assert (room.path / "a.go").read_bytes() == b"func f() {\r\n\tif b {\r\n\t\treturn 2\r\n\t}\r\n}\r\n"
+    await workspace.ended(run)
+    assert (workspace.path / "a.go").read_bytes() == b"func f() {\r\n\tif b {\r\n\t\treturn 2\r\n\t}\r\n}\r\n"
 
 
 async def test_two_sessions_change_one_repository_at_the_same_time(house: ServerHarness) -> None:
-    room = await house.room(yolo=True)
-    make_repository(room.path)
-    other = await room.client.create_session(room.id)
+    workspace = await house.workspace(yolo=True)
+    make_repository(workspace.path)
+    other = await workspace.client.create_session(workspace.id)
 
     def work(number: int) -> str:
         lines = []
@@ -129,18 +129,18 @@ async def test_two_sessions_change_one_repository_at_the_same_time(house: Server
         notes = json.dumps({"description": "note", "command": f"echo {number} >>notes.txt"})
         return script(*lines, f"/tool bash {notes}", "/say done")
 
-    first = await room.prompt(work(1))
-    second = await room.client.prompt(room.id, other, work(2))
-    await asyncio.gather(room.ended(first, 30), room.ended(second, 30))
-    assert sorted((room.path / "notes.txt").read_text().split()) == ["1", "2"]
+    first = await workspace.prompt(work(1))
+    second = await workspace.client.prompt(workspace.id, other, work(2))
+    await asyncio.gather(workspace.ended(first, 30), workspace.ended(second, 30))
+    assert sorted((workspace.path / "notes.txt").read_text().split()) == ["1", "2"]
     for number in (1, 2):
-        texts = [(room.path / f"part{number}/{step}.txt").read_text() for step in range(5)]
+        texts = [(workspace.path / f"part{number}/{step}.txt").read_text() for step in range(5)]
         assert texts == [f"{number}.{step}\n" for step in range(5)]
 
 
 async def test_work_follows_a_plan_with_the_help_of_a_subagent(house: ServerHarness) -> None:
-    room = await house.room(model="openai", yolo=True)
-    make_repository(room.path)
+    workspace = await house.workspace(model="openai", yolo=True)
+    make_repository(workspace.path)
 
     def plan(*states: str) -> dict[str, object]:
         names = (("Find", "Finding"), ("Fix", "Fixing"))
@@ -151,7 +151,7 @@ async def test_work_follows_a_plan_with_the_help_of_a_subagent(house: ServerHarn
             ]
         }
 
-    run = await room.prompt("fix the sum")
+    run = await workspace.prompt("fix the sum")
     call = await house.provider.next_call()
     await call.tool_call("c1", "todos", plan("in_progress", "pending"))
     await call.tool_call("c2", "agent", {"prompt": "Where is the sum computed?"})
@@ -170,7 +170,9 @@ async def test_work_follows_a_plan_with_the_help_of_a_subagent(house: ServerHarn
     await call.tool_call("c5", "todos", plan("completed", "completed"))
     await call.finish()
     await (await house.provider.next_call()).reply("fixed")
-    assert (await room.ended(run, 30))["text"] == "fixed"
-    assert passes(room.path)
-    session = (await room.client.get(f"/v1/workspaces/{room.id}/sessions/{room.session}")).expect(200).json()
+    assert (await workspace.ended(run, 30))["text"] == "fixed"
+    assert passes(workspace.path)
+    session = (
+        (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}")).expect(200).json()
+    )
     assert [todo["status"] for todo in session["todos"]] == ["completed", "completed"]

@@ -12,7 +12,7 @@ from tests.support.checks.history import ClientLog, Seen, Stored, Stream
 Finding = str
 
 
-def judge(diary: ClientLog, files: Iterable[Stored]) -> list[Finding]:
+def judge(client_log: ClientLog, files: Iterable[Stored]) -> list[Finding]:
     """Every violation, in words; an empty list is an acquittal."""
     stored = {file.workspace: file for file in files}
     findings: list[Finding] = []
@@ -22,9 +22,9 @@ def judge(diary: ClientLog, files: Iterable[Stored]) -> list[Finding]:
         findings += nothing_after_the_end(file)
         findings += ends_tell_a_story(file)
         findings += tool_calls_are_answered(file)
-    findings += acknowledged_is_stored(diary, stored)
-    findings += one_run_a_key(diary, stored)
-    for stream in diary.streams:
+    findings += acknowledged_is_stored(client_log, stored)
+    findings += one_run_a_key(client_log, stored)
+    for stream in client_log.streams:
         findings += stream_is_gapless(stream)
         findings += terminal_seen_once(stream)
         if stream.workspace in stored:
@@ -41,22 +41,22 @@ def file_is_sound(file: Stored) -> list[Finding]:
     return findings
 
 
-def acknowledged_is_stored(diary: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
+def acknowledged_is_stored(client_log: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
     """What was answered 202 is in the file (P1)."""
     findings = []
-    for ask in diary.acknowledged:
+    for ask in client_log.acknowledged:
         file = stored.get(ask.workspace)
         if file is not None and ask.run_id not in {run.id for run in file.runs}:
             findings.append(f"{ask.workspace}: run {ask.run_id} was acknowledged and is not stored")
     return findings
 
 
-def one_run_a_key(diary: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
+def one_run_a_key(client_log: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
     """No run exists that nobody asked for, and none twice (P4)."""
     findings = []
-    keyless = {ask.workspace for ask in diary.prompts if not ask.run_id}
+    keyless = {ask.workspace for ask in client_log.prompts if not ask.run_id}
     for file in stored.values():
-        asked = {ask.run_id for ask in diary.prompts if ask.workspace == file.workspace}
+        asked = {ask.run_id for ask in client_log.prompts if ask.workspace == file.workspace}
         tasks = {run.id for run in file.runs if run.kind in ("task", "web")}  # other runs asked for these
         for run_id, count in Counter(run.id for run in file.runs).items():
             if count > 1:

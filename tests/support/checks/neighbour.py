@@ -31,8 +31,8 @@ class Neighbour:
         """Healthy before: the run streams."""
         self._path.mkdir()
         self.workspace = (await self._client.create(self._path))["id"]
-        self._session = await self._client.create_session(self.workspace, "bystander")
-        self._watcher = StreamReader(self._client, self.workspace, name="bystander")
+        self._session = await self._client.create_session(self.workspace, "neighbour")
+        self._watcher = StreamReader(self._client, self.workspace, name="neighbour")
         self._watcher.resumes = True
         await self._watcher.open()
         self._run = await self._client.prompt(self.workspace, self._session, f"/tokens 1000000 {RATE_PER_S}")

@@ -75,7 +75,7 @@ class Crush:
     def __init__(
         self,
         door: ServerAddress,
-        diary: ClientLog,
+        client_log: ClientLog,
         *,
         version: str = "v0.99.0",
         build_id: str = "abc123",
@@ -83,7 +83,7 @@ class Crush:
     ) -> None:
         """`has_proxy`: HTTP_PROXY is set, which makes targets on a Unix socket absolute."""
         self.door = door
-        self.diary = diary
+        self.client_log = client_log
         self.version = version
         self.build_id = build_id
         self.client_id = str(uuid.uuid4())
@@ -230,7 +230,7 @@ class Crush:
         """`POST /v1/workspaces` with what every client adds."""
         sent = {"id": "", "version": self.version, "client_id": self.client_id} | wish
         found: dict[str, Any] = await self.ok("POST", "/v1/workspaces", sent)
-        self.diary.workspaces[found["id"]] = Path(found["data_dir"])
+        self.client_log.workspaces[found["id"]] = Path(found["data_dir"])
         return found
 
     async def subscribe(self, workspace: str, on_event: Callable[[Seen], object] | None = None) -> "Subscription":
@@ -256,7 +256,7 @@ class Crush:
         is_chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         subscription = Subscription(workspace, reader, writer, is_chunked=is_chunked, on_event=on_event)
         self._subscriptions.append(subscription)
-        self.diary.streams.append(subscription.stream)
+        self.client_log.streams.append(subscription.stream)
         return subscription
 
     async def retire(self, workspace: str) -> None:

@@ -139,7 +139,7 @@ class Tui:
         paths = [each["file_path"] for each in attachments or ()]
         if attachments:
             sent["attachments"] = attachments
-        crush.diary.asked(self.workspace["id"], self.session["id"], "")
+        crush.client_log.asked(self.workspace["id"], self.session["id"], "")
         await asyncio.gather(
             self._submit(sent),
             self.load(),

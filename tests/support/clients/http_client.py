@@ -47,11 +47,11 @@ class Response:
 
 
 class Client:
-    """One program that uses the API; has a client id and a diary."""
+    """One program that uses the API; has a client id and a client_log."""
 
-    def __init__(self, socket_path: Path, diary: ClientLog) -> None:
+    def __init__(self, socket_path: Path, client_log: ClientLog) -> None:
         self.socket_path = socket_path
-        self.diary = diary
+        self.client_log = client_log
         self.client_id = str(uuid.uuid4())
 
     async def request(
@@ -87,7 +87,7 @@ class Client:
         wish = {"id": "", "path": str(path), "client_id": self.client_id, "version": "test", **wish}
         workspace: dict[str, Any] = (await self.post("/v1/workspaces", wish, timeout_s=30.0)).expect(200).json()
         api_shapes.WORKSPACE(workspace, "workspace")
-        self.diary.workspaces[workspace["id"]] = Path(workspace["data_dir"])
+        self.client_log.workspaces[workspace["id"]] = Path(workspace["data_dir"])
         return workspace
 
     async def create_session(self, workspace: str, title: str = "a session") -> str:
@@ -107,13 +107,13 @@ class Client:
     ) -> Response:
         """Send a prompt and give the answer, whatever it is. Noted in the diary as asked, and as accepted on 202."""
         run_id = str(uuid.uuid4()) if run_id is None else run_id
-        self.diary.asked(workspace, session, run_id)
+        self.client_log.asked(workspace, session, run_id)
         body = {"session_id": session, "run_id": run_id, "prompt": prompt}
         answer = await self.post(f"/v1/workspaces/{workspace}/agent", body, **options)
         if answer.status == 202:
             accepted = answer.json()
             assert run_id in ("", accepted["run_id"]), accepted
-            self.diary.accepted(workspace, session, accepted["run_id"])
+            self.client_log.accepted(workspace, session, accepted["run_id"])
         return answer
 
     async def prompt(self, workspace: str, session: str, prompt: str, run_id: str | None = None) -> str:

@@ -115,7 +115,7 @@ class LightReader:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection of an onlooker."""
+    """One connection of an reader."""
 
     def __init__(self, owner: LightReader) -> None:
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -161,29 +161,29 @@ class _Connection(asyncio.Protocol):
             self.status.exception()
 
 
-async def open_all(onlookers: Sequence[LightReader]) -> None:
+async def open_all(readers: Sequence[LightReader]) -> None:
     """Let all of them connect at once; each has to be let in."""
-    statuses = await asyncio.gather(*(onlooker.open() for onlooker in onlookers))
+    statuses = await asyncio.gather(*(reader.open() for reader in readers))
     assert set(statuses) <= {200}, sorted(statuses)
 
 
-async def all_saw_end(onlookers: Sequence[LightReader], run_id: str, timeout_s: float = 15.0) -> None:
+async def all_saw_end(readers: Sequence[LightReader], run_id: str, timeout_s: float = 15.0) -> None:
     """Wait until the end of this run has come to each of them."""
     await eventually(
-        lambda: all(onlooker.saw_end(run_id) for onlooker in onlookers),
+        lambda: all(reader.saw_end(run_id) for reader in readers),
         timeout_s=timeout_s,
-        what=f"the end of {run_id} at all {len(onlookers)}",
-        state=lambda: sum(not onlooker.saw_end(run_id) for onlooker in onlookers),
+        what=f"the end of {run_id} at all {len(readers)}",
+        state=lambda: sum(not reader.saw_end(run_id) for reader in readers),
     )
 
 
-def assert_exact(onlooker: LightReader, stored: Stored, *, after: str) -> None:
+def assert_exact(reader: LightReader, stored: Stored, *, after: str) -> None:
     """What came is exactly what the file holds after the id `after`, in order, none twice, none of another log."""
     log, _, number = after.partition(".")
     assert log == stored.log, (after, stored.log)
     wanted = [(f"{log}.{row.number}", row.data) for row in stored.events if row.number > int(number)]
-    assert onlooker.resets == []
-    got = onlooker.events
+    assert reader.resets == []
+    got = reader.events
     if got != wanted:
         ids, wanted_ids = [event[0] for event in got], [event[0] for event in wanted]
         assert ids == wanted_ids, f"after {after}"
@@ -191,10 +191,10 @@ def assert_exact(onlooker: LightReader, stored: Stored, *, after: str) -> None:
 
 
 @contextlib.contextmanager
-def gone_at_the_end(onlookers: Sequence[LightReader]) -> Iterator[None]:
+def gone_at_the_end(readers: Sequence[LightReader]) -> Iterator[None]:
     """Close all of them, however the story ends."""
     try:
         yield
     finally:
-        for onlooker in onlookers:
-            onlooker.close()
+        for reader in readers:
+            reader.close()

@@ -30,7 +30,7 @@ class StreamReader:
         self._failure: BaseException | None = None
         self._reading: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
-        client.diary.streams.append(self.stream)
+        client.client_log.streams.append(self.stream)
 
     @property
     def seen(self) -> list[Seen]:

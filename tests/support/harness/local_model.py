@@ -33,7 +33,7 @@ class LocalModelFixture:
         path.write_text(json.dumps(config))
         await self.house.start()
 
-    async def room(self, name: str = "w", *, max_tokens: int = 0) -> WorkspaceFixture:
+    async def workspace(self, name: str = "w", *, max_tokens: int = 0) -> WorkspaceFixture:
         """A workspace where the local model answers, with at most so many tokens (0: as many as it likes)."""
         chosen = {**LOCAL, "max_tokens": max_tokens}
         path = self.house.directory(name, "script")
@@ -54,8 +54,8 @@ class LocalModelFixture:
         self.mode.with_name("go").touch()
 
 
-async def answer(room: WorkspaceFixture, prompt: str) -> str:
+async def answer(workspace: WorkspaceFixture, prompt: str) -> str:
     """What a prompt is answered with; it must be."""
-    end = await room.ended(await room.prompt(prompt))
+    end = await workspace.ended(await workspace.prompt(prompt))
     assert "error" not in end, end
     return str(end["text"])

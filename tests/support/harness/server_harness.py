@@ -115,11 +115,11 @@ class ServerHarness:
         env: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         start: bool = True,
-        bystander: bool = True,
+        neighbour: bool = True,
         tcp: bool = False,
     ) -> None:
         self.root = root
-        self.diary = ClientLog()
+        self.client_log = ClientLog()
         self.provider = Provider()
         self.failpoints = Failpoints(root / "f")
         self.notify = Notify(root / "n")
@@ -132,9 +132,9 @@ class ServerHarness:
         self.server = Server(
             xprocess, root, limits=limits or {}, env=extra | dict(env or {}), zygote=zygote, arguments=arguments
         )
-        self.bystander = Neighbour(self.new_client(), self.worker_pid, root / "by")
+        self.neighbour = Neighbour(self.new_client(), self.worker_pid, root / "by")
         self._starts = start
-        self._has_bystander = bystander
+        self._has_neighbour = neighbour
         self._watchers: list[StreamReader] = []
         self._held: list[Process] = []
         self._pipes: list[Pipe] = []
@@ -144,7 +144,7 @@ class ServerHarness:
 
     def new_client(self) -> Client:
         """One more program that uses the API."""
-        return Client(self.server.socket_path, self.diary)
+        return Client(self.server.socket_path, self.client_log)
 
     async def watch(self, workspace: str, *, name: str, client: Client | None = None, ids: bool = True) -> StreamReader:
         """One more event stream, closed with the house."""
@@ -175,7 +175,7 @@ class ServerHarness:
         """Does the built-in scripted model answer there?"""
         return path in self._scripted
 
-    async def room(self, name: str = "w", *, model: str = "script", **wish: object) -> WorkspaceFixture:
+    async def workspace(self, name: str = "w", *, model: str = "script", **wish: object) -> WorkspaceFixture:
         """A workspace, a session, an open stream."""
         client = self.new_client()
         workspace = await client.create(self.directory(name, model), **wish)
@@ -202,14 +202,14 @@ class ServerHarness:
         assert row["pid"], row
         return int(row["pid"])
 
-    def stored(self, room: WorkspaceFixture) -> Stored:
+    def stored(self, workspace: WorkspaceFixture) -> Stored:
         """What the file of a room holds now."""
-        return read_stored(room.id, room.data_dir)
+        return read_stored(workspace.id, workspace.data_dir)
 
     def leftovers(self) -> list[tuple[int, str]]:
         """Processes that carry this house's marker or name one of its directories, the server itself excepted."""
         pids = {*marked(HOUSE_MARKER, self.root.name), *mentioning(str(self.root))}
-        for workspace in self.diary.workspaces:
+        for workspace in self.client_log.workspaces:
             pids.update(marked(WORKSPACE_MARKER, workspace))
         if self.server.is_running:
             pids.discard(self.server.pid)
@@ -231,8 +231,8 @@ class ServerHarness:
     async def start(self) -> None:
         """Start the server, and the bystander with it."""
         await self.server.restart()
-        if self._has_bystander and not self.bystander.workspace:
-            await self.bystander.start()
+        if self._has_neighbour and not self.neighbour.workspace:
+            await self.neighbour.start()
 
     async def __aexit__(self, failed: type[BaseException] | None, *_: object) -> None:
         try:
@@ -244,11 +244,11 @@ class ServerHarness:
     async def _judge(self) -> None:
         self.failpoints.disarm()
         if self.server.is_running:
-            if self._has_bystander:
-                await self.bystander.check()
+            if self._has_neighbour:
+                await self.neighbour.check()
             for watcher in self._watchers:
                 await watcher.close()
-            await self.bystander.close()
+            await self.neighbour.close()
             code = await self.server.stop()
             assert code == self.expects_exit, f"the server ended with {code}"
         await eventually(
@@ -256,13 +256,13 @@ class ServerHarness:
         )
         for watcher in self._watchers:
             await watcher.close()
-        files = [read_stored(workspace, path) for workspace, path in self.diary.workspaces.items()]
-        findings = judge(self.diary, files)
+        files = [read_stored(workspace, path) for workspace, path in self.client_log.workspaces.items()]
+        findings = judge(self.client_log, files)
         if not self.open_runs_are_fine:
             open_runs = [(file, run) for file in files for run in file.runs if run.state != "ended"]
             findings += [f"{file.workspace}: run {run.id} is still {run.state}" for file, run in open_runs]
         if not self.resets_are_fine:
-            reset = [stream.name for stream in self.diary.streams if any(event.is_reset for event in stream.seen)]
+            reset = [stream.name for stream in self.client_log.streams if any(event.is_reset for event in stream.seen)]
             findings += [f"{name} was reset" for name in reset]
         findings += [f"a provider would refuse: {text}" for text in self.provider.violations]
         for path in self._logs():
@@ -279,7 +279,7 @@ class ServerHarness:
                 await watcher.close()
             except AssertionError:
                 pass  # a story that failed already; its own error matters
-        await self.bystander.close()
+        await self.neighbour.close()
         await self.failpoints.__aexit__()
         await self.provider.__aexit__()
         self.server.close()

@@ -25,7 +25,7 @@ EMPTY = Message(id="a", session_id="s", role="assistant", parts=[])
 PRICED = Model(id="m", cost_per_1m_in=3.0, cost_per_1m_out=15.0, cost_per_1m_in_cached=3.75, cost_per_1m_out_cached=0.3)
 
 
-def test_W_32_the_gauge_counts_all_input_and_the_cost_prices_each_kind():
+def test_W_32_the_gauge_counts_all_input_and_the_cost_prices_each_kind() -> None:
     tokens = Tokens(input=1000, output=2000, cache_read=100_000, cache_write=10_000)
     usage = measure(PRICED, tokens, request=[user("x")], system="", answer=EMPTY, ended="completed")
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (111_000, 2000, False)
@@ -34,7 +34,7 @@ def test_W_32_the_gauge_counts_all_input_and_the_cost_prices_each_kind():
     assert flat.cost == 0
 
 
-def test_missing_usage_is_estimated_from_bytes_and_costs_nothing():
+def test_missing_usage_is_estimated_from_bytes_and_costs_nothing() -> None:
     answer = Message(id="a", session_id="s", role="assistant", parts=[TextPart(TextData(text="é" * 8))])
     usage = measure(PRICED, Tokens(), request=[user("12345")], system="123", answer=answer, ended="cancelled")
     assert (usage.prompt_tokens, usage.completion_tokens, usage.cost, usage.estimated) == (3, 4, 0.0, True)
@@ -42,12 +42,12 @@ def test_missing_usage_is_estimated_from_bytes_and_costs_nothing():
     assert estimate([snapshot]) == 1000
 
 
-def test_an_attempt_that_never_reached_the_provider_counts_nothing():
+def test_an_attempt_that_never_reached_the_provider_counts_nothing() -> None:
     usage = measure(PRICED, Tokens(), request=[user("12345")], system="", answer=EMPTY, ended="failed")
     assert (usage.prompt_tokens, usage.completion_tokens) == (0, 0)
 
 
-def test_a_loop_needs_ten_steps_and_more_than_five_repeats():
+def test_a_loop_needs_ten_steps_and_more_than_five_repeats() -> None:
     call = [ToolCallData(id="c", name="ls", input="{}")]
     result = {"c": ToolResultData(tool_call_id="c", name="ls", content="same")}
     watch = LoopDetector()
@@ -59,14 +59,14 @@ def test_a_loop_needs_ten_steps_and_more_than_five_repeats():
     assert not any(watch.step([], {}) for _ in range(20))
 
 
-def test_the_delay_doubles_up_to_its_bound_and_ends():
+def test_the_delay_doubles_up_to_its_bound_and_ends() -> None:
     error = failure("overloaded", "x")
     assert [delay_before_retry(error, n, LIMITS) for n in (1, 2, 3, 4)] == [5.0, 10.0, 20.0, None]
     assert delay_before_retry(failure("auth", "x"), 1, LIMITS) is None
 
 
 @pytest.mark.parametrize(("asked", "delay"), [(7.0, 7.0), (0.5, 0.5), (59.9, 59.9), (60.0, 5.0), (0.0, 5.0), (-1, 5.0)])
-def test_retry_after_is_obeyed_below_a_minute(asked, delay):
+def test_retry_after_is_obeyed_below_a_minute(asked: float | int, delay: float) -> None:
     assert delay_before_retry(failure("rate_limit", "x", retry_after_s=asked), 1, LIMITS) == delay
 
 
@@ -87,19 +87,19 @@ def test_retry_after_is_obeyed_below_a_minute(asked, delay):
         (418, "bad_request"),
     ],
 )
-def test_statuses_have_categories(status, category):
+def test_statuses_have_categories(status: int, category: str) -> None:
     assert category_of_status(status) == category
 
 
 @pytest.mark.parametrize("category", list(TITLES))
-def test_every_category_has_a_title_and_a_rule(category: Category):
+def test_every_category_has_a_title_and_a_rule(category: Category) -> None:
     error = failure(category, "")
     assert error.title == error.message == TITLES[category]
     assert error.retryable == (category in ("rate_limit", "overloaded", "server", "network", "stream_cut"))
     assert error.info().details["category"] == category
 
 
-def test_retryable_statuses_and_the_word_of_the_provider():
+def test_retryable_statuses_and_the_word_of_the_provider() -> None:
     assert failure("bad_request", "x", status=408).retryable
     assert failure("bad_request", "x", status=409).retryable
     assert not failure("bad_request", "x", status=422).retryable
@@ -107,7 +107,7 @@ def test_retryable_statuses_and_the_word_of_the_provider():
     assert failure("auth", "x", hint=True).retryable
 
 
-def test_L01_texts_are_freed_of_secrets_and_cut():
+def test_L01_texts_are_freed_of_secrets_and_cut() -> None:
     error = failure("auth", "bad key sk-12345678 " + "x" * 5000, code="sk-12345678", secrets=("sk-12345678",))
     assert "sk-1234" not in error.message + error.provider_code + str(error.info())
     assert len(error.message) == DETAIL_LENGTH_MAX

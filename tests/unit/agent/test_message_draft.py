@@ -15,7 +15,7 @@ from worker.agent.message_draft import (
 ROW = Message(id="m1", session_id="s1", role="assistant", parts=[], model="m", provider="p")
 
 
-def test_one_leading_newline_is_dropped_while_the_row_is_empty():
+def test_one_leading_newline_is_dropped_while_the_row_is_empty() -> None:
     draft = MessageDraft(ROW)
     draft.add_text("\n")
     draft.add_text("\nHi")
@@ -24,7 +24,7 @@ def test_one_leading_newline_is_dropped_while_the_row_is_empty():
     assert draft.text == "Hi\n"
 
 
-def test_parts_stand_in_the_order_they_appeared_and_the_finish_is_last():
+def test_parts_stand_in_the_order_they_appeared_and_the_finish_is_last() -> None:
     draft = MessageDraft(ROW)
     draft.add_text("a")
     draft.start_tool_call("c1", "ls")
@@ -36,7 +36,7 @@ def test_parts_stand_in_the_order_they_appeared_and_the_finish_is_last():
     assert text_of(draft.snapshot()) == "ab"
 
 
-def test_W_22_thinking_blocks_keep_their_metadata_and_place():
+def test_W_22_thinking_blocks_keep_their_metadata_and_place() -> None:
     draft = MessageDraft(ROW)
     draft.add_thinking("one", 5)
     draft.end_thinking(6, signature="s1", provider="p")
@@ -55,7 +55,7 @@ def test_W_22_thinking_blocks_keep_their_metadata_and_place():
     assert len(draft.snapshot().parts) == 2
 
 
-def test_reset_forgets_all_that_was_streamed():
+def test_reset_forgets_all_that_was_streamed() -> None:
     draft = MessageDraft(ROW)
     draft.add_thinking("t", 1)
     draft.add_text("a")
@@ -64,7 +64,7 @@ def test_reset_forgets_all_that_was_streamed():
     assert draft.snapshot() == ROW
 
 
-def test_what_must_be_stored_at_once():
+def test_what_must_be_stored_at_once() -> None:
     draft = MessageDraft(ROW)
     stored = draft.snapshot()
     draft.add_text("a")
@@ -90,7 +90,7 @@ def test_what_must_be_stored_at_once():
     assert needs_store(stored, draft.snapshot()), "dropped tool calls are written"
 
 
-def test_closing_a_row_completes_everything_that_was_open():
+def test_closing_a_row_completes_everything_that_was_open() -> None:
     draft = MessageDraft(ROW)
     draft.add_thinking("t", 1)
     draft.start_tool_call("c1", "ls")

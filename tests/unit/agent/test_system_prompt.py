@@ -6,12 +6,12 @@ import random
 import subprocess
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
-from tests.support.run_coroutine import run
 from worker.agent.git_status import GitStatus
 from worker.agent.project_context import FILE_MAX_BYTES, read_project_context
 from worker.agent.system_prompt import ProjectContext, attribution_note, compose, compose_task
@@ -24,7 +24,7 @@ def look(workspace: Path, **more: object) -> ProjectContext:
     return read_project_context(workspace, today=DAY, env={"HOME": str(workspace / "home"), "RULES": "rules"}, **more)
 
 
-def test_it_names_the_place_and_quotes_context_files_once(tmp_path):
+def test_it_names_the_place_and_quotes_context_files_once(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / "AGENTS.md").write_text("use tabs")
     (tmp_path / "CLAUDE.md").symlink_to(tmp_path / "AGENTS.md")
@@ -39,13 +39,13 @@ def test_it_names_the_place_and_quotes_context_files_once(tmp_path):
     assert "own notes" in text
 
 
-def test_nothing_to_say(tmp_path):
+def test_nothing_to_say(tmp_path: Path) -> None:
     where = look(tmp_path)
     assert (where.is_git, where.files, where.own) == (False, (), ())
     assert "<context" not in compose(where)
 
 
-def test_W_36_the_order_is_fixed_and_every_spelling_is_found(tmp_path):
+def test_W_36_the_order_is_fixed_and_every_spelling_is_found(tmp_path: Path) -> None:
     rules = tmp_path / ".cursor" / "rules"
     (rules / "sub").mkdir(parents=True)
     for name in ("b.md", "a.md", "sub/c.md"):
@@ -64,7 +64,7 @@ def test_W_36_the_order_is_fixed_and_every_spelling_is_found(tmp_path):
     assert compose(look(tmp_path)) == compose(look(tmp_path))
 
 
-def test_paths_of_the_user_are_expanded_and_told_apart(tmp_path):
+def test_paths_of_the_user_are_expanded_and_told_apart(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".config" / "bulkhead").mkdir(parents=True)
     (home / ".config" / "bulkhead" / "AGENTS.md").write_text("always polite")
@@ -79,18 +79,18 @@ def test_paths_of_the_user_are_expanded_and_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "$NOT_SET", "${NOT_SET}", "$NOT_SET/", "$(pwd)", "$HOME'", "x" * 5000, "a\0b"])
-def test_a_path_that_leads_nowhere_is_no_other_place(tmp_path, name):
+def test_a_path_that_leads_nowhere_is_no_other_place(tmp_path: Path, name: Any) -> None:
     (tmp_path / "secret.txt").write_text("of the workspace")
     assert look(tmp_path, extra=[name], extra_global=[name]).files == ()
 
 
-def test_a_name_that_is_no_text_can_be_told(tmp_path):
+def test_a_name_that_is_no_text_can_be_told(tmp_path: Path) -> None:
     (tmp_path / ".cursor" / "rules").mkdir(parents=True)
     (tmp_path / ".cursor" / "rules" / os.fsdecode(b"caf\xe9.md")).write_text("no milk")
     assert "no milk" in compose(look(tmp_path)).encode().decode()
 
 
-def test_an_agent_of_an_agent_is_told_less(tmp_path):
+def test_an_agent_of_an_agent_is_told_less(tmp_path: Path) -> None:
     (tmp_path / "AGENTS.md").write_text("use tabs")
     text = compose_task(look(tmp_path))
     assert str(tmp_path) in text
@@ -105,7 +105,7 @@ def test_an_agent_of_an_agent_is_told_less(tmp_path):
         ("none", False, []),
     ],
 )
-def test_how_commits_are_marked(style, line, said):
+def test_how_commits_are_marked(style: str, line: bool, said: list[Any] | list[str]) -> None:
     note = attribution_note(style, line, "M")
     assert bool(note) == bool(said)
     assert all(text in note for text in said)
@@ -118,7 +118,7 @@ def _git(workspace: Path, *args: str) -> None:
     )
 
 
-def test_the_state_of_git_is_told_once_a_session(tmp_path):
+async def test_the_state_of_git_is_told_once_a_session(tmp_path: Path) -> None:
     _git(tmp_path, "init", "-q", "-b", "main")
     (tmp_path / "a.txt").write_text("a")
     _git(tmp_path, "add", ".")
@@ -126,29 +126,26 @@ def test_the_state_of_git_is_told_once_a_session(tmp_path):
     for number in range(25):
         (tmp_path / f"new{number:02}").write_text("x")
 
-    async def main() -> None:
-        log = logging.getLogger("bulkhead.test")
-        children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
-        state = GitStatus(children, Limits(), log)
-        env = {"PATH": os.environ["PATH"], "HOME": "/"}
-        told = await state.of("s1", tmp_path, env)
-        assert "Branch: main" in told
-        assert "First light" in told
-        assert "new00" in told
-        assert "and 5 more" in told
-        (tmp_path / "a.txt").write_text("b")
-        assert await state.of("s1", tmp_path, env) == told
-        assert " M a.txt" in await state.of("s2", tmp_path, env)
-        assert await GitStatus(children, Limits(), log).of("s1", tmp_path, {"PATH": "/nonexistent"}) == ""
-        outside = tmp_path / ".git"  # the inside of a repository is no worktree
-        assert await GitStatus(children, Limits(), log).of("s1", outside, env) == ""
-        await children.close()
-
-    run(main())
+    log = logging.getLogger("bulkhead.test")
+    children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
+    state = GitStatus(children, Limits(), log)
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    told = await state.of("s1", tmp_path, env)
+    assert "Branch: main" in told
+    assert "First light" in told
+    assert "new00" in told
+    assert "and 5 more" in told
+    (tmp_path / "a.txt").write_text("b")
+    assert await state.of("s1", tmp_path, env) == told
+    assert " M a.txt" in await state.of("s2", tmp_path, env)
+    assert await GitStatus(children, Limits(), log).of("s1", tmp_path, {"PATH": "/nonexistent"}) == ""
+    outside = tmp_path / ".git"  # the inside of a repository is no worktree
+    assert await GitStatus(children, Limits(), log).of("s1", outside, env) == ""
+    await children.close()
 
 
 @pytest.mark.parametrize("kind", ["plain", "worktree", "submodule"])
-def test_a_repository_can_run_nothing_by_its_configuration(tmp_path, kind):
+async def test_a_repository_can_run_nothing_by_its_configuration(tmp_path: Path, kind: str) -> None:
     other, work = tmp_path / "other", tmp_path / "work"
     for repository in (other, work):
         repository.mkdir()
@@ -186,7 +183,7 @@ def test_a_repository_can_run_nothing_by_its_configuration(tmp_path, kind):
         await children.close()
         return found
 
-    told = run(main())
+    told = await main()
     assert not ran.exists(), ran.read_text()
     assert "?? new.txt" in told
     assert "\x1b" not in told

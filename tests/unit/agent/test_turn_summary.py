@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from protocol.api.message import BinaryData, BinaryPart, Message, TextData, TextPart
 from protocol.api.provider import Model
 from protocol.api.session import Session, Todo
-from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import (
     DONE,
     SESSION,
@@ -52,7 +51,7 @@ def texts_of(model: PlayedModel, request: int) -> str:
     return "\n".join(text_of(message) for message in model.requests[request].messages)
 
 
-def test_what_is_kept_free():
+def test_what_is_kept_free() -> None:
     assert reserve(1_000_000) == 20_000
     assert reserve(200_000) == 40_000
     assert reserve(8192) == 1638
@@ -62,17 +61,17 @@ def test_what_is_kept_free():
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
-def test_a_budget_is_full_when_less_than_the_reserve_is_free(window, used):
+def test_a_budget_is_full_when_less_than_the_reserve_is_free(window: int, used: int) -> None:
     budget = ContextBudget(window)
     budget.measured(used)
     assert budget.is_full == (window - used <= reserve(window))
 
 
-def test_a_full_context_is_summarised_before_the_request():
+async def test_a_full_context_is_summarised_before_the_request() -> None:
     model = SmallModel([TextDelta("a summary"), DONE], [TextDelta("the answer"), DONE])
     transcript = MemoryTranscript()
     transcript.of_session = Session(id=SESSION, prompt_tokens=850, todos=[Todo(content="paint", status="pending")])
-    result = run(build_turn(model, transcript).run(conversation(3)))
+    result = await build_turn(model, transcript).run(conversation(3))
     assert result.text == "the answer"
     assert model.requests[0].system == SYSTEM
     assert model.requests[0].tools == ()
@@ -88,7 +87,7 @@ def test_a_full_context_is_summarised_before_the_request():
     assert finish.reason == "end_turn"
 
 
-def test_in_the_middle_of_a_turn_the_work_goes_on():
+async def test_in_the_middle_of_a_turn_the_work_goes_on() -> None:
     async def long(args: Mapping[str, object]) -> ToolResult:
         return ToolResult("word " * 900)
 
@@ -98,13 +97,13 @@ def test_in_the_middle_of_a_turn_the_work_goes_on():
         [TextDelta("found it"), DONE],
     )
     transcript = MemoryTranscript()
-    result = run(build_turn(model, transcript, PlayedTool("look", long)).run([user("go")]))
+    result = await build_turn(model, transcript, PlayedTool("look", long)).run([user("go")])
     assert result.text == "found it"
     assert [row.is_summary_message for row in transcript.assistants] == [False, True, False]
     assert len(model.requests) == 3
 
 
-def test_what_the_provider_counted_decides():
+async def test_what_the_provider_counted_decides() -> None:
     model = SmallModel(
         [ToolCallStart("c", "look"), ToolCallEnd("c", "{}"), Finished("tool_use", Tokens(input=900, output=5))],
         [TextDelta("short"), DONE],
@@ -115,23 +114,23 @@ def test_what_the_provider_counted_decides():
         return ToolResult("ok")
 
     transcript = MemoryTranscript()
-    run(build_turn(model, transcript, PlayedTool("look", look)).run([user("go")]))
+    await build_turn(model, transcript, PlayedTool("look", look)).run([user("go")])
     assert len(transcript.summaries) == 1
 
 
-def test_a_summary_that_shortens_nothing_is_not_written_at_every_step():
+async def test_a_summary_that_shortens_nothing_is_not_written_at_every_step() -> None:
     async def look(args: Mapping[str, object]) -> ToolResult:
         return ToolResult("ok")
 
     step = [ToolCallStart("c", "look"), ToolCallEnd("c", "{}"), Finished("tool_use", Tokens(input=850, output=5))]
     model = SmallModel(step, [TextDelta("short"), DONE], step, step, step, [TextDelta("done"), DONE])
     transcript = MemoryTranscript()
-    result = run(build_turn(model, transcript, PlayedTool("look", look)).run([user("go")]))
+    result = await build_turn(model, transcript, PlayedTool("look", look)).run([user("go")])
     assert result.text == "done"
     assert len(transcript.summaries) == 1, "the tools and the instructions alone fill this window"
 
 
-def test_after_a_summary_that_helped_another_may_follow():
+async def test_after_a_summary_that_helped_another_may_follow() -> None:
     async def look(args: Mapping[str, object]) -> ToolResult:
         return ToolResult("ok")
 
@@ -141,26 +140,26 @@ def test_after_a_summary_that_helped_another_may_follow():
     short = [TextDelta("short"), DONE]
     model = SmallModel(step(850), short, step(500), step(850), short, [TextDelta("done"), DONE])
     transcript = MemoryTranscript()
-    run(build_turn(model, transcript, PlayedTool("look", look)).run([user("go")]))
+    await build_turn(model, transcript, PlayedTool("look", look)).run([user("go")])
     assert len(transcript.summaries) == 2
 
 
-def test_an_overflow_is_summarised_and_asked_again_and_leaves_no_empty_row():
+async def test_an_overflow_is_summarised_and_asked_again_and_leaves_no_empty_row() -> None:
     model = PlayedModel([OVERFLOW], [TextDelta("a summary"), DONE], [TextDelta("the answer"), DONE])
     transcript = MemoryTranscript()
-    result = run(build_turn(model, transcript).run(conversation(2)))
+    result = await build_turn(model, transcript).run(conversation(2))
     assert result.text == "the answer"
     assert transcript.discarded == 1
     assert len(transcript.assistants) == 2
 
 
-def test_a_summary_that_overflows_too_is_asked_for_with_less():
+async def test_a_summary_that_overflows_too_is_asked_for_with_less() -> None:
     long = "y" * 50_000
     model = PlayedModel(
         [OVERFLOW], [OVERFLOW], [OVERFLOW], [OVERFLOW], [TextDelta("in short"), DONE], [TextDelta("ok"), DONE]
     )
     transcript = MemoryTranscript()
-    result = run(build_turn(model, transcript).run(conversation(10, long)))
+    result = await build_turn(model, transcript).run(conversation(10, long))
     assert result.text == "ok"
     sizes = [len(texts_of(model, number)) for number in range(1, 5)]
     assert sizes == sorted(sizes, reverse=True)
@@ -168,74 +167,71 @@ def test_a_summary_that_overflows_too_is_asked_for_with_less():
     assert "left out" in texts_of(model, 2)
 
 
-def test_an_overflow_that_no_summary_helps_fails_the_turn():
+async def test_an_overflow_that_no_summary_helps_fails_the_turn() -> None:
     model = PlayedModel([OVERFLOW])
     transcript = MemoryTranscript()
     with pytest.raises(ModelFailure, match="too long"):
-        run(build_turn(model, transcript).run(conversation(2)))
+        await build_turn(model, transcript).run(conversation(2))
     assert len(model.requests) == 8  # one request, a summary, six clips of it
 
 
-def test_one_long_prompt_has_nothing_to_summarise():
+async def test_one_long_prompt_has_nothing_to_summarise() -> None:
     model = PlayedModel([OVERFLOW])
     transcript = MemoryTranscript()
     with pytest.raises(ModelFailure):
-        run(build_turn(model, transcript).run([user("z" * 1000)]))
+        await build_turn(model, transcript).run([user("z" * 1000)])
     assert len(model.requests) == 1
 
 
-def test_a_summary_that_fails_does_not_end_the_turn():
+async def test_a_summary_that_fails_does_not_end_the_turn() -> None:
     model = SmallModel([failure("bad_request", "no")], [TextDelta("the answer"), DONE])
     transcript = MemoryTranscript()
     transcript.of_session = Session(id=SESSION, prompt_tokens=990)
-    result = run(build_turn(model, transcript).run(conversation(2)))
+    result = await build_turn(model, transcript).run(conversation(2))
     assert result.text == "the answer"
     assert not any(row.is_summary_message for row in transcript.assistants)
 
 
-def test_switched_off_nothing_is_summarised():
+async def test_switched_off_nothing_is_summarised() -> None:
     model = SmallModel([OVERFLOW])
     transcript = MemoryTranscript()
     transcript.of_session = Session(id=SESSION, prompt_tokens=990)
     with pytest.raises(ModelFailure):
-        run(build_turn(model, transcript, may_summarize=False).run(conversation(2)))
+        await build_turn(model, transcript, may_summarize=False).run(conversation(2))
     assert len(model.requests) == 1
 
 
-def test_a_picture_of_this_turn_stays_with_the_model():
+async def test_a_picture_of_this_turn_stays_with_the_model() -> None:
     picture = BinaryPart(BinaryData(path="a.png", mime_type="image/png", data=b"png"))
     *told, newest = conversation(2)
     model = PlayedModel([OVERFLOW], [TextDelta("a summary"), DONE], [TextDelta("ok"), DONE])
     transcript = MemoryTranscript()
-    run(build_turn(model, transcript).run([*told, replace(newest, parts=[*newest.parts, picture])]))
+    await build_turn(model, transcript).run([*told, replace(newest, parts=[*newest.parts, picture])])
     kept = [part for message in model.requests[2].messages for part in message.parts if isinstance(part, BinaryPart)]
     assert kept == [picture]
 
 
-def test_W_06_a_cancel_in_the_summary_is_a_cancel_of_the_turn():
-    async def main() -> None:
-        gate = Gate()
-        model = SmallModel([TextDelta("half a"), gate])
-        transcript = MemoryTranscript()
-        transcript.of_session = Session(id=SESSION, prompt_tokens=990)
-        turn = build_turn(model, transcript)
-        task = asyncio.create_task(turn.run(conversation(2)))
-        await gate.reached.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        left = turn.leftover("cancelled")
-        assert left.message is not None
-        assert left.message.is_summary_message
-        assert finish_of(left.message) is None
-        assert left.usage is not None
-        assert model.closed == 1
-
-    run(main())
+async def test_W_06_a_cancel_in_the_summary_is_a_cancel_of_the_turn() -> None:
+    gate = Gate()
+    model = SmallModel([TextDelta("half a"), gate])
+    transcript = MemoryTranscript()
+    transcript.of_session = Session(id=SESSION, prompt_tokens=990)
+    turn = build_turn(model, transcript)
+    task = asyncio.create_task(turn.run(conversation(2)))
+    await gate.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    left = turn.leftover("cancelled")
+    assert left.message is not None
+    assert left.message.is_summary_message
+    assert finish_of(left.message) is None
+    assert left.usage is not None
+    assert model.closed == 1
 
 
 @given(st.integers(0, 8), st.integers(1, 30))
-def test_clipping_never_grows_and_keeps_the_newest(level, pairs):
+def test_clipping_never_grows_and_keeps_the_newest(level: int, pairs: int) -> None:
     told = conversation(pairs, "w" * 5000)
     kept = clipped(told, level)
     assert kept[-1].id == told[-1].id

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,31 +64,31 @@ def refusal(tmp_path: Path, text: str, *more: str) -> str:
         ({"recent_models": {"large": {}}}, "recent_models.large must be a list of objects"),
     ],
 )
-def test_a_wrong_type_is_told_with_its_key_and_what_is_right(tmp_path, value, words):
+def test_a_wrong_type_is_told_with_its_key_and_what_is_right(tmp_path: Path, value: dict[str, Any], words: str) -> None:
     message = refusal(tmp_path, json.dumps(value))
     assert message.startswith(f"cannot use {tmp_path / 'crush.json'}: line 1: ")
     assert words in message
 
 
-def test_the_line_is_that_of_the_key_in_the_file_that_won(tmp_path):
+def test_the_line_is_that_of_the_key_in_the_file_that_won(tmp_path: Path) -> None:
     low = '{\n  "options": {\n    "debug": true\n  }\n}'
     high = '\ufeff{\n\n  "options":\n    {"skills_paths": [],\n\n     "debug": "yes"}\n}'
     message = refusal(tmp_path, low, "{}", high)
     assert message.startswith(f"cannot use {tmp_path / 'bulkhead.json'}: line 6: options.debug")
 
 
-def test_an_item_of_a_joined_list_is_found_in_its_own_file(tmp_path):
+def test_an_item_of_a_joined_list_is_found_in_its_own_file(tmp_path: Path) -> None:
     low = '{"permissions": {"allowed_tools": [\n"ls",\n7\n]}}'
     high = '{"permissions": {"allowed_tools": [\n"view"]}}'
     message = refusal(tmp_path, low, high)
     assert message.startswith(f"cannot use {tmp_path / 'crush.json'}: line 3: permissions.allowed_tools[1] must")
 
 
-def test_a_wrong_value_that_a_higher_file_replaces_does_no_harm(tmp_path):
+def test_a_wrong_value_that_a_higher_file_replaces_does_no_harm(tmp_path: Path) -> None:
     assert load(tmp_path, '{"options": {"debug": "yes"}}', '{"options": {"debug": true}}').options.debug is True
 
 
-def test_a_null_means_nothing_also_in_a_list(tmp_path):
+def test_a_null_means_nothing_also_in_a_list(tmp_path: Path) -> None:
     model = {"id": "m", "name": None, "reasoning_levels": None}
     body = {"stop": [{"keep": None}]}
     provider = {"base_url": "http://x", "api_key": None, "models": [model], "extra_body": body}
@@ -99,13 +100,13 @@ def test_a_null_means_nothing_also_in_a_list(tmp_path):
     )
 
 
-def test_several_mistakes_are_counted(tmp_path):
+def test_several_mistakes_are_counted(tmp_path: Path) -> None:
     message = refusal(tmp_path, '{"options": {"debug": 1, "debug_lsp": 2, "progress": 3}}')
     assert "options.debug must" in message
     assert message.endswith("(and 2 more; `bulkhead config` lists them)")
 
 
-def test_secrets_are_not_repeated(tmp_path):
+def test_secrets_are_not_repeated(tmp_path: Path) -> None:
     wrong = {"providers": {"p": {"api_key": 987654321, "extra_headers": "X-Key: hunter2"}}, "env": {"A": 555}}
     text = json.dumps(wrong)
     message = refusal(tmp_path, text)
@@ -129,14 +130,16 @@ def test_secrets_are_not_repeated(tmp_path):
         ({"qqq": 1}, "qqq is unknown"),
     ],
 )
-def test_an_unknown_key_is_a_warning_with_the_nearest_known_one(tmp_path, value, words):
+def test_an_unknown_key_is_a_warning_with_the_nearest_known_one(
+    tmp_path: Path, value: dict[str, Any], words: str
+) -> None:
     (warning,) = load(tmp_path, json.dumps(value, indent=1)).warnings
     assert warning.startswith(f"{tmp_path / 'crush.json'}: line ")
     assert words in warning
     assert ("did you mean" in warning) == ("did you mean" in words or "timeouts" in warning)
 
 
-def test_keys_of_the_user_are_never_unknown(tmp_path):
+def test_keys_of_the_user_are_never_unknown(tmp_path: Path) -> None:
     free = {
         "$schema": "https://example.org/s.json",
         "providers": {"p": {"base_url": "http://x", "extra_body": {"any": {"thing": 1}}, "provider_options": {"a": 1}}},
@@ -147,7 +150,7 @@ def test_keys_of_the_user_are_never_unknown(tmp_path):
     assert load(tmp_path, json.dumps(free)).warnings == ()
 
 
-def test_a_hook_event_that_does_not_exist_is_a_warning(tmp_path):
+def test_a_hook_event_that_does_not_exist_is_a_warning(tmp_path: Path) -> None:
     found = load(tmp_path, json.dumps({"hooks": {"PostToolUse": [{"command": "x"}], "pre_tool_use": []}}))
     assert len(found.warnings) == 1
     assert "hooks.PostToolUse is unknown; the only event is PreToolUse" in found.warnings[0]
@@ -168,19 +171,19 @@ def test_a_hook_event_that_does_not_exist_is_a_warning(tmp_path):
         ("{" + " " * FILE_MAX_BYTES + "}", "larger than"),
     ],
 )
-def test_what_nobody_can_use_is_refused(tmp_path, text, words):
+def test_what_nobody_can_use_is_refused(tmp_path: Path, text: Any, words: str) -> None:
     message = refusal(tmp_path, text)
     assert str(tmp_path / "crush.json") in message
     assert words in message
 
 
-def test_deep_but_sane_files_are_read(tmp_path):
+def test_deep_but_sane_files_are_read(tmp_path: Path) -> None:
     depth = DEPTH_MAX - 2
     text = '{"options": {"tui": ' + '{"a":' * (depth - 2) + "1" + "}" * (depth - 2) + "}}"
     assert json.loads(load(tmp_path, text).wire())["options"]["tui"]["a"]
 
 
-def test_a_pipe_does_not_hold_up_the_start_and_dev_null_is_empty(tmp_path):
+def test_a_pipe_does_not_hold_up_the_start_and_dev_null_is_empty(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".bulkhead.json")
     assert "it is not a regular file" in refusal(tmp_path, "{}")
     (tmp_path / ".bulkhead.json").unlink()
@@ -188,12 +191,12 @@ def test_a_pipe_does_not_hold_up_the_start_and_dev_null_is_empty(tmp_path):
     assert load(tmp_path, "{}").files == ()
 
 
-def test_a_directory_and_a_closed_file_are_named(tmp_path):
+def test_a_directory_and_a_closed_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "bulkhead.json").mkdir()
     assert "bulkhead.json: it is not a regular file" in refusal(tmp_path, "{}")
 
 
-def test_a_file_counts_once_at_its_highest_place(tmp_path):
+def test_a_file_counts_once_at_its_highest_place(tmp_path: Path) -> None:
     config = tmp_path / "home" / ".config" / "bulkhead"
     config.mkdir(parents=True)
     (config / "bulkhead.json").write_text('{"permissions": {"allowed_tools": ["ls"]}}')
@@ -201,7 +204,7 @@ def test_a_file_counts_once_at_its_highest_place(tmp_path):
     assert found.allowed_tools == ("ls",)
 
 
-def test_a_file_with_several_names_counts_once(tmp_path):
+def test_a_file_with_several_names_counts_once(tmp_path: Path) -> None:
     (tmp_path / "crush.json").write_text('{"mcp": {"a": {"command": "npx", "args": ["-y"]}}}')
     (tmp_path / "bulkhead.json").symlink_to("crush.json")
     found = load_config(tmp_path, tmp_path / "d", {"HOME": str(tmp_path / "home")})
@@ -209,7 +212,7 @@ def test_a_file_with_several_names_counts_once(tmp_path):
     assert found.files == (tmp_path / "bulkhead.json",)
 
 
-def test_a_change_of_a_linked_file_is_tried_where_it_counts(tmp_path):
+def test_a_change_of_a_linked_file_is_tried_where_it_counts(tmp_path: Path) -> None:
     real = tmp_path / "dotfiles.json"
     real.write_text('{"options": {"debug": true}}')
     (tmp_path / "d").mkdir()
@@ -223,7 +226,7 @@ def test_a_change_of_a_linked_file_is_tried_where_it_counts(tmp_path):
     assert (found.options.debug, found.env) == (False, {"A": "1"})
 
 
-def test_a_key_that_stands_twice_is_a_warning(tmp_path):
+def test_a_key_that_stands_twice_is_a_warning(tmp_path: Path) -> None:
     found = load(tmp_path, '{"mcp": {"a": {"command": "x"}},\n "mcp": {"b": {"command": "y", "command": "z"}}}')
     assert list(found.mcp) == ["b"]
     assert found.mcp["b"].command == "z"
@@ -232,7 +235,7 @@ def test_a_key_that_stands_twice_is_a_warning(tmp_path):
     assert 'duplicate keys in one object: "command", "mcp"; the last value' in warning
 
 
-def test_a_script_is_named_and_not_run(tmp_path):
+def test_a_script_is_named_and_not_run(tmp_path: Path) -> None:
     script = tmp_path / "crushrc"
     script.write_text("touch was-here\n")
     found = load(tmp_path, "{}")
@@ -243,7 +246,7 @@ def test_a_script_is_named_and_not_run(tmp_path):
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
-def test_positions_are_those_of_keys_and_items():
+def test_positions_are_those_of_keys_and_items() -> None:
     text = '{ "a": 1,\n  "b\\"}": {"c": [true, {"d": null},\n [-1.5e3] ]},\n  "a": "x:{,"}'
     found = json_positions(text)
     assert found[("a",)] == TextPosition(4, 3)
@@ -252,7 +255,7 @@ def test_positions_are_those_of_keys_and_items():
     assert found[('b"}', "c", 2, 0)] == TextPosition(3, 3)
 
 
-def test_every_value_of_a_merged_tree_has_a_source():
+def test_every_value_of_a_merged_tree_has_a_source() -> None:
     texts = {
         Path("/low"): '{"a": {"x": [1],\n "y": 2}, "s": 1, "o": {"k": 1},\n "l": [{"n": [1]}]}',
         Path("/high"): '{"a": {"x": [2,\n3]},\n "s": {"t": 1}, "o": [4],\n "l": [{"m": 1}], "n": null}',
@@ -275,5 +278,5 @@ def test_every_value_of_a_merged_tree_has_a_source():
     assert sources.of(("nowhere",)) is None
 
 
-def test_paths_are_written_as_the_client_writes_them():
+def test_paths_are_written_as_the_client_writes_them() -> None:
     assert dotted(("a.b", "c", 0, "d\\")) == "a\\.b.c[0].d\\\\"

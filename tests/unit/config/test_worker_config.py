@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def run_echo(command: str) -> str:
         ("${KEY}\\", "value"),
     ],
 )
-def test_expansion(template, value):
+def test_expansion(template: str, value: str) -> None:
     assert expand(template, ENV, run_echo) == value
 
 
@@ -107,14 +108,14 @@ def test_expansion(template, value):
         ("${KEY:=x}", "only"),
     ],
 )
-def test_expansion_errors_quote_the_template(template, reason):
+def test_expansion_errors_quote_the_template(template: Any, reason: Any) -> None:
     with pytest.raises(BadInput, match="cannot expand") as caught:
         expand(template, ENV, run_echo)
     assert reason in caught.value.message
     assert "value" not in caught.value.message
 
 
-def test_commands_run_in_a_shell_and_are_bounded(tmp_path):
+def test_commands_run_in_a_shell_and_are_bounded(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "SECRET": "hunter2hunter2"}
     runner = shell_runner(tmp_path, env, timeout_s=5)
     assert runner("printf 'a\\nb\\n\\n'; pwd >&2") == "a\nb"
@@ -130,7 +131,7 @@ def test_commands_run_in_a_shell_and_are_bounded(tmp_path):
         runner("echo a\0b")
 
 
-def test_all_commands_of_a_load_have_their_time_together(tmp_path):
+def test_all_commands_of_a_load_have_their_time_together(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"]}
     budget = TimeBudget(0.2)
     runners = [shell_runner(tmp_path, env, budget=budget) for _ in range(2)]
@@ -141,7 +142,7 @@ def test_all_commands_of_a_load_have_their_time_together(tmp_path):
     assert Limits().start_deadline_s > COMMANDS_S + DISCOVER_S
 
 
-def test_one_allowance_counts_for_variables_and_keys(tmp_path, monkeypatch):
+def test_one_allowance_counts_for_variables_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.config.load.TimeBudget", lambda: TimeBudget(0.3))
     keys = {name: {"base_url": "http://x", "api_key": "$(sleep 30)"} for name in "abc"}
     write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"A": "$(echo 1)"}, "providers": keys})
@@ -153,13 +154,13 @@ def test_one_allowance_counts_for_variables_and_keys(tmp_path, monkeypatch):
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def test_later_files_win_objects_merge_and_arrays_are_joined():
+def test_later_files_win_objects_merge_and_arrays_are_joined() -> None:
     under = {"a": {"x": 1, "y": [1]}, "b": 1, "c": {"z": 1}}
     over = {"a": {"y": [2], "w": 2}, "b": 2, "c": None}
     assert merge(under, over) == {"a": {"x": 1, "y": [1, 2], "w": 2}, "b": 2, "c": {"z": 1}}
 
 
-def test_the_order_of_files(tmp_path):
+def test_the_order_of_files(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     (repo / ".git").mkdir(parents=True)
     config = tmp_path / "home" / ".config"
@@ -182,7 +183,7 @@ def test_the_order_of_files(tmp_path):
     assert json.loads(found.wire())["options"]["initialize_as"] == str(len(places) - 1)
 
 
-def test_outside_of_git_only_the_workspace_counts(tmp_path):
+def test_outside_of_git_only_the_workspace_counts(tmp_path: Path) -> None:
     assert project_dirs(tmp_path / "a") == [tmp_path / "a"]
 
 
@@ -196,7 +197,7 @@ def test_outside_of_git_only_the_workspace_counts(tmp_path):
         ("[" * 100_000, ["too deeply"]),
     ],
 )
-def test_a_broken_file_is_named(tmp_path, text, words):
+def test_a_broken_file_is_named(tmp_path: Path, text: Any, words: list[str]) -> None:
     path = tmp_path / "repo" / "sub" / "crush.json"
     write(path, text)
     with pytest.raises(BadInput) as caught:
@@ -205,7 +206,7 @@ def test_a_broken_file_is_named(tmp_path, text, words):
         assert word in caught.value.message
 
 
-def test_files_that_are_no_text_or_empty(tmp_path):
+def test_files_that_are_no_text_or_empty(tmp_path: Path) -> None:
     path = tmp_path / "repo" / "sub" / "crush.json"
     write(path, "")
     assert load(tmp_path).files == ()
@@ -216,7 +217,7 @@ def test_files_that_are_no_text_or_empty(tmp_path):
         load(tmp_path)
 
 
-def test_project_files_of_another_user_are_not_used(tmp_path, monkeypatch):
+def test_project_files_of_another_user_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "repo" / "sub"
     paths = [place / "crush.json", place / ".bulkhead" / "bulkhead.json"]  # who may make the first may make the second
     for path in paths:
@@ -231,7 +232,7 @@ def test_project_files_of_another_user_are_not_used(tmp_path, monkeypatch):
 # --- providers and models ---------------------------------------------------------------------------------------------
 
 
-def test_nothing_configured_means_the_scripted_model_and_a_hint(tmp_path):
+def test_nothing_configured_means_the_scripted_model_and_a_hint(tmp_path: Path) -> None:
     found = load(tmp_path)
     assert list(found.providers) == ["builtin"]
     assert (found.models["large"].provider, found.models["large"].model) == ("builtin", "script")
@@ -243,7 +244,7 @@ def test_nothing_configured_means_the_scripted_model_and_a_hint(tmp_path):
     ("variable", "provider"),
     [("ANTHROPIC_API_KEY", "anthropic"), ("OPENAI_API_KEY", "openai"), ("OPENROUTER_API_KEY", "openrouter")],
 )
-def test_a_key_variable_brings_its_provider(tmp_path, variable, provider):
+def test_a_key_variable_brings_its_provider(tmp_path: Path, variable: str, provider: str) -> None:
     found = load(tmp_path, {variable: "sk-secret-1234567"})
     assert list(found.providers) == [provider, "builtin"]
     assert found.models["large"].provider == found.models["small"].provider == provider
@@ -255,7 +256,7 @@ def test_a_key_variable_brings_its_provider(tmp_path, variable, provider):
     assert "sk-secret" not in repr(found)
 
 
-def test_a_custom_provider_and_selected_models(tmp_path):
+def test_a_custom_provider_and_selected_models(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "bulkhead.json",
         {
@@ -285,7 +286,7 @@ def test_a_custom_provider_and_selected_models(tmp_path):
     assert set(found.secrets) == {"key-from-command", "header-secret"}
 
 
-def test_the_default_model_of_the_server_wins(tmp_path):
+def test_the_default_model_of_the_server_wins(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "crush.json",
         {"models": {"large": {"model": "gpt-5.4", "provider": "openai"}}},
@@ -299,7 +300,7 @@ def test_the_default_model_of_the_server_wins(tmp_path):
         load(tmp_path, env, default_model="nobody/knows")
 
 
-def test_a_selected_provider_without_key_falls_back_with_a_warning(tmp_path):
+def test_a_selected_provider_without_key_falls_back_with_a_warning(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "crush.json",
         {
@@ -312,7 +313,7 @@ def test_a_selected_provider_without_key_falls_back_with_a_warning(tmp_path):
     assert len(found.warnings) == 2
 
 
-def test_own_models_come_before_those_of_the_catalogue(tmp_path):
+def test_own_models_come_before_those_of_the_catalogue(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "crush.json",
         {"providers": {"openai": {"models": [{"id": "gpt-5.4", "name": "Own", "context_window": 5}]}}},
@@ -323,12 +324,12 @@ def test_own_models_come_before_those_of_the_catalogue(tmp_path):
     assert names == ["Own"]
 
 
-def test_default_providers_can_be_disabled(tmp_path):
+def test_default_providers_can_be_disabled(tmp_path: Path) -> None:
     write(tmp_path / "repo" / "sub" / "crush.json", {"options": {"disable_default_providers": True}})
     assert list(load(tmp_path, {"OPENAI_API_KEY": "k" * 20}).providers) == ["builtin"]
 
 
-def test_a_header_that_cannot_be_expanded_stops_the_load(tmp_path):
+def test_a_header_that_cannot_be_expanded_stops_the_load(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "crush.json",
         {"providers": {"p": {"base_url": "http://x", "extra_headers": {"a": "${X:?no x}"}}}},
@@ -337,7 +338,7 @@ def test_a_header_that_cannot_be_expanded_stops_the_load(tmp_path):
         load(tmp_path)
 
 
-def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path):
+def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "crush.json",
         {
@@ -368,7 +369,7 @@ def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path):
 # --- what belongs to the environment ----------------------------------------------------------------------------------
 
 
-def test_the_section_env_is_expanded_in_order_and_seen_by_providers(tmp_path):
+def test_the_section_env_is_expanded_in_order_and_seen_by_providers(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "bulkhead.json",
         {
@@ -392,7 +393,7 @@ def test_the_section_env_is_expanded_in_order_and_seen_by_providers(tmp_path):
     assert b"o-token" not in found.wire()
 
 
-def test_a_variable_that_cannot_be_expanded_is_told_with_its_place(tmp_path):
+def test_a_variable_that_cannot_be_expanded_is_told_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "repo" / "sub" / "bulkhead.json"
     write(path, '{\n "env": {\n  "A": "${MISSING:?say which $SECRET}"\n}}')
     with pytest.raises(BadInput) as caught:
@@ -402,13 +403,13 @@ def test_a_variable_that_cannot_be_expanded_is_told_with_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("variable", [{"A=B": "x"}, {"": "x"}, {"A": "x\0y"}, {"A\0": "x"}])
-def test_a_variable_that_cannot_be_one_is_told_with_its_place(tmp_path, variable):
+def test_a_variable_that_cannot_be_one_is_told_with_its_place(tmp_path: Path, variable: dict[str, Any]) -> None:
     write(tmp_path / "repo" / "sub" / "crush.json", {"env": variable})
     with pytest.raises(BadInput, match=r"crush\.json: line \d+: env\..*cannot be a variable"):
         load(tmp_path)
 
 
-def test_a_header_that_fails_is_told_with_its_place(tmp_path):
+def test_a_header_that_fails_is_told_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "repo" / "sub" / "crush.json"
     write(path, '{"providers": {"p": {"base_url": "http://x", "extra_headers": {\n"A": "ok",\n"B": "$(exit 3)"}}}}')
     with pytest.raises(BadInput) as caught:
@@ -417,7 +418,7 @@ def test_a_header_that_fails_is_told_with_its_place(tmp_path):
     assert "status 3" in caught.value.message
 
 
-def test_variables_of_crush_are_seen_without_their_prefix_while_providers_load(tmp_path):
+def test_variables_of_crush_are_seen_without_their_prefix_while_providers_load(tmp_path: Path) -> None:
     write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"SEEN": "${ANTHROPIC_API_KEY:-no}"}})
     found = load(tmp_path, {"CRUSH_ANTHROPIC_API_KEY": "sk-of-crush-12345", "ANTHROPIC_API_KEY": ""})
     assert found.providers["anthropic"].api_key == "sk-of-crush-12345"
@@ -425,12 +426,12 @@ def test_variables_of_crush_are_seen_without_their_prefix_while_providers_load(t
 
 
 @pytest.mark.parametrize("word", ["1", "true", "YES"])
-def test_default_providers_can_be_disabled_by_the_environment(tmp_path, word):
+def test_default_providers_can_be_disabled_by_the_environment(tmp_path: Path, word: str) -> None:
     env = {"OPENAI_API_KEY": "k" * 20, "CRUSH_DISABLE_DEFAULT_PROVIDERS": word}
     assert list(load(tmp_path, env).providers) == ["builtin"]
 
 
-def test_an_older_key_for_the_trailer_counts_where_the_newer_one_is_not(tmp_path):
+def test_an_older_key_for_the_trailer_counts_where_the_newer_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "repo" / "sub" / "crush.json"
     for written, style in [
         ({}, "assisted-by"),
@@ -457,7 +458,7 @@ def test_an_older_key_for_the_trailer_counts_where_the_newer_one_is_not(tmp_path
         (5, "{work}/.bulkhead"),
     ],
 )
-def test_the_data_directory(tmp_path, written, place):
+def test_the_data_directory(tmp_path: Path, written: int | str, place: str) -> None:
     work, home = tmp_path / "work", tmp_path / "home"
     write(work / "bulkhead.json", {"options": {"data_directory": written}})
     write(work / ".bulkhead" / "bulkhead.json", {"options": {"data_directory": "moved by itself"}})
@@ -468,6 +469,6 @@ def test_the_data_directory(tmp_path, written, place):
     assert not (work / "ran").exists()
 
 
-def test_broken_files_leave_the_data_directory_where_it_is(tmp_path):
+def test_broken_files_leave_the_data_directory_where_it_is(tmp_path: Path) -> None:
     write(tmp_path / "bulkhead.json", "{")
     assert data_dir_of(tmp_path, tmp_path / ".bulkhead", {}) == tmp_path / ".bulkhead"

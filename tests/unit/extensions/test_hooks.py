@@ -1,6 +1,7 @@
 """Hooks: their answers, how several are combined, and that a broken one stops nothing."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,7 @@ from worker.hooks.service import hooks_of
         (-9, "", "", HookAnswer()),
     ],
 )
-def test_the_answer_of_a_hook(code, stdout, stderr, answer):
+def test_the_answer_of_a_hook(code: Any, stdout: Any, stderr: str, answer: Any) -> None:
     assert answer_of(code, stdout, stderr) == answer
 
 
@@ -60,7 +61,7 @@ ANSWERS = st.builds(
 
 
 @given(st.lists(ANSWERS, max_size=5))
-def test_deny_wins_over_allow_and_that_over_no_decision(answers):
+def test_deny_wins_over_allow_and_that_over_no_decision(answers: Any) -> None:
     answer = combine([HookOutput("h", "", one) for one in answers])
     assert (answer.decision == "deny") == any(one.decision == "deny" or one.halt for one in answers)
     assert answer.halt == any(one.halt for one in answers)
@@ -70,7 +71,7 @@ def test_deny_wins_over_allow_and_that_over_no_decision(answers):
         assert set(answer.patch) == {key for one in answers for key in one.patch}
 
 
-def test_reasons_and_notes_are_joined_and_the_last_patch_wins():
+def test_reasons_and_notes_are_joined_and_the_last_patch_wins() -> None:
     answer = combine(
         [
             HookOutput("a", "", HookAnswer(reason="r1", note="n1", patch={"x": 1})),
@@ -80,7 +81,7 @@ def test_reasons_and_notes_are_joined_and_the_last_patch_wins():
     assert (answer.reason, answer.note, answer.patch) == ("r1\nr2", "n1", {"x": 2})
 
 
-def test_the_name_of_the_event_counts_in_any_spelling():
+def test_the_name_of_the_event_counts_in_any_spelling() -> None:
     settings = [HookSettings(command="true", matcher="^bash$", timeout=3)]
     for name in ("PreToolUse", "pre_tool_use", "PRETOOLUSE"):
         (hook,) = hooks_of({name: settings, "PostToolUse": settings}, Limits())
@@ -89,12 +90,12 @@ def test_the_name_of_the_event_counts_in_any_spelling():
         assert hook.timeout_s == 3.0
 
 
-def test_a_matcher_that_is_no_expression_is_refused():
+def test_a_matcher_that_is_no_expression_is_refused() -> None:
     with pytest.raises(ValueError, match="not a regular expression"):
         HookSettings(command="x", matcher="(")
 
 
 @pytest.mark.parametrize("timeout", [0, -5])
-def test_a_timeout_that_is_not_positive_means_the_default(timeout):
+def test_a_timeout_that_is_not_positive_means_the_default(timeout: int) -> None:
     (hook,) = hooks_of({"PreToolUse": [HookSettings(command="true", timeout=timeout)]}, Limits())
     assert hook.timeout_s == Limits().hook_s

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,26 +46,26 @@ def names(found) -> list[str]:
         (head("paint", "d", "x: " + "y" * HEAD_LENGTH_MAX), "longer than"),
     ],
 )
-def test_what_is_no_skill_says_why(text, said):
+def test_what_is_no_skill_says_why(text: Any, said: str) -> None:
     with pytest.raises(BadSkill, match=said):
         read_head(text, "paint")
 
 
-def test_a_head_is_read_with_its_flags():
+def test_a_head_is_read_with_its_flags() -> None:
     found = read_head(
         "\ufeff" + head("Paint", "d", "user-invocable: true", "unknown: 1").replace("\n", "\r\n"), "paint"
     )
     assert (found.name, found.user_invocable, found.disable_model_invocation) == ("Paint", True, False)
 
 
-def test_the_builtin_skills_are_whole(tmp_path):
+def test_the_builtin_skills_are_whole(tmp_path: Path) -> None:
     found = discover(tmp_path, {})
     assert [skill.source for skill in found.usable] == ["system"] * len(os.listdir(BUILTIN))
     assert all(not file.error for file in found.files)
     assert "bulkhead-config" in note(found.usable)
 
 
-def test_of_two_with_one_name_the_project_counts(tmp_path):
+def test_of_two_with_one_name_the_project_counts(tmp_path: Path) -> None:
     home, work = tmp_path / "home", tmp_path / "work"
     put(home, ".claude/skills/paint", head(description="the user's"))
     put(home, ".config/bulkhead/skills/sand", head("sand"))
@@ -76,7 +77,7 @@ def test_of_two_with_one_name_the_project_counts(tmp_path):
     assert mine.parent in found.roots
 
 
-def test_the_root_of_the_worktree_is_looked_at_too(tmp_path):
+def test_the_root_of_the_worktree_is_looked_at_too(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     work = tmp_path / "deep" / "down"
     work.mkdir(parents=True)
@@ -84,7 +85,7 @@ def test_the_root_of_the_worktree_is_looked_at_too(tmp_path):
     assert names(discover(work, {})) == ["paint"]
 
 
-def test_configured_directories_links_and_disabled_ones(tmp_path):
+def test_configured_directories_links_and_disabled_ones(tmp_path: Path) -> None:
     put(tmp_path, "mine/group/paint", head())
     put(tmp_path, "mine/sand", head("sand"))
     (tmp_path / ".crush").mkdir()
@@ -93,7 +94,7 @@ def test_configured_directories_links_and_disabled_ones(tmp_path):
     assert names(discover(tmp_path, {}, disabled=["sand"])) == ["paint"]
 
 
-def test_a_broken_one_is_reported_and_the_others_are_used(tmp_path):
+def test_a_broken_one_is_reported_and_the_others_are_used(tmp_path: Path) -> None:
     put(tmp_path, ".agents/skills/paint", head())
     put(tmp_path, ".agents/skills/broken", "nothing")
     found = discover(tmp_path, {})
@@ -101,7 +102,7 @@ def test_a_broken_one_is_reported_and_the_others_are_used(tmp_path):
     assert [file.name for file in found.files if file.error] == ["broken"]
 
 
-def test_a_file_is_read_again_only_when_it_changed(tmp_path):
+def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
     cache: Cache = {}
     file = put(tmp_path, ".agents/skills/paint", head())
     first = discover(tmp_path, {}, cache=cache)
@@ -113,7 +114,7 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path):
     assert str(file) not in cache
 
 
-def test_a_pipe_is_not_a_skill_and_blocks_nothing(tmp_path):
+def test_a_pipe_is_not_a_skill_and_blocks_nothing(tmp_path: Path) -> None:
     put(tmp_path, ".agents/skills/paint", head())
     os.mkdir(tmp_path / ".agents/skills/pipe")
     os.mkfifo(tmp_path / ".agents/skills/pipe/SKILL.md")
@@ -122,7 +123,7 @@ def test_a_pipe_is_not_a_skill_and_blocks_nothing(tmp_path):
     assert [file.error for file in found.files if file.name == "pipe"] == ["it is not a file"]
 
 
-def test_a_skill_that_became_a_pipe_is_not_waited_for(tmp_path):
+def test_a_skill_that_became_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     file = put(tmp_path, ".agents/skills/paint", head())
     assert read_bytes(file) == head().encode()
     file.unlink()
@@ -133,7 +134,7 @@ def test_a_skill_that_became_a_pipe_is_not_waited_for(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_links_that_lead_in_circles_are_followed_once(tmp_path):
+def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
     put(tmp_path, ".agents/skills/group/paint", head())
     for number in range(100):  # each way through them is another path: a hundred million of them
         (tmp_path / f".agents/skills/a{number}").symlink_to(tmp_path / ".agents/skills")
@@ -142,23 +143,23 @@ def test_links_that_lead_in_circles_are_followed_once(tmp_path):
     assert names(discover(tmp_path, {})) == ["paint"]
 
 
-def test_a_link_with_another_name_does_not_hide_the_skill(tmp_path):
+def test_a_link_with_another_name_does_not_hide_the_skill(tmp_path: Path) -> None:
     put(tmp_path, ".agents/skills/paint", head())
     (tmp_path / ".agents/skills/a-link").symlink_to("paint")
     assert names(discover(tmp_path, {})) == ["paint"]
 
 
-def test_a_name_that_is_no_text_is_left_out(tmp_path):
+def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:
     put(tmp_path, os.fsdecode(b".agents/skills/pai\xffnt"), head())
     assert [file for file in discover(tmp_path, {}).files if "pai" in file.path] == []
 
 
-def test_disabled_names_count_in_any_case(tmp_path):
+def test_disabled_names_count_in_any_case(tmp_path: Path) -> None:
     put(tmp_path, ".agents/skills/paint", head("Paint"))
     assert names(discover(tmp_path, {}, disabled=["pAINT"])) == []
 
 
-def test_configured_directories_are_looked_up_in_the_environment_of_the_workspace(tmp_path):
+def test_configured_directories_are_looked_up_in_the_environment_of_the_workspace(tmp_path: Path) -> None:
     put(tmp_path, "mine/paint", head())
     put(tmp_path, "home/more/sand", head("sand"))
     env = {"OWN": str(tmp_path / "mine"), "HOME": str(tmp_path / "home")}
@@ -166,7 +167,7 @@ def test_configured_directories_are_looked_up_in_the_environment_of_the_workspac
     assert names(discover(tmp_path, env, extra=["${OWN}", "$NOT_SET", "$NOT_SET/mine", ""])) == ["paint"]
 
 
-def test_the_section_of_the_system_prompt(tmp_path):
+def test_the_section_of_the_system_prompt(tmp_path: Path) -> None:
     put(tmp_path, ".agents/skills/paint", head(description="Paint <walls>"))
     put(tmp_path, ".agents/skills/secret", head("secret", "d", "disable-model-invocation: true"))
     text = note(discover(tmp_path, {}).usable)

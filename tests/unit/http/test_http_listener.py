@@ -20,7 +20,6 @@ from supervisor.http.listeners import open_listener
 from supervisor.http.messages import Request, Response, json_response
 from supervisor.http.routes import RouteTable
 from tests.support.clients.http_client import read_head
-from tests.support.run_coroutine import run
 
 LIMITS = Limits(body_max_bytes=100_000, header_max_bytes=4096)
 LOG = logging.getLogger("bulkhead.test")
@@ -75,46 +74,37 @@ def head(method: str, target: str, *headers: str) -> bytes:
     return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
 
 
-def test_request_arrives_whole(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            target = "/v1/workspaces/w/agent/sessions/s/cancel?run_id=a%20b&run_id=c&x="
-            status, headers, body = await house.say(head("POST", target, "Content-Length: 3") + b"{} ")
-        assert status == 200
-        assert headers["content-type"] == "application/json"
-        assert json.loads(body) == {
-            "route": "/v1/workspaces/{id}/agent/sessions/{sid}/cancel",
-            "params": {"id": "w", "sid": "s"},
-            "query": {"run_id": "a b", "x": ""},
-            "body": 3,
-        }
-
-    run(main())
+async def test_request_arrives_whole(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        target = "/v1/workspaces/w/agent/sessions/s/cancel?run_id=a%20b&run_id=c&x="
+        status, headers, body = await house.say(head("POST", target, "Content-Length: 3") + b"{} ")
+    assert status == 200
+    assert headers["content-type"] == "application/json"
+    assert json.loads(body) == {
+        "route": "/v1/workspaces/{id}/agent/sessions/{sid}/cancel",
+        "params": {"id": "w", "sid": "s"},
+        "query": {"run_id": "a b", "x": ""},
+        "body": 3,
+    }
 
 
-def test_absolute_target_of_a_proxied_client(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            target = "http://api.crush.localhost/v1/workspaces/w/agent?provider_id=p"
-            status, _, body = await house.say(head("GET", target))
-        assert status == 200
-        assert json.loads(body)["query"] == {"provider_id": "p"}
-
-    run(main())
+async def test_absolute_target_of_a_proxied_client(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        target = "http://api.crush.localhost/v1/workspaces/w/agent?provider_id=p"
+        status, _, body = await house.say(head("GET", target))
+    assert status == 200
+    assert json.loads(body)["query"] == {"provider_id": "p"}
 
 
-def test_connection_is_used_again(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            reader, writer = await asyncio.open_unix_connection(house.path)
-            for _ in range(3):
-                writer.write(head("GET", "/v1/health"))
-                status, headers = await read_head(reader)
-                assert status == 200
-                await reader.readexactly(int(headers["content-length"]))
-            writer.close()
-
-    run(main())
+async def test_connection_is_used_again(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        reader, writer = await asyncio.open_unix_connection(house.path)
+        for _ in range(3):
+            writer.write(head("GET", "/v1/health"))
+            status, headers = await read_head(reader)
+            assert status == 200
+            await reader.readexactly(int(headers["content-length"]))
+        writer.close()
 
 
 @pytest.mark.parametrize(
@@ -125,98 +115,74 @@ def test_connection_is_used_again(tmp_path: Path) -> None:
         ("GET", "/v1/workspaces/%ff", 400, "bad_input"),
     ],
 )
-def test_errors_are_json(tmp_path: Path, method: str, target: str, status: int, code: str) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            found, headers, body = await house.say(head(method, target))
-        assert found == status
-        assert headers.get("allow") == ("GET" if status == 405 else None)
-        assert json.loads(body)["code"] == code
-        assert json.loads(body)["message"]
-
-    run(main())
+async def test_errors_are_json(tmp_path: Path, method: str, target: str, status: int, code: str) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        found, headers, body = await house.say(head(method, target))
+    assert found == status
+    assert headers.get("allow") == ("GET" if status == 405 else None)
+    assert json.loads(body)["code"] == code
+    assert json.loads(body)["message"]
 
 
-def test_errors_of_a_handler_keep_code_and_hint(tmp_path: Path) -> None:
+async def test_errors_of_a_handler_keep_code_and_hint(tmp_path: Path) -> None:
     async def answer(request: Request) -> Response:
         raise Unavailable("gone", code="worker_lost")
 
-    async def main() -> None:
-        async with ListenerHarness(tmp_path, answer) as house:
-            status, headers, body = await house.say(head("GET", "/v1/health"))
-        assert (status, headers["retry-after"]) == (503, "1")
-        assert json.loads(body) == {"message": "gone", "code": "worker_lost"}
-
-    run(main())
+    async with ListenerHarness(tmp_path, answer) as house:
+        status, headers, body = await house.say(head("GET", "/v1/health"))
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert json.loads(body) == {"message": "gone", "code": "worker_lost"}
 
 
-def test_S16_bug_in_a_handler_is_a_500_with_an_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_S16_bug_in_a_handler_is_a_500_with_an_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def answer(request: Request) -> Response:
         raise ZeroDivisionError("secret detail")
 
-    async def main() -> None:
-        async with ListenerHarness(tmp_path, answer) as house:
-            status, _, body = await house.say(head("GET", "/v1/health"))
-            again, _, _ = await house.say(head("GET", "/v1/health"))
-        assert (status, again) == (500, 500)
-        assert b"secret" not in body
-        story = json.loads(body)["message"].rsplit(" ", 1)[1]
-        assert any(story in str(record.__dict__) for record in caplog.records)
-
-    run(main())
+    async with ListenerHarness(tmp_path, answer) as house:
+        status, _, body = await house.say(head("GET", "/v1/health"))
+        again, _, _ = await house.say(head("GET", "/v1/health"))
+    assert (status, again) == (500, 500)
+    assert b"secret" not in body
+    story = json.loads(body)["message"].rsplit(" ", 1)[1]
+    assert any(story in str(record.__dict__) for record in caplog.records)
 
 
-def test_C08_body_at_the_limit_passes(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            data = head("POST", "/v1/workspaces", "Content-Length: 100000") + b"x" * 100_000
-            status, _, body = await house.say(data)
-        assert status == 200
-        assert json.loads(body)["body"] == 100_000
-
-    run(main())
+async def test_C08_body_at_the_limit_passes(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        data = head("POST", "/v1/workspaces", "Content-Length: 100000") + b"x" * 100_000
+        status, _, body = await house.say(data)
+    assert status == 200
+    assert json.loads(body)["body"] == 100_000
 
 
-def test_C08_body_above_the_limit_is_refused_before_it_comes(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            status, headers, body = await house.say(head("POST", "/v1/workspaces", "Content-Length: 100001"))
-        assert status == 413
-        assert headers["connection"] == "close"
-        assert json.loads(body)["code"] == "too_large"
-
-    run(main())
+async def test_C08_body_above_the_limit_is_refused_before_it_comes(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        status, headers, body = await house.say(head("POST", "/v1/workspaces", "Content-Length: 100001"))
+    assert status == 413
+    assert headers["connection"] == "close"
+    assert json.loads(body)["code"] == "too_large"
 
 
-def test_C08_sender_of_a_refused_body_still_sees_the_answer(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            data = head("POST", "/v1/workspaces", "Content-Length: 1000000") + b"x" * 1_000_000
-            status, _, _ = await house.say(data)
-        assert status == 413
-
-    run(main())
+async def test_C08_sender_of_a_refused_body_still_sees_the_answer(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        data = head("POST", "/v1/workspaces", "Content-Length: 1000000") + b"x" * 1_000_000
+        status, _, _ = await house.say(data)
+    assert status == 413
 
 
-def test_C08_chunked_body_is_counted(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-            data = head("POST", "/v1/workspaces", "Transfer-Encoding: chunked") + chunk * 3
-            status, _, _ = await house.say(data)
-        assert status == 413
-
-    run(main())
+async def test_C08_chunked_body_is_counted(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        data = head("POST", "/v1/workspaces", "Transfer-Encoding: chunked") + chunk * 3
+        status, _, _ = await house.say(data)
+    assert status == 413
 
 
-def test_C10_headers_above_the_limit(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            status, _, body = await house.say(head("GET", "/v1/health", "X-Big: " + "a" * 5000))
-        assert status == 431
-        assert json.loads(body)["code"] == "headers_too_large"
-
-    run(main())
+async def test_C10_headers_above_the_limit(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        status, _, body = await house.say(head("GET", "/v1/health", "X-Big: " + "a" * 5000))
+    assert status == 431
+    assert json.loads(body)["code"] == "headers_too_large"
 
 
 @pytest.mark.parametrize(
@@ -246,49 +212,40 @@ def test_C10_only_one_way_to_read_the_end_of_a_body(version: str, headers: dict[
         assert body_length(version, HTTPHeaders(headers)) == length
 
 
-def test_C10_a_refused_head_request_has_no_body_in_its_answer(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ListenerHarness(tmp_path) as house:
-            reader, writer = await asyncio.open_unix_connection(house.path)
-            writer.write(head("HEAD", "/v1/health", "Content-Length: x"))
-            answer = await reader.read()
-            writer.close()
-        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-        assert answer.endswith(b"\r\n\r\n")
-
-    run(main())
+async def test_C10_a_refused_head_request_has_no_body_in_its_answer(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as house:
+        reader, writer = await asyncio.open_unix_connection(house.path)
+        writer.write(head("HEAD", "/v1/health", "Content-Length: x"))
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert answer.endswith(b"\r\n\r\n")
 
 
-def test_C02_caller_that_leaves_ends_nothing_but_its_connection(tmp_path: Path) -> None:
-    async def main() -> None:
-        entered, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def test_C02_caller_that_leaves_ends_nothing_but_its_connection(tmp_path: Path) -> None:
+    entered, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def answer(request: Request) -> Response:
-            entered.set()
-            await go.wait()
-            done.set()
-            return Response()
+    async def answer(request: Request) -> Response:
+        entered.set()
+        await go.wait()
+        done.set()
+        return Response()
 
-        async with ListenerHarness(tmp_path, answer) as house:
-            _, writer = await asyncio.open_unix_connection(house.path)
-            writer.write(head("GET", "/v1/health"))
-            await entered.wait()
-            writer.close()
-            await writer.wait_closed()
-            go.set()
-            await done.wait()
-            assert await house.tasks.join(5)
-
-    run(main())
+    async with ListenerHarness(tmp_path, answer) as house:
+        _, writer = await asyncio.open_unix_connection(house.path)
+        writer.write(head("GET", "/v1/health"))
+        await entered.wait()
+        writer.close()
+        await writer.wait_closed()
+        go.set()
+        await done.wait()
+        assert await house.tasks.join(5)
 
 
-def test_too_many_clients_is_503_with_a_hint(tmp_path: Path) -> None:
+async def test_too_many_clients_is_503_with_a_hint(tmp_path: Path) -> None:
     async def answer(request: Request) -> Response:
         raise LimitReached("full", code="too_many_clients", retry_after_s=5.0)
 
-    async def main() -> None:
-        async with ListenerHarness(tmp_path, answer) as house:
-            status, headers, _ = await house.say(head("GET", "/v1/health"))
-        assert (status, headers["retry-after"]) == (503, "5")
-
-    run(main())
+    async with ListenerHarness(tmp_path, answer) as house:
+        status, headers, _ = await house.say(head("GET", "/v1/health"))
+    assert (status, headers["retry-after"]) == (503, "5")

@@ -24,7 +24,6 @@ from protocol.api.message import (
     ToolResultPart,
 )
 from tests.support.fakes.scripted_provider import Exchange
-from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import user
 from tests.unit.models.test_provider_types import gemini, gemini_answer, sent_by
 from tests.unit.models.test_remote import _loopback_is_allowed as _loopback_is_allowed
@@ -100,88 +99,79 @@ async def step(provider: Any, client: ModelClient) -> Message:
     return drafted(await task)
 
 
-def test_openai_gets_its_reasoning_back_in_order_with_every_signature():
-    async def main() -> None:
-        async with house("responses", model=THINKS) as (provider, client):
-            made = await step(provider, client)
-            rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "loop")
-            exchange = await asked(provider, client, rows)
-            items = [
-                (item.get("type", "message"), item.get("id") or item.get("call_id") or item.get("role"))
-                for item in exchange.messages
-            ]
-            assert items == [
-                ("message", "system"),
-                ("message", "user"),
-                ("reasoning", "rs_1"),
-                ("message", "assistant"),
-                ("function_call", "c1"),
-                ("reasoning", "rs_2"),
-                ("function_call", "c2"),
-                ("function_call_output", "c1"),
-                ("function_call_output", "c2"),
-                ("message", "user"),
-            ]
-            first, second = (item for item in exchange.messages if item.get("type") == "reasoning")
-            assert [part["text"] for part in first["summary"]] == ["first", "second"]
-            assert (first["encrypted_content"], second["encrypted_content"]) == ("secret-1", "secret-2")
-            assert exchange.body["include"] == ["reasoning.encrypted_content"]
-            assert exchange.body["reasoning"]["summary"] == "auto"
-
-    run(main())
+async def test_openai_gets_its_reasoning_back_in_order_with_every_signature() -> None:
+    async with house("responses", model=THINKS) as (provider, client):
+        made = await step(provider, client)
+        rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "loop")
+        exchange = await asked(provider, client, rows)
+        items = [
+            (item.get("type", "message"), item.get("id") or item.get("call_id") or item.get("role"))
+            for item in exchange.messages
+        ]
+        assert items == [
+            ("message", "system"),
+            ("message", "user"),
+            ("reasoning", "rs_1"),
+            ("message", "assistant"),
+            ("function_call", "c1"),
+            ("reasoning", "rs_2"),
+            ("function_call", "c2"),
+            ("function_call_output", "c1"),
+            ("function_call_output", "c2"),
+            ("message", "user"),
+        ]
+        first, second = (item for item in exchange.messages if item.get("type") == "reasoning")
+        assert [part["text"] for part in first["summary"]] == ["first", "second"]
+        assert (first["encrypted_content"], second["encrypted_content"]) == ("secret-1", "secret-2")
+        assert exchange.body["include"] == ["reasoning.encrypted_content"]
+        assert exchange.body["reasoning"]["summary"] == "auto"
 
 
-def test_anthropic_gets_its_thinking_back_between_its_calls():
-    async def main() -> None:
-        async with house("anthropic", model=THINKS) as (provider, client):
-            made = await step(provider, client)
-            rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "loop")
-            exchange = await asked(provider, client, rows)
-            blocks = exchange.messages[1]["content"]
-            said = [(block["type"], block.get("thinking") or block.get("text") or block.get("id")) for block in blocks]
-            assert said == [
-                ("thinking", "first"),
-                ("thinking", "second"),
-                ("text", "looking"),
-                ("tool_use", "c1"),
-                ("thinking", "third"),
-                ("tool_use", "c2"),
-            ]
-            assert [block.get("signature") for block in blocks if block["type"] == "thinking"] == [
-                "secret-1",
-                "secret-1",
-                "secret-2",
-            ]
-
-    run(main())
+async def test_anthropic_gets_its_thinking_back_between_its_calls() -> None:
+    async with house("anthropic", model=THINKS) as (provider, client):
+        made = await step(provider, client)
+        rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "loop")
+        exchange = await asked(provider, client, rows)
+        blocks = exchange.messages[1]["content"]
+        said = [(block["type"], block.get("thinking") or block.get("text") or block.get("id")) for block in blocks]
+        assert said == [
+            ("thinking", "first"),
+            ("thinking", "second"),
+            ("text", "looking"),
+            ("tool_use", "c1"),
+            ("thinking", "third"),
+            ("tool_use", "c2"),
+        ]
+        assert [block.get("signature") for block in blocks if block["type"] == "thinking"] == [
+            "secret-1",
+            "secret-1",
+            "secret-2",
+        ]
 
 
 @pytest.mark.parametrize(
     ("old", "new"), [("anthropic", "responses"), ("responses", "anthropic"), ("openai", "anthropic")]
 )
-def test_the_thinking_of_another_provider_is_not_sent(old, new):
-    async def main() -> None:
-        async with house(old, model=THINKS) as (provider, client):
-            if old == "openai":
-                task = asyncio.create_task(collect(client))
-                exchange = await provider.next_call()
-                await exchange._open()
-                await exchange._chunk({"reasoning_content": "first"})
-                await exchange.tool_call("c1", "view", "{}")
-                await exchange.tool_call("c2", "view", "{}")
-                await exchange.finish()
-                made = drafted(await task)
-            else:
-                made = await step(provider, client)
-        async with house(new, model=THINKS) as (provider, client):
-            rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "another")
-            exchange = await asked(provider, client, rows)
-            text = str(exchange.body)
-            for gone in ("first", "second", "third", "secret", "rs_", "<think"):
-                assert gone not in text
-            assert "of c2" in text
-
-    run(main())
+async def test_the_thinking_of_another_provider_is_not_sent(old: str, new: str) -> None:
+    async with house(old, model=THINKS) as (provider, client):
+        if old == "openai":
+            task = asyncio.create_task(collect(client))
+            exchange = await provider.next_call()
+            await exchange._open()
+            await exchange._chunk({"reasoning_content": "first"})
+            await exchange.tool_call("c1", "view", "{}")
+            await exchange.tool_call("c2", "view", "{}")
+            await exchange.finish()
+            made = drafted(await task)
+        else:
+            made = await step(provider, client)
+    async with house(new, model=THINKS) as (provider, client):
+        rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "another")
+        exchange = await asked(provider, client, rows)
+        text = str(exchange.body)
+        for gone in ("first", "second", "third", "secret", "rs_", "<think"):
+            assert gone not in text
+        assert "of c2" in text
 
 
 def stored(message: Message) -> Message:
@@ -189,7 +179,7 @@ def stored(message: Message) -> Message:
     return msgspec.json.decode(msgspec.json.encode(message), type=Message)
 
 
-def test_openrouter_gets_the_details_of_its_reasoning_back():
+async def test_openrouter_gets_the_details_of_its_reasoning_back() -> None:
     details = [
         {
             "type": "reasoning.text",
@@ -202,27 +192,24 @@ def test_openrouter_gets_the_details_of_its_reasoning_back():
         {"type": "reasoning.text", "text": "plain", "format": "unknown", "index": 2},
     ]
 
-    async def main() -> None:
-        named: Any = {"model": THINKS | {"id": "anthropic/claude"}, "selected": {"model": "anthropic/claude"}}
-        async with house("openai", type="openrouter", **named) as (provider, client):
-            task = asyncio.create_task(collect(client))
-            exchange = await provider.next_call()
-            await exchange._open()
-            for detail in details:
-                await exchange._chunk({"reasoning_details": [detail]})
-            await exchange.tool_call("c1", "view", "{}")
-            await exchange.finish()
-            made = stored(drafted(await task))
-            rows = repair([user("hi"), made, answers("c1"), user("and?", "u2")], "loop")
-            exchange = await asked(provider, client, rows)
-            sent = next(row for row in exchange.messages if row["role"] == "assistant")["reasoning_details"]
-            told = [{key: value for key, value in detail.items() if value is not None} for detail in sent]
-            assert told == details
-
-    run(main())
+    named: Any = {"model": THINKS | {"id": "anthropic/claude"}, "selected": {"model": "anthropic/claude"}}
+    async with house("openai", type="openrouter", **named) as (provider, client):
+        task = asyncio.create_task(collect(client))
+        exchange = await provider.next_call()
+        await exchange._open()
+        for detail in details:
+            await exchange._chunk({"reasoning_details": [detail]})
+        await exchange.tool_call("c1", "view", "{}")
+        await exchange.finish()
+        made = stored(drafted(await task))
+        rows = repair([user("hi"), made, answers("c1"), user("and?", "u2")], "loop")
+        exchange = await asked(provider, client, rows)
+        sent = next(row for row in exchange.messages if row["role"] == "assistant")["reasoning_details"]
+        told = [{key: value for key, value in detail.items() if value is not None} for detail in sent]
+        assert told == details
 
 
-def test_google_gets_the_signatures_of_its_calls_back():
+def test_google_gets_the_signatures_of_its_calls_back() -> None:
     def signed(signature: str, **part: Any) -> dict[str, Any]:
         return {**part, "thoughtSignature": base64.b64encode(signature.encode()).decode()}
 
@@ -252,49 +239,43 @@ def test_google_gets_the_signatures_of_its_calls_back():
 
 
 @pytest.mark.parametrize("dialect", ["responses", "anthropic"])
-def test_the_thinking_of_another_model_is_not_sent_to_one_that_cannot(dialect):
-    async def main() -> None:
-        async with house(dialect, model=THINKS) as (provider, client):
-            made = await step(provider, client)
+async def test_the_thinking_of_another_model_is_not_sent_to_one_that_cannot(dialect: str) -> None:
+    async with house(dialect, model=THINKS) as (provider, client):
+        made = await step(provider, client)
+    async with house(dialect) as (provider, client):
+        other = replace(made, model="one-that-thinks")
+        rows = repair([user("hi"), other, answers("c1", "c2"), user("and?", "u2")], "loop")
+        text = str((await asked(provider, client, rows)).body)
+        for gone in ("first", "second", "third", "secret", "rs_", "<think"):
+            assert gone not in text
+        assert "of c2" in text
+        assert "looking" in text
+    if dialect == "anthropic":  # some think although nobody told us that they can, and want it back
         async with house(dialect) as (provider, client):
-            other = replace(made, model="one-that-thinks")
-            rows = repair([user("hi"), other, answers("c1", "c2"), user("and?", "u2")], "loop")
-            text = str((await asked(provider, client, rows)).body)
-            for gone in ("first", "second", "third", "secret", "rs_", "<think"):
-                assert gone not in text
-            assert "of c2" in text
-            assert "looking" in text
-        if dialect == "anthropic":  # some think although nobody told us that they can, and want it back
-            async with house(dialect) as (provider, client):
-                own = replace(made, model=client.model.id)
-                rows = repair([user("hi"), own, answers("c1", "c2"), user("and?", "u2")], "loop")
-                assert "secret-2" in str((await asked(provider, client, rows)).body)
-
-    run(main())
+            own = replace(made, model=client.model.id)
+            rows = repair([user("hi"), own, answers("c1", "c2"), user("and?", "u2")], "loop")
+            assert "secret-2" in str((await asked(provider, client, rows)).body)
 
 
-def test_thinking_that_was_cut_is_left_out():
-    async def main() -> None:
-        async with house("responses", model=THINKS) as (provider, client):
-            made = drafted(
-                [
-                    ThinkingDelta("half"),
-                    ThinkingEnd("", "rs_9", "loop"),
-                    TextDelta("said"),
-                    ThinkingDelta("late"),
-                    ThinkingEnd("sig", "rs_10", "loop"),
-                ]
-            )
-            exchange = await asked(provider, client, repair([user("hi"), made, user("and?", "u2")], "loop"))
-            assert "rs_" not in str(exchange.body)
-            assert "said" in str(exchange.body)
-
-    run(main())
+async def test_thinking_that_was_cut_is_left_out() -> None:
+    async with house("responses", model=THINKS) as (provider, client):
+        made = drafted(
+            [
+                ThinkingDelta("half"),
+                ThinkingEnd("", "rs_9", "loop"),
+                TextDelta("said"),
+                ThinkingDelta("late"),
+                ThinkingEnd("sig", "rs_10", "loop"),
+            ]
+        )
+        exchange = await asked(provider, client, repair([user("hi"), made, user("and?", "u2")], "loop"))
+        assert "rs_" not in str(exchange.body)
+        assert "said" in str(exchange.body)
 
 
 @pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
 @pytest.mark.parametrize("sees", [True, False])
-def test_pictures_go_where_they_can_be_seen(dialect, sees):
+async def test_pictures_go_where_they_can_be_seen(dialect: str, sees: bool) -> None:
     picture = base64.b64encode(PNG).decode()
     rows = [
         row(
@@ -315,33 +296,27 @@ def test_pictures_go_where_they_can_be_seen(dialect, sees):
         ),
     ]
 
-    async def main() -> None:
-        async with house(dialect, model={"supports_attachments": sees}) as (provider, client):
-            exchange = await asked(provider, client, rows)
-            text = str(exchange.body)
-            assert text.count(picture) == (2 if sees else 0)
-            assert "b.bmp of type image/bmp, which this model cannot see" in text
-            assert "plain words" in text
-            assert "side" in text
-            assert ("a.png of type image/png, which this model cannot see" in text) != sees
-            if not sees:
-                assert "media of type image/png, which this model cannot see" in text
-            elif dialect == "anthropic":
-                result = exchange.messages[2]["content"][0]
-                assert [block["type"] for block in result["content"]] == ["text", "image"]
-            else:
-                assert "see the message after the results" in text
-                assert exchange.messages[-1]["role"] == "user"
-                assert "tool-result-c1" in exchange.prompt
-
-    run(main())
+    async with house(dialect, model={"supports_attachments": sees}) as (provider, client):
+        exchange = await asked(provider, client, rows)
+        text = str(exchange.body)
+        assert text.count(picture) == (2 if sees else 0)
+        assert "b.bmp of type image/bmp, which this model cannot see" in text
+        assert "plain words" in text
+        assert "side" in text
+        assert ("a.png of type image/png, which this model cannot see" in text) != sees
+        if not sees:
+            assert "media of type image/png, which this model cannot see" in text
+        elif dialect == "anthropic":
+            result = exchange.messages[2]["content"][0]
+            assert [block["type"] for block in result["content"]] == ["text", "image"]
+        else:
+            assert "see the message after the results" in text
+            assert exchange.messages[-1]["role"] == "user"
+            assert "tool-result-c1" in exchange.prompt
 
 
-def test_a_picture_elsewhere_is_named_to_a_model_that_cannot_see():
-    async def main() -> None:
-        async with house("openai") as (provider, client):
-            link = ImageURLPart(ImageURLData(url="http://somewhere/x.png"))
-            exchange = await asked(provider, client, [row("user", link)])
-            assert "cannot see" in exchange.prompt
-
-    run(main())
+async def test_a_picture_elsewhere_is_named_to_a_model_that_cannot_see() -> None:
+    async with house("openai") as (provider, client):
+        link = ImageURLPart(ImageURLData(url="http://somewhere/x.png"))
+        exchange = await asked(provider, client, [row("user", link)])
+        assert "cannot see" in exchange.prompt

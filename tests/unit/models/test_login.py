@@ -8,7 +8,6 @@ from urllib.parse import parse_qs
 import pytest
 
 from protocol.api.provider import Model
-from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import user
 from worker.models.client import Finished, ModelClient, ModelEvent, ModelFailure, ModelRequest, TextDelta
 from worker.models.failures import failure
@@ -37,11 +36,11 @@ REQUEST = ModelRequest("", [user("hi")])
         ({"expires_at": 10_000}, 10_001, True),
     ],
 )
-def test_a_token_is_due_a_little_before_its_end(login, now, due):
+def test_a_token_is_due_a_little_before_its_end(login: Any, now: float | int, due: bool) -> None:
     assert is_due(login, now) is due
 
 
-def test_a_login_that_does_not_say_where_cannot_be_renewed():
+def test_a_login_that_does_not_say_where_cannot_be_renewed() -> None:
     assert can_renew(LOGIN)
     assert not can_renew(None)
     assert not can_renew({**LOGIN, "client": None})
@@ -59,42 +58,38 @@ def answering(status: int, body: object, seen: list[Any] | None = None) -> Any:
     return httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
 
 
-def test_the_new_token_keeps_what_the_answer_does_not_say():
-    async def main() -> None:
-        seen: list[Any] = []
-        async with answering(200, {"access_token": "new", "expires_in": 60}, seen) as http:
-            login = await exchange(LOGIN, http, lambda: 500.0)
-        assert login == {**LOGIN, "access_token": "new", "expires_in": 60, "expires_at": 560}
-        assert parse_qs(seen[0].content.decode()) == {
-            "grant_type": ["refresh_token"],
-            "refresh_token": ["old-refresh-token"],
-            "client_id": ["me"],
-            "client_secret": ["hidden-secret"],
-        }
-        by_header = {**LOGIN, "client": {**LOGIN["client"], "auth_style": 2}}
-        async with answering(200, {"access_token": "new", "refresh_token": "next"}, seen) as http:
-            login = await exchange(by_header, http, lambda: 500.0)
-        assert (login["refresh_token"], login["expires_at"]) == ("next", 0)
-        assert seen[1].headers["authorization"].startswith("Basic ")
-        assert b"hidden-secret" not in seen[1].content
-
-    run(main())
+async def test_the_new_token_keeps_what_the_answer_does_not_say() -> None:
+    seen: list[Any] = []
+    async with answering(200, {"access_token": "new", "expires_in": 60}, seen) as http:
+        login = await exchange(LOGIN, http, lambda: 500.0)
+    assert login == {**LOGIN, "access_token": "new", "expires_in": 60, "expires_at": 560}
+    assert parse_qs(seen[0].content.decode()) == {
+        "grant_type": ["refresh_token"],
+        "refresh_token": ["old-refresh-token"],
+        "client_id": ["me"],
+        "client_secret": ["hidden-secret"],
+    }
+    by_header = {**LOGIN, "client": {**LOGIN["client"], "auth_style": 2}}
+    async with answering(200, {"access_token": "new", "refresh_token": "next"}, seen) as http:
+        login = await exchange(by_header, http, lambda: 500.0)
+    assert (login["refresh_token"], login["expires_at"]) == ("next", 0)
+    assert seen[1].headers["authorization"].startswith("Basic ")
+    assert b"hidden-secret" not in seen[1].content
 
 
 @pytest.mark.parametrize(
     ("status", "body"),
     [(400, {"error": "invalid_grant old-refresh-token"}), (200, {}), (200, b"<html>"), (200, []), (500, b"")],
 )
-def test_a_refused_renewal_says_to_log_in_again_and_no_secret(status, body):
-    async def main() -> None:
-        async with answering(status, body) as http:
-            with pytest.raises(ModelFailure) as caught:
-                await exchange(LOGIN, http, lambda: 0.0)
-        assert "log in again" in caught.value.message
-        assert "old-refresh-token" not in caught.value.message
-        assert caught.value.category == "auth"
-
-    run(main())
+async def test_a_refused_renewal_says_to_log_in_again_and_no_secret(
+    status: int, body: bytes | dict[str, Any] | list[Any]
+) -> None:
+    async with answering(status, body) as http:
+        with pytest.raises(ModelFailure) as caught:
+            await exchange(LOGIN, http, lambda: 0.0)
+    assert "log in again" in caught.value.message
+    assert "old-refresh-token" not in caught.value.message
+    assert caught.value.category == "auth"
 
 
 class Scripted:
@@ -124,25 +119,22 @@ async def collect(client: ModelClient) -> list[ModelEvent]:
     return [event async for event in client.stream(REQUEST)]
 
 
-def test_a_401_is_answered_with_the_newer_key_once_and_then_stays_with_it():
-    async def main() -> None:
-        old, newer = Scripted(REFUSED), Scripted(TextDelta("ok"), DONE)
-        renewals: list[int] = []
+async def test_a_401_is_answered_with_the_newer_key_once_and_then_stays_with_it() -> None:
+    old, newer = Scripted(REFUSED), Scripted(TextDelta("ok"), DONE)
+    renewals: list[int] = []
 
-        async def renew() -> ModelClient | None:
-            renewals.append(1)
-            return newer
+    async def renew() -> ModelClient | None:
+        renewals.append(1)
+        return newer
 
-        client = RenewingModel(old, renew)
-        assert await collect(client) == [TextDelta("ok"), DONE]
-        assert await collect(client) == [TextDelta("ok"), DONE]
-        assert (old.asked, newer.asked, len(renewals)) == (1, 2, 1)
-        newer.events = (failure("auth", "still no", status=401),)
-        with pytest.raises(ModelFailure, match="still no"):
-            await collect(RenewingModel(Scripted(REFUSED), renew))
-        assert len(renewals) == 2, "a second refusal is the end"
-
-    run(main())
+    client = RenewingModel(old, renew)
+    assert await collect(client) == [TextDelta("ok"), DONE]
+    assert await collect(client) == [TextDelta("ok"), DONE]
+    assert (old.asked, newer.asked, len(renewals)) == (1, 2, 1)
+    newer.events = (failure("auth", "still no", status=401),)
+    with pytest.raises(ModelFailure, match="still no"):
+        await collect(RenewingModel(Scripted(REFUSED), renew))
+    assert len(renewals) == 2, "a second refusal is the end"
 
 
 @pytest.mark.parametrize(
@@ -154,16 +146,13 @@ def test_a_401_is_answered_with_the_newer_key_once_and_then_stays_with_it():
         (failure("server", "no", status=500), 0),
     ],
 )
-def test_the_first_failure_stands_when_there_is_no_newer_key(error, renewals):
-    async def main() -> None:
-        asked: list[int] = []
+async def test_the_first_failure_stands_when_there_is_no_newer_key(error: Any, renewals: int) -> None:
+    asked: list[int] = []
 
-        async def renew() -> None:
-            asked.append(1)
+    async def renew() -> None:
+        asked.append(1)
 
-        with pytest.raises(ModelFailure) as caught:
-            await collect(RenewingModel(Scripted(error), renew))
-        assert caught.value is error
-        assert len(asked) == renewals
-
-    run(main())
+    with pytest.raises(ModelFailure) as caught:
+        await collect(RenewingModel(Scripted(error), renew))
+    assert caught.value is error
+    assert len(asked) == renewals

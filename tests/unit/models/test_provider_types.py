@@ -34,7 +34,7 @@ def provider_of(kind: str, **changes: Any) -> ProviderConfig:
     return ProviderConfig(**{"id": "p", "type": kind, "base_url": "http://x/v1", "api_key": "k", **changes})
 
 
-def test_an_unknown_type_is_refused_with_the_known_ones():
+def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BadInput) as caught:
         wire_of(provider_of("smoke"), MODEL, CHOICE)
     assert "'smoke' is not supported" in caught.value.message
@@ -43,13 +43,15 @@ def test_an_unknown_type_is_refused_with_the_known_ones():
 
 
 @pytest.mark.parametrize(("kind", "extra"), [("google", "google"), ("google-vertex", "google"), ("bedrock", "bedrock")])
-def test_a_library_that_is_not_there_is_named_with_how_to_install_it(kind, extra, monkeypatch):
+def test_a_library_that_is_not_there_is_named_with_how_to_install_it(
+    kind: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(provider_clients, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=rf"install bulkhead-agents\[{extra}\]"):
         wire_of(provider_of(kind), MODEL, CHOICE)
 
 
-def test_one_of_two_interfaces_can_be_chosen():
+def test_one_of_two_interfaces_can_be_chosen() -> None:
     assert wire_of(provider_of("openai"), MODEL, CHOICE) == "responses"
     chat = {"provider_options": {"api": "chat"}}
     assert wire_of(provider_of("openai", **chat), MODEL, CHOICE) == "chat"
@@ -60,50 +62,41 @@ def test_one_of_two_interfaces_can_be_chosen():
 
 
 @pytest.mark.parametrize("kind", sorted({*LOCAL_TYPES, "openai-compat", "vercel", "hyper"}))
-def test_compatible_servers_are_asked_in_the_older_words(kind):
-    async def main() -> None:
-        async with house("openai", type=kind) as (provider, client):
-            task = asyncio.create_task(collect(client))
-            exchange = await provider.next_call()
-            await exchange.reply("x")
-            await task
-            assert exchange.dialect == "openai"
-            assert exchange.body["max_tokens"] == 1000
-            assert exchange.headers["authorization"] == f"Bearer {API_KEY}"
-
-    run(main())
+async def test_compatible_servers_are_asked_in_the_older_words(kind: Any) -> None:
+    async with house("openai", type=kind) as (provider, client):
+        task = asyncio.create_task(collect(client))
+        exchange = await provider.next_call()
+        await exchange.reply("x")
+        await task
+        assert exchange.dialect == "openai"
+        assert exchange.body["max_tokens"] == 1000
+        assert exchange.headers["authorization"] == f"Bearer {API_KEY}"
 
 
 @pytest.mark.parametrize(
     ("name", "sent"),
     [("openai/gpt-oss-120b", "openai/gpt-oss-120b:exacto"), ("qwen/qwen3-coder:free", "qwen/qwen3-coder:free")],
 )
-def test_openrouter_is_asked_for_the_variant_that_calls_tools_well(name, sent):
-    async def main() -> None:
-        changes: Any = {"model": {"id": name}, "selected": {"model": name}}
-        async with house("openai", type="openrouter", **changes) as (provider, client):
+async def test_openrouter_is_asked_for_the_variant_that_calls_tools_well(name: str, sent: str) -> None:
+    changes: Any = {"model": {"id": name}, "selected": {"model": name}}
+    async with house("openai", type="openrouter", **changes) as (provider, client):
+        task = asyncio.create_task(collect(client))
+        exchange = await provider.next_call()
+        await exchange.reply("x")
+        await task
+        assert exchange.body["model"] == sent
+        assert client.model.id == name
+
+
+async def test_openai_over_chat_and_a_compatible_server_over_responses() -> None:
+    for dialect, api in (("responses", "chat"), ("openai", "responses")):
+        async with house(dialect, provider_options={"api": api}) as (provider, client):
             task = asyncio.create_task(collect(client))
             exchange = await provider.next_call()
+            assert exchange.dialect == ("openai" if api == "chat" else "responses")
+            assert "api" not in exchange.body
             await exchange.reply("x")
-            await task
-            assert exchange.body["model"] == sent
-            assert client.model.id == name
-
-    run(main())
-
-
-def test_openai_over_chat_and_a_compatible_server_over_responses():
-    async def main() -> None:
-        for dialect, api in (("responses", "chat"), ("openai", "responses")):
-            async with house(dialect, provider_options={"api": api}) as (provider, client):
-                task = asyncio.create_task(collect(client))
-                exchange = await provider.next_call()
-                assert exchange.dialect == ("openai" if api == "chat" else "responses")
-                assert "api" not in exchange.body
-                await exchange.reply("x")
-                assert isinstance((await task)[-1], Finished)
-
-    run(main())
+            assert isinstance((await task)[-1], Finished)
 
 
 def sent_by(
@@ -151,7 +144,7 @@ def sent_by(
         ("https://me.azure.com/openai/v1", {}, "https://me.azure.com/openai/v1/responses"),
     ],
 )
-def test_azure_speaks_responses_with_the_version_of_its_api(base_url, env, target):
+def test_azure_speaks_responses_with_the_version_of_its_api(base_url: str, env: dict[str, Any], target: Any) -> None:
     from worker.zygote import warm_models
 
     provider = provider_of("azure", base_url=base_url, models=[MODEL])
@@ -175,7 +168,7 @@ def gemini_answer(parts: list[dict[str, Any]]) -> bytes:
     return f"data: {json.dumps(chunk)}\r\n\r\n".encode()
 
 
-def test_gemini_is_asked_and_understood():
+def test_gemini_is_asked_and_understood() -> None:
     parts = [{"text": "hm", "thought": True}, {"text": "hello"}]
     request, events = sent_by(gemini(extra_headers={"x-team": "seven"}), gemini_answer(parts))
     assert "gemini-3.8-flash:streamGenerateContent" in str(request.url)
@@ -190,7 +183,7 @@ def test_gemini_is_asked_and_understood():
     assert events[-1].tokens.input == 3
 
 
-def test_bedrock_is_reached_with_a_key_or_with_the_accounts_own_credentials():
+def test_bedrock_is_reached_with_a_key_or_with_the_accounts_own_credentials() -> None:
     account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
     for provider, env in (
         (provider_of("bedrock", base_url=""), {}),
@@ -205,7 +198,7 @@ def test_bedrock_is_reached_with_a_key_or_with_the_accounts_own_credentials():
 
 
 @pytest.mark.parametrize("has_calls", [True, False])
-def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_calls):
+async def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_calls: bool) -> None:
     seen: list[dict[str, Any]] = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -224,22 +217,19 @@ def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_calls):
     ]
     said = [user("hi"), *(called if has_calls else []), user("summarise", "u2")]
 
-    async def main() -> None:
-        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-        model = Model(id="anthropic.claude-sonnet-4-5-20250929-v1:0")
-        where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        provider = provider_of("bedrock", base_url=where, api_key="", models=[model])
-        account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
-        config = WorkspaceConfig(
-            {"p": provider}, {"large": SelectedModel(model=model.id, provider="p")}, (), Options(), {}, "", (), (), ()
-        )
-        models = ModelRegistry(config, account, DEFAULT_LIMITS, seeded(), LOG)
-        async with server:
-            with pytest.raises(ModelFailure, match="seen"):
-                await collect(models.large(), ModelRequest("be good", said))
-        await models.close()
-
-    run(main())
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    model = Model(id="anthropic.claude-sonnet-4-5-20250929-v1:0")
+    where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    provider = provider_of("bedrock", base_url=where, api_key="", models=[model])
+    account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
+    config = WorkspaceConfig(
+        {"p": provider}, {"large": SelectedModel(model=model.id, provider="p")}, (), Options(), {}, "", (), (), ()
+    )
+    models = ModelRegistry(config, account, DEFAULT_LIMITS, seeded(), LOG)
+    async with server:
+        with pytest.raises(ModelFailure, match="seen"):
+            await collect(models.large(), ModelRequest("be good", said))
+    await models.close()
     (body,) = seen
     assert ("toolConfig" in body) == has_calls, "a provider refuses calls without it"
     if has_calls:
@@ -256,13 +246,13 @@ def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_calls):
         ({"AWS_BEARER_TOKEN_BEDROCK": "b"}, "bedrock", "bedrock"),
     ],
 )
-def test_clouds_are_there_with_their_own_credentials(env, there, default):
+def test_clouds_are_there_with_their_own_credentials(env: dict[str, Any], there: str, default: Any) -> None:
     found = resolve({}, {}, use_known=True, default_model="", env=env, run=lambda _: "")
     assert set(found.providers) == {there, BUILTIN_ID}
     assert found.models["large"].provider == default
 
 
-def test_a_missing_key_is_named_by_its_variable():
+def test_a_missing_key_is_named_by_its_variable() -> None:
     with pytest.raises(BadInput, match=r"set ANTHROPIC_API_KEY or providers\.anthropic\.api_key"):
         resolve({}, {}, use_known=True, default_model="anthropic/claude-x", env={}, run=lambda _: "")
     wanted = {"large": SelectedModel(model="gpt-x", provider="openai")}

@@ -43,7 +43,9 @@ def made(wire: Wire, model: Model = THINKER, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("asked", "selected", "default", "sent"), [(40, 9, 5, 40), (0, 9, 5, 9), (0, 0, 5, 5), (0, 0, 0, None)]
 )
-def test_the_nearest_bound_of_the_answer_counts_and_none_is_not_sent(asked, selected, default, sent):
+def test_the_nearest_bound_of_the_answer_counts_and_none_is_not_sent(
+    asked: int, selected: int, default: int, sent: int | None
+) -> None:
     selected_model = SelectedModel(model="m", provider="p", max_tokens=selected)
     provider = ProviderConfig(id="p", type="openai-compat")
     found = settings_for(
@@ -73,17 +75,17 @@ def test_the_nearest_bound_of_the_answer_counts_and_none_is_not_sent(asked, sele
         (THINKER, "", ""),
     ],
 )
-def test_the_effort_is_one_that_the_model_knows(model, wanted, effort):
+def test_the_effort_is_one_that_the_model_knows(model: Any, wanted: str, effort: str) -> None:
     assert effort_of(model, SelectedModel(model="m", provider="p", reasoning_effort=wanted)) == effort
 
 
-def test_sampling_comes_from_the_selected_model_then_from_the_catalogue():
+def test_sampling_comes_from_the_selected_model_then_from_the_catalogue() -> None:
     model = Model(id="m", options={"temperature": 0.1, "top_p": 0.2})
     found = made("chat", model, temperature=0.0)
     assert (found["temperature"], found["top_p"]) == (0.0, 0.2)
 
 
-def test_options_are_merged_deeply_and_the_selected_model_wins():
+def test_options_are_merged_deeply_and_the_selected_model_wins() -> None:
     model = Model(id="m", options={"provider_options": {"a": {"x": 1, "y": 1, "z": 1}, "user": "catalogue"}})
     found = made(
         "chat",
@@ -96,7 +98,7 @@ def test_options_are_merged_deeply_and_the_selected_model_wins():
     assert merge({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
 
 
-def test_openai_reasons_with_summaries_and_keeps_nothing():
+def test_openai_reasons_with_summaries_and_keeps_nothing() -> None:
     found = made("responses", reasoning_effort="high", temperature=0.5)
     assert (found["openai_reasoning_effort"], found["openai_reasoning_summary"]) == ("high", "auto")
     assert found["openai_store"] is False
@@ -109,7 +111,7 @@ def test_openai_reasons_with_summaries_and_keeps_nothing():
     assert (told["openai_reasoning_summary"], told["openai_store"]) == ("detailed", True)
 
 
-def test_anthropic_thinks_with_a_budget_within_the_bound_of_the_answer():
+def test_anthropic_thinks_with_a_budget_within_the_bound_of_the_answer() -> None:
     found = made("anthropic", think=True, temperature=0.5, profile=OLD_CLAUDE)
     assert found["anthropic_thinking"] == {"type": "enabled", "budget_tokens": 2000}
     assert found["anthropic_betas"] == ["interleaved-thinking-2025-05-14"]
@@ -123,7 +125,7 @@ def test_anthropic_thinks_with_a_budget_within_the_bound_of_the_answer():
     assert "anthropic_thinking" not in made("anthropic", Model(id="m"), think=True, profile=OLD_CLAUDE)
 
 
-def test_newer_models_of_anthropic_take_an_effort_and_no_budget():
+def test_newer_models_of_anthropic_take_an_effort_and_no_budget() -> None:
     found = made("anthropic", reasoning_effort="low", temperature=0.5, profile=NEW_CLAUDE)
     assert found["thinking"] == "low"
     assert "anthropic_thinking" not in found
@@ -131,7 +133,7 @@ def test_newer_models_of_anthropic_take_an_effort_and_no_budget():
     assert made("anthropic", think=True, profile=NEW_CLAUDE)["anthropic_thinking"] == {"type": "adaptive"}
 
 
-def test_other_ways_of_thinking():
+def test_other_ways_of_thinking() -> None:
     assert made("openrouter", reasoning_effort="low")["openrouter_reasoning"] == {"enabled": True, "effort": "low"}
     assert made("openrouter")["openrouter_usage"] == {"include": True}
     vercel = made("chat", think=True, provider={"type": "vercel"})
@@ -149,7 +151,7 @@ def test_other_ways_of_thinking():
 
 
 @pytest.mark.parametrize("name", ["BULKHEAD_DISABLE_ANTHROPIC_CACHE", "CRUSH_DISABLE_ANTHROPIC_CACHE"])
-def test_cache_markers_can_be_switched_off(name):
+def test_cache_markers_can_be_switched_off(name: str) -> None:
     assert may_cache({})
     assert may_cache({name: "0"})
     assert not may_cache({name: "TRUE"})

@@ -2,12 +2,12 @@
 
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from protocol.api.message import Message, TextData, TextPart
-from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import LIMITS, SESSION, MemoryTranscript, PlayedTool, build_turn, user
 from worker.models.client import (
     Finished,
@@ -86,11 +86,11 @@ async def play(model: ScriptModel, prompt: str, done: int = 0) -> list[ModelEven
         ("/finish max_tokens", Finish("max_tokens")),
     ],
 )
-def test_each_directive(line, action):
+def test_each_directive(line: str, action: Any) -> None:
     assert parse(f"please\n  {line}\nthanks") == [(action,)]
 
 
-def test_a_tool_ends_its_step_and_neighbouring_tools_share_one():
+def test_a_tool_ends_its_step_and_neighbouring_tools_share_one() -> None:
     assert parse('/say a\n/tool view {"x": 1}\n/tool ls\n/say b\n/tool ls\n/finish end_turn') == [
         (Say("a"), CallTool("view", '{"x": 1}'), CallTool("ls", "{}")),
         (Say("b"), CallTool("ls", "{}"), Finish("end_turn")),
@@ -98,107 +98,95 @@ def test_a_tool_ends_its_step_and_neighbouring_tools_share_one():
     assert parse("/tool ls")[-1] == (Say(AFTER_TOOLS),)
 
 
-def test_a_prompt_without_directives_says_how_to_get_a_real_model():
+def test_a_prompt_without_directives_says_how_to_get_a_real_model() -> None:
     assert parse("hello") == [(Say(GREETING),)]
     assert parse("look at /tokens in /usr/share") == [(Say(GREETING),)]
     assert parse("/usr/bin/python is broken") == [(Say(GREETING),)]
 
 
 @pytest.mark.parametrize("line", ["/tokens many", "/tokens", "/fail", "/fail x", "/finish never", "/tool", "/hang 5"])
-def test_a_directive_that_cannot_be_read_is_said(line):
+def test_a_directive_that_cannot_be_read_is_said(line: str) -> None:
     (step,) = parse(line)
     assert isinstance(step[0], Say)
     assert line in step[0].text
 
 
-def test_tokens_at_full_speed_breathe_and_do_not_sleep():
-    async def main() -> None:
-        clock = StillClock()
-        events = await play(build(clock), "/tokens 20")
-        text = "".join(event.text for event in events if isinstance(event, TextDelta))
-        assert text.split() == [f"t{n}" for n in range(1, 21)]
-        assert len(events) == 21
-        assert clock.slept == [0, 0]
-
-    run(main())
+async def test_tokens_at_full_speed_breathe_and_do_not_sleep() -> None:
+    clock = StillClock()
+    events = await play(build(clock), "/tokens 20")
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert text.split() == [f"t{n}" for n in range(1, 21)]
+    assert len(events) == 21
+    assert clock.slept == [0, 0]
 
 
-def test_tokens_at_a_rate_come_at_their_times():
-    async def main() -> None:
-        clock = StillClock()
-        await play(build(clock), "/tokens 5 10")
-        assert clock.time == pytest.approx(100.4)
-
-    run(main())
+async def test_tokens_at_a_rate_come_at_their_times() -> None:
+    clock = StillClock()
+    await play(build(clock), "/tokens 5 10")
+    assert clock.time == pytest.approx(100.4)
 
 
-def test_texts_of_one_step_stand_on_lines_of_their_own():
-    events = run(play(build(), "/say a\n/tokens 2\n/think no\n/say b"))
+async def test_texts_of_one_step_stand_on_lines_of_their_own() -> None:
+    events = await play(build(), "/say a\n/tokens 2\n/think no\n/say b")
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "a\nt1 t2\nb"
     assert ThinkingDelta("no") in events
     assert events[-1].__class__ is Finished
 
 
-def test_the_step_follows_the_history():
-    first = run(play(build(), "/tool ls\n/say two"))
+async def test_the_step_follows_the_history() -> None:
+    first = await play(build(), "/tool ls\n/say two")
     assert isinstance(first[0], ToolCallStart)
     assert isinstance(first[1], ToolCallEnd)
     assert first[2].reason == "tool_use"  # type: ignore[union-attr]
-    second = run(play(build(), "/tool ls\n/say two", done=1))
+    second = await play(build(), "/tool ls\n/say two", done=1)
     assert second[0] == TextDelta("two")
-    assert run(play(build(), "/tool ls\n/say two", done=2))[0] == TextDelta(AFTER_TOOLS)
+    assert (await play(build(), "/tool ls\n/say two", done=2))[0] == TextDelta(AFTER_TOOLS)
 
 
-def test_a_folded_prompt_starts_its_own_script():
+def test_a_folded_prompt_starts_its_own_script() -> None:
     rows = [user("/tool ls"), Message(id="a", session_id=SESSION, role="assistant", parts=[]), user("/say new", "u2")]
     assert newest_prompt(rows) == (rows[2], 0)
 
 
-def test_fail_fails_as_often_as_it_says():
-    async def main() -> None:
-        model = build()
-        for _ in range(2):
-            with pytest.raises(ModelFailure) as caught:
-                await play(model, "/say a\n/fail 503 2\n/say b")
-            assert (caught.value.category, caught.value.in_stream) == ("overloaded", True)
-        events = await play(model, "/say a\n/fail 503 2\n/say b")
-        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "a\nb"
-
-    run(main())
-
-
-def test_hang_ends_with_the_deadline_that_real_models_have():
-    async def main() -> None:
-        clock = StillClock()
+async def test_fail_fails_as_often_as_it_says() -> None:
+    model = build()
+    for _ in range(2):
         with pytest.raises(ModelFailure) as caught:
-            await play(build(clock), "/hang")
-        assert caught.value.category == "timeout"
-        assert clock.slept == [LIMITS.model_progress_s]
-
-    run(main())
-
-
-def test_cut_ends_without_a_finish():
-    assert run(play(build(), "/say half\n/cut\n/say more")) == [TextDelta("half")]
+            await play(model, "/say a\n/fail 503 2\n/say b")
+        assert (caught.value.category, caught.value.in_stream) == ("overloaded", True)
+    events = await play(model, "/say a\n/fail 503 2\n/say b")
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "a\nb"
 
 
-def test_finish_sets_the_reason():
-    assert run(play(build(), "/say a\n/finish content_filter"))[-1].reason == "content_filter"  # type: ignore[union-attr]
+async def test_hang_ends_with_the_deadline_that_real_models_have() -> None:
+    clock = StillClock()
+    with pytest.raises(ModelFailure) as caught:
+        await play(build(clock), "/hang")
+    assert caught.value.category == "timeout"
+    assert clock.slept == [LIMITS.model_progress_s]
 
 
-def test_a_whole_turn_with_tools_retries_and_text():
+async def test_cut_ends_without_a_finish() -> None:
+    assert (await play(build(), "/say half\n/cut\n/say more")) == [TextDelta("half")]
+
+
+async def test_finish_sets_the_reason() -> None:
+    assert (await play(build(), "/say a\n/finish content_filter"))[-1].reason == "content_filter"  # type: ignore[union-attr]
+
+
+async def test_a_whole_turn_with_tools_retries_and_text() -> None:
     async def works(args: object) -> ToolResult:
         return ToolResult("listed")
 
     transcript = MemoryTranscript()
     turn = build_turn(build(), transcript, PlayedTool("ls", works))  # type: ignore[arg-type]
-    result = run(turn.run([user('/think hm\n/tool ls {}\n/tool ls {"path": "x"}\n/fail 500 1\n/tokens 3')]))
+    result = await turn.run([user('/think hm\n/tool ls {}\n/tool ls {"path": "x"}\n/fail 500 1\n/tokens 3')])
     assert result.text == "t1 t2 t3"
     assert len(transcript.results) == 2
     assert [event.type for event in transcript.events] == ["retrying"]
 
 
-def test_call_ids_differ_between_prompts():
+async def test_call_ids_differ_between_prompts() -> None:
     ids = set()
     for name in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"):
         request = ModelRequest("", [replace(user("/tool ls"), id=name)])
@@ -209,7 +197,7 @@ def test_call_ids_differ_between_prompts():
                     return event
             raise AssertionError("no event")
 
-        event = run(first())
+        event = await first()
         assert isinstance(event, ToolCallStart)
         ids.add(event.id)
     assert len(ids) == 2

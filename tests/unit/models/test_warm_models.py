@@ -51,7 +51,7 @@ print(heavy)
 """
 
 
-def test_warming_up_leaves_no_thread_socket_or_loop():
+def test_warming_up_leaves_no_thread_socket_or_loop() -> None:
     done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=50, check=True)
     found = json.loads(done.stdout)
     assert found["after"]["threads"] == 1
@@ -59,7 +59,7 @@ def test_warming_up_leaves_no_thread_socket_or_loop():
     assert not found["loop"]
 
 
-def test_the_scripted_model_needs_none_of_the_libraries():
+def test_the_scripted_model_needs_none_of_the_libraries() -> None:
     done = subprocess.run([sys.executable, "-c", _SCRIPT_PROBE], capture_output=True, text=True, timeout=50, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -112,7 +112,9 @@ def bodies(monkeypatch: pytest.MonkeyPatch, request: ModelRequest, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", ["openai", "openai-compat", "openrouter"])
-def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_transform):
+def test_the_plain_transform_sends_the_same_body(
+    monkeypatch: pytest.MonkeyPatch, kind: str, original_transform: Any
+) -> None:
     import openai.resources.chat.completions.completions as completions
     import openai.resources.responses.responses as responses
 
@@ -135,7 +137,7 @@ def test_the_plain_transform_sends_the_same_body(monkeypatch, kind, original_tra
     assert ("max_tokens" in plain) == (kind != "openai")
 
 
-def test_what_was_not_given_is_dropped_at_every_depth():
+def test_what_was_not_given_is_dropped_at_every_depth() -> None:
     from openai import NOT_GIVEN, Omit
 
     from worker.models.openai_patch import plain_transform

@@ -11,7 +11,6 @@ from protocol.api.message import Attachment
 from protocol.errors import BadInput, Conflict, LimitReached, NotFound
 from protocol.limits import Limits
 from tests.support.harness.worker_harness import WorkerHarness, open_worker_harness, outline, payload, texts, until
-from tests.support.run_coroutine import run
 from worker.models.client import ThinkingDelta, ToolCallStart
 from worker.models.failures import failure
 from worker.toolkit.tool import ToolContext, ToolResult, ToolSpec
@@ -38,331 +37,283 @@ def user_and(answer: str, prompt: str = "hello") -> list[str]:
     return [f"user {prompt}", answer]
 
 
-def test_a_prompt_is_answered(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session(title="")
-            run_id = await house.submit("hello\nworld")
-            assert (await house.run(run_id)).state in ("accepted", "active")
-            request = await house.model.asked()
-            assert texts(request)[-1] == "hello\nworld"
-            house.model.answer("hi there")
-            ended = await house.ended(run_id)
-            assert (ended.outcome, ended.cause) == ("completed", "")
-            assert await house.outline() == ["user hello\nworld", "assistant hi there [end_turn]"]
-            (done,) = house.completes()
-            assert done == {
-                "session_id": "s1",
-                "run_id": run_id,
-                "message_id": ended.message_id,
-                "text": "hi there",
-            }
-            kinds = [event.kind for event in house.heard.events]
-            assert kinds == [
-                "message",  # the user's row
-                "session",  # its title
-                "message",  # the empty answer
-                "session",  # tokens
-                "message",  # the finished answer
-                "agent_event",
-                "run_complete",
-            ]
-            assert [event.number for event in house.heard.events] == list(range(1, 8))
-            assert house.of_kind("session")[0]["title"] == "hello"
-            assert house.of_kind("agent_event")[0]["type"] == "agent_finished"
-            assert not house.dispatcher.is_busy
-
-    run(story())
+async def test_a_prompt_is_answered(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session(title="")
+        run_id = await house.submit("hello\nworld")
+        assert (await house.run(run_id)).state in ("accepted", "active")
+        request = await house.model.asked()
+        assert texts(request)[-1] == "hello\nworld"
+        house.model.answer("hi there")
+        ended = await house.ended(run_id)
+        assert (ended.outcome, ended.cause) == ("completed", "")
+        assert await house.outline() == ["user hello\nworld", "assistant hi there [end_turn]"]
+        (done,) = house.completes()
+        assert done == {
+            "session_id": "s1",
+            "run_id": run_id,
+            "message_id": ended.message_id,
+            "text": "hi there",
+        }
+        kinds = [event.kind for event in house.heard.events]
+        assert kinds == [
+            "message",  # the user's row
+            "session",  # its title
+            "message",  # the empty answer
+            "session",  # tokens
+            "message",  # the finished answer
+            "agent_event",
+            "run_complete",
+        ]
+        assert [event.number for event in house.heard.events] == list(range(1, 8))
+        assert house.of_kind("session")[0]["title"] == "hello"
+        assert house.of_kind("agent_event")[0]["type"] == "agent_finished"
+        assert not house.dispatcher.is_busy
 
 
-def test_the_session_is_free_when_clients_hear_of_the_end(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            busy: list[bool] = []
+async def test_the_session_is_free_when_clients_hear_of_the_end(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        busy: list[bool] = []
 
-            def hear(events: list[Any]) -> None:
-                if any(event.kind in ("run_complete", "agent_event") for event in events):
-                    busy.append(house.dispatcher.is_session_busy("s1"))
+        def hear(events: list[Any]) -> None:
+            if any(event.kind in ("run_complete", "agent_event") for event in events):
+                busy.append(house.dispatcher.is_session_busy("s1"))
 
-            house.database._on_commit = hear
-            run_id = await house.submit("hello")
-            assert house.dispatcher.is_session_busy("s1")
-            house.model.answer("hi")
-            await house.ended(run_id)
-            assert busy == [False]
-
-    run(story())
+        house.database._on_commit = hear
+        run_id = await house.submit("hello")
+        assert house.dispatcher.is_session_busy("s1")
+        house.model.answer("hi")
+        await house.ended(run_id)
+        assert busy == [False]
 
 
-def test_W_02_what_cannot_run_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            with pytest.raises(NotFound) as unknown:
-                await house.submit("hello", session_id="nobody")
-            assert unknown.value.code == "session_unknown"
-            await house.session()
-            for prompt, code in ((Prompt(prompt="x"), "session_missing"), (Prompt(session_id="s1"), "empty_prompt")):
-                with pytest.raises(BadInput) as refused:
-                    await house.dispatcher.submit(prompt)
-                assert refused.value.code == code
-            with pytest.raises(BadInput):
-                await house.submit("nul \x00")
-            house.drain.shutdown("test", drain_s=1, flush_s=1, now=0)
-            with pytest.raises(Conflict) as closing:
-                await house.submit("hello")
-            assert closing.value.code == "workspace_closing"
-            assert house.dispatcher.open_runs == 0
-            assert house.heard.events == []
-            assert await house.rows() == []
-
-    run(story())
+async def test_W_02_what_cannot_run_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        with pytest.raises(NotFound) as unknown:
+            await house.submit("hello", session_id="nobody")
+        assert unknown.value.code == "session_unknown"
+        await house.session()
+        for prompt, code in ((Prompt(prompt="x"), "session_missing"), (Prompt(session_id="s1"), "empty_prompt")):
+            with pytest.raises(BadInput) as refused:
+                await house.dispatcher.submit(prompt)
+            assert refused.value.code == code
+        with pytest.raises(BadInput):
+            await house.submit("nul \x00")
+        house.drain.shutdown("test", drain_s=1, flush_s=1, now=0)
+        with pytest.raises(Conflict) as closing:
+            await house.submit("hello")
+        assert closing.value.code == "workspace_closing"
+        assert house.dispatcher.open_runs == 0
+        assert house.heard.events == []
+        assert await house.rows() == []
 
 
-def test_a_text_attachment_is_prompt_enough(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            note = Attachment(file_path="/a.txt", file_name="a.txt", mime_type="text/plain", content=b"note")
-            run_id = await house.dispatcher.submit(Prompt(session_id="s1", attachments=[note]))
-            house.model.answer("ok")
-            await house.ended(run_id)
-            first = (await house.rows())[0]
-            assert [type(part).__name__ for part in first.parts] == ["TextPart", "BinaryPart", "FinishPart"]
-
-    run(story())
+async def test_a_text_attachment_is_prompt_enough(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        note = Attachment(file_path="/a.txt", file_name="a.txt", mime_type="text/plain", content=b"note")
+        run_id = await house.dispatcher.submit(Prompt(session_id="s1", attachments=[note]))
+        house.model.answer("ok")
+        await house.ended(run_id)
+        first = (await house.rows())[0]
+        assert [type(part).__name__ for part in first.parts] == ["TextPart", "BinaryPart", "FinishPart"]
 
 
-def test_C06_the_same_run_id_many_times_at_once_is_one_run(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            answers = await asyncio.gather(*(house.submit("hello", "key") for _ in range(10)))
-            assert answers == ["key"] * 10
-            await house.model.asked()
-            house.model.answer("once")
-            await house.ended("key")
-            assert await house.submit("hello", "key") == "key"
-            assert await house.outline() == user_and("assistant once [end_turn]")
-            assert len(house.completes()) == 1
-            with pytest.raises(Conflict) as reused:
-                await house.submit("another prompt", "key")
-            assert reused.value.code == "run_id_reused"
-            assert house.dispatcher.open_runs == 0
-
-    run(story())
+async def test_C06_the_same_run_id_many_times_at_once_is_one_run(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        answers = await asyncio.gather(*(house.submit("hello", "key") for _ in range(10)))
+        assert answers == ["key"] * 10
+        await house.model.asked()
+        house.model.answer("once")
+        await house.ended("key")
+        assert await house.submit("hello", "key") == "key"
+        assert await house.outline() == user_and("assistant once [end_turn]")
+        assert len(house.completes()) == 1
+        with pytest.raises(Conflict) as reused:
+            await house.submit("another prompt", "key")
+        assert reused.value.code == "run_id_reused"
+        assert house.dispatcher.open_runs == 0
 
 
-def test_X11_a_full_queue_refuses_with_its_own_code(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path, limits=Limits(queued_prompts_max=2)) as house:
-            await house.session()
-            await house.submit("a")
-            await house.model.asked()
-            await house.submit("b", "kb")
-            await house.submit("c", "kc")
-            with pytest.raises(LimitReached) as full:
-                await house.submit("d", "kd")
-            assert full.value.code == "queue_full"
-            assert [run.prompt for run in house.dispatcher.queued("s1")] == ["b", "c"]
-
-    run(story())
+async def test_X11_a_full_queue_refuses_with_its_own_code(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path, limits=Limits(queued_prompts_max=2)) as house:
+        await house.session()
+        await house.submit("a")
+        await house.model.asked()
+        await house.submit("b", "kb")
+        await house.submit("c", "kc")
+        with pytest.raises(LimitReached) as full:
+            await house.submit("d", "kd")
+        assert full.value.code == "queue_full"
+        assert [run.prompt for run in house.dispatcher.queued("s1")] == ["b", "c"]
 
 
-def test_C_01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            await house.dispatcher.cancel("s1")
-            await house.dispatcher.cancel("unknown")
-            assert house.heard.events == []
-            run_id = await house.submit("hello")
-            house.model.answer("hi")
-            assert (await house.ended(run_id)).outcome == "completed"
-
-    run(story())
+async def test_C_01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        await house.dispatcher.cancel("s1")
+        await house.dispatcher.cancel("unknown")
+        assert house.heard.events == []
+        run_id = await house.submit("hello")
+        house.model.answer("hi")
+        assert (await house.ended(run_id)).outcome == "completed"
 
 
-def test_C_02_accepted_and_not_entered_is_cancelled_on_entry(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            submitting = asyncio.ensure_future(house.submit("hello", "a"))
-            await until(lambda: house.dispatcher.open_runs)
-            await house.dispatcher.cancel("s1")
-            assert await submitting == "a"
-            ended = await house.run("a")  # its end is on disk when the cancel is answered
-            assert (ended.state, ended.outcome) == ("ended", "cancelled")
-            assert await house.outline() == user_and("assistant [canceled]")
-            (done,) = house.completes()
-            assert done["cancelled"] is True
-            assert done["message_id"] == ended.message_id != ""
-            assert "error" not in done
-            assert house.of_kind("agent_event") == []
-            again = await house.submit("next")
-            house.model.answer("fine")
-            assert (await house.ended(again)).outcome == "completed"
-
-    run(story())
+async def test_C_02_accepted_and_not_entered_is_cancelled_on_entry(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        submitting = asyncio.ensure_future(house.submit("hello", "a"))
+        await until(lambda: house.dispatcher.open_runs)
+        await house.dispatcher.cancel("s1")
+        assert await submitting == "a"
+        ended = await house.run("a")  # its end is on disk when the cancel is answered
+        assert (ended.state, ended.outcome) == ("ended", "cancelled")
+        assert await house.outline() == user_and("assistant [canceled]")
+        (done,) = house.completes()
+        assert done["cancelled"] is True
+        assert done["message_id"] == ended.message_id != ""
+        assert "error" not in done
+        assert house.of_kind("agent_event") == []
+        again = await house.submit("next")
+        house.model.answer("fine")
+        assert (await house.ended(again)).outcome == "completed"
 
 
-def test_C_03_C_04_one_cancel_covers_all_before_it_and_nothing_after(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            before = [asyncio.ensure_future(house.submit(f"p{n}", f"r{n}")) for n in range(3)]
-            await until(lambda: house.dispatcher.open_runs == 3)
-            cancelling = asyncio.ensure_future(house.dispatcher.cancel("s1"))
-            await asyncio.sleep(0)
-            later = await house.submit("later", "later")
-            await asyncio.gather(*before, cancelling)
-            house.model.answer("yes")
-            assert (await house.ended(later)).outcome == "completed"
-            assert [(await house.ended(f"r{n}")).outcome for n in range(3)] == ["cancelled"] * 3
-            rows = await house.outline()
-            assert rows.count("assistant [canceled]") == 3
-            assert sorted(row for row in rows if row.startswith("user")) == [
-                "user later",
-                "user p0",
-                "user p1",
-                "user p2",
-            ]
-
-    run(story())
+async def test_C_03_C_04_one_cancel_covers_all_before_it_and_nothing_after(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        before = [asyncio.ensure_future(house.submit(f"p{n}", f"r{n}")) for n in range(3)]
+        await until(lambda: house.dispatcher.open_runs == 3)
+        cancelling = asyncio.ensure_future(house.dispatcher.cancel("s1"))
+        await asyncio.sleep(0)
+        later = await house.submit("later", "later")
+        await asyncio.gather(*before, cancelling)
+        house.model.answer("yes")
+        assert (await house.ended(later)).outcome == "completed"
+        assert [(await house.ended(f"r{n}")).outcome for n in range(3)] == ["cancelled"] * 3
+        rows = await house.outline()
+        assert rows.count("assistant [canceled]") == 3
+        assert sorted(row for row in rows if row.startswith("user")) == [
+            "user later",
+            "user p0",
+            "user p1",
+            "user p2",
+        ]
 
 
-def test_C_05_C_08_cancel_of_the_active_run_drops_the_queue_without_messages(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            active = await house.submit("hello")
-            await house.model.asked()
-            free, keyed = await house.submit("free"), await house.submit("keyed", "x")
-            await house.dispatcher.cancel("s1")
-            for run_id in (free, keyed):
-                assert (await house.run(run_id)).outcome == "cancelled"
-            await house.ended(active)
-            assert await house.outline() == user_and("assistant [canceled]")
-            ends = {done["run_id"]: done for done in house.completes()}
-            assert set(ends) == {active, free, keyed}
-            assert ends[keyed]["message_id"] == ends[free]["message_id"] == ""
-            assert all(done["cancelled"] for done in ends.values())
-            assert house.model.running == 0
-
-    run(story())
+async def test_C_05_C_08_cancel_of_the_active_run_drops_the_queue_without_messages(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        active = await house.submit("hello")
+        await house.model.asked()
+        free, keyed = await house.submit("free"), await house.submit("keyed", "x")
+        await house.dispatcher.cancel("s1")
+        for run_id in (free, keyed):
+            assert (await house.run(run_id)).outcome == "cancelled"
+        await house.ended(active)
+        assert await house.outline() == user_and("assistant [canceled]")
+        ends = {done["run_id"]: done for done in house.completes()}
+        assert set(ends) == {active, free, keyed}
+        assert ends[keyed]["message_id"] == ends[free]["message_id"] == ""
+        assert all(done["cancelled"] for done in ends.values())
+        assert house.model.running == 0
 
 
-def test_C_11_cancel_after_activation_before_the_first_row(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            assert house.dispatcher.is_session_busy("s1")
-            await house.dispatcher.cancel("s1")
-            assert (await house.ended(run_id)).outcome == "cancelled"
-            assert await house.outline() == user_and("assistant [canceled]")
-            assert house.model.requests.empty()
-
-    run(story())
+async def test_C_11_cancel_after_activation_before_the_first_row(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        assert house.dispatcher.is_session_busy("s1")
+        await house.dispatcher.cancel("s1")
+        assert (await house.ended(run_id)).outcome == "cancelled"
+        assert await house.outline() == user_and("assistant [canceled]")
+        assert house.model.requests.empty()
 
 
-def test_C_11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
+async def test_C_11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
     """Wherever the cancel hits between the answer and the first token: one user row, one cancelled row, one end."""
 
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            for turns in range(0, 120, 3):
-                session_id = await house.session(f"s{turns}")
-                run_id = await house.submit("hello", session_id=session_id)
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                await house.dispatcher.cancel(session_id)
-                assert (await house.ended(run_id)).outcome == "cancelled"
-                assert await house.outline(session_id) == user_and("assistant [canceled]"), turns
-            assert len(house.completes()) == 40
-
-    run(story())
+    async with open_worker_harness(tmp_path) as house:
+        for turns in range(0, 120, 3):
+            session_id = await house.session(f"s{turns}")
+            run_id = await house.submit("hello", session_id=session_id)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await house.dispatcher.cancel(session_id)
+            assert (await house.ended(run_id)).outcome == "cancelled"
+            assert await house.outline(session_id) == user_and("assistant [canceled]"), turns
+        assert len(house.completes()) == 40
 
 
-def test_C_12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            house.model.script.put_nowait(ThinkingDelta("hmm"))
-            house.model.say("so far ")
-            house.model.say("so good")
-            await until(lambda: any(b"so good" in event.data for event in house.shown))
-            await house.dispatcher.cancel("s1")
-            ended = await house.ended(run_id)
-            assert await house.outline() == user_and("assistant so far so good [canceled]")
-            reasoning = (await house.rows())[1].parts[0]
-            assert reasoning.data.finished_at > 0  # type: ignore[union-attr]
-            (done,) = house.completes()
-            assert done["text"] == "so far so good"
-            assert done["message_id"] == ended.message_id
-            assert house.model.closed == 1
-
-    run(story())
+async def test_C_12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        house.model.script.put_nowait(ThinkingDelta("hmm"))
+        house.model.say("so far ")
+        house.model.say("so good")
+        await until(lambda: any(b"so good" in event.data for event in house.shown))
+        await house.dispatcher.cancel("s1")
+        ended = await house.ended(run_id)
+        assert await house.outline() == user_and("assistant so far so good [canceled]")
+        reasoning = (await house.rows())[1].parts[0]
+        assert reasoning.data.finished_at > 0  # type: ignore[union-attr]
+        (done,) = house.completes()
+        assert done["text"] == "so far so good"
+        assert done["message_id"] == ended.message_id
+        assert house.model.closed == 1
 
 
-def test_C_12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            house.model.script.put_nowait(ToolCallStart("c1", "hold"))
-            await until(lambda: any(b'"c1"' in event.data for event in house.heard.events))
-            await house.dispatcher.cancel("s1")
-            await house.ended(run_id)
-            assert await house.outline() == ["user hello", "assistant call:c1:{} [canceled]", "tool error:c1"]
-
-    run(story())
+async def test_C_12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        house.model.script.put_nowait(ToolCallStart("c1", "hold"))
+        await until(lambda: any(b'"c1"' in event.data for event in house.heard.events))
+        await house.dispatcher.cancel("s1")
+        await house.ended(run_id)
+        assert await house.outline() == ["user hello", "assistant call:c1:{} [canceled]", "tool error:c1"]
 
 
-def test_C_13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
-    async def story() -> None:
-        tool = Holding()
-        async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            house.model.call("c1", "hold")
-            house.model.call("c2", "hold")
-            house.model.finish("tool_use")
-            await tool.called.wait()
-            await house.dispatcher.cancel("s1")
-            await house.ended(run_id)
-            assert await house.outline() == [
-                "user hello",
-                "assistant call:c1:{} call:c2:{} [canceled]",
-                "tool error:c1",
-                "tool error:c2",
-            ]
-            assert tool.calls == 1
-            results = [event for event in house.heard.events if b"tool_result" in event.data]
-            assert len(results) == 2
-
-    run(story())
+async def test_C_13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
+    tool = Holding()
+    async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        house.model.call("c1", "hold")
+        house.model.call("c2", "hold")
+        house.model.finish("tool_use")
+        await tool.called.wait()
+        await house.dispatcher.cancel("s1")
+        await house.ended(run_id)
+        assert await house.outline() == [
+            "user hello",
+            "assistant call:c1:{} call:c2:{} [canceled]",
+            "tool error:c1",
+            "tool error:c2",
+        ]
+        assert tool.calls == 1
+        results = [event for event in house.heard.events if b"tool_result" in event.data]
+        assert len(results) == 2
 
 
-def test_C_14_W_04_cancel_between_two_steps_leaves_the_finished_row_alone(tmp_path: Path) -> None:
-    async def story() -> None:
-        tool = Holding()
-        tool.release.set()
-        async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            await house.model.asked()
-            house.model.call("c1", "hold")
-            house.model.finish("tool_use")
-            await house.model.asked()  # the second step has begun; nothing was said in it yet
-            await house.dispatcher.cancel("s1")
-            ended = await house.ended(run_id)
-            rows = await house.outline()
-            assert rows == ["user hello", "assistant call:c1:{} [tool_use]", "tool result:c1", "assistant [canceled]"]
-            assert ended.message_id == (await house.rows())[-1].id
-
-    run(story())
+async def test_C_14_W_04_cancel_between_two_steps_leaves_the_finished_row_alone(tmp_path: Path) -> None:
+    tool = Holding()
+    tool.release.set()
+    async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        await house.model.asked()
+        house.model.call("c1", "hold")
+        house.model.finish("tool_use")
+        await house.model.asked()  # the second step has begun; nothing was said in it yet
+        await house.dispatcher.cancel("s1")
+        ended = await house.ended(run_id)
+        rows = await house.outline()
+        assert rows == ["user hello", "assistant call:c1:{} [tool_use]", "tool result:c1", "assistant [canceled]"]
+        assert ended.message_id == (await house.rows())[-1].id
 
 
 class Broken(Holding):
@@ -380,351 +331,294 @@ class Broken(Holding):
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-def test_what_breaks_inside_a_tool_is_not_a_cancel_of_the_user(tmp_path: Path, parallel: bool) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path, toolbox=Toolbox([Broken("breaks", parallel)])) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            await house.model.asked()
-            house.model.call("c1", "breaks")
-            house.model.call("c2", "breaks")
-            house.model.finish("tool_use")
-            await house.model.asked()
-            house.model.answer("then otherwise")
-            assert (await house.ended(run_id)).outcome == "completed"
-            assert (await house.outline())[2:] == [
-                "tool error:c1",
-                "tool error:c2",
-                "assistant then otherwise [end_turn]",
-            ]
-
-    run(story())
+async def test_what_breaks_inside_a_tool_is_not_a_cancel_of_the_user(tmp_path: Path, parallel: bool) -> None:
+    async with open_worker_harness(tmp_path, toolbox=Toolbox([Broken("breaks", parallel)])) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        await house.model.asked()
+        house.model.call("c1", "breaks")
+        house.model.call("c2", "breaks")
+        house.model.finish("tool_use")
+        await house.model.asked()
+        house.model.answer("then otherwise")
+        assert (await house.ended(run_id)).outcome == "completed"
+        assert (await house.outline())[2:] == [
+            "tool error:c1",
+            "tool error:c2",
+            "assistant then otherwise [end_turn]",
+        ]
 
 
-def test_what_breaks_in_a_model_is_a_failure_and_not_a_cancel(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            house.model.say("half")
-            house.model.script.put_nowait(asyncio.CancelledError())
-            ended = await house.ended(run_id)
-            assert (ended.outcome, ended.cause) == ("failed", "internal")
-            assert (await house.outline())[1] == "assistant half [error]"
-
-    run(story())
+async def test_what_breaks_in_a_model_is_a_failure_and_not_a_cancel(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        house.model.say("half")
+        house.model.script.put_nowait(asyncio.CancelledError())
+        ended = await house.ended(run_id)
+        assert (ended.outcome, ended.cause) == ("failed", "internal")
+        assert (await house.outline())[1] == "assistant half [error]"
 
 
-def test_C_15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
-    async def story() -> None:
-        tool = Holding("ask")
-        async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            house.model.call("c1", "ask")
-            house.model.finish("tool_use")
-            await tool.called.wait()
-            await house.dispatcher.cancel_run("s1", run_id)
-            assert (await house.ended(run_id)).outcome == "cancelled"
-            assert (await house.outline())[-1] == "tool error:c1"
-
-    run(story())
+async def test_C_15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
+    tool = Holding("ask")
+    async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        house.model.call("c1", "ask")
+        house.model.finish("tool_use")
+        await tool.called.wait()
+        await house.dispatcher.cancel_run("s1", run_id)
+        assert (await house.ended(run_id)).outcome == "cancelled"
+        assert (await house.outline())[-1] == "tool error:c1"
 
 
-def test_C_16_cancel_during_the_wait_before_a_retry(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(
-            tmp_path, limits=Limits(model_retry_delay_s=3600, model_retry_delay_s_max=3600)
-        ) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            house.model.say("lost")
-            house.model.script.put_nowait(failure("overloaded", "too busy", status=529, in_stream=True))
-            await until(lambda: any(event["type"] == "retrying" for event in house.of_kind("agent_event")))
-            await house.dispatcher.cancel("s1")
-            await house.ended(run_id)
-            assert await house.outline() == user_and("assistant [canceled]")
-            assert house.completes()[0].get("error") is None
-
-    run(story())
+async def test_C_16_cancel_during_the_wait_before_a_retry(tmp_path: Path) -> None:
+    async with open_worker_harness(
+        tmp_path, limits=Limits(model_retry_delay_s=3600, model_retry_delay_s_max=3600)
+    ) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        house.model.say("lost")
+        house.model.script.put_nowait(failure("overloaded", "too busy", status=529, in_stream=True))
+        await until(lambda: any(event["type"] == "retrying" for event in house.of_kind("agent_event")))
+        await house.dispatcher.cancel("s1")
+        await house.ended(run_id)
+        assert await house.outline() == user_and("assistant [canceled]")
+        assert house.completes()[0].get("error") is None
 
 
-def test_C07_two_clients_cancel_and_only_the_named_run_ends_once(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            await house.submit("a", "a")
-            await house.model.asked()
-            await house.submit("b", "b")
-            await asyncio.gather(house.dispatcher.cancel_run("s1", "a"), house.dispatcher.cancel_run("s1", "a"))
-            await house.model.asked()
-            house.model.answer("b lives")
-            assert (await house.ended("b")).outcome == "completed"
-            assert [done["run_id"] for done in house.completes()] == ["a", "b"]
-
-    run(story())
+async def test_C07_two_clients_cancel_and_only_the_named_run_ends_once(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        await house.submit("a", "a")
+        await house.model.asked()
+        await house.submit("b", "b")
+        await asyncio.gather(house.dispatcher.cancel_run("s1", "a"), house.dispatcher.cancel_run("s1", "a"))
+        await house.model.asked()
+        house.model.answer("b lives")
+        assert (await house.ended("b")).outcome == "completed"
+        assert [done["run_id"] for done in house.completes()] == ["a", "b"]
 
 
-def test_every_queued_run_has_its_own_end(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            await house.submit("m", "m")
-            await house.model.asked()
-            free = await house.submit("free")
-            await house.submit("x", "x")
-            await house.dispatcher.clear("s1")
-            assert house.dispatcher.queued("s1") == []
-            assert {done["run_id"] for done in house.completes()} == {free, "x"}
-            assert all(done["cancelled"] and not done["message_id"] for done in house.completes())
-            assert house.dispatcher.is_session_busy("s1")
-            house.model.answer("still here")
-            assert (await house.ended("m")).outcome == "completed"
-
-    run(story())
+async def test_every_queued_run_has_its_own_end(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        await house.submit("m", "m")
+        await house.model.asked()
+        free = await house.submit("free")
+        await house.submit("x", "x")
+        await house.dispatcher.clear("s1")
+        assert house.dispatcher.queued("s1") == []
+        assert {done["run_id"] for done in house.completes()} == {free, "x"}
+        assert all(done["cancelled"] and not done["message_id"] for done in house.completes())
+        assert house.dispatcher.is_session_busy("s1")
+        house.model.answer("still here")
+        assert (await house.ended("m")).outcome == "completed"
 
 
-def test_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            await house.submit("main", "m")
-            await house.model.asked()
-            await house.submit("follow", "f")
-            assert [run.id for run in house.dispatcher.queued("s1")] == ["f"]
-            assert house.dispatcher.shape(await house.run("f")).state == "queued"
-            house.model.answer("first")
-            await house.model.asked()
-            assert [done["run_id"] for done in house.completes()] == ["m"]  # W-09: told at its own end
-            house.model.answer("second")
-            await house.ended("f")
-            assert [(done["run_id"], done["text"]) for done in house.completes()] == [("m", "first"), ("f", "second")]
-            assert not any("error" in done or "cancelled" in done for done in house.completes())
-            assert house.model.running_max == 1
-
-    run(story())
+async def test_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        await house.submit("main", "m")
+        await house.model.asked()
+        await house.submit("follow", "f")
+        assert [run.id for run in house.dispatcher.queued("s1")] == ["f"]
+        assert house.dispatcher.shape(await house.run("f")).state == "queued"
+        house.model.answer("first")
+        await house.model.asked()
+        assert [done["run_id"] for done in house.completes()] == ["m"]  # W-09: told at its own end
+        house.model.answer("second")
+        await house.ended("f")
+        assert [(done["run_id"], done["text"]) for done in house.completes()] == [("m", "first"), ("f", "second")]
+        assert not any("error" in done or "cancelled" in done for done in house.completes())
+        assert house.model.running_max == 1
 
 
-def test_a_run_cancelled_by_the_closing_workspace_still_writes_both_rows(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            submitting = asyncio.ensure_future(house.submit("hello", "a"))
-            await until(lambda: house.dispatcher.open_runs)
-            house.drain.shutdown("test", drain_s=1, flush_s=1, now=0)
-            house.dispatcher.cancel_all()
-            assert await submitting == "a"
-            await house.dispatcher.idle()
-            ended = await house.run("a")
-            assert (ended.outcome, ended.cause) == ("cancelled", "closing")
-            assert await house.outline() == user_and("assistant [canceled]")
-
-    run(story())
+async def test_a_run_cancelled_by_the_closing_workspace_still_writes_both_rows(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        submitting = asyncio.ensure_future(house.submit("hello", "a"))
+        await until(lambda: house.dispatcher.open_runs)
+        house.drain.shutdown("test", drain_s=1, flush_s=1, now=0)
+        house.dispatcher.cancel_all()
+        assert await submitting == "a"
+        await house.dispatcher.idle()
+        ended = await house.run("a")
+        assert (ended.outcome, ended.cause) == ("cancelled", "closing")
+        assert await house.outline() == user_and("assistant [canceled]")
 
 
-def test_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            await house.model.asked()
-            waiting = asyncio.ensure_future(house.dispatcher.idle())
-            await asyncio.wait({waiting}, timeout=0.02)
-            assert not waiting.done()
-            house.model.answer("hi")
-            await waiting
-            assert (await house.run(run_id)).state == "ended"
-
-    run(story())
+async def test_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        await house.model.asked()
+        waiting = asyncio.ensure_future(house.dispatcher.idle())
+        await asyncio.wait({waiting}, timeout=0.02)
+        assert not waiting.done()
+        house.model.answer("hi")
+        await waiting
+        assert (await house.run(run_id)).state == "ended"
 
 
-def test_W_08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path: Path) -> None:
-    async def story() -> None:
-        tool = Holding()
-        async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
-            await house.session()
-            host = await house.submit("host", "host")
-            await house.model.asked()
-            house.model.call("c1", "hold")
-            house.model.finish("tool_use")
-            await tool.called.wait()
-            folded = await house.submit("and this")
-            tool.release.set()
-            second = await house.model.asked()
-            assert "and this" in texts(second)
-            house.model.call("c2", "hold")
-            house.model.finish("tool_use")
-            third = await house.model.asked()
-            assert "and this" in texts(third)
-            house.model.answer("both done")
-            ended = await house.ended(folded)
-            assert (ended.outcome, ended.folded_into) == ("completed", host)
-            assert ended.message_id == (await house.ended(host)).message_id
-            assert [done["run_id"] for done in house.completes()] == [folded, host]
-
-    run(story())
+async def test_W_08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path: Path) -> None:
+    tool = Holding()
+    async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
+        await house.session()
+        host = await house.submit("host", "host")
+        await house.model.asked()
+        house.model.call("c1", "hold")
+        house.model.finish("tool_use")
+        await tool.called.wait()
+        folded = await house.submit("and this")
+        tool.release.set()
+        second = await house.model.asked()
+        assert "and this" in texts(second)
+        house.model.call("c2", "hold")
+        house.model.finish("tool_use")
+        third = await house.model.asked()
+        assert "and this" in texts(third)
+        house.model.answer("both done")
+        ended = await house.ended(folded)
+        assert (ended.outcome, ended.folded_into) == ("completed", host)
+        assert ended.message_id == (await house.ended(host)).message_id
+        assert [done["run_id"] for done in house.completes()] == [folded, host]
 
 
-def test_a_prompt_without_a_step_to_join_gets_a_turn_of_its_own(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            first = await house.submit("one")
-            await house.model.asked()
-            second = await house.submit("two")
-            house.model.answer("first")
-            await house.model.asked()
-            house.model.answer("second")
-            assert (await house.ended(second)).folded_into == ""
-            assert [done["run_id"] for done in house.completes()] == [first, second]
-
-    run(story())
+async def test_a_prompt_without_a_step_to_join_gets_a_turn_of_its_own(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        first = await house.submit("one")
+        await house.model.asked()
+        second = await house.submit("two")
+        house.model.answer("first")
+        await house.model.asked()
+        house.model.answer("second")
+        assert (await house.ended(second)).folded_into == ""
+        assert [done["run_id"] for done in house.completes()] == [first, second]
 
 
-def test_W_10_a_prompt_sent_while_a_cancelled_run_unwinds_is_started(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            first = await house.submit("one")
-            await house.model.asked()
-            cancelling = asyncio.ensure_future(house.dispatcher.cancel("s1"))
-            await asyncio.sleep(0)  # the cancel comes first
-            second = await house.submit("two", "two")
-            await cancelling
-            await house.model.asked()
-            house.model.answer("second")
-            assert (await house.ended(second)).outcome == "completed"
-            assert (await house.run(first)).outcome == "cancelled"
-
-    run(story())
+async def test_W_10_a_prompt_sent_while_a_cancelled_run_unwinds_is_started(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        first = await house.submit("one")
+        await house.model.asked()
+        cancelling = asyncio.ensure_future(house.dispatcher.cancel("s1"))
+        await asyncio.sleep(0)  # the cancel comes first
+        second = await house.submit("two", "two")
+        await cancelling
+        await house.model.asked()
+        house.model.answer("second")
+        assert (await house.ended(second)).outcome == "completed"
+        assert (await house.run(first)).outcome == "cancelled"
 
 
-def test_W_10_a_failed_run_hands_on_too(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            await house.submit("one", "one")
-            await house.model.asked()
-            await house.submit("two", "two")
-            house.model.say("half")
-            house.model.script.put_nowait(failure("auth", "the key is wrong", status=401, in_stream=True))
-            await house.model.asked()
-            house.model.answer("fine")
-            assert (await house.ended("two")).outcome == "completed"
-            failed = await house.run("one")
-            assert (failed.outcome, failed.cause) == ("failed", "auth")
-            first, second = house.completes()
-            assert first["error"] == "Unauthorized: the key is wrong"
-            assert first["text"] == "half"
-            assert "error" not in second
-            assert (await house.outline())[1] == "assistant half [error]"
-            (event,) = [event for event in house.of_kind("agent_event") if event["type"] == "error"]
-            assert event["run_id"] == "one"
-
-    run(story())
+async def test_W_10_a_failed_run_hands_on_too(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        await house.submit("one", "one")
+        await house.model.asked()
+        await house.submit("two", "two")
+        house.model.say("half")
+        house.model.script.put_nowait(failure("auth", "the key is wrong", status=401, in_stream=True))
+        await house.model.asked()
+        house.model.answer("fine")
+        assert (await house.ended("two")).outcome == "completed"
+        failed = await house.run("one")
+        assert (failed.outcome, failed.cause) == ("failed", "auth")
+        first, second = house.completes()
+        assert first["error"] == "Unauthorized: the key is wrong"
+        assert first["text"] == "half"
+        assert "error" not in second
+        assert (await house.outline())[1] == "assistant half [error]"
+        (event,) = [event for event in house.of_kind("agent_event") if event["type"] == "error"]
+        assert event["run_id"] == "one"
 
 
-def test_sessions_run_side_by_side(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session("s1")
-            await house.session("s2")
-            await house.submit("a", "a", "s1")
-            await house.submit("b", "b", "s2")
-            await house.model.asked()
-            await house.model.asked()
-            assert house.model.running == 2
-            await house.dispatcher.cancel("s1")
-            assert (await house.ended("a")).outcome == "cancelled"
-            assert house.dispatcher.is_session_busy("s2")
-
-    run(story())
+async def test_sessions_run_side_by_side(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session("s1")
+        await house.session("s2")
+        await house.submit("a", "a", "s1")
+        await house.submit("b", "b", "s2")
+        await house.model.asked()
+        await house.model.asked()
+        assert house.model.running == 2
+        await house.dispatcher.cancel("s1")
+        assert (await house.ended("a")).outcome == "cancelled"
+        assert house.dispatcher.is_session_busy("s2")
 
 
-def test_snapshots_come_at_once_and_then_merged_and_the_store_keeps_up(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            for number in range(300):
-                house.model.say(f"{number} ")
-            await until(lambda: any(b"299" in event.data for event in house.shown))
-            assert 2 <= len(house.shown) < 60
-            assert all(event.is_snapshot and event.key for event in house.shown)
-            assert b"0 " in house.shown[0].data
-            numbers_before = house.heard.events[-1].number
-            house.model.finish()
-            await house.ended(run_id)
-            assert house.heard.events[-1].number == numbers_before + 4
-            text = (await house.rows())[1].parts[0].data.text  # type: ignore[union-attr]
-            assert text.split() == [str(number) for number in range(300)]
-
-    run(story())
+async def test_snapshots_come_at_once_and_then_merged_and_the_store_keeps_up(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        for number in range(300):
+            house.model.say(f"{number} ")
+        await until(lambda: any(b"299" in event.data for event in house.shown))
+        assert 2 <= len(house.shown) < 60
+        assert all(event.is_snapshot and event.key for event in house.shown)
+        assert b"0 " in house.shown[0].data
+        numbers_before = house.heard.events[-1].number
+        house.model.finish()
+        await house.ended(run_id)
+        assert house.heard.events[-1].number == numbers_before + 4
+        text = (await house.rows())[1].parts[0].data.text  # type: ignore[union-attr]
+        assert text.split() == [str(number) for number in range(300)]
 
 
-def test_what_was_shown_is_in_the_file_before_the_end(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            await house.submit("hello")
-            house.model.say("partial")
-            await until(lambda: house.shown)
-            await house.dispatcher.flush()
-            assert (await house.outline())[1] == "assistant partial"
-
-    run(story())
+async def test_what_was_shown_is_in_the_file_before_the_end(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        await house.submit("hello")
+        house.model.say("partial")
+        await until(lambda: house.shown)
+        await house.dispatcher.flush()
+        assert (await house.outline())[1] == "assistant partial"
 
 
-def test_what_one_client_reads_is_shown_to_the_others(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path, limits=Limits(snapshot_interval_s=3600.0)) as house:
-            await house.session()
-            await house.submit("hello")
-            house.model.say("one ")
-            await until(lambda: house.shown)
-            house.model.say("two")
-            await until(lambda: house.model.script.empty())
-            for _ in range(5):
-                await asyncio.sleep(0)  # the turn takes it in
-            await house.dispatcher.flush()
-            assert (await house.outline())[1] == "assistant one two"
-            assert b"one two" in house.shown[-1].data, "the model says nothing more for now, so nobody would see it"
-
-    run(story())
+async def test_what_one_client_reads_is_shown_to_the_others(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path, limits=Limits(snapshot_interval_s=3600.0)) as house:
+        await house.session()
+        await house.submit("hello")
+        house.model.say("one ")
+        await until(lambda: house.shown)
+        house.model.say("two")
+        await until(lambda: house.model.script.empty())
+        for _ in range(5):
+            await asyncio.sleep(0)  # the turn takes it in
+        await house.dispatcher.flush()
+        assert (await house.outline())[1] == "assistant one two"
+        assert b"one two" in house.shown[-1].data, "the model says nothing more for now, so nobody would see it"
 
 
-def test_a_run_that_takes_too_long_fails_with_its_reason(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path, limits=Limits(run_max_s=0.05)) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            ended = await house.ended(run_id)
-            assert (ended.outcome, ended.cause) == ("failed", "deadline")
-            assert "longer than 0.05 s" in house.completes()[0]["error"]
-
-    run(story())
+async def test_a_run_that_takes_too_long_fails_with_its_reason(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path, limits=Limits(run_max_s=0.05)) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        ended = await house.ended(run_id)
+        assert (ended.outcome, ended.cause) == ("failed", "deadline")
+        assert "longer than 0.05 s" in house.completes()[0]["error"]
 
 
-def test_D01_a_run_on_a_full_disk_fails_visibly_and_is_ended_from_the_reserve(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            run_id = await house.submit("hello")
-            await house.model.asked()
-            await full(house)
-            house.model.say("x" * 60_000)
-            house.model.call("c1", "hold")
-            ended = await house.ended(run_id)
-            assert (ended.outcome, ended.cause) == ("failed", "storage")
-            assert len(house.completes()) == 1
-            assert house.heard.fatal == []
-            with pytest.raises(LimitReached) as refused:
-                await house.submit("y" * 60_000)
-            assert refused.value.code == "storage_full"
-            assert house.dispatcher.open_runs == 0
-            assert (await house.rows())[0].role == "user"
-
-    run(story())
+async def test_D01_a_run_on_a_full_disk_fails_visibly_and_is_ended_from_the_reserve(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        await house.model.asked()
+        await full(house)
+        house.model.say("x" * 60_000)
+        house.model.call("c1", "hold")
+        ended = await house.ended(run_id)
+        assert (ended.outcome, ended.cause) == ("failed", "storage")
+        assert len(house.completes()) == 1
+        assert house.heard.fatal == []
+        with pytest.raises(LimitReached) as refused:
+            await house.submit("y" * 60_000)
+        assert refused.value.code == "storage_full"
+        assert house.dispatcher.open_runs == 0
+        assert (await house.rows())[0].role == "user"
 
 
 async def full(house: WorkerHarness) -> None:
@@ -737,26 +631,23 @@ async def full(house: WorkerHarness) -> None:
     await house.database.write(job)
 
 
-def test_the_last_event_of_a_run_is_its_end(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await house.session()
-            first = await house.submit("one", "one")
-            await house.model.asked()
-            await house.submit("two", "two")
-            house.model.answer("a")
-            await house.model.asked()
-            house.model.answer("b")
-            await house.ended("two")
-            for run_id in (first, "two"):
-                own = [event for event in house.heard.events if event.run_id == run_id]
-                assert own[-1].kind == "run_complete"
-                assert payload(own[-1])["run_id"] == run_id
-            assert [outline(row) for row in await house.rows()] == [
-                "user one",
-                "assistant a [end_turn]",
-                "user two",
-                "assistant b [end_turn]",
-            ]
-
-    run(story())
+async def test_the_last_event_of_a_run_is_its_end(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        first = await house.submit("one", "one")
+        await house.model.asked()
+        await house.submit("two", "two")
+        house.model.answer("a")
+        await house.model.asked()
+        house.model.answer("b")
+        await house.ended("two")
+        for run_id in (first, "two"):
+            own = [event for event in house.heard.events if event.run_id == run_id]
+            assert own[-1].kind == "run_complete"
+            assert payload(own[-1])["run_id"] == run_id
+        assert [outline(row) for row in await house.rows()] == [
+            "user one",
+            "assistant a [end_turn]",
+            "user two",
+            "assistant b [end_turn]",
+        ]

@@ -1,13 +1,13 @@
 """Titles: given once, to sessions that nobody named, beside the run and at its side only."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from protocol.api.provider import Model
 from protocol.base.clock import SystemClock
 from tests.support.harness.worker_harness import WorkerHarness, open_worker_harness, until
-from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import LIMITS, LOG, PlayedModel
 from worker.agent.titles import PROMPT_CHARACTERS, title_of, title_request
 from worker.models.client import Finished, TextDelta, Tokens
@@ -40,11 +40,11 @@ def says(*texts: str, reason: str = "end_turn") -> list[object]:
         ("x" * 80, "x" * 49 + "…"),
     ],
 )
-def test_what_is_made_of_an_answer(answer, title):
+def test_what_is_made_of_an_answer(answer: Any, title: Any) -> None:
     assert title_of(answer) == title
 
 
-def test_the_request_is_small_and_bounded():
+def test_the_request_is_small_and_bounded() -> None:
     request = title_request("p" * 100_000, thinks=False)
     assert len(request.messages[0].parts[0].data.text) < PROMPT_CHARACTERS + 100
     assert request.max_tokens > 0
@@ -69,72 +69,57 @@ async def _title(house: WorkerHarness) -> str:
     return session.title
 
 
-def test_an_untitled_session_gets_a_title_and_its_gauges_stay(tmp_path: Path):
-    async def main() -> None:
-        namer = Namer(says("Fence ", "painting"))
-        async with open_worker_harness(tmp_path, title_models=[namer]) as house:
-            await _first_run(house, "")
-            await until(lambda: any(event["title"] == "Fence painting" for event in house.of_kind("session")))
-            session = await house.database.read(lambda connection: sessions.get(connection, "s1"))
-            assert session is not None
-            assert session.cost == 2.0  # of the title alone: the model of the run costs nothing
-            assert (session.prompt_tokens, session.completion_tokens) == (3, 2)
-            run_id = await house.submit("and the gate")
-            await house.model.asked()
-            house.model.answer("done")
-            await house.ended(run_id)
-            assert len(namer.requests) == 1
-
-    run(main())
+async def test_an_untitled_session_gets_a_title_and_its_gauges_stay(tmp_path: Path) -> None:
+    namer = Namer(says("Fence ", "painting"))
+    async with open_worker_harness(tmp_path, title_models=[namer]) as house:
+        await _first_run(house, "")
+        await until(lambda: any(event["title"] == "Fence painting" for event in house.of_kind("session")))
+        session = await house.database.read(lambda connection: sessions.get(connection, "s1"))
+        assert session is not None
+        assert session.cost == 2.0  # of the title alone: the model of the run costs nothing
+        assert (session.prompt_tokens, session.completion_tokens) == (3, 2)
+        run_id = await house.submit("and the gate")
+        await house.model.asked()
+        house.model.answer("done")
+        await house.ended(run_id)
+        assert len(namer.requests) == 1
 
 
 @pytest.mark.parametrize("first", [[failure("server", "no")], says("half a ti", reason="max_tokens"), says("")])
-def test_the_next_model_is_asked_when_the_first_gives_none(tmp_path: Path, first):
-    async def main() -> None:
-        second = Thinker(says("From the second"))
-        async with open_worker_harness(tmp_path, title_models=[Namer(first), second]) as house:
-            await _first_run(house, "New Session")
-            await until(lambda: any(event["title"] == "From the second" for event in house.of_kind("session")))
-
-    run(main())
+async def test_the_next_model_is_asked_when_the_first_gives_none(tmp_path: Path, first: Any) -> None:
+    second = Thinker(says("From the second"))
+    async with open_worker_harness(tmp_path, title_models=[Namer(first), second]) as house:
+        await _first_run(house, "New Session")
+        await until(lambda: any(event["title"] == "From the second" for event in house.of_kind("session")))
 
 
-def test_W_34_a_chosen_title_stays(tmp_path: Path):
-    async def main() -> None:
-        namer = Namer(says("Mine"))
-        async with open_worker_harness(tmp_path, title_models=[namer]) as house:
-            await _first_run(house, "chosen by hand")
-            assert await _title(house) == "chosen by hand"
-            assert namer.requests == []
-
-    run(main())
+async def test_W_34_a_chosen_title_stays(tmp_path: Path) -> None:
+    namer = Namer(says("Mine"))
+    async with open_worker_harness(tmp_path, title_models=[namer]) as house:
+        await _first_run(house, "chosen by hand")
+        assert await _title(house) == "chosen by hand"
+        assert namer.requests == []
 
 
-def test_W_34_a_title_that_was_chosen_meanwhile_stays(tmp_path: Path):
-    async def main() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await _first_run(house, "", "paint")
-            assert await _title(house) == "paint"
+async def test_W_34_a_title_that_was_chosen_meanwhile_stays(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await _first_run(house, "", "paint")
+        assert await _title(house) == "paint"
 
-            async def rename() -> None:
-                await house.database.write(
-                    lambda transaction: sessions.put(
-                        transaction.connection, "s1", title="by hand", cost=None, todos=None, now=1
-                    )
+        async def rename() -> None:
+            await house.database.write(
+                lambda transaction: sessions.put(
+                    transaction.connection, "s1", title="by hand", cost=None, todos=None, now=1
                 )
+            )
 
-            titles = _titles(house, Namer([rename, *says("Of a model")]))
-            await titles.name("s1", "paint", "paint")
-            assert await _title(house) == "by hand"
-
-    run(main())
+        titles = _titles(house, Namer([rename, *says("Of a model")]))
+        await titles.name("s1", "paint", "paint")
+        assert await _title(house) == "by hand"
 
 
-def test_no_model_leaves_the_beginning_of_the_prompt(tmp_path: Path):
-    async def main() -> None:
-        async with open_worker_harness(tmp_path) as house:
-            await _first_run(house, "")
-            assert await _title(house) == "paint the fence please"
-            assert house.of_kind("session")[0]["title"] == "paint the fence please"
-
-    run(main())
+async def test_no_model_leaves_the_beginning_of_the_prompt(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await _first_run(house, "")
+        assert await _title(house) == "paint the fence please"
+        assert house.of_kind("session")[0]["title"] == "paint the fence please"

@@ -34,7 +34,7 @@ def _run(tmp_path: Path, story, limits: Limits | None = None) -> None:
     run(main())
 
 
-def test_the_first_version_is_what_was_there_before(tmp_path):
+def test_the_first_version_is_what_was_there_before(tmp_path: Path) -> None:
     async def story(kept, versions, heard, database):
         await kept.record("s1", "/a", "one", "two")
         await kept.record("s1", "/a", "two", "three")
@@ -51,7 +51,7 @@ def test_the_first_version_is_what_was_there_before(tmp_path):
     _run(tmp_path, story)
 
 
-def test_what_somebody_else_wrote_meanwhile_is_a_version_too(tmp_path):
+def test_what_somebody_else_wrote_meanwhile_is_a_version_too(tmp_path: Path) -> None:
     async def story(kept, versions, heard, database):
         await kept.record("s1", "/a", "one", "two")
         await kept.record("s1", "/a", "by hand", "three")
@@ -60,7 +60,7 @@ def test_what_somebody_else_wrote_meanwhile_is_a_version_too(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W_64_sessions_count_for_themselves(tmp_path):
+def test_W_64_sessions_count_for_themselves(tmp_path: Path) -> None:
     async def story(kept, versions, heard, database):
         await kept.record("s1", "/a", "one", "two")
         await kept.record("s2", "/a", "two", "three")
@@ -74,7 +74,7 @@ def test_W_64_sessions_count_for_themselves(tmp_path):
     _run(tmp_path, story)
 
 
-def test_many_versions_are_thinned_and_long_files_left_out(tmp_path):
+def test_many_versions_are_thinned_and_long_files_left_out(tmp_path: Path) -> None:
     async def story(kept, versions, heard, database):
         for number in range(20):
             await kept.record("s1", "/a", str(number), str(number + 1))

@@ -48,11 +48,11 @@ def old(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def test_there_is_a_step_for_every_version():
+def test_there_is_a_step_for_every_version() -> None:
     assert len(STEPS) == SCHEMA_VERSION - 1
 
 
-def test_a_migrated_file_equals_a_fresh_one_and_keeps_what_it_held(tmp_path):
+def test_a_migrated_file_equals_a_fresh_one_and_keeps_what_it_held(tmp_path: Path) -> None:
     with closing(old(tmp_path / "old.db")) as migrated, closing(fresh(tmp_path / "fresh.db")) as made:
         assert migrate(migrated, random.Random(1)) == SCHEMA_VERSION - 1
         assert shape_of(migrated) == shape_of(made)
@@ -62,7 +62,7 @@ def test_a_migrated_file_equals_a_fresh_one_and_keeps_what_it_held(tmp_path):
         assert migrate(migrated, random.Random(1)) == 0
 
 
-def test_D11_a_step_that_fails_changes_nothing(tmp_path, monkeypatch):
+def test_D11_a_step_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("out of luck")
 
@@ -75,7 +75,7 @@ def test_D11_a_step_that_fails_changes_nothing(tmp_path, monkeypatch):
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
 
 
-def test_D11_a_crash_inside_a_migration_changes_nothing_and_it_is_repeated(tmp_path):
+def test_D11_a_crash_inside_a_migration_changes_nothing_and_it_is_repeated(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     connection = old(path)
     before = shape_of(connection)

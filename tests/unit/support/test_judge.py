@@ -21,9 +21,9 @@ def finish(reason: str) -> dict[str, Any]:
 
 def build_material() -> tuple[ClientLog, Stored]:
     """One legal history: a prompt asked, accepted, completed, seen."""
-    diary = ClientLog(workspaces={"W": Path("/w")})
-    diary.asked("W", "S", "r1")
-    diary.accepted("W", "S", "r1")
+    client_log = ClientLog(workspaces={"W": Path("/w")})
+    client_log.asked("W", "S", "r1")
+    client_log.accepted("W", "S", "r1")
     events = [EventRow(1, "message", "r1", b"m1"), EventRow(2, "run_complete", "r1", b"end")]
     messages = {"a1": ("assistant", json.dumps([TEXT, finish("end_turn")]))}
     stored = Stored(
@@ -39,8 +39,8 @@ def build_material() -> tuple[ClientLog, Stored]:
         Seen("message", "updated", {}),
         Seen("run_complete", "updated", {"run_id": "r1"}, "L", 2, b"end"),
     ]
-    diary.streams.append(stream)
-    return diary, stored
+    client_log.streams.append(stream)
+    return client_log, stored
 
 
 def with_run(stored: Stored, **changes: str) -> None:
@@ -48,117 +48,117 @@ def with_run(stored: Stored, **changes: str) -> None:
 
 
 def test_a_legal_history_is_acquitted() -> None:
-    diary, stored = build_material()
-    assert judge(diary, [stored]) == []
+    client_log, stored = build_material()
+    assert judge(client_log, [stored]) == []
 
 
-def lost_prompt(diary: ClientLog, stored: Stored) -> None:
-    diary.asked("W", "S", "r2")
-    diary.accepted("W", "S", "r2")
+def lost_prompt(client_log: ClientLog, stored: Stored) -> None:
+    client_log.asked("W", "S", "r2")
+    client_log.accepted("W", "S", "r2")
 
 
-def second_terminal(diary: ClientLog, stored: Stored) -> None:
+def second_terminal(client_log: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(3, "run_complete", "r1"))
 
 
-def no_terminal(diary: ClientLog, stored: Stored) -> None:
+def no_terminal(client_log: ClientLog, stored: Stored) -> None:
     del stored.events[1]
-    del diary.streams[0].seen[2]
+    del client_log.streams[0].seen[2]
 
 
-def terminal_of_an_open_run(diary: ClientLog, stored: Stored) -> None:
+def terminal_of_an_open_run(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, state="active", outcome="")
 
 
-def terminal_of_nobody(diary: ClientLog, stored: Stored) -> None:
+def terminal_of_nobody(client_log: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(3, "run_complete", "r9"))
 
 
-def ended_without_outcome(diary: ClientLog, stored: Stored) -> None:
+def ended_without_outcome(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, outcome="")
 
 
-def run_twice(diary: ClientLog, stored: Stored) -> None:
+def run_twice(client_log: ClientLog, stored: Stored) -> None:
     stored.runs.append(stored.runs[0])
 
 
-def run_of_nobody(diary: ClientLog, stored: Stored) -> None:
+def run_of_nobody(client_log: ClientLog, stored: Stored) -> None:
     stored.runs.append(RunRow("r7", "S", "queued", ""))
 
 
-def event_after_the_end(diary: ClientLog, stored: Stored) -> None:
+def event_after_the_end(client_log: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(3, "message", "r1"))
 
 
-def hole_in_the_log(diary: ClientLog, stored: Stored) -> None:
+def hole_in_the_log(client_log: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(4, "session", ""))
 
 
-def broken_file(diary: ClientLog, stored: Stored) -> None:
+def broken_file(client_log: ClientLog, stored: Stored) -> None:
     stored.check = "row 1 missing from index"
 
 
-def story_without_a_row(diary: ClientLog, stored: Stored) -> None:
+def story_without_a_row(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, message_id="nowhere")
 
 
-def story_without_an_end(diary: ClientLog, stored: Stored) -> None:
+def story_without_an_end(client_log: ClientLog, stored: Stored) -> None:
     stored.messages["a1"] = ("assistant", json.dumps([TEXT]))
 
 
-def story_that_says_otherwise(diary: ClientLog, stored: Stored) -> None:
+def story_that_says_otherwise(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, outcome="cancelled")
 
 
-def completed_without_a_story(diary: ClientLog, stored: Stored) -> None:
+def completed_without_a_story(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, message_id="")
 
 
-def open_tool_call(diary: ClientLog, stored: Stored) -> None:
+def open_tool_call(client_log: ClientLog, stored: Stored) -> None:
     call = {"type": "tool_call", "data": {"id": "c1", "name": "bash", "input": "{}"}}
     stored.messages["a0"] = ("assistant", json.dumps([call, finish("tool_use")]))
 
 
-def answered_twice(diary: ClientLog, stored: Stored) -> None:
-    open_tool_call(diary, stored)
+def answered_twice(client_log: ClientLog, stored: Stored) -> None:
+    open_tool_call(client_log, stored)
     result = {"type": "tool_result", "data": {"tool_call_id": "c1"}}
     stored.messages["t1"] = stored.messages["t2"] = ("tool", json.dumps([result]))
 
 
-def client_misses_one(diary: ClientLog, stored: Stored) -> None:
+def client_misses_one(client_log: ClientLog, stored: Stored) -> None:
     stored.events.insert(1, EventRow(2, "session", "", b"s"))
     stored.events[2] = EventRow(3, "run_complete", "r1", b"end")
-    diary.streams[0].seen[2] = Seen("run_complete", "updated", {"run_id": "r1"}, "L", 3, b"end")
+    client_log.streams[0].seen[2] = Seen("run_complete", "updated", {"run_id": "r1"}, "L", 3, b"end")
 
 
-def client_sees_one_twice(diary: ClientLog, stored: Stored) -> None:
-    diary.streams[0].seen.insert(1, diary.streams[0].seen[0])
+def client_sees_one_twice(client_log: ClientLog, stored: Stored) -> None:
+    client_log.streams[0].seen.insert(1, client_log.streams[0].seen[0])
 
 
-def client_sees_another_order(diary: ClientLog, stored: Stored) -> None:
-    seen = diary.streams[0].seen
+def client_sees_another_order(client_log: ClientLog, stored: Stored) -> None:
+    seen = client_log.streams[0].seen
     seen[0], seen[2] = seen[2], seen[0]
 
 
-def client_sees_two_ends(diary: ClientLog, stored: Stored) -> None:
-    diary.streams[0].seen.append(Seen("run_complete", "updated", {"run_id": "r1"}, "L", 3, b"end"))
+def client_sees_two_ends(client_log: ClientLog, stored: Stored) -> None:
+    client_log.streams[0].seen.append(Seen("run_complete", "updated", {"run_id": "r1"}, "L", 3, b"end"))
     stored.events.append(EventRow(3, "session", "", b"end"))
 
 
-def client_saw_what_is_not_stored(diary: ClientLog, stored: Stored) -> None:
-    diary.streams[0].seen.append(Seen("session", "updated", {}, "L", 3, b"s"))
+def client_saw_what_is_not_stored(client_log: ClientLog, stored: Stored) -> None:
+    client_log.streams[0].seen.append(Seen("session", "updated", {}, "L", 3, b"s"))
 
 
-def client_saw_something_else(diary: ClientLog, stored: Stored) -> None:
-    diary.streams[0].seen[0] = Seen("message", "created", {}, "L", 1, b"other")
+def client_saw_something_else(client_log: ClientLog, stored: Stored) -> None:
+    client_log.streams[0].seen[0] = Seen("message", "created", {}, "L", 1, b"other")
 
 
-def client_is_moved_on(diary: ClientLog, stored: Stored) -> None:
-    diary.streams[0].seen.append(Seen("base", "", {}, "L", 3))
+def client_is_moved_on(client_log: ClientLog, stored: Stored) -> None:
+    client_log.streams[0].seen.append(Seen("base", "", {}, "L", 3))
 
 
-def log_changed_without_a_reset(diary: ClientLog, stored: Stored) -> None:
-    diary.streams[0].seen.append(Seen("session", "updated", {}, "M", 3, b"s"))
+def log_changed_without_a_reset(client_log: ClientLog, stored: Stored) -> None:
+    client_log.streams[0].seen.append(Seen("session", "updated", {}, "M", 3, b"s"))
 
 
 VIOLATIONS = {
@@ -192,24 +192,27 @@ VIOLATIONS = {
 
 @pytest.mark.parametrize("plant", VIOLATIONS, ids=lambda plant: plant.__name__)
 def test_a_planted_violation_is_found(plant: Any) -> None:
-    diary, stored = build_material()
-    plant(diary, stored)
-    assert any(VIOLATIONS[plant] in finding for finding in judge(diary, [stored])), judge(diary, [stored])
+    client_log, stored = build_material()
+    plant(client_log, stored)
+    assert any(VIOLATIONS[plant] in finding for finding in judge(client_log, [stored])), judge(client_log, [stored])
 
 
 def test_a_reset_begins_anew() -> None:
-    diary, stored = build_material()
+    client_log, stored = build_material()
     cursor = {"reason": "too old", "cursor": "L.7"}
-    diary.streams[0].seen = [Seen("message", "created", {}, "L", 1, b"m1"), Seen("reset", "updated", cursor, "L", 7)]
-    assert judge(diary, [stored]) == []
+    client_log.streams[0].seen = [
+        Seen("message", "created", {}, "L", 1, b"m1"),
+        Seen("reset", "updated", cursor, "L", 7),
+    ]
+    assert judge(client_log, [stored]) == []
 
 
 def test_a_resumed_stream_begins_after_its_cursor() -> None:
-    diary, stored = build_material()
-    diary.streams[0].after = 1
-    assert any("L.1 (message) follows L.1" in finding for finding in judge(diary, [stored]))
-    del diary.streams[0].seen[0]
-    assert judge(diary, [stored]) == []
+    client_log, stored = build_material()
+    client_log.streams[0].after = 1
+    assert any("L.1 (message) follows L.1" in finding for finding in judge(client_log, [stored]))
+    del client_log.streams[0].seen[0]
+    assert judge(client_log, [stored]) == []
 
 
 # --- the strict decoder -------------------------------------------------------------------------------------------

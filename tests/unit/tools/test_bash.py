@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ def _run(tmp_path, story, **more):
     run(main())
 
 
-def test_output_then_errors_then_exit_code_then_directory(tmp_path):
+def test_output_then_errors_then_exit_code_then_directory(tmp_path: Path) -> None:
     async def story(place):
         result = await place.bash("echo out; echo err >&2; exit 3")
         assert not result.is_error
@@ -33,7 +34,7 @@ def test_output_then_errors_then_exit_code_then_directory(tmp_path):
     _run(tmp_path, story)
 
 
-def test_nothing_said_is_exactly_this_text(tmp_path):
+def test_nothing_said_is_exactly_this_text(tmp_path: Path) -> None:
     async def story(place):
         assert (await place.bash("cd /")).content == "no output"
 
@@ -53,7 +54,7 @@ def test_nothing_said_is_exactly_this_text(tmp_path):
         ("echo x; set -C; set -u; cd sub; nounset=$nothing", "sub"),
     ],
 )
-def test_the_directory_is_where_the_shell_really_ended(tmp_path, command, ended_in):
+def test_the_directory_is_where_the_shell_really_ended(tmp_path: Path, command: str, ended_in: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to("sub")
 
@@ -67,7 +68,7 @@ def test_the_directory_is_where_the_shell_really_ended(tmp_path, command, ended_
     _run(tmp_path, story)
 
 
-def test_each_call_is_a_fresh_shell(tmp_path):
+def test_each_call_is_a_fresh_shell(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
 
     async def story(place):
@@ -78,7 +79,7 @@ def test_each_call_is_a_fresh_shell(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W_61_the_next_command_starts_where_the_last_one_of_the_session_ended(tmp_path):
+def test_W_61_the_next_command_starts_where_the_last_one_of_the_session_ended(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
 
     async def story(place):
@@ -91,7 +92,7 @@ def test_W_61_the_next_command_starts_where_the_last_one_of_the_session_ended(tm
     _run(tmp_path, story)
 
 
-def test_quotes_lines_and_comments_pass_unharmed(tmp_path):
+def test_quotes_lines_and_comments_pass_unharmed(tmp_path: Path) -> None:
     async def story(place):
         command = "# a comment\necho 'it''s' \"$((1+1))\" `echo three` \\\n  four\ncat <<'END'\n$five\nEND\n"
         assert (await place.bash(command)).content.startswith("its 2 three four\n$five\n")
@@ -99,7 +100,7 @@ def test_quotes_lines_and_comments_pass_unharmed(tmp_path):
     _run(tmp_path, story)
 
 
-def test_a_command_that_replaces_the_shell_or_its_trap_still_answers(tmp_path):
+def test_a_command_that_replaces_the_shell_or_its_trap_still_answers(tmp_path: Path) -> None:
     async def story(place):
         assert (await place.bash("exec echo replaced")).content == f"replaced\n\n<cwd>{tmp_path}</cwd>"
         assert (await place.bash("trap 'echo mine' EXIT; cd /")).content == f"mine\n\n<cwd>{tmp_path}</cwd>"
@@ -107,7 +108,7 @@ def test_a_command_that_replaces_the_shell_or_its_trap_still_answers(tmp_path):
     _run(tmp_path, story)
 
 
-def test_no_file_is_left_behind(tmp_path):
+def test_no_file_is_left_behind(tmp_path: Path) -> None:
     async def story(place):
         for command in ("cd /", "exec true", "kill -TERM $$", "kill -KILL $$", "if then"):
             await place.bash(command)
@@ -117,7 +118,7 @@ def test_no_file_is_left_behind(tmp_path):
     _run(tmp_path, story, env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "tmp")})
 
 
-def test_what_a_killed_worker_left_behind_is_taken_away(tmp_path):
+async def test_what_a_killed_worker_left_behind_is_taken_away(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
@@ -126,16 +127,13 @@ def test_what_a_killed_worker_left_behind_is_taken_away(tmp_path):
     for path in (left, *kept):
         path.write_text("/tmp")
 
-    async def main():
-        async with bench(tmp_path / "w", env={"TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}) as place:
-            await place.bash("true")
-            assert not left.exists()
-            assert all(path.exists() for path in kept)
-
-    run(main())
+    async with bench(tmp_path / "w", env={"TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}) as place:
+        await place.bash("true")
+        assert not left.exists()
+        assert all(path.exists() for path in kept)
 
 
-def test_what_is_wrong_is_an_error_result(tmp_path):
+def test_what_is_wrong_is_an_error_result(tmp_path: Path) -> None:
     async def story(place):
         for args, said in (
             ({"command": "  "}, "empty"),
@@ -152,7 +150,7 @@ def test_what_is_wrong_is_an_error_result(tmp_path):
     _run(tmp_path, story)
 
 
-def test_without_a_shell_it_says_so(tmp_path):
+def test_without_a_shell_it_says_so(tmp_path: Path) -> None:
     async def story(place):
         assert "bash is not on the PATH" in (await place.bash("true")).content
 

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,14 +77,14 @@ def lines_of(result: ToolResult) -> list[str]:
     return result.content.splitlines()[1:]
 
 
-def test_the_newest_lines_of_the_log(tmp_path):
+def test_the_newest_lines_of_the_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("".join(f"line {number}\n" for number in range(1000)))
     assert lines_of(call(tmp_path, "crush_logs")) == [f"line {number}" for number in range(950, 1000)]
     assert lines_of(call(tmp_path, "crush_logs", lines=2)) == ["line 998", "line 999"]
     assert len(lines_of(call(tmp_path, "crush_logs", lines=5000))) == 100
 
 
-def test_a_log_that_is_short_or_does_not_end_its_line(tmp_path):
+def test_a_log_that_is_short_or_does_not_end_its_line(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("one\ntwo")
     result = call(tmp_path, "crush_logs")
     assert result.content.splitlines()[0].startswith("The last 2 lines of ")
@@ -99,20 +100,20 @@ def test_a_log_that_is_short_or_does_not_end_its_line(tmp_path):
         (lambda path: path.write_bytes(b"x" * (READ_MAX_BYTES + 10)), "which is left out"),
     ],
 )
-def test_a_log_that_shows_nothing_is_a_sentence_and_no_error(tmp_path, make, said):
+def test_a_log_that_shows_nothing_is_a_sentence_and_no_error(tmp_path: Path, make: Any, said: str) -> None:
     make(tmp_path / "log")
     result = call(tmp_path, "crush_logs")
     assert not result.is_error
     assert said in result.content
 
 
-def test_a_worker_without_a_log_says_so(tmp_path):
+def test_a_worker_without_a_log_says_so(tmp_path: Path) -> None:
     result = call(tmp_path, "crush_logs", spec=spec_of(tmp_path, log_path=""))
     assert not result.is_error
     assert "without a log file" in result.content
 
 
-def test_very_long_lines_are_left_out_and_long_ones_cut(tmp_path):
+def test_very_long_lines_are_left_out_and_long_ones_cut(tmp_path: Path) -> None:
     long = b"y" * (LINE_MAX_BYTES + 1)
     (tmp_path / "log").write_bytes(b"first\n" + long + b"\n" + b"z" * 5000 + b"\nlast \xff\n")
     note, first, cut, last = lines_of(call(tmp_path, "crush_logs"))
@@ -122,7 +123,7 @@ def test_very_long_lines_are_left_out_and_long_ones_cut(tmp_path):
     assert last == "last \N{REPLACEMENT CHARACTER}"
 
 
-def test_only_the_end_of_a_huge_log_is_read(tmp_path):
+def test_only_the_end_of_a_huge_log_is_read(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("wb") as file:
         file.truncate(1 << 40)  # a hole: reading it whole would never end
@@ -133,7 +134,7 @@ def test_only_the_end_of_a_huge_log_is_read(tmp_path):
     assert not tail.is_whole
 
 
-def test_a_pipe_in_the_place_of_the_log_holds_up_nobody(tmp_path):
+def test_a_pipe_in_the_place_of_the_log_holds_up_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
     result = call(tmp_path, "crush_logs")
     assert "cannot be read: it is not a file" in result.content
@@ -155,11 +156,11 @@ def test_a_pipe_in_the_place_of_the_log_holds_up_nobody(tmp_path):
         ("the token file was read", "the token file was read"),
     ],
 )
-def test_values_behind_names_of_secrets_are_masked(line, shown):
+def test_values_behind_names_of_secrets_are_masked(line: str, shown: str) -> None:
     assert masked(line) == shown
 
 
-def test_the_secrets_of_the_configuration_are_masked_wherever_they_stand(tmp_path):
+def test_the_secrets_of_the_configuration_are_masked_wherever_they_stand(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "bulkhead.json").write_text(
         json.dumps({"providers": {"p": {"type": "openai-compat", "base_url": "http://h", "api_key": "$TEST_KEY"}}})
@@ -172,7 +173,7 @@ def test_the_secrets_of_the_configuration_are_masked_wherever_they_stand(tmp_pat
     assert third == "get http://***@host/"
 
 
-def test_a_line_made_to_be_slow_is_not(tmp_path):
+def test_a_line_made_to_be_slow_is_not(tmp_path: Path) -> None:
     hostile = ("tokentoken" * 50 + '="' + 'a" ' * 160)[:1000]
     done = threading.Event()
 
@@ -210,7 +211,7 @@ def configured(tmp_path, **more: object) -> None:
     (tmp_path / "w" / "bulkhead.json").write_text(json.dumps(tree))
 
 
-def test_every_section_is_told_and_no_secret(tmp_path):
+def test_every_section_is_told_and_no_secret(tmp_path: Path) -> None:
     configured(tmp_path)
     result = call(tmp_path, "crush_info")
     assert not result.is_error
@@ -236,7 +237,7 @@ def test_every_section_is_told_and_no_secret(tmp_path):
         assert hidden not in result.content
 
 
-def test_files_that_changed_since_are_told(tmp_path):
+def test_files_that_changed_since_are_told(tmp_path: Path) -> None:
     configured(tmp_path)
 
     def change() -> None:
@@ -256,7 +257,7 @@ def test_files_that_changed_since_are_told(tmp_path):
     assert "a file cannot be used as it is now (cannot read" in text
 
 
-def test_a_bare_workspace_has_sections_without_anything(tmp_path):
+def test_a_bare_workspace_has_sections_without_anything(tmp_path: Path) -> None:
     text = call(tmp_path, "crush_info").content
     for empty in ("[config files]\nnone", "[hooks]\nnone", "[disabled tools]\nnone"):
         assert empty in text

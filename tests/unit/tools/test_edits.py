@@ -1,6 +1,8 @@
 """Edits whose white space is not exact, several edits in one step, and what is asked before a file changes."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,11 +34,13 @@ PYTHON = "def f():\n    if a:\n        return 1\n    return 2\n"
         ("a\n  b  \nc\n", " b", "", "a\nc\n"),
     ],
 )  # fmt: skip
-def test_lines_match_without_their_white_space_and_are_indented_as_the_file_is(text, old, new, becomes):
+def test_lines_match_without_their_white_space_and_are_indented_as_the_file_is(
+    text: Any, old: str, new: str, becomes: Any
+) -> None:
     assert replace_ignoring_whitespace(text, old, new, replace_all=False).text == becomes
 
 
-def test_lines_that_match_without_their_white_space_must_be_unique_unless_all_are_requested():
+def test_lines_that_match_without_their_white_space_must_be_unique_unless_all_are_requested() -> None:
     with pytest.raises(SeveralMatches):
         replace_ignoring_whitespace("  a\nb\n    a\n", "a", "c", replace_all=False)
     assert replace_ignoring_whitespace("  a\nb\n    a\n", "a", "c", replace_all=True).text == "  c\nb\n    c\n"
@@ -46,7 +50,7 @@ def test_lines_that_match_without_their_white_space_must_be_unique_unless_all_ar
 
 
 @given(st.lists(st.sampled_from(["a", "  b", "\tc", "", "d  e"]), max_size=8), st.sampled_from(["\n", "\r\n"]))
-def test_what_is_replaced_by_itself_keeps_its_words_and_the_other_lines(lines, end):
+def test_what_is_replaced_by_itself_keeps_its_words_and_the_other_lines(lines: list[str], end: str) -> None:
     text = end.join(lines)
     try:
         replaced = replace_ignoring_whitespace(text, "b\n\tc", "b\n\tc", replace_all=True)
@@ -56,13 +60,13 @@ def test_what_is_replaced_by_itself_keeps_its_words_and_the_other_lines(lines, e
     assert replaced.text.count("\n") == text.count("\n")
 
 
-def test_the_unit_of_indentation():
+def test_the_unit_of_indentation() -> None:
     assert indent_unit(["a", "\tb"]) == "\t"
     assert indent_unit(["    a", "  b", "   "]) == "  "
     assert indent_unit([]) == "  "
 
 
-def test_the_most_similar_lines_are_shown():
+def test_the_most_similar_lines_are_shown() -> None:
     shown = describe_closest_lines("x\n\tone\n  two\nthree\n", "one\ntwo\nthre")
     assert "lines are 2 to 4" in shown
     assert "→one\n··two\nthree" in shown
@@ -78,7 +82,7 @@ def _run(tmp_path, story):
     run(main())
 
 
-def test_an_edit_that_ignored_white_space_says_so(tmp_path):
+def test_an_edit_that_ignored_white_space_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(PYTHON)
 
     async def story(place):
@@ -93,7 +97,7 @@ def test_an_edit_that_ignored_white_space_says_so(tmp_path):
     _run(tmp_path, story)
 
 
-def test_several_edits_in_one_step(tmp_path):
+def test_several_edits_in_one_step(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
 
     async def story(place):
@@ -124,7 +128,7 @@ def test_several_edits_in_one_step(tmp_path):
         ([{"old_string": "", "new_string": "x"}], "it exists"),
     ],
 )
-def test_edits_that_come_to_nothing_write_nothing(tmp_path, edits, said):
+def test_edits_that_come_to_nothing_write_nothing(tmp_path: Path, edits: list[Any], said: str) -> None:
     (tmp_path / "a.txt").write_text("one\n")
 
     async def story(place):
@@ -137,7 +141,7 @@ def test_edits_that_come_to_nothing_write_nothing(tmp_path, edits, said):
     _run(tmp_path, story)
 
 
-def test_a_new_file_by_several_edits(tmp_path):
+def test_a_new_file_by_several_edits(tmp_path: Path) -> None:
     async def story(place):
         edits = [{"old_string": "", "new_string": "a b\n"}, {"old_string": "b", "new_string": "c"}]
         assert not (await place.call("multiedit", file_path="new.txt", edits=edits)).is_error
@@ -160,7 +164,9 @@ class RecordedRequest:
 
 
 @pytest.mark.parametrize("name", ["edit", "multiedit", "write"])
-def test_what_is_asked_shows_the_change_and_a_file_that_changes_meanwhile_is_left_alone(tmp_path, name):
+def test_what_is_asked_shows_the_change_and_a_file_that_changes_meanwhile_is_left_alone(
+    tmp_path: Path, name: str
+) -> None:
     (tmp_path / "a.txt").write_text("one\n")
     args = {
         "edit": {"old_string": "one", "new_string": "two"},
@@ -187,7 +193,7 @@ def test_what_is_asked_shows_the_change_and_a_file_that_changes_meanwhile_is_lef
 
 
 @pytest.mark.parametrize("place_of_change", ["start", "middle", "end", "everywhere", "new"])
-def test_what_is_asked_about_a_long_file_is_the_part_that_changes(tmp_path, place_of_change):
+async def test_what_is_asked_about_a_long_file_is_the_part_that_changes(tmp_path: Path, place_of_change: str) -> None:
     """Clients send the request back whole, and it is stored: a few megabytes could not be answered any more."""
     lines = [f'line {number} of a "long" file\n' for number in range(200_000)]
     (tmp_path / "long.txt").write_text("".join(lines))
@@ -210,11 +216,8 @@ def test_what_is_asked_about_a_long_file_is_the_part_that_changes(tmp_path, plac
             result = await place.call("edit", file_path="long.txt", old_string=lines[at], new_string="another\n")
         assert not result.is_error, result.content
 
-    async def main():
-        async with bench(tmp_path) as place:
-            await story(place)
-
-    run(main())
+    async with bench(tmp_path) as place:
+        await story(place)
     [wish] = asked
     assert wish.params is not None
     old, new = str(wish.params["old_content"]), str(wish.params["new_content"])
@@ -229,7 +232,7 @@ def test_what_is_asked_about_a_long_file_is_the_part_that_changes(tmp_path, plac
 
 
 @given(st.text(alphabet="ab\n\r", max_size=60), st.text(alphabet="ab\n\r", max_size=60), st.integers(8, 200))
-def test_an_excerpt_is_the_whole_or_shows_that_it_is_none(old, new, most):
+def test_an_excerpt_is_the_whole_or_shows_that_it_is_none(old: str, new: str, most: int) -> None:
     one, other = excerpt(old, new, most)
     if len(old) + len(new) <= most:
         assert (one, other) == (old, new)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def _run(tmp_path, story, **more):
     run(main())
 
 
-def test_view_shows_numbered_lines_and_where_to_read_on(tmp_path):
+def test_view_shows_numbered_lines_and_where_to_read_on(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("".join(f"line {n}\n" for n in range(1, 501)))
 
     async def story(place):
@@ -38,7 +39,7 @@ def test_view_shows_numbered_lines_and_where_to_read_on(tmp_path):
     _run(tmp_path, story)
 
 
-def test_view_of_an_empty_file_and_of_windows_line_ends(tmp_path):
+def test_view_of_an_empty_file_and_of_windows_line_ends(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "crlf").write_bytes(b"a\r\nb\r\n")
 
@@ -49,7 +50,7 @@ def test_view_of_an_empty_file_and_of_windows_line_ends(tmp_path):
     _run(tmp_path, story)
 
 
-def test_view_is_bounded_in_line_section_and_memory(tmp_path):
+def test_view_is_bounded_in_line_section_and_memory(tmp_path: Path) -> None:
     (tmp_path / "long").write_text("é" * 2000 + "\nshort\n")
     (tmp_path / "wide").write_text(("x" * 1500 + "\n") * 300)
     with (tmp_path / "huge").open("wb") as file:
@@ -69,7 +70,7 @@ def test_view_is_bounded_in_line_section_and_memory(tmp_path):
     _run(tmp_path, story, limits=Limits(search_deadline_s=0.5))
 
 
-def test_view_says_what_is_wrong(tmp_path):
+def test_view_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"ok\n\xff\xfe\n")
     (tmp_path / "settings.py").touch()
     (tmp_path / "fake.png").write_text("no image")
@@ -89,7 +90,7 @@ def test_view_says_what_is_wrong(tmp_path):
     _run(tmp_path, story)
 
 
-def test_view_shows_an_image_by_its_content(tmp_path):
+def test_view_shows_an_image_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "snapshot.jpg").write_bytes(PNG)
     (tmp_path / "big.png").write_bytes(PNG + bytes(300_000))
 
@@ -105,7 +106,7 @@ def test_view_shows_an_image_by_its_content(tmp_path):
     _run(tmp_path, story)
 
 
-def test_write_makes_files_with_their_directories(tmp_path):
+def test_write_makes_files_with_their_directories(tmp_path: Path) -> None:
     async def story(place):
         result = await place.call("write", file_path="a/b/c.txt", content="one\ntwo")
         assert not result.is_error
@@ -120,7 +121,7 @@ def test_write_makes_files_with_their_directories(tmp_path):
     _run(tmp_path, story)
 
 
-def test_write_refuses_what_was_not_seen_what_changed_and_what_is_the_same(tmp_path):
+def test_write_refuses_what_was_not_seen_what_changed_and_what_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
 
     async def story(place):
@@ -137,7 +138,7 @@ def test_write_refuses_what_was_not_seen_what_changed_and_what_is_the_same(tmp_p
     _run(tmp_path, story)
 
 
-def test_write_says_what_is_wrong(tmp_path):
+def test_write_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     async def story(place):
@@ -156,7 +157,7 @@ def test_write_says_what_is_wrong(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o600, 0o640])
-def test_a_changed_file_keeps_its_mode(tmp_path, mode):
+def test_a_changed_file_keeps_its_mode(tmp_path: Path, mode: int) -> None:
     (tmp_path / "a").write_text("x = 1\n")
     (tmp_path / "a").chmod(mode)
 
@@ -170,7 +171,7 @@ def test_a_changed_file_keeps_its_mode(tmp_path, mode):
     _run(tmp_path, story)
 
 
-def test_a_link_inside_stays_a_link_and_its_target_is_changed(tmp_path):
+def test_a_link_inside_stays_a_link_and_its_target_is_changed(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("x")
     (tmp_path / "link").symlink_to("real")
 
@@ -183,7 +184,7 @@ def test_a_link_inside_stays_a_link_and_its_target_is_changed(tmp_path):
     _run(tmp_path, story)
 
 
-def test_edit_changes_one_place_or_all(tmp_path):
+def test_edit_changes_one_place_or_all(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"one\r\ntwo\r\ntwo\r\n")
 
     async def story(place):
@@ -204,7 +205,7 @@ def test_edit_changes_one_place_or_all(tmp_path):
     _run(tmp_path, story)
 
 
-def test_edit_says_what_is_wrong(tmp_path):
+def test_edit_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("two two\n")
     (tmp_path / "binary").write_bytes(b"\xff")
 
@@ -233,7 +234,7 @@ def test_edit_says_what_is_wrong(tmp_path):
     _run(tmp_path, story)
 
 
-def test_edit_makes_a_file(tmp_path):
+def test_edit_makes_a_file(tmp_path: Path) -> None:
     async def story(place):
         assert "Created" in (await place.call("edit", file_path="d/new", old_string="", new_string="x\n")).content
         assert (tmp_path / "d/new").read_text() == "x\n"
@@ -242,7 +243,7 @@ def test_edit_makes_a_file(tmp_path):
     _run(tmp_path, story)
 
 
-def test_two_sessions_that_edit_one_file_lose_nothing(tmp_path):
+def test_two_sessions_that_edit_one_file_lose_nothing(tmp_path: Path) -> None:
     """The check of the content and the write are one step: the second gets an error, not the first one's change."""
     (tmp_path / "a").write_text("left right\n")
 
@@ -259,7 +260,7 @@ def test_two_sessions_that_edit_one_file_lose_nothing(tmp_path):
     _run(tmp_path, story)
 
 
-def test_long_contents_are_not_stored_beside_the_result(tmp_path):
+def test_long_contents_are_not_stored_beside_the_result(tmp_path: Path) -> None:
     async def story(place):
         await place.call("write", file_path="a", content="x" * 900)
         result = await place.call("edit", file_path="a", old_string="x" * 900, new_string="y" * 900)

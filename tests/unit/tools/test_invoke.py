@@ -6,6 +6,7 @@ import inspect
 import logging
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from protocol.api.message import ToolCallData
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
 from tests.support.harness.tool_bench import LOG, ToolBench, bench
-from tests.support.run_coroutine import run
 from worker import tools
 from worker.lsp.service import LanguageServers
 from worker.permissions.rules import Rules
@@ -110,46 +110,37 @@ async def test_a_disabled_tool_is_not_there(tmp_path: Path) -> None:
         ("view", "[" * 100_000, "not JSON"),
     ],
 )
-def test_what_is_wrong_with_a_call_is_named(tmp_path, name, input_text, said):
-    async def main():
-        async with bench(tmp_path) as place:
-            result = await invoke(place.toolbox, ToolCallData(id="t", name=name, input=input_text), place.context())
+async def test_what_is_wrong_with_a_call_is_named(tmp_path: Path, name: str, input_text: Any, said: str) -> None:
+    async with bench(tmp_path) as place:
+        result = await invoke(place.toolbox, ToolCallData(id="t", name=name, input=input_text), place.context())
+        assert result.is_error
+        assert said in result.content
+        assert not result.stop_turn
+
+
+async def test_numbers_written_as_text_are_taken(tmp_path: Path) -> None:
+    async with bench(tmp_path) as place:
+        (tmp_path / "a").write_text("1\n2\n3\n")
+        result = await place.call("view", file_path="a", offset="1", limit="1", invented=True)
+        assert "     2|2\n</file>" in result.content
+
+
+async def test_without_permission_nothing_happens_and_the_turn_ends(tmp_path: Path) -> None:
+    async with bench(tmp_path, rules=Rules()) as place:
+        for name, args in (
+            ("bash", {"command": "touch x", "description": "d"}),
+            ("write", {"file_path": "x", "content": "x"}),
+            ("edit", {"file_path": "x", "old_string": "", "new_string": "x"}),
+        ):
+            result = await place.call(name, **args)
             assert result.is_error
-            assert said in result.content
-            assert not result.stop_turn
-
-    run(main())
-
-
-def test_numbers_written_as_text_are_taken(tmp_path):
-    async def main():
-        async with bench(tmp_path) as place:
-            (tmp_path / "a").write_text("1\n2\n3\n")
-            result = await place.call("view", file_path="a", offset="1", limit="1", invented=True)
-            assert "     2|2\n</file>" in result.content
-
-    run(main())
+            assert result.stop_turn
+            assert "allowed_tools" in result.content
+        assert list(tmp_path.iterdir()) == []
+        assert not (await place.call("ls")).is_error
 
 
-def test_without_permission_nothing_happens_and_the_turn_ends(tmp_path):
-    async def main():
-        async with bench(tmp_path, rules=Rules()) as place:
-            for name, args in (
-                ("bash", {"command": "touch x", "description": "d"}),
-                ("write", {"file_path": "x", "content": "x"}),
-                ("edit", {"file_path": "x", "old_string": "", "new_string": "x"}),
-            ):
-                result = await place.call(name, **args)
-                assert result.is_error
-                assert result.stop_turn
-                assert "allowed_tools" in result.content
-            assert list(tmp_path.iterdir()) == []
-            assert not (await place.call("ls")).is_error
-
-    run(main())
-
-
-def test_a_bug_in_a_tool_is_an_error_result_and_logged(tmp_path, caplog):
+async def test_a_bug_in_a_tool_is_an_error_result_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main():
         async with bench(tmp_path) as place:
 
@@ -161,58 +152,49 @@ def test_a_bug_in_a_tool_is_an_error_result_and_logged(tmp_path, caplog):
             assert "KeyError: 'oh'" in result.content
 
     logging.getLogger("bulkhead").propagate = True
-    run(main())
+    await main()
     assert "tool failed" in caplog.text
 
 
-def test_a_tool_that_takes_too_long_is_ended(tmp_path, monkeypatch):
+async def test_a_tool_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.toolkit.invoke.END_MARGIN_S", 0.0)
 
-    async def main():
-        ended = []
-        async with bench(tmp_path, limits=Limits(tool_max_s=0.02)) as place:
+    ended = []
+    async with bench(tmp_path, limits=Limits(tool_max_s=0.02)) as place:
 
-            async def work():
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    ended.append(True)
-
-            result = await _invoke(place, work)
-            assert result.is_error
-            assert "took longer than 0.02 s" in result.content
-            assert ended == [True]
-
-    run(main())
-
-
-def test_a_cancel_passes(tmp_path):
-    async def main():
-        async with bench(tmp_path) as place:
-            reached = asyncio.Event()
-
-            async def work():
-                reached.set()
+        async def work():
+            try:
                 await asyncio.Event().wait()
+            finally:
+                ended.append(True)
 
-            task = asyncio.create_task(_invoke(place, work))
-            await reached.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-    run(main())
+        result = await _invoke(place, work)
+        assert result.is_error
+        assert "took longer than 0.02 s" in result.content
+        assert ended == [True]
 
 
-def test_halves_of_characters_do_not_leave_a_tool(tmp_path):
-    async def main():
-        async with bench(tmp_path) as place:
+async def test_a_cancel_passes(tmp_path: Path) -> None:
+    async with bench(tmp_path) as place:
+        reached = asyncio.Event()
 
-            async def work():
-                return ToolResult("a\udcffb", metadata={"path": "\ud800", "n": 1})
+        async def work():
+            reached.set()
+            await asyncio.Event().wait()
 
-            result = await _invoke(place, work)
-            assert result.content == "a?b"
-            assert result.metadata == {"path": "?", "n": 1}
+        task = asyncio.create_task(_invoke(place, work))
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
-    run(main())
+
+async def test_halves_of_characters_do_not_leave_a_tool(tmp_path: Path) -> None:
+    async with bench(tmp_path) as place:
+
+        async def work():
+            return ToolResult("a\udcffb", metadata={"path": "\ud800", "n": 1})
+
+        result = await _invoke(place, work)
+        assert result.content == "a?b"
+        assert result.metadata == {"path": "?", "n": 1}

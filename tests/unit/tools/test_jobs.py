@@ -28,7 +28,7 @@ def _run(tmp_path, story, **more):
     run(main())
 
 
-def test_a_command_goes_to_the_background_and_is_read_and_ended(tmp_path):
+def test_a_command_goes_to_the_background_and_is_read_and_ended(tmp_path: Path) -> None:
     async def story(place):
         begun = await place.bash("echo begun; sleep 1000 & echo $! >child; wait", run_in_background=True)
         assert begun.metadata["background"] is True
@@ -49,7 +49,7 @@ def test_a_command_goes_to_the_background_and_is_read_and_ended(tmp_path):
     _run(tmp_path, story)
 
 
-def test_what_ends_at_once_is_told_at_once(tmp_path):
+def test_what_ends_at_once_is_told_at_once(tmp_path: Path) -> None:
     async def story(place):
         result = await place.bash("echo quick; exit 4", run_in_background=True)
         assert result.content == f"quick\nExit code 4\n\n<cwd>{tmp_path}</cwd>"
@@ -58,7 +58,7 @@ def test_what_ends_at_once_is_told_at_once(tmp_path):
     _run(tmp_path, story, limits=Limits())
 
 
-def test_a_long_command_goes_to_the_background_by_itself(tmp_path):
+def test_a_long_command_goes_to_the_background_by_itself(tmp_path: Path) -> None:
     async def story(place):
         result = await place.bash("read -r line <gate; echo got $line", auto_background_after=1)
         assert "shell_id" in result.metadata
@@ -71,7 +71,7 @@ def test_a_long_command_goes_to_the_background_by_itself(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W_40_a_job_belongs_to_its_session(tmp_path):
+def test_W_40_a_job_belongs_to_its_session(tmp_path: Path) -> None:
     async def story(place):
         begun = await place.bash("sleep 1000", run_in_background=True)
         job = begun.metadata["shell_id"]
@@ -86,7 +86,7 @@ def test_W_40_a_job_belongs_to_its_session(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W_38_only_running_jobs_count(tmp_path):
+def test_W_38_only_running_jobs_count(tmp_path: Path) -> None:
     async def story(place):
         first = await place.bash("sleep 1000", run_in_background=True)
         await place.bash("sleep 1000", run_in_background=True)
@@ -99,7 +99,7 @@ def test_W_38_only_running_jobs_count(tmp_path):
     _run(tmp_path, story)
 
 
-def test_the_end_of_a_session_ends_its_jobs(tmp_path):
+def test_the_end_of_a_session_ends_its_jobs(tmp_path: Path) -> None:
     async def story(place):
         mine = await place.bash("sleep 1000 & echo $! >mine; wait", run_in_background=True)
         await place.call("bash", "s2", description="d", command="sleep 1000", run_in_background=True)
@@ -112,7 +112,7 @@ def test_the_end_of_a_session_ends_its_jobs(tmp_path):
     _run(tmp_path, story)
 
 
-def test_a_cancel_ends_a_foreground_command_and_leaves_jobs_alone(tmp_path):
+def test_a_cancel_ends_a_foreground_command_and_leaves_jobs_alone(tmp_path: Path) -> None:
     async def story(place):
         await place.bash("sleep 1000", run_in_background=True)
         task = asyncio.create_task(place.bash("echo $$ >pid; sleep 1000"))
@@ -126,7 +126,7 @@ def test_a_cancel_ends_a_foreground_command_and_leaves_jobs_alone(tmp_path):
     _run(tmp_path, story)
 
 
-def test_a_flood_in_the_background_is_bounded(tmp_path):
+def test_a_flood_in_the_background_is_bounded(tmp_path: Path) -> None:
     async def story(place):
         begun = await place.bash("yes | head -c 50000000; echo the end", run_in_background=True)
         job = begun.metadata.get("shell_id")
@@ -137,7 +137,7 @@ def test_a_flood_in_the_background_is_bounded(tmp_path):
     _run(tmp_path, story)
 
 
-def test_W_39_reading_commands_need_no_permission_and_links_out_do(tmp_path):
+def test_W_39_reading_commands_need_no_permission_and_links_out_do(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "out").symlink_to("/etc")
 

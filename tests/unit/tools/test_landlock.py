@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def sh(script: str, user: int | None = None) -> Callable[[], "subprocess.Complet
     )
 
 
-def test_a_process_writes_only_where_it_may(tmp_path):
+def test_a_process_writes_only_where_it_may(tmp_path: Path) -> None:
     inside, outside = tmp_path / "in", tmp_path / "out"
     inside.mkdir()
     outside.mkdir()
@@ -58,7 +59,7 @@ def test_a_process_writes_only_where_it_may(tmp_path):
     assert [path.name for path in outside.iterdir()] == ["kept"]
 
 
-def test_who_started_it_stays_free(tmp_path):
+def test_who_started_it_stays_free(tmp_path: Path) -> None:
     inside = tmp_path / "in"
     inside.mkdir()
     with rules(inside) as ruleset:
@@ -72,14 +73,14 @@ def test_who_started_it_stays_free(tmp_path):
     assert (tmp_path / "c").exists()
 
 
-def test_what_the_start_raises_comes_to_the_caller(tmp_path):
+def test_what_the_start_raises_comes_to_the_caller(tmp_path: Path) -> None:
     with rules(tmp_path) as ruleset, pytest.raises(FileNotFoundError):
         ruleset.start(lambda: subprocess.run(["/no/such/program"], check=False))
     with pytest.raises(OSError, match="Bad file descriptor"):
         ruleset.start(lambda: None)  # closed
 
 
-def test_it_gains_no_rights(tmp_path):
+def test_it_gains_no_rights(tmp_path: Path) -> None:
     with rules(tmp_path) as ruleset:
         status = ruleset.start(sh("cat /proc/self/status")).stdout
     assert "NoNewPrivs:\t1" in status
@@ -89,7 +90,7 @@ def test_it_gains_no_rights(tmp_path):
 
 
 @pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=as_root)], ids=["this user", "an ordinary user"])
-def test_memory_environment_and_signals_of_others_are_closed(tmp_path, user):
+def test_memory_environment_and_signals_of_others_are_closed(tmp_path: Path, user: Any) -> None:
     """X09, T07. Without the rules the same user may do all that; so the test proves something."""
     victim = subprocess.Popen(["/bin/sleep", "1000"], user=user, group=user, env={"CANARY": "yes"})
     try:
@@ -107,7 +108,7 @@ def test_memory_environment_and_signals_of_others_are_closed(tmp_path, user):
         victim.wait()
 
 
-def test_python_runs_confined(tmp_path):
+def test_python_runs_confined(tmp_path: Path) -> None:
     script = "import tempfile, multiprocessing, subprocess; print(subprocess.check_output(['echo', 'ok']).decode())"
     with rules(tmp_path) as ruleset:
         done = ruleset.start(

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ def _run(workspace, story, **more):
     run(main())
 
 
-def test_null_is_as_good_as_left_out(tmp_path):
+def test_null_is_as_good_as_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
 
     async def story(place):
@@ -41,7 +42,7 @@ def test_null_is_as_good_as_left_out(tmp_path):
     _run(tmp_path, story)
 
 
-def test_a_command_that_a_nameless_signal_ends_is_told_like_any_other(tmp_path):
+def test_a_command_that_a_nameless_signal_ends_is_told_like_any_other(tmp_path: Path) -> None:
     async def story(place):
         result = await place.bash(f"kill -{signal.SIGRTMIN + 3} $$")
         assert not result.is_error
@@ -53,7 +54,7 @@ def test_a_command_that_a_nameless_signal_ends_is_told_like_any_other(tmp_path):
 @pytest.mark.parametrize(
     "trap", ['mkfifo "$report"', 'ln -s /dev/zero "$report"', 'ln -s "$PWD/other" "$report"', 'mkdir "$report"']
 )
-def test_what_a_command_lays_in_the_place_of_its_report_is_not_followed(tmp_path, trap):
+def test_what_a_command_lays_in_the_place_of_its_report_is_not_followed(tmp_path: Path, trap: str) -> None:
     (tmp_path / "other").write_text("/etc")
     (tmp_path / "tmp").mkdir()
 
@@ -64,7 +65,7 @@ def test_what_a_command_lays_in_the_place_of_its_report_is_not_followed(tmp_path
     _run(tmp_path, story, env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "tmp")})
 
 
-def test_jobs_that_will_not_end_are_ended_side_by_side(tmp_path):
+def test_jobs_that_will_not_end_are_ended_side_by_side(tmp_path: Path) -> None:
     limits = Limits(tool_term_grace_s=5.0)
 
     async def story(place):
@@ -79,7 +80,7 @@ def test_jobs_that_will_not_end_are_ended_side_by_side(tmp_path):
     _run(tmp_path, story, limits=limits)
 
 
-def test_a_command_that_is_too_long_says_what_would_help(tmp_path):
+def test_a_command_that_is_too_long_says_what_would_help(tmp_path: Path) -> None:
     async def story(place):
         assert "write" in (await place.bash(f"true {'x' * 200_000}")).content
         assert "cannot search" in (await place.call("grep", pattern="x" * 200_000)).content
@@ -88,7 +89,7 @@ def test_a_command_that_is_too_long_says_what_would_help(tmp_path):
     _run(tmp_path, story)
 
 
-def test_names_as_long_as_they_may_be_in_any_script(tmp_path):
+def test_names_as_long_as_they_may_be_in_any_script(tmp_path: Path) -> None:
     name = "文" * 84 + ".c"  # 254 bytes
     (tmp_path / name).write_text("hi\n")
 
@@ -102,7 +103,7 @@ def test_names_as_long_as_they_may_be_in_any_script(tmp_path):
     _run(tmp_path, story)
 
 
-def test_home_is_home_for_all_tools_that_take_a_path(tmp_path):
+def test_home_is_home_for_all_tools_that_take_a_path(tmp_path: Path) -> None:
     home, workspace = tmp_path / "home", tmp_path / "w"
     home.mkdir()
     workspace.mkdir()
@@ -117,7 +118,7 @@ def test_home_is_home_for_all_tools_that_take_a_path(tmp_path):
     _run(workspace, story, env={"PATH": os.environ["PATH"], "HOME": str(home)})
 
 
-def test_a_change_keeps_owner_mode_and_attributes(tmp_path):
+def test_a_change_keeps_owner_mode_and_attributes(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("hi\n")
     if os.getuid() == 0:
@@ -142,7 +143,7 @@ def test_a_change_keeps_owner_mode_and_attributes(tmp_path):
         assert os.getxattr(path, "user.note") == b"kept"
 
 
-def test_a_file_that_is_protected_from_writing_is_left_alone(tmp_path):
+def test_a_file_that_is_protected_from_writing_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("hi\n")
     path.chmod(0o444)
@@ -158,7 +159,7 @@ def test_a_file_that_is_protected_from_writing_is_left_alone(tmp_path):
     assert path.read_text() == "hi\n"
 
 
-def test_directories_that_a_pattern_names_are_meant(tmp_path):
+def test_directories_that_a_pattern_names_are_meant(tmp_path: Path) -> None:
     for name in ("dist/a.js", "dist/deep/node_modules/b.js", "build/c.txt", ".github/w.yml", "src/d.js"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
@@ -183,7 +184,7 @@ def test_directories_that_a_pattern_names_are_meant(tmp_path):
     _run(tmp_path, story)
 
 
-def test_ls_knows_variables_but_no_secrets(tmp_path):
+def test_ls_knows_variables_but_no_secrets(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "x").write_text("")
 
@@ -195,7 +196,7 @@ def test_ls_knows_variables_but_no_secrets(tmp_path):
     _run(tmp_path, story, env={"PATH": os.environ["PATH"], "WHERE": str(tmp_path), "MY_API_KEY": "hidden"})
 
 
-def test_many_edits_in_a_long_file_give_up_in_time(tmp_path):
+def test_many_edits_in_a_long_file_give_up_in_time(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("some words in a line\n" * 100_000)
     limits = Limits(search_deadline_s=1.0)
 
@@ -209,7 +210,7 @@ def test_many_edits_in_a_long_file_give_up_in_time(tmp_path):
     _run(tmp_path, story, limits=limits)
 
 
-def test_a_skill_is_viewed_as_a_whole_and_named(tmp_path):
+def test_a_skill_is_viewed_as_a_whole_and_named(tmp_path: Path) -> None:
     workspace, skills = tmp_path / "w", tmp_path / "skills"
     workspace.mkdir()
     (skills / "paint").mkdir(parents=True)

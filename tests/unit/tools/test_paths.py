@@ -4,11 +4,12 @@ import contextlib
 import ctypes
 import os
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.harness.tool_bench import bench
-from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
 from worker.toolkit.paths import locate, locate_inside, open_inside
 from worker.toolkit.tool import ToolError
@@ -56,16 +57,16 @@ def ground(tmp_path):
         ("/etc/passwd", False),
     ],
 )
-def test_inside_is_decided_where_the_path_leads(ground, given, is_inside):
+def test_inside_is_decided_where_the_path_leads(ground: Any, given: str, is_inside: bool) -> None:
     assert locate(ground, given).inside is is_inside
 
 
-def test_absolute_paths_inside_and_the_sibling_with_the_same_prefix(ground):
+def test_absolute_paths_inside_and_the_sibling_with_the_same_prefix(ground: Any) -> None:
     assert locate(ground, str(ground / "in.txt")).inside
     assert not locate(ground, f"{ground}-secret/out.txt").inside
 
 
-def test_a_workspace_that_is_itself_reached_by_a_link(ground, tmp_path):
+def test_a_workspace_that_is_itself_reached_by_a_link(ground: Any, tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(ground)
     assert locate(tmp_path / "alias", "in.txt").inside
     assert locate(tmp_path / "alias", str(ground / "in.txt")).inside
@@ -91,62 +92,49 @@ def test_a_workspace_that_is_itself_reached_by_a_link(ground, tmp_path):
         ("multiedit", {"file_path": "link-out", "edits": [{"old_string": "outside", "new_string": "x"}]}),
     ],
 )
-def test_no_tool_follows_a_path_that_leads_out_without_permission(ground, tool, args):
-    async def main():
-        async with bench(ground, rules=Rules()) as place:
-            result = await place.call(tool, **args)
-            assert result.is_error
-            assert "cannot" in result.content
-
-    run(main())
+async def test_no_tool_follows_a_path_that_leads_out_without_permission(
+    ground: Any, tool: str, args: dict[str, Any]
+) -> None:
+    async with bench(ground, rules=Rules()) as place:
+        result = await place.call(tool, **args)
+        assert result.is_error
+        assert "cannot" in result.content
     assert sorted(path.name for path in (ground.parent / "proj-secret").iterdir()) == ["link-back", "out.txt"]
     assert (ground.parent / "proj-secret" / "out.txt").read_text() == "outside"
 
 
-def test_with_permission_the_outside_is_open(ground):
-    async def main():
-        async with bench(ground, rules=Rules(skip=True)) as place:
-            assert "outside" in (await place.call("view", file_path="link-out")).content
-            assert "out.txt" in (await place.call("ls", path="dir-out")).content
-            assert "out.txt" in (await place.call("glob", pattern="*", path="../proj-secret")).content
-            assert "1 match" in (await place.call("grep", pattern="^outside$", path="dir-out")).content
-            assert "secret" in (await place.bash("pwd", working_dir="../proj-secret")).content
-
-    run(main())
+async def test_with_permission_the_outside_is_open(ground: Any) -> None:
+    async with bench(ground, rules=Rules(skip=True)) as place:
+        assert "outside" in (await place.call("view", file_path="link-out")).content
+        assert "out.txt" in (await place.call("ls", path="dir-out")).content
+        assert "out.txt" in (await place.call("glob", pattern="*", path="../proj-secret")).content
+        assert "1 match" in (await place.call("grep", pattern="^outside$", path="dir-out")).content
+        assert "secret" in (await place.bash("pwd", working_dir="../proj-secret")).content
 
 
-def test_the_directories_of_skills_need_no_permission_to_be_read(ground):
-    async def main():
-        async with bench(ground, rules=Rules()) as place:
-            place.readable = (ground.parent / "proj-secret",)
-            assert "outside" in (await place.call("view", file_path="link-out")).content
-            assert (await place.call("view", file_path="../other")).is_error
-            assert (await place.call("write", file_path="dir-out/x", content="x")).is_error
-
-    run(main())
+async def test_the_directories_of_skills_need_no_permission_to_be_read(ground: Any) -> None:
+    async with bench(ground, rules=Rules()) as place:
+        place.readable = (ground.parent / "proj-secret",)
+        assert "outside" in (await place.call("view", file_path="link-out")).content
+        assert (await place.call("view", file_path="../other")).is_error
+        assert (await place.call("write", file_path="dir-out/x", content="x")).is_error
 
 
-def test_searches_do_not_follow_links_out(ground):
-    async def main():
-        async with bench(ground) as place:
-            assert "out.txt" not in (await place.call("glob", pattern="**/*")).content
-            assert "No matches" in (await place.call("grep", pattern="^outside$")).content
-            listing = (await place.call("ls")).content
-            assert "dir-out@" in listing
-            assert "out.txt" not in listing
-
-    run(main())
+async def test_searches_do_not_follow_links_out(ground: Any) -> None:
+    async with bench(ground) as place:
+        assert "out.txt" not in (await place.call("glob", pattern="**/*")).content
+        assert "No matches" in (await place.call("grep", pattern="^outside$")).content
+        listing = (await place.call("ls")).content
+        assert "dir-out@" in listing
+        assert "out.txt" not in listing
 
 
-def test_a_loop_of_links_is_an_error_result(ground):
-    async def main():
-        async with bench(ground) as place:
-            assert (await place.call("view", file_path="loop")).is_error
-
-    run(main())
+async def test_a_loop_of_links_is_an_error_result(ground: Any) -> None:
+    async with bench(ground) as place:
+        assert (await place.call("view", file_path="loop")).is_error
 
 
-def test_what_is_no_file_is_not_opened(ground):
+def test_what_is_no_file_is_not_opened(ground: Any) -> None:
     os.mkfifo(ground / "pipe")  # opening it would wait for a writer
     with pytest.raises(ToolError, match="regular"):
         open_inside(locate_inside(ground, "pipe", verb="view"))
@@ -154,7 +142,7 @@ def test_what_is_no_file_is_not_opened(ground):
         open_inside(locate_inside(ground, "sub", verb="view"))
 
 
-def test_a_directory_exchanged_for_a_link_after_the_check_is_noticed(ground):
+def test_a_directory_exchanged_for_a_link_after_the_check_is_noticed(ground: Any) -> None:
     (ground / "sub" / "out.txt").write_text("inside")
     place = locate_inside(ground, "sub/out.txt", verb="view")
     (ground / "sub").rename(ground / "old")
@@ -163,7 +151,7 @@ def test_a_directory_exchanged_for_a_link_after_the_check_is_noticed(ground):
         open_inside(place)
 
 
-def test_nothing_is_written_outside_while_a_directory_is_exchanged_all_the_time(ground):
+def test_nothing_is_written_outside_while_a_directory_is_exchanged_all_the_time(ground: Any) -> None:
     """X07: a path that was found to be inside is never used to write elsewhere."""
     outside = ground.parent / "proj-secret"
     before = sorted(path.name for path in outside.iterdir())

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -170,22 +171,22 @@ NOT_READING = [
 
 
 @pytest.mark.parametrize("command", READING)
-def test_a_known_reading_form_needs_no_permission(command):
+def test_a_known_reading_form_needs_no_permission(command: Any) -> None:
     assert read_only(command) is not None
 
 
 @pytest.mark.parametrize("command", NOT_READING)
-def test_everything_else_is_asked_about(command):
+def test_everything_else_is_asked_about(command: Any) -> None:
     assert read_only(command) is None
 
 
-def test_words_that_may_be_paths_are_told():
+def test_words_that_may_be_paths_are_told() -> None:
     found = read_only("cat a.txt 'b c' | grep -n x d/e")
     assert found is not None
     assert set(found.words) == {"a.txt", "b c", "x", "d/e"}
 
 
-def test_values_of_options_may_be_paths_as_well():
+def test_values_of_options_may_be_paths_as_well() -> None:
     found = read_only("grep --file=a -flink x")
     assert found is not None
     assert {"a", "link", "x"} <= set(found.words)
@@ -193,7 +194,7 @@ def test_values_of_options_may_be_paths_as_well():
 
 @settings(max_examples=80, deadline=None)
 @given(st.text(alphabet="ab -=.'\"\\;|&\t$", max_size=16))
-def test_words_are_taken_apart_as_the_shell_does(text):
+def test_words_are_taken_apart_as_the_shell_does(text: str) -> None:
     """What has no operator in it: bash sees exactly the same words."""
     tokens = tokens_of(f"show {text}")
     if tokens is None or any(token.is_operator for token in tokens):
@@ -208,7 +209,7 @@ def test_words_are_taken_apart_as_the_shell_does(text):
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4))
-def test_an_unknown_command_is_never_taken_for_a_known_one(words):
+def test_an_unknown_command_is_never_taken_for_a_known_one(words: list[str]) -> None:
     """However the words are quoted: the first one is what the shell would run."""
     command = " ".join(shlex.quote(word) for word in ["launch-missiles", *words])
     assert read_only(command) is None
@@ -217,7 +218,7 @@ def test_an_unknown_command_is_never_taken_for_a_known_one(words):
 
 
 @given(st.text(alphabet="lsrmcat -;|&<>()$`'\"\\\n=/.~{}#*!", max_size=30))
-def test_odd_texts_neither_break_it_nor_pass_with_what_the_shell_expands(command):
+def test_odd_texts_neither_break_it_nor_pass_with_what_the_shell_expands(command: str) -> None:
     found = read_only(command)
     if found is not None:
         tokens = tokens_of(command.strip())

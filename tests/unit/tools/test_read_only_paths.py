@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ async def _is_asked(place: ToolBench, command: str) -> bool:
         "ls link",
     ],
 )
-def test_W_41_no_form_of_a_reading_command_follows_a_link_out(workspace, command):
+def test_W_41_no_form_of_a_reading_command_follows_a_link_out(workspace: Any, command: str) -> None:
     (workspace / "link.txt").symlink_to("../outside/secret.txt")
     (workspace / "link").symlink_to("../outside")
     for name in ("d", "e"):
@@ -84,7 +85,7 @@ def test_W_41_no_form_of_a_reading_command_follows_a_link_out(workspace, command
     _run(workspace, story)
 
 
-def test_patterns_that_stay_inside_need_no_permission(workspace):
+def test_patterns_that_stay_inside_need_no_permission(workspace: Any) -> None:
     (workspace / "link.txt").symlink_to("a.txt")
 
     async def story(place):
@@ -94,7 +95,7 @@ def test_patterns_that_stay_inside_need_no_permission(workspace):
     _run(workspace, story)
 
 
-def test_a_file_that_is_called_like_an_option_is_asked_about(workspace):
+def test_a_file_that_is_called_like_an_option_is_asked_about(workspace: Any) -> None:
     (workspace / "-Rx").write_text("")
 
     async def story(place):
@@ -104,7 +105,7 @@ def test_a_file_that_is_called_like_an_option_is_asked_about(workspace):
     _run(workspace, story)
 
 
-def test_a_program_of_the_workspace_is_not_taken_for_the_systems(workspace):
+def test_a_program_of_the_workspace_is_not_taken_for_the_systems(workspace: Any) -> None:
     (workspace / "bin").mkdir()
     evil = workspace / "bin" / "wc"
     evil.write_text("#!/bin/sh\necho ran >ran\n")
@@ -119,7 +120,7 @@ def test_a_program_of_the_workspace_is_not_taken_for_the_systems(workspace):
         _run(workspace, story, env={"PATH": f"{path}:{os.environ['PATH']}", "HOME": str(workspace)})
 
 
-def test_git_commands_that_read_need_no_permission(repository):
+def test_git_commands_that_read_need_no_permission(repository: Any) -> None:
     git(repository, "remote", "add", "origin", "https://example.org/x.git")
 
     async def story(place):
@@ -144,7 +145,9 @@ def test_git_commands_that_read_need_no_permission(repository):
     ],
 )
 @pytest.mark.parametrize("place_of_key", ["config", "included"])
-def test_W_39_git_runs_no_program_that_the_repository_names(repository, key, attribute, command, place_of_key):
+def test_W_39_git_runs_no_program_that_the_repository_names(
+    repository: Any, key: str, attribute: str, command: str, place_of_key: str
+) -> None:
     program = repository / "evil.sh"
     program.write_text(f"#!/bin/sh\necho ran >{repository}/ran\n")
     program.chmod(0o755)
@@ -162,7 +165,7 @@ def test_W_39_git_runs_no_program_that_the_repository_names(repository, key, att
     _run(repository, story)
 
 
-def test_W_39_git_runs_no_hook_when_it_refreshes_the_index(repository):
+def test_W_39_git_runs_no_hook_when_it_refreshes_the_index(repository: Any) -> None:
     hook = repository / ".git" / "hooks" / "post-index-change"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\necho ran >{repository}/ran\n")
@@ -176,7 +179,7 @@ def test_W_39_git_runs_no_hook_when_it_refreshes_the_index(repository):
     _run(repository, story)
 
 
-def test_W_39_a_repository_that_came_with_the_files_runs_nothing(repository):
+def test_W_39_a_repository_that_came_with_the_files_runs_nothing(repository: Any) -> None:
     """A bare one in a directory can be committed like any other files, and its configuration names its programs."""
     inner = repository / "docs"
     git(repository, "init", "-q", "--bare", "docs")
@@ -193,7 +196,7 @@ def test_W_39_a_repository_that_came_with_the_files_runs_nothing(repository):
     _run(repository, story)
 
 
-def test_W_41_git_shows_no_worktree_elsewhere(repository, tmp_path):
+def test_W_41_git_shows_no_worktree_elsewhere(repository: Any, tmp_path: Path) -> None:
     git(repository, "config", "core.worktree", str(tmp_path / "outside"))
 
     async def story(place):
@@ -203,7 +206,7 @@ def test_W_41_git_shows_no_worktree_elsewhere(repository, tmp_path):
     _run(repository, story)
 
 
-def test_W_39_git_runs_nothing_for_a_submodule_either(repository, tmp_path):
+def test_W_39_git_runs_nothing_for_a_submodule_either(repository: Any, tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", str(repository), "other")
     git(repository, "submodule", "add", "-q", str(tmp_path / "other"), "sub")
     (repository / "sub" / "a.txt").write_text("changed as well\n")

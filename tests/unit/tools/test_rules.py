@@ -1,5 +1,7 @@
 """What may be done without asking."""
 
+from typing import Any
+
 import pytest
 
 from worker.permissions.rules import Rules
@@ -18,11 +20,11 @@ from worker.permissions.rules import Rules
         (Rules(allowed=frozenset({"edit:write"})), "edit", "write", True),
     ],
 )
-def test_decisions(rules, tool, action, is_allowed):
+def test_decisions(rules: Any, tool: str, action: str, is_allowed: bool) -> None:
     assert rules.decide(tool, action).allowed is is_allowed
 
 
-def test_a_denial_says_how_to_allow():
+def test_a_denial_says_how_to_allow() -> None:
     reason = Rules().decide("bash", "execute").reason
     assert "permissions.allowed_tools" in reason
     assert '"bash"' in reason

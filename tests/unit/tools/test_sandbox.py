@@ -30,7 +30,7 @@ def choose(root: Path, *closed: str, **env: str):
     return sandbox_paths(root / "home/w", root / "home/w/.bulkhead", [str(root / name) for name in closed], env=known)
 
 
-def test_the_workspace_temporary_directories_and_caches_may_be_written(root):
+def test_the_workspace_temporary_directories_and_caches_may_be_written(root: Path) -> None:
     got = choose(root, "run/bulkhead", XDG_CACHE_HOME=str(root / "cache"))
     assert got.temporary is None
     wanted = {root / "home/w", root / "tmp", root / "cache", *(root / "home" / name for name in CACHES)}
@@ -40,7 +40,7 @@ def test_the_workspace_temporary_directories_and_caches_may_be_written(root):
 
 
 @pytest.mark.parametrize("closed", ["tmp", "tmp/bulkhead-0"])
-def test_a_temporary_directory_with_a_closed_one_is_replaced(root, closed):
+def test_a_temporary_directory_with_a_closed_one_is_replaced(root: Path, closed: str) -> None:
     (root / closed).mkdir(exist_ok=True)
     got = choose(root, closed)
     assert root / "tmp" not in got.writable
@@ -51,11 +51,11 @@ def test_a_temporary_directory_with_a_closed_one_is_replaced(root, closed):
     assert far.temporary in far.writable
 
 
-def test_what_holds_the_workspace_is_not_closed(root):
+def test_what_holds_the_workspace_is_not_closed(root: Path) -> None:
     assert choose(root, "home", "run/bulkhead").closed == (root / "run/bulkhead",)
 
 
-def test_configured_paths_count_from_home_and_workspace(root):
+def test_configured_paths_count_from_home_and_workspace(root: Path) -> None:
     home = root / "home"
     env = {"HOME": str(home), "TMPDIR": str(root / "tmp")}
     got = sandbox_paths(
@@ -65,7 +65,7 @@ def test_configured_paths_count_from_home_and_workspace(root):
     assert home / "x/y" not in got.writable, "it is closed"
 
 
-def test_everything_beside_what_is_closed_may_be_read(root):
+def test_everything_beside_what_is_closed_may_be_read(root: Path) -> None:
     closed = (root / "run/bulkhead", root / "home/other/.bulkhead")
     allowed = list(all_except(closed))
     for name in ("home/w", "home/other/src", "home/other/readme", "run/else", "run/sock", "tmp"):
@@ -78,13 +78,13 @@ def test_everything_beside_what_is_closed_may_be_read(root):
     assert list(all_except(())) == [Path("/")]
 
 
-def test_too_many_neighbours_are_an_error_and_not_a_hole(root, monkeypatch):
+def test_too_many_neighbours_are_an_error_and_not_a_hole(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.tools.shell.sandbox.ENTRIES_MAX", 3)
     with pytest.raises(OSError, match="more than 3"):
         list(all_except((root / "run/bulkhead",)))
 
 
-def test_a_directory_that_cannot_be_listed_is_left_out(root):
+def test_a_directory_that_cannot_be_listed_is_left_out(root: Path) -> None:
     if os.getuid() == 0:
         pytest.skip("root lists everything")
     (root / "home/other").chmod(0)
@@ -94,7 +94,7 @@ def test_a_directory_that_cannot_be_listed_is_left_out(root):
         (root / "home/other").chmod(0o700)
 
 
-def test_a_command_cannot_widen_the_rules_by_a_link(root):
+def test_a_command_cannot_widen_the_rules_by_a_link(root: Path) -> None:
     home = root / "home"
     (root / "big").mkdir()
     (home / "w/way").symlink_to(root / "big")
@@ -117,7 +117,7 @@ def test_a_command_cannot_widen_the_rules_by_a_link(root):
     assert home / "w" in writable("."), "the workspace itself"
 
 
-def test_a_link_in_place_of_the_temporary_directory_is_refused(root):
+def test_a_link_in_place_of_the_temporary_directory_is_refused(root: Path) -> None:
     (root / "home/w/.bulkhead").mkdir()
     (root / "home/w/.bulkhead/tmp").symlink_to(root / "home")
     rules = choose(root, "tmp/x", "run/bulkhead")
@@ -127,13 +127,13 @@ def test_a_link_in_place_of_the_temporary_directory_is_refused(root):
         Sandbox(rules, 3)
 
 
-def test_a_link_in_place_of_the_data_directory_widens_nothing(root):
+def test_a_link_in_place_of_the_data_directory_widens_nothing(root: Path) -> None:
     (root / "home/w/.bulkhead").symlink_to(root / "home")
     rules = choose(root, "tmp/x")
     assert not any(path.is_relative_to(root / "home") for path in rules.writable if path.name == "tmp")
 
 
-def test_writable_directories_are_not_listed(root):
+def test_writable_directories_are_not_listed(root: Path) -> None:
     nested = root / "home/w/nested/.bulkhead"
     nested.mkdir(parents=True)
     allowed = list(all_except((nested,), (root / "home/w",)))
@@ -145,7 +145,7 @@ def test_writable_directories_are_not_listed(root):
     ("operator", "file", "mode"),
     [("", "auto", "auto"), ("required", "off", "required"), ("off", "required", "off"), ("wrong", "off", "required")],
 )
-def test_the_operator_counts_over_the_files(root, operator, file, mode):
+def test_the_operator_counts_over_the_files(root: Path, operator: str, file: str, mode: str) -> None:
     confinement = SandboxPolicy(root, root, (), LOG, operator={"BULKHEAD_CONFINE": operator} if operator else {})
     config = SimpleNamespace(tools=ToolSettings(confine=file))
     confinement.configure(config, {})  # type: ignore[arg-type]

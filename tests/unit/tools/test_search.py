@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,11 +47,11 @@ def _make(root, *paths):
         ("**/" * 30 + "z", "/".join("a" * 60), False),  # takes no time
     ],
 )
-def test_patterns(pattern, path, fits):
+def test_patterns(pattern: Any, path: Any, fits: bool) -> None:
     assert matches(compile_glob(split(pattern)), split(path)) is fits
 
 
-def test_braces():
+def test_braces() -> None:
     assert sorted(expand_braces("{a,b}/*.{c,d{e,f}}")) == ["a/*.c", "a/*.de", "a/*.df", "b/*.c", "b/*.de", "b/*.df"]
     assert expand_braces("a}b{c") == ["a}b{c"]
     assert len(expand_braces("{a,b}" * 40)) == 64
@@ -72,12 +73,12 @@ def test_braces():
         ("\\#odd", "#odd", False, True),
     ],
 )
-def test_gitignore_lines(lines, path, is_directory, is_ignored):
+def test_gitignore_lines(lines: str, path: str, is_directory: bool, is_ignored: bool) -> None:
     rules = Ignore(((0, parse(lines)),))
     assert rules.is_ignored(path.split("/"), is_directory) is is_ignored
 
 
-def test_ls_shows_a_tree_without_junk(tmp_path):
+def test_ls_shows_a_tree_without_junk(tmp_path: Path) -> None:
     _make(tmp_path, "b/c.txt", "b/d/e.txt", "a.txt", "node_modules/x.js", "x.pyc", "skip/y", ".git/config", "tmp.bak")
     (tmp_path / ".gitignore").write_text("skip/\n")
 
@@ -95,7 +96,7 @@ def test_ls_shows_a_tree_without_junk(tmp_path):
     _run(tmp_path, story)
 
 
-def test_ls_is_bounded(tmp_path):
+def test_ls_is_bounded(tmp_path: Path) -> None:
     _make(tmp_path, *(f"f{number}" for number in range(30)))
 
     async def story(place):
@@ -106,7 +107,7 @@ def test_ls_is_bounded(tmp_path):
     _run(tmp_path, story, limits=Limits(walk_entries_max=10))
 
 
-def test_glob_gives_the_newest_first(tmp_path):
+def test_glob_gives_the_newest_first(tmp_path: Path) -> None:
     _make(tmp_path, "old.py", "d/mid.py", "new.py", "x.txt", "node_modules/no.py", ".hidden/h.py", "logs/l.py")
 
     async def story(place):
@@ -123,7 +124,7 @@ def test_glob_gives_the_newest_first(tmp_path):
     _run(tmp_path, story)
 
 
-def test_glob_is_bounded(tmp_path):
+def test_glob_is_bounded(tmp_path: Path) -> None:
     _make(tmp_path, *(f"f{number}" for number in range(30)))
 
     async def story(place):
@@ -135,7 +136,7 @@ def test_glob_is_bounded(tmp_path):
     _run(tmp_path, story, limits=Limits(search_results_max=5))
 
 
-def test_names_that_are_no_text_do_no_harm(tmp_path):
+def test_names_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"bad\xff.txt")).write_text("needle")
 
     async def story(place):
@@ -159,7 +160,7 @@ def env(request):
     return {"PATH": "/nonexistent"}
 
 
-def test_grep_finds_lines_newest_file_first(tmp_path, env):
+def test_grep_finds_lines_newest_file_first(tmp_path: Path, env: Any) -> None:
     _make(tmp_path, "old.txt", "new.py", "node_modules/no.txt", ".hidden")
     (tmp_path / "multi.txt").write_text("no\n  alpha beta\nalpha\n")
     os.utime(tmp_path / "multi.txt", (2_000_000, 2_000_000))
@@ -181,7 +182,7 @@ def test_grep_finds_lines_newest_file_first(tmp_path, env):
     _run(tmp_path, story, env=env)
 
 
-def test_grep_takes_plain_text_and_says_what_is_wrong_with_a_pattern(tmp_path, env):
+def test_grep_takes_plain_text_and_says_what_is_wrong_with_a_pattern(tmp_path: Path, env: Any) -> None:
     (tmp_path / "a.txt").write_text("f(x) and -n\n")
 
     async def story(place):
@@ -195,7 +196,7 @@ def test_grep_takes_plain_text_and_says_what_is_wrong_with_a_pattern(tmp_path, e
     _run(tmp_path, story, env=env)
 
 
-def test_grep_is_bounded_in_lines_and_results(tmp_path, env):
+def test_grep_is_bounded_in_lines_and_results(tmp_path: Path, env: Any) -> None:
     (tmp_path / "a.txt").write_text("x" * 10_000 + "\n" + "x\n" * 50)
     (tmp_path / "binary").write_bytes(b"x\0x\n")
 
@@ -209,7 +210,7 @@ def test_grep_is_bounded_in_lines_and_results(tmp_path, env):
     _run(tmp_path, story, limits=Limits(search_results_max=10), env=env)
 
 
-def test_a_pattern_that_takes_for_ever_is_ended(tmp_path):
+def test_a_pattern_that_takes_for_ever_is_ended(tmp_path: Path) -> None:
     """In a thread it would hold the interpreter and with it the whole worker (W-43)."""
     (tmp_path / "a.txt").write_text("a" * 60 + "!\n")
 

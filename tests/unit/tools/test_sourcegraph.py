@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def _run(tmp_path, story, **more):
     run(main())
 
 
-def test_what_is_found_comes_with_its_surroundings(tmp_path):
+def test_what_is_found_comes_with_its_surroundings(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers[PATH] = answer(match("a/b.py", 2, 20), match("c.py", 0, content=None), matchCount=3)
         result = await place.call("sourcegraph", query="  line\n lang:python ", context_window=1)
@@ -72,7 +73,7 @@ def test_what_is_found_comes_with_its_surroundings(tmp_path):
     _run(tmp_path, story)
 
 
-def test_count_and_window_have_bounds(tmp_path):
+def test_count_and_window_have_bounds(tmp_path: Path) -> None:
     async def story(place, pages):
         many = [match(f"{number}.py", *range(15)) for number in range(30)]
         pages.answers[PATH] = answer(*many, limitHit=True)
@@ -98,7 +99,7 @@ def test_count_and_window_have_bounds(tmp_path):
     _run(tmp_path, story)
 
 
-def test_repositories_remarks_and_nothing_found(tmp_path):
+def test_repositories_remarks_and_nothing_found(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers[PATH] = answer(
             {"__typename": "Repository", "name": "host/o/r", "url": "/host/o/r"},
@@ -132,7 +133,7 @@ def test_repositories_remarks_and_nothing_found(tmp_path):
         ("/packed", "cannot be decompressed"),
     ],
 )
-def test_what_cannot_be_searched_is_an_error_result(tmp_path, path, said):
+def test_what_cannot_be_searched_is_an_error_result(tmp_path: Path, path: str, said: str) -> None:
     async def story(place, pages):
         pages.answers |= {
             "/elsewhere": redirect("/html"),
@@ -156,7 +157,7 @@ def test_what_cannot_be_searched_is_an_error_result(tmp_path, path, said):
     _run(tmp_path, story)
 
 
-def test_an_empty_query_asks_nobody(tmp_path):
+def test_an_empty_query_asks_nobody(tmp_path: Path) -> None:
     async def story(place, pages):
         result = await place.call("sourcegraph", query=" \n")
         assert result.is_error
@@ -166,7 +167,7 @@ def test_an_empty_query_asks_nobody(tmp_path):
     _run(tmp_path, story)
 
 
-def test_without_permission_nothing_leaves_the_machine(tmp_path):
+def test_without_permission_nothing_leaves_the_machine(tmp_path: Path) -> None:
     wishes: list[AccessRequest] = []
 
     class Seen(RulesGate):
@@ -192,7 +193,7 @@ def test_without_permission_nothing_leaves_the_machine(tmp_path):
     _run(tmp_path, story)
 
 
-def test_a_cancelled_search_ends_at_once(tmp_path):
+def test_a_cancelled_search_ends_at_once(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers[PATH] = silence
         task = asyncio.create_task(place.call("sourcegraph", query="x"))

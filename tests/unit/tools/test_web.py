@@ -7,6 +7,7 @@ import os
 import random
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ def _run(tmp_path, story, **more):
     run(main())
 
 
-def test_a_page_as_text_markdown_and_html(tmp_path):
+def test_a_page_as_text_markdown_and_html(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers["/p"] = page(HTML)
         pages.answers["/j"] = page('{"a": 1}', "application/json")
@@ -78,7 +79,7 @@ def test_a_page_as_text_markdown_and_html(tmp_path):
         ("/cut", "text", "cannot fetch"),
     ],
 )
-def test_what_cannot_be_fetched_is_an_error_result(tmp_path, path, format, said):
+def test_what_cannot_be_fetched_is_an_error_result(tmp_path: Path, path: str, format: str, said: str) -> None:
     async def story(place, pages):
         pages.answers |= {
             "/p": page(HTML),
@@ -95,7 +96,7 @@ def test_what_cannot_be_fetched_is_an_error_result(tmp_path, path, format, said)
     _run(tmp_path, story)
 
 
-def test_only_so_much_is_read(tmp_path):
+def test_only_so_much_is_read(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers["/flood"] = flood
         result = await place.call("fetch", url=pages.url("/flood"), format="text")
@@ -105,7 +106,9 @@ def test_only_so_much_is_read(tmp_path):
     _run(tmp_path, story)
 
 
-def test_a_redirect_from_outside_does_not_lead_into_the_local_network(tmp_path, monkeypatch):
+def test_a_redirect_from_outside_does_not_lead_into_the_local_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def story(place, pages):
         pages.answers["/out"] = redirect(pages.url("/secret"))
         pages.answers["/secret"] = page("secret", "text/plain")
@@ -123,7 +126,7 @@ def test_a_redirect_from_outside_does_not_lead_into_the_local_network(tmp_path, 
     _run(tmp_path, story)
 
 
-def test_a_download_is_whole_or_not_there(tmp_path):
+def test_a_download_is_whole_or_not_there(tmp_path: Path) -> None:
     async def story(place, pages):
         data = bytes(range(256)) * 5000
         pages.answers |= {"/d": page(data, "application/zip"), "/cut": cut, "/flood": flood}
@@ -142,7 +145,7 @@ def test_a_download_is_whole_or_not_there(tmp_path):
     _run(tmp_path, story, limits=Limits(download_max_bytes=2_000_000))
 
 
-def test_a_cancelled_download_leaves_nothing(tmp_path):
+def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers["/flood"] = flood
         task = asyncio.create_task(place.call("download", url=pages.url("/flood"), file_path="a"))
@@ -157,7 +160,7 @@ def test_a_cancelled_download_leaves_nothing(tmp_path):
     _run(tmp_path, story)
 
 
-def test_a_search_gives_titles_addresses_and_summaries(tmp_path):
+def test_a_search_gives_titles_addresses_and_summaries(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers["/lite"] = page(RESULTS)
         place.env = {**place.env, "BULKHEAD_SEARCH_URL": pages.url("/lite")}
@@ -175,7 +178,7 @@ def test_a_search_gives_titles_addresses_and_summaries(tmp_path):
     _run(tmp_path, story)
 
 
-def test_pages_for_an_agent_are_bare_and_cut(tmp_path):
+def test_pages_for_an_agent_are_bare_and_cut(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers |= {
             "/p": page(HTML),
@@ -192,7 +195,7 @@ def test_pages_for_an_agent_are_bare_and_cut(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gzip", "x-gzip", "deflate", "headless", "parts"])
-def test_what_a_server_packed_is_unpacked(tmp_path, kind):
+def test_what_a_server_packed_is_unpacked(tmp_path: Path, kind: str) -> None:
     text = "many words " * 5000
     packed = {
         "deflate": zlib.compress(text.encode()),
@@ -211,7 +214,7 @@ def test_what_a_server_packed_is_unpacked(tmp_path, kind):
 
 
 @pytest.mark.parametrize("packed_as", ["gzip, gzip", "br", "zstd"])
-def test_layers_and_kinds_that_were_not_asked_for_are_refused(tmp_path, packed_as):
+def test_layers_and_kinds_that_were_not_asked_for_are_refused(tmp_path: Path, packed_as: str) -> None:
     async def story(place, pages):
         bomb = gzip.compress(gzip.compress(bytes(20_000_000)))
         pages.answers["/p"] = page(bomb, "text/plain", "200 OK", f"Content-Encoding: {packed_as}")
@@ -224,7 +227,7 @@ def test_layers_and_kinds_that_were_not_asked_for_are_refused(tmp_path, packed_a
     _run(tmp_path, story)
 
 
-def test_no_more_is_unpacked_than_is_wanted(tmp_path):
+def test_no_more_is_unpacked_than_is_wanted(tmp_path: Path) -> None:
     most = 0
 
     async def story(place, pages):
@@ -245,7 +248,7 @@ def test_no_more_is_unpacked_than_is_wanted(tmp_path):
 
 
 @pytest.mark.parametrize("said", ["cut", "garbage"])
-def test_what_is_packed_badly_is_an_error(tmp_path, said):
+def test_what_is_packed_badly_is_an_error(tmp_path: Path, said: str) -> None:
     data = gzip.compress(b"words " * 1000)[:-20] if said == "cut" else b"no gzip at all"
 
     async def story(place, pages):
@@ -257,7 +260,7 @@ def test_what_is_packed_badly_is_an_error(tmp_path, said):
     _run(tmp_path, story)
 
 
-def test_a_download_replaces_no_device_and_no_pipe(tmp_path):
+def test_a_download_replaces_no_device_and_no_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     async def story(place, pages):
@@ -273,7 +276,7 @@ def test_a_download_replaces_no_device_and_no_pipe(tmp_path):
     _run(tmp_path, story)
 
 
-def test_an_agent_on_the_web_asks_before_it_looks_at_the_local_network(tmp_path):
+def test_an_agent_on_the_web_asks_before_it_looks_at_the_local_network(tmp_path: Path) -> None:
     async def story(place, pages):
         pages.answers["/p"] = page("internal", "text/plain")
         result = await place.call("web_fetch", url=pages.url("/p"))
@@ -284,7 +287,7 @@ def test_an_agent_on_the_web_asks_before_it_looks_at_the_local_network(tmp_path)
     _run(tmp_path, story, rules=Rules())
 
 
-def test_without_permission_nothing_leaves_the_machine(tmp_path):
+def test_without_permission_nothing_leaves_the_machine(tmp_path: Path) -> None:
     async def story(place, pages):
         place.env = {**place.env, "BULKHEAD_SEARCH_URL": pages.url("/lite")}
         for name, args in (
@@ -301,12 +304,12 @@ def test_without_permission_nothing_leaves_the_machine(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x/y", "http://", "file:///etc/passwd", "x", "http://[::1"])
-def test_what_is_no_address_is_refused(url):
+def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ToolError):
         check_url(url)
 
 
-def test_a_page_that_is_nested_too_deeply_is_an_error_or_text():
+def test_a_page_that_is_nested_too_deeply_is_an_error_or_text() -> None:
     deep = "<div>" * 20_000 + "x"
     for convert in (to_text, to_markdown):
         with contextlib.suppress(ToolError):

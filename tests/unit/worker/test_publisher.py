@@ -11,7 +11,6 @@ from protocol.errors import BulkheadError, Conflict, Unavailable
 from protocol.events import Event
 from protocol.limits import DEFAULT_LIMITS
 from tests.support.eventually import eventually
-from tests.support.run_coroutine import run
 from worker.events.publisher import Publisher
 from worker.events.window import SNAPSHOTS_MAX, Window
 
@@ -156,115 +155,94 @@ class HandClock:
         return self.time
 
 
-def test_what_happens_in_one_round_goes_in_one_batch() -> None:
-    async def main() -> None:
-        wire = Wire()
-        publisher = wire.publisher()
-        publisher.connected(0, 100)
-        publisher.committed([event(1)])
-        publisher.committed([event(2)])
-        publisher.snapshot(snapshot("m"))
+async def test_what_happens_in_one_round_goes_in_one_batch() -> None:
+    wire = Wire()
+    publisher = wire.publisher()
+    publisher.connected(0, 100)
+    publisher.committed([event(1)])
+    publisher.committed([event(2)])
+    publisher.snapshot(snapshot("m"))
+    await asyncio.sleep(0)
+    assert [numbers(batch) for batch in wire.batches] == [[1, 2, 0]]
+    await publisher.close()
+
+
+async def test_snapshots_that_follow_closely_are_merged_but_rows_do_not_wait() -> None:
+    wire, clock = Wire(), HandClock(100.0)
+    publisher = wire.publisher(clock)
+    publisher.connected(0, 100)
+    publisher.snapshot(snapshot("m", b"1"))
+    await eventually(lambda: len(wire.batches) == 1)
+    clock.time = 50.0  # so the pause will not end while we look
+    for text in (b"2", b"3"):
+        publisher.snapshot(snapshot("m", text))
         await asyncio.sleep(0)
-        assert [numbers(batch) for batch in wire.batches] == [[1, 2, 0]]
-        await publisher.close()
-
-    run(main())
-
-
-def test_snapshots_that_follow_closely_are_merged_but_rows_do_not_wait() -> None:
-    async def main() -> None:
-        wire, clock = Wire(), HandClock(100.0)
-        publisher = wire.publisher(clock)
-        publisher.connected(0, 100)
-        publisher.snapshot(snapshot("m", b"1"))
-        await eventually(lambda: len(wire.batches) == 1)
-        clock.time = 50.0  # so the pause will not end while we look
-        for text in (b"2", b"3"):
-            publisher.snapshot(snapshot("m", text))
-            await asyncio.sleep(0)
-        publisher.committed([event(1)])
-        await asyncio.sleep(0)
-        assert [[it.data for it in batch] for batch in wire.batches] == [[b"1"], [b"xx", b"3"]]
-        await publisher.close()
-
-    run(main())
+    publisher.committed([event(1)])
+    await asyncio.sleep(0)
+    assert [[it.data for it in batch] for batch in wire.batches] == [[b"1"], [b"xx", b"3"]]
+    await publisher.close()
 
 
-def test_a_blocked_socket_is_tried_again_when_it_takes_messages() -> None:
-    async def main() -> None:
-        wire = Wire(is_open=False)
-        publisher = wire.publisher()
-        publisher.connected(0, 100)
-        publisher.committed([event(1)])
-        await asyncio.sleep(0)
-        wire.is_open = True
-        publisher.committed([event(2)])
-        publisher.writable()
-        assert await publisher.drain(1.0)
-        assert wire.sent == [1, 2]
-        await publisher.close()
-
-    run(main())
+async def test_a_blocked_socket_is_tried_again_when_it_takes_messages() -> None:
+    wire = Wire(is_open=False)
+    publisher = wire.publisher()
+    publisher.connected(0, 100)
+    publisher.committed([event(1)])
+    await asyncio.sleep(0)
+    wire.is_open = True
+    publisher.committed([event(2)])
+    publisher.writable()
+    assert await publisher.drain(1.0)
+    assert wire.sent == [1, 2]
+    await publisher.close()
 
 
-def test_a_connection_after_a_silence_is_served_from_the_store() -> None:
-    async def main() -> None:
-        wire = Wire(store=[event(number) for number in range(1, 31)])
-        publisher = wire.publisher()
-        publisher.committed(wire.store[:29])
-        publisher.connected(3, 1000)
-        publisher.committed(wire.store[29:])
-        assert await publisher.drain(5.0)
-        assert wire.sent == list(range(4, 31))
-        assert publisher.last_number == 30
-        await publisher.close()
-
-    run(main())
+async def test_a_connection_after_a_silence_is_served_from_the_store() -> None:
+    wire = Wire(store=[event(number) for number in range(1, 31)])
+    publisher = wire.publisher()
+    publisher.committed(wire.store[:29])
+    publisher.connected(3, 1000)
+    publisher.committed(wire.store[29:])
+    assert await publisher.drain(5.0)
+    assert wire.sent == list(range(4, 31))
+    assert publisher.last_number == 30
+    await publisher.close()
 
 
-def test_events_that_the_store_has_pruned_are_passed_over() -> None:
-    async def main() -> None:
-        wire = Wire(error=Conflict("cannot: pruned", code="reset"))
-        publisher = wire.publisher()
-        publisher.committed([event(50)])
-        publisher.connected(3, 1000)
-        assert await publisher.drain(5.0)
-        publisher.committed([event(51)])
-        assert await publisher.drain(5.0)
-        assert wire.sent == [51]  # the supervisor sees by the number what is missing
-        await publisher.close()
-
-    run(main())
+async def test_events_that_the_store_has_pruned_are_passed_over() -> None:
+    wire = Wire(error=Conflict("cannot: pruned", code="reset"))
+    publisher = wire.publisher()
+    publisher.committed([event(50)])
+    publisher.connected(3, 1000)
+    assert await publisher.drain(5.0)
+    publisher.committed([event(51)])
+    assert await publisher.drain(5.0)
+    assert wire.sent == [51]  # the supervisor sees by the number what is missing
+    await publisher.close()
 
 
-def test_a_busy_store_is_asked_again() -> None:
-    async def main() -> None:
-        wire = Wire(store=[event(1)], error=Unavailable("cannot: busy", code="storage_busy"))
-        publisher = wire.publisher()
-        publisher.committed([event(1)])
-        publisher.connected(0, 1000)
-        await eventually(lambda: wire.fetched)
-        wire.error = None
-        assert await publisher.drain(5.0)
-        assert wire.sent == [1]
-        await publisher.close()
-
-    run(main())
+async def test_a_busy_store_is_asked_again() -> None:
+    wire = Wire(store=[event(1)], error=Unavailable("cannot: busy", code="storage_busy"))
+    publisher = wire.publisher()
+    publisher.committed([event(1)])
+    publisher.connected(0, 1000)
+    await eventually(lambda: wire.fetched)
+    wire.error = None
+    assert await publisher.drain(5.0)
+    assert wire.sent == [1]
+    await publisher.close()
 
 
-def test_draining_without_a_supervisor_or_credit_says_so() -> None:
-    async def main() -> None:
-        wire = Wire(store=[event(1)])
-        publisher = wire.publisher()
-        assert await publisher.drain(1.0)  # there is nothing to send
-        publisher.committed([event(1)])
-        assert not await publisher.drain(1.0)
-        publisher.connected(0, 0)
-        assert not await publisher.drain(0.01)
-        publisher.disconnected()
-        await publisher.close()
-        publisher.committed([event(2)])
-        await asyncio.sleep(0)
-        assert wire.sent == []
-
-    run(main())
+async def test_draining_without_a_supervisor_or_credit_says_so() -> None:
+    wire = Wire(store=[event(1)])
+    publisher = wire.publisher()
+    assert await publisher.drain(1.0)  # there is nothing to send
+    publisher.committed([event(1)])
+    assert not await publisher.drain(1.0)
+    publisher.connected(0, 0)
+    assert not await publisher.drain(0.01)
+    publisher.disconnected()
+    await publisher.close()
+    publisher.committed([event(2)])
+    await asyncio.sleep(0)
+    assert wire.sent == []

@@ -16,7 +16,6 @@ from supervisor.__main__ import read_config
 from supervisor.config.errors import ConfigError
 from supervisor.local_model.process import LocalModel
 from supervisor.local_model.server import Relay, Traffic
-from tests.support.run_coroutine import run
 from worker.config.load import WorkspaceConfig, load_config
 from worker.models.client import ModelFailure, ModelRequest
 from worker.models.registry import ModelRegistry
@@ -72,25 +71,22 @@ def test_wanted_and_not_installed_is_an_error_that_says_what_installs_it(tmp_pat
 
 
 @pytest.mark.usefixtures("asks_models")
-def test_nobody_listens(tmp_path: Path) -> None:
+async def test_nobody_listens(tmp_path: Path) -> None:
     config = load(tmp_path, local_model=str(tmp_path / "none.sock"))
 
-    async def story() -> None:
-        log = logging.getLogger("bulkhead.test")
-        models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log)
-        rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
-        with pytest.raises(ModelFailure, match="cannot reach the model of this machine") as caught:
-            async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
-                pass
-        assert (caught.value.category, caught.value.retryable) == ("network", True)
-        assert "supervisor" in caught.value.message
-        await models.close()
-
-    run(story())
+    log = logging.getLogger("bulkhead.test")
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log)
+    rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
+    with pytest.raises(ModelFailure, match="cannot reach the model of this machine") as caught:
+        async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
+            pass
+    assert (caught.value.category, caught.value.retryable) == ("network", True)
+    assert "supervisor" in caught.value.message
+    await models.close()
 
 
 @pytest.mark.usefixtures("asks_models")
-def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
+async def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
     import httpx2
 
     config = load(tmp_path, local_model=SOCKET)
@@ -99,46 +95,40 @@ def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
     def full(_request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(400, json={"error": error})
 
-    async def story() -> None:
-        log = logging.getLogger("bulkhead.test")
-        models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(full))
-        rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
-        with pytest.raises(ModelFailure) as caught:
-            async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
-                pass
-        assert caught.value.category == "context_overflow", caught.value.message
-        await models.close()
-
-    run(story())
+    log = logging.getLogger("bulkhead.test")
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(full))
+    rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
+    with pytest.raises(ModelFailure) as caught:
+        async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
+            pass
+    assert caught.value.category == "context_overflow", caught.value.message
+    await models.close()
 
 
-def test_one_that_cannot_even_be_started_is_refused_with_the_reason(short_root: Path) -> None:
+async def test_one_that_cannot_even_be_started_is_refused_with_the_reason(short_root: Path) -> None:
     folder = short_root / "lm"
     folder.mkdir()
 
-    async def story() -> None:
-        model = LocalModel(
-            runtime_dir=folder,
-            command=["/nowhere/program"],
-            env={"OPENAI_API_KEY": "k"},
-            limits=Limits(),
-            clock=SystemClock(),
-            log=logging.getLogger("bulkhead.test"),
-        )
-        model.open()
-        try:
-            reader, writer = await asyncio.open_unix_connection(model.address)
-            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\n\r\n")
-            async with asyncio.timeout(10.0):
-                answer = await reader.read()
-            writer.close()
-        finally:
-            await model.close(end=True)
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"/nowhere/program" in answer
-        assert list(folder.glob("*.sock")) == []
-
-    run(story())
+    model = LocalModel(
+        runtime_dir=folder,
+        command=["/nowhere/program"],
+        env={"OPENAI_API_KEY": "k"},
+        limits=Limits(),
+        clock=SystemClock(),
+        log=logging.getLogger("bulkhead.test"),
+    )
+    model.open()
+    try:
+        reader, writer = await asyncio.open_unix_connection(model.address)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(10.0):
+            answer = await reader.read()
+        writer.close()
+    finally:
+        await model.close(end=True)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"/nowhere/program" in answer
+    assert list(folder.glob("*.sock")) == []
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", True), ("0", False), ("", False)])
@@ -168,37 +158,34 @@ def test_who_waits_keeps_it_from_being_idle() -> None:
     assert traffic.is_idle_for(10.0)
 
 
-def test_the_front_carries_both_ways_and_ends_both_sides(short_root: Path) -> None:
+async def test_the_front_carries_both_ways_and_ends_both_sides(short_root: Path) -> None:
     outer, inner = short_root / "outer.sock", short_root / "inner.sock"
 
-    async def story() -> None:
-        ended = asyncio.Event()
+    ended = asyncio.Event()
 
-        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while data := await reader.read(1000):
-                writer.write(data.upper())
-            ended.set()
-            writer.close()
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            writer.write(data.upper())
+        ended.set()
+        writer.close()
 
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(outer))
-        listener.listen()
-        listener.setblocking(False)
-        async with await asyncio.start_unix_server(echo, str(inner)):
-            traffic = Traffic(lambda: 0.0)
-            front = Relay(listener, inner, traffic)
-            front.open()
-            reader, writer = await asyncio.open_unix_connection(str(outer))
-            writer.write(b"hello")
-            assert await reader.read(100) == b"HELLO"
-            writer.close()
-            await asyncio.wait_for(ended.wait(), 5.0)  # a client that leaves ends the answer
-            front.close()
-            late_reader, late_writer = await asyncio.open_unix_connection(str(outer))
-            late_writer.write(b"late")
-            listener.close()  # nobody took it: it waited for the next process, and there is none
-            with pytest.raises(OSError):
-                await asyncio.wait_for(late_reader.read(100), 5.0)
-            late_writer.close()
-
-    run(story())
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(outer))
+    listener.listen()
+    listener.setblocking(False)
+    async with await asyncio.start_unix_server(echo, str(inner)):
+        traffic = Traffic(lambda: 0.0)
+        front = Relay(listener, inner, traffic)
+        front.open()
+        reader, writer = await asyncio.open_unix_connection(str(outer))
+        writer.write(b"hello")
+        assert await reader.read(100) == b"HELLO"
+        writer.close()
+        await asyncio.wait_for(ended.wait(), 5.0)  # a client that leaves ends the answer
+        front.close()
+        late_reader, late_writer = await asyncio.open_unix_connection(str(outer))
+        late_writer.write(b"late")
+        listener.close()  # nobody took it: it waited for the next process, and there is none
+        with pytest.raises(OSError):
+            await asyncio.wait_for(late_reader.read(100), 5.0)
+        late_writer.close()
