@@ -20,7 +20,7 @@ from protocol.errors import BadInput, BulkheadError
 from protocol.exit_codes import EXIT_CORRUPT, EXIT_SCHEMA
 from protocol.worker_spec import WorkerSpec
 from worker.config.live import LiveConfig
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
 from worker.link.interfaces import LinkCallbacks
@@ -121,7 +121,7 @@ class Worker:
         self,
         spec: WorkerSpec,
         *,
-        config: Config | BadInput,
+        config: WorkspaceConfig | BadInput,
         clock: Clock,
         random: random.Random,
         log: logging.Logger,

@@ -68,13 +68,13 @@ class AskWorker:
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
+class CursorLost:
     """This cursor cannot be served, for this reason."""
 
     reason: str
 
 
-ReplaySource = FromMemory | AskWorker | Reset
+ReplaySource = FromMemory | AskWorker | CursorLost
 
 
 class ReplayLog:
@@ -170,9 +170,9 @@ class ReplayLog:
     def find(self, cursor: EventId, known_to: int) -> ReplaySource:
         """Find the events after `cursor`; `known_to` is the highest number that the worker has mentioned."""
         if cursor.log_id != self.log_id:
-            return Reset("this id is of another event log")
+            return CursorLost("this id is of another event log")
         if cursor.number > max(self.last, known_to):
-            return Reset("this id is beyond the newest event")
+            return CursorLost("this id is beyond the newest event")
         if cursor.number >= self.last:
             return FromMemory(self.end)
         if cursor.number < self.last - self.numbered:

@@ -11,7 +11,7 @@ from enum import Enum
 from protocol.api.envelope import StreamReset
 from protocol.base.machine import Machine
 from protocol.events import Event, EventId, event_data
-from supervisor.events.replay import AskWorker, FromMemory, ReplayLog, Reset, encode_event, join
+from supervisor.events.replay import AskWorker, CursorLost, FromMemory, ReplayLog, encode_event, join
 
 CHUNK_MAX_BYTES = 256 * 1024
 """The most that a client gets in one write, unless a single event is larger."""
@@ -207,7 +207,7 @@ class ClientStream(Machine[StreamState]):
             case AskWorker():
                 self._cursor = cursor
                 self._move("older", StreamState.BEHIND)
-            case Reset(reason):
+            case CursorLost(reason):
                 self._reset(reason)
 
     def _reset(self, reason: str) -> None:

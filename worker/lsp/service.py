@@ -17,7 +17,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.errors import BadInput
 from protocol.events import Event, snapshot_event
 from protocol.limits import Limits
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.lsp.catalogue import CATALOGUE, GENERIC, KnownServer, handles, known_server
 from worker.lsp.diagnostics import FileDiagnostics, report
 from worker.lsp.lifecycle import ServerState
@@ -69,7 +69,7 @@ class LanguageServers(Extension):
 
     # --- Extension --------------------------------------------------------------------------------------------------
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Keep the servers whose settings did not change; end the others."""
         plans = {name: plan_of(name, settings) for name, settings in config.lsp.items()}
         self._starts_known = config.options.auto_lsp is not False

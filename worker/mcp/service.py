@@ -22,7 +22,7 @@ from protocol.events import Event, snapshot_event
 from protocol.limits import Limits
 from worker.config.edit import set_key
 from worker.config.files import Object
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.sections import McpSettings, OAuthToken
 from worker.mcp.capabilities import RemoteTool
 from worker.mcp.connector import McpEnvironment
@@ -81,7 +81,7 @@ class McpService(Extension):
 
     # --- Extension --------------------------------------------------------------------------------------------------
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Keep the connected servers whose settings did not change; end, start or reconnect the others."""
         defined = {name: settings for name, settings in config.mcp.items() if is_definition(settings)}
         defined = dict(list(defined.items())[:SERVERS_MAX])

@@ -18,7 +18,7 @@ from worker.toolkit.tool import AccessRequest, ToolDenied
 ONE_SHOT = "the only client of this workspace said that it cannot answer requests for permission"
 
 
-class InThread(Protocol):
+class ResolveOnThread(Protocol):
     """Runs a job that blocks on the disk, outside the event loop."""
 
     def __call__(self, job: Callable[[], str], /) -> Awaitable[str]: ...
@@ -48,7 +48,7 @@ class PermissionGate:
         policy: RunPolicy,
         may_allow: Callable[[], bool],
         workspace: Path,
-        in_thread: InThread,
+        in_thread: ResolveOnThread,
     ) -> None:
         """`may_allow` returns whether this server lets a prompt say that its run needs no permission."""
         self._broker = broker

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from protocol.api.services import SkillsChanged, SkillState
 from protocol.limits import Limits
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.processes.thread_pool import ThreadPool
 from worker.skills.discovery import Cache, Skills, discover
 from worker.skills.skill import note
@@ -30,7 +30,7 @@ class SkillService(Extension):
         self._cache: Cache = {}
         self.latest = Skills()
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Apply the configured directories and disabled skills."""
         self._env, self._extra, self._disabled = env, config.options.skills_paths, config.options.disabled_skills
 

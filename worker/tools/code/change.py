@@ -49,7 +49,7 @@ class ReplaceArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Change:
+class SymbolChange:
     """The change of one file. `was_read`: the session had last read exactly the old content."""
 
     resolved: ResolvedPath
@@ -146,13 +146,13 @@ class ReplaceSymbol:
             )
         last_read = await context.files.last_read(context.session_id, str(resolved.path))
 
-        def plan(_stop: object) -> Change:
+        def plan(_stop: object) -> SymbolChange:
             content = read_content(resolved, context.limits.edit_max_bytes)
             if content is None:
                 raise ToolError(f"cannot change {resolved.shown}: it no longer exists")
             check_last_read(resolved, content, last_read)
             old = content.text(resolved.shown)
-            return Change(
+            return SymbolChange(
                 resolved, content, old, replaced_lines(old, whole, arguments.replacement, arguments.action), True
             )
 
@@ -221,7 +221,7 @@ def _plan(
     edits_by_path: Sequence[tuple[ResolvedPath, list[TextEdit]]],
     last_read: Mapping[Path, str | None],
     context: ToolContext,
-) -> list[Change]:
+) -> list[SymbolChange]:
     """Apply the edits to the current contents of the files. Blocks. Raises ToolError."""
     changes = []
     for resolved, edits in edits_by_path:
@@ -235,12 +235,12 @@ def _plan(
             new = apply_edits(old, edits)
         except BadEdit as error:
             raise ToolError(f"cannot rename in {resolved.shown}: {error}") from None
-        changes.append(Change(resolved, content, old, new, digest is not None))
+        changes.append(SymbolChange(resolved, content, old, new, digest is not None))
     return changes
 
 
 async def _carry_out(
-    changes: list[Change],
+    changes: list[SymbolChange],
     done: str,
     metadata: dict[str, object] | None,
     context: ToolContext,
@@ -248,7 +248,7 @@ async def _carry_out(
 ) -> ToolResult:
     """Write all files unless one has changed meanwhile, then record it and get diagnostics. Raises ToolError."""
     threads, limits = context.children.threads, context.limits
-    written: list[Change] = []
+    written: list[SymbolChange] = []
 
     def write(_stop: object) -> None:
         with threads.writing:  # no other session of this worker changes a file between the check and the write

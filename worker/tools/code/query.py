@@ -12,7 +12,7 @@ from worker.lsp.documents import read_text
 from worker.lsp.server import ANYTHING, LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.symbols import outline
-from worker.lsp.types import KINDS, Call, CallItem, Location, LocationLink, Symbol
+from worker.lsp.types import KINDS, CallItem, HierarchyCall, Location, LocationLink, Symbol
 from worker.toolkit.file_uris import path_of, uri_of
 from worker.toolkit.paths import locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
@@ -22,7 +22,7 @@ LOCATIONS_MAX = 200
 CONTEXT_LINES = 3
 _LOCATIONS: Decoder[list[Location] | None] = Decoder(list[Location] | None)
 _ITEMS: Decoder[list[dict[str, object]] | None] = Decoder(list[dict[str, object]] | None)
-_CALLS: Decoder[list[Call] | None] = Decoder(list[Call] | None)
+_CALLS: Decoder[list[HierarchyCall] | None] = Decoder(list[HierarchyCall] | None)
 _SYMBOLS: Decoder[list[Symbol] | None] = Decoder(list[Symbol] | None)
 
 _Symbol = Annotated[str, Meta(description="The name of the symbol, such as `parse` or `Reader.parse`")]
@@ -164,7 +164,7 @@ class CallHierarchy:
         """See `lsp_call_hierarchy.md`."""
         arguments = read_args(CallArgs, args)
 
-        async def ask(server: LanguageServer, position: SymbolPosition) -> list[Call] | None:
+        async def ask(server: LanguageServer, position: SymbolPosition) -> list[HierarchyCall] | None:
             method = "textDocument/prepareCallHierarchy"
             # The server wants its item back unchanged, with all its fields.
             items = await server.request(method, position.params(), _ITEMS)

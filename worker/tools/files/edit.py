@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import PlannedChange, change_file, check_last_read
@@ -37,7 +37,9 @@ class Edit:
         """See `edit.md`."""
         arguments = read_args(EditArgs, args)
 
-        def plan(resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: Stop) -> PlannedChange:
+        def plan(
+            resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: StopFlag
+        ) -> PlannedChange:
             if arguments.old_string == "":
                 if content is not None:
                     raise ToolError(f"cannot create {resolved.shown}: it exists; give the text to replace or use write")

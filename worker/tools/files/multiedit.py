@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import PlannedChange, change_file, check_last_read
@@ -43,7 +43,9 @@ class MultiEdit:
         if not arguments.edits or len(arguments.edits) > EDITS_MAX:
             raise ToolError(f"cannot edit: give 1 to {EDITS_MAX} edits, not {len(arguments.edits)}")
 
-        def plan(resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: Stop) -> PlannedChange:
+        def plan(
+            resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: StopFlag
+        ) -> PlannedChange:
             first, *later = arguments.edits
             if any(edit.old_string == "" for edit in later):
                 raise ToolError(f"cannot edit {resolved.shown}: only the first edit may have an empty old_string")
@@ -61,7 +63,7 @@ class MultiEdit:
 
 
 def _apply_edits(
-    resolved: ResolvedPath, old: str | None, text: str, edits: list[OneEdit], *, done: int, stop: Stop
+    resolved: ResolvedPath, old: str | None, text: str, edits: list[OneEdit], *, done: int, stop: StopFlag
 ) -> PlannedChange:
     """Apply `edits` to `text`, after `done` earlier ones. Raises ToolError when nothing changes at all."""
     failed: list[dict[str, object]] = []

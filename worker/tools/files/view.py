@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from protocol.limits import Limits
 from worker.processes.output_buffer import without_cut_end
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath, open_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.file_io import sha256
@@ -100,7 +100,7 @@ class View:
         return ToolResult(text, metadata={**metadata, **viewed.resource})
 
 
-def _view(context: ToolContext, resolved: ResolvedPath, args: ViewArgs, stop: Stop) -> Viewed:
+def _view(context: ToolContext, resolved: ResolvedPath, args: ViewArgs, stop: StopFlag) -> Viewed:
     limits = context.limits
     try:
         fd = open_inside(resolved)
@@ -144,7 +144,7 @@ def _resource(section: Section, resolved: ResolvedPath) -> dict[str, str]:
 
 
 def _section(
-    file: BinaryIO, resolved: ResolvedPath, args: ViewArgs, limits: Limits, stop: Stop, *, max_bytes: int = 0
+    file: BinaryIO, resolved: ResolvedPath, args: ViewArgs, limits: Limits, stop: StopFlag, *, max_bytes: int = 0
 ) -> Section:
     """Read the requested lines, each cut to its limit. Raises ToolError when they are not text, or too long in all."""
     max_bytes = max_bytes or limits.view_max_bytes
@@ -174,7 +174,7 @@ def _section(
     return Section(lines, has_more=True)
 
 
-def _read_line(file: BinaryIO, max_bytes: int, stop: Stop) -> bytes | None:
+def _read_line(file: BinaryIO, max_bytes: int, stop: StopFlag) -> bytes | None:
     """Read a line without its end, cut at a character when longer than `max_bytes`; None at the end of the file."""
     first = file.readline(FRAGMENT_BYTES)
     if not first:

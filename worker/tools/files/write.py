@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import PlannedChange, change_file, check_last_read
@@ -28,7 +28,9 @@ class Write:
         """See `write.md`."""
         arguments = read_args(WriteArgs, args)
 
-        def plan(resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: Stop) -> PlannedChange:
+        def plan(
+            resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: StopFlag
+        ) -> PlannedChange:
             size = len(arguments.content.encode("utf-8", "replace"))
             if content is None:
                 return PlannedChange(None, arguments.content, f"Created {resolved.shown} ({size} bytes)")

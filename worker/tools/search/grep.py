@@ -36,7 +36,7 @@ class GrepArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Match:
+class LineMatch:
     """One matching line; `column` is that of its first match, both counted from 1."""
 
     path: str
@@ -74,7 +74,7 @@ class Grep:
         return ToolResult(text, metadata={"number_of_matches": len(shown), "truncated": truncated})
 
 
-async def find_matches(arguments: GrepArgs, context: ToolContext) -> tuple[Path, list[Match], bool]:
+async def find_matches(arguments: GrepArgs, context: ToolContext) -> tuple[Path, list[LineMatch], bool]:
     """Return the directory searched, the matches in it, and whether there may be more.
 
     Raises ToolError for a bad pattern or path, and when the search took too long.
@@ -91,7 +91,7 @@ async def find_matches(arguments: GrepArgs, context: ToolContext) -> tuple[Path,
     return directory, matches, cut
 
 
-async def _search(argv: list[str], directory: Path, context: ToolContext) -> tuple[list[Match], bool]:
+async def _search(argv: list[str], directory: Path, context: ToolContext) -> tuple[list[LineMatch], bool]:
     """Run the search and return its matches, and whether there may be more."""
     limits = context.limits
     timeout_s = context.bounds.grep.timeout_s(limits.search_deadline_s)
@@ -146,7 +146,7 @@ def _own_search(arguments: GrepArgs, target: str) -> list[str]:
     return [sys.executable, "-P", "-X", "utf8", "-m", FALLBACK, request]
 
 
-def _parse(output: bytes) -> list[Match]:
+def _parse(output: bytes) -> list[LineMatch]:
     """Read the matches from complete lines; a last line that was cut off is ignored."""
     matches = []
     for row in output.split(b"\n")[:-1]:
@@ -157,11 +157,11 @@ def _parse(output: bytes) -> list[Match]:
             if len(text) > LINE_MAX_CHARACTERS:
                 text = text[:LINE_MAX_CHARACTERS] + "..."
             shown = os.fsdecode(path).removeprefix("./")
-            matches.append(Match(shown, int(parts[0]), int(parts[1]), text.replace("\0", "\ufffd")))
+            matches.append(LineMatch(shown, int(parts[0]), int(parts[1]), text.replace("\0", "\ufffd")))
     return matches
 
 
-def _newest(matches: list[Match], directory: Path, limit: int) -> list[Match]:
+def _newest(matches: list[LineMatch], directory: Path, limit: int) -> list[LineMatch]:
     """Return the first `limit` matches: the files changed last come first, the lines of a file in order."""
     modified: dict[str, float] = {}
     for match in matches:
@@ -173,8 +173,8 @@ def _newest(matches: list[Match], directory: Path, limit: int) -> list[Match]:
     return sorted(matches, key=lambda match: (-modified[match.path], match.path, match.line))[:limit]
 
 
-def _text(matches: list[Match], directory: Path) -> str:
-    by_file: dict[str, list[Match]] = {}
+def _text(matches: list[LineMatch], directory: Path) -> str:
+    by_file: dict[str, list[LineMatch]] = {}
     for match in matches:
         by_file.setdefault(match.path, []).append(match)
     parts = [f"Found {len(matches)} {'match' if len(matches) == 1 else 'matches'}"]

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath, check_directory
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.path_permission import permitted_path, with_variables
@@ -75,7 +75,7 @@ class Ls:
             params={"path": arguments.path, "ignore": arguments.ignore, "depth": arguments.depth},
         )
 
-        def list_directory(stop: Stop) -> SearchResult:
+        def list_directory(stop: StopFlag) -> SearchResult:
             check_directory(resolved, verb="list")
             rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(arguments.ignore)))))
             walked = walk(resolved.path, lambda: stop.is_asked, depth_max=depth, rules=rules)
@@ -114,7 +114,7 @@ class Glob:
 
         resolved = await permitted_path(context, arguments.path or ".", verb="search", action="read")
 
-        def find(stop: Stop) -> tuple[list[str], bool]:
+        def find(stop: StopFlag) -> tuple[list[str], bool]:
             check_directory(resolved, verb="search")
             pattern = _relative_pattern(arguments.pattern, resolved)
             return _newest(resolved.path, pattern, limits.search_results_max, stop)
@@ -154,7 +154,7 @@ def _relative_pattern(pattern: str, resolved: ResolvedPath) -> str:
     return pattern
 
 
-def _newest(root: Path, pattern: str, limit: int, stop: Stop) -> tuple[list[str], bool]:
+def _newest(root: Path, pattern: str, limit: int, stop: StopFlag) -> tuple[list[str], bool]:
     """Return the newest files that match, and whether there are more. Memory is bounded by `limit`."""
     by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for names in map(glob_names, expand_braces(pattern)):
