@@ -434,7 +434,7 @@ def test_C_14_W_04_cancel_between_steps_leaves_no_open_row():
     class Slow(MemoryTranscript):
         gate = Gate()
 
-        async def fold_queued(self):
+        async def merge_queued(self):
             if self.assistants:
                 await self.gate()
             return []
