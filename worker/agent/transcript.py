@@ -35,7 +35,7 @@ class Transcript(Protocol):
         """Store one tool row. After a cancel the row is either stored already or never will be."""
         ...
 
-    async def fold_queued(self) -> list[Message]:
+    async def merge_queued(self) -> list[Message]:
         """Store user rows for the queued prompts that are merged into this turn, and return them."""
         ...
 

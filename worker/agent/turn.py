@@ -118,7 +118,7 @@ class Turn:
 
     async def _ask(self) -> tuple[MessageDraft, FinishReason]:
         # Merged prompts stay in the turn, so that every later step sees them (W-08).
-        merged = await self._transcript.fold_queued()
+        merged = await self._transcript.merge_queued()
         self._prompts += merged
         self._add_messages(merged)
         self._budget.add(merged)

@@ -136,7 +136,7 @@ class StoredTranscript:
         await self._database.write(lambda transaction: self._create(transaction, row, self._run.id))
         return row
 
-    async def fold_queued(self) -> list[Message]:
+    async def merge_queued(self) -> list[Message]:
         """Store user rows for the prompts that join this turn now, and return them."""
         merged = self._take_merged()
         if not merged:

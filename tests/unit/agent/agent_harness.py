@@ -95,7 +95,7 @@ class MemoryTranscript:
         self.rows[row.id] = row
         return row
 
-    async def fold_queued(self) -> list[Message]:
+    async def merge_queued(self) -> list[Message]:
         return self._queued.pop(0) if self._queued else []
 
     async def account(self, usage: Usage) -> None:

@@ -418,7 +418,7 @@ async def test_C_14_W_04_cancel_between_steps_leaves_no_open_row() -> None:
     class Slow(MemoryTranscript):
         gate = Gate()
 
-        async def fold_queued(self):
+        async def merge_queued(self):
             if self.assistants:
                 await self.gate()
             return []
