@@ -38,6 +38,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     restart_intensity: int = 3  # deaths within the period after which a worker is not restarted (Erlang's rule)
     restart_period_s: float = 60.0  # the period in which deaths are counted
     restart_delay_s: float = 0.0  # before the first replacement, which starts at once
+    restart_delay_next_s: float = 0.25  # before the second replacement; each further one waits twice as long
     restart_delay_s_max: float = 10.0  # the longest delay, after several deaths
     restart_healthy_s: float = 600.0  # a worker that lived for this time resets the delay
     wake_deadline_s: float = 20.0  # how long a request waits for its worker to be ready

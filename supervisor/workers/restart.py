@@ -6,10 +6,9 @@ The rule of Erlang's supervisors: a certain number of crashes within a period me
 from collections import deque
 from dataclasses import dataclass
 
+from protocol.base.backoff import Backoff
 from protocol.exit_codes import HOPELESS
 from protocol.limits import Limits
-
-_FIRST_DELAY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,7 @@ class RestartPolicy:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._backoff = Backoff(first_s=limits.restart_delay_next_s, max_s=limits.restart_delay_s_max)
         self._crashes: deque[float] = deque()
         self._streak = 0  # crashes since a worker was last healthy for `restart_healthy_s`
         self._ready_at: float | None = None
@@ -56,7 +56,7 @@ class RestartPolicy:
             return Stop(f"{len(self._crashes)} deaths in {limits.restart_period_s:g} s, the last: {cause}")
         if self._streak == 1:
             return Again(limits.restart_delay_s)
-        return Again(min(limits.restart_delay_s_max, _FIRST_DELAY_S * 2 ** (self._streak - 2)))
+        return Again(self._backoff.delay_s(self._streak - 2))
 
     def clear(self) -> None:
         """Forget all crashes: a restart was requested."""
