@@ -19,7 +19,7 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-
 # No folder of the current directory gets in front of the installed packages.
 export PYTHONSAFEPATH := 1
 
-.PHONY: help demo test check suite contract mcp-servers bench machines settings rules local-model lock format clean FORCE
+.PHONY: help demo test check suite contract mcp-servers bench machines settings rules http-api local-model lock format clean FORCE
 .NOTPARALLEL:
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make machines draw docs/machines.md from the tables again"
 	@echo "make settings write docs/server-settings.md from the table of settings and the limits again"
 	@echo "make rules    write in docs/faults.md and docs/rules.md again which tests prove each row"
+	@echo "make http-api write the tables of docs/http-api.md from the routes and the kinds of events again"
 	@echo "make local-model  install a very small model that answers where no provider is configured (130 MB)"
 	@echo "make lock     take the newest packages into requirements/*.lock and tests/mcp/package-lock.json"
 	@echo "make format   put the code into its format"
@@ -78,6 +79,9 @@ settings: $(STAMP)
 
 rules: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m tests.architecture.rules
+
+http-api: $(STAMP)
+	env -u PYTHONSAFEPATH $(BIN)/python -m tests.architecture.http_api
 
 local-model: $(STAMP)
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --only-binary :all: \

@@ -134,7 +134,7 @@ async def _longest(kind: str) -> tuple[float, float]:
     from protocol.api.provider import Model, ProviderConfig, SelectedModel
     from protocol.limits import DEFAULT_LIMITS
     from worker.agent.history import repair
-    from worker.config.load import Config
+    from worker.config.load import WorkspaceConfig
     from worker.config.schema import Options
     from worker.models.client import ModelRequest
     from worker.models.registry import ModelRegistry
@@ -150,7 +150,7 @@ async def _longest(kind: str) -> tuple[float, float]:
     model = Model(id="bench", can_reason=True)
     provider = ProviderConfig(id="p", type=kind, base_url="http://127.0.0.1:9/v1", api_key="b", models=[model])
     choice = SelectedModel(model="bench", provider="p")
-    config = Config({"p": provider}, {"large": choice, "small": choice}, (), Options(), {}, "", (), (), ())
+    config = WorkspaceConfig({"p": provider}, {"large": choice, "small": choice}, (), Options(), {}, "", (), (), ())
     transport = httpx2.MockTransport(answer)
     log = logging.getLogger("bench")
     models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=transport)

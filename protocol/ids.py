@@ -1,4 +1,4 @@
-"""Id types, the pattern that ids from outside must match, and making new ones from a given random source."""
+"""Define the types of ids and the patterns of ids from outside, and make new ids from a given random source."""
 
 import hashlib
 import re
@@ -7,14 +7,12 @@ from typing import NewType, Protocol
 WorkspaceId = NewType("WorkspaceId", str)
 SessionId = NewType("SessionId", str)
 RunId = NewType("RunId", str)
-MessageId = NewType("MessageId", str)
 ClientId = NewType("ClientId", str)
 Generation = NewType("Generation", int)
-"""Counts the worker processes of one workspace; what carries an old one is dropped."""
+"""Counts the worker processes of one workspace; messages of an old generation are dropped."""
 Epoch = NewType("Epoch", int)
-"""Counts the supervisors of one runtime directory; a worker obeys the newest it has heard."""
+"""Counts the supervisors of one runtime directory; a worker obeys the newest that it has heard of."""
 
-ID_LENGTH_MAX = 200
 # `$` occurs in child session ids (`<message id>$$<tool call id>`).
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:$-]{0,199}\Z")
 _UUID = re.compile(
@@ -29,27 +27,27 @@ UUID_PATTERN = (
     r"^((urn:uuid:)?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     r"|\{[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}|[0-9a-fA-F]{32})$"
 )
-"""The same two for the description of the API, in the dialect of JSON Schema."""
+"""The same two patterns in the dialect of JSON Schema, for the description of the API."""
 
 
 class RandomSource(Protocol):
-    """The one method of `random.Random` that id making needs."""
+    """The one method of `random.Random` that is needed to make ids."""
 
     def getrandbits(self, k: int, /) -> int: ...
 
 
 def is_id(text: str) -> bool:
-    """Is this a well-formed id? Well-formed ids are safe as keys and in logs; they are never joined to paths."""
+    """Return whether this is a well-formed id: safe as a key and in logs. Ids are never joined to paths."""
     return _ID.match(text) is not None
 
 
 def is_uuid(text: str) -> bool:
-    """Is this a UUID in one of the spellings that clients use (canonical, URN, braces, 32 hex digits)?"""
+    """Return whether this is a UUID in a form that clients use (canonical, URN, braces, 32 hex digits)."""
     return _UUID.match(text) is not None
 
 
 def new_uuid(source: RandomSource) -> str:
-    """A random UUID (version 4) in canonical spelling, made from `source`."""
+    """Return a random UUID (version 4) in canonical form, made from `source`."""
     bits = source.getrandbits(128)
     bits = bits & ~(0xF << 76) | (0x4 << 76)
     bits = bits & ~(0x3 << 62) | (0x2 << 62)
@@ -58,10 +56,10 @@ def new_uuid(source: RandomSource) -> str:
 
 
 def new_token(source: RandomSource) -> str:
-    """256 random bits in hex; `source` must be unpredictable (`random.SystemRandom`)."""
+    """Return 256 random bits in hex; `source` must be unpredictable (`random.SystemRandom`)."""
     return f"{source.getrandbits(256):064x}"
 
 
 def link_identity(workspace_id: WorkspaceId, generation: Generation, token: str) -> bytes:
-    """The name of a worker's connection. Nobody without its token can make it up, or take it over (Z10)."""
+    """Return the name of a worker's connection. Only the holder of its token can make it, or take it over (Z10)."""
     return f"{workspace_id}.{generation}.{hashlib.sha256(token.encode()).hexdigest()[:32]}".encode()

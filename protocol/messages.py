@@ -17,27 +17,27 @@ from protocol.events import Event
 from protocol.ids import Epoch, Generation, RunId, WorkspaceId
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", omit_defaults=True):
+class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", omit_defaults=True):
     """The base of all messages: immutable, with named fields and a tag."""
 
 
 # --- supervisor to worker -----------------------------------------------------------------------------------------
 
 
-class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
+class Welcome(WireMessage, frozen=True, kw_only=True, tag="welcome"):
     """The supervisor accepts this worker. A worker obeys the highest epoch it has received, and no lower one."""
 
     epoch: Epoch
     credit: int  # numbered events that the worker may send before it receives more credit
 
 
-class Refusal(Message, frozen=True, kw_only=True, tag="refusal"):
+class Refusal(WireMessage, frozen=True, kw_only=True, tag="refusal"):
     """The supervisor rejects this worker because of its version, token or generation, and will end it."""
 
     error: ErrorInfo
 
 
-class Call(Message, frozen=True, kw_only=True, tag="call"):
+class Call(WireMessage, frozen=True, kw_only=True, tag="call"):
     """Run an operation and reply. A repeated call with the same `call_id` has no further effect and the same reply."""
 
     call_id: str
@@ -48,27 +48,27 @@ class Call(Message, frozen=True, kw_only=True, tag="call"):
     within_s: float  # seconds left for the whole operation when the call is sent
 
 
-class CancelCall(Message, frozen=True, kw_only=True, tag="cancel_call"):
+class CancelCall(WireMessage, frozen=True, kw_only=True, tag="cancel_call"):
     """The caller no longer waits for this call. This ends only operations that are bound to their caller."""
 
     call_id: str
     epoch: Epoch
 
 
-class Credit(Message, frozen=True, kw_only=True, tag="credit"):
+class Credit(WireMessage, frozen=True, kw_only=True, tag="credit"):
     """The worker may send `more` further numbered events."""
 
     more: int
 
 
-class Attached(Message, frozen=True, kw_only=True, tag="attached"):
+class Attached(WireMessage, frozen=True, kw_only=True, tag="attached"):
     """The number of clients attached to the workspace, which would see a request. Sent on each change and hello."""
 
     epoch: Epoch
     clients: int
 
 
-class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
+class Shutdown(WireMessage, frozen=True, kw_only=True, tag="shutdown"):
     """Shut down in order: refuse new work, cancel, drain, flush, exit. The replies are `Closing` and `LastWord`."""
 
     epoch: Epoch
@@ -80,7 +80,7 @@ class Shutdown(Message, frozen=True, kw_only=True, tag="shutdown"):
 # --- worker to supervisor -----------------------------------------------------------------------------------------
 
 
-class Hello(Message, frozen=True, kw_only=True, tag="hello"):
+class Hello(WireMessage, frozen=True, kw_only=True, tag="hello"):
     """The worker introduces itself. Sent on every new connection, so that a restarted supervisor adopts it."""
 
     wire_version: int
@@ -99,7 +99,7 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     failed: str = ""  # as in `Ready`
 
 
-class Ready(Message, frozen=True, kw_only=True, tag="ready"):
+class Ready(WireMessage, frozen=True, kw_only=True, tag="ready"):
     """Recovery is done; the worker answers calls from now on."""
 
     log_id: str
@@ -110,7 +110,7 @@ class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     failed: str = ""  # why this worker can only read and not store anything, "" if it can store
 
 
-class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
+class Heartbeat(WireMessage, frozen=True, kw_only=True, tag="heartbeat"):
     """Sent by the worker's event loop every `heartbeat_interval_s`."""
 
     sequence: int
@@ -123,7 +123,7 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     failed: str = ""  # as in `Ready`
 
 
-class Answer(Message, frozen=True, kw_only=True, tag="answer"):
+class Answer(WireMessage, frozen=True, kw_only=True, tag="answer"):
     """The reply to a call: a status with a JSON body, or an error."""
 
     call_id: str
@@ -132,20 +132,20 @@ class Answer(Message, frozen=True, kw_only=True, tag="answer"):
     error: ErrorInfo | None = None
 
 
-class EventBatch(Message, frozen=True, kw_only=True, tag="events"):
+class EventBatch(WireMessage, frozen=True, kw_only=True, tag="events"):
     """Events in order. The numbers of numbered events have no gaps; snapshots may be in between."""
 
     events: list[Event]
 
 
-class Closing(Message, frozen=True, kw_only=True, tag="closing"):
+class Closing(WireMessage, frozen=True, kw_only=True, tag="closing"):
     """The shutdown has reached a stage: `closing`, `draining`, `flushing` or `closed`."""
 
     stage: str
     open_runs: int
 
 
-class LastWord(Message, frozen=True, kw_only=True, tag="last_word"):
+class LastWord(WireMessage, frozen=True, kw_only=True, tag="last_word"):
     """The worker exits by itself with code 0 after this report of its shutdown."""
 
     reason: str

@@ -47,7 +47,7 @@ from supervisor.workers.adopter import Adopter
 from supervisor.workers.driver import WorkerBackend, WorkerDriver
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace import ManagedWorkspace
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable, WorkspaceTableFailed
 
 EXIT_CLEAN, EXIT_USAGE, EXIT_TAKEN, EXIT_NO_LISTENER = 0, 2, 3, 4
@@ -216,8 +216,8 @@ class App:
             log=log,
         )
 
-    def _make_workspace(self, registration: Registration) -> Workspace:
-        return Workspace(
+    def _make_workspace(self, registration: Registration) -> ManagedWorkspace:
+        return ManagedWorkspace(
             registration=registration,
             make_driver=self._make_driver,
             in_thread=partial(self._filesystem.run, registration.identity.path),
@@ -227,7 +227,7 @@ class App:
             cancel_on_last_detach=self._config.on_last_detach == "cancel",
         )
 
-    def _make_driver(self, workspace: Workspace) -> WorkerDriver:
+    def _make_driver(self, workspace: ManagedWorkspace) -> WorkerDriver:
         return WorkerDriver(
             workspace_id=workspace.registration.id,
             make_spec=partial(self._make_spec, workspace.registration),

@@ -15,11 +15,12 @@ from pathlib import Path
 from protocol.api.config import GLOBAL
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
 from protocol.errors import BadInput, BulkheadError
 from protocol.exit_codes import EXIT_CORRUPT, EXIT_SCHEMA
 from protocol.worker_spec import WorkerSpec
 from worker.config.live import LiveConfig
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.events.publisher import Publisher
 from worker.hooks.service import HookService
 from worker.link.interfaces import LinkCallbacks
@@ -51,6 +52,7 @@ from worker.runs.drain import Drain
 from worker.runs.live_models import LiveModels
 from worker.runs.recovery import Recovered, recover
 from worker.runs.run_end import EndWriter, RunFinisher
+from worker.runs.run_services import RunServices
 from worker.runs.session_queue import AcceptCounter
 from worker.runs.titles import Titles
 from worker.runs.turn_factory import ToolServices, TurnFactory
@@ -119,7 +121,7 @@ class Worker:
         self,
         spec: WorkerSpec,
         *,
-        config: Config | BadInput,
+        config: WorkspaceConfig | BadInput,
         clock: Clock,
         random: random.Random,
         log: logging.Logger,
@@ -256,19 +258,22 @@ class Worker:
         writer = EndWriter(clock, random, models.author)
         recovered = await recover(database, writer, limits)
         dispatcher = Dispatcher(
-            database=database,
-            ending=RunFinisher(database=database, scribe=writer, log=log, on_fatal=end.storage_failed),
+            RunServices(
+                database=database,
+                publish_snapshot=storage.publisher.snapshot,
+                owner=TaskOwner("runs", log),
+                limits=limits,
+                clock=clock,
+                random=random,
+                log=log,
+            ),
+            finisher=RunFinisher(database=database, writer=writer, log=log, on_fatal=end.storage_failed),
             make_turn=turns.make_turn,
             name_session=Titles(
                 database=database, models=models.title_models, limits=limits, clock=clock, log=log
             ).name,
-            publish_snapshot=storage.publisher.snapshot,
             drain=drain,
             counter=AcceptCounter(recovered.last_accept_seq),
-            limits=limits,
-            clock=clock,
-            random=random,
-            log=log,
         )
         delegation.bind(dispatcher)
         return _Runs(credentials, models, turns, drain, dispatcher, recovered)

@@ -21,7 +21,7 @@ from protocol.worker_spec import WorkerSpec
 from worker.app import Worker
 from worker.config.data_dir import data_dir_of
 from worker.config.live import read_config
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.store.lock import DataLock, Locked, NoLocks
 
 LOG_NAME = "bulkhead.worker"
@@ -54,7 +54,7 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
         log.error(f"cannot use data directory {data_dir}: {error}", extra=identity)
         return EXIT_STORAGE
     try:
-        config: Config | BadInput
+        config: WorkspaceConfig | BadInput
         try:
             config = read_config(spec)  # before the loop, because it reads files and may run commands
         except BadInput as error:

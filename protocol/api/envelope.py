@@ -1,4 +1,4 @@
-"""Build the envelope of an event on the event stream. `type` comes first: some clients depend on it."""
+"""Define what the event stream adds to the payloads of events: the types of changes, and its own `reset`."""
 
 from typing import Literal
 
@@ -8,19 +8,7 @@ Change = Literal["created", "updated", "deleted"]
 
 
 class StreamReset(msgspec.Struct, frozen=True, kw_only=True):
-    """The payload of the event `reset`: events may be missing. Read the state again, and continue from `cursor`.
-
-    `cursor` is empty while the event log of the workspace is not open yet.
-    """
+    """The payload of the event `reset`: events may be missing. Read the state again, and continue from `cursor`."""
 
     reason: str
-    cursor: str
-
-
-_encoder = msgspec.json.Encoder()
-
-
-def envelope(kind: str, change: Change, payload: msgspec.Struct) -> bytes:
-    """Return the JSON of one event, on one line."""
-    inner = _encoder.encode(payload)
-    return b'{"type":"%b","payload":{"type":"%b","payload":%b}}' % (kind.encode(), change.encode(), inner)
+    cursor: str  # "" while the event log of the workspace is not open yet

@@ -31,7 +31,7 @@ CREATE_S = 60.0
 SUBMIT_ATTEMPTS = 3
 
 
-class Version(msgspec.Struct, frozen=True):
+class ServerVersion(msgspec.Struct, frozen=True):
     """The response of `GET /v1/version`."""
 
     version: str = ""
@@ -66,9 +66,9 @@ class Api:
             return False
         return 200 <= answer.head.status < 300
 
-    async def version(self) -> Version:
+    async def version(self) -> ServerVersion:
         """Return the version and platform of the server."""
-        return await self._get("/v1/version", Version)
+        return await self._get("/v1/version", ServerVersion)
 
     async def workers(self, *, with_memory: bool = False) -> list[WorkerStatus]:
         """Return every workspace with the state of its worker; `with_memory` also measures private memory."""

@@ -29,7 +29,7 @@ class ConnectionLost(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """Status and headers of a response; header names in lower case."""
 
     status: int
@@ -40,7 +40,7 @@ class Head:
 class HttpResponse:
     """A whole response."""
 
-    head: Head
+    head: ResponseHead
     body: bytes = field(repr=False)
 
 
@@ -73,7 +73,7 @@ class Transport:
     @asynccontextmanager
     async def stream(
         self, target: str, *, timeout_s: float, headers: Mapping[str, str] | None = None
-    ) -> "AsyncIterator[tuple[Head, Body]]":
+    ) -> "AsyncIterator[tuple[ResponseHead, Body]]":
         """Send a GET request; yields its head, read within `timeout_s`, and its body, to be read without a timeout."""
         manager = self._exchange("GET", target, b"", headers or {})
         async with asyncio.timeout(timeout_s):
@@ -86,7 +86,7 @@ class Transport:
     @asynccontextmanager
     async def _exchange(
         self, method: str, target: str, body: bytes, headers: Mapping[str, str]
-    ) -> "AsyncIterator[tuple[Head, Body]]":
+    ) -> "AsyncIterator[tuple[ResponseHead, Body]]":
         reader, writer = await self._connect()
         try:
             try:
@@ -135,7 +135,7 @@ class Transport:
 class Body:
     """The body of a response. Calling it returns the next piece; b"" is the regular end."""
 
-    def __init__(self, reader: asyncio.StreamReader, head: Head, method: str, where: str) -> None:
+    def __init__(self, reader: asyncio.StreamReader, head: ResponseHead, method: str, where: str) -> None:
         self._reader = reader
         self._where = where
         self._is_chunked = head.headers.get("transfer-encoding", "").lower() == "chunked"
@@ -182,7 +182,7 @@ class Body:
         return piece
 
 
-async def _read_head(reader: asyncio.StreamReader) -> Head:
+async def _read_head(reader: asyncio.StreamReader) -> ResponseHead:
     """Read status line and headers. Raises EOFError, LimitOverrunError, and ValueError when this is not HTTP."""
     text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *rest = text[:-4].split("\r\n")
@@ -193,4 +193,4 @@ async def _read_head(reader: asyncio.StreamReader) -> Head:
     for line in rest:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
-    return Head(int(status[:3]), headers)
+    return ResponseHead(int(status[:3]), headers)

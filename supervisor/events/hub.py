@@ -1,8 +1,8 @@
-"""Takes one workspace's events in and gives them to every stream.
+"""Receive the events of one workspace and give them to every stream.
 
-Numbered events are taken strictly in their order. A hole (an event was lost on the way, or the worker committed
-some while nobody was connected) is filled by asking the worker; what came after it waits, bounded: what does not
-fit is asked for as well.
+Numbered events are taken strictly in their order. A hole (an event was lost on the way, or the worker committed some
+while it was not connected) is filled by fetching from the worker. A bounded number of later events waits meanwhile;
+the rest is fetched as well.
 """
 
 import asyncio
@@ -10,14 +10,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
-from protocol.api.envelope import envelope
 from protocol.api.workspace import WorkspaceState
 from protocol.base.backoff import Backoff
 from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from protocol.events import MARK_KIND, Event, EventId
+from protocol.events import MARK_KIND, Event, EventId, event_data
 from protocol.limits import Limits
 from supervisor.events.replay import ReplayLog
 from supervisor.events.stream import ClientStream, base_text
@@ -28,11 +27,11 @@ _ALIVE = frozenset({"ready", "degraded", "closing"})
 _FETCH_ATTEMPTS = 5
 _FETCH_PAUSE = Backoff(first_s=0.4, max_s=3.2)
 _PAGE_PAUSE = Backoff(first_s=1.0, max_s=30.0)
-"""Between two fetches for one client, while there is no worker."""
+"""Between two fetches for one client while there is no worker."""
 
 
 class Hub:
-    """The events of one workspace. Everything but `Stream.next_chunk` is a plain method on the loop."""
+    """The events of one workspace. Methods that do not wait are plain functions, called on the event loop."""
 
     def __init__(
         self,
@@ -44,7 +43,7 @@ class Hub:
         fetch: Fetch,
         random: Random | None = None,
     ) -> None:
-        """`fetch(after, count)` asks the worker; it raises BulkheadError, code `reset` when the events are gone."""
+        """`fetch(after, count)` asks the worker; it raises BulkheadError, with code `reset` when they were deleted."""
         self.workspace_id = workspace_id
         self._limits = limits
         self._clock = clock
@@ -58,8 +57,8 @@ class Hub:
             behind_max=limits.stream_queue_max,
             behind_max_bytes=limits.stream_queue_max_bytes,
         )
-        self.known_to = 0  # the highest number that the worker spoke of
-        self._early: list[Event] = []  # numbered events behind a hole
+        self.known_to = 0  # the highest number that the worker has mentioned
+        self._after_hole: list[Event] = []  # numbered events behind a hole
         self._filling = False
         self._streams: set[Stream] = set()
         self._waiters: set[asyncio.Future[bool]] = set()
@@ -73,21 +72,21 @@ class Hub:
 
     @property
     def log_id(self) -> str:
-        """Which event log this is, "" while not known."""
+        """The id of the event log, "" while it is not known."""
         return self._replay.log_id
 
     @property
     def streams(self) -> int:
-        """How many clients listen."""
+        """The number of listening clients."""
         return len(self._streams)
 
-    # --- what comes in ----------------------------------------------------------------------------------------------
+    # --- from the worker --------------------------------------------------------------------------------------------
 
     def log_opened(self, log_id: str, last_number: int) -> None:
-        """The worker (again) has this log, and it goes up to `last_number`."""
+        """A worker has opened the log with this id; its newest event is `last_number`."""
         if self._closed or not log_id:
             return
-        self._early.clear()
+        self._after_hole.clear()
         replay = self._replay
         if not replay.log_id:
             replay.opened(log_id, last_number)
@@ -96,7 +95,7 @@ class Hub:
             self.known_to = last_number
             replay.remarked(base_text(replay))
         elif replay.log_id != log_id or last_number < replay.last:
-            # Another file, or one that lost its end (D06): its numbers mean something else now.
+            # Another file, or one that lost its end (D06): its numbers belong to other events now.
             self.known_to = last_number
             self._start_over(log_id, last_number, "the event log was replaced")
         else:
@@ -105,7 +104,7 @@ class Hub:
         self._changed()
 
     def take(self, events: list[Event]) -> int:
-        """Events of the worker, in its order. Returns how many of them count for its credit."""
+        """Take events of the worker, in its order. Return how many of them count for its credit."""
         numbered = 0
         for event in events:
             if event.number == 0:
@@ -121,8 +120,8 @@ class Hub:
         return numbered
 
     def state_changed(self, state: WorkspaceState) -> None:
-        """Tell clients that asked for ids how the worker is (P12)."""
-        self._state_text = b"data: " + envelope("workspace_state", "updated", state) + b"\n\n"
+        """Send the state of the worker to clients that asked for ids (P12)."""
+        self._state_text = b"data: " + event_data(state) + b"\n\n"
         if state.state not in _ALIVE:
             self._replay.snapshots_voided()
         if not self._closed:
@@ -132,20 +131,20 @@ class Hub:
     def _take_numbered(self, event: Event) -> None:
         replay = self._replay
         if not replay.log_id or self._closed or event.number <= replay.last:
-            return  # nobody could be told where it belongs; or it was filled in meanwhile
+            return  # it cannot be given a place in a log, or was fetched meanwhile
         self.known_to = max(self.known_to, event.number)
         if event.number == replay.last + 1:
             replay.added(event)
-            self._take_early()
+            self._take_after_hole()
         elif not self._streams:
-            replay.skipped_to(event.number - 1)  # who comes later and needs them asks the worker
+            replay.skipped_to(event.number - 1)  # a later client that needs them fetches them
             replay.added(event)
-        elif len(self._early) < self._limits.event_window:
-            self._early.append(event)
+        elif len(self._after_hole) < self._limits.event_window:
+            self._after_hole.append(event)
 
-    def _take_early(self) -> None:
-        while self._early and self._early[0].number <= self._replay.last + 1:
-            event = self._early.pop(0)
+    def _take_after_hole(self) -> None:
+        while self._after_hole and self._after_hole[0].number <= self._replay.last + 1:
+            event = self._after_hole.pop(0)
             if event.number == self._replay.last + 1:
                 self._replay.added(event)
 
@@ -156,7 +155,7 @@ class Hub:
             return
         if not self._streams:
             self._replay.skipped_to(self.known_to)
-            self._early.clear()
+            self._after_hole.clear()
             return
         self._filling = True
         self.tasks.start(self._fill(), "fill")
@@ -169,7 +168,7 @@ class Hub:
                 self._log.info(
                     "fetching events", extra=fields(workspace=self.workspace_id, after=after, known_to=self.known_to)
                 )
-                reason = "the worker does not tell them"
+                reason = "the worker did not return them"
                 try:
                     page = await self.fetch(after, min(self._limits.event_batch_max, self.known_to - after))
                 except BulkheadError as error:
@@ -196,10 +195,10 @@ class Hub:
         self._log.warning(
             "events lost to clients", extra=fields(workspace=self.workspace_id, after=self._replay.last, reason=reason)
         )
-        early, self._early = self._early, []
-        last = early[0].number - 1 if early else self.known_to
-        self._start_over(self._replay.log_id, last, "events are not kept any more")
-        for event in early:
+        after_hole, self._after_hole = self._after_hole, []
+        last = after_hole[0].number - 1 if after_hole else self.known_to
+        self._start_over(self._replay.log_id, last, "the events are no longer stored")
+        for event in after_hole:
             self._take_numbered(event)
         self._changed()
 
@@ -211,7 +210,7 @@ class Hub:
     # --- streams ----------------------------------------------------------------------------------------------------
 
     def open_stream(self, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool) -> "Stream":
-        """Subscribe a client from this moment on, or from the event after `cursor`."""
+        """Subscribe a client, from now on or from the event after `cursor`."""
         preamble = b""
         if wants_ids:
             retry_ms = self._limits.stream_retry_ms + self._random.randrange(self._limits.stream_retry_jitter_ms + 1)
@@ -231,29 +230,29 @@ class Hub:
         return stream
 
     def close(self) -> None:
-        """End every stream cleanly, after what is already there. The hub takes nothing more."""
+        """End every stream cleanly, after the events that it has already. The hub takes no further ones."""
         self._closed = True
         for stream in self._streams:
             stream.client.end()
         self.wake()
 
     async def page(self, after: int) -> list[Event] | BulkheadError:
-        """Ask the worker for a client that is behind; an error is an answer here."""
+        """Fetch a page from the worker for a client that is behind. An error is returned, not raised."""
         try:
             return await self.fetch(after, self._limits.event_batch_max)
         except BulkheadError as error:
             return error
 
     def forget(self, stream: "Stream") -> None:
-        """This stream is closed."""
+        """Remove a stream that is closed."""
         self._streams.discard(stream)
         self.wake()
 
     async def changed(self, timeout_s: float) -> bool:
-        """Wait until something changed; False after `timeout_s` seconds."""
+        """Wait until something changed. Return False after `timeout_s` seconds."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(timeout_s, _answer, waiter, False)
+        timer = loop.call_later(timeout_s, _set_result, waiter, False)
         self._waiters.add(waiter)
         try:
             return await waiter
@@ -268,14 +267,14 @@ class Hub:
         self.wake()
 
     def wake(self) -> None:
-        """Let every waiting stream look again."""
+        """Let every waiting stream check again."""
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            _answer(waiter, True)
+            _set_result(waiter, True)
 
 
 class Stream:
-    """One client's stream. Made by `Hub.open_stream`; its reader calls `next_chunk` again and again."""
+    """One client's stream. Made by `Hub.open_stream`; its reader calls `next_chunk` repeatedly."""
 
     def __init__(self, hub: Hub, client: ClientStream) -> None:
         self.client = client
@@ -283,10 +282,10 @@ class Stream:
         self._page: asyncio.Task[list[Event] | BulkheadError] | None = None
         self._page_of: EventId | None = None
         self._attempt = 0
-        self._again_at = 0.0
+        self._next_fetch_at = 0.0
 
     async def next_chunk(self, timeout_s: float) -> bytes | None:
-        """Everything that waits, as SSE text; b"" when nothing came within `timeout_s`; None: over, end cleanly."""
+        """Return all waiting events as SSE text; b"" when none came within `timeout_s`; None at the clean end."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
@@ -300,49 +299,49 @@ class Stream:
             wait_s = deadline - now
             if (cursor := self.client.wants_page) is not None:
                 if self._page is not None and self._page.done():
-                    self._turn(self._page.result(), now)
+                    self._take_page(self._page.result(), now)
                     continue
-                if self._page is None and now >= self._again_at:
-                    self._ask(cursor)
+                if self._page is None and now >= self._next_fetch_at:
+                    self._fetch_page(cursor)
                 elif self._page is None:
-                    wait_s = min(wait_s, self._again_at - now)
+                    wait_s = min(wait_s, self._next_fetch_at - now)
             await self._hub.changed(wait_s)
 
-    def asked_before(self, events: Sequence[Event]) -> None:
-        """These requests are open; the client gets those that it would not hear of otherwise."""
-        self.client.asked_before(events)
+    def add_open_requests(self, events: Sequence[Event]) -> None:
+        """Send the client those events of open requests that are older than its stream."""
+        self.client.add_open_requests(events)
         self._hub.wake()
 
     def close(self) -> None:
-        """The client is gone; a waiting `next_chunk` returns None."""
+        """The client has left; a waiting `next_chunk` returns None."""
         self.client.close()
         if self._page is not None:
             self._page.cancel()
         self._hub.forget(self)
 
-    def _ask(self, cursor: EventId) -> None:
+    def _fetch_page(self, cursor: EventId) -> None:
         self._page_of = cursor
         self._page = self._hub.tasks.start(self._hub.page(cursor.number), "page")
         self._page.add_done_callback(lambda _: self._hub.wake())
 
-    def _turn(self, page: list[Event] | BulkheadError, now: float) -> None:
+    def _take_page(self, page: list[Event] | BulkheadError, now: float) -> None:
         cursor, self._page, self._page_of = self._page_of, None, None
         assert cursor is not None
         if isinstance(page, BulkheadError) and page.code != "reset":
-            # No worker now. The state of the workspace is on this stream; the client may wait here as well as there.
-            self.client.look(self._hub.known_to)
-            self._again_at = now + _PAGE_PAUSE.delay_s(self._attempt)
+            # No worker now. The client keeps this stream, which shows the state of the workspace, and waits.
+            self.client.try_live(self._hub.known_to)
+            self._next_fetch_at = now + _PAGE_PAUSE.delay_s(self._attempt)
             self._attempt += 1
             return
         self._attempt = 0
         if not isinstance(page, BulkheadError) and page and cursor.log_id == self._hub.log_id:
-            # An answer may overtake the batch with the same events: what it told of is known, or the client, which is
-            # further than the hub then, would be reset.
+            # The page may overtake the batch with the same events. Without this the client would be ahead of the hub,
+            # and would be reset.
             self._hub.known_to = max(self._hub.known_to, page[-1].number)
         if isinstance(page, BulkheadError) or not self.client.paged(cursor, page, self._hub.known_to):
-            self.client.reset("events are not kept any more")
+            self.client.reset("the events are no longer stored")
 
 
-def _answer(waiter: "asyncio.Future[bool]", value: bool) -> None:
+def _set_result(waiter: "asyncio.Future[bool]", value: bool) -> None:
     if not waiter.done():
         waiter.set_result(value)

@@ -1,52 +1,53 @@
-"""The recent past of one workspace, kept once for all its clients.
+"""Keep the recent events of one workspace, once for all its clients.
 
-Theory of operation. Everything a client may be sent lies in one log in memory, under positions that only grow:
-numbered events, and our own remarks (`workspace_state`, `reset`) that only clients with ids see. A client is a
-position in this log (stream.py), not a queue of its own; a slow client costs nothing but how far it is behind, and
-what several clients need at once is joined once. Snapshots lie beside the log: the newest of each key, void as soon
-as a numbered event of that key arrives; they are always newer than every numbered event of their key.
+Theory of operation. Everything that may be sent to a client is in one log in memory, under positions that only grow:
+numbered events, and the supervisor's own remarks (`workspace_state`) that only clients with ids get. A client is a
+position in this log (stream.py), not a queue of its own; a slow client costs only the items that it is behind, and
+text that several clients need at once is joined once. Snapshots are beside the log: the newest of each key, void as
+soon as a numbered event of that key arrives; they are always newer than every numbered event of their key.
 
-The log also answers "what came after this number" for clients that come back: from memory, by asking the worker, or
-not at all (reset).
+The log also finds the events after a number for clients that resume: in memory, by fetching from the worker, or not
+at all (reset).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protocol.events import EVENT_KINDS, Event, EventId
+from protocol.events import EVENTS, Event, EventId
 
 _COMPACT_AT = 1024
 SNAPSHOTS_MAX = 1024
-"""Growing messages of one workspace; above it the oldest snapshot is dropped, its stored event still comes."""
+"""Snapshots of one workspace; above it the oldest is dropped. The numbered event of its key is sent all the same."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """One event as it goes to clients: encoded once. `head` is the line with the id, for those who asked for it."""
+    """One event as it is sent to clients, encoded once. `head` is the line with the id, for clients with ids."""
 
     number: int
     head: bytes
     line: bytes
-    is_plain: bool  # are clients without ids told?
+    is_plain: bool  # clients without ids get it, too
 
     @property
     def size(self) -> int:
-        """What keeping it costs, in bytes."""
+        """The bytes that it takes in memory."""
         return len(self.head) + len(self.line)
 
 
 def encode_event(event: Event, log_id: str) -> Item:
-    """The SSE text of `event`."""
+    """Return the SSE text of `event`."""
     data = event.data
     if b"\n" in data or b"\r" in data:
-        # The worker promises one line. JSON may hold line ends only between its tokens, where a blank is as good.
+        # The worker promises one line. JSON has line ends only between its tokens, where a space is equivalent.
         data = data.replace(b"\n", b" ").replace(b"\r", b" ")
     head = b"id: %b.%d\n" % (log_id.encode(), event.number) if event.number else b""
-    return Item(event.number, head, b"data: " + data + b"\n\n", event.kind in EVENT_KINDS)
+    row = EVENTS.get(event.kind)
+    return Item(event.number, head, b"data: " + data + b"\n\n", is_plain=row is not None and not row.is_own)
 
 
 def join(items: Sequence[Item], wants_ids: bool) -> bytes:
-    """The text of `items` for one kind of client."""
+    """Return the text of `items`, for clients with or without ids."""
     if not wants_ids:
         return b"".join([item.line for item in items if item.is_plain])
     return b"".join([part for item in items for part in (item.head, item.line)])
@@ -54,26 +55,26 @@ def join(items: Sequence[Item], wants_ids: bool) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class FromMemory:
-    """Everything after the cursor is here, from this position on."""
+    """All events after the cursor are in memory, from this position on."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True)
 class AskWorker:
-    """The events after this number are older than our memory."""
+    """The events after this number are no longer in memory: fetch them from the worker."""
 
     after: int
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
-    """This cursor cannot be served, and why."""
+class CursorLost:
+    """This cursor cannot be served, for this reason."""
 
     reason: str
 
 
-ReplaySource = FromMemory | AskWorker | Reset
+ReplaySource = FromMemory | AskWorker | CursorLost
 
 
 class ReplayLog:
@@ -89,36 +90,36 @@ class ReplayLog:
         self._behind_max = max(kept, behind_max)
         self._behind_max_bytes = max(kept_bytes, behind_max_bytes)
         self._items: list[Item] = []
-        self._forgotten = 0  # leading items that are void; removed in lots
+        self._deleted = 0  # leading items that are void; deleted many at a time
         self._texts: dict[tuple[int, bool, bool], tuple[bytes, int]] = {}  # joined since the last change
         self._bytes = 0
-        self._charged = 0  # the same, with a bound for each item
+        self._charged = 0  # the same, with an upper bound for each item
         self._snapshots: dict[str, tuple[int, Item]] = {}  # oldest first
 
     @property
     def end(self) -> int:
-        """The position that the next item gets."""
-        return self.start + len(self._items) - self._forgotten
+        """The position of the next item."""
+        return self.start + len(self._items) - self._deleted
 
     @property
     def kept_bytes(self) -> int:
-        """What the log's items cost now."""
+        """The bytes that the items of the log take now."""
         return self._bytes
 
     @property
     def is_over(self) -> bool:
-        """Is more kept than need be, so that `trim` is worth calling?"""
+        """Return whether more is kept than necessary, so that `trim` should be called."""
         return self.end - self.start > self._kept or self._bytes > self._kept_bytes
 
     def opened(self, log_id: str, last: int) -> None:
-        """From here on it is this log, of which nothing is in memory; positions go on.
+        """Begin with this log, of which nothing is in memory. Positions continue.
 
-        What was remarked before the first log was known stays.
+        Remarks from before the first log was known stay.
         """
         if self.log_id:
             self.start = self.end
             self._items.clear()
-            self._forgotten = 0
+            self._deleted = 0
             self._texts.clear()
             self._bytes = self._charged = 0
             self._snapshots.clear()
@@ -126,11 +127,11 @@ class ReplayLog:
         self.last = last
 
     def skipped_to(self, last: int) -> None:
-        """Events up to `last` exist and nobody here needs them: older cursors ask the worker."""
+        """Skip the events up to `last`, which no client needs: older cursors are served by the worker."""
         self.opened(self.log_id, last)
 
     def added(self, event: Event) -> None:
-        """The next numbered event (`last + 1`)."""
+        """Add the next numbered event (`last + 1`)."""
         assert event.number == self.last + 1, (event.number, self.last)
         self.last = event.number
         if event.key:
@@ -138,11 +139,11 @@ class ReplayLog:
         self._keep(encode_event(event, self.log_id))
 
     def remarked(self, text: bytes) -> None:
-        """Something without a number that clients with ids are told in this place; never replayed."""
+        """Add a text without a number that clients with ids get at this position; it is never replayed."""
         self._keep(Item(0, b"", text, False))
 
     def with_snapshot(self, event: Event) -> None:
-        """A snapshot; it replaces the one of the same key."""
+        """Keep a snapshot; it replaces the one of the same key."""
         self._snapshots.pop(event.key, None)
         if len(self._snapshots) >= SNAPSHOTS_MAX:
             del self._snapshots[next(iter(self._snapshots))]
@@ -151,27 +152,27 @@ class ReplayLog:
         self._snapshots[event.key] = (self.version, encode_event(event, self.log_id))
 
     def snapshots_voided(self) -> None:
-        """The worker is gone: what was growing does not grow any more."""
+        """Delete all snapshots, because the worker that made them has ended."""
         self._texts.clear()
         self._snapshots.clear()
 
     def trim(self, passed: int) -> None:
-        """Forget what is too much: first what every client has passed, then also what slow clients still need.
+        """Delete items above the limits: first those before `passed`, then also items that slow clients still need.
 
-        A single event counts against slow clients for a quarter of the limit at most: one that is larger than all
-        the rest must not cut everybody.
+        A single event counts against slow clients for a quarter of the limit at most: one very large event must not
+        cut all clients.
         """
         while self.start < passed and self.is_over:
-            self._forget()
+            self._delete_first()
         while self.end - self.start > self._behind_max or self._charged > self._behind_max_bytes:
-            self._forget()
+            self._delete_first()
 
     def find(self, cursor: EventId, known_to: int) -> ReplaySource:
-        """Where the events after `cursor` are; `known_to` is the highest number that the worker spoke of."""
+        """Find the events after `cursor`; `known_to` is the highest number that the worker has mentioned."""
         if cursor.log_id != self.log_id:
-            return Reset("this id is of another event log")
+            return CursorLost("this id is of another event log")
         if cursor.number > max(self.last, known_to):
-            return Reset("this id is beyond the newest event")
+            return CursorLost("this id is beyond the newest event")
         if cursor.number >= self.last:
             return FromMemory(self.end)
         if cursor.number < self.last - self.numbered:
@@ -180,21 +181,21 @@ class ReplayLog:
         position, left = self.end, self.last - cursor.number
         while left:
             position -= 1
-            if self._items[position - self.start + self._forgotten].number:
+            if self._items[position - self.start + self._deleted].number:
                 left -= 1
         return FromMemory(position)
 
     @property
     def numbered(self) -> int:
-        """How many numbered events are in memory; they are the newest ones, without a hole."""
-        for index in range(self._forgotten, len(self._items)):
+        """The number of numbered events in memory; they are the newest ones, without a hole."""
+        for index in range(self._deleted, len(self._items)):
             if number := self._items[index].number:
                 return self.last - number + 1
         return 0
 
     def items(self, position: int, bytes_max: int) -> list[Item]:
-        """The items from `position` on, at least one if there is any, then up to `bytes_max` bytes."""
-        first = position - self.start + self._forgotten
+        """Return the items from `position` on: at least one if there is any, then up to `bytes_max` bytes."""
+        first = position - self.start + self._deleted
         size = 0
         for index in range(first, len(self._items)):
             size += self._items[index].size
@@ -203,22 +204,22 @@ class ReplayLog:
         return self._items[first:]
 
     def text(self, position: int, bytes_max: int, *, wants_ids: bool) -> tuple[bytes, int]:
-        """The text of `items`, and the position behind it. Clients at one position share one text."""
+        """Return the text of `items` and the position after it. Clients at one position share one text."""
         key = (position, wants_ids, False)
-        if (found := self._texts.get(key)) is None:
+        if (entry := self._texts.get(key)) is None:
             items = self.items(position, bytes_max)
-            found = self._texts[key] = (join(items, wants_ids), position + len(items))
-        return found
+            entry = self._texts[key] = (join(items, wants_ids), position + len(items))
+        return entry
 
     def snapshots_text(self, after_version: int, *, wants_ids: bool) -> bytes:
-        """The text of the snapshots newer than `after_version`."""
+        """Return the text of the snapshots newer than `after_version`."""
         key = (after_version, wants_ids, True)
-        if (found := self._texts.get(key)) is None:
-            found = self._texts[key] = (join(self.snapshots(after_version), wants_ids), self.version)
-        return found[0]
+        if (entry := self._texts.get(key)) is None:
+            entry = self._texts[key] = (join(self.snapshots(after_version), wants_ids), self.version)
+        return entry[0]
 
     def snapshots(self, after_version: int) -> list[Item]:
-        """The snapshots newer than `after_version`, oldest first."""
+        """Return the snapshots newer than `after_version`, oldest first."""
         newer: list[Item] = []
         for version, item in reversed(self._snapshots.values()):
             if version <= after_version:
@@ -233,16 +234,16 @@ class ReplayLog:
         self._bytes += item.size
         self._charged += min(item.size, self._behind_max_bytes // 4)
 
-    def _forget(self) -> None:
-        size = self._items[self._forgotten].size
+    def _delete_first(self) -> None:
+        size = self._items[self._deleted].size
         self._bytes -= size
         self._charged -= min(size, self._behind_max_bytes // 4)
-        self._items[self._forgotten] = _FORGOTTEN
-        self._forgotten += 1
+        self._items[self._deleted] = _DELETED
+        self._deleted += 1
         self.start += 1
-        if self._forgotten > _COMPACT_AT:
-            del self._items[: self._forgotten]
-            self._forgotten = 0
+        if self._deleted > _COMPACT_AT:
+            del self._items[: self._deleted]
+            self._deleted = 0
 
 
-_FORGOTTEN = Item(0, b"", b"", False)
+_DELETED = Item(0, b"", b"", False)

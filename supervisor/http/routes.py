@@ -322,7 +322,7 @@ class MethodUnknown(BadInput):
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class RouteMatch:
     """The route of a request, and the values of its path parameters."""
 
     route: Route
@@ -346,7 +346,7 @@ class RouteTable:
             assert route.method not in methods, route
             methods[route.method] = (route, names)
 
-    def match(self, method: str, path: str) -> Match:
+    def match(self, method: str, path: str) -> RouteMatch:
         """Return the route for `method` and the undecoded `path`. Raises NotFound, MethodUnknown, BadInput."""
         if not path.startswith("/"):
             raise _unknown(path)
@@ -368,7 +368,7 @@ class RouteTable:
         if row is None:
             raise MethodUnknown(method, sorted(methods))
         route, names = row
-        return Match(route, dict(zip(names, values, strict=True)))
+        return RouteMatch(route, dict(zip(names, values, strict=True)))
 
 
 def _decoded(word: str) -> str:

@@ -23,7 +23,7 @@ from supervisor.admission import Admission
 from supervisor.events.hub import Stream
 from supervisor.http.messages import Request
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace import ManagedWorkspace
 
 SEND_BUFFER_BYTES = 64 * 1024
 WRITE_AT_ONCE_BYTES = 256 * 1024
@@ -96,10 +96,10 @@ class EventStreams:
         finally:
             self._open -= 1
 
-    async def _send_open_requests(self, workspace: Workspace, events: Stream) -> None:
+    async def _send_open_requests(self, workspace: ManagedWorkspace, events: Stream) -> None:
         """Send the client the permission requests and questions that were opened before it connected."""
         try:
-            events.asked_before(await workspace.open_asks())
+            events.add_open_requests(await workspace.open_asks())
         except BulkheadError as error:  # without a worker none is open
             self._log.debug(
                 "open requests not sent", extra=fields(workspace=workspace.registration.id, error=error.message)
@@ -110,7 +110,7 @@ class EventStreams:
         events: Stream,
         output: "_Output",
         wants_ids: bool,
-        workspace: Workspace,
+        workspace: ManagedWorkspace,
         requests: "asyncio.Task[None] | None",
     ) -> None:
         task = asyncio.current_task()

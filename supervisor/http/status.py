@@ -15,7 +15,7 @@ from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
 
 
-class Usage(Protocol):
+class ResourceUsage(Protocol):
     """The resources that one process uses."""
 
     @property
@@ -28,7 +28,7 @@ class Usage(Protocol):
     def cpu_s(self) -> float: ...
 
 
-Measure = Callable[[int, bool], Usage | None]
+Measure = Callable[[int, bool], ResourceUsage | None]
 """Measures a process by pid; with True also its private memory, which takes longer. None: it has exited. May block."""
 
 
@@ -80,13 +80,13 @@ class StatusHandlers:
 
     async def _measured(
         self, rows: list[WorkerStatus], *, is_full: bool, own_pid: int = 0
-    ) -> tuple[list[WorkerStatus], Usage | None]:
+    ) -> tuple[list[WorkerStatus], ResourceUsage | None]:
         """Return the rows with what their processes use, and the usage of this process, if its pid is given."""
         pids = [pid for pid in (own_pid, *(row.pid for row in rows)) if pid]
         usages = await self._table.in_thread(lambda: self._measure_all(pids, is_full))
         return [_with_usage(row, usages.get(row.pid or 0)) for row in rows], usages.get(own_pid)
 
-    def _measure_all(self, pids: Iterable[int], is_full: bool) -> dict[int, Usage]:
+    def _measure_all(self, pids: Iterable[int], is_full: bool) -> dict[int, ResourceUsage]:
         usages = {pid: self._measure(pid, is_full) for pid in pids}
         return {pid: usage for pid, usage in usages.items() if usage is not None}
 
@@ -95,7 +95,7 @@ def _wants_full_memory(request: Request) -> bool:
     return request.query.get("memory") == "full"
 
 
-def _with_usage(row: WorkerStatus, usage: Usage | None) -> WorkerStatus:
+def _with_usage(row: WorkerStatus, usage: ResourceUsage | None) -> WorkerStatus:
     if usage is None:
         return row
     return msgspec.structs.replace(row, rss_bytes=usage.rss_bytes, uss_bytes=usage.uss_bytes, cpu_s=usage.cpu_s)

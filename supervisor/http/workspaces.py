@@ -15,7 +15,7 @@ from protocol.version import BULKHEAD_VERSION
 from supervisor.admission import Admission
 from supervisor.http.messages import Request, Response, json_response
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace import ManagedWorkspace
 from supervisor.workspaces.workspace_table import Registration
 
 LIST_DESCRIBE_S = 1.0
@@ -106,7 +106,7 @@ class WorkspaceHandlers:
         await self._registry.remove(workspace.registration.id)
         return Response()
 
-    async def _find(self, request: Request) -> Workspace:
+    async def _find(self, request: Request) -> ManagedWorkspace:
         await self._registry.wait_open()
         return self._registry.find(request.params["id"])
 
@@ -114,7 +114,7 @@ class WorkspaceHandlers:
         running = [workspace for workspace in self._registry.touched() if workspace.driver.status().answers]
         described: dict[str, Description] = {}
 
-        async def describe(workspace: Workspace) -> None:
+        async def describe(workspace: ManagedWorkspace) -> None:
             try:
                 async with asyncio.timeout(LIST_DESCRIBE_S):
                     described[workspace.registration.id] = await workspace.describe()
@@ -125,7 +125,9 @@ class WorkspaceHandlers:
         return described
 
 
-def _shape(registration: Registration, workspace: Workspace | None, description: Description | None) -> WorkspaceShape:
+def _shape(
+    registration: Registration, workspace: ManagedWorkspace | None, description: Description | None
+) -> WorkspaceShape:
     env = workspace.env if workspace is not None else None
     return WorkspaceShape(
         id=registration.id,

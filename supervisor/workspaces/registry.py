@@ -16,7 +16,7 @@ from protocol.limits import Limits
 from protocol.secrets import without_masked
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.identity import Identity, check_data_dir, data_dir_for, resolve
-from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace import ManagedWorkspace
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
 
 RETIRED_KEPT = 65_536
@@ -31,7 +31,7 @@ class Registry:
         *,
         table: WorkspaceTable,
         filesystem: BoundedFilesystem,
-        make_workspace: Callable[[Registration], Workspace],
+        make_workspace: Callable[[Registration], ManagedWorkspace],
         state_dir: Path,
         limits: Limits,
         clock: Clock,
@@ -51,8 +51,8 @@ class Registry:
         self._registrations: dict[WorkspaceId, Registration] = {}
         self._by_path: dict[str, WorkspaceId] = {}
         self._by_key: dict[tuple[int, int], WorkspaceId] = {}
-        self._touched: dict[WorkspaceId, Workspace] = {}
-        self._creating: dict[str, asyncio.Task[Workspace]] = {}
+        self._touched: dict[WorkspaceId, ManagedWorkspace] = {}
+        self._creating: dict[str, asyncio.Task[ManagedWorkspace]] = {}
         self._retired: OrderedDict[ClientId, None] = OrderedDict()
 
     # --- start and end ----------------------------------------------------------------------------------------------
@@ -85,14 +85,14 @@ class Registry:
 
     # --- finding ----------------------------------------------------------------------------------------------------
 
-    def find(self, workspace_id: str) -> Workspace:
+    def find(self, workspace_id: str) -> ManagedWorkspace:
         """Return the workspace with this id. Raises NotFound `workspace_unknown`."""
         workspace = self.get(workspace_id)
         if workspace is None:
             raise _unknown(workspace_id)
         return workspace
 
-    def get(self, workspace_id: str) -> Workspace | None:
+    def get(self, workspace_id: str) -> ManagedWorkspace | None:
         """Return the workspace with this id, or None when it is not registered."""
         key = WorkspaceId(workspace_id)
         workspace = self._touched.get(key)
@@ -111,11 +111,11 @@ class Registry:
         """Return every registration."""
         return list(self._registrations.values())
 
-    def touched(self) -> list[Workspace]:
+    def touched(self) -> list[ManagedWorkspace]:
         """Return the workspaces that were used since the supervisor started."""
         return list(self._touched.values())
 
-    def touched_one(self, workspace_id: WorkspaceId) -> Workspace | None:
+    def touched_one(self, workspace_id: WorkspaceId) -> ManagedWorkspace | None:
         """Return one of those that `touched` returns, or None."""
         return self._touched.get(workspace_id)
 
@@ -131,7 +131,7 @@ class Registry:
             if workspace.registration.id != workspace_id and (status.answers or status.state == "starting"):
                 self._tasks.start(self._tell(workspace, operation, waits=not status.answers), "tell")
 
-    async def _tell(self, workspace: Workspace, operation: str, *, waits: bool) -> None:
+    async def _tell(self, workspace: ManagedWorkspace, operation: str, *, waits: bool) -> None:
         try:
             await workspace.call(operation, wakes=waits)
         except BulkheadError as error:  # its next worker starts with the new values
@@ -163,7 +163,7 @@ class Registry:
 
     async def create(
         self, request: CreateWorkspace, client_id: ClientId, identity: Identity | None = None
-    ) -> Workspace:
+    ) -> ManagedWorkspace:
         """Find or register the workspace of a directory, and claim it for the client. Its worker may still be asleep.
 
         `identity` is the result of `resolve` for this request. Raises as `resolve` does; Conflict for a retired
@@ -174,7 +174,7 @@ class Registry:
         identity = identity or await self.resolve(request)
         self.check_client(client_id)
         task = self._creating.get(identity.path)
-        workspace: Workspace | None = None
+        workspace: ManagedWorkspace | None = None
         if task is None:
             workspace = await self._existing(identity)
             task = self._creating.get(identity.path)  # another request may have begun meanwhile
@@ -192,7 +192,7 @@ class Registry:
         workspace.claim(client_id)
         return workspace
 
-    async def restore(self, workspace_id: WorkspaceId, path: str) -> Workspace:
+    async def restore(self, workspace_id: WorkspaceId, path: str) -> ManagedWorkspace:
         """Return the workspace of a worker that lives, registering it again under its id if its row was lost.
 
         Raises as `create` does.
@@ -215,7 +215,7 @@ class Registry:
             if self._by_key.get(registration.identity.key) == workspace_id:
                 del self._by_key[registration.identity.key]
 
-    async def _existing(self, identity: Identity) -> Workspace | None:
+    async def _existing(self, identity: Identity) -> ManagedWorkspace | None:
         """Return the registered workspace of this directory, or None.
 
         Raises Conflict when its path leads to another directory now, Unavailable when that cannot be found out.
@@ -244,7 +244,7 @@ class Registry:
 
     async def _register(
         self, identity: Identity, request: CreateWorkspace, workspace_id: WorkspaceId | None = None
-    ) -> Workspace:
+    ) -> ManagedWorkspace:
         try:
             if len(self._registrations) >= self._limits.workspaces_max:
                 raise LimitReached(

@@ -19,7 +19,7 @@ SLEEPING = frozenset({"asleep", "failed"})
 """States in which the directory is checked first, because a new process would start in it."""
 
 
-class InThread(Protocol):
+class RunBlocking(Protocol):
     """Runs `work`, which may block, on a thread."""
 
     def __call__(self, work: Callable[[], None]) -> Awaitable[None]: ...
@@ -33,7 +33,7 @@ class WorkerCaller:
         *,
         identity: Identity,
         driver: WorkerDriver,
-        in_thread: InThread,
+        in_thread: RunBlocking,
         limits: Limits,
         clock: Clock,
         log: logging.Logger,

@@ -28,7 +28,7 @@ from supervisor.workers.crash_history import Crash
 from supervisor.workers.driver import DriverStatus, WorkerDriver
 from supervisor.workspaces.eviction import Eviction, EvictionFacts
 from supervisor.workspaces.leases import Arm, Effect, LastClaimEnded, Leases
-from supervisor.workspaces.worker_calls import SLEEPING, InThread, WorkerCaller
+from supervisor.workspaces.worker_calls import SLEEPING, RunBlocking, WorkerCaller
 from supervisor.workspaces.workspace_table import Registration
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ _events_decoder = msgspec.msgpack.Decoder(list[Event])
 _description_decoder = msgspec.json.Decoder(Description)
 
 
-class Workspace:
+class ManagedWorkspace:
     """Created by the first request for it; lives as long as its registration. All state changes happen on the loop."""
 
     def __init__(
         self,
         *,
         registration: Registration,
-        make_driver: "Callable[[Workspace], WorkerDriver]",
-        in_thread: InThread,
+        make_driver: "Callable[[ManagedWorkspace], WorkerDriver]",
+        in_thread: RunBlocking,
         limits: Limits,
         clock: Clock,
         log: logging.Logger,

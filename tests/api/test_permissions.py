@@ -298,11 +298,11 @@ async def test_wait_is_denied_at_its_deadline_and_that_is_stored(house: ServerHa
     request = await requested(room.watcher)
     await room.ended(run)
     [result] = await results(room)
-    assert "nobody answered within 0.3 s" in result["content"]
+    assert "no client answered within 0.3 s" in result["content"]
     assert outcomes(room.watcher, request["tool_call_id"]) == ["waiting", "denied"]
     late = (await grant(room, request, "allow")).expect(409)
     assert late.code == "no_longer_asked"
-    assert "nobody answered within 0.3 s" in late.json()["message"]
+    assert "no client answered within 0.3 s" in late.json()["message"]
 
 
 async def test_a_prompt_with_a_policy_is_a_run_of_its_own(house: ServerHarness) -> None:

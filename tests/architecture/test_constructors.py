@@ -11,8 +11,6 @@ EXCEPTIONS = {
     "worker/agent/turn.py:Turn": "to be split: the turn and its environment",
     "worker/models/registry.py:ModelRegistry": "to be split: random and log are not used",
     "worker/models/remote.py:RemoteModel": "to be split: model, provider and choice are one value",
-    "worker/runs/dispatcher.py:Dispatcher": "to be split: it passes most of them on as ToolSource",
-    "worker/runs/transcript.py:StoredTranscript": "to be split: the run and what every transcript shares",
 }
 """`FILE:CLASS` of constructors that have more without a reason, and what would make them smaller."""
 

@@ -17,7 +17,7 @@ from protocol.api.provider import SelectedModel
 from protocol.api.session import Session, Todo
 from protocol.api.workspace import WorkerStatus, Workspace
 from protocol.errors import CODES
-from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
+from protocol.events import EVENTS
 from protocol.operations import OPERATIONS
 from supervisor.http.openapi.document import TAGS, codes, document, operation_id
 from supervisor.http.openapi.examples import EXAMPLES
@@ -97,18 +97,20 @@ async def test_a_created_resource_links_to_the_operations_on_it() -> None:
     assert set(paths["/v1/workspaces/{id}/agent"]["post"]["responses"]["202"]["links"]) == {"run_get"}
 
 
-async def test_every_kind_of_event_has_an_envelope() -> None:
-    kinds: set[str] = set()
-    for choice in DOCUMENT["components"]["schemas"]["Event"]["oneOf"]:
-        named = choice["properties"]["type"]
-        kinds |= set(named.get("enum", ())) | {named["const"]} if "const" in named else set(named["enum"])
-    assert kinds == EVENT_KINDS | OWN_EVENT_KINDS
+async def test_every_kind_of_event_has_its_envelope() -> None:
+    choices = DOCUMENT["components"]["schemas"]["Event"]["oneOf"]
+    assert [choice["properties"]["type"]["const"] for choice in choices] == list(EVENTS)
 
 
-async def test_every_event_that_is_sent_has_a_type() -> None:
-    for choice in DOCUMENT["components"]["schemas"]["Event"]["oneOf"]:
-        payload = choice["properties"]["payload"]["properties"]["payload"]
-        assert "$ref" in payload or choice["properties"]["type"]["enum"] == ["update_available"], choice
+@pytest.mark.parametrize("kind", EVENTS)
+async def test_the_envelope_of_an_event_names_its_changes_and_its_payload(kind: str) -> None:
+    row = EVENTS[kind]
+    choices = DOCUMENT["components"]["schemas"]["Event"]["oneOf"]
+    (choice,) = [choice for choice in choices if choice["properties"]["type"]["const"] == kind]
+    inner = choice["properties"]["payload"]["properties"]
+    assert inner["type"]["enum"] == list(row.changes)
+    expected = {"$ref": f"#/components/schemas/{row.payload.__name__}"} if row.payload else {"type": "object"}
+    assert inner["payload"] == expected
 
 
 async def test_response_fields_are_required_if_always_written_and_body_fields_only_without_a_default() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from protocol import errors
 from protocol.errors import CODES, BulkheadError, from_info
-from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
+from protocol.events import EVENTS, MARK_KIND, Delivery
 from protocol.limits import DEFAULT_LIMITS
 from protocol.operations import OPERATIONS
 from supervisor.http.routes import ROUTES
@@ -50,8 +50,20 @@ async def test_every_class_of_error_has_a_code() -> None:
     assert {cls for cls, _ in CODES.values()} == classes
 
 
-async def test_internal_events_are_not_events_of_the_api() -> None:
-    assert not EVENT_KINDS & OWN_EVENT_KINDS
+async def test_each_payload_type_has_one_kind_of_event() -> None:
+    payloads = [row.payload for row in EVENTS.values() if row.payload is not None]
+    assert len(set(payloads)) == len(payloads), "the type of a payload must decide the kind"
+    assert [row.name for row in EVENTS.values() if (row.payload is None) != (row.delivery is Delivery.NEVER)] == []
+
+
+async def test_only_our_own_kinds_come_from_the_supervisor() -> None:
+    assert [row.name for row in EVENTS.values() if row.is_own != (row.delivery is Delivery.SUPERVISOR)] == []
+    assert MARK_KIND not in EVENTS, "a mark is not sent to clients"
+
+
+async def test_the_rows_of_events_are_sorted() -> None:
+    assert list(EVENTS) == sorted(EVENTS)
+    assert all(row.changes and list(row.changes) == sorted(row.changes) for row in EVENTS.values())
 
 
 async def test_limits_name_their_unit() -> None:

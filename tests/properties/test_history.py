@@ -131,7 +131,7 @@ def test_providers_take_every_repaired_history(dialect: str):
     from pydantic_ai.models import override_allow_model_requests
 
     from protocol.api.provider import Model, ProviderConfig, SelectedModel
-    from worker.config.load import Config
+    from worker.config.load import WorkspaceConfig
     from worker.config.schema import Options
     from worker.models.registry import ModelRegistry
     from worker.zygote import warm_models
@@ -147,7 +147,7 @@ def test_providers_take_every_repaired_history(dialect: str):
     provider = ProviderConfig(
         id="loop", type=kind, base_url="http://x/v1", api_key="k", models=[Model(id="m", can_reason=True)]
     )
-    config = Config(
+    config = WorkspaceConfig(
         {"loop": provider}, {"large": SelectedModel(model="m", provider="loop")}, (), Options(), {}, "", (), (), ()
     )
     first = Message(id="u0", session_id="s", role="user", parts=[TextPart(TextData(text="begin"))])

@@ -1,29 +1,30 @@
-"""Random facts against the lane: no prompt is lost, each ends once, one at most is active, cancels know their past."""
+"""Random facts against a session's queue: no prompt is lost, each ends once, at most one is active, and a cancel
+covers only what was accepted before it."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from protocol.ids import RunId, SessionId
-from worker.runs.session_queue import CancelActive, Drop, Effect, End, Merge, SessionQueue, Start, Ticket
+from worker.runs.session_queue import CancelActive, CancelOnEntry, Drop, Effect, Merge, Reservation, SessionQueue, Start
 
 
-class Lanes(RuleBasedStateMachine):
-    """Plays dispatcher, runner and clients."""
+class Queues(RuleBasedStateMachine):
+    """Play dispatcher, runner and clients."""
 
-    tickets = Bundle("tickets")
+    reservations = Bundle("reservations")
 
     def __init__(self) -> None:
         super().__init__()
-        self.lane = SessionQueue(SessionId("s1"))
+        self.queue = SessionQueue(SessionId("s1"))
         self.accepted: dict[str, int] = {}  # run id -> sequence
         self.released: set[str] = set()
         self.ended: dict[str, str] = {}
         self.active: str | None = None
-        self.folded: set[str] = set()
-        self.told_to_stop: set[str] = set()
+        self.merged: set[str] = set()
+        self.cancelled: set[str] = set()
         self.cancels: list[int] = []  # the last sequence given out before each cancel
-        self.named: set[str] = set()
+        self.cancelled_by_id: set[str] = set()
         self.cleared: set[str] = set()
 
     def perform(self, effects: list[Effect]) -> None:
@@ -32,97 +33,97 @@ class Lanes(RuleBasedStateMachine):
                 case Start(run_id):
                     assert self.active is None
                     self.active = run_id
-                case End(run_id) | Drop(run_id):
+                case CancelOnEntry(run_id) | Drop(run_id):
                     self.end(run_id, "cancelled")
-                case Merge(run_id, host):
-                    assert host == self.active
+                case Merge(run_id):
+                    assert self.active is not None
                     assert run_id.startswith("free")
-                    self.folded.add(run_id)
+                    self.merged.add(run_id)
                 case CancelActive(run_id):
                     assert run_id == self.active
-                    assert run_id not in self.told_to_stop
-                    self.told_to_stop.add(run_id)
+                    assert run_id not in self.cancelled
+                    self.cancelled.add(run_id)
 
     def end(self, run_id: str, how: str) -> None:
         assert run_id not in self.ended
         self.ended[run_id] = how
-        if how == "cancelled" and run_id not in self.named | self.cleared:
+        if how == "cancelled" and run_id not in self.cancelled_by_id | self.cleared:
             assert any(self.accepted[run_id] <= mark for mark in self.cancels), "a cancel touched a later run"
 
-    @rule(target=tickets, keyed=st.booleans())
-    def accept(self, keyed: bool) -> Ticket:
-        run_id = RunId(f"{'keyed' if keyed else 'free'}{len(self.accepted)}")
-        ticket = self.lane.accept(run_id, keyed=keyed)
-        self.accepted[run_id] = ticket.sequence
-        return ticket
+    @rule(target=reservations, has_own_turn=st.booleans())
+    def accept(self, has_own_turn: bool) -> Reservation:
+        run_id = RunId(f"{'own' if has_own_turn else 'free'}{len(self.accepted)}")
+        reservation = self.queue.accept(run_id, has_own_turn=has_own_turn)
+        self.accepted[run_id] = reservation.sequence
+        return reservation
 
-    @rule(ticket=consumes(tickets))
-    def enter(self, ticket: Ticket) -> None:
-        self.perform(self.lane.enter(ticket))
+    @rule(reservation=consumes(reservations))
+    def enter(self, reservation: Reservation) -> None:
+        self.perform(self.queue.enter(reservation))
 
-    @rule(ticket=consumes(tickets))
-    def fail_to_store(self, ticket: Ticket) -> None:
-        self.lane.release(ticket)
-        self.released.add(ticket.run_id)
+    @rule(reservation=consumes(reservations))
+    def fail_to_store(self, reservation: Reservation) -> None:
+        self.queue.release(reservation)
+        self.released.add(reservation.run_id)
 
     @rule()
     def cancel(self) -> None:
-        was_empty = self.lane.is_empty
+        was_empty = self.queue.is_empty
         self.cancels.append(max(self.accepted.values(), default=0))
-        effects = self.lane.cancel()
+        effects = self.queue.cancel()
         self.perform(effects)
         if was_empty:
             assert effects == []
-            assert self.lane.mark == 0
+            assert self.queue.mark == 0
 
     @rule(which=st.integers(min_value=0, max_value=30))
     def cancel_run(self, which: int) -> None:
         names = list(self.accepted)
         if names:
             run_id = names[which % len(names)]
-            self.named.add(run_id)
-            effects = self.lane.cancel_run(RunId(run_id))
+            self.cancelled_by_id.add(run_id)
+            effects = self.queue.cancel_run(RunId(run_id))
             assert all(effect.run_id == run_id for effect in effects)
             self.perform(effects)
 
     @rule()
     def clear(self) -> None:
-        self.cleared |= set(self.lane.queued)
-        self.perform(self.lane.clear())
+        self.cleared |= set(self.queue.queued)
+        self.perform(self.queue.clear())
 
     @rule()
     def step(self) -> None:
-        self.perform(self.lane.step())
+        self.perform(self.queue.step())
 
     @rule()
     def finish(self) -> None:
         if self.active is None:
             return
         run_id, self.active = self.active, None
-        folded = self.lane.folded
-        effects = self.lane.finished(RunId(run_id))
-        how = "stopped" if run_id in self.told_to_stop else "completed"
-        for ended in (run_id, *folded):
+        merged = self.queue.merged
+        effects = self.queue.finished(RunId(run_id))
+        how = "stopped" if run_id in self.cancelled else "completed"
+        for ended in (run_id, *merged):
             self.end(ended, how)
-            self.folded.discard(ended)
+            self.merged.discard(ended)
         self.perform(effects)
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        places = [*self.lane.queued, *self.lane.folded, *([self.lane.active] if self.lane.active else [])]
-        assert len(places) == len(set(places))
+        present = [*self.queue.queued, *self.queue.merged, *([self.queue.active] if self.queue.active else [])]
+        assert len(present) == len(set(present))
         open_runs = set(self.accepted) - set(self.ended) - self.released
-        assert set(places) <= open_runs
-        assert len(open_runs) == len(places) + self.lane.waiting - len(self.lane.queued)
-        assert self.lane.active == self.active
+        assert set(present) <= open_runs
+        assert len(open_runs) == len(present) + self.queue.waiting - len(self.queue.queued)
+        assert self.queue.active == self.active
 
     @invariant()
-    def an_idle_lane_has_no_queue_and_no_mark(self) -> None:
-        if self.lane.active is None:
-            assert self.lane.queued == []
-        if self.lane.is_empty:
-            assert self.lane.mark == 0
+    def an_idle_queue_has_no_runs_and_no_mark(self) -> None:
+        if self.queue.active is None:
+            assert self.queue.queued == []
+        if self.queue.is_empty:
+            assert self.queue.mark == 0
 
 
-TestLanes = Lanes.TestCase
-TestLanes.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestQueues = Queues.TestCase
+TestQueues.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -15,7 +15,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class TextPosition:
     """A position in a text; both numbers begin with 1."""
 
     line: int
@@ -31,15 +31,15 @@ class _Level:
     wants_key: bool
 
 
-def json_positions(text: str) -> dict[KeyPath, Position]:
+def json_positions(text: str) -> dict[KeyPath, TextPosition]:
     """Return the position of each value: that of its key or, in a list, of the value. Duplicate keys: the last one."""
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
-    def position(offset: int) -> Position:
+    def position(offset: int) -> TextPosition:
         line = bisect_right(starts, offset)
-        return Position(line, offset - starts[line - 1] + 1)
+        return TextPosition(line, offset - starts[line - 1] + 1)
 
-    positions: dict[KeyPath, Position] = {}
+    positions: dict[KeyPath, TextPosition] = {}
     levels: list[_Level] = []
     for match in _TOKEN.finditer(text):
         token = match[0]

@@ -15,10 +15,10 @@ from protocol.errors import BadInput
 from protocol.worker_spec import WorkerSpec
 from worker.config.edit import edit_file, file_of
 from worker.config.files import Object
-from worker.config.load import Config, load_config
+from worker.config.load import WorkspaceConfig, load_config
 from worker.config.schema import Options
 
-ConfigListener = Callable[[Config, Mapping[str, str]], None]
+ConfigListener = Callable[[WorkspaceConfig, Mapping[str, str]], None]
 """Takes a configuration and the environment for child processes. Called on the loop; must not block."""
 
 
@@ -28,7 +28,7 @@ class LiveConfig:
     def __init__(
         self,
         spec: WorkerSpec,
-        config: Config | BadInput,
+        config: WorkspaceConfig | BadInput,
         *,
         clock: Clock,
         log: logging.Logger,
@@ -55,7 +55,7 @@ class LiveConfig:
         self._apply(config)
 
     @property
-    def current(self) -> Config:
+    def current(self) -> WorkspaceConfig:
         """The configuration for the next turn."""
         return self._current
 
@@ -93,14 +93,14 @@ class LiveConfig:
             choices = {**self._chosen, **(choose or {})}
             chosen = {kind: model for kind, model in choices.items() if model is not None}
 
-            def attempt(tree: Object) -> Config:
+            def attempt(tree: Object) -> WorkspaceConfig:
                 return read_config(self._spec, chosen=chosen, unwritten={path: tree})
 
             config = await asyncio.to_thread(edit_file, path, change, attempt, self._clock)
             self._chosen = chosen
             self._replace(config)
 
-    def _replace(self, config: Config) -> bool:
+    def _replace(self, config: WorkspaceConfig) -> bool:
         self.problem = None
         if config == self._current:
             return False
@@ -111,7 +111,7 @@ class LiveConfig:
             listener(config, env)
         return True
 
-    def _apply(self, config: Config) -> None:
+    def _apply(self, config: WorkspaceConfig) -> None:
         for secret in config.secrets:
             self._register_secret(secret)
         for warning in config.warnings:
@@ -119,9 +119,9 @@ class LiveConfig:
         set_level("debug" if self._spec.debug or config.options.debug else self._spec.log_level)
 
 
-def empty_config(data_dir: Path) -> Config:
+def empty_config(data_dir: Path) -> WorkspaceConfig:
     """Return a configuration without models, for a workspace whose own cannot be read."""
-    return Config(
+    return WorkspaceConfig(
         providers={},
         models={},
         allowed_tools=(),
@@ -140,7 +140,7 @@ def read_config(
     *,
     chosen: Mapping[str, SelectedModel] | None = None,
     unwritten: Mapping[Path, Object] | None = None,
-) -> Config:
+) -> WorkspaceConfig:
     """Read the configuration of a worker's workspace. Blocks. Raises BadInput.
 
     `chosen` and `unwritten` are those of `load_config`.

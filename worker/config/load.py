@@ -21,7 +21,7 @@ from worker.config.files import Layers, Object, read_layers
 from worker.config.json_positions import KeyPath, dotted
 from worker.config.provenance import Provenance
 from worker.config.redaction import Redaction
-from worker.config.resolve import Resolved, resolve
+from worker.config.resolve import ResolvedProviders, resolve
 from worker.config.schema import Options, Schema, ToolSettings
 from worker.config.sections import HookSettings, LspSettings, McpSettings
 
@@ -33,7 +33,7 @@ _TRUE = ("1", "true", "yes", "on")
 
 
 @dataclass(frozen=True)
-class Config:
+class WorkspaceConfig:
     """The complete configuration, ready for use.
 
     `providers` contain real keys: only the results of `wire` and `shown_providers` may leave the process.
@@ -110,7 +110,7 @@ def load_config(
     run: Run | None = None,
     chosen: Mapping[str, SelectedModel] | None = None,
     unwritten: Mapping[Path, Object] | None = None,
-) -> Config:
+) -> WorkspaceConfig:
     """Load the configuration of `workspace`. Blocks; see the module docstring.
 
     `default_model` (`provider/model`) overrides the files, and `chosen`, the models selected since the worker started,
@@ -139,7 +139,7 @@ def config_of(
     local_model: str = "",
     run: Run | None = None,
     chosen: Mapping[str, SelectedModel] | None = None,
-) -> Config:
+) -> WorkspaceConfig:
     """Do the same as `load_config` for files that have been read. Blocks."""
     schema = convert(layers)
     budget = TimeBudget()
@@ -149,7 +149,7 @@ def config_of(
 
     own_env = _environment(schema.env, layers, env, runner)
     resolved = _resolved(schema, layers, {**env, **own_env}, default_model, local_model, runner, chosen or {})
-    return Config(
+    return WorkspaceConfig(
         providers=resolved.providers,
         models=resolved.models,
         allowed_tools=tuple(schema.permissions.allowed_tools),
@@ -196,7 +196,7 @@ def _resolved(
     local_model: str,
     runner: Callable[[Mapping[str, str]], Run],
     chosen: Mapping[str, SelectedModel],
-) -> Resolved:
+) -> ResolvedProviders:
     unprefixed = {name.removeprefix(_CRUSH_PREFIX): env[name] for name in sorted(env) if name.startswith(_CRUSH_PREFIX)}
     env = {**env, **{name: value for name, value in unprefixed.items() if name}}
     is_catalogue_disabled = env.get("CRUSH_DISABLE_DEFAULT_PROVIDERS", "").lower() in _TRUE

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.config.files import Layer, Object
-from worker.config.json_positions import KeyPath, Position, json_positions
+from worker.config.json_positions import KeyPath, TextPosition, json_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Provenance:
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._root = _Node(None, ())
-        self._positions: dict[Path, dict[KeyPath, Position]] = {}
+        self._positions: dict[Path, dict[KeyPath, TextPosition]] = {}
         for layer in layers:
             self._object(self._root, layer.tree, layer, ())
 

@@ -39,7 +39,7 @@ _WITHOUT_BASE_URL = frozenset({"google", "google-vertex", "bedrock"})
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedProviders:
     """The result: `providers` in order of preference with expanded values, the built-in one last."""
 
     providers: dict[str, ProviderConfig]
@@ -151,7 +151,7 @@ def resolve(
     run: Run,
     discovery: Discovery | None = None,
     local_model: str = "",
-) -> Resolved:
+) -> ResolvedProviders:
     """Determine the usable providers and the `large` and `small` models.
 
     `default_model` is `provider/model` and overrides the selection. `discovery` asks local servers for their models.
@@ -180,7 +180,7 @@ def resolve(
     for choice in (large, small):
         providers[choice.provider] = _with_model(providers[choice.provider], choice.model)
     hint = "" if has_own else HINT if large.provider == BUILTIN_ID else LOCAL_HINT
-    return Resolved(
+    return ResolvedProviders(
         providers,
         {"large": large, "small": small},
         hint,

@@ -22,7 +22,7 @@ from worker.config.check import InvalidConfig
 from worker.config.data_dir import DEFAULT_NAME, data_dir_of
 from worker.config.files import ExaminedFile, Layers, examine_files, merged_layers
 from worker.config.json_positions import KeyPath, dotted
-from worker.config.load import Config, config_of
+from worker.config.load import WorkspaceConfig, config_of
 from worker.config.provenance import Provenance
 from worker.config.redaction import Redaction
 from worker.config.schema import Schema
@@ -46,7 +46,7 @@ def report_of(workspace: Path, env: Mapping[str, str]) -> ConfigReport:
         [file.layer for file in files if file.layer is not None],
         [file.problem for file in files if file.problem and file.status != "broken"],
     )
-    config: Config | None = None
+    config: WorkspaceConfig | None = None
     try:
         config = config_of(layers, workspace, data_dir, env, local_model=_local_model(env))
     except InvalidConfig as error:

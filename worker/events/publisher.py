@@ -1,7 +1,7 @@
-"""Sends committed events in order and the newest snapshot of each message, as credit and socket allow.
+"""Send committed events in order, and the newest snapshot of each key, as credit and socket allow.
 
-Everything that happens in one round of the loop goes in one batch; the first event after a silence goes at once.
-Snapshots that follow each other closely wait a few milliseconds for company.
+The events of one iteration of the event loop are sent in one batch; the first event after a pause is sent at once.
+Snapshots that follow each other closely wait a few milliseconds, so that several share a batch.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from protocol.limits import Limits
 from worker.events.window import Window
 
 SNAPSHOT_PAUSE_S = 0.01
-"""Two batches that hold only snapshots are at least so far apart."""
+"""The minimum time between two batches that hold only snapshots."""
 _FETCH_PAUSE_S = 0.5
 
 
 class Publisher:
-    """The events of this worker on their way out. All methods are for the loop; none blocks."""
+    """Send the events of this worker. All methods are for the event loop; none blocks."""
 
     def __init__(self, *, limits: Limits, clock: Clock, log: logging.Logger) -> None:
         self._limits = limits
@@ -49,23 +49,23 @@ class Publisher:
 
     @property
     def last_number(self) -> int:
-        """The newest number that was committed, or told by `connected`."""
+        """The newest number that was committed, or given to `connected`."""
         return self._window.last
 
-    # --- what the store and the runs say ----------------------------------------------------------------------------
+    # --- from the store and the runs --------------------------------------------------------------------------------
 
     def committed(self, events: list[Event]) -> None:
-        """Numbered events, in commit order, after their commit."""
+        """Send numbered events, which come in commit order after their commit."""
         self._window.committed(events)
         self._schedule(0.0)
 
     def snapshot(self, event: Event) -> None:
-        """The newest snapshot of its key; it replaces an older one that was not sent yet."""
+        """Send the newest snapshot of its key; it replaces an older one that was not sent yet."""
         self._window.with_snapshot(event)
         self._schedule(max(0.0, self._sent_at + SNAPSHOT_PAUSE_S - self._clock.now()))
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until everything was handed to the socket; False after `timeout_s` seconds or without a supervisor."""
+        """Wait until the socket has everything. Return False after `timeout_s` seconds or without a supervisor."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._window.is_drained:
@@ -79,7 +79,7 @@ class Publisher:
         return True
 
     async def close(self) -> None:
-        """Send nothing any more."""
+        """Stop sending."""
         self._window.disconnected()
         self._changed.set()
         if self._timer is not None:
@@ -89,7 +89,7 @@ class Publisher:
     # --- called by the link (worker.link.interfaces.EventSource) ------------------------------------------------------
 
     def connected(self, last_number: int, credit: int) -> None:
-        """A supervisor was told that the log goes up to `last_number`; what follows is sent."""
+        """Send the events after `last_number`, the end of the log as a supervisor knows it."""
         self._window.connected(last_number, credit)
         self._schedule(0.0)
 
@@ -99,7 +99,7 @@ class Publisher:
         self._schedule(0.0)
 
     def disconnected(self) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
         self._window.disconnected()
         self._changed.set()
 
@@ -126,7 +126,9 @@ class Publisher:
                 break
             self._window.went(batch)
             if all(event.is_snapshot for event in batch):
-                self._sent_at = self._clock.now()  # so the first snapshot of an answer goes at once
+                self._sent_at = (
+                    self._clock.now()
+                )  # not for other batches, so that the first snapshot of an answer is sent at once
         if self._window.hole() is not None and not self._fetching:
             self._fetching = True
             self._tasks.start(self._fill(), "fill")

@@ -1,8 +1,8 @@
-"""How many more events may go, and which is next: numbered events in order, then the newest snapshot of each key.
+"""Decide which events may be sent next: numbered events in order, then the newest snapshot of each key.
 
-Numbered events wait here until the supervisor has room for them (credit). What does not fit is not lost: it is in
-the store, and `hole` says from where it is to be read again. Snapshots go only when no numbered event waits; so a
-snapshot never overtakes a row that it builds on, and never follows the later row of its own key, which voids it.
+Numbered events wait here until the supervisor has room for them (credit). Events that do not fit are not lost: they
+are in the store, and `hole` returns which must be read again. Snapshots are sent only when no numbered event waits; so
+a snapshot never overtakes a row that it builds on, and never follows the later row of its own key, which voids it.
 """
 
 from collections import deque
@@ -10,11 +10,11 @@ from collections import deque
 from protocol.events import Event
 
 SNAPSHOTS_MAX = 256
-"""Growing messages that wait; above it the oldest snapshot is dropped, its stored event still comes."""
+"""Snapshots that wait; above it the oldest is dropped. The numbered event of its key is sent all the same."""
 
 
 class Window:
-    """The sending side of one event log. Not connected, it only remembers how far the log goes."""
+    """The sending side of one event log. While it is not connected, it only counts the log's numbers."""
 
     def __init__(self, *, count_max: int, bytes_max: int) -> None:
         self.is_connected = False
@@ -28,18 +28,8 @@ class Window:
         self._snapshots: dict[str, Event] = {}
 
     @property
-    def credit(self) -> int:
-        """How many numbered events may still go."""
-        return self._credit
-
-    @property
-    def waiting_bytes(self) -> int:
-        """The size of the numbered events that wait here."""
-        return self._bytes
-
-    @property
     def is_drained(self) -> bool:
-        """Was everything sent that there is?"""
+        """Return whether everything was sent."""
         return self.sent >= self.last and not self._snapshots
 
     @property
@@ -47,7 +37,7 @@ class Window:
         return self._waiting[-1].number if self._waiting else self.sent
 
     def connected(self, after: int, credit: int) -> None:
-        """A supervisor has everything up to `after` or will ask for it; it has room for `credit` events."""
+        """A supervisor has everything up to `after`, or will fetch it. It has room for `credit` events."""
         self.is_connected = True
         self.last = max(self.last, after)
         self.sent = after
@@ -55,7 +45,7 @@ class Window:
         self._clear()
 
     def disconnected(self) -> None:
-        """Nobody listens. What waits is in the store."""
+        """The connection is closed. The waiting events are in the store."""
         self.is_connected = False
         self._credit = 0
         self._clear()
@@ -66,7 +56,7 @@ class Window:
             self._credit += more
 
     def committed(self, events: list[Event]) -> None:
-        """These were stored, in this order."""
+        """These events were stored, in this order."""
         for event in events:
             self.last = max(self.last, event.number)
             if event.key:
@@ -74,32 +64,32 @@ class Window:
             self._keep(event)
 
     def with_snapshot(self, snapshot: Event) -> None:
-        """A snapshot of something still growing."""
+        """Keep a snapshot; it replaces the one of the same key."""
         self._snapshots.pop(snapshot.key, None)
         if len(self._snapshots) >= SNAPSHOTS_MAX:
             del self._snapshots[next(iter(self._snapshots))]
         self._snapshots[snapshot.key] = snapshot
 
     def hole(self) -> tuple[int, int] | None:
-        """What must be read from the store before anything else can go: after which number, how many."""
+        """Return what must be read from the store before anything else can be sent: after which number, how many."""
         if not self.is_connected or self._waiting or self.sent >= self.last:
             return None
         return self.sent, min(self.last - self.sent, self._count_max)
 
     def filled(self, events: list[Event]) -> bool:
-        """The store told what is in the hole. False when it had nothing of use there."""
+        """Add events that were read for a hole. Return False when none of them fits."""
         before = self._tail
         for event in events:
             self._keep(event)
         return self._tail > before
 
     def skipped(self) -> None:
-        """The store does not have the hole any more; the supervisor finds out by the numbers."""
+        """The store has deleted the events of the hole; the supervisor finds out by the numbers."""
         self._clear()
         self.sent = self.last
 
     def next_batch(self, count_max: int, bytes_max: int) -> list[Event]:
-        """What may go now, in order; nothing changes until `went` is called. At least one event, if any may go."""
+        """Return the events that may be sent now, in order: at least one, if any may. `went` removes them."""
         batch: list[Event] = []
         size = 0
         if not self.is_connected:
@@ -119,7 +109,7 @@ class Window:
         return batch
 
     def went(self, batch: list[Event]) -> None:
-        """This batch, the last one that `next_batch` gave, was sent."""
+        """Remove the batch that `next_batch` returned last, because it was sent."""
         for event in batch:
             if event.number:
                 self._waiting.popleft()

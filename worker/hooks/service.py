@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.sections import HookSettings
 from worker.hooks.results import HookAnswer, HookOutput, answer_of, combine
 from worker.processes.child import ChildProcesses
 from worker.processes.environment import FORCED, user_environment
 from worker.toolkit.extension import Extension
-from worker.toolkit.tool import HookVerdict, ToolContext
+from worker.toolkit.tool import HookDecisionRecord, ToolContext
 
 EVENT = "PreToolUse"
 ANSWER_MAX_BYTES = 1024 * 1024
@@ -55,11 +55,11 @@ class HookService(Extension):
         self._log = log
         self._hooks: tuple[Hook, ...] = ()
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Apply the hooks of this configuration."""
         self._hooks = hooks_of(config.hooks, self._limits)
 
-    async def before(self, tool: str, args: dict[str, object], context: ToolContext) -> HookVerdict:
+    async def before(self, tool: str, args: dict[str, object], context: ToolContext) -> HookDecisionRecord:
         """Run all matching hooks; one whose command is configured twice runs once."""
         by_command: dict[str, Hook] = {}
         for hook in self._hooks:
@@ -67,7 +67,7 @@ class HookService(Extension):
                 by_command.setdefault(hook.command, hook)
         hooks = list(by_command.values())
         if not hooks:
-            return HookVerdict(args)
+            return HookDecisionRecord(args)
         owner = TaskOwner("hooks", self._log)
         try:
             tasks = [owner.start(self._ask(hook, tool, args, context), hook.name) for hook in hooks]
@@ -143,12 +143,12 @@ def _environment(tool: str, args: Mapping[str, object], context: ToolContext) ->
     return env
 
 
-def _verdict(outputs: Sequence[HookOutput], args: dict[str, object]) -> HookVerdict:
+def _verdict(outputs: Sequence[HookOutput], args: dict[str, object]) -> HookDecisionRecord:
     answer = combine(outputs)
     denied = None
     if answer.decision == "deny":
         denied = answer.reason or "a hook of the user denied this call"
-    return HookVerdict(
+    return HookDecisionRecord(
         args={**args, **answer.patch},
         denied=denied,
         halt=answer.halt,

@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BadInput
-from protocol.events import Event
+from protocol.events import Event, snapshot_event
 from protocol.limits import Limits
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.lsp.catalogue import CATALOGUE, GENERIC, KnownServer, handles, known_server
 from worker.lsp.diagnostics import FileDiagnostics, report
 from worker.lsp.lifecycle import ServerState
@@ -71,7 +69,7 @@ class LanguageServers(Extension):
 
     # --- Extension --------------------------------------------------------------------------------------------------
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Keep the servers whose settings did not change; end the others."""
         plans = {name: plan_of(name, settings) for name, settings in config.lsp.items()}
         self._starts_known = config.options.auto_lsp is not False
@@ -234,9 +232,8 @@ class LanguageServers(Extension):
             error=server.error,
             diagnostic_count=server.diagnostics.count,
         )
-        data = msgspec.json.encode({"type": "lsp_event", "payload": {"type": "updated", "payload": payload}})
         # Not stored: only the current state matters, and clients can request it.
-        self._publish_snapshot(Event(kind="lsp_event", data=data, key=f"lsp {event_type} {server.name}"))
+        self._publish_snapshot(snapshot_event(payload, key=f"lsp {event_type} {server.name}"))
 
 
 def _entry_of(server: LanguageServer) -> KnownServer | None:

@@ -101,7 +101,7 @@ class CallItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: int = 0
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class HierarchyCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One caller (`from`) or callee (`to`)."""
 
     caller: CallItem | None = msgspec.field(default=None, name="from")

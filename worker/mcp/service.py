@@ -18,11 +18,11 @@ from protocol.api.mcp import McpEvent, McpInfo, McpPrompt, PendingLogin
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import NotFound
-from protocol.events import Event
+from protocol.events import Event, snapshot_event
 from protocol.limits import Limits
 from worker.config.edit import set_key
 from worker.config.files import Object
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.sections import McpSettings, OAuthToken
 from worker.mcp.capabilities import RemoteTool
 from worker.mcp.connector import McpEnvironment
@@ -81,7 +81,7 @@ class McpService(Extension):
 
     # --- Extension --------------------------------------------------------------------------------------------------
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Keep the connected servers whose settings did not change; end, start or reconnect the others."""
         defined = {name: settings for name, settings in config.mcp.items() if is_definition(settings)}
         defined = dict(list(defined.items())[:SERVERS_MAX])
@@ -212,9 +212,8 @@ class McpService(Extension):
             prompt_count=len(server.capabilities.prompts),
             resource_count=len(server.capabilities.resources),
         )
-        data = msgspec.json.encode({"type": "mcp_event", "payload": {"type": "updated", "payload": payload}})
         # Not stored: only the current state matters, and clients can request it.
-        self._publish_snapshot(Event(kind="mcp_event", data=data, key=f"mcp {event_type} {server.name}"))
+        self._publish_snapshot(snapshot_event(payload, key=f"mcp {event_type} {server.name}"))
 
 
 def store_token(tree: Object, name: str, token: OAuthToken) -> None:

@@ -16,7 +16,7 @@ from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.base.clock import Clock, SystemClock
 from protocol.limits import Limits
 from worker.config.catalogue import BUILTIN_ID, LOCAL_ID, key_hint
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.models.client import ModelClient
 from worker.models.key_renewal import RenewingModel
 from worker.models.local_model import at_socket, socket_transport
@@ -52,7 +52,7 @@ class ModelRegistry:
 
     def __init__(
         self,
-        config: Config,
+        config: WorkspaceConfig,
         env: Mapping[str, str],
         limits: Limits,
         random: random.Random,

@@ -167,7 +167,7 @@ class ConfigOperations:
         payload = ConfigChanged(workspace_id=self._workspace_id)
 
         def job(transaction: Transaction) -> None:
-            transaction.emit("config_changed", "updated", payload)
+            transaction.emit(payload)
 
         await self._database.write(job)
 

@@ -81,7 +81,7 @@ def needs_init(workspace: Path, data_dir: Path) -> bool:
     """
     if (data_dir / MARK).exists() or any((workspace / path).exists() for path in _CONTEXT_PATHS):
         return False
-    ignore = Ignore().below(0, _gitignore(workspace))
+    ignore = Ignore().with_gitignore(0, _gitignore(workspace))
     has_entry = False
     with os.scandir(workspace) as entries:
         for entry in entries:

@@ -71,7 +71,7 @@ class SessionOperations:
 
         def job(transaction: Transaction) -> None:
             sessions.create(transaction.connection, session)
-            transaction.emit("session", "created", session, session_id=session.id)
+            transaction.emit(session, "created", session_id=session.id)
 
         await self._database.write(job)
         return OperationResponse(msgspec.json.encode(session))
@@ -95,7 +95,7 @@ class SessionOperations:
             connection = transaction.connection
             sessions.put(connection, session_id, title=title, cost=body.cost, todos=body.todos, now=now)
             session = session_or_404(connection, session_id)
-            transaction.emit("session", "updated", session, session_id=session_id)
+            transaction.emit(session, "updated", session_id=session_id)
             return session
 
         return OperationResponse(msgspec.json.encode(self._shown(await self._database.write(job))))
@@ -137,9 +137,9 @@ class SessionOperations:
         if session.message_count <= self._limits.event_batch_max:
             for message in messages.of_session(transaction.connection, session_id):
                 gone = replace(message, parts=[])
-                transaction.emit("message", "deleted", gone, session_id=session_id, key=message.id)
+                transaction.emit(gone, "deleted", session_id=session_id, key=message.id)
         sessions.remove(transaction.connection, session_id)
-        transaction.emit("session", "deleted", session, session_id=session_id)
+        transaction.emit(session, "deleted", session_id=session_id)
 
     async def history(self, request: OperationRequest) -> OperationResponse:
         """Return the versions of the files that a session changed, in order."""

@@ -116,6 +116,6 @@ class ShellOperations:
         def job(transaction: Transaction) -> None:
             if sessions.exists(transaction.connection, session_id):
                 messages.create(transaction.connection, row, run_id="")
-                transaction.emit("message", "created", row, session_id=session_id, key=row.id)
+                transaction.emit(row, "created", session_id=session_id, key=row.id)
 
         await self._database.write(job)

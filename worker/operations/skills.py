@@ -38,14 +38,14 @@ class SkillOperations:
                 source=skill.source,
                 user_invocable=skill.user_invocable,
             )
-            for skill in self._skills.known.usable
+            for skill in self._skills.latest.usable
         ]
         return OperationResponse(msgspec.json.encode(infos))
 
     async def read(self, request: OperationRequest) -> OperationResponse:
         """Return the whole file of a skill; no other file can be read here. Raises NotFound."""
         skill_id = read(request.body, ReadSkill).skill_id
-        skill = next((skill for skill in self._skills.known.usable if skill.path == skill_id), None)
+        skill = next((skill for skill in self._skills.latest.usable if skill.path == skill_id), None)
         if skill is None:
             raise NotFound(f"cannot find skill {skill_id[:200]!r}: take an id from the list of skills")
 

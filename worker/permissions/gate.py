@@ -1,4 +1,7 @@
-"""Who decides what a tool call may do: the standing rules, the run's policy, hooks, earlier grants, then the user."""
+"""Decide whether a tool call may do what it asks for.
+
+In this order: the rules of the workspace, the run's policy, hooks, earlier grants, then the user.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,97 +18,100 @@ from worker.toolkit.tool import AccessRequest, ToolDenied
 ONE_SHOT = "the only client of this workspace said that it cannot answer requests for permission"
 
 
-class InThread(Protocol):
-    """Looks at the disk without holding up the loop."""
+class ResolveOnThread(Protocol):
+    """Runs a job that blocks on the disk, outside the event loop."""
 
     def __call__(self, job: Callable[[], str], /) -> Awaitable[str]: ...
 
 
 @dataclass(frozen=True)
 class RunPolicy:
-    """What a run's prompt said of its requests. `wait_s` is the deadline of `wait`, in seconds."""
+    """The policy that a run's prompt set for its requests. `wait_s` is the deadline of `wait`, in seconds."""
 
     kind: PermissionPolicy
     wait_s: float
 
     @property
     def timeout_s(self) -> float | None:
-        """The deadline that every request of the run has."""
+        """The deadline of every request of the run; None for none."""
         return self.wait_s if self.kind == "wait" else None
 
 
 class PermissionGate:
-    """The gate of one run. `rules` and `may_allow` are asked each time: they change while runs go on."""
+    """Permit or deny the calls of one run. `rules` and `may_allow` are called each time: they change during runs."""
 
     def __init__(
         self,
-        desk: PermissionBroker,
+        broker: PermissionBroker,
         *,
         rules: Callable[[], Rules],
         policy: RunPolicy,
         may_allow: Callable[[], bool],
         workspace: Path,
-        in_thread: InThread,
+        in_thread: ResolveOnThread,
     ) -> None:
-        """`may_allow`: does this server let a prompt say that its run needs no permission?"""
-        self._desk = desk
+        """`may_allow` returns whether this server lets a prompt say that its run needs no permission."""
+        self._broker = broker
         self._rules = rules
         self._policy = policy
         self._may_allow = may_allow
         self._workspace = workspace
         self._in_thread = in_thread
 
-    async def permit(self, wish: AccessRequest) -> None:
-        """Return when it may. Raises Denied with who or what denied it, and what would allow it."""
-        decision = self._rules().decide(wish.tool, wish.action)
+    async def permit(self, access: AccessRequest) -> None:
+        """Return when the call is permitted. Raises ToolDenied with the reason, and with what would allow it."""
+        decision = self._rules().decide(access.tool, access.action)
         if decision.allowed or (self._policy.kind == "allow" and self._may_allow()):
             return
-        if wish.approved:
-            await self._desk.approve(wish.session_id, wish.run_id, wish.tool_call_id)
+        if access.approved:
+            await self._broker.approve(access.session_id, access.run_id, access.tool_call_id)
             return
-        path = await self._in_thread(lambda: asked_path(wish.path, self._workspace))
-        ask_id = self._desk.new_id()
-        request = PermissionRequest(
-            id=ask_id,
-            session_id=wish.session_id,
-            tool_call_id=wish.tool_call_id,
-            tool_name=wish.tool,
-            description=replace_surrogates(wish.description),
-            action=wish.action,
-            params=replace_surrogates_in(dict(wish.params)) if wish.params is not None else None,
+        path = await self._in_thread(lambda: request_path(access.path, self._workspace))
+        request_id = self._broker.new_id()
+        shape = PermissionRequest(
+            id=request_id,
+            session_id=access.session_id,
+            tool_call_id=access.tool_call_id,
+            tool_name=access.tool,
+            description=replace_surrogates(access.description),
+            action=access.action,
+            params=replace_surrogates_in(dict(access.params)) if access.params is not None else None,
             path=replace_surrogates(path),
         )
-        asked = StoredRequest(
-            ask_id,
+        request = StoredRequest(
+            request_id,
             "permission",
-            wish.session_id,
-            wish.run_id,
-            wish.tool_call_id,
-            tool=wish.tool,
-            action=wish.action,
-            path=request.path,
+            access.session_id,
+            access.run_id,
+            access.tool_call_id,
+            tool=access.tool,
+            action=access.action,
+            path=shape.path,
         )
-        reply = await self._desk.ask(asked, request, timeout_s=self._policy.timeout_s, refusal=self._refusal())
+        reply = await self._broker.ask(request, shape, timeout_s=self._policy.timeout_s, refusal=self._refusal())
         if reply.granted:
             return
         if reply.why:
-            raise ToolDenied(f"{decision.reason} Nobody was asked or answered: {reply.why}.")
+            raise ToolDenied(f"{decision.reason} No client decided: {reply.why}.")
         raise ToolDenied(
-            f"cannot run {wish.tool}: the user denied permission to {wish.action}. Do not look for a way around it; "
-            "say what you wanted to do and wait for what the user says."
+            f"cannot run {access.tool}: the user denied permission to {access.action}. Do not look for a way around "
+            "it; say what you wanted to do and wait for what the user says."
         )
 
     def _refusal(self) -> str:
-        """Why nobody is asked at all; "" when somebody is."""
+        """Return why no client is asked; "" when one is."""
         if self._policy.kind == "deny":
             return "the prompt of this run said that requests for permission are to be denied"
-        if self._policy.kind == "" and self._desk.cannot_answer:
+        if self._policy.kind == "" and self._broker.cannot_answer:
             return ONE_SHOT
         return ""
 
 
-def asked_path(path: str, workspace: Path) -> str:
-    """The directory that a request is about: that of an existing file, the workspace for "."; else as it is. Blocks."""
+def request_path(path: str, workspace: Path) -> str:
+    """Return the directory that a request is about. Blocks.
+
+    That is the directory of an existing file, the workspace for ".", and otherwise the path as it is.
+    """
     if path in ("", "."):
         return str(workspace)
     return str(Path(path).parent) if Path(path).is_file() else path

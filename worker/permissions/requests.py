@@ -1,11 +1,12 @@
-"""The requests that wait: each is decided once, by whoever comes first. Pure.
+"""Keep the open requests of a workspace. The first caller decides each of them, and only once.
 
-A decision is taken at once, so that a second caller is late from then on, and counts when it is stored; a decision that
-could not be stored is undone, and the request is open again. A grant for the session is part of the decision that won.
+A decision is taken at once, so that every later caller is refused, and counts when it is stored. A decision that could
+not be stored is undone, and the request is open again. A grant for the session is part of the decision that won.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from protocol.base.machine import Machine
 from worker.store.rows import RequestKind, RequestState, StoredRequest
@@ -13,138 +14,131 @@ from worker.store.rows import RequestKind, RequestState, StoredRequest
 
 @dataclass(frozen=True, slots=True)
 class RequestDecision:
-    """What is to be stored for a request, and told. `for_session`: grant the same from now on."""
+    """The end of a request, to be stored and announced. `for_session`: grant the same from now on."""
 
-    asked: StoredRequest
+    request: StoredRequest
     state: RequestState
     resolution: str
     granted: bool = False
     for_session: bool = False
 
 
-class RequestMachine(Machine[RequestState]):
-    """One request of a run, from its storing to its one end."""
+class DecisionState(Enum):
+    """The state of a request in memory, while its run waits for it."""
+
+    OPEN = "open"
+    DECIDING = "deciding"  # taken by the first caller, and being stored
+    DECIDED = "decided"  # on disk: resolved or expired
+    CANCELLED = "cancelled"  # the run ended before a decision was stored
+
+
+class RequestMachine(Machine[DecisionState]):
+    """One request of a run, from the commit of its row to its one end."""
 
     table = {
-        RequestState.OPEN: {
-            "taken": (RequestState.DECIDING,),
-            "left": (RequestState.CANCELLED,),
-            "worker died": (RequestState.VOID,),
+        DecisionState.OPEN: {"taken": (DecisionState.DECIDING,), "abandoned": (DecisionState.CANCELLED,)},
+        DecisionState.DECIDING: {
+            "stored": (DecisionState.DECIDED,),
+            "not_stored": (DecisionState.OPEN, DecisionState.CANCELLED),
         },
-        RequestState.DECIDING: {
-            "stored": (RequestState.RESOLVED, RequestState.EXPIRED),
-            "not stored": (RequestState.OPEN, RequestState.CANCELLED),
-            "worker died": (RequestState.VOID, RequestState.RESOLVED, RequestState.EXPIRED),
-        },
-        RequestState.RESOLVED: {},
-        RequestState.EXPIRED: {},
-        RequestState.CANCELLED: {},
-        RequestState.VOID: {},
+        DecisionState.DECIDED: {},
+        DecisionState.CANCELLED: {},
     }
 
-    def __init__(self, asked: StoredRequest) -> None:
-        super().__init__(RequestState.OPEN)
-        self.asked = asked
-        self._decision: RequestDecision | None = None
-        self._is_left = False
+    def __init__(self, request: StoredRequest) -> None:
+        super().__init__(DecisionState.OPEN)
+        self.request = request
+        self._is_abandoned = False
 
-    def take(self, decision: RequestDecision) -> bool:
-        """Somebody decides; False when somebody else did."""
-        if self.state is not RequestState.OPEN:
+    def take(self) -> bool:
+        """Begin to decide; return False when another caller was first."""
+        if self.state is not DecisionState.OPEN:
             return False
-        self._move("taken", RequestState.DECIDING)
-        self._decision = decision
+        self._move("taken", DecisionState.DECIDING)
         return True
 
     def stored(self) -> None:
         """The decision is on disk."""
-        assert self._decision is not None
-        self._move("stored", self._decision.state)
+        self._move("stored", DecisionState.DECIDED)
 
     def undone(self) -> None:
-        """The decision could not be stored: whoever still waits goes on waiting."""
-        self._decision = None
-        self._move("not stored", RequestState.CANCELLED if self._is_left else RequestState.OPEN)
+        """The decision could not be stored: the request is open again, if its run still waits."""
+        self._move("not_stored", DecisionState.CANCELLED if self._is_abandoned else DecisionState.OPEN)
 
-    def leave(self) -> None:
-        """Nobody waits for the answer any more."""
-        self._is_left = True
-        if self.state is RequestState.OPEN:
-            self._move("left", RequestState.CANCELLED)
-
-    def died(self, stored: RequestState = RequestState.OPEN) -> None:
-        """The worker is gone; `stored` is what the file says. What was open there is void, what was decided stays."""
-        self._move("worker died", RequestState.VOID if stored is RequestState.OPEN else stored)
+    def abandon(self) -> None:
+        """The run no longer waits for the answer. A decision that is being stored still counts."""
+        self._is_abandoned = True
+        if self.state is DecisionState.OPEN:
+            self._move("abandoned", DecisionState.CANCELLED)
 
 
 class PendingRequests:
-    """The requests of one workspace that have not ended, in the order of asking."""
+    """The requests of one workspace that have not ended, the oldest first."""
 
     def __init__(self) -> None:
-        self._asks: dict[str, RequestMachine] = {}
+        self._machines: dict[str, RequestMachine] = {}
 
     def __len__(self) -> int:
-        return len(self._asks)
+        return len(self._machines)
 
-    def __contains__(self, ask_id: str) -> bool:
-        return ask_id in self._asks
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._machines
 
     def open(self, kind: RequestKind | None = None) -> Iterator[StoredRequest]:
-        """Those that nobody has decided, the oldest first."""
-        for ask in self._asks.values():
-            if ask.state is RequestState.OPEN and kind in (None, ask.asked.kind):
-                yield ask.asked
+        """Yield the requests without a decision, the oldest first."""
+        for machine in self._machines.values():
+            if machine.state is DecisionState.OPEN and kind in (None, machine.request.kind):
+                yield machine.request
 
-    def alike(self, asked: StoredRequest) -> list[StoredRequest]:
-        """The open ones that a grant for the session of `asked` covers as well."""
-        key = (asked.kind, asked.session_id, asked.tool, asked.action, asked.path)
+    def equivalent(self, request: StoredRequest) -> list[StoredRequest]:
+        """Return the other open requests that a grant of `request` for its session covers as well."""
+        key = (request.kind, request.session_id, request.tool, request.action, request.path)
         return [
             other
             for other in self.open()
-            if (other.kind, other.session_id, other.tool, other.action, other.path) == key and other.id != asked.id
+            if (other.kind, other.session_id, other.tool, other.action, other.path) == key and other.id != request.id
         ]
 
-    def asked(self, asked: StoredRequest) -> None:
-        """A request is stored, and waits."""
-        assert asked.id not in self._asks, asked
-        self._asks[asked.id] = RequestMachine(asked)
+    def add(self, request: StoredRequest) -> None:
+        """Add a request whose row is committed; it is open."""
+        assert request.id not in self._machines, request
+        self._machines[request.id] = RequestMachine(request)
 
     def resolve(
-        self, ask_id: str, resolution: str, *, granted: bool = False, for_session: bool = False
+        self, request_id: str, resolution: str, *, granted: bool = False, for_session: bool = False
     ) -> RequestDecision | None:
-        """The first caller gets what is to be stored; None for all others, and then nothing has changed."""
+        """Take the decision for a request. Return it to be stored, or None, without a change, when it is too late."""
         return self._take(
-            ask_id, RequestState.RESOLVED, resolution, granted=granted, for_session=for_session and granted
+            request_id, RequestState.RESOLVED, resolution, granted=granted, for_session=for_session and granted
         )
 
-    def expire(self, ask_id: str, resolution: str) -> RequestDecision | None:
-        """Its time is over; None when it is being decided or has ended."""
-        return self._take(ask_id, RequestState.EXPIRED, resolution)
+    def expire(self, request_id: str, resolution: str) -> RequestDecision | None:
+        """End a request at its deadline. Return the decision to be stored, or None as `resolve`."""
+        return self._take(request_id, RequestState.EXPIRED, resolution)
 
-    def stored(self, ask_id: str) -> None:
+    def stored(self, request_id: str) -> None:
         """The decision is on disk, so the request has ended."""
-        self._asks.pop(ask_id).stored()
+        self._machines.pop(request_id).stored()
 
-    def undone(self, ask_id: str) -> None:
+    def undone(self, request_id: str) -> None:
         """The decision could not be stored."""
-        ask = self._asks[ask_id]
-        ask.undone()
-        if ask.state is RequestState.CANCELLED:
-            del self._asks[ask_id]
+        machine = self._machines[request_id]
+        machine.undone()
+        if machine.state is DecisionState.CANCELLED:
+            del self._machines[request_id]
 
-    def leave(self, ask_id: str) -> None:
-        """Nobody waits for this one any more. A decision under way is stored all the same."""
-        ask = self._asks.get(ask_id)
-        if ask is not None:
-            ask.leave()
-            if ask.state is RequestState.CANCELLED:
-                del self._asks[ask_id]
+    def abandon(self, request_id: str) -> None:
+        """The run no longer waits for this request. A decision under way is stored all the same."""
+        machine = self._machines.get(request_id)
+        if machine is not None:
+            machine.abandon()
+            if machine.state is DecisionState.CANCELLED:
+                del self._machines[request_id]
 
     def _take(
-        self, ask_id: str, state: RequestState, resolution: str, *, granted: bool = False, for_session: bool = False
+        self, request_id: str, state: RequestState, resolution: str, *, granted: bool = False, for_session: bool = False
     ) -> RequestDecision | None:
-        ask = self._asks.get(ask_id)
-        if ask is None:
+        machine = self._machines.get(request_id)
+        if machine is None or not machine.take():
             return None
-        decision = RequestDecision(ask.asked, state, resolution, granted, for_session)
-        return decision if ask.take(decision) else None
+        return RequestDecision(machine.request, state, resolution, granted, for_session)

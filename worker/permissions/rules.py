@@ -1,7 +1,7 @@
-"""What never asks: skip mode and the allow list.
+"""Decide which actions need no request: skip mode and the allow list.
 
-An entry of the allow list is `tool` (every action of it) or `tool:action`. Until a client can be asked, what is not
-allowed here is denied, with a reason that says how to allow it.
+An entry of the allow list is `tool` (every action of it) or `tool:action`. The reason for everything else says how to
+allow it; the gate shows it when no client can be asked.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RuleDecision:
-    """May the tool do it; `reason` says why, in a sentence for model and user when it may not."""
+    """Whether the action is allowed without a request. When it is not, `reason` is a sentence for model and user."""
 
     allowed: bool
     reason: str
@@ -17,13 +17,13 @@ class RuleDecision:
 
 @dataclass(frozen=True)
 class Rules:
-    """The standing permissions of one workspace. A change makes a new value."""
+    """The permissions of one workspace that hold for every run. A change makes a new value."""
 
     skip: bool = False  # the user switched asking off for this workspace
     allowed: frozenset[str] = frozenset()  # `permissions.allowed_tools`
 
     def decide(self, tool: str, action: str) -> RuleDecision:
-        """May `tool` do `action`? What needs no permission, like reading inside the workspace, is never asked for."""
+        """Return whether `tool` may do `action`. Tools ask only for actions that need permission."""
         if self.skip:
             return RuleDecision(True, "permissions are skipped in this workspace")
         if tool in self.allowed or f"{tool}:{action}" in self.allowed:

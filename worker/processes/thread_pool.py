@@ -17,7 +17,7 @@ from protocol.base.tasks import TaskOwner, run_shielded
 T = TypeVar("T")
 
 
-class Stop:
+class StopFlag:
     """Asks a job in a thread to return with what it has."""
 
     def __init__(self, deadline: float, clock: Clock) -> None:
@@ -47,14 +47,14 @@ class ThreadPool:
         self._running = 0
         self.writing = threading.Lock()
 
-    async def run(self, job: Callable[[Stop], T], *, timeout_s: float) -> T:
+    async def run(self, job: Callable[[StopFlag], T], *, timeout_s: float) -> T:
         """Return `job(stop)`. Raises TimeoutError when it has not stopped `settle_s` seconds after its `timeout_s`.
 
         A cancel is raised only after the job has ended, or did not within `settle_s`.
         """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="tools")
-        stop = Stop(self._clock.now() + timeout_s, self._clock)
+        stop = StopFlag(self._clock.now() + timeout_s, self._clock)
         future = asyncio.get_running_loop().run_in_executor(self._pool, job, stop)
         self._running += 1
         future.add_done_callback(self._ended)

@@ -47,7 +47,7 @@ class Delegation:
 
         def create(transaction: Transaction) -> None:
             sessions.create(transaction.connection, child)
-            transaction.emit("session", "created", child, session_id=session_id)
+            transaction.emit(child, "created", session_id=session_id)
 
         try:
             await self._database.write(create)

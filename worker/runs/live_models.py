@@ -13,7 +13,7 @@ from protocol.errors import BadInput
 from protocol.limits import Limits
 from worker.config.catalogue import BUILTIN_ID, LOCAL_ID
 from worker.config.live import LiveConfig
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.models.client import ModelClient
 from worker.models.registry import ModelChoice, ModelRegistry
 from worker.runs.credentials import Credentials
@@ -75,7 +75,7 @@ class LiveModels:
         for registry in self._registries:
             await registry.close()
 
-    def _configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def _configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         registry = ModelRegistry(
             config, env, self._limits, self._random, self._log, clock=self._clock, renew=self._renewed
         )

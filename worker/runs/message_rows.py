@@ -1,4 +1,4 @@
-"""The message rows that a run writes around its turn, made from facts: no clock, no ids of their own making."""
+"""Build the message rows that a run writes around its turn. Ids and times are given by the caller."""
 
 from protocol.api.message import (
     Attachment,
@@ -22,7 +22,7 @@ _STOP = FinishPart(FinishData(reason="stop", time=0))
 
 
 def user_row(*, row_id: str, session_id: str, prompt: str, attachments: list[Attachment], now: int) -> Message:
-    """What the user said: the text, even when it is empty, and one binary part for each attachment."""
+    """Build the row of a prompt: its text, even when that is empty, and one binary part for each attachment."""
     parts: list[Part] = [TextPart(TextData(text=prompt))]
     for attachment in attachments:
         data = BinaryData(path=attachment.file_path, mime_type=attachment.mime_type, data=attachment.content)
@@ -32,14 +32,14 @@ def user_row(*, row_id: str, session_id: str, prompt: str, attachments: list[Att
 
 
 def shell_row(*, row_id: str, session_id: str, command: str, output: str, exit_code: int, now: int) -> Message:
-    """A command that the user ran, and what it printed."""
+    """Build the row of a command that the user ran, with its output."""
     data = ShellCommandData(command=command, output=output, exit_code=exit_code)
     parts: list[Part] = [ShellCommandPart(data), _STOP]
     return Message(id=row_id, session_id=session_id, role="user", parts=parts, created_at=now, updated_at=now)
 
 
 def assistant_row(*, row_id: str, session_id: str, model: str, provider: str, now: int) -> Message:
-    """An answer that has not begun."""
+    """Build the row of an answer that has not begun."""
     return Message(
         id=row_id,
         session_id=session_id,
@@ -63,7 +63,7 @@ def ended_row(
     details: str,
     now: int,
 ) -> Message:
-    """An answer that only says why there is none."""
+    """Build the row of an answer that only says why there is none."""
     finish = FinishPart(FinishData(reason=reason, time=now, message=title, details=details))
     return Message(
         id=row_id,
@@ -78,13 +78,13 @@ def ended_row(
 
 
 def tool_row(*, row_id: str, session_id: str, result: ToolResultData, now: int) -> Message:
-    """The answer to one tool call."""
+    """Build the row of the result of one tool call."""
     parts: list[Part] = [ToolResultPart(result), _STOP]
     return Message(id=row_id, session_id=session_id, role="tool", parts=parts, created_at=now, updated_at=now)
 
 
 def title_from(prompt: str) -> str:
-    """A name for a session that has none: the first line of its first prompt, cut to fifty columns."""
+    """Return a title for a session without one: the first line of its first prompt, cut to `TITLE_COLUMNS`."""
     for line in prompt.splitlines():
         words = " ".join(line.split())
         if words:

@@ -1,7 +1,7 @@
-"""Before ready: ends what a crash left open, lines up what had not begun. One transaction.
+"""End the runs that a crash left open, and find those that have not begun. One transaction, before the worker is ready.
 
 A run that was active is never executed again (P3): it ends `interrupted`, its partial answer is kept, its open tool
-calls are answered. A run that was about to start when its worker died, too often, is not tried again (W17).
+calls are answered. A run whose worker died too often when the run was about to start is not tried again (W17).
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from worker.store.rows import StoredRun
 
 @dataclass(frozen=True)
 class Recovered:
-    """What recovery did. `waiting` are to be lined up, in this order."""
+    """The result of recovery. `waiting` are to be enqueued, in this order."""
 
     interrupted: list[RunId] = field(default_factory=list)
     failed: list[RunId] = field(default_factory=list)
@@ -25,29 +25,29 @@ class Recovered:
     last_accept_seq: int = 0
 
 
-async def recover(database: Database, scribe: EndWriter, limits: Limits) -> Recovered:
-    """Bring the file into a state in which no run is active. Raises what the database raises."""
+async def recover(database: Database, writer: EndWriter, limits: Limits) -> Recovered:
+    """Bring the file into a state in which no run is active. Raises as `Database.write`."""
 
     def job(transaction: Transaction) -> Recovered:
         result = Recovered(last_accept_seq=runs.last_accept_seq(transaction.connection))
         open_runs = runs.open_runs(transaction.connection)
-        folded: dict[str, list[str]] = {}
+        merged: dict[str, list[str]] = {}
         for run in open_runs:
             if run.folded_into:
-                folded.setdefault(run.folded_into, []).append(run.id)
+                merged.setdefault(run.folded_into, []).append(run.id)
         for run in open_runs:
             if run.state == "active" and not run.folded_into:
-                scribe.close(transaction, run, INTERRUPTED, folded=folded.get(run.id, ()))
+                writer.close(transaction, run, INTERRUPTED, merged=merged.get(run.id, ()))
                 if run.kind in rows.DELEGATED:
-                    _charge(transaction, run, scribe)
-                result.interrupted.extend(RunId(run_id) for run_id in (run.id, *folded.pop(run.id, ())))
+                    _charge(transaction, run, writer)
+                result.interrupted.extend(RunId(run_id) for run_id in (run.id, *merged.pop(run.id, ())))
             elif run.state == "active":
-                pass  # ends with its host
-            elif run.kind in rows.DELEGATED:  # nobody waits for it any more
-                scribe.drop(transaction, run, INTERRUPTED)
+                pass  # merged: ends with the run that it was merged into
+            elif run.kind in rows.DELEGATED:  # the run that waited for it has ended
+                writer.drop(transaction, run, INTERRUPTED)
                 result.interrupted.append(RunId(run.id))
             elif run.deaths >= limits.poison_deaths_max:
-                scribe.close(transaction, run, CRASHED_REPEATEDLY)
+                writer.close(transaction, run, CRASHED_REPEATEDLY)
                 result.failed.append(RunId(run.id))
             else:
                 result.waiting.append(run)
@@ -59,8 +59,8 @@ async def recover(database: Database, scribe: EndWriter, limits: Limits) -> Reco
     return await database.write(job, is_ending=True)
 
 
-def _charge(transaction: Transaction, run: StoredRun, scribe: EndWriter) -> None:
-    """The caller of this run died with it, before it could take its cost."""
+def _charge(transaction: Transaction, run: StoredRun, writer: EndWriter) -> None:
+    """Add the cost of a delegated run to its caller, which died before it could do so."""
     session = sessions.get(transaction.connection, run.session_id)
     if session is not None and session.parent_session_id:
-        charge(transaction, session.parent_session_id, run.session_id, int(scribe.clock.wall()))
+        charge(transaction, session.parent_session_id, run.session_id, int(writer.clock.wall()))

@@ -1,13 +1,12 @@
-"""The prompts of one session in line.
+"""Decide which prompt of a session runs next, and what a cancel covers.
 
-A prompt is *accepted* when its place is reserved, before its row is committed; from then on a cancel finds it. When
-it *enters*, the lane decides: cancelled on entry, queued behind the active run, or started. At most one run of a
-session is active. A cancel covers everything accepted before it and nothing after: it stores the highest accept
-sequence given out as a mark, and what is at or below the mark ends on entry.
+A prompt is *accepted* when it gets its reservation, before its row is committed; from then on a cancel finds it. When
+it *enters*, the queue decides: cancelled on entry, queued behind the active run, or started. At most one run of a
+session is active. A cancel covers everything accepted before it and nothing after it: it stores the highest accept
+sequence given out so far as a mark, and a reservation at or below the mark ends on entry.
 
-At the start of each model step, queued prompts whose run id the client did not choose are folded into the active run
-and share its end; the others wait for a turn of their own. When the active run ends, in whatever way, the next one
-starts at once.
+At the start of each model step, queued prompts that need no turn of their own are merged into the active run and share
+its end; the others wait for their turn. When the active run ends, in whatever way, the next one starts at once.
 """
 
 from collections.abc import Sequence
@@ -19,112 +18,104 @@ from protocol.ids import RunId, SessionId
 
 
 class QueueState(Enum):
-    """Of the lane, not of one run: what the active run does."""
+    """The state of the whole queue: what its active run does."""
 
     IDLE = "idle"
     ACTIVE = "active"
     CANCELLING = "cancelling"
 
 
-class Outcome(Enum):
-    """How a run ended."""
-
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-
-
 @dataclass(slots=True)
 class AcceptCounter:
-    """The accept sequence, one for all lanes of a workspace."""
+    """The accept sequence, shared by all queues of a workspace."""
 
     last: int = 0
 
     def next(self) -> int:
-        """A number higher than all before."""
+        """Return a number higher than all before."""
         self.last += 1
         return self.last
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """A reserved place. `keyed`: the client chose the run id, so the prompt is never folded."""
+class Reservation:
+    """A place in the queue. `has_own_turn`: the prompt is never merged into the turn of another one."""
 
     run_id: RunId
     sequence: int
-    keyed: bool = True
+    has_own_turn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The run is the active one now: execute it."""
+    """Execute this run: it is the active one now."""
 
     run_id: RunId
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """Cancelled on entry: store its prompt and a cancelled answer, and its end."""
+class CancelOnEntry:
+    """A cancel came before the run entered: store its prompt, a cancelled answer, and its end."""
 
     run_id: RunId
-    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Taken from the queue before it had a turn: store its end, and no messages."""
+    """The run was taken from the queue before it had a turn: store its end, and no messages."""
 
     run_id: RunId
 
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """The prompt goes into the running turn as one more user message and shares its end."""
+    """Add the prompt to the active turn as one more user message; its run shares the end of the active one."""
 
     run_id: RunId
-    into: RunId
 
 
 @dataclass(frozen=True, slots=True)
 class CancelActive:
-    """Tell the runner, once. The run stays active until it has unwound."""
+    """Cancel the runner, once. The run stays active until it has unwound."""
 
     run_id: RunId
 
 
-Effect = Start | End | Drop | Merge | CancelActive
+Effect = Start | CancelOnEntry | Drop | Merge | CancelActive
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionedQueue:
     """A queue divided at the start of a step; each part keeps its order."""
 
-    dropped: list[Ticket] = field(default_factory=list)
-    folded: list[Ticket] = field(default_factory=list)
-    kept: list[Ticket] = field(default_factory=list)
+    dropped: list[Reservation] = field(default_factory=list)
+    merged: list[Reservation] = field(default_factory=list)
+    kept: list[Reservation] = field(default_factory=list)
 
 
-def is_covered(ticket: Ticket, mark: int) -> bool:
-    """Does a cancel with this mark (0 for none) cover the ticket? Sequence 0 means untracked: any mark covers it."""
-    return mark > 0 and ticket.sequence <= mark
+def is_covered(reservation: Reservation, mark: int) -> bool:
+    """Return whether a cancel with this mark (0 for none) covers the reservation.
+
+    Sequence 0 means untracked: any mark covers it.
+    """
+    return mark > 0 and reservation.sequence <= mark
 
 
-def partition(queue: Sequence[Ticket], mark: int) -> PartitionedQueue:
-    """Divide a queue at the start of a step: what a cancel covers, what is folded, what waits on."""
-    parted = PartitionedQueue()
-    for ticket in queue:
-        if is_covered(ticket, mark):
-            parted.dropped.append(ticket)
-        elif ticket.keyed:
-            parted.kept.append(ticket)
+def partition(queue: Sequence[Reservation], mark: int) -> PartitionedQueue:
+    """Divide a queue at the start of a step: covered by a cancel, to be merged, or still waiting."""
+    parts = PartitionedQueue()
+    for reservation in queue:
+        if is_covered(reservation, mark):
+            parts.dropped.append(reservation)
+        elif reservation.has_own_turn:
+            parts.kept.append(reservation)
         else:
-            parted.folded.append(ticket)
-    return parted
+            parts.merged.append(reservation)
+    return parts
 
 
 class SessionQueue(Machine[QueueState]):
-    """One session's prompts. Every method decides at once; what has to be done comes back as effects, in order."""
+    """The prompts of one session. Every method decides at once and returns what has to be done as effects, in order."""
 
     table = {
         QueueState.IDLE: {"started": (QueueState.ACTIVE,)},
@@ -136,14 +127,14 @@ class SessionQueue(Machine[QueueState]):
         super().__init__(QueueState.IDLE)
         self.session_id = session_id
         self._counter = counter or AcceptCounter()
-        self._reserved: dict[int, Ticket] = {}
-        self._queue: list[Ticket] = []
-        self._active: Ticket | None = None
-        self._folded: list[RunId] = []
+        self._reserved: dict[int, Reservation] = {}
+        self._queue: list[Reservation] = []
+        self._active: Reservation | None = None
+        self._merged: list[RunId] = []
         self._mark = 0
-        self._named: set[int] = set()  # reservations cancelled by their run id
+        self._cancelled_by_id: set[int] = set()  # sequences of reservations that were cancelled by their run id
 
-    # --- questions --------------------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------------------------
 
     @property
     def active(self) -> RunId | None:
@@ -153,16 +144,16 @@ class SessionQueue(Machine[QueueState]):
     @property
     def queued(self) -> list[RunId]:
         """The waiting runs, in the order in which they will start."""
-        return [ticket.run_id for ticket in self._queue]
+        return [reservation.run_id for reservation in self._queue]
 
     @property
-    def folded(self) -> list[RunId]:
+    def merged(self) -> list[RunId]:
         """The runs that share the end of the active one."""
-        return list(self._folded)
+        return list(self._merged)
 
     @property
     def waiting(self) -> int:
-        """Places taken that are not active: reserved and queued."""
+        """The number of reserved and queued runs; the active one does not count."""
         return len(self._reserved) + len(self._queue)
 
     @property
@@ -172,91 +163,91 @@ class SessionQueue(Machine[QueueState]):
 
     @property
     def is_busy(self) -> bool:
-        """Is a run active?"""
+        """Return whether a run is active."""
         return self._active is not None
 
     @property
     def is_empty(self) -> bool:
-        """Nothing active, queued or reserved: the lane may be forgotten."""
+        """Return whether nothing is active, queued or reserved, so that the queue may be forgotten."""
         return self._active is None and not self._queue and not self._reserved
 
     # --- facts ------------------------------------------------------------------------------------------------------
 
-    def accept(self, run_id: RunId, *, keyed: bool = True, sequence: int | None = None) -> Ticket:
+    def accept(self, run_id: RunId, *, has_own_turn: bool = True, sequence: int | None = None) -> Reservation:
         """Reserve a place. `sequence` is given for a run that was accepted by an earlier worker."""
-        ticket = Ticket(run_id, self._counter.next() if sequence is None else sequence, keyed)
-        self._reserved[ticket.sequence] = ticket
-        return ticket
+        reservation = Reservation(run_id, self._counter.next() if sequence is None else sequence, has_own_turn)
+        self._reserved[reservation.sequence] = reservation
+        return reservation
 
-    def release(self, ticket: Ticket) -> None:
-        """Give the place back without entering; doing so twice changes nothing."""
-        self._reserved.pop(ticket.sequence, None)
-        self._named.discard(ticket.sequence)
+    def release(self, reservation: Reservation) -> None:
+        """Give the place back without entering; a second call changes nothing."""
+        self._reserved.pop(reservation.sequence, None)
+        self._cancelled_by_id.discard(reservation.sequence)
         if not self._reserved:
-            self._mark = 0  # a mark is compared, never used up; it goes when nobody is left whom it could cover
+            self._mark = 0  # a mark is compared, never used up; without reservations there is nothing it could cover
 
-    def enter(self, ticket: Ticket) -> list[Effect]:
-        """The run is stored: end, queue or start it. A ticket that was released or has entered does nothing."""
-        if ticket.sequence not in self._reserved:
+    def enter(self, reservation: Reservation) -> list[Effect]:
+        """The run is stored: end, queue or start it. A reservation that was released or has entered does nothing."""
+        if reservation.sequence not in self._reserved:
             return []
-        covered = is_covered(ticket, self._mark) or ticket.sequence in self._named
-        self.release(ticket)
-        if covered:  # before the question whether the session is busy: a covered run is never queued
-            return [End(ticket.run_id, Outcome.CANCELLED)]
+        is_cancelled = is_covered(reservation, self._mark) or reservation.sequence in self._cancelled_by_id
+        self.release(reservation)
+        if is_cancelled:  # before the question whether the session is busy: a covered run is never queued
+            return [CancelOnEntry(reservation.run_id)]
         if self._active is not None:
-            self._queue.append(ticket)
+            self._queue.append(reservation)
             return []
-        return self._start(ticket, "started")
+        return self._start(reservation, "started")
 
     def cancel(self) -> list[Effect]:
-        """Cancel everything accepted so far. Idle: no effect and no trace."""
+        """Cancel everything accepted so far. An idle queue has no effects and keeps no mark."""
         if self._reserved:
             self._mark = max(self._mark, self._counter.last)
         return [*self._cancel_active(), *self.clear()]
 
     def cancel_run(self, run_id: RunId) -> list[Effect]:
-        """Cancel this run only. A folded run is part of another turn by now and goes on with it."""
+        """Cancel this run only. A merged run is part of another turn and continues with it."""
         if self._active is not None and self._active.run_id == run_id:
             return self._cancel_active()
-        for ticket in self._queue:
-            if ticket.run_id == run_id:
-                self._queue.remove(ticket)
+        for reservation in self._queue:
+            if reservation.run_id == run_id:
+                self._queue.remove(reservation)
                 return [Drop(run_id)]
-        for ticket in self._reserved.values():
-            if ticket.run_id == run_id:
-                self._named.add(ticket.sequence)
+        for reservation in self._reserved.values():
+            if reservation.run_id == run_id:
+                self._cancelled_by_id.add(reservation.sequence)
         return []
 
     def clear(self) -> list[Effect]:
-        """Drop what waits; the active run and the mark stay."""
+        """Drop the queued runs; the active run and the mark stay."""
         dropped, self._queue = self._queue, []
-        return [Drop(ticket.run_id) for ticket in dropped]
+        return [Drop(reservation.run_id) for reservation in dropped]
 
     def step(self) -> list[Effect]:
-        """The active run begins a model step: fold what may be folded into it."""
+        """The active run begins a model step: merge the queued prompts that need no turn of their own."""
         if self._active is None or self.state is QueueState.CANCELLING:
-            return []  # what was accepted after the cancel must not go down with the turn
-        parted = partition(self._queue, self._mark)
-        self._queue = parted.kept
-        self._folded += [ticket.run_id for ticket in parted.folded]
-        drops: list[Effect] = [Drop(ticket.run_id) for ticket in parted.dropped]
-        return drops + [Merge(ticket.run_id, self._active.run_id) for ticket in parted.folded]
+            return []  # a prompt that was accepted after the cancel must not end with this turn
+        parts = partition(self._queue, self._mark)
+        self._queue = parts.kept
+        self._merged += [reservation.run_id for reservation in parts.merged]
+        drops: list[Effect] = [Drop(reservation.run_id) for reservation in parts.dropped]
+        return drops + [Merge(reservation.run_id) for reservation in parts.merged]
 
     def finished(self, run_id: RunId) -> list[Effect]:
-        """The active run has ended, in whatever way: the next one starts. Raises InvalidTransition for another run."""
+        """The active run has ended, in whatever way: start the next. Raises InvalidTransition for another run."""
         if self._active is None or self._active.run_id != run_id:
             return self._move(f"finished {run_id}, which is not active", QueueState.IDLE)
-        self._active, self._folded = None, []
-        parted = partition(self._queue, self._mark)
-        drops: list[Effect] = [Drop(ticket.run_id) for ticket in parted.dropped]
-        self._queue = [ticket for ticket in self._queue if ticket not in parted.dropped]
+        self._active, self._merged = None, []
+        parts = partition(self._queue, self._mark)
+        drops: list[Effect] = [Drop(reservation.run_id) for reservation in parts.dropped]
+        self._queue = [reservation for reservation in self._queue if reservation not in parts.dropped]
         if not self._queue:
             return self._move("finished", QueueState.IDLE, drops)
         return drops + self._start(self._queue.pop(0), "finished")
 
-    def _start(self, ticket: Ticket, fact: str) -> list[Effect]:
-        self._active = ticket
-        return self._move(fact, QueueState.ACTIVE, [Start(ticket.run_id)])
+    def _start(self, reservation: Reservation, fact: str) -> list[Effect]:
+        self._active = reservation
+        return self._move(fact, QueueState.ACTIVE, [Start(reservation.run_id)])
 
     def _cancel_active(self) -> list[Effect]:
         if self._active is None or self.state is QueueState.CANCELLING:

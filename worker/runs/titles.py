@@ -1,7 +1,7 @@
-"""Gives a session that nobody named a title of a model's making, beside its first run and without holding it up.
+"""Let a model find a title for a session without one, beside the session's first run and without delaying it.
 
-Until then the session bears the beginning of its first prompt. Only that is replaced: a title that somebody chose
-meanwhile stays (W-34). What it cost is added to the session; its gauges stay those of the conversation (W-33).
+Until then the title is the beginning of the first prompt. Only that is replaced: a title that a client has set
+meanwhile stays (W-34). The cost is added to the session; its token counts stay those of the conversation (W-33).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ ANSWER_CHARACTERS = 20_000
 
 
 class Titles:
-    """Names sessions."""
+    """Find titles for sessions."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Titles:
         clock: Clock,
         log: logging.Logger,
     ) -> None:
-        """`models` gives those to ask, the first one first; none when no model can think of a title."""
+        """`models` returns the models to ask, in order; empty when no model can find a title."""
         self._database = database
         self._models = models
         self._limits = limits
@@ -43,7 +43,7 @@ class Titles:
         self._log = log
 
     async def name(self, session_id: str, prompt: str, so_far: str) -> None:
-        """Replace the title `so_far`. Never raises but for a cancel: a title is worth no failure."""
+        """Replace the title `so_far`. Raises nothing but a cancel: a missing title must not fail a run."""
         try:
             async with asyncio.timeout(self._limits.title_s):
                 for model in self._models():
@@ -57,7 +57,7 @@ class Titles:
             self._log.info("no title", extra=fields(session=session_id, error=error))
 
     async def _ask(self, model: ModelClient, prompt: str) -> tuple[str, float]:
-        """The title, "" for none, and what asking for it cost."""
+        """Return the title ("" for none) and the cost of asking for it."""
         text = ""
         try:
             async with aclosing(model.stream(title_request(prompt, thinks=model.model.can_reason))) as events:
@@ -82,4 +82,4 @@ class Titles:
             sessions.account(connection, session_id, input_tokens=0, output_tokens=0, cost=cost, now=now)
         session = sessions.get(connection, session_id)
         if session is not None and (is_renamed or cost):
-            transaction.emit("session", "updated", session, session_id=session_id)
+            transaction.emit(session, "updated", session_id=session_id)

@@ -1,82 +1,74 @@
-"""The rows of one run while it works: forced writes with a number, snapshots in between (agent-behaviour.md 4.3).
+"""Store the rows of one run while it works: forced writes with a numbered event, snapshots in between.
 
 A growing message is shown at once and then at most every `snapshot_interval_s`, a very long one less often; each
 snapshot is stored as well, at the same pace, without an event of its own. What must not be lost (a new tool call, the
 end of reasoning, a finish) is written before `update` returns, with a numbered event. The finish that ends the whole
-turn is kept back: it is written by the run's end, in the same transaction as the terminal event.
+turn is kept back: the run's end writes it, in the same transaction as the terminal event.
 
 Order: the database takes jobs in the order of their submission, so a buffered write can never overtake a later forced
 one; and no snapshot is shown once a forced write of the same message was submitted.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from protocol.api.agent import AgentEvent
-from protocol.api.envelope import envelope
 from protocol.api.message import Message, ToolResultData
 from protocol.api.session import Session
-from protocol.base.clock import Clock
-from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
-from protocol.events import Event
-from protocol.ids import RandomSource, RunId, SessionId, new_uuid
+from protocol.events import snapshot_event
+from protocol.ids import new_uuid
 from protocol.limits import Limits
 from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.usage import Usage
 from worker.runs import message_rows
+from worker.runs.run_services import RunServices
 from worker.store import messages, rows, runs, sessions
-from worker.store.database import Database, Transaction
+from worker.store.database import Transaction
 from worker.store.rows import StoredRun
 
 
 class StoredTranscript:
-    """Implements the agent's `Transcript` for one run."""
+    """Implement the agent's `Transcript` for one run."""
 
     def __init__(
         self,
         run: StoredRun,
+        services: RunServices,
         *,
-        database: Database,
-        publish_snapshot: Callable[[Event], None],
-        fold: Callable[[], list[StoredRun]],
-        owner: TaskOwner,
-        limits: Limits,
-        clock: Clock,
-        random: RandomSource,
-        log: logging.Logger,
+        take_merged: Callable[[], list[StoredRun]],
     ) -> None:
-        """`show` sends a snapshot; `fold` takes the prompts out of the queue that join this turn now."""
+        """`take_merged` takes the prompts out of the queue that join this turn now."""
         self._run = run
-        self._database = database
-        self._publish_snapshot = publish_snapshot
-        self._fold = fold
-        self._owner = owner
-        self._limits = limits
-        self._clock = clock
-        self._random = random
-        self._log = log
-        self._stored: Message | None = None  # the newest state that was submitted to the store
+        self._database = services.database
+        self._publish_snapshot = services.publish_snapshot
+        self._owner = services.owner
+        self._limits = services.limits
+        self._clock = services.clock
+        self._random = services.random
+        self._take_merged = take_merged
+        self._stored: Message | None = None  # the newest state that was submitted to the database
         self._pending: Message | None = None  # newer than that
         self._shown_at = -1e9
-        self._pace_s = limits.snapshot_interval_s
+        self._pace_s = services.limits.snapshot_interval_s
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        self.held: Message | None = None
+        self.unstored_last: Message | None = None
         """The row that ends the turn, finished but not stored yet."""
 
     async def session(self) -> Session | None:
-        """The session as it is stored now."""
+        """Return the session as it is stored now."""
         return await self._database.read(lambda connection: sessions.get(connection, self._run.session_id))
 
     async def create_assistant(self, *, model: str, provider: str, is_summary: bool = False) -> Message:
-        """Store an empty assistant row and return it; it tells the run's story from now on, unless the run goes on
-        after it because it is a summary."""
-        await self._release_held()
+        """Store an empty assistant row and return it.
+
+        From now on it is the run's last message, unless it is a summary after which the run continues.
+        """
+        await self._store_last()
         row = message_rows.assistant_row(
             row_id=new_uuid(self._random),
             session_id=self._run.session_id,
@@ -90,22 +82,22 @@ class StoredTranscript:
         def job(transaction: Transaction) -> None:
             self._create(transaction, row, self._run.id)
             if not is_summary or self._run.kind == rows.SUMMARY:
-                runs.tell_story(transaction.connection, self._run.id, row.id)
+                runs.set_message(transaction.connection, self._run.id, row.id)
 
         await self._database.write(job)
         self._stored, self._pending, self._shown_at = row, None, -1e9
         return row
 
     async def update(self, message: Message) -> None:
-        """Show and store this state of the row as the rules of 4.3 want it. Raises storage errors, late ones too."""
+        """Show and store this state of the row, at the pace above. Raises storage errors, also of earlier snapshots."""
         self._raise_failure()
         finish = finish_of(message)
         message = replace(message, updated_at=self._now())
         if finish is not None and finish.reason != "tool_use":
-            self._quieten()
-            self.held = message
+            self._drop_pending()
+            self.unstored_last = message
         elif needs_store(self._stored, message):
-            self._quieten()
+            self._drop_pending()
             self._stored = message
             await self._database.write(lambda transaction: self._change(transaction, message))
         else:
@@ -113,8 +105,8 @@ class StoredTranscript:
             self._arm()
 
     async def discard(self, message: Message) -> None:
-        """Delete a row that came to nothing, and tell clients."""
-        self._quieten()
+        """Delete a row that stayed without content, and notify clients."""
+        self._drop_pending()
 
         def job(transaction: Transaction) -> None:
             forget(transaction, message, run_id=self._run.id, now=self._now())
@@ -123,7 +115,7 @@ class StoredTranscript:
 
     async def summarized(self, message: Message) -> None:
         """Store a finished summary and let the conversation begin with it."""
-        self._quieten()
+        self._drop_pending()
         message = self._stored = replace(message, updated_at=self._now())
 
         def job(transaction: Transaction) -> None:
@@ -131,13 +123,13 @@ class StoredTranscript:
             sessions.summarized(transaction.connection, message.session_id, message.id, self._now())
             session = sessions.get(transaction.connection, message.session_id)
             if session is not None:
-                transaction.emit("session", "updated", session, session_id=session.id, run_id=self._run.id)
+                transaction.emit(session, "updated", session_id=session.id, run_id=self._run.id)
 
         await self._database.write(job)
 
     async def create_tool(self, result: ToolResultData) -> Message:
-        """Store one tool row. A cancelled caller does not stop the write: the row will be there."""
-        await self._release_held()
+        """Store one tool row. A cancelled caller does not stop the write."""
+        await self._store_last()
         row = message_rows.tool_row(
             row_id=new_uuid(self._random), session_id=self._run.session_id, result=result, now=self._now()
         )
@@ -146,8 +138,8 @@ class StoredTranscript:
 
     async def fold_queued(self) -> list[Message]:
         """Store user rows for the prompts that join this turn now, and return them."""
-        folded = self._fold()
-        if not folded:
+        merged = self._take_merged()
+        if not merged:
             return []
         now = self._now()
         written = [
@@ -158,11 +150,11 @@ class StoredTranscript:
                 attachments=run.attachments,
                 now=now,
             )
-            for run in folded
+            for run in merged
         ]
 
         def job(transaction: Transaction) -> None:
-            for run, row in zip(folded, written, strict=True):
+            for run, row in zip(merged, written, strict=True):
                 runs.start(transaction.connection, run.id, self._now_ms(), self._run.id)
                 self._create(transaction, row, run.id)
 
@@ -170,7 +162,7 @@ class StoredTranscript:
         return written
 
     async def account(self, usage: Usage) -> None:
-        """Add what one attempt used to the session, and tell clients."""
+        """Add the usage of one attempt to the session, and notify clients."""
         session_id = self._run.session_id
 
         def job(transaction: Transaction) -> None:
@@ -179,18 +171,16 @@ class StoredTranscript:
         await self._database.write(job)
 
     async def agent_event(self, event: AgentEvent) -> None:
-        """Tell clients something that is not a message."""
+        """Send clients an event that is not a message."""
         event = replace(event, run_id=event.run_id or self._run.id, session_id=event.session_id or self._run.session_id)
 
         def job(transaction: Transaction) -> None:
-            transaction.emit(
-                "agent_event", "created", event, session_id=event.session_id, run_id=event.run_id, key=event.type
-            )
+            transaction.emit(event, session_id=event.session_id, run_id=event.run_id, key=event.type)
 
         await self._database.write(job)
 
     async def flush(self) -> None:
-        """Show and store what waits: before somebody reads the conversation, and at the end of the process."""
+        """Show and store the pending state: before the conversation is read, and at the end of the process."""
         if self._pending is not None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -200,14 +190,14 @@ class StoredTranscript:
             await asyncio.wait({self._writing})
 
     def close(self) -> None:
-        """The run is about to end: nothing is shown or stored from here any more."""
-        self._quieten()
+        """Stop showing and storing, because the run is about to end."""
+        self._drop_pending()
         self._failure = None
 
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """See that the pending state gets out: now, when the interval is over, or after the write under way (W-24)."""
+        """Schedule the pending state: now, after the interval, or after the write under way (W-24)."""
         if self._timer is not None or self._writing is not None or self._pending is None:
             return
         wait_s = self._shown_at + self._pace_s - self._clock.now()
@@ -226,37 +216,31 @@ class StoredTranscript:
             return
         self._pending = None
         self._stored = message
-        data = envelope("message", "updated", message)
-        self._shown_at = self._clock.now()
-        self._pace_s = snapshot_pace_s(len(data), self._limits)
-        self._publish_snapshot(
-            Event(
-                kind="message",
-                data=data,
-                key=message.id,
-                session_id=SessionId(message.session_id),
-                run_id=RunId(self._run.id),
-            )
+        snapshot = snapshot_event(
+            message, "updated", key=message.id, session_id=message.session_id, run_id=self._run.id
         )
-        # Put in line here and not in the task: a forced write that follows must not be overtaken by it.
+        self._shown_at = self._clock.now()
+        self._pace_s = snapshot_pace_s(len(snapshot.data), self._limits)
+        self._publish_snapshot(snapshot)
+        # Submitted here and not in the task, so that it cannot overtake a forced write that follows.
         try:
             posted = self._database.post(lambda transaction: messages.change(transaction.connection, message))
         except BulkheadError as error:
             self._failure = error
             return
-        self._writing = self._owner.start(self._stored_later(posted), f"snapshot-{message.id}")
+        self._writing = self._owner.start(self._finish_snapshot(posted), f"snapshot-{message.id}")
 
-    async def _stored_later(self, posted: "asyncio.Future[None]") -> None:
+    async def _finish_snapshot(self, posted: "asyncio.Future[None]") -> None:
         try:
             await self._database.finish(posted)
-        except Exception as error:  # told to the turn at its next update, so that it ends visibly (W-28)
+        except Exception as error:  # raised at the turn's next update, so that it ends visibly (W-28)
             self._failure = error
         finally:
-            if self._writing is asyncio.current_task():  # a flush does not wait for the one before it
+            if self._writing is asyncio.current_task():  # a later flush may have replaced it
                 self._writing = None
         self._arm()
 
-    def _quieten(self) -> None:
+    def _drop_pending(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -264,10 +248,10 @@ class StoredTranscript:
 
     # --- helpers ----------------------------------------------------------------------------------------------------
 
-    async def _release_held(self) -> None:
-        """The turn goes on after all: the row it had finished becomes an ordinary one."""
+    async def _store_last(self) -> None:
+        """Store the row that seemed to end the turn as an ordinary one, because the turn continues."""
         self._raise_failure()
-        message, self.held = self.held, None
+        message, self.unstored_last = self.unstored_last, None
         if message is not None:
             await self._database.write(lambda transaction: self._change(transaction, message))
 
@@ -278,13 +262,11 @@ class StoredTranscript:
 
     def _create(self, transaction: Transaction, row: Message, run_id: str) -> None:
         messages.create(transaction.connection, row, run_id=run_id)
-        transaction.emit("message", "created", row, session_id=row.session_id, run_id=run_id, key=row.id)
+        transaction.emit(row, "created", session_id=row.session_id, run_id=run_id, key=row.id)
 
     def _change(self, transaction: Transaction, message: Message) -> None:
         messages.change(transaction.connection, message)
-        transaction.emit(
-            "message", "updated", message, session_id=message.session_id, run_id=self._run.id, key=message.id
-        )
+        transaction.emit(message, "updated", session_id=message.session_id, run_id=self._run.id, key=message.id)
 
     def _now(self) -> int:
         return int(self._clock.wall())
@@ -294,19 +276,19 @@ class StoredTranscript:
 
 
 def snapshot_pace_s(size_bytes: int, limits: Limits) -> float:
-    """How long to wait after a snapshot of this size: each is the whole message, so long ones must come less often."""
+    """Return how long to wait after a snapshot of this size. Each is a whole message, so long ones come less often."""
     return max(limits.snapshot_interval_s, size_bytes / limits.snapshot_bytes_per_s)
 
 
 def forget(transaction: Transaction, message: Message, *, run_id: str, now: int) -> None:
-    """Delete a message row and tell clients."""
+    """Delete a message row and notify clients."""
     messages.remove(transaction.connection, message, now)
-    gone = replace(message, parts=[])
-    transaction.emit("message", "deleted", gone, session_id=message.session_id, run_id=run_id, key=message.id)
+    without_parts = replace(message, parts=[])
+    transaction.emit(without_parts, "deleted", session_id=message.session_id, run_id=run_id, key=message.id)
 
 
 def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -> None:
-    """Write a usage to the session and tell clients of the new figures."""
+    """Add a usage to the session and send clients the new figures."""
     sessions.account(
         transaction.connection,
         session_id,
@@ -317,11 +299,11 @@ def account(transaction: Transaction, session_id: str, usage: Usage, now: int) -
     )
     session = sessions.get(transaction.connection, session_id)
     if session is not None:
-        transaction.emit("session", "updated", session, session_id=session_id)
+        transaction.emit(session, "updated", session_id=session_id)
 
 
 def charge(transaction: Transaction, parent_session_id: str, session_id: str, now: int) -> None:
-    """Add what an agent's session has cost to that of its caller, and tell clients."""
+    """Add the cost of a sub-agent's session to that of its caller, and notify clients."""
     connection = transaction.connection
     child = sessions.get(connection, session_id)
     if child is None or not child.cost:
@@ -329,4 +311,4 @@ def charge(transaction: Transaction, parent_session_id: str, session_id: str, no
     sessions.account(connection, parent_session_id, input_tokens=0, output_tokens=0, cost=child.cost, now=now)
     parent = sessions.get(connection, parent_session_id)
     if parent is not None:
-        transaction.emit("session", "updated", parent, session_id=parent_session_id)
+        transaction.emit(parent, "updated", session_id=parent_session_id)

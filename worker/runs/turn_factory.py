@@ -20,7 +20,7 @@ from worker.agent.system_prompt import TALK, attribution_note, compose, compose_
 from worker.agent.turn import Turn
 from worker.config.catalogue import LOCAL_ID
 from worker.config.live import LiveConfig
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.models.client import ModelClient
 from worker.models.registry import ModelRegistry
 from worker.permissions.broker import PermissionBroker
@@ -56,7 +56,7 @@ class ToolServices:
 class TurnSetup:
     """One configuration and what was made from it. `env` is the environment for child processes."""
 
-    config: Config
+    config: WorkspaceConfig
     models: ModelRegistry
     env: Mapping[str, str]
 
@@ -202,5 +202,5 @@ class TurnFactory:
         )
 
 
-def _is_local(model: ModelClient, config: Config) -> bool:
+def _is_local(model: ModelClient, config: WorkspaceConfig) -> bool:
     return model.provider_id == LOCAL_ID and config.providers[LOCAL_ID].type == LOCAL_ID

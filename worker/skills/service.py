@@ -6,7 +6,7 @@ from pathlib import Path
 
 from protocol.api.services import SkillsChanged, SkillState
 from protocol.limits import Limits
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.processes.thread_pool import ThreadPool
 from worker.skills.discovery import Cache, Skills, discover
 from worker.skills.skill import note
@@ -28,9 +28,9 @@ class SkillService(Extension):
         self._lock = asyncio.Lock()
         self._has_searched = False
         self._cache: Cache = {}
-        self.known = Skills()
+        self.latest = Skills()
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Apply the configured directories and disabled skills."""
         self._env, self._extra, self._disabled = env, config.options.skills_paths, config.options.disabled_skills
 
@@ -46,28 +46,28 @@ class SkillService(Extension):
                 )
             except TimeoutError:  # the turn uses the last result
                 return
-            has_changed = self._has_searched and skills != self.known
-            self.known = skills
+            has_changed = self._has_searched and skills != self.latest
+            self.latest = skills
             self._has_searched = True
             if has_changed:
                 await self._database.write(self._emit)
 
     def _emit(self, transaction: Transaction) -> None:
-        transaction.emit("skills_event", "updated", SkillsChanged(states=self.states))
+        transaction.emit(SkillsChanged(states=self.states))
 
     @property
     def states(self) -> list[SkillState]:
         """Return the state of each file, for clients."""
         return [
             SkillState(name=file.name, path=file.path, state=1 if file.error else 0, error=file.error)
-            for file in self.known.files
+            for file in self.latest.files
         ]
 
     def notes(self) -> Sequence[str]:
         """Return the list of skills for the system prompt."""
-        text = note(self.known.usable)
+        text = note(self.latest.usable)
         return (text,) if text else ()
 
     def readable(self) -> Sequence[Path]:
         """Return the directories of the skills, which may be read without permission."""
-        return self.known.roots
+        return self.latest.roots

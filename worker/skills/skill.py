@@ -27,7 +27,7 @@ class BadSkill(Exception):
     """The file is not a skill; the text says why."""
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+class FrontMatter(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """The head of the file; other keys are ignored."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -51,14 +51,14 @@ class Skill:
     for_model: bool
 
 
-def read_head(text: str, directory: str) -> Head:
+def read_head(text: str, directory: str) -> FrontMatter:
     """Read the head of a skill file; `directory` is the name of its directory. Raises BadSkill."""
     match = _HEAD.match(text)
     if match is None:
         raise BadSkill("there is no head: the file must begin with `---`, YAML, and `---`")
     try:
         _check_plain(match[1])
-        head = msgspec.yaml.decode(match[1].encode(), type=Head, strict=False)
+        head = msgspec.yaml.decode(match[1].encode(), type=FrontMatter, strict=False)
     except BadSkill:
         raise
     except msgspec.ValidationError as error:

@@ -1,14 +1,14 @@
-"""The one database thread of a worker.
+"""Run all reads and writes of a worker's database file on one thread.
 
-One thread owns one connection for the worker's life. Callers hand it jobs, plain functions of a transaction; all
-write jobs that wait are committed together (one fsync for all), each in a savepoint of its own, so that a bad job
-does not spoil the batch. A job may be run a second time, in a new transaction, when its first batch could not be
-committed: it must do nothing but read and write through what it is given.
+The thread owns one connection for the worker's life. Callers hand it jobs, plain functions of a transaction. All
+waiting write jobs are committed together (one fsync for all), each in a savepoint of its own, so that a bad job does
+not undo the batch. A job may be run a second time, in a new transaction, when its first batch could not be committed:
+it must do nothing but read and write through its argument.
 
 Events emitted in a transaction get their numbers in it and are published after its commit, in commit order, before
-any caller learns of the commit. Errors: a full disk and a busy file are answers; any other storage error is fatal:
-the worker ends itself and starts again from the file. A file that may not be written, or that is not in its place any
-more, is still read.
+any caller learns of the commit. Errors: a full disk and a busy file are raised to the caller; any other storage error
+is fatal: the worker ends itself and starts again from the file. A file that is read-only, or that was moved or
+replaced, is still read.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from protocol.api.envelope import Change, envelope
+from protocol.api.envelope import Change
 from protocol.base.clock import Clock
 from protocol.base.failpoints import failpoint_blocking
 from protocol.base.logs import fields
 from protocol.errors import Unavailable
-from protocol.events import Event
-from protocol.ids import RandomSource, RunId, SessionId
+from protocol.events import Event, numbered_event
+from protocol.ids import RandomSource
 from protocol.limits import Limits
 from worker.store import events as event_rows
 from worker.store.database_file import MOVED, READ_ONLY, DatabaseFile, StorageCorrupt, StorageUnusable
@@ -53,7 +53,7 @@ _PRAGMAS = (
 
 
 class Transaction:
-    """What a write job works with: the connection, and the events that tell of what it changes."""
+    """The argument of a write job: the connection, and the events that report its changes."""
 
     def __init__(self, connection: Connection, last_number: int | None = None) -> None:
         self.connection = connection
@@ -62,36 +62,32 @@ class Transaction:
 
     @property
     def last_number(self) -> int:
-        """The number of the newest event, those of this transaction included."""
+        """The number of the newest event, including those of this transaction."""
         if self._last_number is None:
             self._last_number = event_rows.last_number(self.connection)
         return self._last_number
 
     def emit(
         self,
-        kind: str,
-        change: Change,
         payload: msgspec.Struct,
+        change: Change | None = None,
         *,
         session_id: str = "",
         run_id: str = "",
         key: str = "",
     ) -> None:
-        """Store an event under the next number; it is published after the commit."""
-        event = Event(
-            kind=kind,
-            data=envelope(kind, change, payload),
-            number=self.last_number + 1,
-            key=key,
-            session_id=SessionId(session_id),
-            run_id=RunId(run_id),
-        )
+        """Store an event under the next number; it is published after the commit.
+
+        The payload's type decides the kind (`protocol.events.EVENTS`); `change` is needed where the kind has several.
+        """
+        number = self.last_number + 1
+        event = numbered_event(payload, change, number=number, key=key, session_id=session_id, run_id=run_id)
         event_rows.append(self.connection, event)
         self._last_number = event.number
         self.events.append(event)
 
     def mark(self) -> tuple[int | None, int]:
-        """Where this transaction stands, for `back_to`."""
+        """Return the present state, for `back_to`."""
         return self._last_number, len(self.events)
 
     def back_to(self, mark: tuple[int | None, int]) -> None:
@@ -106,13 +102,13 @@ class _Job(Generic[T]):
     future: "asyncio.Future[T]"
     is_write: bool = True
     is_ending: bool = False
-    then: Callable[[T], None] | None = None
+    on_commit: Callable[[T], None] | None = None
     result: Any = None
     error: BaseException | None = None
 
 
 class Database:
-    """The workspace's file. Made by `open`; every other method is for the loop."""
+    """The workspace's database. Made by `open`; every other public method is for the event loop."""
 
     def __init__(
         self,
@@ -130,7 +126,7 @@ class Database:
         self.log_id = ""
         self.last_number = 0
         self.degraded = ""
-        self.failed = ""  # why nothing more is stored though reading goes on: READ_ONLY, MOVED or ""
+        self.failed = ""  # why writes are refused although reads work: READ_ONLY, MOVED or ""
         self._limits = limits
         self._clock = clock
         self._log = log
@@ -145,11 +141,11 @@ class Database:
         self._broken = False
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        # Everything below belongs to the thread.
+        # The attributes below are used by the thread only.
         self._raw: sqlite3.Connection
         self._connection: Connection
-        self._place = DatabaseFile(path)
-        self._is_moved = False  # as it was at the last look
+        self._file = DatabaseFile(path)
+        self._is_moved = False  # at the last check
         self._reserve = DiskReserve(path.parent / "reserve")
         self._probed_at = 0.0
 
@@ -166,7 +162,7 @@ class Database:
         on_fatal: Callable[[BaseException], None],
         on_writable: Callable[[], None] = lambda: None,
     ) -> "Database":
-        """Open or make the file and bring it to our schema. Raises SchemaNewer, StorageUnusable.
+        """Open or create the file and migrate it to the current schema. Raises SchemaNewer, StorageUnusable.
 
         `on_writable` is called, once or more, when a file that was opened read-only may be written.
         """
@@ -185,23 +181,23 @@ class Database:
         return database
 
     async def write(
-        self, job: Callable[[Transaction], T], *, then: Callable[[T], None] | None = None, is_ending: bool = False
+        self, job: Callable[[Transaction], T], *, on_commit: Callable[[T], None] | None = None, is_ending: bool = False
     ) -> T:
-        """Run `job` in a transaction and commit it; returns when it is on disk.
+        """Run `job` in a transaction and commit it. Returns when it is on disk.
 
-        `then` is called on the loop right after the commit, before its events are published. An ending may use the
-        reserve when the disk is full. Raises LimitReached `storage_full`, Unavailable `storage_busy` (nothing was
-        stored) or `storage_failed` (the outcome is unknown), and what `job` raises. A cancelled caller leaves the
-        outcome unknown as well.
+        `on_commit` is called on the loop right after the commit, before its events are published. `is_ending`: the job
+        may use the reserve when the disk is full. Raises LimitReached `storage_full`, Unavailable `storage_busy`
+        (nothing was stored) or `storage_failed` (the outcome is unknown), and what `job` raises. When the caller is
+        cancelled the outcome is unknown as well.
         """
-        return await self.finish(self._put(_Job(job, self._loop.create_future(), True, is_ending, then)))
+        return await self.finish(self._put(_Job(job, self._loop.create_future(), True, is_ending, on_commit)))
 
     async def read(self, job: Callable[[Connection], T]) -> T:
         """Run `job`, which only reads. Raises as `write`."""
         return await self.finish(self._put(_Job(job, self._loop.create_future(), is_write=False)))
 
     async def close(self, timeout_s: float) -> bool:
-        """Finish what waits and close the file; False when that took longer than `timeout_s` seconds."""
+        """Finish the waiting jobs and close the file. Return False when that took longer than `timeout_s` seconds."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
@@ -213,7 +209,7 @@ class Database:
         return True
 
     def post(self, job: Callable[[Transaction], T]) -> "asyncio.Future[T]":
-        """Put `job` in line at once, in the order of these calls and of `write`; `finish` waits for it."""
+        """Enqueue `job` at once, in the order of these calls and of `write`; `finish` waits for it."""
         return self._put(_Job(job, self._loop.create_future()))
 
     async def finish(self, posted: "asyncio.Future[T]") -> T:
@@ -243,13 +239,13 @@ class Database:
             self._on_fatal(error)
 
     def _deliver(self, jobs: list[_Job[Any]], events: list[Event], degraded: str, failed: str) -> None:
-        """On the loop, after a batch: hooks first, then the events, then the callers."""
+        """Report a batch on the loop: first `on_commit` of each job, then the events, then the callers."""
         self._waiting -= len(jobs)
         self.degraded = degraded
         self.failed = failed
         for job in jobs:
-            if job.then is not None and job.error is None:
-                job.then(job.result)
+            if job.on_commit is not None and job.error is None:
+                job.on_commit(job.result)
         if events:
             self.last_number = events[-1].number
             self._on_commit(events)
@@ -269,30 +265,31 @@ class Database:
         except (sqlite3.Error, OSError) as error:
             reason = f"cannot open the database {self.path}: {error}; the file is left as it is"
             kind = StorageCorrupt if is_corrupt(error) else StorageUnusable
-            self._tell(_fail, self._opened, kind(reason))
+            self._call_on_loop(_fail, self._opened, kind(reason))
             return
         except (SchemaNewer, StorageUnusable) as error:
-            self._tell(_fail, self._opened, error)
+            self._call_on_loop(_fail, self._opened, error)
             return
-        self._tell(_done, self._opened)
+        self._call_on_loop(_done, self._opened)
         while (jobs := self._take()) is not None:
             try:
                 events = self._perform(jobs)
-            except BaseException as error:  # the outer border of this thread
+            except BaseException as error:  # nothing may leave the thread unreported
                 for job in jobs:
                     job.error = Unavailable(f"cannot tell whether this was stored: {error}", code="storage_failed")
-                self._tell(self._break, error)  # first: whoever is told of the failure finds the worker leaving
-                self._tell(self._deliver, jobs, [], "storage failed", "")
+                # First, so that a caller that gets the failure finds the worker leaving.
+                self._call_on_loop(self._break, error)
+                self._call_on_loop(self._deliver, jobs, [], "storage failed", "")
                 break
-            self._tell(self._deliver, jobs, events, *self._trouble())
+            self._call_on_loop(self._deliver, jobs, events, *self._problems())
         try:
             self._connection.close()
         except sqlite3.Error as error:
             self._log.warning("database did not close", extra=fields(error=error))
-        self._tell(_done, self._ended)
+        self._call_on_loop(_done, self._ended)
 
     def _open(self) -> None:
-        self._raw = self._place.connect(self._limits.storage_busy_s)
+        self._raw = self._file.connect(self._limits.storage_busy_s)
         try:
             self._begin()
         except BaseException:
@@ -300,7 +297,7 @@ class Database:
             raise
 
     def _begin(self) -> None:
-        if self._place.is_read_only:
+        if self._file.is_read_only:
             check_schema(self._raw)
             self.failed = READ_ONLY
         else:
@@ -308,13 +305,15 @@ class Database:
         self._connection = wrap(self._raw)
         self.log_id = event_rows.log_id(self._connection)
         self.last_number = event_rows.last_number(self._connection)
-        self._place.remember()
+        self._file.remember()
 
     def _open_for_writing(self) -> None:
-        schema_version(self._raw)  # first: the mode is written into the file, and a newer one is not ours to touch
+        schema_version(
+            self._raw
+        )  # first: the mode is written into the file, and a file of a newer version must not be changed
         mode = self._raw.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
-            raise StorageUnusable(f"cannot use the database {self.path}: it does not take WAL mode but {mode!r}")
+            raise StorageUnusable(f"cannot use the database {self.path}: WAL mode is needed, it stays in {mode!r}")
         for pragma in _PRAGMAS:
             self._raw.execute(f"PRAGMA {pragma}")
         migrate(self._raw, self._random)
@@ -326,7 +325,7 @@ class Database:
             self._log.warning("no space for the reserve", extra=fields(error=error))
 
     def _take(self) -> list[_Job[Any]] | None:
-        """All jobs that wait, at least one; None at the end. In trouble, looks whether it is over in between."""
+        """Wait for jobs and return all that wait; None at the end. Probes once a second while storing is impossible."""
         while True:
             is_well = self._reserve.is_whole and not self._is_moved
             try:
@@ -334,7 +333,7 @@ class Database:
                 break
             except queue.Empty:
                 self._probe()
-                self._tell(self._deliver, [], [], *self._trouble())
+                self._call_on_loop(self._deliver, [], [], *self._problems())
         if first is None:
             return None
         jobs = [first]
@@ -350,13 +349,13 @@ class Database:
         return jobs
 
     def _perform(self, jobs: list[_Job[Any]]) -> list[Event]:
-        """Run a batch: its writes in one commit, then its reads. Raises only what is fatal."""
+        """Run a batch: its writes in one commit, then its reads. Raises only fatal errors."""
         events: list[Event] = []
-        writes = self._unrefused([job for job in jobs if job.is_write])
+        writes = self._allowed([job for job in jobs if job.is_write])
         if writes:
             fault = self._commit(writes, events)
             if fault is not None and fault.is_full and len(writes) > 1:
-                for job in writes:  # the big one must not take the small ones with it
+                for job in writes:  # a large job must not fail the small ones
                     self._commit_alone(job, events)
             elif fault is not None and fault.is_full:
                 self._commit_alone(writes[0], events)
@@ -369,29 +368,29 @@ class Database:
         if any(event.kind == "run_complete" for event in events):
             failpoint_blocking("terminal.after_commit")
         if writes and self._is_moved:
-            self._settle_log()
+            self._truncate_wal()
         if not self._reserve.is_whole:
             self._probe()
         return events
 
-    def _unrefused(self, writes: list[_Job[Any]]) -> list[_Job[Any]]:
-        """Those that may be tried. In a file that is out of its place runs are still ended: it may come back."""
-        if not self._place.is_read_only and not self._looks_moved():
+    def _allowed(self, writes: list[_Job[Any]]) -> list[_Job[Any]]:
+        """Return the jobs that may be tried. In a file that was moved, runs are still ended: it may be put back."""
+        if not self._file.is_read_only and not self._check_moved():
             return writes
         for job in writes:
-            job.error = self._place.refusal()
-        return [job for job in writes if job.is_ending and not self._place.is_read_only]
+            job.error = self._file.refusal()
+        return [job for job in writes if job.is_ending and not self._file.is_read_only]
 
-    def _looks_moved(self) -> bool:
-        """Look at the place (D05). When it has just become another's, our file is made whole by itself."""
-        was_moved, self._is_moved = self._is_moved, self._place.is_moved()
+    def _check_moved(self) -> bool:
+        """Return whether the file was moved or replaced (D05). When it just was, complete it without its log."""
+        was_moved, self._is_moved = self._is_moved, self._file.is_moved()
         if self._is_moved and not was_moved:
             self._log.error("the database file was moved or replaced", extra=fields(path=self.path))
-            self._settle_log()
+            self._truncate_wal()
         return self._is_moved
 
-    def _settle_log(self) -> None:
-        """Empty the write-ahead log into our file: it lies at the path, and whatever is opened there would get it."""
+    def _truncate_wal(self) -> None:
+        """Move the write-ahead log into the open file: SQLite would apply the log to any other file at its path."""
         try:
             self._raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
@@ -410,12 +409,12 @@ class Database:
                 if not fault.is_full:
                     break
         if fault.is_full:
-            self._reserve.doubt()  # so the state is told, and probed until there is room again
+            self._reserve.doubt()  # reports the state, and probes until there is room again
             self._probed_at = self._clock.now()
         job.error = fault.error
 
     def _commit(self, jobs: list[_Job[Any]], events: list[Event], reserve_rows: int = 0) -> StorageErrorClass | None:
-        """One transaction for all `jobs`. Returns why nothing at all was stored, or None."""
+        """Run all `jobs` in one transaction. Return why nothing was stored, or None."""
         transaction = Transaction(self._connection)
         try:
             self._raw.execute("BEGIN IMMEDIATE")
@@ -461,13 +460,13 @@ class Database:
             job.error = error if fault is None else fault.error
 
     def _probe(self) -> None:
-        """Try to make the reserve whole again, at most once a second; a file opened read-only, to find it writable."""
+        """Try to restore the reserve, or check whether a read-only file has become writable; at most once a second."""
         if self._clock.now() - self._probed_at < _PROBE_S:
             return
         self._probed_at = self._clock.now()
-        if self._place.is_read_only:
-            if self._place.may_write():
-                self._tell(self._on_writable)
+        if self._file.is_read_only:
+            if self._file.may_write():
+                self._call_on_loop(self._on_writable)
             return
         try:
             self._reserve.restore(self._raw)
@@ -476,17 +475,17 @@ class Database:
             if isinstance(error, sqlite3.Error) and (fault is None or fault.is_fatal):
                 raise
 
-    def _trouble(self) -> tuple[str, str]:
-        """Why we are degraded, and why we have failed; "" for not."""
-        if self._place.is_read_only:
+    def _problems(self) -> tuple[str, str]:
+        """Return the reasons for `degraded` and `failed`, "" for none."""
+        if self._file.is_read_only:
             return "", READ_ONLY
-        return "" if self._reserve.is_whole else "storage full", MOVED if self._looks_moved() else ""
+        return "" if self._reserve.is_whole else "storage full", MOVED if self._check_moved() else ""
 
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+    def _call_on_loop(self, function: Callable[..., None], *args: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
+            pass  # the loop is closed, and with it every caller
 
 
 def _done(future: "asyncio.Future[None]") -> None:

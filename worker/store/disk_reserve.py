@@ -1,8 +1,8 @@
-"""Space kept back, so that a run's end can be written when the disk is full (D01).
+"""Reserve disk space, so that a run's end can be written when the disk is full (D01).
 
-Two kinds, because two things can be full. Rows of zeros give their pages to the transaction that deletes them: they
-help against a limit on the file. A preallocated file beside the database gives its blocks to the write-ahead log:
-it helps against a full disk.
+There are two kinds. Rows of zeros give their pages to the transaction that deletes them: they help against a limit on
+the size of the file. A preallocated file beside the database gives its blocks to the write-ahead log: it helps against
+a full disk.
 """
 
 import os
@@ -20,11 +20,11 @@ class DiskReserve:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.is_whole = False
-        self._is_proved = True
+        self._is_proven = True
 
     def doubt(self) -> None:
-        """A write found no room: the reserve counts as gone until a trial row was written."""
-        self.is_whole = self._is_proved = False
+        """Record that a write found no room: the reserve counts as used until a trial row was written."""
+        self.is_whole = self._is_proven = False
 
     def take_file(self) -> None:
         """Give the blocks of the file back to the disk."""
@@ -32,7 +32,7 @@ class DiskReserve:
         try:
             os.unlink(self._path)
         except OSError:
-            pass  # it is gone already, and there is nothing else to give
+            pass  # it does not exist, and there is nothing else to give back
 
     def take_row(self, connection: sqlite3.Connection) -> bool:
         """Give the pages of one row to the open transaction; False when none is left."""
@@ -41,7 +41,7 @@ class DiskReserve:
         return connection.execute(sql).rowcount > 0
 
     def restore(self, connection: sqlite3.Connection) -> None:
-        """Make the reserve whole again, in a transaction of its own. Raises OSError or sqlite3.Error if still full."""
+        """Complete the reserve again, in a transaction of its own. Raises OSError or sqlite3.Error if still full."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(descriptor).st_blocks * 512 < RESERVE_FILE_BYTES:
@@ -49,11 +49,11 @@ class DiskReserve:
         finally:
             os.close(descriptor)
         missing = RESERVE_ROWS - connection.execute("SELECT count(*) FROM reserve").fetchone()[0]
-        if missing or not self._is_proved:
+        if missing or not self._is_proven:
             # One row more than the reserve, written and deleted again: only that proves that there is room.
             _transact(connection, "INSERT OR IGNORE INTO reserve (id, space) VALUES (?, zeroblob(?))", RESERVE_ROWS + 1)
             _transact(connection, "DELETE FROM reserve WHERE id >= ?", RESERVE_ROWS)
-        self._is_proved = True
+        self._is_proven = True
         self.is_whole = True
 
 

@@ -1,4 +1,4 @@
-"""SQLAlchemy's engine for connections that the database thread opens itself."""
+"""Wrap connections that the database thread opens itself for SQLAlchemy."""
 
 import sqlite3
 import threading
@@ -12,12 +12,12 @@ _ENGINE = create_engine(
     "sqlite+pysqlite://",
     creator=lambda: _wrapping.raw,
     poolclass=NullPool,
-    isolation_level="AUTOCOMMIT",  # we begin and commit ourselves, IMMEDIATE and with savepoints
+    isolation_level="AUTOCOMMIT",  # the database thread begins and commits, IMMEDIATE and with savepoints
     skip_autocommit_rollback=True,
 )
 
 
 def wrap(raw: sqlite3.Connection) -> Connection:
-    """SQLAlchemy's face of a connection that we opened; closing it closes `raw`."""
+    """Return a SQLAlchemy connection over `raw`; closing it closes `raw`."""
     _wrapping.raw = raw
     return _ENGINE.connect()

@@ -1,4 +1,4 @@
-"""What an error of the storage means for the one who asked, and whether the worker may live on."""
+"""Classify errors of the storage: what the caller gets, and whether the worker may continue."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from protocol.errors import BulkheadError, LimitReached, Unavailable
 _FULL = 13
 _BUSY = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
-# A mistake of a statement or a broken rule of a table: the fault of the job, the file is sound.
+# A wrong statement or a violated constraint: an error of the job, the file is sound.
 _OF_THE_JOB = (0, 1, 18, 19, 20, 21, 25)
 
 
@@ -24,7 +24,7 @@ class StorageErrorClass:
 
 
 def storage_fault(error: BaseException) -> StorageErrorClass | None:
-    """The storage's part in `error`; None when the job itself is to blame."""
+    """Classify `error`; return None when it comes from the job itself."""
     original = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(original, OSError):
         return StorageErrorClass(_failed(original), is_fatal=True)
@@ -43,7 +43,7 @@ def storage_fault(error: BaseException) -> StorageErrorClass | None:
 
 
 def is_corrupt(error: BaseException) -> bool:
-    """Is what stands in the file to blame? Starting again from it does not help then."""
+    """Return whether the file is damaged, so that starting again from it does not help."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return isinstance(original, sqlite3.Error) and _code(original) in _CORRUPT
 

@@ -1,4 +1,4 @@
-"""The event log: numbers without a hole, replay from a number, pruning of the oldest."""
+"""Read and write the event log: numbers without holes, replay from a number, pruning of the oldest."""
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
@@ -43,12 +43,12 @@ def append(connection: Connection, event: Event) -> None:
 
 
 def last_number(connection: Connection) -> int:
-    """The number of the newest event, 0 for none."""
+    """Return the number of the newest event, 0 for none."""
     return connection.execute(_LAST).scalar() or 0
 
 
 def since(connection: Connection, after: int, count: int) -> list[Event] | None:
-    """At most `count` events after number `after`, oldest first; None when they are not all kept, or never were."""
+    """Return at most `count` events after `after`, oldest first; None when some were deleted or never existed."""
     newest = last_number(connection)
     oldest = connection.execute(_FIRST).scalar() or 1
     if after > newest or after < oldest - 1:
@@ -68,9 +68,9 @@ def since(connection: Connection, after: int, count: int) -> list[Event] | None:
 
 
 def prune(connection: Connection, *, kept: int, kept_bytes: int) -> None:
-    """Forget the oldest events, so that at most `kept` are left and their data is at most `kept_bytes`, or one event.
+    """Delete the oldest events, so that at most `kept` are left, with at most `kept_bytes` of data or a single event.
 
-    Whoever had not read them gets a `reset`.
+    A client that had not read them gets a `reset`.
     """
     newest = last_number(connection)
     through = max(newest - kept, connection.execute(_TOO_MUCH, {"most": kept_bytes}).scalar() or 0)
@@ -80,6 +80,6 @@ def prune(connection: Connection, *, kept: int, kept_bytes: int) -> None:
 
 
 def log_id(connection: Connection) -> str:
-    """The random id that the log got when the file was made."""
+    """Return the random id that the log got when the file was created."""
     value: str = connection.execute(_LOG_ID).scalar_one()
     return value

@@ -1,7 +1,7 @@
-"""The versions of the files that a session changed (9.4): version 0 is the content before its first change.
+"""Read and write the versions of files that a session changed: version 0 is the content before its first change.
 
-Versions count per session and path, so that no session hides what another one changed (W-64). A content that is too
-long is not kept, and of a file that changes often only the first and the newest versions are.
+Versions are counted per session and path, so that no session hides the changes of another (W-64). Content that is too
+long is not kept, and of a file that changes often only the first and the newest versions are kept.
 """
 
 import zlib
@@ -32,12 +32,12 @@ _THIN = delete(FILES).where(
 
 
 def of_session(connection: Connection, session_id: str) -> list[FileVersion]:
-    """All that is kept for a session, by version."""
+    """Return all versions that are kept for a session, by version."""
     return [_shape(row) for row in connection.execute(_OF_SESSION, {"sid": session_id})]
 
 
 def last(connection: Connection, session_id: str, path: str) -> FileVersion | None:
-    """The newest version of a file in a session, None when it has none."""
+    """Return the newest version of a file in a session, None for none."""
     row = connection.execute(_LAST, {"sid": session_id, "file": path}).one_or_none()
     return None if row is None else _shape(row)
 
@@ -58,14 +58,14 @@ def add(connection: Connection, version: FileVersion) -> None:
 
 
 def thin(connection: Connection, session_id: str, path: str, newest: int, kept: int) -> None:
-    """Forget the versions between the first and the newest `kept`."""
+    """Delete the versions between the first and the newest `kept`."""
     count = connection.execute(_COUNT, {"sid": session_id, "file": path}).scalar_one()
     if count > kept + 1:
         connection.execute(_THIN, {"sid": session_id, "file": path, "through": newest - kept})
 
 
 class StoredHistory:
-    """What the tools tell of each change; implements `FileHistory`."""
+    """Record the changes that tools make; implements `FileHistory`."""
 
     def __init__(self, database: Database, limits: Limits, clock: Clock, random: RandomSource) -> None:
         self._database = database
@@ -74,7 +74,7 @@ class StoredHistory:
         self._random = random
 
     async def record(self, session_id: str, path: str, old: str | None, new: str) -> None:
-        """The session changed a file. What somebody else made of it meanwhile becomes a version too."""
+        """Record a change of a file. Content that another program wrote meanwhile becomes a version too."""
         most = self._limits.history_file_max_bytes
         if len(new.encode("utf-8", "replace")) > most or len((old or "").encode("utf-8", "replace")) > most:
             return
@@ -83,9 +83,9 @@ class StoredHistory:
             connection = transaction.connection
             if not sessions.exists(connection, session_id):
                 return
-            known = last(connection, session_id, path)
-            number = -1 if known is None else known.version
-            if known is None or (old is not None and known.content != old):
+            newest = last(connection, session_id, path)
+            number = -1 if newest is None else newest.version
+            if newest is None or (old is not None and newest.content != old):
                 number += 1
                 self._add(transaction, session_id, path, number, old or "")
             number += 1
@@ -106,7 +106,7 @@ class StoredHistory:
             updated_at=now,
         )
         add(transaction.connection, version)
-        transaction.emit("file", "created", version, session_id=session_id, key=path)
+        transaction.emit(version, session_id=session_id, key=path)
 
 
 def _shape(row: Row[tuple[object, ...]]) -> FileVersion:

@@ -1,4 +1,4 @@
-"""The statements of the messages table. The order of a conversation is `seq`, never the clock (W-23)."""
+"""Read and write the table of messages. The order of a conversation is `seq`, never the clock (W-23)."""
 
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
@@ -59,7 +59,7 @@ def create(connection: Connection, message: Message, *, run_id: str) -> None:
 
 
 def change(connection: Connection, message: Message) -> None:
-    """Store what the message has become; a row that was deleted meanwhile stays deleted."""
+    """Store the new state of a message; a row that was deleted meanwhile stays deleted."""
     connection.execute(
         _UPDATE,
         {
@@ -73,46 +73,46 @@ def change(connection: Connection, message: Message) -> None:
 
 
 def remove(connection: Connection, message: Message, now: int) -> None:
-    """Delete a row and count it no more."""
+    """Delete a row and subtract it from the count of its session."""
     connection.execute(_DELETE, {"mid": message.id})
     sessions.count_message_less(connection, message.session_id, now)
 
 
 def has_any(connection: Connection, session_id: str) -> bool:
-    """Was anything said in this session?"""
+    """Return whether the session has messages."""
     return connection.execute(_ANY, {"sid": session_id}).first() is not None
 
 
 def get(connection: Connection, message_id: str) -> Message | None:
-    """The message, or None."""
+    """Return the message, or None."""
     row = connection.execute(_GET, {"mid": message_id}).one_or_none()
     return None if row is None else _message(row)
 
 
 def of_session(connection: Connection, session_id: str) -> list[Message]:
-    """The whole conversation, oldest first; empty for an unknown session."""
+    """Return the whole conversation, oldest first; empty for an unknown session."""
     return [_message(row) for row in connection.execute(_OF_SESSION, {"sid": session_id})]
 
 
 def history(connection: Connection, session_id: str, summary_message_id: str) -> list[Message]:
-    """What the model is told: the conversation from its summary on, oldest first."""
+    """Return the part of the conversation that the model gets: from its summary on, oldest first."""
     if not summary_message_id:
         return of_session(connection, session_id)
     return [_message(row) for row in connection.execute(_FROM, {"sid": session_id, "mid": summary_message_id})]
 
 
 def of_run(connection: Connection, session_id: str, run_id: str) -> list[Message]:
-    """The rows that one run wrote, oldest first."""
+    """Return the rows that one run wrote, oldest first."""
     return [_message(row) for row in connection.execute(_OF_RUN, {"sid": session_id, "rid": run_id})]
 
 
 def user_of_session(connection: Connection, session_id: str) -> list[Message]:
-    """What the user said in a session, newest first."""
+    """Return the user's messages of a session, newest first."""
     return [_message(row) for row in connection.execute(_USER_OF_SESSION, {"sid": session_id})]
 
 
 def user_of_workspace(connection: Connection, count: int) -> list[Message]:
-    """What the user said in any session, newest first, at most `count` rows."""
+    """Return at most `count` messages of the user in any session, newest first."""
     return [_message(row) for row in connection.execute(_USER, {"count": count})]
 
 

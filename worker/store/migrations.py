@@ -1,6 +1,6 @@
-"""Brings a workspace's file to the schema of this code: ordered steps by `PRAGMA user_version`, in one transaction.
+"""Migrate a workspace's file to the schema of this code: ordered steps by `PRAGMA user_version`, in one transaction.
 
-A fresh file is made whole; a file of older code goes through the steps that it lacks. Both end up the same.
+A new file gets the whole schema; a file of older code gets the steps that it lacks. Both have the same result.
 """
 
 import sqlite3
@@ -29,7 +29,7 @@ class SchemaNewer(Exception):
 def _create(connection: sqlite3.Connection, random: RandomSource) -> None:
     for statement in DDL:
         connection.execute(statement)
-    # The random id of the event log is made with the file, so that a replaced file is noticed by its readers.
+    # The random id of the event log is created with the file, so that readers notice a replaced file.
     log_id = f"{random.getrandbits(64):016x}"
     connection.execute("INSERT INTO meta (key, value) VALUES ('log_id', ?)", (log_id,))
     connection.executemany(
@@ -50,11 +50,11 @@ def _add_asks(connection: sqlite3.Connection) -> None:
 
 
 STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_add_file_history, _add_asks)
-"""Step n leads from version n + 1 to n + 2."""
+"""Step n migrates from version n + 1 to n + 2."""
 
 
 def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
-    """Run the steps that are missing; returns how many. Raises SchemaNewer, or sqlite3.Error with nothing changed."""
+    """Run the missing steps and return their number. Raises SchemaNewer, or sqlite3.Error with nothing changed."""
     version = schema_version(connection)
     if version == SCHEMA_VERSION:
         return 0
@@ -75,7 +75,7 @@ def migrate(connection: sqlite3.Connection, random: RandomSource) -> int:
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
-    """Of a file that may only be read: is it one that we can read? Raises SchemaNewer, StorageUnusable."""
+    """Check that a read-only file has the present schema. Raises SchemaNewer, StorageUnusable."""
     version = schema_version(connection)
     if version < SCHEMA_VERSION:
         raise StorageUnusable(
@@ -85,7 +85,7 @@ def check_schema(connection: sqlite3.Connection) -> None:
 
 
 def schema_version(connection: sqlite3.Connection) -> int:
-    """The version of what stands in the file, 0 for nothing; changes nothing. Raises SchemaNewer."""
+    """Return the schema version of the file, 0 for an empty one; change nothing. Raises SchemaNewer."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise SchemaNewer(

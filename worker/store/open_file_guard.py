@@ -1,7 +1,7 @@
-"""The files of the database that is open in this process: nothing but SQLite may open them here (D10).
+"""Guard the files of the open database: in this process nothing but SQLite may open them (D10).
 
-Closing any descriptor of a file drops all POSIX locks that the process holds on it, those of SQLite too. Another
-program that opens and closes the database would then take itself for the last one, and remove the log that we write to.
+Closing any descriptor of a file drops all POSIX locks that the process holds on it, also those of SQLite. Another
+program that opens and closes the database would then assume that it is the last one, and remove the log in use.
 """
 
 import os
@@ -11,20 +11,20 @@ _guarded: tuple[Path, ...] = ()
 
 
 def guard_file(database: Path) -> None:
-    """From now on this one is guarded, and no other: a process has one."""
+    """Guard this database from now on, and no other: a process has one."""
     global _guarded
     _guarded = tuple(database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm"))
 
 
 def is_guarded(path: Path) -> bool:
-    """Is this one of them, by whatever name? False when it cannot be found out. Blocks."""
+    """Return whether this is a guarded file, under any name; False when that cannot be determined. Blocks."""
     try:
-        asked = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return False
-    for ours in _guarded:
+    for guarded in _guarded:
         try:
-            if os.path.samestat(asked, os.stat(ours)):
+            if os.path.samestat(status, os.stat(guarded)):
                 return True
         except OSError:
             continue

@@ -1,4 +1,4 @@
-"""The statements of asks and grants: what was asked, what became of it, and what sessions may do without asking."""
+"""Read and write the tables of requests and grants: each request with its outcome, and what a session may do."""
 
 from dataclasses import dataclass
 
@@ -33,14 +33,14 @@ _IS_GRANTED = select(_G.granted_at_ms).where(
     _G.session_id == bindparam("sid"),
     _G.tool == bindparam("name"),
     _G.action == bindparam("what"),
-    _G.path == bindparam("place"),
+    _G.path == bindparam("file"),
 )
 _OUTCOME = select(_C.state, _C.resolution).where(_C.id == bindparam("ask"))
 
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """What became of a request: its state, and a word or sentence on why."""
+    """The stored outcome of a request: its state, and a word or sentence on why."""
 
     state: RequestState
     resolution: str
@@ -48,25 +48,25 @@ class RequestOutcome:
 
 def add(
     connection: Connection,
-    asked: StoredRequest,
+    request: StoredRequest,
     *,
     body: msgspec.Struct | None,
     number: int,
     now_ms: int,
     refused: str = "",
 ) -> None:
-    """Store a request, open, or with `refused` as one that was denied at once for that reason."""
+    """Store an open request, or with `refused` one that was denied at once for that reason."""
     connection.execute(
         _ADD,
         {
-            "id": asked.id,
-            "kind": asked.kind,
-            "session_id": asked.session_id,
-            "run_id": asked.run_id,
-            "tool_call_id": asked.tool_call_id,
-            "tool": asked.tool,
-            "action": asked.action,
-            "path": asked.path,
+            "id": request.id,
+            "kind": request.kind,
+            "session_id": request.session_id,
+            "run_id": request.run_id,
+            "tool_call_id": request.tool_call_id,
+            "tool": request.tool,
+            "action": request.action,
+            "path": request.path,
             "body": msgspec.json.encode(body) if body is not None else b"",
             "number": number,
             "state": RequestState.RESOLVED.value if refused else RequestState.OPEN.value,
@@ -77,28 +77,28 @@ def add(
     )
 
 
-def outcome(connection: Connection, ask_id: str) -> RequestOutcome | None:
-    """What became of a request; None when there was none with this id."""
-    row = connection.execute(_OUTCOME, {"ask": ask_id}).one_or_none()
+def outcome(connection: Connection, request_id: str) -> RequestOutcome | None:
+    """Return the outcome of a request; None when there was none with this id."""
+    row = connection.execute(_OUTCOME, {"ask": request_id}).one_or_none()
     return None if row is None else RequestOutcome(RequestState(row.state), row.resolution)
 
 
-def end(connection: Connection, ask_id: str, state: RequestState, resolution: str, now_ms: int) -> bool:
-    """End an open request; False when it is not open, and then nothing is changed."""
-    values = {"ask": ask_id, "new_state": state.value, "why": resolution, "now_ms": now_ms}
+def end(connection: Connection, request_id: str, state: RequestState, resolution: str, now_ms: int) -> bool:
+    """End an open request. Return False, and change nothing, when it is not open."""
+    values = {"ask": request_id, "new_state": state.value, "why": resolution, "now_ms": now_ms}
     return connection.execute(_END, values).rowcount > 0
 
 
 def end_of_run(transaction: Transaction, run_id: str, state: RequestState, resolution: str, now_ms: int) -> None:
-    """The run ends: so does what it still asks, and clients are told, before they hear of the run's end (W-47)."""
+    """End the open requests of a run that ends, and notify clients before the event of the run's end (W-47)."""
     for row in transaction.connection.execute(_OPEN_OF_RUN, {"rid": run_id}).all():
         end(transaction.connection, row.id, state, resolution, now_ms)
-        tell_end(transaction, row.id, row.kind, row.session_id, run_id, row.tool_call_id, granted=False)
+        notify_end(transaction, row.id, row.kind, row.session_id, run_id, row.tool_call_id, granted=False)
 
 
-def tell_end(
+def notify_end(
     transaction: Transaction,
-    ask_id: str,
+    request_id: str,
     kind: str,
     session_id: str,
     run_id: str,
@@ -106,12 +106,10 @@ def tell_end(
     *,
     granted: bool,
 ) -> None:
-    """The one notification that closes a request in every client."""
+    """Emit the one notification that closes a request in every client."""
     if kind == "question":
-        told = QuestionNotification(batch_id=ask_id)
-        transaction.emit(
-            "question_batch_notification", "created", told, session_id=session_id, run_id=run_id, key=ask_id
-        )
+        notification = QuestionNotification(batch_id=request_id)
+        transaction.emit(notification, session_id=session_id, run_id=run_id, key=request_id)
     else:
         notify(transaction, session_id, run_id, tool_call_id, granted=granted, denied=not granted)
 
@@ -125,26 +123,26 @@ def notify(
     granted: bool = False,
     denied: bool = False,
 ) -> None:
-    """How it stands with the permission of a tool call; with neither it waits."""
-    told = PermissionNotification(tool_call_id=tool_call_id, granted=granted, denied=denied)
-    transaction.emit("permission_notification", "created", told, session_id=session_id, run_id=run_id, key=tool_call_id)
+    """Emit the state of a tool call's permission; with neither `granted` nor `denied` it waits."""
+    notification = PermissionNotification(tool_call_id=tool_call_id, granted=granted, denied=denied)
+    transaction.emit(notification, session_id=session_id, run_id=run_id, key=tool_call_id)
 
 
-def grant(connection: Connection, asked: StoredRequest, now_ms: int) -> None:
-    """The session may do this from now on, as it was asked and stored (W-48)."""
+def grant(connection: Connection, request: StoredRequest, now_ms: int) -> None:
+    """Let the session do from now on what this request is about, as it was stored (W-48)."""
     connection.execute(
         _GRANT,
         {
-            "session_id": asked.session_id,
-            "tool": asked.tool,
-            "action": asked.action,
-            "path": asked.path,
+            "session_id": request.session_id,
+            "tool": request.tool,
+            "action": request.action,
+            "path": request.path,
             "granted_at_ms": now_ms,
         },
     )
 
 
-def is_granted(connection: Connection, asked: StoredRequest) -> bool:
-    """Was exactly this granted to the session before?"""
-    values = {"sid": asked.session_id, "name": asked.tool, "what": asked.action, "place": asked.path}
+def is_granted(connection: Connection, request: StoredRequest) -> bool:
+    """Return whether exactly this was granted to the session before."""
+    values = {"sid": request.session_id, "name": request.tool, "what": request.action, "file": request.path}
     return connection.execute(_IS_GRANTED, values).one_or_none() is not None

@@ -1,4 +1,4 @@
-"""Which files a session has read, and in what state: by content hash, because times are too coarse (W-65)."""
+"""Read and write which files a session has read, by content hash, because file times are too coarse (W-65)."""
 
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects.sqlite import insert
@@ -20,35 +20,35 @@ _LIST = select(_C.path).where(_C.session_id == bindparam("sid")).order_by(_C.rea
 
 
 def record(connection: Connection, session_id: str, path: str, sha256: str, now_ms: int) -> None:
-    """The session has seen the file at `path` with this content."""
+    """Record that the session has seen this content of the file at `path`."""
     connection.execute(_RECORD, {"sid": session_id, "file": path, "hash": sha256, "now_ms": now_ms})
 
 
 def last(connection: Connection, session_id: str, path: str) -> tuple[str, int] | None:
-    """Hash and time (Unix milliseconds) of the last read, or None."""
+    """Return hash and time (Unix milliseconds) of the last read, or None."""
     row = connection.execute(_LAST, {"sid": session_id, "file": path}).one_or_none()
     return None if row is None else (row.sha256, row.read_at_ms)
 
 
 def paths(connection: Connection, session_id: str) -> list[str]:
-    """What the session has read, most recently read first."""
+    """Return the paths that the session has read, most recently read first."""
     return [row.path for row in connection.execute(_LIST, {"sid": session_id})]
 
 
 class StoredFileLedger:
-    """The ledger that tools ask before they change a file."""
+    """Keep what a session has read; tools check it before they change a file."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def last_read(self, session_id: str, path: str) -> str | None:
-        """The content hash that the session has seen last, or None."""
-        found = await self._database.read(lambda connection: last(connection, session_id, path))
-        return None if found is None else found[0]
+        """Return the content hash that the session has seen last, or None."""
+        read = await self._database.read(lambda connection: last(connection, session_id, path))
+        return None if read is None else read[0]
 
     async def record_read(self, session_id: str, path: str, sha256: str) -> None:
-        """The session has now seen this content."""
+        """Record that the session has now seen this content."""
         now_ms = int(self._clock.wall() * 1000)
 
         def job(transaction: Transaction) -> None:

@@ -1,4 +1,4 @@
-"""Define the values that the store keeps as rows and that other parts decide on: runs and permission requests."""
+"""Define the values that the store keeps as rows and that other parts decide on: runs and requests."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,7 +12,7 @@ SUMMARY = "summary"
 """The kind of a run that summarises its session; it has no prompt and no user row."""
 
 TASK, WEB = "task", "web"
-"""The kinds of runs that work for another run, in a session below that one's: in the workspace, and on the web."""
+"""The kinds of runs that work for another run, in a child session of that one's: in the workspace, and on the web."""
 
 DELEGATED = frozenset({TASK, WEB})
 
@@ -21,16 +21,18 @@ RequestKind = Literal["permission", "question"]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """One row. `keyed`: the client chose the id, or a policy for permissions, so the prompt is never folded.
-    `deaths`: how often its worker may have died of it, counted when it is about to start (W17). Times are Unix
-    milliseconds, 0 for not yet."""
+    """One row of the table of runs. Times are Unix milliseconds, 0 for not yet.
+
+    `has_own_turn`: the client chose the run id or a policy for permissions, so the prompt is never merged into the turn
+    of another run. `deaths`: how often the run may have ended its worker, counted when it is about to start (W17).
+    """
 
     id: str
     session_id: str
     accept_seq: int
     prompt: str
     attachments: list[Attachment] = field(default_factory=list)
-    keyed: bool = False
+    has_own_turn: bool = False
     kind: str = "prompt"
     state: RunState = "accepted"
     outcome: RunOutcome = ""
@@ -45,7 +47,7 @@ class StoredRun:
     permission_wait_s: float = 0.0
 
     def shape(self) -> Run:
-        """This run as the API shows it."""
+        """Return this run as the API shows it."""
         return Run(
             id=self.id,
             session_id=self.session_id,
@@ -62,19 +64,18 @@ class StoredRun:
 
 
 class RequestState(Enum):
-    """How it stands with a request."""
+    """The stored state of a request."""
 
     OPEN = "open"
-    DECIDING = "deciding"  # somebody was first, and that is being stored
     RESOLVED = "resolved"
-    EXPIRED = "expired"  # nobody answered in time
+    EXPIRED = "expired"  # no answer in time
     CANCELLED = "cancelled"  # the run ended while it waited
     VOID = "void"  # the worker died while it waited
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """One request, as it was stored. `tool`, `action` and `path` are what a grant for the session is keyed by."""
+    """One request, as it was stored. `tool`, `action` and `path` are the key of a grant for the session."""
 
     id: str
     kind: RequestKind

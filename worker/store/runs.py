@@ -1,4 +1,4 @@
-"""The statements of the runs table: every accepted prompt and what became of it."""
+"""Read and write the table of runs: every accepted prompt, its state and its outcome."""
 
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
@@ -17,14 +17,14 @@ _OPEN = select(RUNS).where(_C.state != "ended").order_by(_C.accept_seq)
 _LAST = select(func.max(_C.accept_seq))
 _OPEN_ONE = update(RUNS).where(_C.id == bindparam("rid"), _C.state != "ended")
 _COUNT_DEATH = _OPEN_ONE.values(deaths=_C.deaths + 1)
-_ACTIVE = _OPEN_ONE.values(state="active", started_at_ms=bindparam("now_ms"), folded_into=bindparam("host"))
-_STORY = _OPEN_ONE.values(message_id=bindparam("mid"))
+_ACTIVE = _OPEN_ONE.values(state="active", started_at_ms=bindparam("now_ms"), folded_into=bindparam("into"))
+_SET_MESSAGE = _OPEN_ONE.values(message_id=bindparam("mid"))
 _END = _OPEN_ONE.values(
     state="ended",
     outcome=bindparam("new_outcome"),
     cause=bindparam("new_cause"),
     message_id=bindparam("mid"),
-    folded_into=bindparam("host"),
+    folded_into=bindparam("into"),
     ended_at_ms=bindparam("now_ms"),
 )
 
@@ -40,7 +40,7 @@ def accept(connection: Connection, run: StoredRun) -> None:
             "state": run.state,
             "prompt": run.prompt,
             "attachments": msgspec.json.encode(run.attachments),
-            "keyed": run.keyed,
+            "keyed": run.has_own_turn,
             "kind": run.kind,
             "deaths": run.deaths,
             "accepted_at_ms": run.accepted_at_ms,
@@ -51,13 +51,13 @@ def accept(connection: Connection, run: StoredRun) -> None:
 
 
 def get(connection: Connection, run_id: str) -> StoredRun | None:
-    """The run, or None."""
+    """Return the run, or None."""
     row = connection.execute(_GET, {"rid": run_id}).one_or_none()
     return None if row is None else _run(row)
 
 
 def newest(connection: Connection, count: int, session_id: str = "") -> list[StoredRun]:
-    """The runs accepted last, newest first; of one session if it is given."""
+    """Return at most `count` runs, the newest first; of one session if it is given."""
     if session_id:
         rows = connection.execute(_LIST_SESSION, {"count": count, "sid": session_id})
     else:
@@ -66,28 +66,28 @@ def newest(connection: Connection, count: int, session_id: str = "") -> list[Sto
 
 
 def open_runs(connection: Connection) -> list[StoredRun]:
-    """Every run that has not ended, in the order of acceptance."""
+    """Return every run that has not ended, in the order of acceptance."""
     return [_run(row) for row in connection.execute(_OPEN)]
 
 
 def last_accept_seq(connection: Connection) -> int:
-    """The highest accept sequence ever given out, 0 for none."""
+    """Return the highest accept sequence ever given out, 0 for none."""
     return connection.execute(_LAST).scalar() or 0
 
 
 def count_death(connection: Connection, run_id: str) -> None:
-    """The run is about to start: should its worker die of it, this is remembered."""
+    """Count a possible death before the run starts, so that it is known if the run ends its worker."""
     connection.execute(_COUNT_DEATH, {"rid": run_id})
 
 
 def start(connection: Connection, run_id: str, now_ms: int, folded_into: str = "") -> bool:
-    """From here on the run is never executed again; False when it has ended already."""
-    return connection.execute(_ACTIVE, {"rid": run_id, "now_ms": now_ms, "host": folded_into}).rowcount > 0
+    """Mark the run as active: it is never executed again. Return False when it has ended already."""
+    return connection.execute(_ACTIVE, {"rid": run_id, "now_ms": now_ms, "into": folded_into}).rowcount > 0
 
 
-def tell_story(connection: Connection, run_id: str, message_id: str) -> None:
-    """`message_id` is now the run's last assistant row."""
-    connection.execute(_STORY, {"rid": run_id, "mid": message_id})
+def set_message(connection: Connection, run_id: str, message_id: str) -> None:
+    """Record the run's last assistant row."""
+    connection.execute(_SET_MESSAGE, {"rid": run_id, "mid": message_id})
 
 
 def end(
@@ -100,13 +100,13 @@ def end(
     now_ms: int,
     folded_into: str = "",
 ) -> bool:
-    """End the run; False when it has ended already, and then nothing is changed (P2)."""
+    """End the run. Return False, and change nothing, when it has ended already (P2)."""
     values = {
         "rid": run_id,
         "new_outcome": outcome,
         "new_cause": cause,
         "mid": message_id,
-        "host": folded_into,
+        "into": folded_into,
         "now_ms": now_ms,
     }
     return connection.execute(_END, values).rowcount > 0
@@ -119,7 +119,7 @@ def _run(row: Row[tuple[object, ...]]) -> StoredRun:
         accept_seq=row.accept_seq,
         prompt=row.prompt,
         attachments=msgspec.json.decode(row.attachments, type=list[Attachment]),
-        keyed=bool(row.keyed),
+        has_own_turn=bool(row.keyed),
         kind=row.kind,
         state=row.state,
         outcome=row.outcome,

@@ -1,7 +1,7 @@
-"""The tables of a workspace's file, in SQLAlchemy Core, and their DDL, compiled once at import.
+"""Define the tables of a workspace's file, in SQLAlchemy Core, and their DDL, compiled once at import.
 
 Times are Unix seconds unless the name says `_ms`. `messages.seq`, `runs.accept_seq` and `events.number` are the
-orders of this workspace: rows of one second still have one order (W-23).
+orders of this workspace: rows with the same second still have an order (W-23).
 """
 
 from sqlalchemy import (
@@ -26,7 +26,7 @@ METADATA = MetaData()
 
 META = Table("meta", METADATA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
-# Space that belongs to nobody until the disk is full: a run's end takes it (D01).
+# Space without a use until the disk is full: a run's end takes it (D01).
 RESERVE = Table("reserve", METADATA, Column("id", Integer, primary_key=True), Column("space", LargeBinary))
 
 SESSIONS = Table(
@@ -61,7 +61,7 @@ MESSAGES = Table(
     Column("updated_at", Integer, nullable=False),
 )
 
-# Runs outlive their session: the id is the idempotency key of its workspace, and what became of it stays askable.
+# Runs outlive their session: the id is the idempotency key of the workspace, and the outcome can still be read.
 RUNS = Table(
     "runs",
     METADATA,
@@ -117,7 +117,7 @@ FILES = Table(
     UniqueConstraint("session_id", "path", "version"),
 )
 
-# Requests for permission and questions: what was asked stays until it is decided, what was decided for good.
+# Requests for permission and questions: the body is kept until the decision, the decision for ever.
 ASKS = Table(
     "asks",
     METADATA,
@@ -130,7 +130,7 @@ ASKS = Table(
     Column("action", Text, nullable=False),
     Column("path", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),  # the request while it is open; then it is empty
-    Column("number", Integer, nullable=False),  # of the event that told of it
+    Column("number", Integer, nullable=False),  # of the event that showed it
     Column("state", Text, nullable=False),
     Column("resolution", Text, nullable=False, server_default=""),
     Column("asked_at_ms", Integer, nullable=False),
@@ -165,16 +165,16 @@ _DIALECT = sqlite.dialect()
 
 
 def table_ddl(table: Table) -> str:
-    """What makes one table."""
+    """Return the statement that creates a table."""
     return str(CreateTable(table).compile(dialect=_DIALECT)).strip()
 
 
 def index_ddl(index: Index) -> str:
-    """What makes one index."""
+    """Return the statement that creates an index."""
     return str(CreateIndex(index).compile(dialect=_DIALECT)).strip()
 
 
 DDL: tuple[str, ...] = tuple(
     [table_ddl(table) for table in METADATA.sorted_tables] + [index_ddl(index) for index in INDEXES]
 )
-"""What makes a fresh file; plain text, so that a new worker pays for no compilation."""
+"""The statements that create a new file, as plain text: a new worker does not compile them."""

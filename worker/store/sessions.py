@@ -1,4 +1,4 @@
-"""The statements of the sessions table. Changes are column by column, so that none overwrites another (W-33)."""
+"""Read and write the table of sessions. Changes are column by column, so that none overwrites another (W-33)."""
 
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, literal_column, select, update
@@ -7,7 +7,7 @@ from protocol.api.session import Session, Todo
 from worker.store.schema import READ_FILES, SESSIONS
 
 UNTITLED = ("", "New Session", "non-interactive")
-"""Titles that a client gives before anything is known of the session."""
+"""Titles that clients give to a session before its first prompt."""
 
 _C = SESSIONS.c
 _INSERT = insert(SESSIONS)
@@ -16,28 +16,28 @@ _EXISTS = select(_C.id).where(_C.id == bindparam("sid"))
 _TOP = (
     select(SESSIONS)
     .where(_C.parent_session_id == "")
-    # Times are whole seconds: of two in the same one the younger comes first.
+    # Times are whole seconds: with the same second, the newer session comes first.
     .order_by(_C.updated_at.desc(), _C.created_at.desc(), literal_column("rowid").desc())
 )
 _CHILDREN = select(_C.id).where(_C.parent_session_id == bindparam("sid"))
-_MINE = update(SESSIONS).where(_C.id == bindparam("sid"))
-_PUT = _MINE.values(
+_UPDATE = update(SESSIONS).where(_C.id == bindparam("sid"))
+_PUT = _UPDATE.values(
     title=func.coalesce(bindparam("new_title"), _C.title),
     cost=func.coalesce(bindparam("new_cost"), _C.cost),
     todos=func.coalesce(bindparam("new_todos"), _C.todos),
     updated_at=bindparam("now"),
 )
-_TITLE = _MINE.where(_C.title.in_(UNTITLED)).values(title=bindparam("new_title"))
-_RENAME = _MINE.where(_C.title == bindparam("old_title")).values(title=bindparam("new_title"))
-_ACCOUNT = _MINE.values(
+_TITLE = _UPDATE.where(_C.title.in_(UNTITLED)).values(title=bindparam("new_title"))
+_RENAME = _UPDATE.where(_C.title == bindparam("old_title")).values(title=bindparam("new_title"))
+_ACCOUNT = _UPDATE.values(
     prompt_tokens=func.coalesce(bindparam("input"), _C.prompt_tokens),
     completion_tokens=func.coalesce(bindparam("output"), _C.completion_tokens),
     cost=_C.cost + bindparam("more_cost"),
     updated_at=bindparam("now"),
 )
-_SUMMARIZED = _MINE.values(summary_message_id=bindparam("mid"), prompt_tokens=0, updated_at=bindparam("now"))
-_COUNT = _MINE.values(message_count=_C.message_count + 1, updated_at=bindparam("now"))
-_COUNT_LESS = _MINE.values(message_count=_C.message_count - 1, updated_at=bindparam("now"))
+_SUMMARIZED = _UPDATE.values(summary_message_id=bindparam("mid"), prompt_tokens=0, updated_at=bindparam("now"))
+_COUNT = _UPDATE.values(message_count=_C.message_count + 1, updated_at=bindparam("now"))
+_COUNT_LESS = _UPDATE.values(message_count=_C.message_count - 1, updated_at=bindparam("now"))
 _DELETE = delete(SESSIONS).where(_C.id == bindparam("sid"))
 _DELETE_READS = delete(READ_FILES).where(READ_FILES.c.session_id == bindparam("sid"))
 
@@ -57,27 +57,27 @@ def create(connection: Connection, session: Session) -> None:
 
 
 def get(connection: Connection, session_id: str) -> Session | None:
-    """The session, or None."""
+    """Return the session, or None."""
     row = connection.execute(_GET, {"sid": session_id}).one_or_none()
     return None if row is None else _session(row)
 
 
 def exists(connection: Connection, session_id: str) -> bool:
-    """Is there such a session?"""
+    """Return whether there is such a session."""
     return connection.execute(_EXISTS, {"sid": session_id}).first() is not None
 
 
 def top_level(connection: Connection) -> list[Session]:
-    """The sessions without a parent, the one changed last first."""
+    """Return the sessions without a parent, the last changed first."""
     return [_session(row) for row in connection.execute(_TOP)]
 
 
 def family(connection: Connection, session_id: str) -> list[str]:
-    """The ids of the session's descendants and then its own, children before their parents."""
-    found: list[str] = []
+    """Return the ids of the session's descendants and then its own, children before their parents."""
+    ids: list[str] = []
     for (child,) in connection.execute(_CHILDREN, {"sid": session_id}).all():
-        found += family(connection, child)
-    return [*found, session_id]
+        ids += family(connection, child)
+    return [*ids, session_id]
 
 
 def put(
@@ -89,19 +89,19 @@ def put(
     todos: list[Todo] | None,
     now: int,
 ) -> bool:
-    """Change what is not None; False when there is no such session."""
+    """Change the values that are not None. Return False when there is no such session."""
     stored = None if todos is None else msgspec.json.encode(todos)
     values = {"sid": session_id, "new_title": title, "new_cost": cost, "new_todos": stored, "now": now}
     return connection.execute(_PUT, values).rowcount > 0
 
 
 def title_if_untitled(connection: Connection, session_id: str, title: str) -> bool:
-    """Give a title to a session that nobody named yet (W-34); says whether it did."""
+    """Give a title to a session that has none yet (W-34). Return whether it was changed."""
     return connection.execute(_TITLE, {"sid": session_id, "new_title": title}).rowcount > 0
 
 
 def rename(connection: Connection, session_id: str, old: str, new: str) -> bool:
-    """Give a new title unless the session has another than `old` by now; says whether it did."""
+    """Replace the title `old`; another title stays. Return whether it was changed."""
     values = {"sid": session_id, "old_title": old, "new_title": new}
     return connection.execute(_RENAME, values).rowcount > 0
 
@@ -109,7 +109,7 @@ def rename(connection: Connection, session_id: str, old: str, new: str) -> bool:
 def account(
     connection: Connection, session_id: str, *, input_tokens: int, output_tokens: int, cost: float, now: int
 ) -> None:
-    """After an attempt: the gauges show its tokens (a zero leaves them), the cost grows."""
+    """Record an attempt: its token counts replace the old ones (a zero keeps them), its cost is added."""
     values = {
         "sid": session_id,
         "input": input_tokens or None,
@@ -121,17 +121,17 @@ def account(
 
 
 def count_message(connection: Connection, session_id: str, now: int) -> None:
-    """One message more."""
+    """Add one to the session's count of messages."""
     connection.execute(_COUNT, {"sid": session_id, "now": now})
 
 
 def count_message_less(connection: Connection, session_id: str, now: int) -> None:
-    """One message less."""
+    """Subtract one from the session's count of messages."""
     connection.execute(_COUNT_LESS, {"sid": session_id, "now": now})
 
 
 def summarized(connection: Connection, session_id: str, message_id: str, now: int) -> None:
-    """What the model is told begins with this message from now on."""
+    """Let the part of the conversation that the model gets begin with this message."""
     connection.execute(_SUMMARIZED, {"sid": session_id, "mid": message_id, "now": now})
 
 

@@ -1,4 +1,4 @@
-"""The lists of tasks that the tool `todos` keeps."""
+"""Store the task lists of the tool `todos`."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from worker.store.database import Database, Transaction
 
 
 class StoredTodos:
-    """In the rows of their sessions."""
+    """Keep each list in the row of its session."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def replace(self, session_id: str, todos: Sequence[Todo]) -> list[Todo]:
-        """Store the new list, tell clients, and return the old one. Raises NotFound."""
+        """Store the new list, notify clients, and return the old one. Raises NotFound."""
         now = int(self._clock.wall())
 
         def job(transaction: Transaction) -> list[Todo]:
@@ -28,7 +28,7 @@ class StoredTodos:
             sessions.put(connection, session_id, title=None, cost=None, todos=list(todos), now=now)
             session = sessions.get(connection, session_id)
             assert session is not None
-            transaction.emit("session", "updated", session, session_id=session_id)
+            transaction.emit(session, "updated", session_id=session_id)
             return before.todos
 
         return await self._database.write(job)

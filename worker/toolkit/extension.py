@@ -6,14 +6,14 @@ An extension that has nothing to contribute keeps the answers of the base class.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.toolkit.tool import Tool
 
 
 class Extension:
     """One extension. Every method that is not awaited is called on the loop and must not block."""
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Use this configuration, at the start and after each change; `env` is the environment for children."""
 
     async def refresh(self) -> None:
@@ -49,7 +49,7 @@ class Extensions:
     def __init__(self, *extensions: Extension) -> None:
         self._extensions = extensions
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Pass this configuration to each."""
         for extension in self._extensions:
             extension.configure(config, env)

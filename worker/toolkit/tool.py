@@ -116,7 +116,7 @@ class Gate(Protocol):
 
 
 @dataclass(frozen=True)
-class HookVerdict:
+class HookDecisionRecord:
     """The decision of the hooks before a call. `args` go to the tool; `approved` skips the permission request."""
 
     args: dict[str, object]
@@ -130,7 +130,7 @@ class HookVerdict:
 class Hooks(Protocol):
     """Programs of the user that look at a call before it runs."""
 
-    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookVerdict:
+    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookDecisionRecord:
         """Run all hooks that match. Bounded; a hook that fails counts as one without an opinion."""
         ...
 
@@ -157,9 +157,9 @@ class NoCodeServers:
 class NoHooks:
     """No hooks: there is never an objection."""
 
-    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookVerdict:
+    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookDecisionRecord:
         """Let the call pass as it is."""
-        return HookVerdict(args)
+        return HookDecisionRecord(args)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from protocol.worker_spec import WorkerSpec
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.lsp.service import LanguageServers
 from worker.toolkit.tool import Tool
 from worker.tools.code.change import Rename, ReplaceSymbol
@@ -72,7 +72,7 @@ class BuiltinTools:
             Write(),
         )
 
-    def for_turn(self, config: Config) -> tuple[Tool, ...]:
+    def for_turn(self, config: WorkspaceConfig) -> tuple[Tool, ...]:
         """Return the tools of a turn that is built with this configuration, of all agents."""
         needs = self._needs
         return (

@@ -20,7 +20,7 @@ _GZIP = ("gzip", "x-gzip")
 _ANY_HEADER, _NO_HEADER = zlib.MAX_WBITS | 32, -zlib.MAX_WBITS
 
 
-async def pieces(response: "httpx2.Response") -> AsyncGenerator[bytes, None]:
+async def read_pieces(response: "httpx2.Response") -> AsyncGenerator[bytes, None]:
     """Yield the decompressed body, at most `PIECE_BYTES` at once. Raises ToolError, and errors of httpx2."""
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding in _PLAIN:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from protocol.version import BULKHEAD_VERSION
 from worker.toolkit.tool import ToolError
-from worker.web.body import ACCEPTED, pieces
+from worker.web.body import ACCEPTED, read_pieces
 from worker.web.tls import shared_tls
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def check_url(url: str) -> str:
 
 
 @asynccontextmanager
-async def opened(url: str, *, timeout_s: float, accept: str = "*/*") -> "AsyncIterator[httpx2.Response]":
+async def open_response(url: str, *, timeout_s: float, accept: str = "*/*") -> "AsyncIterator[httpx2.Response]":
     """Open the response with status 200 behind all redirects; its body is not read yet. Raises ToolError."""
     import httpx2
 
@@ -100,7 +100,7 @@ async def fetch(url: str, *, max_bytes: int, timeout_s: float, accept: str = "*/
     """Read a page, at most `max_bytes` of it, in at most `timeout_s` seconds. Raises ToolError."""
     url = check_url(url)
     try:
-        async with asyncio.timeout(timeout_s), opened(url, timeout_s=timeout_s, accept=accept) as response:
+        async with asyncio.timeout(timeout_s), open_response(url, timeout_s=timeout_s, accept=accept) as response:
             return await _page(response, str(response.url), max_bytes)
     except TimeoutError:
         raise ToolError(f"cannot fetch {url}: it took longer than {timeout_s:g} s") from None
@@ -141,9 +141,9 @@ async def post(url: str, body: bytes, *, max_bytes: int, timeout_s: float) -> Pa
 
 
 async def _page(response: "httpx2.Response", url: str, max_bytes: int) -> Page:
-    """Read the body until it ends or exceeds `max_bytes`. Raises as `pieces` does."""
+    """Read the body until it ends or exceeds `max_bytes`. Raises as `read_pieces` does."""
     data = bytearray()
-    async with aclosing(pieces(response)) as body:
+    async with aclosing(read_pieces(response)) as body:
         async for piece in body:
             data += piece
             if len(data) > max_bytes:

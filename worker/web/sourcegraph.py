@@ -1,6 +1,6 @@
 """Search public code through the GraphQL interface of Sourcegraph, and format the response as text.
 
-`ask` is for the event loop; `found` processes megabytes and is for threads.
+`send_search` is for the event loop; `format_response` processes megabytes and is for threads.
 """
 
 import re
@@ -106,7 +106,7 @@ class CodeMatches:
     is_cut: bool
 
 
-async def ask(query: str, *, count: int, endpoint: str, timeout_s: float) -> Page:
+async def send_search(query: str, *, count: int, endpoint: str, timeout_s: float) -> Page:
     """Send the search and return the response. Raises ToolError."""
     if not _COUNT.search(query):
         query = f"{query} count:{count}"
@@ -120,7 +120,7 @@ async def ask(query: str, *, count: int, endpoint: str, timeout_s: float) -> Pag
     return page
 
 
-def found(data: bytes, *, count: int, window: int, at: str) -> CodeMatches:
+def format_response(data: bytes, *, count: int, window: int, at: str) -> CodeMatches:
     """Format a response: at most `count` files, `window` lines around each match. `at` is the server's URL, for links.
 
     Raises ToolError when it is not a response to a search.

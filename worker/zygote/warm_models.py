@@ -26,7 +26,7 @@ from protocol.api.message import (
 )
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.limits import DEFAULT_LIMITS
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.schema import Options
 from worker.models.client import ModelRequest
 from worker.models.openai_patch import patch_openai
@@ -109,7 +109,7 @@ async def _ask(kind: str) -> None:
         id="warm", type=kind, base_url="http://127.0.0.1:9/v1", api_key="warm", models=[Model(id="warm/warm")]
     )
     selected = SelectedModel(model="warm/warm", provider="warm")
-    config = Config(
+    config = WorkspaceConfig(
         providers={"warm": provider},
         models={"large": selected, "small": selected},
         allowed_tools=(),

@@ -51,7 +51,7 @@ def warm_up_worker() -> None:
         idle = code_of_idle_worker()
         relocate_code([*idle, *code_run_by(lambda: run_throwaway(_WorkerWithRun))])
         run_throwaway(_WorkerWithRun, times=_WORKERS)
-        # So that the type cache holds what idle workers look up: each other lookup writes to it. 3.13 renamed it.
+        # So that the cache holds what idle workers look up: each other lookup writes to it. Python 3.13 renamed it.
         (getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache)()
         run_throwaway(IdleWorker, times=_IDLE_WORKERS)
     finally:

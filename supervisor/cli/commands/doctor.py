@@ -47,7 +47,7 @@ CONFIG_NAMES = ("bulkhead.json", ".bulkhead.json", "crush.json", ".crush.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CheckResult:
     """One result. `missing`: the server cannot work properly; `warn`: it works with restrictions."""
 
     what: str
@@ -78,7 +78,7 @@ def doctor(as_json: bool, host: str | None, token_file: Path | None) -> None:
     perform(work())
 
 
-def _print(lines: list[Line]) -> None:
+def _print(lines: list[CheckResult]) -> None:
     rows = [[line.what, line.status, line.found, line.meaning] for line in lines]
     head, *body = table(["WHAT", "STATUS", "FOUND", "MEANING"], rows).split("\n")
     click.echo(colourise(head, "bold", sys.stdout), color=True)
@@ -89,20 +89,20 @@ def _print(lines: list[Line]) -> None:
         click.echo(text[:start] + colourise(line.status, _COLOURS[line.status], sys.stdout) + text[end:], color=True)
 
 
-def _python() -> Line:
+def _python() -> CheckResult:
     version = platform.python_version()
     fits = sys.version_info >= (3, 11)
-    return Line("python", "ok" if fits else "missing", version, "3.11 or later is needed")
+    return CheckResult("python", "ok" if fits else "missing", version, "3.11 or later is needed")
 
 
-def _packages() -> Line:
+def _packages() -> CheckResult:
     locations = {}
     for name in ("supervisor", "worker", "protocol"):
         spec = find_spec(name)
         locations[name] = Path(spec.origin).parent.parent if spec is not None and spec.origin else None
     if len(set(locations.values())) == 1 and None not in locations.values():
-        return Line("packages", "ok", BULKHEAD_VERSION, "supervisor, worker and protocol are installed together")
-    return Line(
+        return CheckResult("packages", "ok", BULKHEAD_VERSION, "supervisor, worker and protocol are installed together")
+    return CheckResult(
         "packages",
         "missing",
         ", ".join(f"{name} in {location}" for name, location in locations.items()),
@@ -110,55 +110,61 @@ def _packages() -> Line:
     )
 
 
-def _kernel() -> Line:
+def _kernel() -> CheckResult:
     release = platform.release()
     numbers = tuple(int(word) for word in release.split("-")[0].split(".")[:2] if word.isdigit())
     if sys.platform != "linux":
-        return Line("kernel", "warn", f"{platform.system()} {release}", "only Linux is supported; some parts may run")
+        return CheckResult(
+            "kernel", "warn", f"{platform.system()} {release}", "only Linux is supported; some parts may run"
+        )
     fits = numbers >= KERNEL_MIN
-    return Line("kernel", "ok" if fits else "missing", release, "5.10 or later is needed")
+    return CheckResult("kernel", "ok" if fits else "missing", release, "5.10 or later is needed")
 
 
-def _pidfd() -> Line:
+def _pidfd() -> CheckResult:
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (OSError, AttributeError) as error:
-        return Line("pidfd", "missing", str(error), "workers cannot be tracked safely: pids are reused")
-    return Line("pidfd", "ok", "works", "a worker's exit is noticed at once, also after a supervisor restart")
+        return CheckResult("pidfd", "missing", str(error), "workers cannot be tracked safely: pids are reused")
+    return CheckResult("pidfd", "ok", "works", "a worker's exit is noticed at once, also after a supervisor restart")
 
 
-def _landlock() -> Line:
+def _landlock() -> CheckResult:
     library = ctypes.CDLL(None, use_errno=True)
     version = library.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(LANDLOCK_VERSION_FLAG))
     if version < 1:
         reason = os.strerror(ctypes.get_errno())
-        return Line("landlock", "warn", reason, CONFINE_NOT)
+        return CheckResult("landlock", "warn", reason, CONFINE_NOT)
     if version < LANDLOCK_MIN:
-        return Line("landlock", "warn", f"ABI {version}, {LANDLOCK_MIN} is needed", CONFINE_NOT)
+        return CheckResult("landlock", "warn", f"ABI {version}, {LANDLOCK_MIN} is needed", CONFINE_NOT)
     gap = "" if version >= LANDLOCK_SIGNALS else "; this kernel cannot keep them from signalling other processes"
     mode = os.environ.get("BULKHEAD_CONFINE")
     setting = f"BULKHEAD_CONFINE={mode} is set" if mode else "see `tools.confine`"
-    return Line("landlock", "ok", f"ABI {version}", f"commands can be confined to their workspace ({setting}){gap}")
+    return CheckResult(
+        "landlock", "ok", f"ABI {version}", f"commands can be confined to their workspace ({setting}){gap}"
+    )
 
 
-def _cgroup() -> Line:
+def _cgroup() -> CheckResult:
     restriction = "no memory and process limits per worker; its process tree is ended without cgroups"
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError as error:
-        return Line("cgroup v2", "warn", str(error.strerror), restriction)
+        return CheckResult("cgroup v2", "warn", str(error.strerror), restriction)
     path = next((line[3:] for line in lines if line.startswith("0::")), None)
     if path is None:
-        return Line("cgroup v2", "warn", "this host uses version 1", restriction)
+        return CheckResult("cgroup v2", "warn", "this host uses version 1", restriction)
     own = Path("/sys/fs/cgroup") / path.lstrip("/")
     try:
         controllers = (own / "cgroup.controllers").read_text().split()
     except OSError:
-        return Line("cgroup v2", "warn", "not mounted here", restriction)
+        return CheckResult("cgroup v2", "warn", "not mounted here", restriction)
     if not os.access(own / "cgroup.procs", os.W_OK):
-        return Line("cgroup v2", "warn", "not delegated to this user", f"{restriction}; the systemd units delegate one")
+        return CheckResult(
+            "cgroup v2", "warn", "not delegated to this user", f"{restriction}; the systemd units delegate one"
+        )
     status: Status = "ok" if {"memory", "pids"} <= set(controllers) else "warn"
-    return Line(
+    return CheckResult(
         "cgroup v2",
         status,
         f"writable, with {' '.join(controllers) or 'no controllers'}",
@@ -166,23 +172,23 @@ def _cgroup() -> Line:
     )
 
 
-def _sqlite() -> Line:
+def _sqlite() -> CheckResult:
     fits = sqlite3.sqlite_version_info >= SQLITE_MIN
-    return Line("sqlite", "ok" if fits else "missing", sqlite3.sqlite_version, "3.35 or later is needed")
+    return CheckResult("sqlite", "ok" if fits else "missing", sqlite3.sqlite_version, "3.35 or later is needed")
 
 
-def _open_files() -> Line:
+def _open_files() -> CheckResult:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     status: Status = "ok" if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES_MIN else "warn"
-    return Line(
+    return CheckResult(
         "open files", status, f"{_limit(soft)} of {_limit(hard)}", "one per client, a few per worker; see `ulimit -n`"
     )
 
 
-def _processes() -> Line:
+def _processes() -> CheckResult:
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     status: Status = "ok" if soft == resource.RLIM_INFINITY or soft >= PROCESSES_MIN else "warn"
-    return Line(
+    return CheckResult(
         "processes", status, f"{_limit(soft)} of {_limit(hard)}", "one per workspace, more for tools; see `ulimit -u`"
     )
 
@@ -191,31 +197,33 @@ def _limit(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
-def _runtime_dir() -> Line:
+def _runtime_dir() -> CheckResult:
     fallback = f"/tmp/bulkhead-{os.getuid()}"
     text = os.environ.get("XDG_RUNTIME_DIR")
     if not text:
-        return Line("XDG_RUNTIME_DIR", "warn", "not set", f"sockets are under {fallback} instead")
+        return CheckResult("XDG_RUNTIME_DIR", "warn", "not set", f"sockets are under {fallback} instead")
     try:
         status = Path(text).stat()
     except OSError as error:
-        return Line("XDG_RUNTIME_DIR", "missing", f"{text}: {error.strerror}", "unset it, or set it to a directory")
+        return CheckResult(
+            "XDG_RUNTIME_DIR", "missing", f"{text}: {error.strerror}", "unset it, or set it to a directory"
+        )
     if status.st_uid != os.getuid():
-        return Line(
+        return CheckResult(
             "XDG_RUNTIME_DIR", "missing", f"{text} belongs to user {status.st_uid}", "unset it, or set it to your own"
         )
     if stat.S_IMODE(status.st_mode) & 0o022:
-        return Line("XDG_RUNTIME_DIR", "warn", f"{text} is writable for others", "run `chmod 700` on it")
-    return Line("XDG_RUNTIME_DIR", "ok", text, "holds the sockets, closed to other users")
+        return CheckResult("XDG_RUNTIME_DIR", "warn", f"{text} is writable for others", "run `chmod 700` on it")
+    return CheckResult("XDG_RUNTIME_DIR", "ok", text, "holds the sockets, closed to other users")
 
 
-def _model() -> Line:
+def _model() -> CheckResult:
     keys = [key for key in KEYS if os.environ.get(key)]
     files = [str(path) for path in _config_files() if _names_providers(path)]
     if keys or files:
-        return Line("model", "ok", ", ".join(keys + files), "a server started from this shell can use it")
+        return CheckResult("model", "ok", ", ".join(keys + files), "a server started from this shell can use it")
     fallback = "local/smollm2" if is_installed() else "the scripted model"
-    return Line(
+    return CheckResult(
         "model",
         "warn",
         "no key, no provider",
@@ -223,16 +231,22 @@ def _model() -> Line:
     )
 
 
-def _local_model() -> Line:
+def _local_model() -> CheckResult:
     if not is_installed():
-        return Line("local model", "ok", "not installed", "`make local-model` installs a very small one, to try it out")
+        return CheckResult(
+            "local model", "ok", "not installed", "`make local-model` installs a very small one, to try it out"
+        )
     spec = find_spec(PACKAGES[1])
     folder = Path(spec.origin).parent if spec is not None and spec.origin else None
     if folder is None or not any(folder.glob("*.gguf")):
-        return Line("local model", "missing", str(folder), "its file is missing: `make local-model` installs it again")
+        return CheckResult(
+            "local model", "missing", str(folder), "its file is missing: `make local-model` installs it again"
+        )
     if os.environ.get("BULKHEAD_LOCAL_MODEL") == "0":
-        return Line("local model", "ok", "switched off", "BULKHEAD_LOCAL_MODEL=0 is set")
-    return Line("local model", "ok", "smollm2", "one process for all workspaces, started by the first prompt to it")
+        return CheckResult("local model", "ok", "switched off", "BULKHEAD_LOCAL_MODEL=0 is set")
+    return CheckResult(
+        "local model", "ok", "smollm2", "one process for all workspaces, started by the first prompt to it"
+    )
 
 
 def _config_files() -> Iterator[Path]:
@@ -250,7 +264,7 @@ def _names_providers(path: Path) -> bool:
         return False
 
 
-CHECKS: tuple[Callable[[], Line], ...] = (
+CHECKS: tuple[Callable[[], CheckResult], ...] = (
     _python,
     _packages,
     _kernel,
@@ -266,15 +280,17 @@ CHECKS: tuple[Callable[[], Line], ...] = (
 )
 
 
-async def _server(target: ServerTarget) -> list[Line]:
+async def _server(target: ServerTarget) -> list[CheckResult]:
     """Check whether a server is running and which model answers in this directory."""
     api = target.api()
     try:
         version = (await api.version()).version
     except BulkheadError as error:
-        return [Line("server", "warn", str(target.address), error.message)]
+        return [CheckResult("server", "warn", str(target.address), error.message)]
     status: Status = "ok" if version == BULKHEAD_VERSION else "warn"
-    lines = [Line("server", status, str(target.address), f"version {version}; this command is {BULKHEAD_VERSION}")]
+    lines = [
+        CheckResult("server", status, str(target.address), f"version {version}; this command is {BULKHEAD_VERSION}")
+    ]
     try:
         worker = await find_worker(api, None, None)
         if worker.state not in ("ready", "degraded"):
@@ -283,4 +299,4 @@ async def _server(target: ServerTarget) -> list[Line]:
     except BulkheadError:
         return lines
     status = "warn" if model.provider == "builtin" else "ok"
-    return [*lines, Line("model here", status, f"{model.provider}/{model.model}", "answers in this directory")]
+    return [*lines, CheckResult("model here", status, f"{model.provider}/{model.model}", "answers in this directory")]

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description, made from the tables that serve: routes, operations, shapes, error codes."""
+"""Make the OpenAPI 3.1 description from the tables that serve requests: routes, operations, types, error codes."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ from supervisor.http.openapi.schemas import AT, Schemas, content, gives, takes
 from supervisor.http.routes import ROUTES, WAKING, Route
 
 TAGS = {
-    "server": "Who is there, what the workers do, this description.",
+    "server": "Server and workers, and this description.",
     "workspaces": "A directory and the worker process that belongs to it.",
-    "events": "What happens, as it happens.",
+    "events": "The events of a workspace as a stream.",
     "sessions": "Conversations, their messages and files.",
     "agent": "Prompts, runs, and the direct shell command.",
-    "permissions": "What the agent may do, and what it asks.",
+    "permissions": "Permissions of the agent, and its questions.",
     "configuration": "Models, providers, keys, the project.",
-    "language servers": "What they say is wrong.",
-    "skills": "Instructions that the agent can look up.",
+    "language servers": "Language servers and their diagnostics.",
+    "skills": "Instructions that the agent can load.",
     "mcp": "Servers that speak the Model Context Protocol.",
 }
 _TAG_OF = {
@@ -49,10 +49,10 @@ _UNKNOWN = {
     "run": "run_unknown",
     "lsp": "not_found",
 }
-"""What is said to a word of the path that is no id of ours."""
+"""The error code for an unknown word of the path."""
 
 EVERYWHERE = ("bad_input", "unauthorized", "forbidden", "too_large", "headers_too_large", "request_timeout", "internal")
-"""What any request can meet: access, size, a query that is not UTF-8, a bug of ours."""
+"""The codes that every request can get: access, size, a query that is not UTF-8, a bug of the server."""
 
 OF_WORKERS = (
     *WAKING,
@@ -64,38 +64,38 @@ OF_WORKERS = (
     "storage_busy",
     "unavailable",
 )
-"""What any request can meet that a worker answers."""
+"""The codes that every request to a worker can get."""
 
 DESCRIPTION = """\
-A home for coding agents: one isolated worker process for each workspace, behind one HTTP API. Success is `200` (a
+A host for coding agents: one isolated worker process for each workspace, behind one HTTP API. Success is `200` (a
 prompt: `202`); every error has a stable `code`. Over a Unix socket no token is needed; over TCP every request needs
 `Authorization: Bearer TOKEN`, this description and its page included.
 """
 
 _STATUS_TEXT = {
-    400: "The request cannot be meant like this",
+    400: "The request is invalid",
     401: "A token is needed",
     403: "Not allowed",
-    404: "There is no such thing",
-    409: "Right, but not in the present state",
+    404: "Not found",
+    409: "Not possible in the present state",
     413: "Too large",
     429: "A limit was reached",
     431: "The headers are too large",
     500: "A bug of this server",
     502: "The model provider failed",
-    503: "Nobody can answer now; try again after `Retry-After` seconds",
+    503: "Not available now; try again after `Retry-After` seconds",
     504: "No answer in time; the outcome is unknown",
     507: "The disk is full",
 }
 
 
 def operation_id(route: Route) -> str:
-    """The name of a route for programs: `create_workspace`, `session_get`."""
+    """Return the name of a route for programs: `create_workspace`, `session_get`."""
     return (route.operation or route.handler).replace(".", "_")
 
 
 def tag(route: Route) -> str:
-    """The group of a route."""
+    """Return the group of a route."""
     if route.operation:
         return _TAG_OF[route.operation.partition(".")[0]]
     if route.path.endswith("/events"):
@@ -104,22 +104,22 @@ def tag(route: Route) -> str:
 
 
 def codes(route: Route) -> frozenset[str]:
-    """The error codes that this route can answer with."""
-    found = {*EVERYWHERE, *route.codes}
+    """Return the error codes that this route can answer with."""
+    possible = {*EVERYWHERE, *route.codes}
     if route.operation:
-        found |= {*OF_WORKERS, *OPERATIONS[route.operation].codes}
+        possible |= {*OF_WORKERS, *OPERATIONS[route.operation].codes}
     elif "{id}" in route.path and route.handler != "release_workspace":
-        found.add("workspace_unknown")
+        possible.add("workspace_unknown")
     for word, code in _UNKNOWN.items():
         if f"{{{word}}}" in route.path:
-            found |= {code, "route_unknown"}  # a word that is empty makes another path
+            possible |= {code, "route_unknown"}  # an empty word makes another path
     if not route.operation and tag(route) != "server":
-        found |= {"server_exiting", "unavailable"}  # while the server starts or leaves
-    return frozenset(found)
+        possible |= {"server_exiting", "unavailable"}  # while the server starts or stops
+    return frozenset(possible)
 
 
 def document(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
-    """The whole description, ready for JSON."""
+    """Return the whole description, ready for JSON."""
     routes = tuple(routes)
     schemas, errors = Schemas(routes), _Errors()
     paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
@@ -152,30 +152,30 @@ def _operation(route: Route, schemas: Schemas, errors: "_Errors") -> dict[str, A
     if route.operation:
         row = OPERATIONS[route.operation]
         status, is_optional = row.status, row.is_body_optional
-    found: dict[str, Any] = {"operationId": operation_id(route), "summary": route.summary, "tags": [tag(route)]}
+    operation: dict[str, Any] = {"operationId": operation_id(route), "summary": route.summary, "tags": [tag(route)]}
     if words := parameters.of(route):
-        found["parameters"] = words
+        operation["parameters"] = words
     if (body := takes(route)) is not None:
         media: dict[str, Any] = {"schema": schemas.body(body)}
         if (example := EXAMPLES.get(route.operation or route.handler)) is not None:
             media["example"] = example
-        found["requestBody"] = {"required": not is_optional, "content": {"application/json": media}}
+        operation["requestBody"] = {"required": not is_optional, "content": {"application/json": media}}
     answer: dict[str, Any] = {"description": "Done" if gives(route) is None else "The answer"}
     if (value := gives(route)) is not None:
         answer["content"] = content(schemas, value)
-    found["responses"] = {str(status): answer, **errors.of(route)}
-    return found
+    operation["responses"] = {str(status): answer, **errors.of(route)}
+    return operation
 
 
 class _Errors:
-    """The error answers: routes with the same codes under a status share one description of it."""
+    """Collect the error answers: routes with the same codes under a status share one description of it."""
 
     def __init__(self) -> None:
         self.responses: dict[str, dict[str, Any]] = {}
         self._names: dict[tuple[int, tuple[str, ...]], str] = {}
 
     def of(self, route: Route) -> dict[str, Any]:
-        """What `route` can answer instead of success."""
+        """Return the error answers of `route` by status."""
         by_status: defaultdict[int, list[str]] = defaultdict(list)
         for code in sorted(codes(route)):
             by_status[CODES[code][1]].append(code)
@@ -187,7 +187,7 @@ class _Errors:
     def _name(self, status: int, names: tuple[str, ...]) -> str:
         name = self._names.get((status, names))
         if name is None:
-            count = sum(known == status for known, _ in self._names)
+            count = sum(each == status for each, _ in self._names)
             name = self._names[status, names] = f"Error{status}" + (f"v{count + 1}" if count else "")
             self.responses[name] = _error(status, names)
         return name
@@ -195,40 +195,40 @@ class _Errors:
 
 def _error(status: int, names: tuple[str, ...]) -> dict[str, Any]:
     schema = {"allOf": [{"$ref": f"{AT}ErrorBody"}], "properties": {"code": {"enum": list(names)}}}
-    found: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": _STATUS_TEXT.get(status, "Not possible"),
         "content": {"application/json": {"schema": schema}},
     }
     if status == 503:
         whole = {"type": "integer", "minimum": 1}
-        found["headers"] = {"Retry-After": {"description": "Seconds", "required": True, "schema": whole}}
+        response["headers"] = {"Retry-After": {"description": "Seconds", "required": True, "schema": whole}}
     if status == 401:
-        found["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}}}
-    return found
+        response["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}}}
+    return response
 
 
 def _link(paths: dict[str, dict[str, Any]]) -> None:
-    """Say how an answer leads on: a workspace to what is below it, a session, a prompt to its run."""
+    """Link answers to the requests that they make possible: a workspace, a session, a prompt to its run."""
     workspace, session, run = "/v1/workspaces/{id}", "/v1/workspaces/{id}/sessions", "/v1/workspaces/{id}/agent"
-    _lead(paths, paths["/v1/workspaces"]["post"]["responses"]["200"], {"id": "$response.body#/id"}, workspace)
-    here = {"id": "$request.path.id", "sid": "$response.body#/id"}
-    made = paths[session]["post"]["responses"]["200"]
-    _lead(paths, made, here, workspace)
-    made["links"]["prompt_submit"] = {
+    _link_answer(paths, paths["/v1/workspaces"]["post"]["responses"]["200"], {"id": "$response.body#/id"}, workspace)
+    in_session = {"id": "$request.path.id", "sid": "$response.body#/id"}
+    created = paths[session]["post"]["responses"]["200"]
+    _link_answer(paths, created, in_session, workspace)
+    created["links"]["prompt_submit"] = {
         "operationId": "prompt_submit",
         "parameters": {"id": "$request.path.id"},
         "requestBody": {"session_id": "$response.body#/id", "prompt": "/say hello"},
     }
     accepted = {"id": "$request.path.id", "run": "$response.body#/run_id"}
-    _lead(paths, paths[run]["post"]["responses"]["202"], accepted, workspace)
+    _link_answer(paths, paths[run]["post"]["responses"]["202"], accepted, workspace)
 
 
-def _lead(paths: dict[str, dict[str, Any]], answer: dict[str, Any], known: dict[str, str], below: str) -> None:
-    """Link an answer to every operation whose path words are just those that it makes known."""
+def _link_answer(paths: dict[str, Any], answer: dict[str, Any], parameters: dict[str, str], prefix: str) -> None:
+    """Link an answer to every operation under `prefix` whose path parameters are exactly these."""
     links = {}
     for path, methods in paths.items():
         words = {word[1:-1] for word in path.split("/") if word.startswith("{")}
-        if path.startswith(below) and words == set(known):
+        if path.startswith(prefix) and words == set(parameters):
             for operation in methods.values():
-                links[operation["operationId"]] = {"operationId": operation["operationId"], "parameters": known}
+                links[operation["operationId"]] = {"operationId": operation["operationId"], "parameters": parameters}
     answer["links"] = links

@@ -1,4 +1,4 @@
-"""One body for each route that takes one, such as a reader can send as it is or with an id of his own."""
+"""List one example body for each route that takes one. A reader can send it as it is, or with another id."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""The description as JSON and as a page: built when first asked for, then kept.
+"""Serve the description as JSON and as a page. Both are built at the first request, then kept.
 
-The page is one file with everything in it, so it works behind any proxy and when it was saved to a disk. Its policy
-lets run and apply exactly the script and the style that stand in it, and lets it load nothing.
+The page is one file with everything in it, so it works behind any proxy and when it is saved to a disk. Its content
+security policy allows exactly its own script and style, and lets it load nothing.
 """
 
 import asyncio
@@ -18,35 +18,35 @@ _PARTS = files("supervisor.http.openapi")
 
 
 class DescriptionHandlers:
-    """The handlers of `GET /v1/openapi.json` and `GET /v1/docs`."""
+    """Handle `GET /v1/openapi.json` and `GET /v1/docs`."""
 
     def __init__(self) -> None:
         self._json: Response | None = None
         self._page: Response | None = None
 
     async def openapi(self, request: Request) -> Response:
-        """The OpenAPI document."""
+        """Answer with the OpenAPI document."""
         if self._json is None:
             # In a thread: building takes longer than other requests should wait.
             self._json = Response(200, await asyncio.to_thread(_document), {"Cache-Control": "no-cache"})
         return self._json
 
     async def docs(self, request: Request) -> Response:
-        """The page."""
+        """Answer with the page."""
         if self._page is None:
             self._page = await asyncio.to_thread(page, (await self.openapi(request)).body)
         return self._page
 
 
 def page(described: bytes) -> Response:
-    """The page that shows this document. Reads files."""
+    """Make the page that shows this document. Reads files."""
     style, script = _part("page.css"), _part("page.js")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
         "form-action 'none'"
     )
     text = _part("page.html")
-    # The document last, so that nothing in it is taken for a place to fill in; `<` could end its element.
+    # The document last, so that nothing in it is replaced; `<` could end its element.
     for name, value in (("policy", policy), ("style", style), ("script", script)):
         text = text.replace(f"{{{{{name}}}}}", value)
     text = text.replace("{{document}}", described.decode().replace("<", "\\u003c"))

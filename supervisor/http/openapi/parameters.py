@@ -1,4 +1,4 @@
-"""The words of paths, queries and headers: what each means and what may stand there."""
+"""Describe the parameters in paths, queries and headers: their meaning and their values."""
 
 from typing import Any
 
@@ -14,35 +14,35 @@ PATH: dict[str, tuple[str, dict[str, Any]]] = {
     "sid": ("The session. A child session has `$$` in its id.", _ID),
     "run": ("The run: the `run_id` of its prompt.", _ID),
     "lsp": ("The name that the configuration gives the language server.", {**_TEXT, "maxLength": 200}),
-    "client_id": ("The client: a UUID that it made up for itself.", _UUID),
+    "client_id": ("The client: a UUID that the client generated.", _UUID),
 }
 
 QUERY: dict[str, tuple[str, dict[str, Any]]] = {
-    "client_id": ("The client: a UUID that it made up for itself.", _UUID),
+    "client_id": ("The client: a UUID that the client generated.", _UUID),
     "ids": (
         "`1`: numbered events carry an SSE `id:`, with which a stream can be resumed. Anything else: no ids.",
         _TEXT,
     ),
-    "memory": ("`full`: measure private memory too, which takes longer. Anything else means nothing.", _TEXT),
+    "memory": ("`full`: measure private memory too, which takes longer. Anything else has no effect.", _TEXT),
     "session_id": ("Only of this session.", _TEXT),
     "path": ("The file; a relative path counts from the workspace.", {"type": "string", "pattern": r"^[^\x00]*$"}),
     "run_id": ("Only this run.", _TEXT),
-    "batch_request_id": ("Only this batch of questions; without it, whichever waits.", _TEXT),
-    "provider_id": ("The provider; without it the configured small model is meant.", _TEXT),
-    "limit": ("At most so many; more than 1000 is taken as 1000.", {"type": "integer", "minimum": 0}),
+    "batch_request_id": ("Only this batch of questions; without it, the oldest open one.", _TEXT),
+    "provider_id": ("The provider; without it, the configured small model is returned.", _TEXT),
+    "limit": ("At most this many; more than 1000 counts as 1000.", {"type": "integer", "minimum": 0}),
     "name": ("The MCP server.", {"type": "string", "minLength": 1}),
 }
 
 HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Last-Event-ID": (
-        "Resume after this event; an id that is not known begins with an event `reset`.",
+        "Resume after this event; with an unknown id the stream begins with an event `reset`.",
         {"type": "string"},
     ),
 }
 
 
 def of(route: Route) -> list[dict[str, Any]]:
-    """The parameters of a route, in the order path, query, header."""
+    """Return the parameters of a route, in the order path, query, header."""
     words = [word[1:-1] for word in route.path.split("/") if word.startswith("{")]
     return [
         *(_parameter(word, "path", PATH[word], True) for word in words),
@@ -51,7 +51,7 @@ def of(route: Route) -> list[dict[str, Any]]:
     ]
 
 
-def _parameter(name: str, place: str, row: tuple[str, dict[str, Any]], is_needed: bool) -> dict[str, Any]:
+def _parameter(name: str, location: str, row: tuple[str, dict[str, Any]], is_needed: bool) -> dict[str, Any]:
     description, schema = row
-    found: dict[str, Any] = {"name": name, "in": place, "description": description, "schema": dict(schema)}
-    return {**found, "required": True} if is_needed else found
+    parameter: dict[str, Any] = {"name": name, "in": location, "description": description, "schema": dict(schema)}
+    return {**parameter, "required": True} if is_needed else parameter

@@ -1,7 +1,7 @@
-"""The JSON Schemas of everything that crosses the HTTP API, from the types that read and write it.
+"""Make the JSON Schemas of all bodies, answers and events of the HTTP API from the types that read and write them.
 
-An answer has every field that its type always writes, a default or not; a body may leave out what has a default. A
-type that is sent both ways and differs in this is described twice, as a body under its name with `Input` behind it.
+An answer has every field that its type always writes, with a default or not; a body may leave out fields with a
+default. A type that is used both ways and differs in this is described twice, as a body under its name plus `Input`.
 """
 
 from collections.abc import Iterable
@@ -10,51 +10,18 @@ from typing import Any
 import msgspec
 from msgspec import NODEFAULT, UNSET
 
-from protocol.api.agent import AgentEvent, RunComplete
-from protocol.api.config import ConfigChanged, OAuthToken
-from protocol.api.envelope import StreamReset
-from protocol.api.file import FileVersion
-from protocol.api.lsp import LspEvent
-from protocol.api.mcp import McpEvent
-from protocol.api.message import Message
-from protocol.api.permission import (
-    PermissionNotification,
-    PermissionRequest,
-    QuestionNotification,
-    QuestionRequest,
-)
+from protocol.api.config import OAuthToken
 from protocol.api.server import ErrorBody
-from protocol.api.services import SkillsChanged
-from protocol.api.session import Session
-from protocol.api.workspace import WorkspaceState
-from protocol.events import EVENT_KINDS, OWN_EVENT_KINDS
+from protocol.events import EVENTS, EventKind
 from protocol.operations import OPERATIONS
 from supervisor.http.routes import EVENT_STREAM, Route
 
 AT = "#/components/schemas/"
 EVENT = "Event"
-PAYLOADS: dict[str, type] = {
-    "agent_event": AgentEvent,
-    "config_changed": ConfigChanged,
-    "file": FileVersion,
-    "lsp_event": LspEvent,
-    "mcp_event": McpEvent,
-    "message": Message,
-    "permission_notification": PermissionNotification,
-    "permission_request": PermissionRequest,
-    "question_batch_notification": QuestionNotification,
-    "question_batch_request": QuestionRequest,
-    "reset": StreamReset,
-    "run_complete": RunComplete,
-    "session": Session,
-    "skills_event": SkillsChanged,
-    "workspace_state": WorkspaceState,
-}
-"""What an event of a kind carries. The kinds without a type are never sent."""
 
 _EACH_EVENT: dict[str, Any] = {
     "type": "object",
-    "description": "Each event: one `data:` line and an empty line. `id:` comes only to who asked for ids.",
+    "description": "Each event: one `data:` line and an empty line. `id:` is sent only to clients that asked for ids.",
     "properties": {
         "data": {
             "type": "string",
@@ -71,41 +38,43 @@ BASE64_PATTERN = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 """With padding, in the standard alphabet."""
 
 NEEDED = {"CreateWorkspace": ["path", "client_id"], "Prompt": ["session_id", "prompt"]}
-"""Fields that may not be left out although their type has a default: their absence has an error of its own."""
+"""Fields that are required although their type has a default: their absence has an error code of its own."""
 
 _MEDIA = str  # an answer that is not JSON is named by its media type
 
 
 def takes(route: Route) -> Any:
-    """The type of the body that this route reads, None for none."""
+    """Return the type of the body that this route reads, None for none."""
     return OPERATIONS[route.operation].takes if route.operation else route.takes
 
 
 def gives(route: Route) -> Any:
-    """The type of the value that this route answers with; a media type when it is not JSON; None for nothing."""
+    """Return the type of this route's answer; a media type when it is not JSON; None for an empty one."""
     return OPERATIONS[route.operation].gives if route.operation else route.gives
 
 
 class Schemas:
-    """All types of the API at once, so that each shape is described once and referred to from everywhere."""
+    """The schemas of all types of the API, so that each type is described once and referred to from everywhere."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         routes = tuple(routes)
         bodies = [kind for route in routes if (kind := takes(route)) is not None]
         answers = [kind for route in routes if (kind := gives(route)) is not None and not _is_media(kind)]
-        # A token is described by hand where a body may hold one.
+        # A body that may hold a token refers to its schema by name, so it must be among the components.
         taken, inputs = _described([*bodies, OAuthToken])
         for name, fields in NEEDED.items():
             inputs[name]["required"] = fields
-        given, self.components = _described([*answers, *PAYLOADS.values(), ErrorBody])
-        for kind in _structs([*answers, *PAYLOADS.values(), ErrorBody]):
+        payload_types = [row.payload for row in EVENTS.values() if row.payload is not None]
+        written = [*answers, *payload_types, ErrorBody]
+        given, self.components = _described(written)
+        for kind in _structs(written):
             schema = self.components[kind.__name__]
             if always := _always_written(kind):
                 schema["required"] = always
             for name in always:
-                schema["properties"][name].pop("default", None)  # nobody has to fill it in
-        payloads = given[len(answers) : len(answers) + len(PAYLOADS)]
-        self.components[EVENT] = _event(dict(zip(PAYLOADS, payloads, strict=True)))
+                schema["properties"][name].pop("default", None)  # of no use for a field that is always written
+        payload_schemas = given[len(answers) : len(answers) + len(payload_types)]
+        self.components[EVENT] = _event(dict(zip(payload_types, payload_schemas, strict=True)))
         names = _two_sided(inputs, self.components)
         for name, schema in inputs.items():
             called = names.get(name, name)
@@ -116,16 +85,16 @@ class Schemas:
             _tidy(schema)
 
     def body(self, kind: Any) -> dict[str, Any]:
-        """The schema of a body of the table, mostly a reference."""
-        return next(schema for known, schema in self._bodies if known == kind)
+        """Return the schema of a body, mostly a reference."""
+        return next(schema for each, schema in self._bodies if each == kind)
 
     def answer(self, kind: Any) -> dict[str, Any]:
-        """The schema of an answer of the table, mostly a reference."""
-        return next(schema for known, schema in self._answers if known == kind)
+        """Return the schema of an answer, mostly a reference."""
+        return next(schema for each, schema in self._answers if each == kind)
 
 
 def content(schemas: Schemas, kind: Any) -> dict[str, Any]:
-    """The `content` of an answer of this type, or of this media type."""
+    """Return the `content` of an answer of this type, or of this media type."""
     if not _is_media(kind):
         return {"application/json": {"schema": schemas.answer(kind)}}
     if kind == EVENT_STREAM:
@@ -138,31 +107,31 @@ def _is_media(kind: Any) -> bool:
 
 
 def _described(types: list[Any]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The schema of each type, and the components that they refer to."""
+    """Return the schema of each type, and the components that they refer to."""
     schemas, components = msgspec.json.schema_components(types, ref_template=f"{AT}{{name}}")
     return list(schemas), components
 
 
 def _structs(types: list[Any]) -> set[type[msgspec.Struct]]:
-    """Every struct that a value of these types can hold."""
-    found: set[type[msgspec.Struct]] = set()
+    """Return every struct that a value of these types can hold."""
+    structs: set[type[msgspec.Struct]] = set()
     waiting = list(msgspec.inspect.multi_type_info(types))
     while waiting:
         node = waiting.pop()
         if isinstance(node, msgspec.inspect.StructType):
-            if node.cls in found:
+            if node.cls in structs:
                 continue
-            found.add(node.cls)
+            structs.add(node.cls)
             waiting += [field.type for field in node.fields]
         for name in ("type", "item_type", "key_type", "value_type"):
-            if isinstance(below := getattr(node, name, None), msgspec.inspect.Type):
-                waiting.append(below)
+            if isinstance(child := getattr(node, name, None), msgspec.inspect.Type):
+                waiting.append(child)
         waiting += getattr(node, "types", ())
-    return found
+    return structs
 
 
 def _always_written(kind: type[msgspec.Struct]) -> list[str]:
-    """The fields that no value of this struct is written without, its tag first."""
+    """Return the fields that every value of this struct is written with, its tag first."""
     config = kind.__struct_config__
     always = [config.tag_field] if config.tag_field is not None else []
     for field in msgspec.structs.fields(kind):
@@ -175,7 +144,7 @@ def _always_written(kind: type[msgspec.Struct]) -> list[str]:
 
 
 def _two_sided(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, str]:
-    """Old and new name of each component that is not the same in bodies and answers, or holds one that is not."""
+    """Return old and new name of each component that differs between bodies and answers, or refers to one that does."""
     names = {name: f"{name}Input" for name in inputs.keys() & outputs if inputs[name] != outputs[name]}
     while more := {
         name: f"{name}Input"
@@ -187,7 +156,7 @@ def _two_sided(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, str
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:
-    """The same schema, referring to components by their new names."""
+    """Return the same schema with references to the new names of components."""
     if isinstance(value, dict):
         return {key: _renamed(each, names) for key, each in value.items()}
     if isinstance(value, list):
@@ -198,34 +167,36 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
     return value
 
 
-def _event(payloads: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The envelope of an event: the outer type says what the innermost payload is."""
+def _event(payloads: dict[type[msgspec.Struct], dict[str, Any]]) -> dict[str, Any]:
+    """Describe the envelope of an event: the outer type says what the innermost payload is."""
 
-    def envelope(name: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
-        change = {"type": "string", "enum": ["created", "deleted", "updated"]}
+    def envelope(row: EventKind) -> dict[str, Any]:
+        change = {"type": "string", "enum": list(row.changes)}
+        payload = payloads[row.payload] if row.payload is not None else {"type": "object"}
         inner = {"type": "object", "properties": {"type": change, "payload": payload}, "required": ["type", "payload"]}
-        return {"type": "object", "properties": {"type": name, "payload": inner}, "required": ["type", "payload"]}
+        return {
+            "description": row.summary,
+            "type": "object",
+            "properties": {"type": {"const": row.name}, "payload": inner},
+            "required": ["type", "payload"],
+        }
 
-    others = sorted((EVENT_KINDS | OWN_EVENT_KINDS) - set(payloads))
     return {
         "title": EVENT,
         "description": "One event: which thing, what happened to it, and the thing as it is now.",
-        "oneOf": [
-            *(envelope({"const": kind}, schema) for kind, schema in payloads.items()),
-            envelope({"enum": others}, {"type": "object"}),
-        ],
+        "oneOf": [envelope(row) for row in EVENTS.values()],
     }
 
 
 def _tidy(value: Any) -> None:
-    """Take from a schema what is only noise for readers, and say what Base64 has to look like here."""
+    """Remove from a schema what does not help readers, and add the pattern of Base64."""
     if isinstance(value, dict):
         if value.get("contentEncoding") == "base64":
             value["pattern"] = BASE64_PATTERN
         if "properties" in value:
             for each in value["properties"].values():
                 if isinstance(each, dict) and each.get("default", 0) in ("", [], {}, None) and "default" in each:
-                    del each["default"]  # an empty value needs no telling
+                    del each["default"]  # an empty value is no news
         for each in value.values():
             _tidy(each)
     elif isinstance(value, list):

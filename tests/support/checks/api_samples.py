@@ -419,26 +419,23 @@ BAD: list[tuple[str, str, Any]] = [
     ("error", "message", None),
 ]
 
-_EACH = ("created", "updated", "deleted")
 _COUNTS = {"tool_count": 1, "prompt_count": 2, "resource_count": 3}
-EVENTS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "message": (_EACH, MESSAGE),
-    "session": (_EACH, SESSION),
-    "file": (("created", "deleted"), FILE),
-    "permission_request": (("created",), REQUEST),
-    "permission_notification": (("created",), NOTIFICATION),
-    "question_batch_request": (("created",), QUESTIONS),
-    "question_batch_notification": (("created",), {"batch_id": "b"}),
-    "agent_event": (("created",), AGENT_EVENT),
-    "run_complete": (("updated",), RUN_COMPLETE),
-    "lsp_event": (("updated",), {"type": "diagnostics_changed", "name": "l", "state": 2, "diagnostic_count": 1}),
-    "mcp_event": (("updated",), {"type": "tools_list_changed", "name": "m", "state": "connected"} | _COUNTS),
-    "skills_event": (("updated",), {"states": [SKILL_STATE]}),
-    "config_changed": (("updated",), {"workspace_id": "w"}),
-    "update_available": (
-        ("updated",),
-        {"current_version": "1", "latest_version": "2", "is_development": False},
-    ),
-    "workspace_state": (("updated",), {"workspace_id": "w", "state": "ready", "reason": "", "pid": 1}),
-    "reset": (("updated",), {"reason": "gap", "cursor": "l.1"}),
+EVENTS: dict[str, Any] = {
+    "message": MESSAGE,
+    "session": SESSION,
+    "file": FILE,
+    "permission_request": REQUEST,
+    "permission_notification": NOTIFICATION,
+    "question_batch_request": QUESTIONS,
+    "question_batch_notification": {"batch_id": "b"},
+    "agent_event": AGENT_EVENT,
+    "run_complete": RUN_COMPLETE,
+    "lsp_event": {"type": "diagnostics_changed", "name": "l", "state": 2, "diagnostic_count": 1},
+    "mcp_event": {"type": "tools_list_changed", "name": "m", "state": "connected"} | _COUNTS,
+    "skills_event": {"states": [SKILL_STATE]},
+    "config_changed": {"workspace_id": "w"},
+    "update_available": {"current_version": "1", "latest_version": "2", "is_development": False},
+    "workspace_state": {"workspace_id": "w", "state": "ready", "reason": "", "pid": 1},
+    "reset": {"reason": "gap", "cursor": "l.1"},
 }
+"""Outer type -> a payload."""

@@ -6,6 +6,9 @@ nothing is null that would crash, Base64 is padded, a key differs from a known o
 
 from typing import Any
 
+import msgspec
+
+from protocol.events import EVENTS
 from tests.support.checks.shape_checks import (
     Check as Check,
 )
@@ -350,14 +353,30 @@ PAYLOADS: dict[str, tuple[tuple[str, ...], Check]] = {
         ("updated",),
         shape({"current_version": string, "latest_version": string, "is_development": boolean}),
     ),
-    # Ours, only on streams that asked for ids.
-    "workspace_state": (
-        ("updated",),
-        shape({"workspace_id": filled, "state": filled}, {"reason": string, "pid": or_null(integer)}),
-    ),
-    "reset": (("updated",), shape({"reason": string, "cursor": string})),
 }
-OWN_KINDS = frozenset({"workspace_state", "reset"})
+"""Outer type -> the inner types and the payload that the Crush client expects."""
+
+
+def decodes_as(kind: type[msgspec.Struct]) -> Check:
+    """Make a check for a shape that is our own: the value has the fields of this type and no others."""
+
+    def check(value: Any, where: str) -> None:
+        try:
+            decoded = msgspec.to_builtins(msgspec.convert(value, kind))
+        except msgspec.ValidationError as error:
+            raise ShapeError(f"{where}: {error}") from error
+        expect(value.keys() <= decoded.keys(), where, f"only fields of {kind.__name__}", value)
+
+    return check
+
+
+OWN_KINDS = frozenset(row.name for row in EVENTS.values() if row.is_own)
+"""Sent only on streams that asked for ids."""
+PAYLOADS |= {
+    row.name: (row.changes, decodes_as(row.payload))
+    for row in EVENTS.values()
+    if row.is_own and row.payload is not None
+}
 
 
 def event(line: bytes) -> dict[str, Any]:

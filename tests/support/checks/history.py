@@ -41,7 +41,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SubmittedPrompt:
     """A prompt that some client sent, with the id it carries ("" for none)."""
 
     workspace: str
@@ -54,17 +54,17 @@ class ClientLog:
     """Everything that the clients of one house noted."""
 
     workspaces: dict[str, Path] = field(default_factory=dict)  # id -> data directory
-    prompts: list[Asked] = field(default_factory=list)
-    acknowledged: list[Asked] = field(default_factory=list)
+    prompts: list[SubmittedPrompt] = field(default_factory=list)
+    acknowledged: list[SubmittedPrompt] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
 
     def asked(self, workspace: str, session: str, run_id: str) -> None:
         """A prompt is about to be sent."""
-        self.prompts.append(Asked(workspace, session, run_id))
+        self.prompts.append(SubmittedPrompt(workspace, session, run_id))
 
     def accepted(self, workspace: str, session: str, run_id: str) -> None:
         """A prompt was answered by 202."""
-        self.acknowledged.append(Asked(workspace, session, run_id))
+        self.acknowledged.append(SubmittedPrompt(workspace, session, run_id))
 
 
 @dataclass(frozen=True)

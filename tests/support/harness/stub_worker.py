@@ -17,7 +17,7 @@ from supervisor.routing.link import Link
 from supervisor.workers.crash_history import CrashHistory
 from supervisor.workers.driver import DriverStatus, WorkerDriver
 from supervisor.workspaces.identity import resolve
-from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace import ManagedWorkspace
 from supervisor.workspaces.workspace_table import Registration
 
 
@@ -68,13 +68,15 @@ class StubDriver:
         self.closed.append("left")
 
 
-def workspace_at(path: Path, *, cancel_on_last_detach: bool = False, **limits: Any) -> tuple[Workspace, StubDriver]:
+def workspace_at(
+    path: Path, *, cancel_on_last_detach: bool = False, **limits: Any
+) -> tuple[ManagedWorkspace, StubDriver]:
     driver = StubDriver()
 
     async def in_thread(work: Callable[[], None]) -> None:
         work()
 
-    workspace = Workspace(
+    workspace = ManagedWorkspace(
         registration=Registration(
             id=WorkspaceId("w"), identity=resolve(str(path), ()), asked_path=str(path), data_dir=str(path / "d")
         ),

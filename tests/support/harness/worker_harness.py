@@ -16,6 +16,7 @@ from protocol.api.message import FinishReason, Message, TextPart
 from protocol.api.provider import Model
 from protocol.api.session import Session
 from protocol.base.clock import SystemClock
+from protocol.base.tasks import TaskOwner
 from protocol.events import Event
 from protocol.limits import DEFAULT_LIMITS, Limits
 from tests.support.harness.store import StoreListener, open_database
@@ -37,6 +38,7 @@ from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import Drain
 from worker.runs.recovery import Recovered, recover
 from worker.runs.run_end import EndWriter, MessageAuthor, RunFinisher
+from worker.runs.run_services import RunServices
 from worker.runs.session_queue import AcceptCounter
 from worker.runs.titles import Titles
 from worker.store import messages, runs, sessions
@@ -203,8 +205,8 @@ async def open_worker_harness(
     database = await open_database(path / "workspace.db", heard, limits)
     if before is not None:
         await database.write(before)
-    scribe = EndWriter(clock, source, lambda: MessageAuthor("led", "test"))
-    recovered = await recover(database, scribe, limits)
+    writer = EndWriter(clock, source, lambda: MessageAuthor("led", "test"))
+    recovered = await recover(database, writer, limits)
     children = ChildProcesses(limits=limits, clock=clock, log=LOG, random=source)
     files = StoredFileLedger(database, clock)
     model = SteeredModel()
@@ -238,17 +240,20 @@ async def open_worker_harness(
         )
 
     dispatcher = Dispatcher(
-        database=database,
-        ending=RunFinisher(database=database, scribe=scribe, log=LOG, on_fatal=heard.fatal.append),
+        RunServices(
+            database=database,
+            publish_snapshot=shown.append,
+            owner=TaskOwner("runs", LOG),
+            limits=limits,
+            clock=clock,
+            random=source,
+            log=LOG,
+        ),
+        finisher=RunFinisher(database=database, writer=writer, log=LOG, on_fatal=heard.fatal.append),
         make_turn=make_turn,
         name_session=Titles(database=database, models=lambda: title_models, limits=limits, clock=clock, log=LOG).name,
-        publish_snapshot=shown.append,
         drain=drain,
         counter=AcceptCounter(recovered.last_accept_seq),
-        limits=limits,
-        clock=clock,
-        random=source,
-        log=LOG,
     )
     try:
         yield WorkerHarness(database, dispatcher, drain, model, heard, recovered, shown)

@@ -9,8 +9,8 @@ import pytest
 from protocol.errors import BadInput
 from worker.config import files as config_files
 from worker.config.files import DEPTH_MAX, FILE_MAX_BYTES, Layer, merged_layers, parse
-from worker.config.json_positions import Position, dotted, json_positions
-from worker.config.load import Config, load_config
+from worker.config.json_positions import TextPosition, dotted, json_positions
+from worker.config.load import WorkspaceConfig, load_config
 from worker.config.provenance import Provenance
 
 
@@ -19,7 +19,7 @@ def _no_system_files(tmp_path, monkeypatch):
     monkeypatch.setattr(config_files, "SYSTEM_DIR", tmp_path / "etc")
 
 
-def load(tmp_path: Path, text: str, *more: str, env: dict[str, str] | None = None) -> Config:
+def load(tmp_path: Path, text: str, *more: str, env: dict[str, str] | None = None) -> WorkspaceConfig:
     """The configuration of a workspace whose files are `text` (crush.json) and what comes above it."""
     for name, content in zip(("crush.json", ".crush.json", "bulkhead.json"), (text, *more), strict=False):
         (tmp_path / name).write_text(content)
@@ -246,10 +246,10 @@ def test_a_script_is_named_and_not_run(tmp_path):
 def test_positions_are_those_of_keys_and_items():
     text = '{ "a": 1,\n  "b\\"}": {"c": [true, {"d": null},\n [-1.5e3] ]},\n  "a": "x:{,"}'
     found = json_positions(text)
-    assert found[("a",)] == Position(4, 3)
-    assert found[('b"}',)] == Position(2, 3)
-    assert found[('b"}', "c", 1, "d")] == Position(2, 25)
-    assert found[('b"}', "c", 2, 0)] == Position(3, 3)
+    assert found[("a",)] == TextPosition(4, 3)
+    assert found[('b"}',)] == TextPosition(2, 3)
+    assert found[('b"}', "c", 1, "d")] == TextPosition(2, 25)
+    assert found[('b"}', "c", 2, 0)] == TextPosition(3, 3)
 
 
 def test_every_value_of_a_merged_tree_has_a_source():

@@ -17,7 +17,7 @@ from protocol.worker_spec import WorkerSpec
 from worker.config import files as config_files
 from worker.config.edit import set_key
 from worker.config.live import LiveConfig, read_config
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 
 KEY = "sk-live-0123456789abcdef"
 
@@ -48,7 +48,7 @@ def live_config(tmp_path: Path, secrets: list[str] | None = None, **more: Any) -
         env={"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]},
         **more,
     )
-    config: Config | BadInput
+    config: WorkspaceConfig | BadInput
     try:
         config = read_config(spec)
     except BadInput as error:

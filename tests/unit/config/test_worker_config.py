@@ -13,7 +13,7 @@ from worker.config.data_dir import data_dir_of
 from worker.config.discover import DISCOVER_S
 from worker.config.expand import COMMANDS_S, CommandFailed, TimeBudget, expand, shell_runner
 from worker.config.files import merge, project_dirs
-from worker.config.load import Config, load_config
+from worker.config.load import WorkspaceConfig, load_config
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def write(path: Path, value: object) -> None:
     path.write_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def load(tmp_path: Path, env: dict[str, str] | None = None, **changes: str) -> Config:
+def load(tmp_path: Path, env: dict[str, str] | None = None, **changes: str) -> WorkspaceConfig:
     workspace = tmp_path / "repo" / "sub"
     workspace.mkdir(parents=True, exist_ok=True)
     environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], **(env or {})}

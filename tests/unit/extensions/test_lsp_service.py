@@ -18,7 +18,7 @@ from protocol.limits import Limits
 from tests.support.checks import api_shapes
 from tests.support.eventually import eventually
 from tests.support.harness.tool_bench import ToolBench, bench
-from worker.config.load import Config, Options
+from worker.config.load import Options, WorkspaceConfig
 from worker.config.sections import LspSettings
 from worker.lsp.lifecycle import ServerState
 from worker.lsp.server import LanguageServer
@@ -59,8 +59,8 @@ class Place:
         return {message["id"]: message for message in messages if "method" not in message}
 
 
-def configured(settings: dict[str, LspSettings], *, auto: bool = False) -> Config:
-    return Config(
+def configured(settings: dict[str, LspSettings], *, auto: bool = False) -> WorkspaceConfig:
+    return WorkspaceConfig(
         providers={}, models={}, allowed_tools=(), options=Options(auto_lsp=auto), env={}, hint="", warnings=(),
         files=(), secrets=(), lsp=settings,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from tests.support.checks import api_shapes
 from tests.support.eventually import eventually
 from tests.support.harness.tool_bench import LOG, ToolBench, bench
 from tests.support.processes import descendants, title
-from worker.config.load import Config, Options
+from worker.config.load import Options, WorkspaceConfig
 from worker.config.sections import McpSettings, OAuthToken
 from worker.mcp.lifecycle import McpState
 from worker.mcp.server import RETRY, McpServer
@@ -61,8 +61,8 @@ class Place:
         return [pid for pid in descendants(os.getpid()) if "mcp_server.py" in title(pid)]
 
 
-def configured(servers: dict[str, McpSettings]) -> Config:
-    return Config(
+def configured(servers: dict[str, McpSettings]) -> WorkspaceConfig:
+    return WorkspaceConfig(
         providers={}, models={}, allowed_tools=(), options=Options(), env={}, hint="", warnings=(), files=(),
         secrets=(), mcp=servers,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from supervisor.http.messages import Request
 from supervisor.http.routes import RouteTable
 from supervisor.http.sse import EventStreams
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace import ManagedWorkspace
 from tests.support.clients.http_client import head, read_chunk, read_head
 from tests.support.harness.stub_worker import workspace_at
 from tests.support.run_coroutine import run
@@ -39,13 +39,13 @@ TARGET = "/v1/workspaces/w/events"
 class OneWorkspace:
     """A registry of exactly one."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: ManagedWorkspace) -> None:
         self.workspace = workspace
 
     async def wait_open(self) -> None:
         return
 
-    def find(self, workspace_id: str) -> Workspace:
+    def find(self, workspace_id: str) -> ManagedWorkspace:
         if workspace_id != "w":
             raise NotFound("nobody", code="workspace_unknown")
         return self.workspace
@@ -54,7 +54,7 @@ class OneWorkspace:
 class Place:
     """One workspace behind a door."""
 
-    def __init__(self, path: Path, workspace: Workspace, tasks: TaskOwner) -> None:
+    def __init__(self, path: Path, workspace: ManagedWorkspace, tasks: TaskOwner) -> None:
         self.path = path
         self.workspace = workspace
         self.tasks = tasks

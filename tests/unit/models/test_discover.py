@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from worker.config.catalogue import BUILTIN_ID
 from worker.config.discover import Discovery
-from worker.config.resolve import Resolved, resolve
+from worker.config.resolve import ResolvedProviders, resolve
 
 ANSWER = {
     "data": [
@@ -51,7 +51,7 @@ def model_server(answer: object = ANSWER, status: int = 200) -> Iterator[tuple[s
         server.server_close()
 
 
-def resolved(discovery: Discovery, **providers: ProviderConfig) -> Resolved:
+def resolved(discovery: Discovery, **providers: ProviderConfig) -> ResolvedProviders:
     return resolve(providers, {}, use_known=False, default_model="", env={}, run=lambda _: "", discovery=discovery)
 
 

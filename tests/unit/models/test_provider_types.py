@@ -18,7 +18,7 @@ from tests.unit.models.test_remote import _loopback_is_allowed as _loopback_is_a
 from tests.unit.models.test_remote import collect, house
 from worker.config.catalogue import BUILTIN_ID
 from worker.config.discover import LOCAL_TYPES
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.resolve import resolve
 from worker.config.schema import Options
 from worker.models import provider_clients
@@ -123,7 +123,7 @@ def sent_by(
 
     async def main() -> list[Any]:
         selected = SelectedModel(model=provider.models[0].id, provider="p", reasoning_effort="low")
-        config = Config({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
+        config = WorkspaceConfig({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
         transport = httpx2.MockTransport(reply)
         models = ModelRegistry(config, env or {}, DEFAULT_LIMITS, seeded(), LOG, transport=transport)
         events = await collect(models.large(), ModelRequest("be good", messages or [user("hi")]))
@@ -230,7 +230,7 @@ def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_calls):
         where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         provider = provider_of("bedrock", base_url=where, api_key="", models=[model])
         account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
-        config = Config(
+        config = WorkspaceConfig(
             {"p": provider}, {"large": SelectedModel(model=model.id, provider="p")}, (), Options(), {}, "", (), (), ()
         )
         models = ModelRegistry(config, account, DEFAULT_LIMITS, seeded(), LOG)

@@ -30,7 +30,7 @@ from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import LOG, seeded, user
 from worker.agent.usage import cost_of
 from worker.config.catalogue import key_hint
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.resolve import resolve
 from worker.config.schema import Options
 from worker.models import response_limits
@@ -63,7 +63,7 @@ def _loopback_is_allowed() -> Iterator[None]:
         yield
 
 
-def config_of(provider: Provider, dialect: str, **changes: Any) -> Config:
+def config_of(provider: Provider, dialect: str, **changes: Any) -> WorkspaceConfig:
     raw = provider.config(dialect)
     raw["providers"]["loop"]["models"][0].update(changes.pop("model", {}))
     raw["models"]["large"].update(changes.pop("selected", {}))
@@ -76,7 +76,7 @@ def config_of(provider: Provider, dialect: str, **changes: Any) -> Config:
         env={},
         run=lambda command: "",
     )
-    return Config(
+    return WorkspaceConfig(
         providers=resolved.providers,
         models={**resolved.models},
         allowed_tools=(),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import LIMITS, LOG, seeded
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.schema import Options
 from worker.models.client import ModelRequest
 from worker.models.registry import ModelRegistry
@@ -100,7 +100,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch, request: ModelRequest, kind: str) ->
         selected = SelectedModel(
             model="warm/warm", provider="p", temperature=0.5, top_p=0.9, reasoning_effort="low", presence_penalty=0.1
         )
-        config = Config({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
+        config = WorkspaceConfig({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
         models = ModelRegistry(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(answer))
         async for _ in models.large().stream(request):
             pass

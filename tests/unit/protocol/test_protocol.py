@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.api.agent import Prompt, RunComplete
-from protocol.api.envelope import envelope
+from protocol.api.envelope import StreamReset
+from protocol.api.mcp import McpEvent
+from protocol.api.session import Session
 from protocol.api.workspace import EMPTY_CONFIG, Workspace
 from protocol.base.machine import STORY_LENGTH, InvalidTransition, Machine
 from protocol.errors import CODES, BulkheadError, Internal, NotFound, Unavailable, from_info
-from protocol.events import EVENT_KINDS, MARK_KIND, OWN_EVENT_KINDS, Event, EventId, parse_event_id
+from protocol.events import EventId, event_data, numbered_event, parse_event_id, snapshot_event
 from protocol.ids import Generation, WorkspaceId, is_id, is_uuid, link_identity, new_token, new_uuid
 from protocol.limits import DEFAULT_LIMITS, limits_from_json
 from protocol.operations import OPERATIONS
@@ -109,10 +111,34 @@ def test_C04_any_text_is_read_without_an_error(text: str) -> None:
     parse_event_id(text)
 
 
-def test_snapshots_have_no_number_and_our_own_kinds_are_not_the_clients() -> None:
-    assert Event(kind="message", data=b"").is_snapshot
-    assert not Event(kind="message", data=b"", number=1).is_snapshot
-    assert not EVENT_KINDS & (OWN_EVENT_KINDS | {MARK_KIND})
+async def test_the_payload_decides_the_kind_and_a_change_may_be_left_out_where_there_is_one() -> None:
+    payload = RunComplete(session_id="s", message_id="m")
+    event = numbered_event(payload, number=7, key="r", session_id="s", run_id="r")
+    assert (event.kind, event.number, event.key, event.session_id, event.run_id) == ("run_complete", 7, "r", "s", "r")
+    assert event.data == event_data(payload, "updated")
+    assert not event.is_snapshot
+
+
+async def test_a_snapshot_has_no_number() -> None:
+    event = snapshot_event(McpEvent(type="state_changed", name="m", state="connected"), key="mcp m")
+    assert event.is_snapshot
+    assert (event.kind, event.number, event.key) == ("mcp_event", 0, "mcp m")
+
+
+async def test_a_wrong_pair_of_payload_and_event_cannot_be_made() -> None:
+    session = Session(id="s", created_at=1, updated_at=1)
+    with pytest.raises(ValueError, match="no row of EVENTS"):
+        event_data(Prompt(session_id="s", prompt="p"))
+    with pytest.raises(ValueError, match="use one of created, deleted, updated"):
+        event_data(session)
+    with pytest.raises(ValueError, match="change 'deleted': use one of updated"):
+        event_data(RunComplete(session_id="s", message_id="m"), "deleted")
+    with pytest.raises(ValueError, match="cannot send a snapshot of kind session"):
+        snapshot_event(session, "updated", key="s")
+    with pytest.raises(ValueError, match="cannot number an event of kind mcp_event"):
+        numbered_event(McpEvent(type="state_changed", name="m", state="connected"), number=1)
+    with pytest.raises(ValueError, match="cannot number an event of kind reset"):
+        numbered_event(StreamReset(reason="r", cursor=""), number=1)
 
 
 # --- limits, operations, spec, shapes ---------------------------------------------------------------------------------
@@ -152,7 +178,7 @@ def test_a_spec_comes_back() -> None:
 
 
 def test_an_envelope_is_one_line_with_the_type_first() -> None:
-    text = envelope("run_complete", "updated", RunComplete(session_id="s", message_id="m", text="a\nb\u2028c"))
+    text = event_data(RunComplete(session_id="s", message_id="m", text="a\nb\u2028c"))
     assert b"\n" not in text
     assert text.startswith(b'{"type":"run_complete","payload":{"type":"updated","payload":{')
     read = msgspec.json.decode(text)

@@ -34,10 +34,17 @@ class Wreck:
         self.count = 0
         sessions.create(self.connection, Session(id="s1", title="named", created_at=1, updated_at=1))
 
-    def run(self, run_id: str, *, active: bool = False, into: str = "", deaths: int = 0, keyed: bool = True) -> None:
+    def run(
+        self, run_id: str, *, active: bool = False, into: str = "", deaths: int = 0, has_own_turn: bool = True
+    ) -> None:
         self.count += 1
         run = StoredRun(
-            id=run_id, session_id="s1", accept_seq=self.count, prompt=f"do {run_id}", keyed=keyed, deaths=deaths
+            id=run_id,
+            session_id="s1",
+            accept_seq=self.count,
+            prompt=f"do {run_id}",
+            has_own_turn=has_own_turn,
+            deaths=deaths,
         )
         runs.accept(self.connection, run)
         if active:
@@ -50,7 +57,7 @@ class Wreck:
     def assistant(self, run_id: str, name: str, *parts: Part) -> None:
         row = Message(id=name, session_id="s1", role="assistant", parts=list(parts), model="m", provider="p")
         messages.create(self.connection, row, run_id=run_id)
-        runs.tell_story(self.connection, run_id, name)
+        runs.set_message(self.connection, run_id, name)
 
     def result(self, run_id: str, call_id: str) -> None:
         result = ToolResultData(tool_call_id=call_id, name="bash", content="ok")
@@ -179,7 +186,7 @@ def test_a_folded_run_ends_with_its_interrupted_host(tmp_path: Path) -> None:
         left = Wreck(transaction)
         left.run("host", active=True)
         left.user("host")
-        left.run("guest", active=True, into="host", keyed=False)
+        left.run("guest", active=True, into="host", has_own_turn=False)
         left.user("guest")
         left.assistant("host", "a1", TextPart(TextData(text="both")))
 
@@ -239,7 +246,7 @@ def test_W_20_an_agent_that_died_is_paid_for_by_its_caller(tmp_path: Path) -> No
         left.user("r")
         child = Session(id="child", parent_session_id="s1", created_at=1, updated_at=1)
         sessions.create(left.connection, child)
-        agent = StoredRun(id="a", session_id="child", accept_seq=7, prompt="find", keyed=True, kind=rows.TASK)
+        agent = StoredRun(id="a", session_id="child", accept_seq=7, prompt="find", has_own_turn=True, kind=rows.TASK)
         runs.accept(left.connection, agent)
         runs.start(left.connection, "a", 5)
         sessions.account(left.connection, "child", input_tokens=9, output_tokens=9, cost=0.5, now=1)

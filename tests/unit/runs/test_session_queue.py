@@ -1,4 +1,4 @@
-"""The lane of one session: cancel windows C1 to C10, folding, hand-off, and the scenarios of 1.13."""
+"""The queue of one session: what a cancel covers at each moment, merging, and which prompt starts next."""
 
 import pytest
 
@@ -7,237 +7,243 @@ from protocol.ids import RunId, SessionId
 from worker.runs.session_queue import (
     AcceptCounter,
     CancelActive,
+    CancelOnEntry,
     Drop,
-    End,
+    Effect,
     Merge,
-    Outcome,
+    Reservation,
     SessionQueue,
     Start,
-    Ticket,
     partition,
 )
 
 A, B, C, D = RunId("a"), RunId("b"), RunId("c"), RunId("d")
-CANCELLED = Outcome.CANCELLED
 
 
-def build_lane() -> SessionQueue:
+def build_queue() -> SessionQueue:
     return SessionQueue(SessionId("s1"))
 
 
-def entered(lane: SessionQueue, run_id: RunId, keyed: bool = True):  # type: ignore[no-untyped-def]
-    return lane.enter(lane.accept(run_id, keyed=keyed))
+def entered(queue: SessionQueue, run_id: RunId, has_own_turn: bool = True) -> list[Effect]:
+    return queue.enter(queue.accept(run_id, has_own_turn=has_own_turn))
 
 
-def test_an_idle_lane_starts_what_enters() -> None:
-    lane = build_lane()
-    assert entered(lane, A) == [Start(A)]
-    assert lane.active == A
-    assert lane.is_busy
+async def test_an_idle_queue_starts_a_run_that_enters() -> None:
+    queue = build_queue()
+    assert entered(queue, A) == [Start(A)]
+    assert queue.active == A
+    assert queue.is_busy
 
 
-def test_C_01_cancel_of_an_idle_lane_leaves_no_trace() -> None:
-    lane = build_lane()
-    assert lane.cancel() == []
-    assert lane.mark == 0
-    assert entered(lane, A) == [Start(A)]
+async def test_C_01_cancel_of_an_idle_queue_leaves_no_trace() -> None:
+    queue = build_queue()
+    assert queue.cancel() == []
+    assert queue.mark == 0
+    assert entered(queue, A) == [Start(A)]
 
 
-def test_C_02_an_accepted_run_is_cancelled_on_entry() -> None:
-    lane = build_lane()
-    ticket = lane.accept(A)
-    assert lane.cancel() == []
-    assert lane.mark == 1
-    assert lane.enter(ticket) == [End(A, CANCELLED)]
-    assert lane.mark == 0
-    assert lane.is_empty
+async def test_C_02_an_accepted_run_is_cancelled_on_entry() -> None:
+    queue = build_queue()
+    reservation = queue.accept(A)
+    assert queue.cancel() == []
+    assert queue.mark == 1
+    assert queue.enter(reservation) == [CancelOnEntry(A)]
+    assert queue.mark == 0
+    assert queue.is_empty
 
 
-def test_C_03_one_cancel_covers_all_that_are_accepted() -> None:
-    lane = build_lane()
-    tickets = [lane.accept(run_id) for run_id in (A, B, C)]
-    lane.cancel()
-    assert [effect for ticket in tickets for effect in lane.enter(ticket)] == [End(run, CANCELLED) for run in (A, B, C)]
-    assert lane.mark == 0
+async def test_C_03_one_cancel_covers_all_that_are_accepted() -> None:
+    queue = build_queue()
+    reservations = [queue.accept(run_id) for run_id in (A, B, C)]
+    queue.cancel()
+    assert [effect for reservation in reservations for effect in queue.enter(reservation)] == [
+        CancelOnEntry(run) for run in (A, B, C)
+    ]
+    assert queue.mark == 0
 
 
-def test_C_04_a_run_accepted_after_the_cancel_is_never_affected() -> None:
-    lane = build_lane()
-    first = lane.accept(A)
-    lane.cancel()
-    later = lane.accept(B)
-    assert lane.enter(later) == [Start(B)]  # enters before the covered one
-    assert lane.finished(B) == []  # and running it to its end does not clear the mark the older one needs
-    assert lane.mark == 1
-    assert lane.enter(first) == [End(A, CANCELLED)]
+async def test_C_04_a_run_accepted_after_the_cancel_is_never_affected() -> None:
+    queue = build_queue()
+    first = queue.accept(A)
+    queue.cancel()
+    later = queue.accept(B)
+    assert queue.enter(later) == [Start(B)]  # enters before the covered one
+    assert queue.finished(B) == []  # and running it to its end does not clear the mark the older one needs
+    assert queue.mark == 1
+    assert queue.enter(first) == [CancelOnEntry(A)]
 
 
-def test_C_05_cancel_reaches_the_active_run_and_empties_the_queue() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    entered(lane, B)
-    assert lane.cancel() == [CancelActive(A), Drop(B)]
-    assert lane.is_busy  # until the run has unwound
-    assert lane.queued == []
-    assert lane.mark == 0
+async def test_C_05_cancel_reaches_the_active_run_and_empties_the_queue() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    entered(queue, B)
+    assert queue.cancel() == [CancelActive(A), Drop(B)]
+    assert queue.is_busy  # until the run has unwound
+    assert queue.queued == []
+    assert queue.mark == 0
 
 
-def test_C_06_active_and_accepted_in_the_same_cancel() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    ticket = lane.accept(B)
-    assert lane.cancel() == [CancelActive(A)]
-    assert lane.mark == 2
-    assert lane.enter(ticket) == [End(B, CANCELLED)]
+async def test_C_06_active_and_accepted_in_the_same_cancel() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    reservation = queue.accept(B)
+    assert queue.cancel() == [CancelActive(A)]
+    assert queue.mark == 2
+    assert queue.enter(reservation) == [CancelOnEntry(B)]
 
 
-def test_C_07_a_covered_run_that_enters_a_busy_session_is_cancelled_not_queued() -> None:
-    lane = build_lane()
-    ticket = lane.accept(A)
-    lane.cancel()
-    entered(lane, B)
-    assert lane.enter(ticket) == [End(A, CANCELLED)]
-    assert lane.queued == []
-    assert lane.active == B
+async def test_C_07_a_covered_run_that_enters_a_busy_session_is_cancelled_not_queued() -> None:
+    queue = build_queue()
+    reservation = queue.accept(A)
+    queue.cancel()
+    entered(queue, B)
+    assert queue.enter(reservation) == [CancelOnEntry(A)]
+    assert queue.queued == []
+    assert queue.active == B
 
 
-def test_C_08_queued_runs_are_dropped_once_each() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    entered(lane, B)
-    entered(lane, C, keyed=False)
-    assert lane.cancel() == [CancelActive(A), Drop(B), Drop(C)]
-    assert lane.finished(A) == []
+async def test_C_08_queued_runs_are_dropped_once_each() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    entered(queue, B)
+    entered(queue, C, has_own_turn=False)
+    assert queue.cancel() == [CancelActive(A), Drop(B), Drop(C)]
+    assert queue.finished(A) == []
 
 
-def test_C_09_a_second_cancel_covers_only_what_came_in_between() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    first = lane.accept(B)
-    assert lane.cancel() == [CancelActive(A)]
-    assert lane.cancel() == []
-    between = lane.accept(C)
-    assert lane.cancel() == []
-    after = lane.accept(D)
-    assert lane.enter(first) == [End(B, CANCELLED)]
-    assert lane.enter(between) == [End(C, CANCELLED)]
-    assert lane.enter(after) == []
-    assert lane.queued == [D]
-    assert lane.finished(A) == [Start(D)]
+async def test_C_09_a_second_cancel_covers_only_what_came_in_between() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    first = queue.accept(B)
+    assert queue.cancel() == [CancelActive(A)]
+    assert queue.cancel() == []
+    between = queue.accept(C)
+    assert queue.cancel() == []
+    after = queue.accept(D)
+    assert queue.enter(first) == [CancelOnEntry(B)]
+    assert queue.enter(between) == [CancelOnEntry(C)]
+    assert queue.enter(after) == []
+    assert queue.queued == [D]
+    assert queue.finished(A) == [Start(D)]
 
 
-def test_C_10_a_cancel_during_the_hand_off_finds_the_run_that_was_taken_from_the_queue() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    entered(lane, B)
-    assert lane.finished(A) == [Start(B)]
-    assert lane.cancel() == [CancelActive(B)]
+async def test_C_10_a_cancel_during_the_hand_off_finds_the_run_that_was_taken_from_the_queue() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    entered(queue, B)
+    assert queue.finished(A) == [Start(B)]
+    assert queue.cancel() == [CancelActive(B)]
 
 
-def test_W_10_a_run_queued_while_a_cancelled_one_unwinds_starts_afterwards() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    lane.cancel()
-    assert entered(lane, B) == []
-    assert lane.finished(A) == [Start(B)]
+async def test_W_10_a_run_queued_while_a_cancelled_one_unwinds_starts_afterwards() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    queue.cancel()
+    assert entered(queue, B) == []
+    assert queue.finished(A) == [Start(B)]
 
 
-def test_cancel_of_one_run_touches_no_other() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    entered(lane, B)
-    ticket = lane.accept(C)
-    assert lane.cancel_run(RunId("unknown")) == []
-    assert lane.cancel_run(B) == [Drop(B)]
-    assert lane.cancel_run(C) == []
-    assert lane.enter(ticket) == [End(C, CANCELLED)]
-    assert lane.cancel_run(A) == [CancelActive(A)]
-    assert lane.cancel_run(A) == []
+async def test_cancel_of_one_run_touches_no_other() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    entered(queue, B)
+    reservation = queue.accept(C)
+    assert queue.cancel_run(RunId("unknown")) == []
+    assert queue.cancel_run(B) == [Drop(B)]
+    assert queue.cancel_run(C) == []
+    assert queue.enter(reservation) == [CancelOnEntry(C)]
+    assert queue.cancel_run(A) == [CancelActive(A)]
+    assert queue.cancel_run(A) == []
 
 
-def test_clear_drops_the_queue_and_leaves_the_active_run_and_the_mark() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    entered(lane, B)
-    assert lane.clear() == [Drop(B)]
-    assert lane.active == A
-    assert lane.mark == 0
+async def test_clear_drops_the_queue_and_leaves_the_active_run_and_the_mark() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    entered(queue, B)
+    assert queue.clear() == [Drop(B)]
+    assert queue.active == A
+    assert queue.mark == 0
 
 
-def test_a_folded_run_ends_with_its_host() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    entered(lane, B, keyed=False)
-    entered(lane, C)
-    assert lane.step() == [Merge(B, A)]
-    assert lane.folded == [B]
-    assert lane.step() == []
-    assert lane.queued == [C]
-    assert lane.cancel_run(B) == []
-    assert lane.finished(A) == [Start(C)]
-    assert lane.folded == []
+async def test_a_merged_run_ends_with_the_active_one() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    entered(queue, B, has_own_turn=False)
+    entered(queue, C)
+    assert queue.step() == [Merge(B)]
+    assert queue.merged == [B]
+    assert queue.step() == []
+    assert queue.queued == [C]
+    assert queue.cancel_run(B) == []
+    assert queue.finished(A) == [Start(C)]
+    assert queue.merged == []
 
 
-def test_nothing_is_folded_into_a_turn_that_is_being_cancelled() -> None:
-    lane = build_lane()
-    entered(lane, A)
-    lane.cancel()
-    entered(lane, B, keyed=False)
-    assert lane.step() == []
-    assert lane.finished(A) == [Start(B)]
+async def test_nothing_is_merged_into_a_turn_that_is_being_cancelled() -> None:
+    queue = build_queue()
+    entered(queue, A)
+    queue.cancel()
+    entered(queue, B, has_own_turn=False)
+    assert queue.step() == []
+    assert queue.finished(A) == [Start(B)]
 
 
-def test_the_end_of_a_run_that_is_not_active_is_a_bug_and_says_so() -> None:
-    lane = build_lane()
-    entered(lane, A)
+async def test_the_end_of_a_run_that_is_not_active_is_a_bug_and_says_so() -> None:
+    queue = build_queue()
+    entered(queue, A)
     with pytest.raises(InvalidTransition, match="not active"):
-        lane.finished(B)
+        queue.finished(B)
 
 
-def test_a_place_is_given_back_once_however_often_it_is_released() -> None:
-    lane = build_lane()
-    first, second = lane.accept(A), lane.accept(B)
-    lane.release(first)
-    lane.release(first)
-    assert lane.waiting == 1
-    lane.release(second)
-    assert lane.waiting == 0
-    assert lane.enter(first) == []
+async def test_a_reservation_is_given_back_once_however_often_it_is_released() -> None:
+    queue = build_queue()
+    first, second = queue.accept(A), queue.accept(B)
+    queue.release(first)
+    queue.release(first)
+    assert queue.waiting == 1
+    queue.release(second)
+    assert queue.waiting == 0
+    assert queue.enter(first) == []
 
 
-def test_partition_with_a_mark() -> None:
-    queue = [Ticket(RunId(f"r{n}"), n, keyed=False) for n in (1, 2, 3, 0)]
-    parted = partition(queue, 2)
-    assert [ticket.sequence for ticket in parted.folded] == [3]
-    assert [ticket.sequence for ticket in parted.dropped] == [1, 2, 0]
-    assert parted.kept == []
+async def test_partition_with_a_mark() -> None:
+    waiting = [Reservation(RunId(f"r{n}"), n, has_own_turn=False) for n in (1, 2, 3, 0)]
+    parts = partition(waiting, 2)
+    assert [reservation.sequence for reservation in parts.merged] == [3]
+    assert [reservation.sequence for reservation in parts.dropped] == [1, 2, 0]
+    assert parts.kept == []
 
 
-def test_partition_without_a_mark() -> None:
-    queue = [Ticket(A, 0, keyed=False), Ticket(B, 3), Ticket(C, 5, keyed=False), Ticket(D, 6)]
-    parted = partition(queue, 0)
-    assert [ticket.run_id for ticket in parted.folded] == [A, C]
-    assert [ticket.run_id for ticket in parted.kept] == [B, D]
+async def test_partition_without_a_mark() -> None:
+    waiting = [
+        Reservation(A, 0, has_own_turn=False),
+        Reservation(B, 3),
+        Reservation(C, 5, has_own_turn=False),
+        Reservation(D, 6),
+    ]
+    parts = partition(waiting, 0)
+    assert [reservation.run_id for reservation in parts.merged] == [A, C]
+    assert [reservation.run_id for reservation in parts.kept] == [B, D]
 
 
-def test_partition_with_keyed_runs_and_a_mark() -> None:
-    queue = [Ticket(A, 1), Ticket(B, 1, keyed=False), Ticket(C, 5)]
-    parted = partition(queue, 2)
-    assert parted.folded == []
-    assert [ticket.run_id for ticket in parted.dropped] == [A, B]
-    assert [ticket.run_id for ticket in parted.kept] == [C]
+async def test_partition_with_runs_that_have_their_own_turn_and_a_mark() -> None:
+    waiting = [Reservation(A, 1), Reservation(B, 1, has_own_turn=False), Reservation(C, 5)]
+    parts = partition(waiting, 2)
+    assert parts.merged == []
+    assert [reservation.run_id for reservation in parts.dropped] == [A, B]
+    assert [reservation.run_id for reservation in parts.kept] == [C]
 
 
-def test_a_stale_mark_does_not_outlive_the_places_it_covers() -> None:
-    lane = build_lane()
-    ticket = lane.accept(A)
-    lane.cancel()
-    lane.release(ticket)  # its commit failed
-    assert lane.mark == 0
-    assert entered(lane, B) == [Start(B)]
+async def test_a_stale_mark_does_not_outlive_the_reservations_it_covers() -> None:
+    queue = build_queue()
+    reservation = queue.accept(A)
+    queue.cancel()
+    queue.release(reservation)  # its commit failed
+    assert queue.mark == 0
+    assert entered(queue, B) == [Start(B)]
 
 
-def test_lanes_of_one_workspace_share_the_accept_sequence() -> None:
+async def test_queues_of_one_workspace_share_the_accept_sequence() -> None:
     counter = AcceptCounter(41)
     assert SessionQueue(SessionId("s1"), counter).accept(A).sequence == 42
     assert SessionQueue(SessionId("s2"), counter).accept(B).sequence == 43

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from protocol.api.agent import RunComplete
 from protocol.api.session import Session
 from protocol.errors import LimitReached, Unavailable
 from protocol.limits import Limits
@@ -29,7 +30,7 @@ def build_session(name: str = "s1", title: str = "") -> Session:
 def creating(session: Session):  # type: ignore[no-untyped-def]
     def job(transaction: Transaction) -> str:
         sessions.create(transaction.connection, session)
-        transaction.emit("session", "created", session, session_id=session.id)
+        transaction.emit(session, "created", session_id=session.id)
         return session.id
 
     return job
@@ -58,7 +59,7 @@ def test_events_are_numbered_without_holes_and_heard_before_the_caller_goes_on(t
         database = await open_database(tmp_path / "workspace.db", heard)
 
         def bad(transaction: Transaction) -> None:
-            transaction.emit("session", "created", build_session("bad"))
+            transaction.emit(build_session("bad"), "created")
             raise ValueError("a bad job")
 
         jobs = [creating(build_session(f"s{n}")) for n in range(40)]
@@ -80,7 +81,7 @@ def test_the_hook_of_a_job_comes_before_its_events_and_both_before_the_caller(tm
         order: list[str] = []
         database = await open_database(tmp_path / "workspace.db")
         database._on_commit = lambda events: order.append("events")
-        await database.write(creating(build_session()), then=lambda _: order.append("hook"))
+        await database.write(creating(build_session()), on_commit=lambda _: order.append("hook"))
         order.append("caller")
         assert order == ["hook", "events", "caller"]
         await database.close(5)
@@ -93,7 +94,7 @@ def test_a_second_run_complete_of_one_run_is_impossible(tmp_path: Path) -> None:
         database = await open_database(tmp_path / "workspace.db")
 
         def end(transaction: Transaction) -> None:
-            transaction.emit("run_complete", "updated", build_session(), run_id="r1")
+            transaction.emit(RunComplete(session_id="s1", message_id="m1"), run_id="r1")
 
         await database.write(end)
         with pytest.raises(Exception, match="UNIQUE"):
@@ -110,7 +111,7 @@ def test_old_events_are_pruned_and_a_cursor_before_them_is_refused(tmp_path: Pat
 
         def many(transaction: Transaction) -> None:
             for _ in range(600):
-                transaction.emit("session", "updated", build_session())
+                transaction.emit(build_session(), "updated")
 
         await database.write(many)
         assert await database.read(lambda connection: event_rows.since(connection, 0, 1)) is None
@@ -131,7 +132,7 @@ def test_events_are_bounded_by_their_bytes_too(tmp_path: Path) -> None:
 
         def many(transaction: Transaction) -> None:
             for _ in range(600):
-                transaction.emit("session", "updated", build_session())
+                transaction.emit(build_session(), "updated")
 
         await database.write(many)
         found = await database.read(lambda connection: event_rows.since(connection, 590, 10))

@@ -5,8 +5,10 @@ import json
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
+from protocol.events import EVENTS
 from supervisor.http.routes import ROUTES
 from tests.support.checks import api_samples as samples
 from tests.support.checks import api_shapes, responses
@@ -131,7 +133,7 @@ def line_of(kind: str, change: str, payload: Any) -> bytes:
 
 @pytest.mark.parametrize("kind", samples.EVENTS)
 def test_each_event_passes_with_its_own_inner_types_only(kind: str) -> None:
-    allowed, sample = samples.EVENTS[kind]
+    sample, (allowed, _) = samples.EVENTS[kind], api_shapes.PAYLOADS[kind]
     for change in ("created", "updated", "deleted", "finished", ""):
         if change in allowed:
             assert api_shapes.event(line_of(kind, change, sample))["type"] == kind
@@ -144,8 +146,27 @@ def test_each_event_passes_with_its_own_inner_types_only(kind: str) -> None:
             api_shapes.event(line_of(kind, allowed[0], nothing))
 
 
-def test_every_outer_type_has_a_sample() -> None:
-    assert set(samples.EVENTS) == set(api_shapes.PAYLOADS)
+async def test_every_kind_of_event_has_a_shape_and_a_sample() -> None:
+    assert set(samples.EVENTS) == set(api_shapes.PAYLOADS) == set(EVENTS)
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+async def test_an_event_has_only_the_inner_types_that_the_client_expects(kind: str) -> None:
+    assert set(EVENTS[kind].changes) <= set(api_shapes.PAYLOADS[kind][0])
+
+
+@pytest.mark.parametrize("kind", [row.name for row in EVENTS.values() if row.payload is not None])
+async def test_the_sample_of_an_event_is_a_payload_of_its_type(kind: str) -> None:
+    payload = EVENTS[kind].payload
+    assert payload is not None
+    msgspec.json.decode(json.dumps(samples.EVENTS[kind]), type=payload)
+
+
+@pytest.mark.parametrize("changed_payload", [{"state": 5}, {"state": GONE}, {"pid": "1"}, {"colour": "red"}])
+async def test_an_own_event_has_the_fields_of_its_type_and_no_others(changed_payload: dict[str, Any]) -> None:
+    payload = {k: v for k, v in (samples.EVENTS["workspace_state"] | changed_payload).items() if v is not GONE}
+    with pytest.raises(ShapeError, match="event workspace_state"):
+        api_shapes.event(line_of("workspace_state", "updated", payload))
 
 
 @pytest.mark.parametrize(

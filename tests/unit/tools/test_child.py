@@ -43,7 +43,7 @@ def _fifo(path):
 
 
 def _has_ended(pid: int) -> bool:
-    """Gone, and not even a zombie that nobody reaped."""
+    """Return whether it exited and was reaped."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -15,8 +15,8 @@ from protocol.ids import Generation, WorkspaceId
 from protocol.worker_spec import WorkerSpec
 from tests.support.harness.tool_bench import bench
 from tests.support.run_coroutine import run
-from worker.config.load import Config, load_config
-from worker.processes.thread_pool import Stop
+from worker.config.load import WorkspaceConfig, load_config
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.tool import ToolResult
 from worker.toolkit.toolbox import Toolbox
 from worker.tools.session.crush_info import CrushInfo
@@ -44,7 +44,7 @@ def spec_of(tmp_path, **more) -> WorkerSpec:
     )
 
 
-def config_of(spec: WorkerSpec) -> Config:
+def config_of(spec: WorkerSpec) -> WorkspaceConfig:
     return load_config(Path(spec.path), Path(spec.data_dir), spec.env)
 
 
@@ -64,8 +64,8 @@ def call(tmp_path, name: str, *, spec: WorkerSpec | None = None, between=None, *
     return run(main())
 
 
-def stop() -> Stop:
-    return Stop(SystemClock().now() + 60, SystemClock())
+def stop() -> StopFlag:
+    return StopFlag(SystemClock().now() + 60, SystemClock())
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def test_a_new_file_by_several_edits(tmp_path):
     _run(tmp_path, story)
 
 
-class Asked:
+class RecordedRequest:
     """A gate that a test opens."""
 
     def __init__(self) -> None:
@@ -170,18 +170,18 @@ def test_what_is_asked_shows_the_change_and_a_file_that_changes_meanwhile_is_lef
 
     async def story(place):
         await place.call("view", file_path="a.txt")
-        place.gate = gate = Asked()
+        place.gate = gate = RecordedRequest()
         call = asyncio.create_task(place.call(name, file_path="a.txt", **args))
         wish = await gate.wishes.get()
         assert (wish.tool, wish.action, wish.path) == (name, "write", str(tmp_path))
         assert wish.params["old_content"] == "one\n"
         assert wish.params["new_content"] == "two\n"
-        (tmp_path / "a.txt").write_text("somebody else\n")
+        (tmp_path / "a.txt").write_text("another program\n")
         gate.answer.set_result(True)
         result = await call
         assert result.is_error
         assert "has changed" in result.content
-        assert (tmp_path / "a.txt").read_text() == "somebody else\n"
+        assert (tmp_path / "a.txt").read_text() == "another program\n"
 
     _run(tmp_path, story)
 

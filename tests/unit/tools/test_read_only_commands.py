@@ -1,4 +1,4 @@
-"""Which shell commands need nobody's permission: known reading forms, and nothing that only looks like one (W-39)."""
+"""Which shell commands need no permission: known reading forms, and nothing that only looks like one (W-39)."""
 
 import shlex
 import subprocess

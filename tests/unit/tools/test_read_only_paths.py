@@ -1,4 +1,4 @@
-"""Commands that read by their words, on a disk that somebody prepared: links, programs, repositories (W-39, W-41)."""
+"""Commands that read by their words, on a prepared file system: links, programs, repositories (W-39, W-41)."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from tests.support.harness.tool_bench import ToolBench, bench
 from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
 
-SECRET = "the secret of somebody else"
+SECRET = "the secret of another user"
 
 
 def _run(workspace: Path, story, **more):

@@ -17,7 +17,7 @@ from supervisor.config.errors import ConfigError
 from supervisor.local_model.process import LocalModel
 from supervisor.local_model.server import Relay, Traffic
 from tests.support.run_coroutine import run
-from worker.config.load import Config, load_config
+from worker.config.load import WorkspaceConfig, load_config
 from worker.models.client import ModelFailure, ModelRequest
 from worker.models.registry import ModelRegistry
 
@@ -32,7 +32,7 @@ def asks_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pydantic_ai.models, "ALLOW_MODEL_REQUESTS", True)
 
 
-def load(tmp_path: Path, text: str = "{}", *, env: dict[str, str] | None = None, **options: str) -> Config:
+def load(tmp_path: Path, text: str = "{}", *, env: dict[str, str] | None = None, **options: str) -> WorkspaceConfig:
     workspace = tmp_path / "w"
     workspace.mkdir()
     (workspace / "bulkhead.json").write_text(text)

@@ -19,13 +19,13 @@ from protocol.limits import Limits
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.identity import Identity, resolve
 from supervisor.workspaces.registry import Registry
-from supervisor.workspaces.workspace import Workspace
+from supervisor.workspaces.workspace import ManagedWorkspace
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
 
 A = ClientId("00000000-0000-4000-8000-00000000000a")
 
 
-class PaperWorkspace:
+class StubWorkspace:
     """Takes the place of a workspace and records the clients that claim it."""
 
     def __init__(self, registration: Registration) -> None:
@@ -50,7 +50,7 @@ async def registry_at(state: Path, **limits: Any) -> AsyncIterator[Registry]:
     registry = Registry(
         table=WorkspaceTable(state / "roster.db"),
         filesystem=BoundedFilesystem(timeout_s=limits.get("disk_answer_s", 5.0)),
-        make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
+        make_workspace=lambda registration: cast(ManagedWorkspace, StubWorkspace(registration)),
         state_dir=state,
         limits=Limits(**limits),
         clock=SystemClock(),
@@ -116,7 +116,7 @@ async def test_retired_client_never_creates_again(tmp_path: Path) -> None:
         workspace = await registry.create(CreateWorkspace(path=str(tmp_path)), A)
         registry.retire(A)
         registry.retire(A)
-        assert cast(PaperWorkspace, workspace).retired == [A, A]
+        assert cast(StubWorkspace, workspace).retired == [A, A]
         with pytest.raises(Conflict) as refused:
             await registry.create(CreateWorkspace(path=str(tmp_path)), A)
         assert refused.value.code == "client_retired"
@@ -142,7 +142,7 @@ async def test_H06_exchanged_directory_needs_a_word(tmp_path: Path) -> None:
             await registry.create(wish, A)
         assert refused.value.code == "workspace_moved"
         await registry.remove(old.registration.id)
-        assert cast(PaperWorkspace, old).closed
+        assert cast(StubWorkspace, old).closed
         new = await registry.create(wish, A)
         assert new.registration.id != old.registration.id
 
@@ -205,7 +205,7 @@ async def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
     registry = Registry(
         table=WorkspaceTable(tmp_path / "roster.db"),
         filesystem=BoundedFilesystem(timeout_s=5.0),
-        make_workspace=lambda registration: cast(Workspace, PaperWorkspace(registration)),
+        make_workspace=lambda registration: cast(ManagedWorkspace, StubWorkspace(registration)),
         state_dir=tmp_path,
         limits=Limits(wake_deadline_s=0.01),
         clock=SystemClock(),

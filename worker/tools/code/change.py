@@ -49,7 +49,7 @@ class ReplaceArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Change:
+class SymbolChange:
     """The change of one file. `was_read`: the session had last read exactly the old content."""
 
     resolved: ResolvedPath
@@ -71,24 +71,24 @@ class Rename:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_rename.md`."""
-        parsed = read_args(RenameArgs, args)
-        if not parsed.new_name.strip():
+        arguments = read_args(RenameArgs, args)
+        if not arguments.new_name.strip():
             raise ToolError("cannot rename: the new name is empty")
 
         async def ask(server: LanguageServer, position: SymbolPosition) -> WorkspaceEdit | None:
-            edit = await server.request("textDocument/rename", position.params(newName=parsed.new_name), _EDIT)
+            edit = await server.request("textDocument/rename", position.params(newName=arguments.new_name), _EDIT)
             return edit if edit is not None and (edit.changes or edit.documentChanges) else None
 
         for server in self._servers.servers.values():  # files may have changed since the server last read them
             await server.sync()
-        edit = await first_answer(self._servers, parsed.symbol, parsed.path, context, ask, verb="rename")
+        edit = await first_answer(self._servers, arguments.symbol, arguments.path, context, ask, verb="rename")
         try:
             by_file = edits_by_file(edit)
         except BadEdit as error:
-            raise ToolError(f"cannot rename {parsed.symbol}: {error}") from None
+            raise ToolError(f"cannot rename {arguments.symbol}: {error}") from None
         if len(by_file) > FILES_MAX:
             raise ToolError(
-                f"cannot rename {parsed.symbol}: {len(by_file)} files would change, at most {FILES_MAX} may"
+                f"cannot rename {arguments.symbol}: {len(by_file)} files would change, at most {FILES_MAX} may"
             )
         threads, timeout_s = context.children.threads, context.limits.search_deadline_s
         edits = await threads.run(lambda _stop: _edits_by_path(by_file, context), timeout_s=timeout_s)
@@ -101,11 +101,11 @@ class Rename:
         await context.permit(
             action="write",
             path=str(context.workspace),
-            description=f"Rename {parsed.symbol} to {parsed.new_name} in {_listed(names)}",
+            description=f"Rename {arguments.symbol} to {arguments.new_name} in {_listed(names)}",
             params=None,
         )
         count = sum(len(edits_of_file) for _, edits_of_file in edits)
-        text = f"Renamed {parsed.symbol} to {parsed.new_name}: {count} places in {_listed(names)}"
+        text = f"Renamed {arguments.symbol} to {arguments.new_name}: {count} places in {_listed(names)}"
         return await _carry_out(changes, text, None, context, self._servers)
 
 
@@ -125,32 +125,36 @@ class ReplaceSymbol:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_replace_symbol.md`."""
-        parsed = read_args(ReplaceArgs, args)
-        steps = steps_of(parsed.symbol)
+        arguments = read_args(ReplaceArgs, args)
+        steps = steps_of(arguments.symbol)
         if not steps:
             raise ToolError("cannot replace: the symbol is empty; give the name of a function or class")
-        if not parsed.replacement and parsed.action != "delete":
-            raise ToolError(f"cannot {parsed.action} {parsed.symbol}: the replacement is missing")
-        server = await server_of(self._servers, parsed.file_path, context, verb="change")
+        if not arguments.replacement and arguments.action != "delete":
+            raise ToolError(f"cannot {arguments.action} {arguments.symbol}: the replacement is missing")
+        server = await server_of(self._servers, arguments.file_path, context, verb="change")
         threads, timeout_s = context.children.threads, context.limits.search_deadline_s
         resolved = await threads.run(
-            lambda _stop: locate_inside(context.workspace, parsed.file_path, verb="change"), timeout_s=timeout_s
+            lambda _stop: locate_inside(context.workspace, arguments.file_path, verb="change"), timeout_s=timeout_s
         )
         symbols = await symbols_of(server, resolved.path)
         matching = find_symbols(symbols, steps)
         if len(matching) != 1 or (whole := matching[0].whole) is None:
             reason = "there is no such symbol" if not matching else "there are several; name what it belongs to as well"
             existing = "\n".join(outline(symbols)[:LISTED_MAX])
-            raise ToolError(f"cannot change {parsed.symbol} in {resolved.shown}: {reason}. The file has:\n{existing}")
+            raise ToolError(
+                f"cannot change {arguments.symbol} in {resolved.shown}: {reason}. The file has:\n{existing}"
+            )
         last_read = await context.files.last_read(context.session_id, str(resolved.path))
 
-        def plan(_stop: object) -> Change:
+        def plan(_stop: object) -> SymbolChange:
             content = read_content(resolved, context.limits.edit_max_bytes)
             if content is None:
                 raise ToolError(f"cannot change {resolved.shown}: it no longer exists")
             check_last_read(resolved, content, last_read)
             old = content.text(resolved.shown)
-            return Change(resolved, content, old, replaced_lines(old, whole, parsed.replacement, parsed.action), True)
+            return SymbolChange(
+                resolved, content, old, replaced_lines(old, whole, arguments.replacement, arguments.action), True
+            )
 
         change = await threads.run(plan, timeout_s=timeout_s)
         texts = {"file_path": str(resolved.path), "old_content": change.old, "new_content": change.new}
@@ -160,13 +164,13 @@ class ReplaceSymbol:
         await context.permit(
             action="write",
             path=str(context.workspace),
-            description=f"{_DONE[parsed.action]} {parsed.symbol} in {resolved.shown}",
+            description=f"{_DONE[arguments.action]} {arguments.symbol} in {resolved.shown}",
             params=texts | {"old_content": old, "new_content": new},
         )
-        metadata: dict[str, object] = {"file_path": str(resolved.path), "action": parsed.action}
+        metadata: dict[str, object] = {"file_path": str(resolved.path), "action": arguments.action}
         if len(change.old.encode()) + len(change.new.encode()) <= context.limits.tool_metadata_max_bytes:
             metadata |= texts
-        text = f"{_DONE[parsed.action]} {parsed.symbol} in {resolved.shown}: done"
+        text = f"{_DONE[arguments.action]} {arguments.symbol} in {resolved.shown}: done"
         return await _carry_out([change], text, metadata, context, self._servers)
 
 
@@ -217,7 +221,7 @@ def _plan(
     edits_by_path: Sequence[tuple[ResolvedPath, list[TextEdit]]],
     last_read: Mapping[Path, str | None],
     context: ToolContext,
-) -> list[Change]:
+) -> list[SymbolChange]:
     """Apply the edits to the current contents of the files. Blocks. Raises ToolError."""
     changes = []
     for resolved, edits in edits_by_path:
@@ -231,12 +235,12 @@ def _plan(
             new = apply_edits(old, edits)
         except BadEdit as error:
             raise ToolError(f"cannot rename in {resolved.shown}: {error}") from None
-        changes.append(Change(resolved, content, old, new, digest is not None))
+        changes.append(SymbolChange(resolved, content, old, new, digest is not None))
     return changes
 
 
 async def _carry_out(
-    changes: list[Change],
+    changes: list[SymbolChange],
     done: str,
     metadata: dict[str, object] | None,
     context: ToolContext,
@@ -244,7 +248,7 @@ async def _carry_out(
 ) -> ToolResult:
     """Write all files unless one has changed meanwhile, then record it and get diagnostics. Raises ToolError."""
     threads, limits = context.children.threads, context.limits
-    written: list[Change] = []
+    written: list[SymbolChange] = []
 
     def write(_stop: object) -> None:
         with threads.writing:  # no other session of this worker changes a file between the check and the write

@@ -12,7 +12,7 @@ from worker.lsp.documents import read_text
 from worker.lsp.server import ANYTHING, LanguageServer
 from worker.lsp.service import LanguageServers
 from worker.lsp.symbols import outline
-from worker.lsp.types import KINDS, Call, CallItem, Location, LocationLink, Symbol
+from worker.lsp.types import KINDS, CallItem, HierarchyCall, Location, LocationLink, Symbol
 from worker.toolkit.file_uris import path_of, uri_of
 from worker.toolkit.paths import locate_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
@@ -22,7 +22,7 @@ LOCATIONS_MAX = 200
 CONTEXT_LINES = 3
 _LOCATIONS: Decoder[list[Location] | None] = Decoder(list[Location] | None)
 _ITEMS: Decoder[list[dict[str, object]] | None] = Decoder(list[dict[str, object]] | None)
-_CALLS: Decoder[list[Call] | None] = Decoder(list[Call] | None)
+_CALLS: Decoder[list[HierarchyCall] | None] = Decoder(list[HierarchyCall] | None)
 _SYMBOLS: Decoder[list[Symbol] | None] = Decoder(list[Symbol] | None)
 
 _Symbol = Annotated[str, Meta(description="The name of the symbol, such as `parse` or `Reader.parse`")]
@@ -71,7 +71,7 @@ class References:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_references.md`."""
-        parsed = read_args(SymbolArgs, args)
+        arguments = read_args(SymbolArgs, args)
 
         async def ask(server: LanguageServer, position: SymbolPosition) -> list[Location] | None:
             params = position.params(context={"includeDeclaration": True})
@@ -79,7 +79,7 @@ class References:
 
         try:
             locations = await first_answer(
-                self._servers, parsed.symbol, parsed.path, context, ask, verb="find the references of"
+                self._servers, arguments.symbol, arguments.path, context, ask, verb="find the references of"
             )
         except SymbolUnknown as error:  # that there are none is a result too
             return ToolResult(str(error))
@@ -117,14 +117,14 @@ class Definition:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_definition.md`."""
-        parsed = read_args(SymbolArgs, args)
+        arguments = read_args(SymbolArgs, args)
 
         async def ask(server: LanguageServer, position: SymbolPosition) -> list[Location] | None:
             answer = await server.request("textDocument/definition", position.params(), ANYTHING)
             return _locations(answer) or None
 
         locations = await first_answer(
-            self._servers, parsed.symbol, parsed.path, context, ask, verb="find the definition of"
+            self._servers, arguments.symbol, arguments.path, context, ask, verb="find the definition of"
         )
         location = locations[0]
 
@@ -140,7 +140,7 @@ class Definition:
         name, line, content = await context.children.threads.run(read_lines, timeout_s=context.limits.search_deadline_s)
         more = f"\n({len(locations) - 1} more definitions)" if len(locations) > 1 else ""
         return ToolResult(
-            f"{parsed.symbol} is defined at {name}:{line}\n{content}{more}",
+            f"{arguments.symbol} is defined at {name}:{line}\n{content}{more}",
             metadata={"file_path": str(path_of(location.uri) or location.uri), "line": line, "content": content},
         )
 
@@ -162,28 +162,28 @@ class CallHierarchy:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_call_hierarchy.md`."""
-        parsed = read_args(CallArgs, args)
+        arguments = read_args(CallArgs, args)
 
-        async def ask(server: LanguageServer, position: SymbolPosition) -> list[Call] | None:
+        async def ask(server: LanguageServer, position: SymbolPosition) -> list[HierarchyCall] | None:
             method = "textDocument/prepareCallHierarchy"
             # The server wants its item back unchanged, with all its fields.
             items = await server.request(method, position.params(), _ITEMS)
             if not items:
                 return None
-            method = f"callHierarchy/{parsed.direction}Calls"
+            method = f"callHierarchy/{arguments.direction}Calls"
             return await server.request(method, {"item": items[0]}, _CALLS) or []
 
         verb = "find the calls of"
-        calls = await first_answer(self._servers, parsed.symbol, parsed.path, context, ask, verb=verb)
+        calls = await first_answer(self._servers, arguments.symbol, arguments.path, context, ask, verb=verb)
         others = [other for call in calls if (other := call.caller or call.callee) is not None]
         if not others:
-            what = "Nothing calls" if parsed.direction == "incoming" else "No calls are made by"
-            return ToolResult(f"{what} {parsed.symbol}")
+            what = "Nothing calls" if arguments.direction == "incoming" else "No calls are made by"
+            return ToolResult(f"{what} {arguments.symbol}")
 
         def text(_stop: object) -> str:
             lines = [_call_line(other, context.workspace) for other in others[:LOCATIONS_MAX]]
-            title = "Callers of" if parsed.direction == "incoming" else "Called by"
-            return f"{title} {parsed.symbol}:\n" + "\n".join(lines)
+            title = "Callers of" if arguments.direction == "incoming" else "Called by"
+            return f"{title} {arguments.symbol}:\n" + "\n".join(lines)
 
         return ToolResult(await context.children.threads.run(text, timeout_s=context.limits.search_deadline_s))
 
@@ -205,11 +205,11 @@ class Symbols:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_symbols.md`."""
-        parsed = read_args(FileArgs, args)
-        server = await server_of(self._servers, parsed.file_path, context, verb="outline")
-        path = locate_inside(context.workspace, parsed.file_path, verb="outline").path
+        arguments = read_args(FileArgs, args)
+        server = await server_of(self._servers, arguments.file_path, context, verb="outline")
+        path = locate_inside(context.workspace, arguments.file_path, verb="outline").path
         symbols = await symbols_of(server, path)
-        return ToolResult("\n".join(outline(symbols)) or f"{parsed.file_path} has no symbols")
+        return ToolResult("\n".join(outline(symbols)) or f"{arguments.file_path} has no symbols")
 
 
 async def symbols_of(server: LanguageServer, path: Path) -> list[Symbol]:

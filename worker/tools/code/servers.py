@@ -41,11 +41,11 @@ class Diagnostics:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `lsp_diagnostics.md`."""
-        parsed = read_args(DiagnosticsArgs, args)
-        if not parsed.file_path:
+        arguments = read_args(DiagnosticsArgs, args)
+        if not arguments.file_path:
             return ToolResult(self._servers.report(None) or f"No problems are known; {self._running()}")
         resolved = await context.children.threads.run(
-            lambda _stop: locate_inside(context.workspace, parsed.file_path, verb="check"),
+            lambda _stop: locate_inside(context.workspace, arguments.file_path, verb="check"),
             timeout_s=context.limits.search_deadline_s,
         )
         if not await self._servers.ready_for(resolved.path):

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from protocol.limits import Limits
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult
 from worker.tools.files.diff import compare, excerpt
 from worker.tools.files.file_io import Content, read_content, replace_content, sha256
-from worker.tools.files.path_permission import expanded
+from worker.tools.files.path_permission import expand_home
 
 REQUEST_MAX_BYTES = 1024 * 1024
 """Of the two texts in a permission request: clients send it back whole, and it is stored with the events."""
@@ -29,7 +29,7 @@ class PlannedChange:
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
-Plan = Callable[[ResolvedPath, Content | None, str | None, Stop], PlannedChange]
+Plan = Callable[[ResolvedPath, Content | None, str | None, StopFlag], PlannedChange]
 """Takes the path, its content (None for no file), the hash that the session last read, and a `Stop` that is set when
 the caller timed out. Raises ToolError. Blocks."""
 
@@ -42,24 +42,24 @@ async def change_file(
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
     resolved = await threads.run(
-        lambda _stop: locate(context.workspace, expanded(given, context)), timeout_s=limits.search_deadline_s
+        lambda _stop: locate(context.workspace, expand_home(given, context)), timeout_s=limits.search_deadline_s
     )
     last_read = await context.files.last_read(context.session_id, str(resolved.path))
 
-    def make_plan(stop: Stop) -> tuple[Content | None, PlannedChange]:
+    def make_plan(stop: StopFlag) -> tuple[Content | None, PlannedChange]:
         if resolved.inside:
             check_workspace(context.workspace, verb)  # else it would be created as a missing parent (H05)
         content = read_content(resolved, limits.edit_max_bytes)
         return content, plan(resolved, content, last_read, stop)
 
-    def write(stop: Stop) -> PlannedChange:
+    def write(stop: StopFlag) -> PlannedChange:
         with threads.writing:  # no other session of this worker changes the file between the plan and the write
             content, change = make_plan(stop)
             data = encode_text(change.new, limits.edit_max_bytes, resolved.shown)
             replace_content(resolved, data, content.mode if content else None)
         return change
 
-    def describe(stop: Stop) -> tuple[PlannedChange, str, str]:
+    def describe(stop: StopFlag) -> tuple[PlannedChange, str, str]:
         _, change = make_plan(stop)
         encode_text(change.new, limits.edit_max_bytes, resolved.shown)
         return change, *excerpt(change.old or "", change.new, REQUEST_MAX_BYTES)

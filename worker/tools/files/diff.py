@@ -9,7 +9,7 @@ EXCERPT_LINES = 20  # shown around the differing part in a permission request
 
 
 @dataclass(frozen=True)
-class Change:
+class TextDiff:
     """Line counts and the unified diff (empty when it would be too long)."""
 
     additions: int
@@ -17,14 +17,14 @@ class Change:
     diff: str
 
 
-def compare(old: str, new: str, name: str, diff_max_bytes: int) -> Change:
+def compare(old: str, new: str, name: str, diff_max_bytes: int) -> TextDiff:
     """Compare `old` with `new`; `name` is the file name in the head of the diff."""
     before, after = _lines(old), _lines(new)
     start = _common_prefix(before, after)
     end = _common_prefix(before[start:][::-1], after[start:][::-1])
     old_part, new_part = before[start : len(before) - end], after[start : len(after) - end]
     if max(len(old_part), len(new_part)) > LINES_MAX:
-        return Change(len(new_part), len(old_part), "")
+        return TextDiff(len(new_part), len(old_part), "")
     # Only the differing part and its context are compared, so the line numbers are shifted by `first`.
     first = max(0, start - CONTEXT_LINES)
     lines = list(
@@ -39,7 +39,7 @@ def compare(old: str, new: str, name: str, diff_max_bytes: int) -> Change:
     additions = sum(1 for line in lines[2:] if line.startswith("+"))
     removals = sum(1 for line in lines[2:] if line.startswith("-"))
     text = "".join(_shift_line(line, first) for line in lines)
-    return Change(additions, removals, text if len(text.encode("utf-8", "replace")) <= diff_max_bytes else "")
+    return TextDiff(additions, removals, text if len(text.encode("utf-8", "replace")) <= diff_max_bytes else "")
 
 
 def excerpt(old: str, new: str, max_bytes: int) -> tuple[str, str]:

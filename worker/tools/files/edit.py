@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import PlannedChange, change_file, check_last_read
@@ -35,24 +35,26 @@ class Edit:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `edit.md`."""
-        parsed = read_args(EditArgs, args)
+        arguments = read_args(EditArgs, args)
 
-        def plan(resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: Stop) -> PlannedChange:
-            if parsed.old_string == "":
+        def plan(
+            resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: StopFlag
+        ) -> PlannedChange:
+            if arguments.old_string == "":
                 if content is not None:
                     raise ToolError(f"cannot create {resolved.shown}: it exists; give the text to replace or use write")
-                return PlannedChange(None, parsed.new_string, f"Created {resolved.shown}")
+                return PlannedChange(None, arguments.new_string, f"Created {resolved.shown}")
             if content is None:
                 raise ToolError(f"cannot edit {resolved.shown}: it does not exist; an empty old_string would create it")
             check_last_read(resolved, content, last_read)
             old = content.text(resolved.shown)
             new, count, ignored_whitespace = apply_edit(
-                old, parsed.old_string, parsed.new_string, replace_all=parsed.replace_all, shown=resolved.shown
+                old, arguments.old_string, arguments.new_string, replace_all=arguments.replace_all, shown=resolved.shown
             )
             done = f"Changed {'1 place' if count == 1 else f'{count} places'} in {resolved.shown}"
             return PlannedChange(old, new, f"{done}\n{WHITESPACE_NOTE}" if ignored_whitespace else done)
 
-        return await change_file(context, parsed.file_path, plan, verb="edit")
+        return await change_file(context, arguments.file_path, plan, verb="edit")
 
 
 def apply_edit(text: str, old: str, new: str, *, replace_all: bool, shown: str) -> tuple[str, int, bool]:

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import PlannedChange, change_file, check_last_read
@@ -39,12 +39,14 @@ class MultiEdit:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `multiedit.md`."""
-        parsed = read_args(MultiEditArgs, args)
-        if not parsed.edits or len(parsed.edits) > EDITS_MAX:
-            raise ToolError(f"cannot edit: give 1 to {EDITS_MAX} edits, not {len(parsed.edits)}")
+        arguments = read_args(MultiEditArgs, args)
+        if not arguments.edits or len(arguments.edits) > EDITS_MAX:
+            raise ToolError(f"cannot edit: give 1 to {EDITS_MAX} edits, not {len(arguments.edits)}")
 
-        def plan(resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: Stop) -> PlannedChange:
-            first, *later = parsed.edits
+        def plan(
+            resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: StopFlag
+        ) -> PlannedChange:
+            first, *later = arguments.edits
             if any(edit.old_string == "" for edit in later):
                 raise ToolError(f"cannot edit {resolved.shown}: only the first edit may have an empty old_string")
             if first.old_string == "":
@@ -55,13 +57,13 @@ class MultiEdit:
                 raise ToolError(f"cannot edit {resolved.shown}: it does not exist")
             check_last_read(resolved, content, last_read)
             old = content.text(resolved.shown)
-            return _apply_edits(resolved, old, old, parsed.edits, done=0, stop=stop)
+            return _apply_edits(resolved, old, old, arguments.edits, done=0, stop=stop)
 
-        return await change_file(context, parsed.file_path, plan, verb="edit")
+        return await change_file(context, arguments.file_path, plan, verb="edit")
 
 
 def _apply_edits(
-    resolved: ResolvedPath, old: str | None, text: str, edits: list[OneEdit], *, done: int, stop: Stop
+    resolved: ResolvedPath, old: str | None, text: str, edits: list[OneEdit], *, done: int, stop: StopFlag
 ) -> PlannedChange:
     """Apply `edits` to `text`, after `done` earlier ones. Raises ToolError when nothing changes at all."""
     failed: list[dict[str, object]] = []

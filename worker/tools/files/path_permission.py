@@ -18,7 +18,7 @@ async def permitted_path(
     if not given:
         raise ToolError(f"cannot {verb}: the path is empty; give a path, absolute or relative to {context.workspace}")
     resolved = await context.children.threads.run(
-        lambda _stop: locate(context.workspace, expanded(given, context)), timeout_s=context.limits.search_deadline_s
+        lambda _stop: locate(context.workspace, expand_home(given, context)), timeout_s=context.limits.search_deadline_s
     )
     if not resolved.inside and not any(resolved.path.is_relative_to(root) for root in context.readable):
         await context.permit(
@@ -30,7 +30,7 @@ async def permitted_path(
     return resolved
 
 
-def expanded(path: str, context: ToolContext) -> str:
+def expand_home(path: str, context: ToolContext) -> str:
     """Replace a leading `~` by the home directory of the workspace's environment."""
     home = context.env.get("HOME", "")
     return home + path[1:] if home and (path == "~" or path.startswith("~/")) else path

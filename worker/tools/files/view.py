@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from protocol.limits import Limits
 from worker.processes.output_buffer import without_cut_end
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath, open_inside
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.file_io import sha256
@@ -70,17 +70,17 @@ class View:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `view.md`."""
-        parsed = read_args(ViewArgs, args)
+        arguments = read_args(ViewArgs, args)
         limits = context.limits
         resolved = await permitted_path(
             context,
-            parsed.file_path,
+            arguments.file_path,
             verb="view",
             action="read",
-            params={"file_path": parsed.file_path, "offset": parsed.offset, "limit": parsed.limit},
+            params={"file_path": arguments.file_path, "offset": arguments.offset, "limit": arguments.limit},
         )
         viewed = await context.children.threads.run(
-            lambda stop: _view(context, resolved, parsed, stop), timeout_s=limits.search_deadline_s
+            lambda stop: _view(context, resolved, arguments, stop), timeout_s=limits.search_deadline_s
         )
         path = str(viewed.resolved.path)
         if viewed.digest is not None:
@@ -92,7 +92,7 @@ class View:
                 mime_type=viewed.mime_type,
                 metadata={"file_path": path, "content": ""},
             )
-        text = _numbered(viewed.section, parsed.offset)
+        text = _numbered(viewed.section, arguments.offset)
         if problems := await context.code.seen(viewed.resolved.path):
             text += f"\n{problems}"
         content = "\n".join(viewed.section.lines).encode()[: limits.tool_metadata_max_bytes]
@@ -100,7 +100,7 @@ class View:
         return ToolResult(text, metadata={**metadata, **viewed.resource})
 
 
-def _view(context: ToolContext, resolved: ResolvedPath, args: ViewArgs, stop: Stop) -> Viewed:
+def _view(context: ToolContext, resolved: ResolvedPath, args: ViewArgs, stop: StopFlag) -> Viewed:
     limits = context.limits
     try:
         fd = open_inside(resolved)
@@ -144,7 +144,7 @@ def _resource(section: Section, resolved: ResolvedPath) -> dict[str, str]:
 
 
 def _section(
-    file: BinaryIO, resolved: ResolvedPath, args: ViewArgs, limits: Limits, stop: Stop, *, max_bytes: int = 0
+    file: BinaryIO, resolved: ResolvedPath, args: ViewArgs, limits: Limits, stop: StopFlag, *, max_bytes: int = 0
 ) -> Section:
     """Read the requested lines, each cut to its limit. Raises ToolError when they are not text, or too long in all."""
     max_bytes = max_bytes or limits.view_max_bytes
@@ -174,7 +174,7 @@ def _section(
     return Section(lines, has_more=True)
 
 
-def _read_line(file: BinaryIO, max_bytes: int, stop: Stop) -> bytes | None:
+def _read_line(file: BinaryIO, max_bytes: int, stop: StopFlag) -> bytes | None:
     """Read a line without its end, cut at a character when longer than `max_bytes`; None at the end of the file."""
     first = file.readline(FRAGMENT_BYTES)
     if not first:

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.change_file import PlannedChange, change_file, check_last_read
@@ -26,16 +26,18 @@ class Write:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `write.md`."""
-        parsed = read_args(WriteArgs, args)
+        arguments = read_args(WriteArgs, args)
 
-        def plan(resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: Stop) -> PlannedChange:
-            size = len(parsed.content.encode("utf-8", "replace"))
+        def plan(
+            resolved: ResolvedPath, content: Content | None, last_read: str | None, stop: StopFlag
+        ) -> PlannedChange:
+            size = len(arguments.content.encode("utf-8", "replace"))
             if content is None:
-                return PlannedChange(None, parsed.content, f"Created {resolved.shown} ({size} bytes)")
+                return PlannedChange(None, arguments.content, f"Created {resolved.shown} ({size} bytes)")
             check_last_read(resolved, content, last_read)
             old = content.data.decode("utf-8", "replace")
-            if old == parsed.content:
+            if old == arguments.content:
                 raise ToolError(f"cannot write {resolved.shown}: it already has exactly this content")
-            return PlannedChange(old, parsed.content, f"Replaced {resolved.shown} ({size} bytes)")
+            return PlannedChange(old, arguments.content, f"Replaced {resolved.shown} ({size} bytes)")
 
-        return await change_file(context, parsed.file_path, plan, verb="write", shows_diff=True)
+        return await change_file(context, arguments.file_path, plan, verb="write", shows_diff=True)

@@ -30,7 +30,7 @@ def walk(
     while waiting and not is_stopped():
         parents, ignore = waiting.pop()
         directory = root.joinpath(*parents)
-        ignore = ignore.below(len(parents), _gitignore(directory))
+        ignore = ignore.with_gitignore(len(parents), _gitignore(directory))
         try:
             with os.scandir(directory) as unsorted:
                 entries = sorted(unsorted, key=lambda entry: entry.name)

@@ -36,7 +36,7 @@ class GrepArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Match:
+class LineMatch:
     """One matching line; `column` is that of its first match, both counted from 1."""
 
     path: str
@@ -59,11 +59,11 @@ class Grep:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `grep.md`."""
-        parsed = read_args(GrepArgs, args)
-        if not parsed.pattern:
+        arguments = read_args(GrepArgs, args)
+        if not arguments.pattern:
             raise ToolError("cannot search: the pattern is empty; give a regular expression")
         limits, threads = context.limits, context.children.threads
-        directory, matches, cut = await find_matches(parsed, context)
+        directory, matches, cut = await find_matches(arguments, context)
         shown = await threads.run(
             lambda _stop: _newest(matches, directory, limits.search_results_max), timeout_s=limits.search_deadline_s
         )
@@ -74,24 +74,24 @@ class Grep:
         return ToolResult(text, metadata={"number_of_matches": len(shown), "truncated": truncated})
 
 
-async def find_matches(parsed: GrepArgs, context: ToolContext) -> tuple[Path, list[Match], bool]:
+async def find_matches(arguments: GrepArgs, context: ToolContext) -> tuple[Path, list[LineMatch], bool]:
     """Return the directory searched, the matches in it, and whether there may be more.
 
     Raises ToolError for a bad pattern or path, and when the search took too long.
     """
-    resolved = await permitted_path(context, parsed.path or ".", verb="search", action="read")
+    resolved = await permitted_path(context, arguments.path or ".", verb="search", action="read")
 
     def prepare(_stop: object) -> tuple[Path, list[str]]:
         directory, target = _directory_and_target(resolved)
         ripgrep = shutil.which("rg", path=context.env.get("PATH", os.defpath))
-        return directory, _ripgrep(ripgrep, parsed, target) if ripgrep else _own_search(parsed, target)
+        return directory, _ripgrep(ripgrep, arguments, target) if ripgrep else _own_search(arguments, target)
 
     directory, argv = await context.children.threads.run(prepare, timeout_s=context.limits.search_deadline_s)
     matches, cut = await _search(argv, directory, context)
     return directory, matches, cut
 
 
-async def _search(argv: list[str], directory: Path, context: ToolContext) -> tuple[list[Match], bool]:
+async def _search(argv: list[str], directory: Path, context: ToolContext) -> tuple[list[LineMatch], bool]:
     """Run the search and return its matches, and whether there may be more."""
     limits = context.limits
     timeout_s = context.bounds.grep.timeout_s(limits.search_deadline_s)
@@ -123,30 +123,30 @@ def _directory_and_target(resolved: ResolvedPath) -> tuple[Path, str]:
     return resolved.path, "."
 
 
-def _ripgrep(program: str, parsed: GrepArgs, target: str) -> list[str]:
+def _ripgrep(program: str, arguments: GrepArgs, target: str) -> list[str]:
     argv = [
         program, "--no-config", "--no-heading", "--with-filename", "--null", "--line-number", "--column",
         "--color=never", "--no-require-git", f"--max-columns={LINE_MAX_CHARACTERS * 4}", "--max-columns-preview",
     ]  # fmt: skip
-    if parsed.include:
-        argv.append(f"--glob={parsed.include}")
+    if arguments.include:
+        argv.append(f"--glob={arguments.include}")
     argv += [f"--glob=!**/{name}/**" for name in sorted(SKIPPED_DIRECTORIES)]
-    if parsed.literal_text:
+    if arguments.literal_text:
         argv.append("--fixed-strings")
-    return [*argv, f"--regexp={parsed.pattern}", "--", f"./{target}"]
+    return [*argv, f"--regexp={arguments.pattern}", "--", f"./{target}"]
 
 
-def _own_search(parsed: GrepArgs, target: str) -> list[str]:
-    pattern = re.escape(parsed.pattern) if parsed.literal_text else parsed.pattern
+def _own_search(arguments: GrepArgs, target: str) -> list[str]:
+    pattern = re.escape(arguments.pattern) if arguments.literal_text else arguments.pattern
     try:
         json.dumps(pattern).encode()
     except UnicodeEncodeError as error:
         raise ToolError(f"cannot search: {error}") from error
-    request = json.dumps({"pattern": pattern, "include": parsed.include, "target": target})
+    request = json.dumps({"pattern": pattern, "include": arguments.include, "target": target})
     return [sys.executable, "-P", "-X", "utf8", "-m", FALLBACK, request]
 
 
-def _parse(output: bytes) -> list[Match]:
+def _parse(output: bytes) -> list[LineMatch]:
     """Read the matches from complete lines; a last line that was cut off is ignored."""
     matches = []
     for row in output.split(b"\n")[:-1]:
@@ -157,11 +157,11 @@ def _parse(output: bytes) -> list[Match]:
             if len(text) > LINE_MAX_CHARACTERS:
                 text = text[:LINE_MAX_CHARACTERS] + "..."
             shown = os.fsdecode(path).removeprefix("./")
-            matches.append(Match(shown, int(parts[0]), int(parts[1]), text.replace("\0", "\ufffd")))
+            matches.append(LineMatch(shown, int(parts[0]), int(parts[1]), text.replace("\0", "\ufffd")))
     return matches
 
 
-def _newest(matches: list[Match], directory: Path, limit: int) -> list[Match]:
+def _newest(matches: list[LineMatch], directory: Path, limit: int) -> list[LineMatch]:
     """Return the first `limit` matches: the files changed last come first, the lines of a file in order."""
     modified: dict[str, float] = {}
     for match in matches:
@@ -173,8 +173,8 @@ def _newest(matches: list[Match], directory: Path, limit: int) -> list[Match]:
     return sorted(matches, key=lambda match: (-modified[match.path], match.path, match.line))[:limit]
 
 
-def _text(matches: list[Match], directory: Path) -> str:
-    by_file: dict[str, list[Match]] = {}
+def _text(matches: list[LineMatch], directory: Path) -> str:
+    by_file: dict[str, list[LineMatch]] = {}
     for match in matches:
         by_file.setdefault(match.path, []).append(match)
     parts = [f"Found {len(matches)} {'match' if len(matches) == 1 else 'matches'}"]

@@ -56,7 +56,7 @@ class _NeverMatches(Exception):
 
 
 @dataclass(frozen=True)
-class Line:
+class IgnorePattern:
     """One pattern of a `.gitignore`. One that is not anchored applies to names at any depth."""
 
     pattern: PathPattern
@@ -74,7 +74,7 @@ class Line:
         return pattern is not None and bool(pattern(names[-1]))
 
 
-def parse(text: str) -> tuple[Line, ...]:
+def parse(text: str) -> tuple[IgnorePattern, ...]:
     """Read the patterns of a `.gitignore`. Those that match nothing are left out."""
     lines = []
     for raw in text.removeprefix("\ufeff").split("\n"):
@@ -89,7 +89,7 @@ def parse(text: str) -> tuple[Line, ...]:
             compiled = _compile(pattern.removeprefix("/"))
         except _NeverMatches:
             continue
-        lines.append(Line(compiled, is_negated, directories_only, is_anchored="/" in pattern))
+        lines.append(IgnorePattern(compiled, is_negated, directories_only, is_anchored="/" in pattern))
     return tuple(lines)
 
 
@@ -201,9 +201,9 @@ class Ignore:
     `layers` are pairs of depth (number of names from the root of the walk) and lines.
     """
 
-    layers: tuple[tuple[int, tuple[Line, ...]], ...] = ((0, DEFAULT_LINES),)
+    layers: tuple[tuple[int, tuple[IgnorePattern, ...]], ...] = ((0, DEFAULT_LINES),)
 
-    def below(self, depth: int, gitignore: str) -> "Ignore":
+    def with_gitignore(self, depth: int, gitignore: str) -> "Ignore":
         """Return the rules for a directory `depth` names below the root that has this `.gitignore`."""
         lines = parse(gitignore)
         return Ignore((*self.layers, (depth, lines))) if lines else self

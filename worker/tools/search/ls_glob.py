@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.paths import ResolvedPath, check_directory
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
 from worker.tools.files.path_permission import permitted_path, with_variables
@@ -63,21 +63,21 @@ class Ls:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `ls.md`."""
-        parsed = read_args(LsArgs, args)
+        arguments = read_args(LsArgs, args)
         limits, bounds = context.limits, context.bounds.ls
         limit = min(bounds.max_items or limits.walk_entries_max, LS_ENTRIES_MAX)
-        depth = min(parsed.depth or bounds.max_depth, bounds.max_depth or parsed.depth)
+        depth = min(arguments.depth or bounds.max_depth, bounds.max_depth or arguments.depth)
         resolved = await permitted_path(
             context,
-            with_variables(parsed.path, context) or ".",
+            with_variables(arguments.path, context) or ".",
             verb="list",
             action="list",
-            params={"path": parsed.path, "ignore": parsed.ignore, "depth": parsed.depth},
+            params={"path": arguments.path, "ignore": arguments.ignore, "depth": arguments.depth},
         )
 
-        def list_directory(stop: Stop) -> SearchResult:
+        def list_directory(stop: StopFlag) -> SearchResult:
             check_directory(resolved, verb="list")
-            rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(parsed.ignore)))))
+            rules = Ignore(((0, DEFAULT_LINES), (0, parse("\n".join(arguments.ignore)))))
             walked = walk(resolved.path, lambda: stop.is_asked, depth_max=depth, rules=rules)
             entries = list(itertools.islice(walked, limit + 1))
             truncated = len(entries) > limit or stop.is_asked
@@ -107,16 +107,16 @@ class Glob:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `glob.md`."""
-        parsed = read_args(GlobArgs, args)
+        arguments = read_args(GlobArgs, args)
         limits = context.limits
-        if not parsed.pattern:
+        if not arguments.pattern:
             raise ToolError("cannot search: the pattern is empty; give one such as **/*.py")
 
-        resolved = await permitted_path(context, parsed.path or ".", verb="search", action="read")
+        resolved = await permitted_path(context, arguments.path or ".", verb="search", action="read")
 
-        def find(stop: Stop) -> tuple[list[str], bool]:
+        def find(stop: StopFlag) -> tuple[list[str], bool]:
             check_directory(resolved, verb="search")
-            pattern = _relative_pattern(parsed.pattern, resolved)
+            pattern = _relative_pattern(arguments.pattern, resolved)
             return _newest(resolved.path, pattern, limits.search_results_max, stop)
 
         timeout_s = context.bounds.glob.timeout_s(limits.search_deadline_s)
@@ -154,7 +154,7 @@ def _relative_pattern(pattern: str, resolved: ResolvedPath) -> str:
     return pattern
 
 
-def _newest(root: Path, pattern: str, limit: int, stop: Stop) -> tuple[list[str], bool]:
+def _newest(root: Path, pattern: str, limit: int, stop: StopFlag) -> tuple[list[str], bool]:
     """Return the newest files that match, and whether there are more. Memory is bounded by `limit`."""
     by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for names in map(glob_names, expand_braces(pattern)):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from protocol.worker_spec import WorkerSpec
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.toolkit.tool import ToolContext, ToolResult, ToolSpec, description_of, schema_of
 from worker.tools.session.crush_info_text import WorkerSnapshot, info_text
 
@@ -24,7 +24,7 @@ class CrushInfo:
         "crush_info", description_of(__file__, "crush_info"), schema_of(CrushInfoArgs), parallel=False, effect="read"
     )
 
-    def __init__(self, worker: WorkerSpec, config: Config, snapshot: Callable[[], WorkerSnapshot]) -> None:
+    def __init__(self, worker: WorkerSpec, config: WorkspaceConfig, snapshot: Callable[[], WorkerSnapshot]) -> None:
         """`config` is that of the turn; `snapshot` reads what may change during it."""
         self._worker = worker
         self._config = config

@@ -15,7 +15,7 @@ from protocol.errors import BadInput
 from protocol.version import BULKHEAD_VERSION
 from protocol.worker_spec import WorkerSpec
 from worker.config.files import read_layers
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.redaction import Redaction
 
 SHOWN_MAX_CHARACTERS = 30_000
@@ -33,7 +33,7 @@ class WorkerSnapshot:
     skills: Sequence[SkillState]
 
 
-def info_text(worker: WorkerSpec, config: Config, snapshot: WorkerSnapshot) -> str:
+def info_text(worker: WorkerSpec, config: WorkspaceConfig, snapshot: WorkerSnapshot) -> str:
     """Return all sections. Reads the configuration files again to compare; blocks."""
     sections = {
         "program": _program(worker, config),
@@ -59,7 +59,7 @@ def info_text(worker: WorkerSpec, config: Config, snapshot: WorkerSnapshot) -> s
     return text
 
 
-def _program(worker: WorkerSpec, config: Config) -> Iterator[str]:
+def _program(worker: WorkerSpec, config: WorkspaceConfig) -> Iterator[str]:
     yield f"Bulkhead {BULKHEAD_VERSION}"
     yield f"workspace: {worker.path}"
     yield f"data directory: {config.data_dir}"
@@ -68,7 +68,7 @@ def _program(worker: WorkerSpec, config: Config) -> Iterator[str]:
         yield f"variables for commands: {', '.join(config.env)}"
 
 
-def _staleness(worker: WorkerSpec, config: Config) -> Iterator[str]:
+def _staleness(worker: WorkerSpec, config: WorkspaceConfig) -> Iterator[str]:
     """Compare the files with what this configuration was made from. Runs no command that they name."""
     again = "this turn does not know it; `bulkhead restart` reads the files again"
     try:
@@ -85,7 +85,7 @@ def _staleness(worker: WorkerSpec, config: Config) -> Iterator[str]:
         yield "up to date: the files say what is in use"
 
 
-def _models(config: Config) -> Iterator[str]:
+def _models(config: WorkspaceConfig) -> Iterator[str]:
     for kind, chosen in config.models.items():
         provider = config.providers.get(chosen.provider)
         model = next((model for model in provider.models if model.id == chosen.model), None) if provider else None
@@ -106,7 +106,7 @@ def _provider(provider: ProviderConfig) -> str:
     return f"{provider.id}: type {provider.type or 'unknown'}, {state}, {len(provider.models)} models{where}"
 
 
-def _language_servers(config: Config, snapshot: WorkerSnapshot) -> Iterator[str]:
+def _language_servers(config: WorkspaceConfig, snapshot: WorkerSnapshot) -> Iterator[str]:
     for name, server in snapshot.lsp.items():
         diagnostics = f", {server.diagnostic_count} diagnostics" if server.diagnostic_count else ""
         yield _with_error(f"{name}: {_LSP_STATES[server.state]}{diagnostics}", server.error)
@@ -117,7 +117,7 @@ def _language_servers(config: Config, snapshot: WorkerSnapshot) -> Iterator[str]
     yield f"servers that are not configured are {'started where they fit' if is_automatic else 'never started'}"
 
 
-def _mcp_servers(config: Config, snapshot: WorkerSnapshot) -> Iterator[str]:
+def _mcp_servers(config: WorkspaceConfig, snapshot: WorkerSnapshot) -> Iterator[str]:
     for name, server in snapshot.mcp.items():
         offers = f"{server.tool_count} tools, {server.prompt_count} prompts, {server.resource_count} resources"
         yield _with_error(f"{name}: {server.state}, {offers}", server.error)
@@ -126,13 +126,13 @@ def _mcp_servers(config: Config, snapshot: WorkerSnapshot) -> Iterator[str]:
             yield f"{name}: {'disabled' if settings.disabled else 'not started'}"
 
 
-def _hooks(config: Config) -> Iterator[str]:
+def _hooks(config: WorkspaceConfig) -> Iterator[str]:
     for event, hooks in config.hooks.items():
         for hook in hooks:
             yield f"{event}: {hook.name or hook.command} for {hook.matcher or 'all tools'}"
 
 
-def _permissions(worker: WorkerSpec, config: Config, snapshot: WorkerSnapshot) -> Iterator[str]:
+def _permissions(worker: WorkerSpec, config: WorkspaceConfig, snapshot: WorkerSnapshot) -> Iterator[str]:
     if snapshot.skip_permissions:
         yield "skipped: tools run without asking in this workspace"
     else:
@@ -140,7 +140,7 @@ def _permissions(worker: WorkerSpec, config: Config, snapshot: WorkerSnapshot) -
     yield f"commands are confined: {worker.env.get('BULKHEAD_CONFINE') or config.tools.confine}"
 
 
-def _options(config: Config) -> Iterator[str]:
+def _options(config: WorkspaceConfig) -> Iterator[str]:
     options = Redaction(config.secrets).tree(msgspec.to_builtins(config.options))
     return _pairs({key: value for key, value in options.items() if key not in _SHOWN_ELSEWHERE and value is not None})
 

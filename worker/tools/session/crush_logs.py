@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from protocol.secrets import MASK
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.redaction import Redaction
-from worker.processes.thread_pool import Stop
+from worker.processes.thread_pool import StopFlag
 from worker.toolkit.tool import ToolContext, ToolResult, ToolSpec, description_of, read_args, schema_of
 
 LINES, LINES_MAX = 50, 100
@@ -47,7 +47,7 @@ class CrushLogs:
         "crush_logs", description_of(__file__, "crush_logs"), schema_of(CrushLogsArgs), parallel=False, effect="read"
     )
 
-    def __init__(self, log_path: str, config: Config) -> None:
+    def __init__(self, log_path: str, config: WorkspaceConfig) -> None:
         """`log_path` is "" for a worker without a log file."""
         self._log_path = log_path
         self._config = config
@@ -73,7 +73,7 @@ class Tail:
     is_whole: bool
 
 
-def shown_log(path: Path, count: int, mask: Redaction, stop: Stop) -> str:
+def shown_log(path: Path, count: int, mask: Redaction, stop: StopFlag) -> str:
     """Return the last `count` lines of a log for a model, masked, or a sentence why there are none. Blocks."""
     try:
         tail = tail_of(path, count, stop)
@@ -88,7 +88,7 @@ def shown_log(path: Path, count: int, mask: Redaction, stop: Stop) -> str:
     return "\n".join([f"The last {len(tail.lines)} lines of {path}:", *notes, *_shown(tail.lines, mask)])
 
 
-def tail_of(path: Path, count: int, stop: Stop) -> Tail:
+def tail_of(path: Path, count: int, stop: StopFlag) -> Tail:
     """Read the last `count` lines, from the end in growing steps, at most `READ_MAX_BYTES`. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

@@ -15,7 +15,7 @@ from msgspec import Meta
 from worker.processes.environment import tool_environment
 from worker.toolkit.paths import check_directory, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.tools.files.path_permission import expanded
+from worker.tools.files.path_permission import expand_home
 from worker.tools.shell.cwd_report import report_path, sweep_reports
 from worker.tools.shell.jobs import Jobs, describe_end
 from worker.tools.shell.read_only_commands import ReadOnly
@@ -56,17 +56,17 @@ class Bash:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `bash.md`."""
-        parsed = read_args(BashArgs, args)
-        if not parsed.command.strip():
+        arguments = read_args(BashArgs, args)
+        if not arguments.command.strip():
             raise ToolError("cannot run: the command is empty")
-        if "\0" in parsed.command:
+        if "\0" in arguments.command:
             raise ToolError("cannot run: the command contains a NUL character")
         limits, threads = context.limits, context.children.threads
         env = tool_environment(context.env)
         policy = self._jobs.confinement
         start = self._jobs.directory_of(context.session_id, context.workspace)
         plan = await threads.run(
-            lambda _stop: _prepare(context, parsed, env, start), timeout_s=limits.search_deadline_s
+            lambda _stop: _prepare(context, arguments, env, start), timeout_s=limits.search_deadline_s
         )
         if not self._has_swept:
             self._has_swept = True
@@ -76,13 +76,13 @@ class Bash:
             await context.permit(
                 action="execute",
                 path=str(plan.directory),
-                description=parsed.description or f"Run: {parsed.command[:100]}",
+                description=arguments.description or f"Run: {arguments.command[:100]}",
                 params={
-                    "description": parsed.description,
-                    "command": parsed.command,
+                    "description": arguments.description,
+                    "command": arguments.command,
                     "working_dir": str(plan.directory),
-                    "run_in_background": parsed.run_in_background,
-                    "auto_background_after": parsed.auto_background_after,
+                    "run_in_background": arguments.run_in_background,
+                    "auto_background_after": arguments.auto_background_after,
                 },
             )
         sandbox: Sandbox | None = None
@@ -93,15 +93,15 @@ class Bash:
             plan = replace(plan, report=Path(sandbox.environment["TMPDIR"]) / plan.report.name)
         started_ms = int(context.clock.wall() * 1000)
         script = SHELL.replace("REPORT", shlex.quote(str(plan.report)).replace("'", "'\\''"))
-        argv = [plan.shell, "-c", script, "bash", parsed.command]
+        argv = [plan.shell, "-c", script, "bash", arguments.command]
         try:
             job = await self._jobs.start(
                 argv,
                 context=context,
                 env=env,
                 cwd=plan.directory,
-                command=parsed.command,
-                about=parsed.description,
+                command=arguments.command,
+                about=arguments.description,
                 report=plan.report,
                 sandbox=sandbox,
             )
@@ -111,7 +111,7 @@ class Bash:
         finally:
             if sandbox is not None:
                 sandbox.close()
-        wait_s = limits.background_wait_s if parsed.run_in_background else float(parsed.auto_background_after)
+        wait_s = limits.background_wait_s if arguments.run_in_background else float(arguments.auto_background_after)
         is_background = False
         try:
             is_background = not await job.ended_within(min(wait_s, limits.tool_max_s))
@@ -122,7 +122,7 @@ class Bash:
         metadata = {
             "start_time": started_ms,
             "end_time": int(context.clock.wall() * 1000),
-            "description": parsed.description,
+            "description": arguments.description,
         }
         if is_background:
             output = job.output()
@@ -156,9 +156,9 @@ class _Plan:
     reading: ReadOnly | None
 
 
-def _prepare(context: ToolContext, parsed: BashArgs, env: dict[str, str], start: Path) -> _Plan:
-    if parsed.working_dir:
-        resolved = locate(context.workspace, expanded(parsed.working_dir, context))
+def _prepare(context: ToolContext, arguments: BashArgs, env: dict[str, str], start: Path) -> _Plan:
+    if arguments.working_dir:
+        resolved = locate(context.workspace, expand_home(arguments.working_dir, context))
         check_directory(resolved, verb="run in")
         directory = resolved.path
     else:
@@ -168,4 +168,4 @@ def _prepare(context: ToolContext, parsed: BashArgs, env: dict[str, str], start:
     if shell is None:
         raise ToolError("cannot run: bash is not on the PATH of this workspace")
     report = report_path(Path(env.get("TMPDIR") or tempfile.gettempdir()), context.children.new_marker())
-    return _Plan(directory, shell, report, check_reading_command(context.workspace, directory, parsed.command, env))
+    return _Plan(directory, shell, report, check_reading_command(context.workspace, directory, arguments.command, env))

@@ -209,9 +209,9 @@ class JobOutput:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `job_output.md`."""
-        parsed = read_args(JobOutputArgs, args)
-        job = self._jobs.get_job(context.session_id, parsed.shell_id)
-        if parsed.wait:
+        arguments = read_args(JobOutputArgs, args)
+        job = self._jobs.get_job(context.session_id, arguments.shell_id)
+        if arguments.wait:
             await job.ended_within(context.limits.tool_max_s)
         is_done = job.ended.is_set()
         lines = [

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.base.failpoints import failpoint_blocking
-from worker.config.load import Config
+from worker.config.load import WorkspaceConfig
 from worker.config.schema import ToolSettings
 from worker.processes.landlock import ABI_MIN, CHANGE, READ, Ruleset, abi
 from worker.toolkit.extension import Extension
@@ -72,7 +72,7 @@ class SandboxPolicy(Extension):
         self._env: Mapping[str, str] = {}
         self._problem = ""
 
-    def configure(self, config: Config, env: Mapping[str, str]) -> None:
+    def configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
         """Apply `tools.confine` and `tools.writable`."""
         self._settings = config.tools
         self._env = env

@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from worker.toolkit.paths import ResolvedPath, check_workspace, locate
 from worker.toolkit.tool import ToolContext, ToolError, ToolResult, ToolSpec, description_of, read_args, schema_of
-from worker.tools.files.path_permission import expanded
-from worker.web.body import pieces
-from worker.web.client import check_url, fetch, opened
+from worker.tools.files.path_permission import expand_home
+from worker.web.body import read_pieces
+from worker.web.client import check_url, fetch, open_response
 from worker.web.pages import is_html, to_markdown, to_text
 
 FORMATS = ("text", "markdown", "html")
@@ -92,7 +92,7 @@ class Download:
             raise ToolError("cannot download: file_path is empty; say where to put the file")
         threads, limits = context.children.threads, context.limits
         target = await threads.run(
-            lambda _stop: locate(context.workspace, expanded(arguments.file_path, context)),
+            lambda _stop: locate(context.workspace, expand_home(arguments.file_path, context)),
             timeout_s=limits.search_deadline_s,
         )
         await context.permit(
@@ -133,7 +133,10 @@ class Download:
             opened_files.append(os.open(part, flags, 0o666))
 
         size = 0
-        async with opened(url, timeout_s=SILENCE_S) as response, contextlib.aclosing(pieces(response)) as body:
+        async with (
+            open_response(url, timeout_s=SILENCE_S) as response,
+            contextlib.aclosing(read_pieces(response)) as body,
+        ):
             try:
                 await threads.run(begin, timeout_s=limits.search_deadline_s)
                 async for piece in body:

@@ -38,7 +38,7 @@ class Sourcegraph:
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
         """See `sourcegraph.md`."""
-        from worker.web.sourcegraph import ENDPOINT, ask, found
+        from worker.web.sourcegraph import ENDPOINT, format_response, send_search
 
         arguments = read_args(SourcegraphArgs, args)
         query = " ".join(arguments.query.split())
@@ -54,9 +54,9 @@ class Sourcegraph:
             params={"query": query, "count": count, "context_window": window, "timeout": arguments.timeout},
         )
         timeout_s = float(min(arguments.timeout or WITHIN_S, WITHIN_MAX_S))
-        page = await ask(query, count=count, endpoint=endpoint, timeout_s=timeout_s)
+        page = await send_search(query, count=count, endpoint=endpoint, timeout_s=timeout_s)
         result = await context.children.threads.run(
-            lambda _stop: found(page.data, count=count, window=window, at=endpoint),
+            lambda _stop: format_response(page.data, count=count, window=window, at=endpoint),
             timeout_s=context.limits.search_deadline_s,
         )
         return ToolResult(result.text, metadata={"number_of_matches": result.matches, "truncated": result.is_cut})
