@@ -60,7 +60,6 @@ class WorkerLink:
         stats: Callable[[], WorkerStats],
         callbacks: LinkCallbacks,
     ) -> None:
-        self.stale_commands = 0
         self._spec = spec
         self._limits = spec.limits
         self._clock = clock
@@ -232,7 +231,6 @@ class WorkerLink:
 
     def _reject_stale(self, message: ToWorker, epoch: Epoch) -> None:
         """Reject a command of a supervisor that has a successor (S06)."""
-        self.stale_commands += 1
         name = type(message).__name__
         self._log.warning("command of a former supervisor", extra=self._fields(epoch=epoch, command=name))
         if isinstance(message, Call):
