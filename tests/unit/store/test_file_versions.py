@@ -1,87 +1,90 @@
-"""The versions of files: numbered for each session and path, thinned out, and never too long."""
+"""Test the stored versions of files: numbered by session and path, bounded in number and in size."""
 
+import contextlib
 import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.api.session import Session
 from protocol.base.clock import SystemClock
-from protocol.limits import Limits
+from protocol.limits import DEFAULT_LIMITS, Limits
 from tests.support.harness.store import StoreListener, open_database
-from tests.support.run_coroutine import run
 from worker.store import file_versions, sessions
+from worker.store.database import Database, Transaction
 from worker.store.file_versions import StoredHistory
 
 
-def _run(tmp_path: Path, story, limits: Limits | None = None) -> None:
-    limits = limits or Limits()
+@dataclass(frozen=True)
+class History:
+    """A stored history, its database, and the events of that database."""
 
-    async def main() -> None:
-        heard = StoreListener()
-        database = await open_database(tmp_path / "workspace.db", heard, limits)
+    stored: StoredHistory
+    database: Database
+    listener: StoreListener
+
+    async def versions(self, session_id: str) -> list[tuple[str, int, str]]:
+        """Return (path, version, content) of every stored version of a session."""
+        found = await self.database.read(lambda connection: file_versions.of_session(connection, session_id))
+        return [(one.path, one.version, one.content) for one in found]
+
+
+@contextlib.asynccontextmanager
+async def open_history(tmp_path: Path, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[History]:
+    """Open a history in a database that holds the sessions s1 and s2."""
+    listener = StoreListener()
+    database = await open_database(tmp_path / "workspace.db", listener, limits)
+
+    def create_sessions(transaction: Transaction) -> None:
         for name in ("s1", "s2"):
-            await database.write(
-                lambda transaction, name=name: sessions.create(transaction.connection, Session(id=name))
-            )
-        kept = StoredHistory(database, limits, SystemClock(), random.Random(1))
+            sessions.create(transaction.connection, Session(id=name))
 
-        async def versions(session_id: str) -> list[tuple[str, int, str]]:
-            found = await database.read(lambda connection: file_versions.of_session(connection, session_id))
-            return [(one.path, one.version, one.content) for one in found]
-
-        await story(kept, versions, heard, database)
-        await database.close(5)
-
-    run(main())
+    await database.write(create_sessions)
+    yield History(StoredHistory(database, limits, SystemClock(), random.Random(1)), database, listener)
+    await database.close(5)
 
 
-def test_the_first_version_is_what_was_there_before(tmp_path: Path) -> None:
-    async def story(kept, versions, heard, database):
-        await kept.record("s1", "/a", "one", "two")
-        await kept.record("s1", "/a", "two", "three")
-        await kept.record("s1", "/new", None, "x")
-        assert await versions("s1") == [
+async def test_version_0_is_the_content_before_the_first_change(tmp_path: Path) -> None:
+    async with open_history(tmp_path) as history:
+        await history.stored.record("s1", "/a", "one", "two")
+        await history.stored.record("s1", "/a", "two", "three")
+        await history.stored.record("s1", "/new", None, "x")
+        assert await history.versions("s1") == [
             ("/a", 0, "one"),
             ("/new", 0, ""),
             ("/a", 1, "two"),
             ("/new", 1, "x"),
             ("/a", 2, "three"),
         ]
-        assert [event.kind for event in heard.events] == ["file"] * 5
-
-    _run(tmp_path, story)
+        assert [event.kind for event in history.listener.events] == ["file"] * 5
 
 
-def test_what_somebody_else_wrote_meanwhile_is_a_version_too(tmp_path: Path) -> None:
-    async def story(kept, versions, heard, database):
-        await kept.record("s1", "/a", "one", "two")
-        await kept.record("s1", "/a", "by hand", "three")
-        assert [content for _, _, content in await versions("s1")] == ["one", "two", "by hand", "three"]
-
-    _run(tmp_path, story)
+async def test_a_change_made_outside_the_session_becomes_a_version_too(tmp_path: Path) -> None:
+    async with open_history(tmp_path) as history:
+        await history.stored.record("s1", "/a", "one", "two")
+        await history.stored.record("s1", "/a", "by hand", "three")
+        assert [content for _, _, content in await history.versions("s1")] == ["one", "two", "by hand", "three"]
 
 
-def test_W_64_sessions_count_for_themselves(tmp_path: Path) -> None:
-    async def story(kept, versions, heard, database):
-        await kept.record("s1", "/a", "one", "two")
-        await kept.record("s2", "/a", "two", "three")
-        assert await versions("s1") == [("/a", 0, "one"), ("/a", 1, "two")]
-        assert await versions("s2") == [("/a", 0, "two"), ("/a", 1, "three")]
-        await database.write(lambda transaction: sessions.remove(transaction.connection, "s1"))
-        assert await versions("s1") == []
-        await kept.record("s1", "/a", "x", "y")  # its session is gone: nothing is kept, nothing breaks
-        assert await versions("s1") == []
-
-    _run(tmp_path, story)
+async def test_W_64_each_session_numbers_its_own_versions(tmp_path: Path) -> None:
+    async with open_history(tmp_path) as history:
+        await history.stored.record("s1", "/a", "one", "two")
+        await history.stored.record("s2", "/a", "two", "three")
+        assert await history.versions("s1") == [("/a", 0, "one"), ("/a", 1, "two")]
+        assert await history.versions("s2") == [("/a", 0, "two"), ("/a", 1, "three")]
+        await history.database.write(lambda transaction: sessions.remove(transaction.connection, "s1"))
+        assert await history.versions("s1") == []
+        await history.stored.record("s1", "/a", "x", "y")  # the session is deleted: nothing is stored and nothing fails
+        assert await history.versions("s1") == []
 
 
-def test_many_versions_are_thinned_and_long_files_left_out(tmp_path: Path) -> None:
-    async def story(kept, versions, heard, database):
+async def test_only_the_first_and_newest_versions_are_kept_and_long_files_are_not_stored(tmp_path: Path) -> None:
+    limits = Limits(history_versions_kept=3, history_file_max_bytes=1000)
+    async with open_history(tmp_path, limits) as history:
         for number in range(20):
-            await kept.record("s1", "/a", str(number), str(number + 1))
-        found = await versions("s1")
-        assert found[0] == ("/a", 0, "0")
-        assert [version for _, version, _ in found[1:]] == [18, 19, 20]
-        await kept.record("s1", "/big", "x" * 2000, "y")
-        assert [path for path, _, _ in await versions("s1")] == ["/a"] * 4
-
-    _run(tmp_path, story, Limits(history_versions_kept=3, history_file_max_bytes=1000))
+            await history.stored.record("s1", "/a", str(number), str(number + 1))
+        versions = await history.versions("s1")
+        assert versions[0] == ("/a", 0, "0")
+        assert [version for _, version, _ in versions[1:]] == [18, 19, 20]
+        await history.stored.record("s1", "/big", "x" * 2000, "y")
+        assert [path for path, _, _ in await history.versions("s1")] == ["/a"] * 4

@@ -1,4 +1,4 @@
-"""The data directory's lock, with real processes."""
+"""Test the lock of the data directory with real processes."""
 
 import json
 import os
@@ -21,17 +21,17 @@ if len(sys.argv) > 2:
     child = subprocess.Popen(["sleep", "30"], close_fds=False, stdout=subprocess.DEVNULL)
     print(child.pid, flush=True)
 else:
-    print("held", flush=True)
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-def test_D08_a_second_owner_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+def test_D08_a_second_owner_is_refused_with_the_identity_of_the_first(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout.readline() == b"locked\n"
         with pytest.raises(Locked, match=rf"process {holder.pid} \(generation 7\)"):
             DataLock.take(tmp_path, generation=8, timeout_s=0.1)
         holder.kill()
@@ -61,12 +61,12 @@ def test_D11_a_file_system_without_locks_is_refused(tmp_path: Path) -> None:
     if "ptrace" in holder.stderr:
         pytest.skip(f"needs the privilege to trace: {holder.stderr.strip()}")
     assert "NoLocks: cannot lock data directory" in holder.stderr
-    assert "held" not in holder.stdout
+    assert "locked" not in holder.stdout
 
 
 @pytest.mark.parametrize("has_file", [True, False], ids=["file", "no file"])
-def test_D03_a_directory_that_may_only_be_read_is_locked_all_the_same(tmp_path: Path, has_file: bool) -> None:
-    """As another user, since modes do not bind root."""
+def test_D03_a_read_only_directory_is_locked_too(tmp_path: Path, has_file: bool) -> None:
+    """Lock as another user, because file modes do not bind root."""
     if os.geteuid() != 0:
         pytest.skip("needs the privilege to become another user")
     if has_file:
@@ -74,18 +74,18 @@ def test_D03_a_directory_that_may_only_be_read_is_locked_all_the_same(tmp_path: 
     tmp_path.chmod(0o555)
     with _as_another_user(tmp_path) as first:
         assert first.stdout is not None
-        assert first.stdout.readline() == b"held\n"
+        assert first.stdout.readline() == b"locked\n"
         with _as_another_user(tmp_path) as second:
             assert second.communicate(b"")[0] == b"Locked\n"
         first.communicate(b"")
 
 
 def _as_another_user(path: Path) -> "subprocess.Popen[bytes]":
-    """Holds the lock until its input ends, or says why not."""
+    """Start a process that holds the lock until its input ends, or prints why it could not take it."""
     script = """
 import os, sys, pathlib
 from worker.store.lock import DataLock, Locked
-os.chdir(sys.argv[1])  # the directories above are closed to whom we become
+os.chdir(sys.argv[1])  # the new user may not enter the parent directories
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
@@ -94,7 +94,7 @@ try:
 except Locked:
     print("Locked", flush=True)
 else:
-    print("held", flush=True)
+    print("locked", flush=True)
     sys.stdin.read()
 """
     return subprocess.Popen([sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
