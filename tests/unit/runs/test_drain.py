@@ -1,4 +1,4 @@
-"""The stages of a shutdown and their deadlines."""
+"""Test the stages of a shutdown and their deadlines."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from protocol.base.machine import InvalidTransition
 from worker.runs.drain import AwaitRuns, CancelAll, Drain, Flush, Leave, Phase, Refuse
 
 
-def test_a_shutdown_goes_through_all_stages_in_time() -> None:
+def test_a_shutdown_passes_all_stages_with_their_deadlines() -> None:
     drain = Drain()
     assert drain.is_open
     assert drain.shutdown("stop", drain_s=5, flush_s=3, now=10) == [Refuse(), CancelAll()]
@@ -18,7 +18,7 @@ def test_a_shutdown_goes_through_all_stages_in_time() -> None:
     assert drain.reason == "stop"
 
 
-def test_S08_asking_again_is_never_worse_than_once() -> None:
+def test_S08_a_second_shutdown_request_changes_nothing() -> None:
     drain = Drain()
     drain.shutdown("stop", drain_s=5, flush_s=3, now=10)
     assert drain.shutdown("again", drain_s=0, flush_s=0, now=11) == []

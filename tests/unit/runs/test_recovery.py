@@ -1,10 +1,14 @@
-"""What a worker does with the file of one that died: ends what had begun, starts what had not, repairs the answer."""
+"""Test recovery: a new worker ends the started runs of a dead one, starts the others and completes their messages."""
 
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.api.message import (
     FinishData,
     FinishPart,
+    FinishReason,
     Message,
     Part,
     ReasoningData,
@@ -16,74 +20,81 @@ from protocol.api.message import (
     ToolResultData,
 )
 from protocol.api.session import Session
-from protocol.limits import Limits
-from tests.support.harness.worker_harness import open_worker_harness, outline
+from protocol.limits import DEFAULT_LIMITS, Limits
+from tests.support.harness.worker_harness import WorkerHarness, open_worker_harness
 from worker.runs import message_rows
 from worker.store import messages, rows, runs, sessions
 from worker.store.database import Transaction
 from worker.store.rows import StoredRun
 
 
-class Wreck:
-    """Writes what a dead worker left."""
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """A run that had not ended when its worker died, with the rows that were stored for it."""
 
-    def __init__(self, transaction: Transaction) -> None:
-        self.transaction = transaction
-        self.connection = transaction.connection
-        self.count = 0
-        sessions.create(self.connection, Session(id="s1", title="named", created_at=1, updated_at=1))
+    id: str
+    answer: Sequence[Part] = ()  # the parts of its assistant row `a1`, which exists when there are any
+    results: Sequence[str] = ()  # the ids of the tool calls whose results are stored
+    started: bool = True
+    merged_into: str = ""
+    has_own_turn: bool = True
+    deaths: int = 0
 
-    def run(
-        self, run_id: str, *, active: bool = False, into: str = "", deaths: int = 0, has_own_turn: bool = True
-    ) -> None:
-        self.count += 1
-        run = StoredRun(
-            id=run_id,
+
+def store_runs(transaction: Transaction, *unfinished: UnfinishedRun) -> None:
+    """Store the session s1 and its runs in this order: first all runs with their prompts, then all answers."""
+    connection = transaction.connection
+    sessions.create(connection, Session(id="s1", title="named", created_at=1, updated_at=1))
+    for number, run in enumerate(unfinished, 1):
+        prompt = f"do {run.id}"
+        accepted = StoredRun(
+            id=run.id,
             session_id="s1",
-            accept_seq=self.count,
-            prompt=f"do {run_id}",
-            has_own_turn=has_own_turn,
-            deaths=deaths,
+            accept_seq=number,
+            prompt=prompt,
+            has_own_turn=run.has_own_turn,
+            deaths=run.deaths,
         )
-        runs.accept(self.connection, run)
-        if active:
-            runs.start(self.connection, run_id, 5, into)
+        runs.accept(connection, accepted)
+        if run.started:
+            runs.start(connection, run.id, 5, run.merged_into)
+            user = message_rows.user_row(row_id=f"u-{run.id}", session_id="s1", prompt=prompt, attachments=[], now=1)
+            messages.create(connection, user, run_id=run.id)
+    for run in unfinished:
+        if run.answer:
+            answer = Message(
+                id="a1", session_id="s1", role="assistant", parts=list(run.answer), model="m", provider="p"
+            )
+            messages.create(connection, answer, run_id=run.id)
+            runs.set_message(connection, run.id, "a1")
+        for call_id in run.results:
+            result = ToolResultData(tool_call_id=call_id, name="bash", content="ok")
+            row = message_rows.tool_row(row_id=f"t-{call_id}", session_id="s1", result=result, now=1)
+            messages.create(connection, row, run_id=run.id)
 
-    def user(self, run_id: str) -> None:
-        row = message_rows.user_row(row_id=f"u-{run_id}", session_id="s1", prompt=f"do {run_id}", attachments=[], now=1)
-        messages.create(self.connection, row, run_id=run_id)
 
-    def assistant(self, run_id: str, name: str, *parts: Part) -> None:
-        row = Message(id=name, session_id="s1", role="assistant", parts=list(parts), model="m", provider="p")
-        messages.create(self.connection, row, run_id=run_id)
-        runs.set_message(self.connection, run_id, name)
-
-    def result(self, run_id: str, call_id: str) -> None:
-        result = ToolResultData(tool_call_id=call_id, name="bash", content="ok")
-        row = message_rows.tool_row(row_id=f"t-{call_id}", session_id="s1", result=result, now=1)
-        messages.create(self.connection, row, run_id=run_id)
+def open_after_crash(
+    path: Path, *unfinished: UnfinishedRun, limits: Limits = DEFAULT_LIMITS
+) -> AbstractAsyncContextManager[WorkerHarness]:
+    """Open a worker on the database of one that died with these runs."""
+    return open_worker_harness(path, limits=limits, before=lambda transaction: store_runs(transaction, *unfinished))
 
 
 def call(call_id: str, finished: bool = True) -> ToolCallPart:
-    return ToolCallPart(
-        ToolCallData(id=call_id, name="bash", input='{"a"' if not finished else "{}", finished=finished)
-    )
+    return ToolCallPart(ToolCallData(id=call_id, name="bash", input="{}" if finished else '{"a"', finished=finished))
 
 
-def finish(reason: str) -> FinishPart:
-    return FinishPart(FinishData(reason=reason, time=1))  # type: ignore[arg-type]
+def finish(reason: FinishReason) -> FinishPart:
+    return FinishPart(FinishData(reason=reason, time=1))
 
 
-async def test_W04_a_run_that_streamed_ends_interrupted_with_its_text(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("r", active=True)
-        left.user("r")
-        left.assistant(
-            "r", "a1", ReasoningPart(ReasoningData(thinking="hm", started_at=1)), TextPart(TextData(text="so far"))
-        )
-
-    async with open_worker_harness(tmp_path, before=wreck) as house:
+async def test_W04_a_run_that_was_streaming_ends_interrupted_and_keeps_its_text(tmp_path: Path) -> None:
+    async with open_after_crash(
+        tmp_path,
+        UnfinishedRun(
+            "r", [ReasoningPart(ReasoningData(thinking="hm", started_at=1)), TextPart(TextData(text="so far"))]
+        ),
+    ) as house:
         assert house.recovered.interrupted == ["r"]
         ended = await house.run("r")
         assert (ended.outcome, ended.cause, ended.message_id) == ("interrupted", "worker_died", "a1")
@@ -97,18 +108,13 @@ async def test_W04_a_run_that_streamed_ends_interrupted_with_its_text(tmp_path: 
         await house.submit("next", "next")
         house.model.answer("works")
         assert (await house.ended("next")).outcome == "completed"
-        assert house.model.requests.qsize() == 1  # nothing of the dead run was asked again
+        assert house.model.requests.qsize() == 1  # no request of the dead run was repeated
 
 
 async def test_W05_open_tool_calls_get_an_interrupted_result(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("r", active=True)
-        left.user("r")
-        left.assistant("r", "a1", call("c1"), call("c2"), call("c3", finished=False))
-        left.result("r", "c1")
-
-    async with open_worker_harness(tmp_path, before=wreck) as house:
+    async with open_after_crash(
+        tmp_path, UnfinishedRun("r", [call("c1"), call("c2"), call("c3", finished=False)], results=["c1"])
+    ) as house:
         assert await house.outline() == [
             "user do r",
             "assistant call:c1:{} call:c2:{} call:c3:{} [error]",
@@ -119,39 +125,28 @@ async def test_W05_open_tool_calls_get_an_interrupted_result(tmp_path: Path) -> 
 
 
 async def test_W_04_a_finished_row_is_not_written_again(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("r", active=True)
-        left.user("r")
-        left.assistant("r", "a1", call("c1"), finish("tool_use"))
-        left.result("r", "c1")
-
-    async with open_worker_harness(tmp_path, before=wreck) as house:
-        told = [outline(row) for row in await house.rows()]
-        assert told == ["user do r", "assistant call:c1:{} [tool_use]", "tool result:c1", "assistant [error]"]
+    async with open_after_crash(
+        tmp_path, UnfinishedRun("r", [call("c1"), finish("tool_use")], results=["c1"])
+    ) as house:
+        assert await house.outline() == [
+            "user do r",
+            "assistant call:c1:{} [tool_use]",
+            "tool result:c1",
+            "assistant [error]",
+        ]
         assert (await house.run("r")).message_id == (await house.rows())[-1].id
 
 
-async def test_a_run_that_died_before_its_first_row_gets_one(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("r", active=True)
-        left.user("r")
-
-    async with open_worker_harness(tmp_path, before=wreck) as house:
+async def test_a_run_that_died_before_its_answer_was_stored_gets_an_answer_that_says_so(tmp_path: Path) -> None:
+    async with open_after_crash(tmp_path, UnfinishedRun("r")) as house:
         assert await house.outline() == ["user do r", "assistant [error]"]
         assert (await house.rows())[-1].model == "led"
 
 
-async def test_W03_runs_that_had_not_begun_start_in_their_order(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("active", active=True)
-        left.user("active")
-        left.run("first")
-        left.run("second")
-
-    async with open_worker_harness(tmp_path, before=wreck) as house:
+async def test_W03_runs_that_had_not_started_start_in_the_order_of_their_acceptance(tmp_path: Path) -> None:
+    async with open_after_crash(
+        tmp_path, UnfinishedRun("active"), UnfinishedRun("first", started=False), UnfinishedRun("second", started=False)
+    ) as house:
         assert [waiting.id for waiting in house.recovered.waiting] == ["first", "second"]
         house.dispatcher.resume(house.recovered.waiting)
         third = await house.submit("third", "third")
@@ -165,29 +160,24 @@ async def test_W03_runs_that_had_not_begun_start_in_their_order(tmp_path: Path) 
         assert (await house.run("third")).accept_seq == 4
 
 
-async def test_a_folded_run_ends_with_its_interrupted_host(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("host", active=True)
-        left.user("host")
-        left.run("guest", active=True, into="host", has_own_turn=False)
-        left.user("guest")
-        left.assistant("host", "a1", TextPart(TextData(text="both")))
-
-    async with open_worker_harness(tmp_path, before=wreck) as house:
-        guest = await house.run("guest")
-        assert (guest.outcome, guest.folded_into, guest.message_id) == ("interrupted", "host", "a1")
+async def test_a_merged_run_ends_with_the_interrupted_run_it_was_merged_into(tmp_path: Path) -> None:
+    host = UnfinishedRun("host", [TextPart(TextData(text="both"))])
+    guest = UnfinishedRun("guest", merged_into="host", has_own_turn=False)
+    async with open_after_crash(tmp_path, host, guest) as house:
+        ended = await house.run("guest")
+        assert (ended.outcome, ended.folded_into, ended.message_id) == ("interrupted", "host", "a1")
         assert sorted(house.recovered.interrupted) == ["guest", "host"]
         assert len(house.completes()) == 2
 
 
-async def test_W17_a_prompt_that_kills_its_worker_is_not_tried_for_ever(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("poison", deaths=2)
-        left.run("once", deaths=1)
-
-    async with open_worker_harness(tmp_path, before=wreck, limits=Limits(poison_deaths_max=2)) as house:
+async def test_W17_a_prompt_that_kills_its_worker_repeatedly_is_failed(tmp_path: Path) -> None:
+    limits = Limits(poison_deaths_max=2)
+    async with open_after_crash(
+        tmp_path,
+        UnfinishedRun("poison", started=False, deaths=2),
+        UnfinishedRun("once", started=False, deaths=1),
+        limits=limits,
+    ) as house:
         assert house.recovered.failed == ["poison"]
         ended = await house.run("poison")
         assert (ended.outcome, ended.cause) == ("failed", "crashed_repeatedly")
@@ -200,13 +190,11 @@ async def test_W17_a_prompt_that_kills_its_worker_is_not_tried_for_ever(tmp_path
 
 
 async def test_a_run_of_a_deleted_session_still_ends(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("r", active=True)
-        left.run("q")
+    def store(transaction: Transaction) -> None:
+        store_runs(transaction, UnfinishedRun("r"), UnfinishedRun("q", started=False))
         sessions.remove(transaction.connection, "s1")
 
-    async with open_worker_harness(tmp_path, before=wreck) as house:
+    async with open_worker_harness(tmp_path, before=store) as house:
         assert (await house.run("r")).outcome == "interrupted"
         house.dispatcher.resume(house.recovered.waiting)
         ended = await house.ended("q")
@@ -214,33 +202,27 @@ async def test_a_run_of_a_deleted_session_still_ends(tmp_path: Path) -> None:
         assert house.completes()[1]["message_id"] == ""
 
 
-async def test_W_20_an_agent_that_died_is_paid_for_by_its_caller(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("r", active=True)
-        left.user("r")
+async def test_W_20_the_cost_of_a_sub_agent_that_died_is_added_to_its_parent_session(tmp_path: Path) -> None:
+    def store(transaction: Transaction) -> None:
+        connection = transaction.connection
+        store_runs(transaction, UnfinishedRun("r"))
         child = Session(id="child", parent_session_id="s1", created_at=1, updated_at=1)
-        sessions.create(left.connection, child)
+        sessions.create(connection, child)
         agent = StoredRun(id="a", session_id="child", accept_seq=7, prompt="find", has_own_turn=True, kind=rows.TASK)
-        runs.accept(left.connection, agent)
-        runs.start(left.connection, "a", 5)
-        sessions.account(left.connection, "child", input_tokens=9, output_tokens=9, cost=0.5, now=1)
-        sessions.account(left.connection, "s1", input_tokens=3, output_tokens=3, cost=0.25, now=1)
+        runs.accept(connection, agent)
+        runs.start(connection, "a", 5)
+        sessions.account(connection, "child", input_tokens=9, output_tokens=9, cost=0.5, now=1)
+        sessions.account(connection, "s1", input_tokens=3, output_tokens=3, cost=0.25, now=1)
 
-    for before in (wreck, None):  # the second start finds nothing more to pay
+    for before in (store, None):  # the second start adds nothing
         async with open_worker_harness(tmp_path, before=before) as house:
             session = await house.database.read(lambda connection: sessions.get(connection, "s1"))
             assert session is not None
             assert (session.cost, session.prompt_tokens) == (0.75, 3)
 
 
-async def test_recovery_twice_is_recovery_once(tmp_path: Path) -> None:
-    def wreck(transaction: Transaction) -> None:
-        left = Wreck(transaction)
-        left.run("r", active=True)
-        left.user("r")
-
-    async with open_worker_harness(tmp_path, before=wreck) as house:
+async def test_a_second_recovery_changes_nothing(tmp_path: Path) -> None:
+    async with open_after_crash(tmp_path, UnfinishedRun("r")) as house:
         first = await house.rows()
     async with open_worker_harness(tmp_path) as house:
         assert house.recovered.interrupted == []

@@ -1,27 +1,30 @@
-"""Runs with a real database, dispatcher and turns: cancel windows C1 to C16, scenarios of 1.13, W-rows of 11.1."""
+"""Test runs with a real database, dispatcher and turns: cancel at each moment, queues, merging and failures."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from protocol.api.agent import Prompt
 from protocol.api.message import Attachment
 from protocol.errors import BadInput, Conflict, LimitReached, NotFound
+from protocol.events import Event
 from protocol.limits import Limits
 from tests.support.harness.worker_harness import WorkerHarness, open_worker_harness, outline, payload, texts, until
 from worker.models.client import ThinkingDelta, ToolCallStart
 from worker.models.failures import failure
+from worker.store.database import Transaction
 from worker.toolkit.tool import ToolContext, ToolResult, ToolSpec
 from worker.toolkit.toolbox import Toolbox
 
 
-class Holding:
-    """A tool that tells when it was called and returns when the test lets it."""
+class BlockingTool:
+    """A tool that sets `called` when it is called and returns when the test sets `release`."""
 
     def __init__(self, name: str = "hold") -> None:
-        self.spec = ToolSpec(name, "holds", {"type": "object"}, parallel=False, effect="read")
+        self.spec = ToolSpec(name, "blocks", {"type": "object"}, parallel=False, effect="read")
         self.called = asyncio.Event()
         self.release = asyncio.Event()
         self.calls = 0
@@ -33,7 +36,7 @@ class Holding:
         return ToolResult("done")
 
 
-def user_and(answer: str, prompt: str = "hello") -> list[str]:
+def prompt_and(answer: str, prompt: str = "hello") -> list[str]:
     return [f"user {prompt}", answer]
 
 
@@ -71,16 +74,16 @@ async def test_a_prompt_is_answered(tmp_path: Path) -> None:
         assert not house.dispatcher.is_busy
 
 
-async def test_the_session_is_free_when_clients_hear_of_the_end(tmp_path: Path) -> None:
+async def test_the_session_is_idle_when_the_event_of_the_end_is_published(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         busy: list[bool] = []
 
-        def hear(events: list[Any]) -> None:
+        def record(events: Sequence[Event]) -> None:
             if any(event.kind in ("run_complete", "agent_event") for event in events):
                 busy.append(house.dispatcher.is_session_busy("s1"))
 
-        house.database._on_commit = hear
+        house.database._on_commit = record
         run_id = await house.submit("hello")
         assert house.dispatcher.is_session_busy("s1")
         house.model.answer("hi")
@@ -88,10 +91,10 @@ async def test_the_session_is_free_when_clients_hear_of_the_end(tmp_path: Path) 
         assert busy == [False]
 
 
-async def test_W_02_what_cannot_run_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
+async def test_W_02_a_prompt_that_cannot_run_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         with pytest.raises(NotFound) as unknown:
-            await house.submit("hello", session_id="nobody")
+            await house.submit("hello", session_id="unknown")
         assert unknown.value.code == "session_unknown"
         await house.session()
         for prompt, code in ((Prompt(prompt="x"), "session_missing"), (Prompt(session_id="s1"), "empty_prompt")):
@@ -109,7 +112,7 @@ async def test_W_02_what_cannot_run_is_refused_before_anything_is_stored(tmp_pat
         assert await house.rows() == []
 
 
-async def test_a_text_attachment_is_prompt_enough(tmp_path: Path) -> None:
+async def test_a_text_attachment_alone_is_a_valid_prompt(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         note = Attachment(file_path="/a.txt", file_name="a.txt", mime_type="text/plain", content=b"note")
@@ -120,7 +123,7 @@ async def test_a_text_attachment_is_prompt_enough(tmp_path: Path) -> None:
         assert [type(part).__name__ for part in first.parts] == ["TextPart", "BinaryPart", "FinishPart"]
 
 
-async def test_C06_the_same_run_id_many_times_at_once_is_one_run(tmp_path: Path) -> None:
+async def test_C06_concurrent_requests_with_the_same_run_id_start_one_run(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         answers = await asyncio.gather(*(house.submit("hello", "key") for _ in range(10)))
@@ -129,7 +132,7 @@ async def test_C06_the_same_run_id_many_times_at_once_is_one_run(tmp_path: Path)
         house.model.answer("once")
         await house.ended("key")
         assert await house.submit("hello", "key") == "key"
-        assert await house.outline() == user_and("assistant once [end_turn]")
+        assert await house.outline() == prompt_and("assistant once [end_turn]")
         assert len(house.completes()) == 1
         with pytest.raises(Conflict) as reused:
             await house.submit("another prompt", "key")
@@ -161,16 +164,16 @@ async def test_C_01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) ->
         assert (await house.ended(run_id)).outcome == "completed"
 
 
-async def test_C_02_accepted_and_not_entered_is_cancelled_on_entry(tmp_path: Path) -> None:
+async def test_C_02_a_run_accepted_before_the_cancel_is_cancelled_when_it_enters_the_queue(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         submitting = asyncio.ensure_future(house.submit("hello", "a"))
-        await until(lambda: house.dispatcher.open_runs)
+        await until(lambda: house.dispatcher.open_runs > 0)
         await house.dispatcher.cancel("s1")
         assert await submitting == "a"
-        ended = await house.run("a")  # its end is on disk when the cancel is answered
+        ended = await house.run("a")  # the end is stored before the cancel is answered
         assert (ended.state, ended.outcome) == ("ended", "cancelled")
-        assert await house.outline() == user_and("assistant [canceled]")
+        assert await house.outline() == prompt_and("assistant [canceled]")
         (done,) = house.completes()
         assert done["cancelled"] is True
         assert done["message_id"] == ended.message_id != ""
@@ -208,33 +211,32 @@ async def test_C_05_C_08_cancel_of_the_active_run_drops_the_queue_without_messag
         await house.session()
         active = await house.submit("hello")
         await house.model.asked()
-        free, keyed = await house.submit("free"), await house.submit("keyed", "x")
+        without_id, with_id = await house.submit("no id"), await house.submit("an id", "x")
         await house.dispatcher.cancel("s1")
-        for run_id in (free, keyed):
+        for run_id in (without_id, with_id):
             assert (await house.run(run_id)).outcome == "cancelled"
         await house.ended(active)
-        assert await house.outline() == user_and("assistant [canceled]")
+        assert await house.outline() == prompt_and("assistant [canceled]")
         ends = {done["run_id"]: done for done in house.completes()}
-        assert set(ends) == {active, free, keyed}
-        assert ends[keyed]["message_id"] == ends[free]["message_id"] == ""
+        assert set(ends) == {active, without_id, with_id}
+        assert ends[with_id]["message_id"] == ends[without_id]["message_id"] == ""
         assert all(done["cancelled"] for done in ends.values())
         assert house.model.running == 0
 
 
-async def test_C_11_cancel_after_activation_before_the_first_row(tmp_path: Path) -> None:
+async def test_C_11_a_cancel_before_the_first_row_leaves_the_prompt_and_a_cancelled_answer(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
         assert house.dispatcher.is_session_busy("s1")
         await house.dispatcher.cancel("s1")
         assert (await house.ended(run_id)).outcome == "cancelled"
-        assert await house.outline() == user_and("assistant [canceled]")
+        assert await house.outline() == prompt_and("assistant [canceled]")
         assert house.model.requests.empty()
 
 
-async def test_C_11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
-    """Wherever the cancel hits between the answer and the first token: one user row, one cancelled row, one end."""
-
+async def test_C_11_a_cancel_at_any_turn_of_the_event_loop_ends_the_run_once(tmp_path: Path) -> None:
+    """Cancel at each moment before the first token: there is one user row, one cancelled row and one end."""
     async with open_worker_harness(tmp_path) as house:
         for turns in range(0, 120, 3):
             session_id = await house.session(f"s{turns}")
@@ -243,11 +245,11 @@ async def test_C_11_cancel_at_every_turn_of_the_loop(tmp_path: Path) -> None:
                 await asyncio.sleep(0)
             await house.dispatcher.cancel(session_id)
             assert (await house.ended(run_id)).outcome == "cancelled"
-            assert await house.outline(session_id) == user_and("assistant [canceled]"), turns
+            assert await house.outline(session_id) == prompt_and("assistant [canceled]"), turns
         assert len(house.completes()) == 40
 
 
-async def test_C_12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> None:
+async def test_C_12_a_cancel_while_streaming_keeps_the_text_received_so_far(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
@@ -257,7 +259,7 @@ async def test_C_12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> 
         await until(lambda: any(b"so good" in event.data for event in house.shown))
         await house.dispatcher.cancel("s1")
         ended = await house.ended(run_id)
-        assert await house.outline() == user_and("assistant so far so good [canceled]")
+        assert await house.outline() == prompt_and("assistant so far so good [canceled]")
         reasoning = (await house.rows())[1].parts[0]
         assert reasoning.data.finished_at > 0  # type: ignore[union-attr]
         (done,) = house.completes()
@@ -266,7 +268,7 @@ async def test_C_12_cancel_in_mid_stream_keeps_what_was_said(tmp_path: Path) -> 
         assert house.model.closed == 1
 
 
-async def test_C_12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path) -> None:
+async def test_C_12_a_tool_call_cut_by_a_cancel_is_completed_and_gets_a_result(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
@@ -277,8 +279,8 @@ async def test_C_12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path)
         assert await house.outline() == ["user hello", "assistant call:c1:{} [canceled]", "tool error:c1"]
 
 
-async def test_C_13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
-    tool = Holding()
+async def test_C_13_a_cancel_during_a_tool_gives_every_call_a_result(tmp_path: Path) -> None:
+    tool = BlockingTool()
     async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
         await house.session()
         run_id = await house.submit("hello")
@@ -299,8 +301,8 @@ async def test_C_13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
         assert len(results) == 2
 
 
-async def test_C_14_W_04_cancel_between_two_steps_leaves_the_finished_row_alone(tmp_path: Path) -> None:
-    tool = Holding()
+async def test_C_14_W_04_a_cancel_between_two_steps_does_not_change_the_finished_row(tmp_path: Path) -> None:
+    tool = BlockingTool()
     tool.release.set()
     async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
         await house.session()
@@ -308,7 +310,7 @@ async def test_C_14_W_04_cancel_between_two_steps_leaves_the_finished_row_alone(
         await house.model.asked()
         house.model.call("c1", "hold")
         house.model.finish("tool_use")
-        await house.model.asked()  # the second step has begun; nothing was said in it yet
+        await house.model.asked()  # the second step has begun and has no text yet
         await house.dispatcher.cancel("s1")
         ended = await house.ended(run_id)
         rows = await house.outline()
@@ -316,23 +318,23 @@ async def test_C_14_W_04_cancel_between_two_steps_leaves_the_finished_row_alone(
         assert ended.message_id == (await house.rows())[-1].id
 
 
-class Broken(Holding):
-    """A tool that waits for something that is cancelled."""
+class SelfCancellingTool(BlockingTool):
+    """A tool that awaits a cancelled future."""
 
     def __init__(self, name: str, parallel: bool) -> None:
         super().__init__(name)
         self.spec = ToolSpec(name, "breaks", {"type": "object"}, parallel=parallel, effect="read")
 
     async def run(self, args: dict[str, object], context: ToolContext) -> ToolResult:
-        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        gone.cancel()
-        await gone
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
         return ToolResult("done")
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-async def test_what_breaks_inside_a_tool_is_not_a_cancel_of_the_user(tmp_path: Path, parallel: bool) -> None:
-    async with open_worker_harness(tmp_path, toolbox=Toolbox([Broken("breaks", parallel)])) as house:
+async def test_a_cancellation_inside_a_tool_is_not_a_cancel_by_the_user(tmp_path: Path, parallel: bool) -> None:
+    async with open_worker_harness(tmp_path, toolbox=Toolbox([SelfCancellingTool("breaks", parallel)])) as house:
         await house.session()
         run_id = await house.submit("hello")
         await house.model.asked()
@@ -349,7 +351,7 @@ async def test_what_breaks_inside_a_tool_is_not_a_cancel_of_the_user(tmp_path: P
         ]
 
 
-async def test_what_breaks_in_a_model_is_a_failure_and_not_a_cancel(tmp_path: Path) -> None:
+async def test_a_cancellation_inside_a_model_client_is_a_failure_and_not_a_cancel(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
@@ -361,7 +363,7 @@ async def test_what_breaks_in_a_model_is_a_failure_and_not_a_cancel(tmp_path: Pa
 
 
 async def test_C_15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
-    tool = Holding("ask")
+    tool = BlockingTool("ask")
     async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
         await house.session()
         run_id = await house.submit("hello")
@@ -373,7 +375,7 @@ async def test_C_15_a_cancel_ends_a_wait_inside_a_tool(tmp_path: Path) -> None:
         assert (await house.outline())[-1] == "tool error:c1"
 
 
-async def test_C_16_cancel_during_the_wait_before_a_retry(tmp_path: Path) -> None:
+async def test_C_16_a_cancel_ends_the_wait_before_a_retry(tmp_path: Path) -> None:
     async with open_worker_harness(
         tmp_path, limits=Limits(model_retry_delay_s=3600, model_retry_delay_s_max=3600)
     ) as house:
@@ -384,11 +386,11 @@ async def test_C_16_cancel_during_the_wait_before_a_retry(tmp_path: Path) -> Non
         await until(lambda: any(event["type"] == "retrying" for event in house.of_kind("agent_event")))
         await house.dispatcher.cancel("s1")
         await house.ended(run_id)
-        assert await house.outline() == user_and("assistant [canceled]")
+        assert await house.outline() == prompt_and("assistant [canceled]")
         assert house.completes()[0].get("error") is None
 
 
-async def test_C07_two_clients_cancel_and_only_the_named_run_ends_once(tmp_path: Path) -> None:
+async def test_C07_two_cancels_of_one_run_end_it_once_and_no_other(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         await house.submit("a", "a")
@@ -401,23 +403,23 @@ async def test_C07_two_clients_cancel_and_only_the_named_run_ends_once(tmp_path:
         assert [done["run_id"] for done in house.completes()] == ["a", "b"]
 
 
-async def test_every_queued_run_has_its_own_end(tmp_path: Path) -> None:
+async def test_clearing_the_queue_ends_each_queued_run_with_its_own_event(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         await house.submit("m", "m")
         await house.model.asked()
-        free = await house.submit("free")
+        without_id = await house.submit("no id")
         await house.submit("x", "x")
         await house.dispatcher.clear("s1")
         assert house.dispatcher.queued("s1") == []
-        assert {done["run_id"] for done in house.completes()} == {free, "x"}
+        assert {done["run_id"] for done in house.completes()} == {without_id, "x"}
         assert all(done["cancelled"] and not done["message_id"] for done in house.completes())
         assert house.dispatcher.is_session_busy("s1")
         house.model.answer("still here")
         assert (await house.ended("m")).outcome == "completed"
 
 
-async def test_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None:
+async def test_a_queued_prompt_with_a_client_run_id_has_its_own_turn(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         await house.submit("main", "m")
@@ -427,7 +429,7 @@ async def test_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None:
         assert house.dispatcher.shape(await house.run("f")).state == "queued"
         house.model.answer("first")
         await house.model.asked()
-        assert [done["run_id"] for done in house.completes()] == ["m"]  # W-09: told at its own end
+        assert [done["run_id"] for done in house.completes()] == ["m"]  # W-09: not before the end of its own turn
         house.model.answer("second")
         await house.ended("f")
         assert [(done["run_id"], done["text"]) for done in house.completes()] == [("m", "first"), ("f", "second")]
@@ -435,21 +437,21 @@ async def test_a_keyed_follow_up_has_a_turn_of_its_own(tmp_path: Path) -> None:
         assert house.model.running_max == 1
 
 
-async def test_a_run_cancelled_by_the_closing_workspace_still_writes_both_rows(tmp_path: Path) -> None:
+async def test_a_run_cancelled_by_a_shutdown_stores_its_prompt_and_its_answer(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         submitting = asyncio.ensure_future(house.submit("hello", "a"))
-        await until(lambda: house.dispatcher.open_runs)
+        await until(lambda: house.dispatcher.open_runs > 0)
         house.drain.shutdown("test", drain_s=1, flush_s=1, now=0)
         house.dispatcher.cancel_all()
         assert await submitting == "a"
         await house.dispatcher.idle()
         ended = await house.run("a")
         assert (ended.outcome, ended.cause) == ("cancelled", "closing")
-        assert await house.outline() == user_and("assistant [canceled]")
+        assert await house.outline() == prompt_and("assistant [canceled]")
 
 
-async def test_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> None:
+async def test_the_dispatcher_is_not_idle_while_a_run_waits_for_its_model(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
@@ -462,8 +464,8 @@ async def test_the_house_is_not_idle_while_a_run_blocks(tmp_path: Path) -> None:
         assert (await house.run(run_id)).state == "ended"
 
 
-async def test_W_08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path: Path) -> None:
-    tool = Holding()
+async def test_W_08_a_merged_prompt_stays_in_the_turn_and_ends_with_it(tmp_path: Path) -> None:
+    tool = BlockingTool()
     async with open_worker_harness(tmp_path, toolbox=Toolbox([tool])) as house:
         await house.session()
         host = await house.submit("host", "host")
@@ -471,7 +473,7 @@ async def test_W_08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path:
         house.model.call("c1", "hold")
         house.model.finish("tool_use")
         await tool.called.wait()
-        folded = await house.submit("and this")
+        merged = await house.submit("and this")
         tool.release.set()
         second = await house.model.asked()
         assert "and this" in texts(second)
@@ -480,13 +482,13 @@ async def test_W_08_a_folded_prompt_stays_in_the_turn_and_ends_with_it(tmp_path:
         third = await house.model.asked()
         assert "and this" in texts(third)
         house.model.answer("both done")
-        ended = await house.ended(folded)
+        ended = await house.ended(merged)
         assert (ended.outcome, ended.folded_into) == ("completed", host)
         assert ended.message_id == (await house.ended(host)).message_id
-        assert [done["run_id"] for done in house.completes()] == [folded, host]
+        assert [done["run_id"] for done in house.completes()] == [merged, host]
 
 
-async def test_a_prompt_without_a_step_to_join_gets_a_turn_of_its_own(tmp_path: Path) -> None:
+async def test_a_prompt_queued_during_the_last_step_gets_its_own_turn(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         first = await house.submit("one")
@@ -514,7 +516,7 @@ async def test_W_10_a_prompt_sent_while_a_cancelled_run_unwinds_is_started(tmp_p
         assert (await house.run(first)).outcome == "cancelled"
 
 
-async def test_W_10_a_failed_run_hands_on_too(tmp_path: Path) -> None:
+async def test_W_10_the_next_run_starts_after_a_failed_one(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         await house.submit("one", "one")
@@ -536,7 +538,7 @@ async def test_W_10_a_failed_run_hands_on_too(tmp_path: Path) -> None:
         assert event["run_id"] == "one"
 
 
-async def test_sessions_run_side_by_side(tmp_path: Path) -> None:
+async def test_sessions_run_concurrently(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session("s1")
         await house.session("s2")
@@ -550,7 +552,7 @@ async def test_sessions_run_side_by_side(tmp_path: Path) -> None:
         assert house.dispatcher.is_session_busy("s2")
 
 
-async def test_snapshots_come_at_once_and_then_merged_and_the_store_keeps_up(tmp_path: Path) -> None:
+async def test_the_first_snapshot_is_immediate_and_later_ones_are_merged(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
@@ -564,36 +566,36 @@ async def test_snapshots_come_at_once_and_then_merged_and_the_store_keeps_up(tmp
         house.model.finish()
         await house.ended(run_id)
         assert house.heard.events[-1].number == numbers_before + 4
-        text = (await house.rows())[1].parts[0].data.text  # type: ignore[union-attr]
-        assert text.split() == [str(number) for number in range(300)]
+        answer = (await house.rows())[1].parts[0].data.text  # type: ignore[union-attr]
+        assert answer.split() == [str(number) for number in range(300)]
 
 
-async def test_what_was_shown_is_in_the_file_before_the_end(tmp_path: Path) -> None:
+async def test_a_flush_stores_the_text_of_the_latest_snapshot_before_the_run_ends(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         await house.submit("hello")
         house.model.say("partial")
-        await until(lambda: house.shown)
+        await until(lambda: house.shown != [])
         await house.dispatcher.flush()
         assert (await house.outline())[1] == "assistant partial"
 
 
-async def test_what_one_client_reads_is_shown_to_the_others(tmp_path: Path) -> None:
+async def test_a_flush_for_one_client_publishes_a_snapshot_to_the_others(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path, limits=Limits(snapshot_interval_s=3600.0)) as house:
         await house.session()
         await house.submit("hello")
         house.model.say("one ")
-        await until(lambda: house.shown)
+        await until(lambda: house.shown != [])
         house.model.say("two")
         await until(lambda: house.model.script.empty())
         for _ in range(5):
-            await asyncio.sleep(0)  # the turn takes it in
+            await asyncio.sleep(0)  # so that the turn receives the text
         await house.dispatcher.flush()
         assert (await house.outline())[1] == "assistant one two"
-        assert b"one two" in house.shown[-1].data, "the model says nothing more for now, so nobody would see it"
+        assert b"one two" in house.shown[-1].data, "other clients would not see this text until the model sends more"
 
 
-async def test_a_run_that_takes_too_long_fails_with_its_reason(tmp_path: Path) -> None:
+async def test_a_run_over_its_time_limit_fails_with_cause_deadline(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path, limits=Limits(run_max_s=0.05)) as house:
         await house.session()
         run_id = await house.submit("hello")
@@ -602,12 +604,12 @@ async def test_a_run_that_takes_too_long_fails_with_its_reason(tmp_path: Path) -
         assert "longer than 0.05 s" in house.completes()[0]["error"]
 
 
-async def test_D01_a_run_on_a_full_disk_fails_visibly_and_is_ended_from_the_reserve(tmp_path: Path) -> None:
+async def test_D01_a_run_on_a_full_disk_fails_and_its_end_is_stored_in_the_reserve(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
         await house.model.asked()
-        await full(house)
+        await fill_disk(house)
         house.model.say("x" * 60_000)
         house.model.call("c1", "hold")
         ended = await house.ended(run_id)
@@ -621,17 +623,17 @@ async def test_D01_a_run_on_a_full_disk_fails_visibly_and_is_ended_from_the_rese
         assert (await house.rows())[0].role == "user"
 
 
-async def full(house: WorkerHarness) -> None:
-    from sqlalchemy import text
+async def fill_disk(house: WorkerHarness) -> None:
+    """Forbid the database file to grow."""
 
-    def job(transaction: Any) -> None:
+    def job(transaction: Transaction) -> None:
         count = transaction.connection.execute(text("PRAGMA page_count")).scalar_one()
         transaction.connection.execute(text(f"PRAGMA max_page_count = {count}"))
 
     await house.database.write(job)
 
 
-async def test_the_last_event_of_a_run_is_its_end(tmp_path: Path) -> None:
+async def test_run_complete_is_the_last_event_of_a_run(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         first = await house.submit("one", "one")

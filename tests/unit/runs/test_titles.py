@@ -1,14 +1,14 @@
-"""Titles: given once, to sessions that nobody named, beside the run and at its side only."""
+"""Test titles: a session without a name gets one, once, without changing the run or its token counts."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from protocol.api.message import FinishReason
 from protocol.api.provider import Model
 from protocol.base.clock import SystemClock
 from tests.support.harness.worker_harness import WorkerHarness, open_worker_harness, until
-from tests.unit.agent.agent_harness import LIMITS, LOG, PlayedModel
+from tests.unit.agent.agent_harness import LIMITS, LOG, PlayedModel, Script
 from worker.agent.titles import PROMPT_CHARACTERS, title_of, title_request
 from worker.models.client import Finished, TextDelta, Tokens
 from worker.models.failures import failure
@@ -16,15 +16,15 @@ from worker.runs.titles import Titles
 from worker.store import sessions
 
 
-class Namer(PlayedModel):
-    model = Model(id="namer", cost_per_1m_in=1_000_000.0)
+class TitleModel(PlayedModel):
+    model = Model(id="titles", cost_per_1m_in=1_000_000.0)
 
 
-class Thinker(PlayedModel):
-    model = Model(id="thinker", can_reason=True)
+class ReasoningModel(PlayedModel):
+    model = Model(id="reasoning", can_reason=True)
 
 
-def says(*texts: str, reason: str = "end_turn") -> list[object]:
+def answer_with(*texts: str, reason: FinishReason = "end_turn") -> Script:
     return [*(TextDelta(text) for text in texts), Finished(reason, Tokens(input=2))]
 
 
@@ -40,11 +40,11 @@ def says(*texts: str, reason: str = "end_turn") -> list[object]:
         ("x" * 80, "x" * 49 + "…"),
     ],
 )
-def test_what_is_made_of_an_answer(answer: Any, title: Any) -> None:
+def test_a_title_is_one_short_line_of_the_answer(answer: str, title: str) -> None:
     assert title_of(answer) == title
 
 
-def test_the_request_is_small_and_bounded() -> None:
+def test_the_title_request_is_bounded() -> None:
     request = title_request("p" * 100_000, thinks=False)
     assert len(request.messages[0].parts[0].data.text) < PROMPT_CHARACTERS + 100
     assert request.max_tokens > 0
@@ -59,7 +59,7 @@ async def _first_run(house: WorkerHarness, title: str, prompt: str = "paint the 
     await house.ended(run_id)
 
 
-def _titles(house: WorkerHarness, model: Namer) -> Titles:
+def _titles(house: WorkerHarness, model: TitleModel) -> Titles:
     return Titles(database=house.database, models=lambda: [model], limits=LIMITS, clock=SystemClock(), log=LOG)
 
 
@@ -69,39 +69,41 @@ async def _title(house: WorkerHarness) -> str:
     return session.title
 
 
-async def test_an_untitled_session_gets_a_title_and_its_gauges_stay(tmp_path: Path) -> None:
-    namer = Namer(says("Fence ", "painting"))
-    async with open_worker_harness(tmp_path, title_models=[namer]) as house:
+async def test_an_untitled_session_gets_a_title_and_keeps_its_token_counts(tmp_path: Path) -> None:
+    title_model = TitleModel(answer_with("Fence ", "painting"))
+    async with open_worker_harness(tmp_path, title_models=[title_model]) as house:
         await _first_run(house, "")
         await until(lambda: any(event["title"] == "Fence painting" for event in house.of_kind("session")))
         session = await house.database.read(lambda connection: sessions.get(connection, "s1"))
         assert session is not None
-        assert session.cost == 2.0  # of the title alone: the model of the run costs nothing
+        assert session.cost == 2.0  # only of the title: the model of the run is free
         assert (session.prompt_tokens, session.completion_tokens) == (3, 2)
         run_id = await house.submit("and the gate")
         await house.model.asked()
         house.model.answer("done")
         await house.ended(run_id)
-        assert len(namer.requests) == 1
+        assert len(title_model.requests) == 1
 
 
-@pytest.mark.parametrize("first", [[failure("server", "no")], says("half a ti", reason="max_tokens"), says("")])
-async def test_the_next_model_is_asked_when_the_first_gives_none(tmp_path: Path, first: Any) -> None:
-    second = Thinker(says("From the second"))
-    async with open_worker_harness(tmp_path, title_models=[Namer(first), second]) as house:
+@pytest.mark.parametrize(
+    "first", [[failure("server", "no")], answer_with("half a ti", reason="max_tokens"), answer_with("")]
+)
+async def test_the_next_model_is_asked_when_the_first_gives_no_title(tmp_path: Path, first: Script) -> None:
+    second = ReasoningModel(answer_with("From the second"))
+    async with open_worker_harness(tmp_path, title_models=[TitleModel(first), second]) as house:
         await _first_run(house, "New Session")
         await until(lambda: any(event["title"] == "From the second" for event in house.of_kind("session")))
 
 
-async def test_W_34_a_chosen_title_stays(tmp_path: Path) -> None:
-    namer = Namer(says("Mine"))
-    async with open_worker_harness(tmp_path, title_models=[namer]) as house:
+async def test_W_34_a_title_chosen_by_the_user_is_not_replaced(tmp_path: Path) -> None:
+    title_model = TitleModel(answer_with("Mine"))
+    async with open_worker_harness(tmp_path, title_models=[title_model]) as house:
         await _first_run(house, "chosen by hand")
         assert await _title(house) == "chosen by hand"
-        assert namer.requests == []
+        assert title_model.requests == []
 
 
-async def test_W_34_a_title_that_was_chosen_meanwhile_stays(tmp_path: Path) -> None:
+async def test_W_34_a_title_chosen_while_the_model_answers_is_not_replaced(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await _first_run(house, "", "paint")
         assert await _title(house) == "paint"
@@ -113,12 +115,12 @@ async def test_W_34_a_title_that_was_chosen_meanwhile_stays(tmp_path: Path) -> N
                 )
             )
 
-        titles = _titles(house, Namer([rename, *says("Of a model")]))
+        titles = _titles(house, TitleModel([rename, *answer_with("Of a model")]))
         await titles.name("s1", "paint", "paint")
         assert await _title(house) == "by hand"
 
 
-async def test_no_model_leaves_the_beginning_of_the_prompt(tmp_path: Path) -> None:
+async def test_without_a_title_model_the_title_is_the_beginning_of_the_prompt(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         await _first_run(house, "")
         assert await _title(house) == "paint the fence please"
