@@ -1,4 +1,4 @@
-"""What the tests of the agent stand on: a transcript in memory, a model and tools that do what a test says."""
+"""Support the tests of the agent: a transcript in memory, a scripted model, and tools that run a function."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from protocol.api.agent import AgentEvent
-from protocol.api.message import Message, TextData, TextPart, ToolCallData, ToolResultData, ToolResultPart
+from protocol.api.message import Message, Part, TextData, TextPart, ToolCallData, ToolResultData, ToolResultPart
 from protocol.api.provider import Model
 from protocol.api.session import Session
 from protocol.base.clock import SystemClock
@@ -35,7 +35,7 @@ def user(text: str, message_id: str = "user-1") -> Message:
 
 
 class MemoryTranscript:
-    """Keeps the rows by id, in order, and everything that was said about them."""
+    """Keep the rows by id in order, and record every call."""
 
     def __init__(self, queued: Sequence[list[Message]] = ()) -> None:
         self.rows: dict[str, Message] = {}
@@ -90,7 +90,7 @@ class MemoryTranscript:
         self.summaries.append(message)
 
     async def create_tool(self, result: ToolResultData) -> Message:
-        assert result.tool_call_id not in [known.tool_call_id for known in self.results]
+        assert result.tool_call_id not in [stored.tool_call_id for stored in self.results]
         row = Message(id=f"row-{len(self.rows)}", session_id=SESSION, role="tool", parts=[ToolResultPart(result)])
         self.rows[row.id] = row
         return row
@@ -109,7 +109,7 @@ Script = Sequence[ModelEvent | Exception | Callable[[], Awaitable[None]]]
 
 
 class PlayedModel:
-    """Plays one script a request; an exception in it is raised, a function is awaited, the last script repeats."""
+    """Play one script per request: stream events, raise exceptions, await functions. Repeat the last script."""
 
     model = Model(id="played", cost_per_1m_in=1.0, cost_per_1m_out=2.0)
     provider_id = "test"
@@ -140,8 +140,8 @@ WANTS_TOOLS = Finished("tool_use")
 
 
 @dataclass
-class Gate:
-    """Lets a test stand inside a model or a tool."""
+class Pause:
+    """Block a model or a tool until the test sets `opened`."""
 
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -151,8 +151,8 @@ class Gate:
         await self.opened.wait()
 
 
-class PlayedTool:
-    """A tool whose work is a function of its arguments."""
+class FunctionTool:
+    """Call a function with the arguments of each tool call, and record the arguments."""
 
     def __init__(
         self, name: str, work: Callable[[Mapping[str, object]], Awaitable[ToolResult]], *, parallel: bool = False
@@ -167,6 +167,8 @@ class PlayedTool:
 
 
 class NoLedger:
+    """Remember no read file."""
+
     async def last_read(self, session_id: str, path: str) -> str | None:
         return None
 
@@ -175,7 +177,7 @@ class NoLedger:
 
 
 def context_for(call: ToolCallData, message_id: str) -> ToolContext:
-    children: Any = None  # none of these tools starts one
+    children: Any = None  # these tools start no child process
     return ToolContext(
         workspace=Path("/"),
         session_id=SESSION,
@@ -211,5 +213,5 @@ def seeded() -> random.Random:
     return random.Random(7)
 
 
-def with_parts(message: Message, *parts: Any) -> Message:
+def with_parts(message: Message, *parts: Part) -> Message:
     return replace(message, parts=list(parts))

@@ -1,4 +1,4 @@
-"""Small pure parts of the agent: usage, loops, retries, failures, instructions."""
+"""Test the small parts of the agent: usage, loop detection, retries and failures."""
 
 import pytest
 
@@ -25,7 +25,7 @@ EMPTY = Message(id="a", session_id="s", role="assistant", parts=[])
 PRICED = Model(id="m", cost_per_1m_in=3.0, cost_per_1m_out=15.0, cost_per_1m_in_cached=3.75, cost_per_1m_out_cached=0.3)
 
 
-def test_W_32_the_gauge_counts_all_input_and_the_cost_prices_each_kind() -> None:
+def test_W_32_prompt_tokens_include_cached_input_and_each_kind_has_its_price() -> None:
     tokens = Tokens(input=1000, output=2000, cache_read=100_000, cache_write=10_000)
     usage = measure(PRICED, tokens, request=[user("x")], system="", answer=EMPTY, ended="completed")
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (111_000, 2000, False)
@@ -38,36 +38,38 @@ def test_missing_usage_is_estimated_from_bytes_and_costs_nothing() -> None:
     answer = Message(id="a", session_id="s", role="assistant", parts=[TextPart(TextData(text="é" * 8))])
     usage = measure(PRICED, Tokens(), request=[user("12345")], system="123", answer=answer, ended="cancelled")
     assert (usage.prompt_tokens, usage.completion_tokens, usage.cost, usage.estimated) == (3, 4, 0.0, True)
-    snapshot = Message(id="u", session_id="s", role="user", parts=[BinaryPart(BinaryData(data=b"x" * 9_000_000))])
-    assert estimate([snapshot]) == 1000
+    image = Message(id="u", session_id="s", role="user", parts=[BinaryPart(BinaryData(data=b"x" * 9_000_000))])
+    assert estimate([image]) == 1000
 
 
-def test_an_attempt_that_never_reached_the_provider_counts_nothing() -> None:
+def test_an_attempt_that_never_reached_the_provider_uses_no_tokens() -> None:
     usage = measure(PRICED, Tokens(), request=[user("12345")], system="", answer=EMPTY, ended="failed")
     assert (usage.prompt_tokens, usage.completion_tokens) == (0, 0)
 
 
-def test_a_loop_needs_ten_steps_and_more_than_five_repeats() -> None:
+def test_a_loop_is_detected_after_ten_steps_with_more_than_five_repeats() -> None:
     call = [ToolCallData(id="c", name="ls", input="{}")]
     result = {"c": ToolResultData(tool_call_id="c", name="ls", content="same")}
-    watch = LoopDetector()
-    assert [watch.step(call, result) for _ in range(10)] == [False] * 9 + [True]
-    watch = LoopDetector()
+    detector = LoopDetector()
+    assert [detector.step(call, result) for _ in range(10)] == [False] * 9 + [True]
+    detector = LoopDetector()
     other = {"c": ToolResultData(tool_call_id="c", name="ls", content="other")}
-    assert not any(watch.step(call, result if n % 2 else other) for n in range(20))
-    watch = LoopDetector()
-    assert not any(watch.step([], {}) for _ in range(20))
+    assert not any(detector.step(call, result if n % 2 else other) for n in range(20))
+    detector = LoopDetector()
+    assert not any(detector.step([], {}) for _ in range(20))
 
 
-def test_the_delay_doubles_up_to_its_bound_and_ends() -> None:
+def test_the_retry_delay_doubles_until_retries_are_used_up() -> None:
     error = failure("overloaded", "x")
     assert [delay_before_retry(error, n, LIMITS) for n in (1, 2, 3, 4)] == [5.0, 10.0, 20.0, None]
     assert delay_before_retry(failure("auth", "x"), 1, LIMITS) is None
 
 
-@pytest.mark.parametrize(("asked", "delay"), [(7.0, 7.0), (0.5, 0.5), (59.9, 59.9), (60.0, 5.0), (0.0, 5.0), (-1, 5.0)])
-def test_retry_after_is_obeyed_below_a_minute(asked: float | int, delay: float) -> None:
-    assert delay_before_retry(failure("rate_limit", "x", retry_after_s=asked), 1, LIMITS) == delay
+@pytest.mark.parametrize(
+    ("retry_after_s", "delay_s"), [(7.0, 7.0), (0.5, 0.5), (59.9, 59.9), (60.0, 5.0), (0.0, 5.0), (-1, 5.0)]
+)
+def test_retry_after_is_obeyed_below_a_minute(retry_after_s: float, delay_s: float) -> None:
+    assert delay_before_retry(failure("rate_limit", "x", retry_after_s=retry_after_s), 1, LIMITS) == delay_s
 
 
 @pytest.mark.parametrize(
@@ -87,19 +89,19 @@ def test_retry_after_is_obeyed_below_a_minute(asked: float | int, delay: float) 
         (418, "bad_request"),
     ],
 )
-def test_statuses_have_categories(status: int, category: str) -> None:
+def test_an_http_status_maps_to_a_category(status: int, category: str) -> None:
     assert category_of_status(status) == category
 
 
 @pytest.mark.parametrize("category", list(TITLES))
-def test_every_category_has_a_title_and_a_rule(category: Category) -> None:
+def test_every_category_has_a_title_and_is_retryable_or_not(category: Category) -> None:
     error = failure(category, "")
     assert error.title == error.message == TITLES[category]
     assert error.retryable == (category in ("rate_limit", "overloaded", "server", "network", "stream_cut"))
     assert error.info().details["category"] == category
 
 
-def test_retryable_statuses_and_the_word_of_the_provider() -> None:
+def test_some_statuses_are_retryable_and_the_hint_of_the_provider_overrides_the_category() -> None:
     assert failure("bad_request", "x", status=408).retryable
     assert failure("bad_request", "x", status=409).retryable
     assert not failure("bad_request", "x", status=422).retryable
@@ -107,7 +109,7 @@ def test_retryable_statuses_and_the_word_of_the_provider() -> None:
     assert failure("auth", "x", hint=True).retryable
 
 
-def test_L01_texts_are_freed_of_secrets_and_cut() -> None:
+def test_L01_secrets_are_removed_from_failure_texts_and_long_texts_are_cut() -> None:
     error = failure("auth", "bad key sk-12345678 " + "x" * 5000, code="sk-12345678", secrets=("sk-12345678",))
     assert "sk-1234" not in error.message + error.provider_code + str(error.info())
     assert len(error.message) == DETAIL_LENGTH_MAX

@@ -1,4 +1,4 @@
-"""The growing assistant row, what must be stored at once, and closing a row that did not end by itself."""
+"""Test the assistant row while it is streamed: which changes are stored at once, and how an open row is closed."""
 
 from protocol.api.message import FinishPart, Message, ReasoningPart, TextPart, ToolCallPart
 from worker.agent.message_draft import (
@@ -24,7 +24,7 @@ def test_one_leading_newline_is_dropped_while_the_row_is_empty() -> None:
     assert draft.text == "Hi\n"
 
 
-def test_parts_stand_in_the_order_they_appeared_and_the_finish_is_last() -> None:
+def test_parts_keep_the_order_of_arrival_and_the_finish_is_last() -> None:
     draft = MessageDraft(ROW)
     draft.add_text("a")
     draft.start_tool_call("c1", "ls")
@@ -36,7 +36,7 @@ def test_parts_stand_in_the_order_they_appeared_and_the_finish_is_last() -> None
     assert text_of(draft.snapshot()) == "ab"
 
 
-def test_W_22_thinking_blocks_keep_their_metadata_and_place() -> None:
+def test_W_22_thinking_blocks_keep_their_metadata_and_position() -> None:
     draft = MessageDraft(ROW)
     draft.add_thinking("one", 5)
     draft.end_thinking(6, signature="s1", provider="p")
@@ -55,7 +55,7 @@ def test_W_22_thinking_blocks_keep_their_metadata_and_place() -> None:
     assert len(draft.snapshot().parts) == 2
 
 
-def test_reset_forgets_all_that_was_streamed() -> None:
+def test_a_reset_discards_everything_that_was_streamed() -> None:
     draft = MessageDraft(ROW)
     draft.add_thinking("t", 1)
     draft.add_text("a")
@@ -64,7 +64,7 @@ def test_reset_forgets_all_that_was_streamed() -> None:
     assert draft.snapshot() == ROW
 
 
-def test_what_must_be_stored_at_once() -> None:
+def test_tool_calls_ended_thinking_and_the_finish_are_stored_at_once_and_text_is_not() -> None:
     draft = MessageDraft(ROW)
     stored = draft.snapshot()
     draft.add_text("a")
@@ -90,7 +90,7 @@ def test_what_must_be_stored_at_once() -> None:
     assert needs_store(stored, draft.snapshot()), "dropped tool calls are written"
 
 
-def test_closing_a_row_completes_everything_that_was_open() -> None:
+def test_closing_a_row_completes_its_open_parts() -> None:
     draft = MessageDraft(ROW)
     draft.add_thinking("t", 1)
     draft.start_tool_call("c1", "ls")
@@ -102,5 +102,5 @@ def test_closing_a_row_completes_everything_that_was_open() -> None:
     assert finish is not None
     assert (finish.reason, finish.time, finish.message, finish.details) == ("canceled", 7, "why", "more")
     assert [answer.is_error for answer in answers_for(calls_of(closed), "x")] == [True, True]
-    again = close_message(closed, "error", 8)
-    assert sum(isinstance(part, FinishPart) for part in again.parts) == 1
+    closed_twice = close_message(closed, "error", 8)
+    assert sum(isinstance(part, FinishPart) for part in closed_twice.parts) == 1

@@ -1,12 +1,12 @@
-"""The system prompt: what it says of the place, in which order, and that it stays the same while nothing changes."""
+"""Test the system prompt: its contents, their order, and that it does not change while its sources do not."""
 
 import logging
 import os
 import random
 import subprocess
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,17 +20,18 @@ from worker.processes.child import ChildProcesses
 DAY = date(2026, 1, 2)
 
 
-def look(workspace: Path, **more: object) -> ProjectContext:
-    return read_project_context(workspace, today=DAY, env={"HOME": str(workspace / "home"), "RULES": "rules"}, **more)
+def read(workspace: Path, *, extra: Sequence[str] = (), extra_global: Sequence[str] = ()) -> ProjectContext:
+    env = {"HOME": str(workspace / "home"), "RULES": "rules"}
+    return read_project_context(workspace, today=DAY, env=env, extra=extra, extra_global=extra_global)
 
 
-def test_it_names_the_place_and_quotes_context_files_once(tmp_path: Path) -> None:
+def test_it_names_the_workspace_and_quotes_each_context_file_once(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / "AGENTS.md").write_text("use tabs")
     (tmp_path / "CLAUDE.md").symlink_to(tmp_path / "AGENTS.md")
     (tmp_path / "CRUSH.md").write_bytes(b"\xff" + b"x" * (FILE_MAX_BYTES + 10))
     (tmp_path / "notes.md").write_text("own notes")
-    text = compose(look(tmp_path, extra=["notes.md", "missing.md", ".cursorrules"]))
+    text = compose(read(tmp_path, extra=["notes.md", "missing.md", ".cursorrules"]))
     assert str(tmp_path) in text
     assert "Git repository: yes" in text
     assert "2026-01-02" in text
@@ -39,20 +40,20 @@ def test_it_names_the_place_and_quotes_context_files_once(tmp_path: Path) -> Non
     assert "own notes" in text
 
 
-def test_nothing_to_say(tmp_path: Path) -> None:
-    where = look(tmp_path)
-    assert (where.is_git, where.files, where.own) == (False, (), ())
-    assert "<context" not in compose(where)
+def test_without_context_files_there_is_no_context_section(tmp_path: Path) -> None:
+    context = read(tmp_path)
+    assert (context.is_git, context.files, context.own) == (False, (), ())
+    assert "<context" not in compose(context)
 
 
-def test_W_36_the_order_is_fixed_and_every_spelling_is_found(tmp_path: Path) -> None:
+def test_W_36_context_files_are_found_in_every_spelling_and_in_a_fixed_order(tmp_path: Path) -> None:
     rules = tmp_path / ".cursor" / "rules"
     (rules / "sub").mkdir(parents=True)
     for name in ("b.md", "a.md", "sub/c.md"):
         (rules / name).write_text(name)
     for name in ("agents.md", "gemini.md", "crush.md"):
         (tmp_path / name).write_text(name)
-    names = [file.path for file in look(tmp_path).files]
+    names = [file.path for file in read(tmp_path).files]
     assert names == [
         ".cursor/rules/a.md",
         ".cursor/rules/b.md",
@@ -61,68 +62,68 @@ def test_W_36_the_order_is_fixed_and_every_spelling_is_found(tmp_path: Path) -> 
         "crush.md",
         "agents.md",
     ]
-    assert compose(look(tmp_path)) == compose(look(tmp_path))
+    assert compose(read(tmp_path)) == compose(read(tmp_path))
 
 
-def test_paths_of_the_user_are_expanded_and_told_apart(tmp_path: Path) -> None:
+def test_paths_of_the_user_are_expanded_and_quoted_apart_from_the_project(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".config" / "bulkhead").mkdir(parents=True)
     (home / ".config" / "bulkhead" / "AGENTS.md").write_text("always polite")
     (home / "mine.md").write_text("mine")
     (tmp_path / "rules").mkdir()
     (tmp_path / "rules" / "one.md").write_text("one")
-    where = look(tmp_path, extra=["$RULES/one.md"], extra_global=["~/mine.md", "~/nothing.md"])
-    assert [file.text for file in where.files] == ["one"]
-    assert [file.text for file in where.own] == ["always polite", "mine"]
-    text = compose(where)
+    context = read(tmp_path, extra=["$RULES/one.md"], extra_global=["~/mine.md", "~/nothing.md"])
+    assert [file.text for file in context.files] == ["one"]
+    assert [file.text for file in context.own] == ["always polite", "mine"]
+    text = compose(context)
     assert text.index("What this project says") < text.index("What the user says") < text.index("always polite")
 
 
 @pytest.mark.parametrize("name", ["", "$NOT_SET", "${NOT_SET}", "$NOT_SET/", "$(pwd)", "$HOME'", "x" * 5000, "a\0b"])
-def test_a_path_that_leads_nowhere_is_no_other_place(tmp_path: Path, name: Any) -> None:
+def test_a_context_path_that_does_not_exist_reads_no_other_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.txt").write_text("of the workspace")
-    assert look(tmp_path, extra=[name], extra_global=[name]).files == ()
+    assert read(tmp_path, extra=[name], extra_global=[name]).files == ()
 
 
-def test_a_name_that_is_no_text_can_be_told(tmp_path: Path) -> None:
+def test_a_context_file_whose_name_is_not_utf8_is_quoted(tmp_path: Path) -> None:
     (tmp_path / ".cursor" / "rules").mkdir(parents=True)
     (tmp_path / ".cursor" / "rules" / os.fsdecode(b"caf\xe9.md")).write_text("no milk")
-    assert "no milk" in compose(look(tmp_path)).encode().decode()
+    assert "no milk" in compose(read(tmp_path)).encode().decode()
 
 
-def test_an_agent_of_an_agent_is_told_less(tmp_path: Path) -> None:
+def test_the_prompt_of_a_sub_agent_leaves_out_context_files(tmp_path: Path) -> None:
     (tmp_path / "AGENTS.md").write_text("use tabs")
-    text = compose_task(look(tmp_path))
+    text = compose_task(read(tmp_path))
     assert str(tmp_path) in text
     assert "use tabs" not in text
 
 
 @pytest.mark.parametrize(
-    ("style", "line", "said"),
+    ("style", "line", "expected"),
     [
         ("assisted-by", True, ["Assisted-by: M", "Made with"]),
         ("co-authored-by", False, ["Co-Authored-By"]),
         ("none", False, []),
     ],
 )
-def test_how_commits_are_marked(style: str, line: bool, said: list[Any] | list[str]) -> None:
+def test_the_attribution_of_commits_follows_the_configured_style(style: str, line: bool, expected: list[str]) -> None:
     note = attribution_note(style, line, "M")
-    assert bool(note) == bool(said)
-    assert all(text in note for text in said)
+    assert bool(note) == bool(expected)
+    assert all(text in note for text in expected)
 
 
 def _git(workspace: Path, *args: str) -> None:
-    names = {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    names = {f"GIT_{role}_{field}": "t@t" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
     subprocess.run(
         ["git", *args], cwd=workspace, check=True, capture_output=True, env={**os.environ, **names, "HOME": "/"}
     )
 
 
-async def test_the_state_of_git_is_told_once_a_session(tmp_path: Path) -> None:
+async def test_the_git_status_is_read_once_per_session(tmp_path: Path) -> None:
     _git(tmp_path, "init", "-q", "-b", "main")
     (tmp_path / "a.txt").write_text("a")
     _git(tmp_path, "add", ".")
-    _git(tmp_path, "commit", "-q", "-m", "First light")
+    _git(tmp_path, "commit", "-q", "-m", "First commit")
     for number in range(25):
         (tmp_path / f"new{number:02}").write_text("x")
 
@@ -130,22 +131,22 @@ async def test_the_state_of_git_is_told_once_a_session(tmp_path: Path) -> None:
     children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
     state = GitStatus(children, Limits(), log)
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
-    told = await state.of("s1", tmp_path, env)
-    assert "Branch: main" in told
-    assert "First light" in told
-    assert "new00" in told
-    assert "and 5 more" in told
+    status = await state.of("s1", tmp_path, env)
+    assert "Branch: main" in status
+    assert "First commit" in status
+    assert "new00" in status
+    assert "and 5 more" in status
     (tmp_path / "a.txt").write_text("b")
-    assert await state.of("s1", tmp_path, env) == told
+    assert await state.of("s1", tmp_path, env) == status
     assert " M a.txt" in await state.of("s2", tmp_path, env)
     assert await GitStatus(children, Limits(), log).of("s1", tmp_path, {"PATH": "/nonexistent"}) == ""
-    outside = tmp_path / ".git"  # the inside of a repository is no worktree
+    outside = tmp_path / ".git"  # the inside of a repository is not a worktree
     assert await GitStatus(children, Limits(), log).of("s1", outside, env) == ""
     await children.close()
 
 
 @pytest.mark.parametrize("kind", ["plain", "worktree", "submodule"])
-async def test_a_repository_can_run_nothing_by_its_configuration(tmp_path: Path, kind: str) -> None:
+async def test_reading_the_git_status_runs_no_program_that_the_repository_configures(tmp_path: Path, kind: str) -> None:
     other, work = tmp_path / "other", tmp_path / "work"
     for repository in (other, work):
         repository.mkdir()
@@ -172,19 +173,15 @@ async def test_a_repository_can_run_nothing_by_its_configuration(tmp_path: Path,
     if kind == "worktree":
         _git(work, "-c", "core.fsmonitor=false", "worktree", "add", "-q", "--no-checkout", str(tmp_path / "tree"))
         work = tmp_path / "tree"
-    (work / "a.txt").write_text("b")  # as long as before: only its filter could tell that it is another text
+    (work / "a.txt").write_text("b")  # of the same size: only the filter could find that the content differs
     (work / "new.txt").write_text("new")
     ran.unlink(missing_ok=True)
 
-    async def main() -> str:
-        log = logging.getLogger("bulkhead.test")
-        children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
-        found = await GitStatus(children, Limits(), log).of("s", work, {"PATH": os.environ["PATH"], "HOME": "/"})
-        await children.close()
-        return found
-
-    told = await main()
+    log = logging.getLogger("bulkhead.test")
+    children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
+    status = await GitStatus(children, Limits(), log).of("s", work, {"PATH": os.environ["PATH"], "HOME": "/"})
+    await children.close()
     assert not ran.exists(), ran.read_text()
-    assert "?? new.txt" in told
-    assert "\x1b" not in told
-    assert max(map(len, told.splitlines())) < 300
+    assert "?? new.txt" in status
+    assert "\x1b" not in status
+    assert max(map(len, status.splitlines())) < 300

@@ -1,4 +1,4 @@
-"""The loop of the agent: steps, tools, retries, and what a cancel or a failure leaves in each phase."""
+"""Test a turn: steps, tools, retries, and what a cancel or a failure leaves unwritten in each phase."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,15 +6,17 @@ from collections.abc import Mapping
 import pytest
 from msgspec.structs import replace
 
-from protocol.api.message import ReasoningPart
+from protocol.api.agent import AgentEvent
+from protocol.api.message import Message, ReasoningPart
 from tests.unit.agent.agent_harness import (
     DONE,
     LIMITS,
     WANTS_TOOLS,
-    Gate,
+    FunctionTool,
     MemoryTranscript,
+    Pause,
     PlayedModel,
-    PlayedTool,
+    Script,
     build_turn,
     user,
 )
@@ -49,14 +51,14 @@ def call(call_id: str, name: str, text: str = "{}") -> list[ToolCallStart | Tool
     return [ToolCallStart(call_id, name), ToolCallEnd(call_id, text)]
 
 
-async def says(args: Mapping[str, object]) -> ToolResult:
+async def echo(args: Mapping[str, object]) -> ToolResult:
     return ToolResult(f"did {dict(args)}")
 
 
-async def cancel_at(turn: Turn, gate: Gate) -> None:
-    """Run the turn until the gate is reached, cancel it once, and see that it ends at once."""
+async def cancel_at(turn: Turn, pause: Pause) -> None:
+    """Run the turn until it reaches the pause, cancel it, and check that it ends within a second."""
     task = asyncio.create_task(turn.run([user("go")]))
-    await gate.reached.wait()
+    await pause.reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         async with asyncio.timeout(1.0):
@@ -78,7 +80,7 @@ async def test_text_and_thinking_become_one_finished_row() -> None:
 
 
 async def test_a_tool_loop_ends_when_the_model_is_done() -> None:
-    tool = PlayedTool("look", says)
+    tool = FunctionTool("look", echo)
     model = PlayedModel([TextDelta("a"), *call("c1", "look", '{"x":1}'), WANTS_TOOLS], [TextDelta("b"), DONE])
     transcript = MemoryTranscript()
     result = await build_turn(model, transcript, tool).run([user("hi")])
@@ -100,9 +102,9 @@ async def test_usage_is_accounted_per_attempt_with_its_price() -> None:
     assert (usage.estimated, usage.ended) == (False, "completed")
 
 
-async def test_W_20_what_a_broken_attempt_cost_is_accounted() -> None:
+async def test_W_20_the_cost_of_a_failed_attempt_is_accounted() -> None:
     count = Counted(Tokens(input=1_000_000, output=1))
-    cut = [count, TextDelta("four" * 3), failure("stream_cut", "cut", in_stream=True)]
+    cut: Script = [count, TextDelta("four" * 3), failure("stream_cut", "cut", in_stream=True)]
     model = PlayedModel(cut, [TextDelta("a"), Finished("end_turn", Tokens(input=10, output=2))])
     transcript = MemoryTranscript()
     await build_turn(model, transcript).run([user("hi")])
@@ -117,75 +119,75 @@ async def test_W_20_what_a_broken_attempt_cost_is_accounted() -> None:
     assert (done.prompt_tokens, done.completion_tokens) == (10, 2)
 
 
-async def test_W_20_what_a_cancelled_attempt_cost_is_in_the_leftover() -> None:
-    gate = Gate()
-    model = PlayedModel([Counted(Tokens(input=500_000, cache_read=7)), TextDelta("half"), gate])
+async def test_W_20_the_cost_of_a_cancelled_attempt_is_left_to_its_caller() -> None:
+    pause = Pause()
+    model = PlayedModel([Counted(Tokens(input=500_000, cache_read=7)), TextDelta("half"), pause])
     turn = build_turn(model, MemoryTranscript())
-    await cancel_at(turn, gate)
+    await cancel_at(turn, pause)
     usage = turn.leftover(CANCELLED_CALL).usage
     assert usage is not None
     assert (usage.ended, usage.prompt_tokens, usage.completion_tokens) == ("cancelled", 500_007, 1)
     assert usage.cost == pytest.approx(0.500002)
 
 
-async def test_W_08_a_folded_prompt_is_seen_by_every_later_step() -> None:
-    folded = user("and this", "user-2")
+async def test_W_08_a_merged_prompt_is_sent_in_every_later_step() -> None:
+    merged = user("and this", "user-2")
     model = PlayedModel([*call("c1", "look"), WANTS_TOOLS], [*call("c2", "look"), WANTS_TOOLS], [DONE])
-    transcript = MemoryTranscript(queued=[[], [folded]])
-    await build_turn(model, transcript, PlayedTool("look", says)).run([user("hi")])
+    transcript = MemoryTranscript(queued=[[], [merged]])
+    await build_turn(model, transcript, FunctionTool("look", echo)).run([user("hi")])
     assert [[message.id for message in request.messages].count("user-2") for request in model.requests] == [0, 1, 1]
 
 
-async def test_neighbouring_parallel_calls_run_together_and_others_alone() -> None:
-    running, most = 0, 0
+async def test_adjacent_parallel_calls_run_together_and_other_calls_alone() -> None:
+    running, running_max = 0, 0
 
     async def slow(args: Mapping[str, object]) -> ToolResult:
-        nonlocal running, most
+        nonlocal running, running_max
         running += 1
-        most = max(most, running)
+        running_max = max(running_max, running)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         running -= 1
         return ToolResult("x")
 
-    reading, writing = PlayedTool("read", slow, parallel=True), PlayedTool("write", slow)
+    reading, writing = FunctionTool("read", slow, parallel=True), FunctionTool("write", slow)
     events = [event for n in range(7) for event in call(f"r{n}", "read")]
     model = PlayedModel([*events, *call("w1", "write"), *call("w2", "write"), WANTS_TOOLS], [DONE])
     transcript = MemoryTranscript()
     await build_turn(model, transcript, reading, writing).run([user("hi")])
-    assert most == LIMITS.tools_parallel_max
+    assert running_max == LIMITS.tools_parallel_max
     assert len(transcript.results) == 9
     assert [result.tool_call_id for result in transcript.results][-2:] == ["w1", "w2"]
 
 
-async def test_W_30_a_denial_ends_the_turn_and_leaves_the_rest_of_the_step_unexecuted() -> None:
+async def test_W_30_a_denial_ends_the_turn_and_skips_the_remaining_calls_of_the_step() -> None:
     async def deny(args: Mapping[str, object]) -> ToolResult:
         return ToolResult("denied", is_error=True, stop_turn=True)
 
-    other = PlayedTool("other", says)
+    other = FunctionTool("other", echo)
     model = PlayedModel([*call("c1", "danger"), *call("c2", "other"), WANTS_TOOLS])
     transcript = MemoryTranscript()
-    result = await build_turn(model, transcript, PlayedTool("danger", deny), other).run([user("hi")])
+    result = await build_turn(model, transcript, FunctionTool("danger", deny), other).run([user("hi")])
     assert result.finish == "end_turn"
     assert other.calls == []
-    assert [found.content for found in transcript.results] == ["denied", SKIPPED_CALL]
+    assert [outcome.content for outcome in transcript.results] == ["denied", SKIPPED_CALL]
     assert len(model.requests) == 1
 
 
-async def test_W_18_a_tool_that_raises_gives_a_result_and_the_turn_goes_on() -> None:
-    async def explode(args: Mapping[str, object]) -> ToolResult:
-        raise OSError("disk on fire")
+async def test_W_18_a_tool_that_raises_gives_an_error_result_and_the_turn_continues() -> None:
+    async def fail(args: Mapping[str, object]) -> ToolResult:
+        raise OSError("disk failure")
 
     model = PlayedModel([*call("c1", "bad"), WANTS_TOOLS], [TextDelta("ok"), DONE])
     transcript = MemoryTranscript()
-    assert (await build_turn(model, transcript, PlayedTool("bad", explode)).run([user("hi")])).text == "ok"
+    assert (await build_turn(model, transcript, FunctionTool("bad", fail)).run([user("hi")])).text == "ok"
     assert transcript.results[0].is_error
-    assert "disk on fire" in transcript.results[0].content
+    assert "disk failure" in transcript.results[0].content
 
 
 @pytest.mark.parametrize("text", ["", "not json", '{"x": ', "[1]", '"text"'])
 async def test_L06_invalid_arguments_become_an_error_result_and_a_valid_history(text: str) -> None:
-    tool = PlayedTool("look", says)
+    tool = FunctionTool("look", echo)
     model = PlayedModel([*call("c1", "look", text), WANTS_TOOLS], [DONE])
     transcript = MemoryTranscript()
     await build_turn(model, transcript, tool).run([user("hi")])
@@ -197,8 +199,8 @@ async def test_L06_invalid_arguments_become_an_error_result_and_a_valid_history(
         assert tool.calls == [{}]
 
 
-async def test_L06_a_call_whose_end_never_came_is_not_executed() -> None:
-    tool = PlayedTool("look", says)
+async def test_L06_a_call_without_an_end_event_is_not_executed() -> None:
+    tool = FunctionTool("look", echo)
     model = PlayedModel([ToolCallStart("c1", "look"), WANTS_TOOLS], [DONE])
     transcript = MemoryTranscript()
     await build_turn(model, transcript, tool).run([user("hi")])
@@ -206,16 +208,16 @@ async def test_L06_a_call_whose_end_never_came_is_not_executed() -> None:
     assert calls_of(transcript.assistants[0])[0].finished
 
 
-async def test_L06_an_unknown_tool_gets_an_error_that_names_the_known_ones() -> None:
+async def test_L06_an_unknown_tool_gets_an_error_that_names_the_existing_ones() -> None:
     model = PlayedModel([*call("c1", "nonsense"), WANTS_TOOLS], [DONE])
     transcript = MemoryTranscript()
-    await build_turn(model, transcript, PlayedTool("look", says)).run([user("hi")])
+    await build_turn(model, transcript, FunctionTool("look", echo)).run([user("hi")])
     assert transcript.results[0].is_error
     assert "look" in transcript.results[0].content
 
 
-async def test_L06_duplicate_ids_are_told_apart_within_a_step_and_between_steps() -> None:
-    tool = PlayedTool("look", says)
+async def test_L06_duplicate_call_ids_are_made_unique_within_and_between_steps() -> None:
+    tool = FunctionTool("look", echo)
     one = [*call("c", "look", '{"n":1}'), *call("c", "look", '{"n":2}'), WANTS_TOOLS]
     model = PlayedModel(one, [*call("c", "look", '{"n":3}'), WANTS_TOOLS], [DONE])
     transcript = MemoryTranscript()
@@ -224,8 +226,8 @@ async def test_L06_duplicate_ids_are_told_apart_within_a_step_and_between_steps(
     assert len({result.tool_call_id for result in transcript.results}) == 3
 
 
-async def test_L06_calls_with_one_id_keep_their_own_inputs_when_these_come_at_the_end() -> None:
-    tool = PlayedTool("look", says)
+async def test_L06_calls_with_the_same_id_keep_their_own_inputs() -> None:
+    tool = FunctionTool("look", echo)
     starts = [ToolCallStart("c", "look"), ToolCallStart("c", "look")]
     ends = [ToolCallEnd("c", '{"n":1}'), ToolCallEnd("c", '{"n":2}'), ToolCallEnd("c", '{"n":3}')]
     transcript = MemoryTranscript()
@@ -234,7 +236,7 @@ async def test_L06_calls_with_one_id_keep_their_own_inputs_when_these_come_at_th
     assert not any(result.is_error for result in transcript.results)
 
 
-async def test_L06_endless_tool_calls_end_at_the_step_limit_with_a_word() -> None:
+async def test_L06_endless_tool_calls_end_at_the_step_limit_with_an_explanation() -> None:
     count = 0
 
     async def other_each_time(args: Mapping[str, object]) -> ToolResult:
@@ -245,7 +247,7 @@ async def test_L06_endless_tool_calls_end_at_the_step_limit_with_a_word() -> Non
     model = PlayedModel([*call("c", "look"), WANTS_TOOLS])
     transcript = MemoryTranscript()
     limits = replace(LIMITS, steps_max=15)
-    result = await build_turn(model, transcript, PlayedTool("look", other_each_time), limits=limits).run([user("hi")])
+    result = await build_turn(model, transcript, FunctionTool("look", other_each_time), limits=limits).run([user("hi")])
     assert result.finish == "step_limit"
     finish = finish_of(transcript.assistants[-1])
     assert finish is not None
@@ -253,10 +255,10 @@ async def test_L06_endless_tool_calls_end_at_the_step_limit_with_a_word() -> Non
     assert len(model.requests) == 15
 
 
-async def test_W_17_a_loop_is_stopped_and_says_so() -> None:
+async def test_W_17_a_turn_that_repeats_itself_is_stopped_with_an_explanation() -> None:
     model = PlayedModel([*call("c", "look"), WANTS_TOOLS])
     transcript = MemoryTranscript()
-    result = await build_turn(model, transcript, PlayedTool("look", says)).run([user("hi")])
+    result = await build_turn(model, transcript, FunctionTool("look", echo)).run([user("hi")])
     finish = finish_of(transcript.assistants[-1])
     assert result.finish == "loop_detected"
     assert finish is not None
@@ -264,18 +266,18 @@ async def test_W_17_a_loop_is_stopped_and_says_so() -> None:
     assert len(model.requests) == 10
 
 
-async def test_the_output_limit_still_executes_the_tools_of_its_step_and_stops() -> None:
-    tool = PlayedTool("look", says)
+async def test_a_turn_that_reaches_the_output_limit_executes_the_tools_of_that_step_and_stops() -> None:
+    tool = FunctionTool("look", echo)
     model = PlayedModel([TextDelta("part"), *call("c1", "look"), Finished("max_tokens")])
     result = await build_turn(model, MemoryTranscript(), tool).run([user("hi")])
     assert result.finish == "max_tokens"
     assert len(tool.calls) == 1
 
 
-async def test_a_server_that_says_stop_although_it_calls_tools_goes_on() -> None:
+async def test_a_turn_continues_when_the_provider_reports_end_turn_beside_tool_calls() -> None:
     model = PlayedModel([*call("c1", "look"), DONE], [TextDelta("end"), DONE])
     transcript = MemoryTranscript()
-    result = await build_turn(model, transcript, PlayedTool("look", says)).run([user("hi")])
+    result = await build_turn(model, transcript, FunctionTool("look", echo)).run([user("hi")])
     assert result.text == "end"
     assert finish_of(transcript.assistants[0]).reason == "tool_use"  # type: ignore[union-attr]
 
@@ -283,13 +285,13 @@ async def test_a_server_that_says_stop_although_it_calls_tools_goes_on() -> None
 # --- retries ----------------------------------------------------------------------------------------------------
 
 
-async def test_L02_a_failed_request_is_tried_again_and_announced() -> None:
+async def test_L02_a_failed_request_is_repeated_and_announced() -> None:
     model = PlayedModel([failure("rate_limit", "slow down", status=429)], [TextDelta("ok"), DONE])
     transcript = MemoryTranscript()
     assert (await build_turn(model, transcript).run([user("hi")])).text == "ok"
     assert [event.type for event in transcript.events] == ["retrying"]
     assert "slow down" in transcript.events[0].progress
-    assert transcript.events[0].error == ""  # a waiting client would take it for the end of the run
+    assert transcript.events[0].error == ""  # a client that waits for the run would take an error for its end
     assert [usage.ended for usage in transcript.usages] == ["failed", "completed"]
     assert len(transcript.assistants) == 1
 
@@ -303,24 +305,24 @@ async def test_L02_retries_are_bounded() -> None:
     assert len(model.requests) == 1 + LIMITS.model_retries_max
 
 
-async def test_L01_a_wrong_key_is_not_tried_again() -> None:
+async def test_L01_a_request_with_a_wrong_key_is_not_repeated() -> None:
     model = PlayedModel([failure("auth", "no", status=401)])
     with pytest.raises(ModelFailure):
         await build_turn(model, MemoryTranscript()).run([user("hi")])
     assert len(model.requests) == 1
 
 
-async def test_L04_a_reset_in_the_stream_is_retried_without_doubled_text() -> None:
+async def test_L04_a_reset_in_the_stream_is_retried_without_duplicating_text() -> None:
     cut = failure("stream_cut", "reset", in_stream=True)
     model = PlayedModel([TextDelta("half an ans"), ToolCallStart("c1", "look"), cut], [TextDelta("whole"), DONE])
-    tool = PlayedTool("look", says)
+    tool = FunctionTool("look", echo)
     transcript = MemoryTranscript()
     assert (await build_turn(model, transcript, tool).run([user("hi")])).text == "whole"
     assert text_of(transcript.assistants[0]) == "whole"
     assert tool.calls == []
 
 
-async def test_L04_a_clean_end_without_a_final_event_is_a_cut() -> None:
+async def test_L04_a_stream_that_ends_without_a_final_event_counts_as_cut() -> None:
     model = PlayedModel([TextDelta("half")])
     transcript = MemoryTranscript()
     turn = build_turn(model, transcript, limits=replace(LIMITS, model_retries_max=0))
@@ -335,7 +337,7 @@ async def test_L04_a_clean_end_without_a_final_event_is_a_cut() -> None:
 
 
 async def test_W_29_a_failure_after_tools_ran_does_not_run_them_again() -> None:
-    tool = PlayedTool("look", says)
+    tool = FunctionTool("look", echo)
     model = PlayedModel([*call("c1", "look"), WANTS_TOOLS], [failure("network", "gone")], [TextDelta("end"), DONE])
     assert (await build_turn(model, MemoryTranscript(), tool).run([user("hi")])).text == "end"
     assert len(tool.calls) == 1
@@ -344,12 +346,12 @@ async def test_W_29_a_failure_after_tools_ran_does_not_run_them_again() -> None:
 # --- cancel in each phase (L07) ------------------------------------------------------------------------------------
 
 
-async def test_L07_cancel_before_the_first_event_leaves_an_empty_open_row() -> None:
-    gate = Gate()
-    model = PlayedModel([gate, DONE])
+async def test_L07_a_cancel_before_the_first_event_leaves_an_empty_open_row() -> None:
+    pause = Pause()
+    model = PlayedModel([pause, DONE])
     transcript = MemoryTranscript()
     turn = build_turn(model, transcript)
-    await cancel_at(turn, gate)
+    await cancel_at(turn, pause)
     left = turn.leftover(CANCELLED_CALL)
     assert left.message is not None
     assert left.message.parts == []
@@ -358,12 +360,12 @@ async def test_L07_cancel_before_the_first_event_leaves_an_empty_open_row() -> N
     assert model.closed == 1
 
 
-async def test_C_12_cancel_in_the_text_keeps_it() -> None:
-    gate = Gate()
-    model = PlayedModel([ThinkingDelta("hm"), TextDelta("part"), ToolCallStart("c1", "look"), gate, DONE])
+async def test_C_12_a_cancel_while_streaming_keeps_the_text() -> None:
+    pause = Pause()
+    model = PlayedModel([ThinkingDelta("hm"), TextDelta("part"), ToolCallStart("c1", "look"), pause, DONE])
     transcript = MemoryTranscript()
     turn = build_turn(model, transcript)
-    await cancel_at(turn, gate)
+    await cancel_at(turn, pause)
     left = turn.leftover(CANCELLED_CALL)
     assert left.message is not None
     assert text_of(left.message) == "part"
@@ -375,18 +377,18 @@ async def test_C_12_cancel_in_the_text_keeps_it() -> None:
     assert model.closed == 1
 
 
-async def test_C_13_cancel_in_a_tool_leaves_an_answer_for_every_call() -> None:
-    gate = Gate()
+async def test_C_13_a_cancel_during_a_tool_leaves_a_result_for_every_call() -> None:
+    pause = Pause()
 
     async def wait(args: Mapping[str, object]) -> ToolResult:
-        await gate()
+        await pause()
         return ToolResult("late")
 
-    after = PlayedTool("after", says)
+    after = FunctionTool("after", echo)
     model = PlayedModel([*call("c1", "first"), *call("c2", "slow"), *call("c3", "after"), WANTS_TOOLS])
     transcript = MemoryTranscript()
-    turn = build_turn(model, transcript, PlayedTool("first", says), PlayedTool("slow", wait), after)
-    await cancel_at(turn, gate)
+    turn = build_turn(model, transcript, FunctionTool("first", echo), FunctionTool("slow", wait), after)
+    await cancel_at(turn, pause)
     left = turn.leftover(CANCELLED_CALL)
     assert [result.tool_call_id for result in transcript.results] == ["c1"]
     assert [result.tool_call_id for result in left.results] == ["c2", "c3"]
@@ -396,73 +398,73 @@ async def test_C_13_cancel_in_a_tool_leaves_an_answer_for_every_call() -> None:
     assert finish_of(left.message) is None
 
 
-async def test_C_13_cancel_of_parallel_tools_ends_all_of_them() -> None:
-    gate, ended = Gate(), 0
+async def test_C_13_a_cancel_ends_all_parallel_tools() -> None:
+    pause, ended = Pause(), 0
 
     async def wait(args: Mapping[str, object]) -> ToolResult:
         nonlocal ended
         try:
-            await gate()
+            await pause()
         finally:
             ended += 1
         return ToolResult("late")
 
     model = PlayedModel([*call("c1", "slow"), *call("c2", "slow"), WANTS_TOOLS])
-    turn = build_turn(model, MemoryTranscript(), PlayedTool("slow", wait, parallel=True))
-    await cancel_at(turn, gate)
+    turn = build_turn(model, MemoryTranscript(), FunctionTool("slow", wait, parallel=True))
+    await cancel_at(turn, pause)
     assert ended == 2
     assert len(turn.leftover(CANCELLED_CALL).results) == 2
 
 
-async def test_C_14_W_04_cancel_between_steps_leaves_no_open_row() -> None:
-    class Slow(MemoryTranscript):
-        gate = Gate()
+async def test_C_14_W_04_a_cancel_between_steps_leaves_no_open_row() -> None:
+    class PausedTranscript(MemoryTranscript):
+        pause = Pause()
 
-        async def merge_queued(self):
+        async def merge_queued(self) -> list[Message]:
             if self.assistants:
-                await self.gate()
+                await self.pause()
             return []
 
     model = PlayedModel([*call("c1", "look"), WANTS_TOOLS], [DONE])
-    transcript = Slow()
-    turn = build_turn(model, transcript, PlayedTool("look", says))
-    await cancel_at(turn, transcript.gate)
+    transcript = PausedTranscript()
+    turn = build_turn(model, transcript, FunctionTool("look", echo))
+    await cancel_at(turn, transcript.pause)
     left = turn.leftover(CANCELLED_CALL)
     assert (left.message, left.results, left.usage) == (None, [], None)
     assert finish_of(transcript.assistants[0]).reason == "tool_use"  # type: ignore[union-attr]
 
 
-async def test_C_16_cancel_in_the_back_off_ends_it_and_the_row_is_empty() -> None:
-    class Announcing(MemoryTranscript):
-        gate = Gate()
+async def test_C_16_a_cancel_during_the_retry_delay_ends_it_and_leaves_an_empty_row() -> None:
+    class SignallingTranscript(MemoryTranscript):
+        pause = Pause()
 
-        async def agent_event(self, event):
+        async def agent_event(self, event: AgentEvent) -> None:
             await super().agent_event(event)
-            self.gate.reached.set()
+            self.pause.reached.set()
 
     model = PlayedModel([TextDelta("half"), failure("network", "gone", in_stream=True)])
-    transcript = Announcing()
+    transcript = SignallingTranscript()
     turn = build_turn(model, transcript, limits=replace(LIMITS, model_retry_delay_s=600, model_retry_delay_s_max=600))
-    await cancel_at(turn, transcript.gate)
+    await cancel_at(turn, transcript.pause)
     left = turn.leftover(CANCELLED_CALL)
     assert left.message is not None
     assert left.message.parts == []
-    assert left.usage is None  # the failed attempt was accounted
+    assert left.usage is None  # the usage of the failed attempt is already accounted
     assert [usage.ended for usage in transcript.usages] == ["failed"]
 
 
 async def test_a_cancel_while_the_last_row_is_being_finished_leaves_it_finished() -> None:
-    class Slow(MemoryTranscript):
-        gate = Gate()
+    class PausedTranscript(MemoryTranscript):
+        pause = Pause()
 
-        async def update(self, message):
+        async def update(self, message: Message) -> None:
             if finish_of(message) is not None:
-                await self.gate()
+                await self.pause()
             await super().update(message)
 
-    transcript = Slow()
+    transcript = PausedTranscript()
     turn = build_turn(PlayedModel([TextDelta("all"), DONE]), transcript)
-    await cancel_at(turn, transcript.gate)
+    await cancel_at(turn, transcript.pause)
     left = turn.leftover(CANCELLED_CALL)
     assert left.message is not None
     assert finish_of(left.message).reason == "end_turn"  # type: ignore[union-attr]

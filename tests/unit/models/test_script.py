@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from protocol.api.message import Message, TextData, TextPart
-from tests.unit.agent.agent_harness import LIMITS, SESSION, MemoryTranscript, PlayedTool, build_turn, user
+from tests.unit.agent.agent_harness import LIMITS, SESSION, FunctionTool, MemoryTranscript, build_turn, user
 from worker.models.client import (
     Finished,
     ModelEvent,
@@ -179,7 +179,7 @@ async def test_a_whole_turn_with_tools_retries_and_text() -> None:
         return ToolResult("listed")
 
     transcript = MemoryTranscript()
-    turn = build_turn(build(), transcript, PlayedTool("ls", works))  # type: ignore[arg-type]
+    turn = build_turn(build(), transcript, FunctionTool("ls", works))  # type: ignore[arg-type]
     result = await turn.run([user('/think hm\n/tool ls {}\n/tool ls {"path": "x"}\n/fail 500 1\n/tokens 3')])
     assert result.text == "t1 t2 t3"
     assert len(transcript.results) == 2
