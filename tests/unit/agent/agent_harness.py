@@ -20,7 +20,7 @@ from tests.support.rules_gate import RulesGate
 from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.turn import Turn
 from worker.agent.usage import Usage
-from worker.models.client import Finished, ModelEvent, ModelRequest
+from worker.models.client import Finished, ModelClient, ModelEvent, ModelRequest
 from worker.permissions.rules import Rules
 from worker.toolkit.tool import Tool, ToolContext, ToolResult, ToolSpec
 from worker.toolkit.toolbox import Toolbox
@@ -194,7 +194,7 @@ def context_for(call: ToolCallData, message_id: str) -> ToolContext:
 
 
 def build_turn(
-    model: PlayedModel, transcript: MemoryTranscript, *tools: Tool, limits: Limits = LIMITS, **changes: Any
+    model: ModelClient, transcript: MemoryTranscript, *tools: Tool, limits: Limits = LIMITS, **changes: Any
 ) -> Turn:
     return Turn(
         model=model,

@@ -1,4 +1,4 @@
-"""Local servers are asked for their models: together within one bound, and not on every reload."""
+"""Test the discovery of models on local servers: within one common timeout, and not on every reload."""
 
 import http.server
 import json
@@ -25,7 +25,7 @@ ANSWER = {
 
 @contextmanager
 def model_server(answer: object = ANSWER, status: int = 200) -> Iterator[tuple[str, list[str]]]:
-    """Its address, and the paths and keys that were asked with."""
+    """Run a server; yield its base URL and the list of requested paths and keys."""
     seen: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,37 +51,37 @@ def model_server(answer: object = ANSWER, status: int = 200) -> Iterator[tuple[s
         server.server_close()
 
 
-def resolved(discovery: Discovery, **providers: ProviderConfig) -> ResolvedProviders:
+def discover(discovery: Discovery, **providers: ProviderConfig) -> ResolvedProviders:
     return resolve(providers, {}, use_known=False, default_model="", env={}, run=lambda _: "", discovery=discovery)
 
 
-def test_what_a_server_has_is_added_behind_the_users_own_models() -> None:
+def test_discovered_models_are_added_after_the_configured_ones() -> None:
     with model_server() as (url, seen):
         own = Model(id="llama", name="Mine", context_window=5)
-        found = resolved(Discovery(), box=ProviderConfig(type="ollama", base_url=url, api_key="k", models=[own]))
-        models = found.providers["box"].models
+        providers = discover(Discovery(), box=ProviderConfig(type="ollama", base_url=url, api_key="k", models=[own]))
+        models = providers.providers["box"].models
         assert [(model.id, model.name, model.context_window) for model in models] == [
             ("llama", "Mine", 5),
             ("qwen", "qwen", 32768),
         ]
-        assert found.models["large"] == SelectedModel(model="llama", provider="box")
+        assert providers.models["large"] == SelectedModel(model="llama", provider="box")
         assert seen == ["/v1/models Bearer k"]
 
 
-def test_it_is_asked_once_in_a_while_and_not_when_switched_off_or_not_local() -> None:
+def test_a_server_is_asked_once_and_only_when_it_is_local_and_discovery_is_on() -> None:
     with model_server() as (url, seen):
         discovery = Discovery()
         for _ in range(2):
-            assert len(resolved(discovery, box=ProviderConfig(type="llamacpp", base_url=url)).providers["box"].models)
+            assert len(discover(discovery, box=ProviderConfig(type="llamacpp", base_url=url)).providers["box"].models)
         assert len(seen) == 1
         off = ProviderConfig(type="ollama", base_url=url + "/off", discover_models=False)
         other = ProviderConfig(type="openai-compat", base_url=url + "/other")
-        found = resolved(discovery, off=off, other=other)
-        assert found.providers["off"].models == found.providers["other"].models == []
+        providers = discover(discovery, off=off, other=other)
+        assert providers.providers["off"].models == providers.providers["other"].models == []
         assert len(seen) == 1
 
 
-def test_servers_that_are_silent_or_odd_hold_nobody_up_for_longer_than_the_bound() -> None:
+def test_silent_and_failing_servers_delay_the_discovery_by_at_most_the_timeout() -> None:
     silent = socket.create_server(("127.0.0.1", 0))
     with (
         silent,
@@ -89,22 +89,22 @@ def test_servers_that_are_silent_or_odd_hold_nobody_up_for_longer_than_the_bound
         model_server({"data": 5}) as (odd, _),
         model_server(status=500) as (bad, _),
     ):
-        found = resolved(
+        providers = discover(
             Discovery(timeout_s=0.5),
             silent=ProviderConfig(type="ollama", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1"),
             also=ProviderConfig(type="omlx", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/also"),
-            nobody=ProviderConfig(type="ollama", base_url="http://127.0.0.1:9/v1"),
+            closed=ProviderConfig(type="ollama", base_url="http://127.0.0.1:9/v1"),
             odd=ProviderConfig(type="lmstudio", base_url=odd),
             bad=ProviderConfig(type="litellm", base_url=bad),
             good=ProviderConfig(type="ollama", base_url=url),
         )
-        sizes = {name: len(provider.models) for name, provider in found.providers.items() if name != BUILTIN_ID}
-        assert sizes == {"silent": 0, "also": 0, "nobody": 0, "odd": 0, "bad": 0, "good": 2}
-        assert found.models["large"].provider == "good"
+        sizes = {name: len(provider.models) for name, provider in providers.providers.items() if name != BUILTIN_ID}
+        assert sizes == {"silent": 0, "also": 0, "closed": 0, "odd": 0, "bad": 0, "good": 2}
+        assert providers.models["large"].provider == "good"
 
 
-def test_a_local_type_needs_no_address() -> None:
-    found = resolve(
+def test_a_local_provider_type_has_a_default_address() -> None:
+    result = resolve(
         {"box": ProviderConfig(type="ollama")}, {}, use_known=False, default_model="", env={}, run=lambda _: ""
     )
-    assert found.providers["box"].base_url == "http://localhost:11434/v1"
+    assert result.providers["box"].base_url == "http://localhost:11434/v1"

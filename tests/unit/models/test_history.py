@@ -1,5 +1,8 @@
-"""What was said before goes back as the provider gave it: thinking in its place and with its signature (W-22), the
-thinking of another provider not at all, pictures where the provider can see them."""
+"""Test that a conversation is sent back as the provider gave it.
+
+Thinking keeps its position and signature (W-22), thinking of another provider is left out, and images are sent to
+models that accept them.
+"""
 
 import asyncio
 import base64
@@ -16,6 +19,8 @@ from protocol.api.message import (
     ImageURLData,
     ImageURLPart,
     Message,
+    Part,
+    Role,
     TextData,
     TextPart,
     ToolCallData,
@@ -23,11 +28,11 @@ from protocol.api.message import (
     ToolResultData,
     ToolResultPart,
 )
-from tests.support.fakes.scripted_provider import Exchange
+from tests.support.fakes.scripted_provider import Exchange, Provider
 from tests.unit.agent.agent_harness import user
 from tests.unit.models.test_provider_types import gemini, gemini_answer, sent_by
-from tests.unit.models.test_remote import _loopback_is_allowed as _loopback_is_allowed
-from tests.unit.models.test_remote import collect, house
+from tests.unit.models.test_remote import allow_loopback as allow_loopback
+from tests.unit.models.test_remote import collect, open_client
 from worker.agent.history import repair
 from worker.agent.message_draft import MessageDraft
 from worker.models.client import (
@@ -42,16 +47,16 @@ from worker.models.client import (
 )
 from worker.zygote.warm_models import WarmTool
 
-PNG = b"\x89PNG\r\n\x1a\nnothing more"
+PNG = b"\x89PNG\r\n\x1a\nno image data"
 THINKS = {"can_reason": True, "supports_attachments": True}
 
 
-def row(role: Any, *parts: Any, name: str = "m") -> Message:
+def row(role: Role, *parts: Part, name: str = "m") -> Message:
     return Message(id=name, session_id="s1", role=role, parts=list(parts))
 
 
-def drafted(events: list[ModelEvent]) -> Message:
-    """The row that these events make."""
+def build_row(events: list[ModelEvent]) -> Message:
+    """Return the row that these events build."""
     draft = MessageDraft(row("assistant"))
     for event in events:
         match event:
@@ -74,8 +79,8 @@ def answers(*calls: str) -> Message:
     return row("tool", *(ToolResultPart(ToolResultData(tool_call_id=c, name="view", content=f"of {c}")) for c in calls))
 
 
-async def thought(exchange: Exchange) -> None:
-    """Two summaries of one item, a text, a call, another item of thinking, another call."""
+async def send_step(exchange: Exchange) -> None:
+    """Send thinking in two parts, a text, a call, more thinking, and another call."""
     await exchange.thinking("rs_1", ["first", "second"], "secret-1")
     await exchange.tokens("looking")
     await exchange.tool_call("c1", "view", "{}")
@@ -84,8 +89,8 @@ async def thought(exchange: Exchange) -> None:
     await exchange.finish()
 
 
-async def asked(provider: Any, client: ModelClient, rows: list[Message]) -> Exchange:
-    """The request with these rows, answered with a word."""
+async def ask(provider: Provider, client: ModelClient, rows: list[Message]) -> Exchange:
+    """Send these rows to the provider, answer, and return the exchange."""
     task = asyncio.create_task(collect(client, ModelRequest("be good", rows, [WarmTool()])))
     exchange: Exchange = await provider.next_call()
     await exchange.reply("fine")
@@ -93,17 +98,17 @@ async def asked(provider: Any, client: ModelClient, rows: list[Message]) -> Exch
     return exchange
 
 
-async def step(provider: Any, client: ModelClient) -> Message:
+async def receive_step(provider: Provider, client: ModelClient) -> Message:
     task = asyncio.create_task(collect(client, ModelRequest("be good", [user("hi")], [WarmTool()])))
-    await thought(await provider.next_call())
-    return drafted(await task)
+    await send_step(await provider.next_call())
+    return build_row(await task)
 
 
 async def test_openai_gets_its_reasoning_back_in_order_with_every_signature() -> None:
-    async with house("responses", model=THINKS) as (provider, client):
-        made = await step(provider, client)
-        rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "loop")
-        exchange = await asked(provider, client, rows)
+    async with open_client("responses", model=THINKS) as (provider, client):
+        step = await receive_step(provider, client)
+        rows = repair([user("hi"), step, answers("c1", "c2"), user("and?", "u2")], "loop")
+        exchange = await ask(provider, client, rows)
         items = [
             (item.get("type", "message"), item.get("id") or item.get("call_id") or item.get("role"))
             for item in exchange.messages
@@ -128,13 +133,13 @@ async def test_openai_gets_its_reasoning_back_in_order_with_every_signature() ->
 
 
 async def test_anthropic_gets_its_thinking_back_between_its_calls() -> None:
-    async with house("anthropic", model=THINKS) as (provider, client):
-        made = await step(provider, client)
-        rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "loop")
-        exchange = await asked(provider, client, rows)
+    async with open_client("anthropic", model=THINKS) as (provider, client):
+        step = await receive_step(provider, client)
+        rows = repair([user("hi"), step, answers("c1", "c2"), user("and?", "u2")], "loop")
+        exchange = await ask(provider, client, rows)
         blocks = exchange.messages[1]["content"]
-        said = [(block["type"], block.get("thinking") or block.get("text") or block.get("id")) for block in blocks]
-        assert said == [
+        sent = [(block["type"], block.get("thinking") or block.get("text") or block.get("id")) for block in blocks]
+        assert sent == [
             ("thinking", "first"),
             ("thinking", "second"),
             ("text", "looking"),
@@ -153,7 +158,7 @@ async def test_anthropic_gets_its_thinking_back_between_its_calls() -> None:
     ("old", "new"), [("anthropic", "responses"), ("responses", "anthropic"), ("openai", "anthropic")]
 )
 async def test_the_thinking_of_another_provider_is_not_sent(old: str, new: str) -> None:
-    async with house(old, model=THINKS) as (provider, client):
+    async with open_client(old, model=THINKS) as (provider, client):
         if old == "openai":
             task = asyncio.create_task(collect(client))
             exchange = await provider.next_call()
@@ -162,20 +167,20 @@ async def test_the_thinking_of_another_provider_is_not_sent(old: str, new: str) 
             await exchange.tool_call("c1", "view", "{}")
             await exchange.tool_call("c2", "view", "{}")
             await exchange.finish()
-            made = drafted(await task)
+            step = build_row(await task)
         else:
-            made = await step(provider, client)
-    async with house(new, model=THINKS) as (provider, client):
-        rows = repair([user("hi"), made, answers("c1", "c2"), user("and?", "u2")], "another")
-        exchange = await asked(provider, client, rows)
+            step = await receive_step(provider, client)
+    async with open_client(new, model=THINKS) as (provider, client):
+        rows = repair([user("hi"), step, answers("c1", "c2"), user("and?", "u2")], "another")
+        exchange = await ask(provider, client, rows)
         text = str(exchange.body)
-        for gone in ("first", "second", "third", "secret", "rs_", "<think"):
-            assert gone not in text
+        for absent in ("first", "second", "third", "secret", "rs_", "<think"):
+            assert absent not in text
         assert "of c2" in text
 
 
 def stored(message: Message) -> Message:
-    """As the file gives it back."""
+    """Return the message as it is read back from the database."""
     return msgspec.json.decode(msgspec.json.encode(message), type=Message)
 
 
@@ -192,8 +197,8 @@ async def test_openrouter_gets_the_details_of_its_reasoning_back() -> None:
         {"type": "reasoning.text", "text": "plain", "format": "unknown", "index": 2},
     ]
 
-    named: Any = {"model": THINKS | {"id": "anthropic/claude"}, "selected": {"model": "anthropic/claude"}}
-    async with house("openai", type="openrouter", **named) as (provider, client):
+    changes: dict[str, Any] = {"model": THINKS | {"id": "anthropic/claude"}, "selected": {"model": "anthropic/claude"}}
+    async with open_client("openai", type="openrouter", **changes) as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange = await provider.next_call()
         await exchange._open()
@@ -201,36 +206,36 @@ async def test_openrouter_gets_the_details_of_its_reasoning_back() -> None:
             await exchange._chunk({"reasoning_details": [detail]})
         await exchange.tool_call("c1", "view", "{}")
         await exchange.finish()
-        made = stored(drafted(await task))
-        rows = repair([user("hi"), made, answers("c1"), user("and?", "u2")], "loop")
-        exchange = await asked(provider, client, rows)
+        step = stored(build_row(await task))
+        rows = repair([user("hi"), step, answers("c1"), user("and?", "u2")], "loop")
+        exchange = await ask(provider, client, rows)
         sent = next(row for row in exchange.messages if row["role"] == "assistant")["reasoning_details"]
-        told = [{key: value for key, value in detail.items() if value is not None} for detail in sent]
-        assert told == details
+        details_sent = [{key: value for key, value in detail.items() if value is not None} for detail in sent]
+        assert details_sent == details
 
 
-def test_google_gets_the_signatures_of_its_calls_back() -> None:
+async def test_google_gets_the_signatures_of_its_calls_back() -> None:
     def signed(signature: str, **part: Any) -> dict[str, Any]:
         return {**part, "thoughtSignature": base64.b64encode(signature.encode()).decode()}
 
-    parts = [
+    parts: list[dict[str, object]] = [
         {"text": "hm", "thought": True},
         {"text": "looking"},
         signed("of one", functionCall={"name": "view", "args": {"n": 1}, "id": "c1"}),
         {"functionCall": {"name": "view", "args": {"n": 2}, "id": "c2"}},
         signed("of three", functionCall={"name": "view", "args": {"n": 3}, "id": "c3"}),
     ]
-    made = stored(drafted(list(sent_by(gemini(), gemini_answer(parts))[1])))
-    silent = stored(drafted(list(sent_by(gemini(), gemini_answer(parts[2:]))[1])))
-    for answer, before in ((made, ["text"]), (silent, [])):
+    step = stored(build_row((await sent_by(gemini(), gemini_answer(parts)))[1]))
+    without_text = stored(build_row((await sent_by(gemini(), gemini_answer(parts[2:])))[1]))
+    for answer, before in ((step, ["text"]), (without_text, [])):
         rows = repair([user("hi"), answer, answers("c1", "c2", "c3"), user("and?", "u2")], "p")
-        request, _ = sent_by(gemini(), gemini_answer([{"text": "fine"}]), messages=rows)
-        said = next(row for row in json.loads(request.content)["contents"] if row["role"] == "model")["parts"]
-        assert [key for part in said for key in part if key in ("text", "functionCall")] == [
+        request, _ = await sent_by(gemini(), gemini_answer([{"text": "fine"}]), messages=rows)
+        sent = next(row for row in json.loads(request.content)["contents"] if row["role"] == "model")["parts"]
+        assert [key for part in sent for key in part if key in ("text", "functionCall")] == [
             *before,
             *3 * ["functionCall"],
         ]
-        signatures = [part.get("thoughtSignature") for part in said[len(before) :]]
+        signatures = [part.get("thoughtSignature") for part in sent[len(before) :]]
         assert [signature and base64.urlsafe_b64decode(signature) for signature in signatures] == [
             b"of one",
             None,
@@ -239,27 +244,27 @@ def test_google_gets_the_signatures_of_its_calls_back() -> None:
 
 
 @pytest.mark.parametrize("dialect", ["responses", "anthropic"])
-async def test_the_thinking_of_another_model_is_not_sent_to_one_that_cannot(dialect: str) -> None:
-    async with house(dialect, model=THINKS) as (provider, client):
-        made = await step(provider, client)
-    async with house(dialect) as (provider, client):
-        other = replace(made, model="one-that-thinks")
+async def test_the_thinking_of_another_model_is_not_sent_to_a_model_that_cannot_reason(dialect: str) -> None:
+    async with open_client(dialect, model=THINKS) as (provider, client):
+        step = await receive_step(provider, client)
+    async with open_client(dialect) as (provider, client):
+        other = replace(step, model="one-that-thinks")
         rows = repair([user("hi"), other, answers("c1", "c2"), user("and?", "u2")], "loop")
-        text = str((await asked(provider, client, rows)).body)
-        for gone in ("first", "second", "third", "secret", "rs_", "<think"):
-            assert gone not in text
+        text = str((await ask(provider, client, rows)).body)
+        for absent in ("first", "second", "third", "secret", "rs_", "<think"):
+            assert absent not in text
         assert "of c2" in text
         assert "looking" in text
-    if dialect == "anthropic":  # some think although nobody told us that they can, and want it back
-        async with house(dialect) as (provider, client):
-            own = replace(made, model=client.model.id)
+    if dialect == "anthropic":  # some models think although it is not configured, and require it back
+        async with open_client(dialect) as (provider, client):
+            own = replace(step, model=client.model.id)
             rows = repair([user("hi"), own, answers("c1", "c2"), user("and?", "u2")], "loop")
-            assert "secret-2" in str((await asked(provider, client, rows)).body)
+            assert "secret-2" in str((await ask(provider, client, rows)).body)
 
 
-async def test_thinking_that_was_cut_is_left_out() -> None:
-    async with house("responses", model=THINKS) as (provider, client):
-        made = drafted(
+async def test_thinking_that_was_cut_off_is_left_out() -> None:
+    async with open_client("responses", model=THINKS) as (provider, client):
+        step = build_row(
             [
                 ThinkingDelta("half"),
                 ThinkingEnd("", "rs_9", "loop"),
@@ -268,15 +273,15 @@ async def test_thinking_that_was_cut_is_left_out() -> None:
                 ThinkingEnd("sig", "rs_10", "loop"),
             ]
         )
-        exchange = await asked(provider, client, repair([user("hi"), made, user("and?", "u2")], "loop"))
+        exchange = await ask(provider, client, repair([user("hi"), step, user("and?", "u2")], "loop"))
         assert "rs_" not in str(exchange.body)
         assert "said" in str(exchange.body)
 
 
 @pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
-@pytest.mark.parametrize("sees", [True, False])
-async def test_pictures_go_where_they_can_be_seen(dialect: str, sees: bool) -> None:
-    picture = base64.b64encode(PNG).decode()
+@pytest.mark.parametrize("accepts_images", [True, False])
+async def test_images_are_sent_only_to_models_that_accept_them(dialect: str, accepts_images: bool) -> None:
+    image = base64.b64encode(PNG).decode()
     rows = [
         row(
             "user",
@@ -290,21 +295,21 @@ async def test_pictures_go_where_they_can_be_seen(dialect: str, sees: bool) -> N
         row(
             "tool",
             ToolResultPart(
-                ToolResultData(tool_call_id="c1", name="view", content="shown", data=picture, mime_type="image/png")
+                ToolResultData(tool_call_id="c1", name="view", content="shown", data=image, mime_type="image/png")
             ),
             name="t",
         ),
     ]
 
-    async with house(dialect, model={"supports_attachments": sees}) as (provider, client):
-        exchange = await asked(provider, client, rows)
+    async with open_client(dialect, model={"supports_attachments": accepts_images}) as (provider, client):
+        exchange = await ask(provider, client, rows)
         text = str(exchange.body)
-        assert text.count(picture) == (2 if sees else 0)
+        assert text.count(image) == (2 if accepts_images else 0)
         assert "b.bmp of type image/bmp, which this model cannot see" in text
         assert "plain words" in text
         assert "side" in text
-        assert ("a.png of type image/png, which this model cannot see" in text) != sees
-        if not sees:
+        assert ("a.png of type image/png, which this model cannot see" in text) != accepts_images
+        if not accepts_images:
             assert "media of type image/png, which this model cannot see" in text
         elif dialect == "anthropic":
             result = exchange.messages[2]["content"][0]
@@ -315,8 +320,8 @@ async def test_pictures_go_where_they_can_be_seen(dialect: str, sees: bool) -> N
             assert "tool-result-c1" in exchange.prompt
 
 
-async def test_a_picture_elsewhere_is_named_to_a_model_that_cannot_see() -> None:
-    async with house("openai") as (provider, client):
+async def test_an_image_url_is_described_to_a_model_that_accepts_no_images() -> None:
+    async with open_client("openai") as (provider, client):
         link = ImageURLPart(ImageURLData(url="http://somewhere/x.png"))
-        exchange = await asked(provider, client, [row("user", link)])
+        exchange = await ask(provider, client, [row("user", link)])
         assert "cannot see" in exchange.prompt

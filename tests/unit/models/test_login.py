@@ -1,8 +1,8 @@
-"""Logins: when a token is renewed, what is asked, and that a 401 is answered with one other try."""
+"""Test stored logins: when a token is renewed, what the renewal sends, and that a 401 is retried once."""
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -13,6 +13,9 @@ from worker.models.client import Finished, ModelClient, ModelEvent, ModelFailure
 from worker.models.failures import failure
 from worker.models.key_renewal import RenewingModel
 from worker.models.login import can_renew, exchange, is_due
+
+if TYPE_CHECKING:
+    import httpx2
 
 LOGIN: dict[str, Any] = {
     "access_token": "old-access-token",
@@ -29,25 +32,28 @@ REQUEST = ModelRequest("", [user("hi")])
     [
         (None, 1e9, False),
         ({}, 1e9, False),
-        (LOGIN, 9_639, False),  # a tenth of its life
+        (LOGIN, 9_639, False),  # due when a tenth of its lifetime is left
         (LOGIN, 9_640, True),
-        ({"expires_at": 10_000, "expires_in": 60}, 9_969, False),  # half a minute
+        ({"expires_at": 10_000, "expires_in": 60}, 9_969, False),  # due when half a minute is left
         ({"expires_at": 10_000, "expires_in": 60}, 9_970, True),
         ({"expires_at": 10_000}, 10_001, True),
     ],
 )
-def test_a_token_is_due_a_little_before_its_end(login: Any, now: float | int, due: bool) -> None:
+def test_a_token_is_due_for_renewal_shortly_before_it_expires(
+    login: dict[str, Any] | None, now: float, due: bool
+) -> None:
     assert is_due(login, now) is due
 
 
-def test_a_login_that_does_not_say_where_cannot_be_renewed() -> None:
+def test_a_login_without_a_token_url_or_a_refresh_token_cannot_be_renewed() -> None:
     assert can_renew(LOGIN)
     assert not can_renew(None)
     assert not can_renew({**LOGIN, "client": None})
     assert not can_renew({**LOGIN, "refresh_token": ""})
 
 
-def answering(status: int, body: object, seen: list[Any] | None = None) -> Any:
+def http_client(status: int, body: object, seen: list["httpx2.Request"] | None = None) -> "httpx2.AsyncClient":
+    """Return an HTTP client that answers every request in this way and adds it to `seen`."""
     import httpx2
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -58,9 +64,9 @@ def answering(status: int, body: object, seen: list[Any] | None = None) -> Any:
     return httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
 
 
-async def test_the_new_token_keeps_what_the_answer_does_not_say() -> None:
-    seen: list[Any] = []
-    async with answering(200, {"access_token": "new", "expires_in": 60}, seen) as http:
+async def test_a_renewed_login_keeps_the_fields_that_the_response_leaves_out() -> None:
+    seen: list[httpx2.Request] = []
+    async with http_client(200, {"access_token": "new", "expires_in": 60}, seen) as http:
         login = await exchange(LOGIN, http, lambda: 500.0)
     assert login == {**LOGIN, "access_token": "new", "expires_in": 60, "expires_at": 560}
     assert parse_qs(seen[0].content.decode()) == {
@@ -70,7 +76,7 @@ async def test_the_new_token_keeps_what_the_answer_does_not_say() -> None:
         "client_secret": ["hidden-secret"],
     }
     by_header = {**LOGIN, "client": {**LOGIN["client"], "auth_style": 2}}
-    async with answering(200, {"access_token": "new", "refresh_token": "next"}, seen) as http:
+    async with http_client(200, {"access_token": "new", "refresh_token": "next"}, seen) as http:
         login = await exchange(by_header, http, lambda: 500.0)
     assert (login["refresh_token"], login["expires_at"]) == ("next", 0)
     assert seen[1].headers["authorization"].startswith("Basic ")
@@ -81,10 +87,10 @@ async def test_the_new_token_keeps_what_the_answer_does_not_say() -> None:
     ("status", "body"),
     [(400, {"error": "invalid_grant old-refresh-token"}), (200, {}), (200, b"<html>"), (200, []), (500, b"")],
 )
-async def test_a_refused_renewal_says_to_log_in_again_and_no_secret(
+async def test_a_failed_renewal_asks_for_a_new_login_and_names_no_secret(
     status: int, body: bytes | dict[str, Any] | list[Any]
 ) -> None:
-    async with answering(status, body) as http:
+    async with http_client(status, body) as http:
         with pytest.raises(ModelFailure) as caught:
             await exchange(LOGIN, http, lambda: 0.0)
     assert "log in again" in caught.value.message
@@ -92,8 +98,8 @@ async def test_a_refused_renewal_says_to_log_in_again_and_no_secret(
     assert caught.value.category == "auth"
 
 
-class Scripted:
-    """A client that plays what it is given."""
+class EventClient:
+    """Stream the given events; raise those that are failures."""
 
     model = Model(id="m")
     provider_id = "p"
@@ -101,10 +107,10 @@ class Scripted:
 
     def __init__(self, *events: ModelEvent | ModelFailure) -> None:
         self.events = events
-        self.asked = 0
+        self.requests = 0
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        self.asked += 1
+        self.requests += 1
         for event in self.events:
             if isinstance(event, ModelFailure):
                 raise event
@@ -119,8 +125,8 @@ async def collect(client: ModelClient) -> list[ModelEvent]:
     return [event async for event in client.stream(REQUEST)]
 
 
-async def test_a_401_is_answered_with_the_newer_key_once_and_then_stays_with_it() -> None:
-    old, newer = Scripted(REFUSED), Scripted(TextDelta("ok"), DONE)
+async def test_a_401_is_retried_once_with_the_renewed_key_which_is_used_from_then_on() -> None:
+    old, newer = EventClient(REFUSED), EventClient(TextDelta("ok"), DONE)
     renewals: list[int] = []
 
     async def renew() -> ModelClient | None:
@@ -130,29 +136,29 @@ async def test_a_401_is_answered_with_the_newer_key_once_and_then_stays_with_it(
     client = RenewingModel(old, renew)
     assert await collect(client) == [TextDelta("ok"), DONE]
     assert await collect(client) == [TextDelta("ok"), DONE]
-    assert (old.asked, newer.asked, len(renewals)) == (1, 2, 1)
+    assert (old.requests, newer.requests, len(renewals)) == (1, 2, 1)
     newer.events = (failure("auth", "still no", status=401),)
     with pytest.raises(ModelFailure, match="still no"):
-        await collect(RenewingModel(Scripted(REFUSED), renew))
-    assert len(renewals) == 2, "a second refusal is the end"
+        await collect(RenewingModel(EventClient(REFUSED), renew))
+    assert len(renewals) == 2, "the renewed key is refused too, so there is no other renewal"
 
 
 @pytest.mark.parametrize(
     ("error", "renewals"),
     [
-        (REFUSED, 1),  # nothing newer
+        (REFUSED, 1),  # there is no newer key
         (failure("auth", "no", status=403), 0),
         (failure("auth", "no", status=401, in_stream=True), 0),
         (failure("server", "no", status=500), 0),
     ],
 )
-async def test_the_first_failure_stands_when_there_is_no_newer_key(error: Any, renewals: int) -> None:
-    asked: list[int] = []
+async def test_a_failure_is_reported_unchanged_when_no_renewed_key_can_help(error: ModelFailure, renewals: int) -> None:
+    calls: list[int] = []
 
     async def renew() -> None:
-        asked.append(1)
+        calls.append(1)
 
     with pytest.raises(ModelFailure) as caught:
-        await collect(RenewingModel(Scripted(error), renew))
+        await collect(RenewingModel(EventClient(error), renew))
     assert caught.value is error
-    assert len(asked) == renewals
+    assert len(calls) == renewals

@@ -1,9 +1,9 @@
-"""Types of providers: how each is reached, what is said of one that is not known or not installed."""
+"""Test the types of providers: how each is reached, and the errors of unknown and missing ones."""
 
 import asyncio
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,19 +12,21 @@ from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
 from tests.support.fakes.scripted_provider import API_KEY
-from tests.support.run_coroutine import run
 from tests.unit.agent.agent_harness import LOG, seeded, user
-from tests.unit.models.test_remote import _loopback_is_allowed as _loopback_is_allowed
-from tests.unit.models.test_remote import collect, house
+from tests.unit.models.test_remote import allow_loopback as allow_loopback
+from tests.unit.models.test_remote import collect, open_client
 from worker.config.catalogue import BUILTIN_ID
 from worker.config.discover import LOCAL_TYPES
 from worker.config.load import WorkspaceConfig
 from worker.config.resolve import resolve
 from worker.config.schema import Options
 from worker.models import provider_clients
-from worker.models.client import Finished, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
+from worker.models.client import Finished, ModelEvent, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
 from worker.models.provider_clients import WIRES, wire_of
 from worker.models.registry import ModelRegistry
+
+if TYPE_CHECKING:
+    import httpx2
 
 MODEL = Model(id="m")
 CHOICE = SelectedModel(model="m", provider="p")
@@ -34,16 +36,16 @@ def provider_of(kind: str, **changes: Any) -> ProviderConfig:
     return ProviderConfig(**{"id": "p", "type": kind, "base_url": "http://x/v1", "api_key": "k", **changes})
 
 
-def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_type_is_refused_with_a_list_of_the_supported_ones() -> None:
     with pytest.raises(BadInput) as caught:
-        wire_of(provider_of("smoke"), MODEL, CHOICE)
-    assert "'smoke' is not supported" in caught.value.message
+        wire_of(provider_of("unknown"), MODEL, CHOICE)
+    assert "'unknown' is not supported" in caught.value.message
     for kind in WIRES:
         assert kind in caught.value.message
 
 
 @pytest.mark.parametrize(("kind", "extra"), [("google", "google"), ("google-vertex", "google"), ("bedrock", "bedrock")])
-def test_a_library_that_is_not_there_is_named_with_how_to_install_it(
+def test_a_missing_library_is_named_with_how_to_install_it(
     kind: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider_clients, "find_spec", lambda name: None)
@@ -51,19 +53,19 @@ def test_a_library_that_is_not_there_is_named_with_how_to_install_it(
         wire_of(provider_of(kind), MODEL, CHOICE)
 
 
-def test_one_of_two_interfaces_can_be_chosen() -> None:
+def test_the_interface_of_openai_can_be_chat_or_responses() -> None:
     assert wire_of(provider_of("openai"), MODEL, CHOICE) == "responses"
     chat = {"provider_options": {"api": "chat"}}
     assert wire_of(provider_of("openai", **chat), MODEL, CHOICE) == "chat"
     assert wire_of(provider_of("openai-compat", provider_options={"api": "responses"}), MODEL, CHOICE) == "responses"
-    for kind, api in (("anthropic", "chat"), ("openai", "telegraph")):
+    for kind, api in (("anthropic", "chat"), ("openai", "other")):
         with pytest.raises(BadInput, match="chat or responses"):
             wire_of(provider_of(kind, provider_options={"api": api}), MODEL, CHOICE)
 
 
 @pytest.mark.parametrize("kind", sorted({*LOCAL_TYPES, "openai-compat", "vercel", "hyper"}))
-async def test_compatible_servers_are_asked_in_the_older_words(kind: Any) -> None:
-    async with house("openai", type=kind) as (provider, client):
+async def test_compatible_servers_are_asked_over_chat_completions_with_max_tokens(kind: str) -> None:
+    async with open_client("openai", type=kind) as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange = await provider.next_call()
         await exchange.reply("x")
@@ -77,9 +79,9 @@ async def test_compatible_servers_are_asked_in_the_older_words(kind: Any) -> Non
     ("name", "sent"),
     [("openai/gpt-oss-120b", "openai/gpt-oss-120b:exacto"), ("qwen/qwen3-coder:free", "qwen/qwen3-coder:free")],
 )
-async def test_openrouter_is_asked_for_the_variant_that_calls_tools_well(name: str, sent: str) -> None:
-    changes: Any = {"model": {"id": name}, "selected": {"model": name}}
-    async with house("openai", type="openrouter", **changes) as (provider, client):
+async def test_openrouter_is_asked_for_the_exacto_variant_of_models_that_have_one(name: str, sent: str) -> None:
+    changes: dict[str, Any] = {"model": {"id": name}, "selected": {"model": name}}
+    async with open_client("openai", type="openrouter", **changes) as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange = await provider.next_call()
         await exchange.reply("x")
@@ -88,9 +90,9 @@ async def test_openrouter_is_asked_for_the_variant_that_calls_tools_well(name: s
         assert client.model.id == name
 
 
-async def test_openai_over_chat_and_a_compatible_server_over_responses() -> None:
+async def test_openai_can_be_asked_over_chat_and_a_compatible_server_over_responses() -> None:
     for dialect, api in (("responses", "chat"), ("openai", "responses")):
-        async with house(dialect, provider_options={"api": api}) as (provider, client):
+        async with open_client(dialect, provider_options={"api": api}) as (provider, client):
             task = asyncio.create_task(collect(client))
             exchange = await provider.next_call()
             assert exchange.dialect == ("openai" if api == "chat" else "responses")
@@ -99,13 +101,13 @@ async def test_openai_over_chat_and_a_compatible_server_over_responses() -> None
             assert isinstance((await task)[-1], Finished)
 
 
-def sent_by(
+async def sent_by(
     provider: ProviderConfig,
     answer: bytes,
     env: dict[str, str] | None = None,
     messages: Sequence[Message] = (),
-) -> tuple[Any, list[Any]]:
-    """The one request that such a provider gets, and the events of the answer."""
+) -> tuple["httpx2.Request", list[ModelEvent]]:
+    """Return the one request that the provider receives, and the events of its answer."""
     import httpx2
 
     seen: list[httpx2.Request] = []
@@ -114,16 +116,12 @@ def sent_by(
         seen.append(request)
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=answer)
 
-    async def main() -> list[Any]:
-        selected = SelectedModel(model=provider.models[0].id, provider="p", reasoning_effort="low")
-        config = WorkspaceConfig({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
-        transport = httpx2.MockTransport(reply)
-        models = ModelRegistry(config, env or {}, DEFAULT_LIMITS, seeded(), LOG, transport=transport)
-        events = await collect(models.large(), ModelRequest("be good", messages or [user("hi")]))
-        await models.close()
-        return events
-
-    events = run(main())
+    selected = SelectedModel(model=provider.models[0].id, provider="p", reasoning_effort="low")
+    config = WorkspaceConfig({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
+    transport = httpx2.MockTransport(reply)
+    models = ModelRegistry(config, env or {}, DEFAULT_LIMITS, seeded(), LOG, transport=transport)
+    events = await collect(models.large(), ModelRequest("be good", messages or [user("hi")]))
+    await models.close()
     assert len(seen) == 1
     return seen[0], events
 
@@ -144,11 +142,13 @@ def sent_by(
         ("https://me.azure.com/openai/v1", {}, "https://me.azure.com/openai/v1/responses"),
     ],
 )
-def test_azure_speaks_responses_with_the_version_of_its_api(base_url: str, env: dict[str, Any], target: Any) -> None:
+async def test_azure_is_asked_over_responses_with_its_api_version(
+    base_url: str, env: dict[str, str], target: str
+) -> None:
     from worker.zygote import warm_models
 
     provider = provider_of("azure", base_url=base_url, models=[MODEL])
-    request, _ = sent_by(provider, warm_models._RESPONSES_ANSWER, env)
+    request, _ = await sent_by(provider, warm_models._RESPONSES_ANSWER, env)
     assert str(request.url) == target
     assert "k" in (request.headers.get("api-key"), request.headers.get("authorization", "").removeprefix("Bearer "))
 
@@ -158,7 +158,7 @@ def gemini(**changes: Any) -> ProviderConfig:
     return provider_of("google", base_url="https://generativelanguage.googleapis.com", models=[model], **changes)
 
 
-def gemini_answer(parts: list[dict[str, Any]]) -> bytes:
+def gemini_answer(parts: Sequence[Mapping[str, object]]) -> bytes:
     chunk = {
         "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP", "index": 0}],
         "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5},
@@ -168,9 +168,9 @@ def gemini_answer(parts: list[dict[str, Any]]) -> bytes:
     return f"data: {json.dumps(chunk)}\r\n\r\n".encode()
 
 
-def test_gemini_is_asked_and_understood() -> None:
-    parts = [{"text": "hm", "thought": True}, {"text": "hello"}]
-    request, events = sent_by(gemini(extra_headers={"x-team": "seven"}), gemini_answer(parts))
+async def test_gemini_is_asked_with_its_headers_and_its_answer_is_read() -> None:
+    parts: list[dict[str, object]] = [{"text": "hm", "thought": True}, {"text": "hello"}]
+    request, events = await sent_by(gemini(extra_headers={"x-team": "seven"}), gemini_answer(parts))
     assert "gemini-3.8-flash:streamGenerateContent" in str(request.url)
     assert request.headers["x-goog-api-key"] == "k"
     assert request.headers["x-session-id"]
@@ -179,26 +179,27 @@ def test_gemini_is_asked_and_understood() -> None:
     assert body["generationConfig"]["thinkingConfig"] == {"include_thoughts": True, "thinking_level": "LOW"}
     assert ThinkingDelta("hm") in events
     assert TextDelta("hello") in events
+    assert isinstance(events[-1], Finished)
     assert events[-1].reason == "end_turn"
     assert events[-1].tokens.input == 3
 
 
-def test_bedrock_is_reached_with_a_key_or_with_the_accounts_own_credentials() -> None:
+def test_bedrock_is_reached_with_a_key_or_with_the_credentials_of_the_account() -> None:
     account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
     for provider, env in (
         (provider_of("bedrock", base_url=""), {}),
         (provider_of("bedrock", base_url="", api_key="", id="bedrock-europe"), account),
     ):
-        made = provider_clients.make_wire_model(
+        model = provider_clients.make_wire_model(
             "bedrock", provider, MODEL, http=lambda: pytest.fail("not used"), env=env, limits=DEFAULT_LIMITS
         )
-        assert made.system == "bedrock"
+        assert model.system == "bedrock"
         region = "eu-west-1" if provider.id.endswith("europe") else "us-east-1"
-        assert region in str(made.base_url)
+        assert region in str(model.base_url)
 
 
 @pytest.mark.parametrize("has_calls", [True, False])
-async def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_calls: bool) -> None:
+async def test_a_conversation_with_calls_is_sent_to_bedrock_with_a_tool_configuration(has_calls: bool) -> None:
     seen: list[dict[str, Any]] = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -211,16 +212,16 @@ async def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_call
 
     call = ToolCallPart(ToolCallData(id="c1", name="ls", input="{}", finished=True))
     result = ToolResultPart(ToolResultData(tool_call_id="c1", name="ls", content="a b"))
-    called = [
+    tool_step = [
         Message(id="a", session_id="s1", role="assistant", parts=[call]),
         Message(id="t", session_id="s1", role="tool", parts=[result]),
     ]
-    said = [user("hi"), *(called if has_calls else []), user("summarise", "u2")]
+    messages = [user("hi"), *(tool_step if has_calls else []), user("summarise", "u2")]
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     model = Model(id="anthropic.claude-sonnet-4-5-20250929-v1:0")
-    where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    provider = provider_of("bedrock", base_url=where, api_key="", models=[model])
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    provider = provider_of("bedrock", base_url=url, api_key="", models=[model])
     account = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
     config = WorkspaceConfig(
         {"p": provider}, {"large": SelectedModel(model=model.id, provider="p")}, (), Options(), {}, "", (), (), ()
@@ -228,34 +229,42 @@ async def test_bedrock_takes_a_conversation_with_calls_to_be_summarised(has_call
     models = ModelRegistry(config, account, DEFAULT_LIMITS, seeded(), LOG)
     async with server:
         with pytest.raises(ModelFailure, match="seen"):
-            await collect(models.large(), ModelRequest("be good", said))
+            await collect(models.large(), ModelRequest("be good", messages))
     await models.close()
     (body,) = seen
-    assert ("toolConfig" in body) == has_calls, "a provider refuses calls without it"
+    assert ("toolConfig" in body) == has_calls, "Bedrock refuses a conversation with calls but without tools"
     if has_calls:
         assert body["additionalModelRequestFields"]["tool_choice"] == {"type": "none"}
 
 
 @pytest.mark.parametrize(
-    ("env", "there", "default"),
+    ("env", "provider", "default"),
     [
         ({"GEMINI_API_KEY": "g"}, "gemini", "gemini"),
-        ({"AWS_PROFILE": "me"}, "bedrock", BUILTIN_ID),  # an account for other things is no choice of a model
+        (
+            {"AWS_PROFILE": "me"},
+            "bedrock",
+            BUILTIN_ID,
+        ),  # an AWS account alone selects no model
         ({"VERTEXAI_PROJECT": "me"}, "vertexai", BUILTIN_ID),
         ({"AZURE_OPENAI_API_KEY": "a", "AZURE_OPENAI_ENDPOINT": "https://me"}, "azure", "azure"),
         ({"AWS_BEARER_TOKEN_BEDROCK": "b"}, "bedrock", "bedrock"),
     ],
 )
-def test_clouds_are_there_with_their_own_credentials(env: dict[str, Any], there: str, default: Any) -> None:
-    found = resolve({}, {}, use_known=True, default_model="", env=env, run=lambda _: "")
-    assert set(found.providers) == {there, BUILTIN_ID}
-    assert found.models["large"].provider == default
+def test_cloud_providers_are_available_when_their_credentials_are_set(
+    env: dict[str, str], provider: str, default: str
+) -> None:
+    resolved = resolve({}, {}, use_known=True, default_model="", env=env, run=lambda _: "")
+    assert set(resolved.providers) == {provider, BUILTIN_ID}
+    assert resolved.models["large"].provider == default
 
 
 def test_a_missing_key_is_named_by_its_variable() -> None:
     with pytest.raises(BadInput, match=r"set ANTHROPIC_API_KEY or providers\.anthropic\.api_key"):
         resolve({}, {}, use_known=True, default_model="anthropic/claude-x", env={}, run=lambda _: "")
-    wanted = {"large": SelectedModel(model="gpt-x", provider="openai")}
-    found = resolve({"openai": ProviderConfig()}, wanted, use_known=True, default_model="", env={}, run=lambda _: "")
-    assert all("set OPENAI_API_KEY or providers.openai.api_key" in warning for warning in found.warnings)
-    assert len(found.warnings) == 2
+    selected = {"large": SelectedModel(model="gpt-x", provider="openai")}
+    resolved = resolve(
+        {"openai": ProviderConfig()}, selected, use_known=True, default_model="", env={}, run=lambda _: ""
+    )
+    assert all("set OPENAI_API_KEY or providers.openai.api_key" in warning for warning in resolved.warnings)
+    assert len(resolved.warnings) == 2

@@ -1,4 +1,4 @@
-"""Real model clients against a scripted provider on loopback: both dialects, what breaks, and what a cancel does."""
+"""Test the real model clients against a scripted provider on loopback: all dialects, failures and cancels."""
 
 import asyncio
 import json
@@ -54,8 +54,8 @@ DIALECTS = ("openai", "responses", "anthropic")
 
 
 @pytest.fixture(autouse=True)
-def _loopback_is_allowed() -> Iterator[None]:
-    """The suite forbids requests to models; ours go to a server of the test."""
+def allow_loopback() -> Iterator[None]:
+    """Allow model requests, which the suite forbids: here they go to a server of the test."""
     from pydantic_ai.models import override_allow_model_requests
 
     with override_allow_model_requests(True):
@@ -89,7 +89,10 @@ def config_of(provider: Provider, dialect: str, **changes: Any) -> WorkspaceConf
 
 
 @asynccontextmanager
-async def house(dialect: str, limits: Limits = DEFAULT_LIMITS, **changes: Any) -> AsyncIterator[tuple]:
+async def open_client(
+    dialect: str, limits: Limits = DEFAULT_LIMITS, **changes: Any
+) -> AsyncIterator[tuple[Provider, ModelClient]]:
+    """Open a scripted provider and a client of it; every request must be valid for a real provider."""
     async with Provider() as provider:
         models = ModelRegistry(config_of(provider, dialect, **changes), {}, limits, seeded(), LOG)
         try:
@@ -104,7 +107,7 @@ async def collect(client: ModelClient, request: ModelRequest | None = None) -> l
         return [event async for event in events]
 
 
-async def failing(client: ModelClient) -> ModelFailure:
+async def collect_failure(client: ModelClient) -> ModelFailure:
     with pytest.raises(ModelFailure) as caught:
         await collect(client)
     assert API_KEY not in str(caught.value)
@@ -113,8 +116,8 @@ async def failing(client: ModelClient) -> ModelFailure:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_text_arrives_token_by_token_with_usage(dialect: Any) -> None:
-    async with house(dialect) as (provider, client):
+async def test_text_is_streamed_token_by_token_and_ends_with_usage(dialect: str) -> None:
+    async with open_client(dialect) as (provider, client):
         task = asyncio.create_task(collect(client))
         await (await provider.next_call()).reply("Hel", "lo")
         events = await task
@@ -126,8 +129,8 @@ async def test_text_arrives_token_by_token_with_usage(dialect: Any) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_tool_calls_keep_the_raw_text_of_their_arguments(dialect: Any) -> None:
-    async with house(dialect) as (provider, client):
+async def test_tool_calls_keep_the_raw_text_of_their_arguments(dialect: str) -> None:
+    async with open_client(dialect) as (provider, client):
         request = ModelRequest("be good", [user("hi")], [WarmTool()])
         task = asyncio.create_task(collect(client, request))
         exchange: Exchange = await provider.next_call()
@@ -150,7 +153,7 @@ async def test_tool_calls_keep_the_raw_text_of_their_arguments(dialect: Any) -> 
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_a_history_with_tools_goes_out_as_the_provider_wants_it(dialect: Any) -> None:
+async def test_a_history_with_tools_is_sent_in_the_format_of_the_provider(dialect: str) -> None:
     rows = [
         user("hi"),
         Message(
@@ -173,7 +176,7 @@ async def test_a_history_with_tools_goes_out_as_the_provider_wants_it(dialect: A
         user("and?", "user-2"),
     ]
 
-    async with house(dialect) as (provider, client):
+    async with open_client(dialect) as (provider, client):
         task = asyncio.create_task(collect(client, ModelRequest("be good", rows, [WarmTool()])))
         exchange: Exchange = await provider.next_call()
         await exchange.reply("x")
@@ -185,7 +188,7 @@ async def test_a_history_with_tools_goes_out_as_the_provider_wants_it(dialect: A
         assert exchange.prompt == "and?"
 
 
-async def test_thinking_signatures_come_and_go_back_to_anthropic() -> None:
+async def test_thinking_signatures_are_received_from_anthropic_and_sent_back() -> None:
     signed = ReasoningBlock(thinking="old", signature="sig-1", provider="loop")
     rows = [
         user("hi"),
@@ -198,7 +201,7 @@ async def test_thinking_signatures_come_and_go_back_to_anthropic() -> None:
         user("more", "user-2"),
     ]
 
-    async with house("anthropic") as (provider, client):
+    async with open_client("anthropic") as (provider, client):
         task = asyncio.create_task(collect(client, ModelRequest("", rows)))
         exchange: Exchange = await provider.next_call()
         await exchange.tokens()
@@ -212,15 +215,15 @@ async def test_thinking_signatures_come_and_go_back_to_anthropic() -> None:
         exchange._blocks = 1
         await exchange.reply("done")
         events = await task
-        assert events[0] == Counted(Tokens(input=11, output=1)), "the input is known before anything is said"
+        assert events[0] == Counted(Tokens(input=11, output=1)), "the input is counted before the first text"
         assert events[1:3] == [ThinkingDelta("new"), ThinkingEnd("sig-2", "", "loop")]
         sent = exchange.body["messages"][1]["content"]
         assert sent[0] == {"type": "thinking", "thinking": "old", "signature": "sig-1"}
         assert sent[1]["text"] == "said"
 
 
-async def test_reasoning_of_a_compatible_server_is_thinking() -> None:
-    async with house("openai") as (provider, client):
+async def test_reasoning_content_of_a_compatible_server_becomes_thinking() -> None:
+    async with open_client("openai") as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange: Exchange = await provider.next_call()
         await exchange._open()
@@ -245,11 +248,11 @@ async def test_reasoning_of_a_compatible_server_is_thinking() -> None:
         (529, "overloaded", True),
     ],
 )
-async def test_L01_L02_a_refusal_becomes_a_category_and_is_asked_once(
-    dialect: Any, status: int, category: str, retryable: bool
+async def test_L01_L02_a_refused_request_gets_a_category_and_is_sent_once(
+    dialect: str, status: int, category: str, retryable: bool
 ) -> None:
-    async with house(dialect) as (provider, client):
-        task = asyncio.create_task(failing(client))
+    async with open_client(dialect) as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         exchange: Exchange = await provider.next_call()
         await exchange.refuse(status, message=f"your key {API_KEY} is bad")
         error = await task
@@ -258,17 +261,17 @@ async def test_L01_L02_a_refusal_becomes_a_category_and_is_asked_once(
         assert len(provider.exchanges) == 1  # no second, hidden retry layer
 
 
-async def test_L02_retry_after_is_passed_on() -> None:
-    async with house("openai") as (provider, client):
-        task = asyncio.create_task(failing(client))
+async def test_L02_the_retry_after_header_is_part_of_the_failure() -> None:
+    async with open_client("openai") as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         await (await provider.next_call()).refuse(429, retry_after="7")
         assert (await task).retry_after_s == 7
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_L04_a_clean_end_without_the_final_event_is_a_cut(dialect: Any) -> None:
-    async with house(dialect) as (provider, client):
-        task = asyncio.create_task(failing(client))
+async def test_L04_a_stream_that_ends_without_the_final_event_is_reported_as_cut(dialect: str) -> None:
+    async with open_client(dialect) as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         exchange: Exchange = await provider.next_call()
         await exchange.tokens("half")
         await exchange.cut()
@@ -277,19 +280,19 @@ async def test_L04_a_clean_end_without_the_final_event_is_a_cut(dialect: Any) ->
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_L04_a_reset_in_the_stream_is_a_cut(dialect: Any) -> None:
-    async with house(dialect) as (provider, client):
-        got = asyncio.Event()
+async def test_L04_a_stream_ended_by_a_reset_is_reported_as_cut(dialect: str) -> None:
+    async with open_client(dialect) as (provider, client):
+        received = asyncio.Event()
 
         async def read() -> None:
             async with aclosing(client.stream(ModelRequest("", [user("hi")]))) as events:
                 async for _ in events:
-                    got.set()
+                    received.set()
 
         task = asyncio.create_task(read())
         exchange: Exchange = await provider.next_call()
         await exchange.tokens("half")
-        await got.wait()
+        await received.wait()
         exchange.reset()
         with pytest.raises(ModelFailure) as caught:
             await task
@@ -298,20 +301,20 @@ async def test_L04_a_reset_in_the_stream_is_a_cut(dialect: Any) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_a_server_that_is_not_there_is_a_network_failure(dialect: Any) -> None:
+async def test_a_refused_connection_is_a_network_failure(dialect: str) -> None:
     async with Provider() as provider:
         config = config_of(provider, dialect, base_url="http://127.0.0.1:9/v1")
         models = ModelRegistry(config, {}, DEFAULT_LIMITS, seeded(), LOG)
-        error = await failing(models.large())
+        error = await collect_failure(models.large())
         assert (error.category, error.retryable) == ("network", True)
         await models.close()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("data", [b"data: not json\n\n", b'data: {"choices": 5}\n\n', b"data: [1,2]\n\n"])
-async def test_L05_garbage_in_the_stream_is_a_failure_and_not_a_crash(dialect: Any, data: bytes) -> None:
-    async with house(dialect) as (provider, client):
-        task = asyncio.create_task(failing(client))
+async def test_L05_malformed_events_in_the_stream_are_a_failure_and_not_a_crash(dialect: str, data: bytes) -> None:
+    async with open_client(dialect) as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         exchange: Exchange = await provider.next_call()
         await exchange.tokens("half")
         await exchange.garbage(data)
@@ -323,11 +326,11 @@ async def test_L05_garbage_in_the_stream_is_a_failure_and_not_a_crash(dialect: A
     ("code", "category", "retryable"),
     [("server_error", "server", True), ("invalid_prompt", "bad_request", False)],
 )
-async def test_L02_an_error_in_the_stream_is_tried_again_when_that_can_help(
+async def test_L02_an_error_event_in_the_stream_is_retryable_depending_on_its_code(
     code: str, category: str, retryable: bool
 ) -> None:
-    async with house("responses") as (provider, client):
-        task = asyncio.create_task(failing(client))
+    async with open_client("responses") as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         exchange = await provider.next_call()
         await exchange.tokens("half")
         await exchange._say([{"type": "error", "sequence_number": 9, "code": code, "message": "no", "param": None}])
@@ -337,9 +340,9 @@ async def test_L02_an_error_in_the_stream_is_tried_again_when_that_can_help(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_L03_the_first_event_has_a_deadline_that_comments_do_not_move(dialect: Any) -> None:
-    async with house(dialect, replace(DEFAULT_LIMITS, model_first_event_s=0.3)) as (provider, client):
-        task = asyncio.create_task(failing(client))
+async def test_L03_the_deadline_of_the_first_event_is_not_extended_by_comments(dialect: str) -> None:
+    async with open_client(dialect, replace(DEFAULT_LIMITS, model_first_event_s=0.3)) as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         exchange: Exchange = await provider.next_call()
         while not task.done():
             await exchange.garbage(b": keep-alive\n\n")
@@ -349,9 +352,9 @@ async def test_L03_the_first_event_has_a_deadline_that_comments_do_not_move(dial
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_L03_progress_has_a_deadline(dialect: Any) -> None:
-    async with house(dialect, replace(DEFAULT_LIMITS, model_progress_s=0.3)) as (provider, client):
-        task = asyncio.create_task(failing(client))
+async def test_L03_a_stream_without_progress_times_out(dialect: str) -> None:
+    async with open_client(dialect, replace(DEFAULT_LIMITS, model_progress_s=0.3)) as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         exchange: Exchange = await provider.next_call()
         await exchange.tokens("half")
         error = await task
@@ -361,52 +364,51 @@ async def test_L03_progress_has_a_deadline(dialect: Any) -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("begun", [False, True])
-async def test_L07_a_cancel_closes_the_connection_at_once(dialect: Any, begun: bool) -> None:
-    async with house(dialect) as (provider, client):
-        got = asyncio.Event()
+async def test_L07_a_cancel_closes_the_connection_at_once(dialect: str, begun: bool) -> None:
+    async with open_client(dialect) as (provider, client):
+        received = asyncio.Event()
 
         async def read() -> None:
             async with aclosing(client.stream(ModelRequest("", [user("hi")]))) as events:
                 async for _ in events:
-                    got.set()
+                    received.set()
 
         task = asyncio.create_task(read())
         exchange: Exchange = await provider.next_call()
         if begun:
             await exchange.tokens("half")
-            await got.wait()
+            await received.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await exchange.left(1.0)
 
 
-async def test_halves_of_characters_do_not_reach_the_store() -> None:
-    async with house("openai") as (provider, client):
+async def test_lone_surrogates_are_replaced_in_streamed_text() -> None:
+    async with open_client("openai") as (provider, client):
         task = asyncio.create_task(collect(client))
         await (await provider.next_call()).reply("a\ud83d", "ok")
         text = "".join(event.text for event in await task if isinstance(event, TextDelta))
         assert text.encode() == "a�ok".encode()
 
 
-async def test_nothing_logged_names_the_key(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        async with house("openai") as (provider, client):
-            task = asyncio.create_task(failing(client))
+async def test_the_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with open_client("openai") as (provider, client):
+            task = asyncio.create_task(collect_failure(client))
             await (await provider.next_call()).refuse(401)
             await task
-
-    with caplog.at_level(logging.DEBUG):
-        await main()
     assert API_KEY not in caplog.text
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_L05_an_event_without_an_end_stops_at_a_bound(dialect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_L05_an_event_that_exceeds_the_size_limit_ends_the_request(
+    dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(response_limits.EventMeter.__init__, "__defaults__", (100_000, 10_000_000))
 
-    async with house(dialect) as (provider, client):
-        task = asyncio.create_task(failing(client))
+    async with open_client(dialect) as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         exchange: Exchange = await provider.next_call()
         await exchange.tokens("half")
         await exchange.garbage(b"data: " + b"x" * 150_000)
@@ -417,8 +419,8 @@ async def test_L05_an_event_without_an_end_stops_at_a_bound(dialect: Any, monkey
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_every_request_names_its_session_without_telling_its_id(dialect: Any) -> None:
-    async with house(dialect, extra_headers={"X-Team": "blue"}, system_prompt_prefix="first of all") as (
+async def test_every_request_names_its_session_by_a_hash_of_its_id(dialect: str) -> None:
+    async with open_client(dialect, extra_headers={"X-Team": "blue"}, system_prompt_prefix="first of all") as (
         provider,
         client,
     ):
@@ -435,8 +437,8 @@ async def test_every_request_names_its_session_without_telling_its_id(dialect: A
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_cached_tokens_are_counted_apart(dialect: Any) -> None:
-    async with house(dialect) as (provider, client):
+async def test_cached_tokens_are_counted_and_priced_separately(dialect: str) -> None:
+    async with open_client(dialect) as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange: Exchange = await provider.next_call()
         exchange.usage = (100, 20, 60, 30 if dialect == "anthropic" else 0)
@@ -454,8 +456,8 @@ async def test_cached_tokens_are_counted_apart(dialect: Any) -> None:
         assert cost_of(read, tokens) == pytest.approx(60 * 0.5 / 1e6)
 
 
-async def test_openrouter_says_itself_what_it_cost() -> None:
-    async with house("openai", type="openrouter", model={"id": "a/b"}, selected={"model": "a/b"}) as (
+async def test_the_cost_reported_by_openrouter_is_used() -> None:
+    async with open_client("openai", type="openrouter", model={"id": "a/b"}, selected={"model": "a/b"}) as (
         provider,
         client,
     ):
@@ -470,9 +472,9 @@ async def test_openrouter_says_itself_what_it_cost() -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_L01_a_refused_key_is_named_by_its_place_and_not_by_its_value(dialect: Any) -> None:
-    async with house(dialect) as (provider, client):
-        task = asyncio.create_task(failing(client))
+async def test_L01_a_refused_key_is_named_by_its_setting_and_not_by_its_value(dialect: str) -> None:
+    async with open_client(dialect) as (provider, client):
+        task = asyncio.create_task(collect_failure(client))
         await (await provider.next_call()).refuse(401, message="bad key.")
         assert (await task).message == "bad key; set providers.loop.api_key"
     assert key_hint("anthropic") == "set ANTHROPIC_API_KEY or providers.anthropic.api_key"

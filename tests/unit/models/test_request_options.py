@@ -1,4 +1,4 @@
-"""What goes along with a request: limits, sampling, effort, thinking, and free options, for each way of speaking."""
+"""Test the options of a request for each interface: limits, sampling, effort, thinking and free options."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from worker.models.request_options import Wire, effort_of, may_cache, merge, settings_for
 
-THINKER = Model(id="m", can_reason=True, default_max_tokens=5000)
+REASONING = Model(id="m", can_reason=True, default_max_tokens=5000)
 LEVELS = Model(
     id="m",
     can_reason=True,
@@ -24,7 +24,7 @@ NEW_CLAUDE = {
 }
 
 
-def made(wire: Wire, model: Model = THINKER, **changes: Any) -> dict[str, Any]:
+def options(wire: Wire, model: Model = REASONING, **changes: Any) -> dict[str, Any]:
     profile = changes.pop("profile", {})
     provider = ProviderConfig(**{"id": "p", "type": "openai-compat"} | changes.pop("provider", {}))
     max_tokens, caches = changes.pop("max_tokens", 0), changes.pop("caches", False)
@@ -41,112 +41,114 @@ def made(wire: Wire, model: Model = THINKER, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "selected", "default", "sent"), [(40, 9, 5, 40), (0, 9, 5, 9), (0, 0, 5, 5), (0, 0, 0, None)]
+    ("requested", "selected", "default", "sent"), [(40, 9, 5, 40), (0, 9, 5, 9), (0, 0, 5, 5), (0, 0, 0, None)]
 )
-def test_the_nearest_bound_of_the_answer_counts_and_none_is_not_sent(
-    asked: int, selected: int, default: int, sent: int | None
+def test_the_most_specific_limit_of_the_answer_is_sent(
+    requested: int, selected: int, default: int, sent: int | None
 ) -> None:
     selected_model = SelectedModel(model="m", provider="p", max_tokens=selected)
     provider = ProviderConfig(id="p", type="openai-compat")
-    found = settings_for(
+    settings = settings_for(
         "chat",
         Model(id="m", default_max_tokens=default),
         provider,
         selected_model,
         profile={},
-        max_tokens=asked,
+        max_tokens=requested,
         headers={},
         caches=False,
     )
-    assert found.get("max_tokens") == sent
+    assert settings.get("max_tokens") == sent
 
 
 @pytest.mark.parametrize(
-    ("model", "wanted", "effort"),
+    ("model", "configured", "effort"),
     [
-        (Model(id="m", reasoning_levels=["low"]), "low", ""),  # it cannot reason
+        (Model(id="m", reasoning_levels=["low"]), "low", ""),  # this model cannot reason
         (LEVELS, "low", "low"),
         (LEVELS, "medium", "high"),  # not one of its levels
         (LEVELS, "", "high"),
         (Model(id="m", can_reason=True, reasoning_levels=["low", "high"]), "", "low"),
         (Model(id="m", can_reason=True, reasoning_levels=["low"], default_reasoning_effort="odd"), "", "low"),
-        (THINKER, "medium", "medium"),
-        (THINKER, "very much", ""),
-        (THINKER, "", ""),
+        (REASONING, "medium", "medium"),
+        (REASONING, "very much", ""),
+        (REASONING, "", ""),
     ],
 )
-def test_the_effort_is_one_that_the_model_knows(model: Any, wanted: str, effort: str) -> None:
-    assert effort_of(model, SelectedModel(model="m", provider="p", reasoning_effort=wanted)) == effort
+def test_the_effort_is_a_level_that_the_model_supports(model: Model, configured: str, effort: str) -> None:
+    assert effort_of(model, SelectedModel(model="m", provider="p", reasoning_effort=configured)) == effort
 
 
-def test_sampling_comes_from_the_selected_model_then_from_the_catalogue() -> None:
+def test_sampling_of_the_selected_model_overrides_that_of_the_catalogue() -> None:
     model = Model(id="m", options={"temperature": 0.1, "top_p": 0.2})
-    found = made("chat", model, temperature=0.0)
-    assert (found["temperature"], found["top_p"]) == (0.0, 0.2)
+    settings = options("chat", model, temperature=0.0)
+    assert (settings["temperature"], settings["top_p"]) == (0.0, 0.2)
 
 
 def test_options_are_merged_deeply_and_the_selected_model_wins() -> None:
     model = Model(id="m", options={"provider_options": {"a": {"x": 1, "y": 1, "z": 1}, "user": "catalogue"}})
-    found = made(
+    settings = options(
         "chat",
         model,
         provider={"provider_options": {"a": {"y": 2, "z": 2}}, "extra_body": {"b": 1}},
         provider_options={"a": {"z": 3}, "user": "selected"},
     )
-    assert found["extra_body"] == {"a": {"x": 1, "y": 2, "z": 3}, "b": 1}
-    assert found["openai_user"] == "selected"
+    assert settings["extra_body"] == {"a": {"x": 1, "y": 2, "z": 3}, "b": 1}
+    assert settings["openai_user"] == "selected"
     assert merge({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
 
 
-def test_openai_reasons_with_summaries_and_keeps_nothing() -> None:
-    found = made("responses", reasoning_effort="high", temperature=0.5)
-    assert (found["openai_reasoning_effort"], found["openai_reasoning_summary"]) == ("high", "auto")
-    assert found["openai_store"] is False
-    assert "temperature" not in found, "a model that reasons refuses it"
-    plain = made("responses", Model(id="m"), reasoning_effort="high", temperature=0.5)
+def test_openai_is_asked_for_reasoning_summaries_and_not_to_store_anything() -> None:
+    settings = options("responses", reasoning_effort="high", temperature=0.5)
+    assert (settings["openai_reasoning_effort"], settings["openai_reasoning_summary"]) == ("high", "auto")
+    assert settings["openai_store"] is False
+    assert "temperature" not in settings, "a reasoning model refuses a temperature"
+    plain = options("responses", Model(id="m"), reasoning_effort="high", temperature=0.5)
     assert "openai_reasoning_effort" not in plain
     assert "openai_reasoning_summary" not in plain
     assert plain["temperature"] == 0.5
-    told = made("responses", provider_options={"reasoning_summary": "detailed", "store": True})
-    assert (told["openai_reasoning_summary"], told["openai_store"]) == ("detailed", True)
+    overridden = options("responses", provider_options={"reasoning_summary": "detailed", "store": True})
+    assert (overridden["openai_reasoning_summary"], overridden["openai_store"]) == ("detailed", True)
 
 
-def test_anthropic_thinks_with_a_budget_within_the_bound_of_the_answer() -> None:
-    found = made("anthropic", think=True, temperature=0.5, profile=OLD_CLAUDE)
-    assert found["anthropic_thinking"] == {"type": "enabled", "budget_tokens": 2000}
-    assert found["anthropic_betas"] == ["interleaved-thinking-2025-05-14"]
-    assert "temperature" not in found
-    assert found["max_tokens"] == 5000
-    small = made("anthropic", Model(id="m", can_reason=True, default_max_tokens=1000), think=True, profile=OLD_CLAUDE)
-    assert small["max_tokens"] == 3000, "the budget is a part of the bound"
-    told = made("anthropic", provider_options={"thinking": {"budget_tokens": 4096}}, profile=OLD_CLAUDE)
-    assert told["anthropic_thinking"] == {"type": "enabled", "budget_tokens": 4096}
-    assert "anthropic_thinking" not in made("anthropic", profile=OLD_CLAUDE)
-    assert "anthropic_thinking" not in made("anthropic", Model(id="m"), think=True, profile=OLD_CLAUDE)
+def test_anthropic_gets_a_thinking_budget_within_the_limit_of_the_answer() -> None:
+    settings = options("anthropic", think=True, temperature=0.5, profile=OLD_CLAUDE)
+    assert settings["anthropic_thinking"] == {"type": "enabled", "budget_tokens": 2000}
+    assert settings["anthropic_betas"] == ["interleaved-thinking-2025-05-14"]
+    assert "temperature" not in settings
+    assert settings["max_tokens"] == 5000
+    small = options(
+        "anthropic", Model(id="m", can_reason=True, default_max_tokens=1000), think=True, profile=OLD_CLAUDE
+    )
+    assert small["max_tokens"] == 3000, "the limit includes the thinking budget"
+    overridden = options("anthropic", provider_options={"thinking": {"budget_tokens": 4096}}, profile=OLD_CLAUDE)
+    assert overridden["anthropic_thinking"] == {"type": "enabled", "budget_tokens": 4096}
+    assert "anthropic_thinking" not in options("anthropic", profile=OLD_CLAUDE)
+    assert "anthropic_thinking" not in options("anthropic", Model(id="m"), think=True, profile=OLD_CLAUDE)
 
 
-def test_newer_models_of_anthropic_take_an_effort_and_no_budget() -> None:
-    found = made("anthropic", reasoning_effort="low", temperature=0.5, profile=NEW_CLAUDE)
-    assert found["thinking"] == "low"
-    assert "anthropic_thinking" not in found
-    assert "temperature" not in found
-    assert made("anthropic", think=True, profile=NEW_CLAUDE)["anthropic_thinking"] == {"type": "adaptive"}
+def test_newer_anthropic_models_get_an_effort_instead_of_a_budget() -> None:
+    settings = options("anthropic", reasoning_effort="low", temperature=0.5, profile=NEW_CLAUDE)
+    assert settings["thinking"] == "low"
+    assert "anthropic_thinking" not in settings
+    assert "temperature" not in settings
+    assert options("anthropic", think=True, profile=NEW_CLAUDE)["anthropic_thinking"] == {"type": "adaptive"}
 
 
-def test_other_ways_of_thinking() -> None:
-    assert made("openrouter", reasoning_effort="low")["openrouter_reasoning"] == {"enabled": True, "effort": "low"}
-    assert made("openrouter")["openrouter_usage"] == {"include": True}
-    vercel = made("chat", think=True, provider={"type": "vercel"})
+def test_other_providers_get_their_own_thinking_options() -> None:
+    assert options("openrouter", reasoning_effort="low")["openrouter_reasoning"] == {"enabled": True, "effort": "low"}
+    assert options("openrouter")["openrouter_usage"] == {"include": True}
+    vercel = options("chat", think=True, provider={"type": "vercel"})
     assert vercel["extra_body"] == {"reasoning": {"enabled": True}}
-    assert made("chat", reasoning_effort="low")["openai_reasoning_effort"] == "low"
-    assert made("chat", think=True, provider={"id": "zai"})["extra_body"] == {
+    assert options("chat", reasoning_effort="low")["openai_reasoning_effort"] == "low"
+    assert options("chat", think=True, provider={"id": "zai"})["extra_body"] == {
         "thinking": {"type": "enabled"},
         "tool_stream": True,
     }
-    assert made("chat", think=True, provider={"id": "alibaba-cn"})["extra_body"] == {"enable_thinking": True}
-    gemini = made("google", Model(id="gemini-2.5-pro", can_reason=True), think=True)
+    assert options("chat", think=True, provider={"id": "alibaba-cn"})["extra_body"] == {"enable_thinking": True}
+    gemini = options("google", Model(id="gemini-2.5-pro", can_reason=True), think=True)
     assert gemini["google_thinking_config"] == {"thinking_budget": 2000, "include_thoughts": True}
-    newer = made("google", Model(id="gemini-3.8-flash", can_reason=True), reasoning_effort="high")
+    newer = options("google", Model(id="gemini-3.8-flash", can_reason=True), reasoning_effort="high")
     assert newer["google_thinking_config"] == {"thinking_level": "high", "include_thoughts": True}
 
 
@@ -155,13 +157,13 @@ def test_cache_markers_can_be_switched_off(name: str) -> None:
     assert may_cache({})
     assert may_cache({name: "0"})
     assert not may_cache({name: "TRUE"})
-    assert made("anthropic", caches=True)["anthropic_cache_messages"] is True
-    assert "anthropic_cache_messages" not in made("anthropic")
-    assert made("bedrock", caches=True)["bedrock_cache_messages"] is True
-    assert "anthropic_cache_messages" not in made("chat", caches=True)
+    assert options("anthropic", caches=True)["anthropic_cache_messages"] is True
+    assert "anthropic_cache_messages" not in options("anthropic")
+    assert options("bedrock", caches=True)["bedrock_cache_messages"] is True
+    assert "anthropic_cache_messages" not in options("chat", caches=True)
     gateway = {"providerOptions": {"gateway": {"caching": "auto"}}}
-    assert made("chat", caches=True, provider={"type": "vercel"})["extra_body"] == gateway
-    assert "extra_body" not in made("chat", provider={"type": "vercel"})
+    assert options("chat", caches=True, provider={"type": "vercel"})["extra_body"] == gateway
+    assert "extra_body" not in options("chat", provider={"type": "vercel"})
     order = {"provider_options": {"providerOptions": {"gateway": {"order": ["vertex"]}}}}
-    told = made("chat", caches=True, provider={"type": "vercel"} | order)
-    assert told["extra_body"]["providerOptions"]["gateway"] == {"caching": "auto", "order": ["vertex"]}
+    overridden = options("chat", caches=True, provider={"type": "vercel"} | order)
+    assert overridden["extra_body"]["providerOptions"]["gateway"] == {"caching": "auto", "order": ["vertex"]}

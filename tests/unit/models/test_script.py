@@ -1,8 +1,8 @@
-"""The scripted model: its directives, its steps, its pace, its failures."""
+"""Test the scripted model: its directives, steps, pace and failures."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -37,8 +37,8 @@ from worker.models.script import (
 from worker.toolkit.tool import ToolResult
 
 
-class StillClock:
-    """A clock that moves only in `sleep`."""
+class SteppedClock:
+    """A clock that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.time = 100.0
@@ -56,8 +56,8 @@ class StillClock:
         await asyncio.sleep(0)
 
 
-def build(clock: StillClock | None = None) -> ScriptModel:
-    clock = clock or StillClock()
+def build(clock: SteppedClock | None = None) -> ScriptModel:
+    clock = clock or SteppedClock()
     return ScriptModel(sleep=clock.sleep, clock=clock, limits=LIMITS)
 
 
@@ -86,11 +86,11 @@ async def play(model: ScriptModel, prompt: str, done: int = 0) -> list[ModelEven
         ("/finish max_tokens", Finish("max_tokens")),
     ],
 )
-def test_each_directive(line: str, action: Any) -> None:
+def test_each_directive_is_parsed_to_its_action(line: str, action: object) -> None:
     assert parse(f"please\n  {line}\nthanks") == [(action,)]
 
 
-def test_a_tool_ends_its_step_and_neighbouring_tools_share_one() -> None:
+def test_a_tool_call_ends_its_step_and_adjacent_calls_share_one() -> None:
     assert parse('/say a\n/tool view {"x": 1}\n/tool ls\n/say b\n/tool ls\n/finish end_turn') == [
         (Say("a"), CallTool("view", '{"x": 1}'), CallTool("ls", "{}")),
         (Say("b"), CallTool("ls", "{}"), Finish("end_turn")),
@@ -105,14 +105,14 @@ def test_a_prompt_without_directives_says_how_to_get_a_real_model() -> None:
 
 
 @pytest.mark.parametrize("line", ["/tokens many", "/tokens", "/fail", "/fail x", "/finish never", "/tool", "/hang 5"])
-def test_a_directive_that_cannot_be_read_is_said(line: str) -> None:
+def test_an_invalid_directive_is_named_in_the_answer(line: str) -> None:
     (step,) = parse(line)
     assert isinstance(step[0], Say)
     assert line in step[0].text
 
 
-async def test_tokens_at_full_speed_breathe_and_do_not_sleep() -> None:
-    clock = StillClock()
+async def test_tokens_without_a_rate_yield_to_the_loop_and_do_not_wait() -> None:
+    clock = SteppedClock()
     events = await play(build(clock), "/tokens 20")
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     assert text.split() == [f"t{n}" for n in range(1, 21)]
@@ -120,20 +120,20 @@ async def test_tokens_at_full_speed_breathe_and_do_not_sleep() -> None:
     assert clock.slept == [0, 0]
 
 
-async def test_tokens_at_a_rate_come_at_their_times() -> None:
-    clock = StillClock()
+async def test_tokens_are_sent_at_the_given_rate() -> None:
+    clock = SteppedClock()
     await play(build(clock), "/tokens 5 10")
     assert clock.time == pytest.approx(100.4)
 
 
-async def test_texts_of_one_step_stand_on_lines_of_their_own() -> None:
+async def test_texts_of_one_step_are_on_separate_lines() -> None:
     events = await play(build(), "/say a\n/tokens 2\n/think no\n/say b")
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "a\nt1 t2\nb"
     assert ThinkingDelta("no") in events
     assert events[-1].__class__ is Finished
 
 
-async def test_the_step_follows_the_history() -> None:
+async def test_the_step_played_depends_on_the_history() -> None:
     first = await play(build(), "/tool ls\n/say two")
     assert isinstance(first[0], ToolCallStart)
     assert isinstance(first[1], ToolCallEnd)
@@ -143,12 +143,12 @@ async def test_the_step_follows_the_history() -> None:
     assert (await play(build(), "/tool ls\n/say two", done=2))[0] == TextDelta(AFTER_TOOLS)
 
 
-def test_a_folded_prompt_starts_its_own_script() -> None:
+def test_a_merged_prompt_starts_its_own_script() -> None:
     rows = [user("/tool ls"), Message(id="a", session_id=SESSION, role="assistant", parts=[]), user("/say new", "u2")]
     assert newest_prompt(rows) == (rows[2], 0)
 
 
-async def test_fail_fails_as_often_as_it_says() -> None:
+async def test_fail_fails_the_given_number_of_times() -> None:
     model = build()
     for _ in range(2):
         with pytest.raises(ModelFailure) as caught:
@@ -158,28 +158,28 @@ async def test_fail_fails_as_often_as_it_says() -> None:
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "a\nb"
 
 
-async def test_hang_ends_with_the_deadline_that_real_models_have() -> None:
-    clock = StillClock()
+async def test_hang_ends_with_the_progress_timeout_of_real_models() -> None:
+    clock = SteppedClock()
     with pytest.raises(ModelFailure) as caught:
         await play(build(clock), "/hang")
     assert caught.value.category == "timeout"
     assert clock.slept == [LIMITS.model_progress_s]
 
 
-async def test_cut_ends_without_a_finish() -> None:
+async def test_cut_ends_the_stream_without_a_finish_event() -> None:
     assert (await play(build(), "/say half\n/cut\n/say more")) == [TextDelta("half")]
 
 
-async def test_finish_sets_the_reason() -> None:
+async def test_finish_sets_the_finish_reason() -> None:
     assert (await play(build(), "/say a\n/finish content_filter"))[-1].reason == "content_filter"  # type: ignore[union-attr]
 
 
-async def test_a_whole_turn_with_tools_retries_and_text() -> None:
-    async def works(args: object) -> ToolResult:
+async def test_a_script_plays_a_whole_turn_with_tools_a_retry_and_text() -> None:
+    async def list_files(args: Mapping[str, object]) -> ToolResult:
         return ToolResult("listed")
 
     transcript = MemoryTranscript()
-    turn = build_turn(build(), transcript, FunctionTool("ls", works))  # type: ignore[arg-type]
+    turn = build_turn(build(), transcript, FunctionTool("ls", list_files))
     result = await turn.run([user('/think hm\n/tool ls {}\n/tool ls {"path": "x"}\n/fail 500 1\n/tokens 3')])
     assert result.text == "t1 t2 t3"
     assert len(transcript.results) == 2
