@@ -1,7 +1,6 @@
-"""Hooks: their answers, how several are combined, and that a broken one stops nothing."""
+"""Test hooks: how their output is read, how several answers are combined, and that a failing hook blocks nothing."""
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -48,7 +47,9 @@ from worker.hooks.service import hooks_of
         (-9, "", "", HookAnswer()),
     ],
 )
-def test_the_answer_of_a_hook(code: Any, stdout: Any, stderr: str, answer: Any) -> None:
+def test_a_hook_answers_by_its_exit_code_and_its_output(
+    code: int | None, stdout: str, stderr: str, answer: HookAnswer
+) -> None:
     assert answer_of(code, stdout, stderr) == answer
 
 
@@ -61,7 +62,7 @@ ANSWERS = st.builds(
 
 
 @given(st.lists(ANSWERS, max_size=5))
-def test_deny_wins_over_allow_and_that_over_no_decision(answers: Any) -> None:
+def test_deny_wins_over_allow_and_drops_all_patches(answers: list[HookAnswer]) -> None:
     answer = combine([HookOutput("h", "", one) for one in answers])
     assert (answer.decision == "deny") == any(one.decision == "deny" or one.halt for one in answers)
     assert answer.halt == any(one.halt for one in answers)
@@ -81,7 +82,7 @@ def test_reasons_and_notes_are_joined_and_the_last_patch_wins() -> None:
     assert (answer.reason, answer.note, answer.patch) == ("r1\nr2", "n1", {"x": 2})
 
 
-def test_the_name_of_the_event_counts_in_any_spelling() -> None:
+def test_the_name_of_the_event_is_accepted_in_any_spelling() -> None:
     settings = [HookSettings(command="true", matcher="^bash$", timeout=3)]
     for name in ("PreToolUse", "pre_tool_use", "PRETOOLUSE"):
         (hook,) = hooks_of({name: settings, "PostToolUse": settings}, Limits())
@@ -90,7 +91,7 @@ def test_the_name_of_the_event_counts_in_any_spelling() -> None:
         assert hook.timeout_s == 3.0
 
 
-def test_a_matcher_that_is_no_expression_is_refused() -> None:
+def test_a_matcher_that_is_not_a_regular_expression_is_refused() -> None:
     with pytest.raises(ValueError, match="not a regular expression"):
         HookSettings(command="x", matcher="(")
 

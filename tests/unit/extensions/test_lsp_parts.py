@@ -1,4 +1,4 @@
-"""The parts of language servers without I/O: texts, symbols, reports, the catalogue, plans."""
+"""Test the parts of the LSP client without processes: edits, symbols, reports, the catalogue and settings."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_edits_count_utf16_units_and_keep_line_ends() -> None:
     assert apply_edits(text, edits) == "> a 🙂 B\r\n2nd\r\nend"
 
 
-def test_edits_that_overlap_or_lie_outside_are_refused() -> None:
+def test_edits_that_overlap_or_are_outside_the_text_are_refused() -> None:
     with pytest.raises(BadEdit, match="overlap"):
         apply_edits(
             "abcdef", [TextEdit(range=span(0, 0, 0, 3), newText=""), TextEdit(range=span(0, 2, 0, 4), newText="")]
@@ -53,7 +53,7 @@ def test_edits_that_overlap_or_lie_outside_are_refused() -> None:
         apply_edits("abc", [TextEdit(range=span(8, 0, 8, 0), newText="")])
 
 
-def test_only_edits_of_texts_of_files_are_taken() -> None:
+def test_only_text_edits_of_files_are_accepted() -> None:
     edit = TextEdit(range=span(0, 0, 0, 0), newText="x")
     assert edits_by_file(WorkspaceEdit(changes={"file:///a%20b": [edit]})) == {Path("/a b"): [edit]}
     with pytest.raises(BadEdit, match="not the URI of a file"):
@@ -62,7 +62,7 @@ def test_only_edits_of_texts_of_files_are_taken() -> None:
         edits_by_file(WorkspaceEdit(documentChanges=[DocumentChange(kind="delete")]))
 
 
-def test_edits_that_are_said_in_both_ways_count_once() -> None:
+def test_edits_given_in_both_formats_are_applied_once() -> None:
     edit = TextEdit(range=span(0, 0, 0, 1), newText="x")
     both = msgspec.json.encode(
         {
@@ -73,7 +73,7 @@ def test_edits_that_are_said_in_both_ways_count_once() -> None:
     assert edits_by_file(msgspec.json.decode(both, type=WorkspaceEdit)) == {Path("/a"): [edit]}
 
 
-def test_columns_there_and_back() -> None:
+def test_columns_are_converted_to_utf16_units_and_back() -> None:
     line = "x = 'é🙂' + name"
     at = line.index("name")
     assert units_of(line, at) == at + 1
@@ -81,7 +81,7 @@ def test_columns_there_and_back() -> None:
     assert index_of(line, 1000) == len(line)
 
 
-def test_uris_there_and_back() -> None:
+def test_paths_are_converted_to_uris_and_back() -> None:
     for path in (Path("/a b/ü#?%.py"), Path("/plain.py")):
         assert path_of(uri_of(path)) == path
     assert path_of("https://x/y") is None
@@ -90,7 +90,7 @@ def test_uris_there_and_back() -> None:
     assert path_of("file:///x%00y") is None
 
 
-def test_what_is_no_file_is_not_read_and_costs_no_descriptor(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_not_read_and_leaks_no_descriptor(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.py")
     (tmp_path / "file.py").write_text("x")
     before = len(os.listdir("/proc/self/fd"))
@@ -110,11 +110,11 @@ def test_what_is_no_file_is_not_read_and_costs_no_descriptor(tmp_path: Path) -> 
         ("add_after", "a\nb\nc\nNEW\nd"),
     ],
 )
-def test_whole_lines_are_replaced(action: str, expected: str) -> None:
+def test_a_range_is_replaced_by_whole_lines(action: str, expected: str) -> None:
     assert replaced_lines("a\nb\nc\nd", span(1, 2, 2, 1), "NEW", action) == expected
 
 
-def test_the_last_line_keeps_its_missing_end_and_windows_its_own() -> None:
+def test_the_line_ends_of_the_file_are_kept() -> None:
     assert replaced_lines("a\nb", span(1, 0, 1, 1), "NEW\n", "replace") == "a\nNEW"
     assert replaced_lines("a\nb", span(1, 0, 1, 1), "NEW", "add_after") == "a\nb\nNEW"
     assert replaced_lines("a\r\nb\r\n", span(0, 0, 1, 0), "x\ny", "replace") == "x\r\ny\r\nb\r\n"
@@ -126,7 +126,7 @@ def test_the_last_line_keeps_its_missing_end_and_windows_its_own() -> None:
 # --- symbols --------------------------------------------------------------------------------------------------------
 
 
-def test_symbols_are_found_by_the_end_of_their_path() -> None:
+def test_symbols_are_found_by_the_last_steps_of_their_path() -> None:
     method = Symbol(name="run(self)", kind=6, range=span(1, 0, 2, 0))
     symbols = [
         Symbol(name="A", kind=5, range=span(0, 0, 3, 0), children=[method]),
@@ -140,7 +140,7 @@ def test_symbols_are_found_by_the_end_of_their_path() -> None:
     assert outline(symbols)[:2] == ["class A (lines 1-4)", "  method run(self) (lines 2-3)"]
 
 
-def test_words_are_whole_words() -> None:
+def test_a_symbol_name_matches_whole_words_only() -> None:
     assert steps_of(" mod::Type.call() ") == ["mod", "Type", "call"]
     assert steps_of("..") == []
     assert columns_of("getter get get_x 🙂get", "get") == [7, 19]
@@ -151,13 +151,13 @@ def test_words_are_whole_words() -> None:
 
 
 def test_a_report_shows_errors_first_and_counts_the_rest() -> None:
-    mine = [problem(n, f"w{n}", 2) for n in range(12)] + [problem(99, "worst\nof all")]
-    found = {
-        "file:///w/a.py": mine,
+    own = [problem(n, f"w{n}", 2) for n in range(12)] + [problem(99, "worst\nof all")]
+    diagnostics = {
+        "file:///w/a.py": own,
         "file:///w/b/c.py": [problem(0, "other")],
         "file:///elsewhere/d.py": [problem(0, "x")],
     }
-    text = report(ROOT / "a.py", [found], ROOT)
+    text = report(ROOT / "a.py", [diagnostics], ROOT)
     lines = text.split("\n")
     assert lines[:3] == ["<file_diagnostics>", "Error: a.py:100:1 worst of all", "Warning: a.py:1:1 w0"]
     assert "... and 3 more" in lines
@@ -165,7 +165,7 @@ def test_a_report_shows_errors_first_and_counts_the_rest() -> None:
     assert "Current file: 1 error, 12 warnings\nProject: 2 errors, 12 warnings" in text
     assert "elsewhere" not in text
     assert report(ROOT / "a.py", [{}], ROOT) == ""
-    assert "Current file" not in report(None, [found], ROOT)
+    assert "Current file" not in report(None, [diagnostics], ROOT)
 
 
 def test_the_store_of_diagnostics_is_bounded_and_reports_changes() -> None:
@@ -197,22 +197,22 @@ def test_the_wait_for_diagnostics_ends_without_updates_and_is_bounded() -> None:
 # --- documents ------------------------------------------------------------------------------------------------------
 
 
-def test_of_too_many_documents_the_oldest_is_closed() -> None:
+def test_the_least_recently_used_document_is_closed_when_there_are_too_many() -> None:
     documents = Documents(2)
     a, b, c = (Path(f"/w/{name}.py") for name in "abc")
-    assert [t.method for t in documents.update(a, OnDisk("1", (1, 1)))] == ["textDocument/didOpen"]
+    assert [one.method for one in documents.update(a, OnDisk("1", (1, 1)))] == ["textDocument/didOpen"]
     documents.update(b, OnDisk("1", (1, 1)))
-    assert documents.update(a, OnDisk("1", (2, 1))) == [], "touched, but the same text"
+    assert documents.update(a, OnDisk("1", (2, 1))) == [], "the file was touched, but its text is the same"
     notifications = documents.update(c, OnDisk("1", (1, 1)))
-    assert [t.method for t in notifications] == ["textDocument/didClose", "textDocument/didOpen"]
+    assert [one.method for one in notifications] == ["textDocument/didClose", "textDocument/didOpen"]
     assert notifications[0].params == {"textDocument": {"uri": "file:///w/b.py"}}
     changed = documents.update(a, OnDisk("2", (3, 1)))[0].params
     assert changed["textDocument"] == {"uri": "file:///w/a.py", "version": 2}
-    assert [t.method for t in documents.update(a, None)] == ["textDocument/didClose"]
+    assert [one.method for one in documents.update(a, None)] == ["textDocument/didClose"]
     assert documents.update(a, None) == []
 
 
-# --- the catalogue and plans ----------------------------------------------------------------------------------------
+# --- the catalogue and settings -------------------------------------------------------------------------------------
 
 
 def test_the_catalogue_starts_no_generic_command_and_names_each_server_once() -> None:
@@ -222,7 +222,7 @@ def test_the_catalogue_starts_no_generic_command_and_names_each_server_once() ->
     assert all(entry.root_markers and entry.filetypes for entry in CATALOGUE)
 
 
-def test_languages_and_extensions() -> None:
+def test_a_file_is_matched_by_language_or_by_extension() -> None:
     assert language_of(Path("a.TSX")) == "typescriptreact"
     assert language_of(Path("Dockerfile")) == "dockerfile"
     assert language_of(Path("x.odd")) == "odd"
@@ -234,7 +234,7 @@ def test_languages_and_extensions() -> None:
     assert handles((), Path("anything"))
 
 
-def test_what_a_user_leaves_out_comes_from_the_catalogue() -> None:
+def test_settings_that_are_left_out_come_from_the_catalogue() -> None:
     plan = plan_of("basedpyright", LspSettings())
     assert (plan.command, plan.args, plan.filetypes) == ("basedpyright-langserver", ("--stdio",), ("python",))
     assert plan.root_markers == (), "a configured server needs no marker"
@@ -245,7 +245,7 @@ def test_what_a_user_leaves_out_comes_from_the_catalogue() -> None:
     assert known_server("pyright", "node") is None
 
 
-def test_sections_of_settings_by_steps_or_as_one_key() -> None:
+def test_a_section_of_settings_is_found_by_steps_or_as_one_key() -> None:
     settings = {"a": {"b": {"c": 1}}, "x.y": 2}
     assert section_of(settings, "a.b") == {"c": 1}
     assert section_of(settings, "x.y") == 2

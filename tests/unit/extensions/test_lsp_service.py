@@ -1,4 +1,4 @@
-"""Language servers that behave badly, for real: none of it reaches further than their own state."""
+"""Test language servers that misbehave, as real processes: only their own state is affected."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from protocol.base.clock import SystemClock
 from protocol.events import Event
 from protocol.limits import Limits
 from tests.support.checks import api_shapes
 from tests.support.eventually import eventually
 from tests.support.harness.tool_bench import ToolBench, bench
-from worker.config.load import Options, WorkspaceConfig
+from worker.config.load import WorkspaceConfig
+from worker.config.schema import Options
 from worker.config.sections import LspSettings
 from worker.lsp.lifecycle import ServerState
 from worker.lsp.server import LanguageServer
@@ -31,8 +34,8 @@ QUICK = Limits(lsp_change_none_s=0.2, lsp_change_stable_s=0.05, lsp_change_max_s
 
 
 @dataclass
-class Place:
-    """A workspace with one odd server."""
+class LspWorkspace:
+    """A workspace with one language server, named `odd`."""
 
     bench: ToolBench
     servers: LanguageServers
@@ -48,13 +51,13 @@ class Place:
         path.write_text(text)
         return path
 
-    def heard(self, method: str) -> list[dict[str, Any]]:
-        """What the server was told."""
+    def received(self, method: str) -> list[dict[str, Any]]:
+        """Return the messages of this method that the server received."""
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
         return [message for line in lines if (message := json.loads(line)).get("method") == method]
 
     def answers(self) -> dict[Any, dict[str, Any]]:
-        """What the server's own requests got."""
+        """Return the answers to the server's own requests, by id."""
         messages = [json.loads(line) for line in self.notes.read_text().splitlines()]
         return {message["id"]: message for message in messages if "method" not in message}
 
@@ -67,22 +70,23 @@ def configured(settings: dict[str, LspSettings], *, auto: bool = False) -> Works
 
 
 @contextlib.asynccontextmanager
-async def place(
+async def open_lsp(
     tmp_path: Path, mode: str = "good", *, limits: Limits = QUICK, rules: Rules | None = None, **settings: Any
-) -> AsyncIterator[Place]:
+) -> AsyncIterator[LspWorkspace]:
+    """Configure the fake server in this mode; `settings` are further settings of it."""
     workspace = tmp_path / "w"
     workspace.mkdir()
-    async with bench(workspace, limits=limits, rules=rules) as made:
+    async with bench(workspace, limits=limits, rules=rules) as tools:
         events: list[dict[str, Any]] = []
 
-        def show(event: Event) -> None:
+        def record(event: Event) -> None:
             assert event.is_snapshot
             events.append(api_shapes.event(event.data)["payload"]["payload"])
 
         servers = LanguageServers(
             workspace=workspace,
-            children=made.children,
-            publish_snapshot=show,
+            children=tools.children,
+            publish_snapshot=record,
             limits=limits,
             clock=SystemClock(),
             log=logging.getLogger("bulkhead.test"),
@@ -90,214 +94,216 @@ async def place(
         )
         notes = tmp_path / "notes"
         odd = LspSettings(command=sys.executable, args=["-S", PROGRAM, mode, str(notes)], filetypes=["odd"], **settings)
-        servers.configure(configured({"odd": odd}), made.env)
-        made.toolbox = made.toolbox.joined(servers.tools())
-        made.code = servers
+        servers.configure(configured({"odd": odd}), tools.env)
+        tools.toolbox = tools.toolbox.joined(servers.tools())
+        tools.code = servers
         try:
-            yield Place(made, servers, notes, events)
+            yield LspWorkspace(tools, servers, notes, events)
         finally:
             await servers.close()
 
 
-async def test_news_after_a_change_is_waited_for_and_nothing_is_said_twice(tmp_path: Path) -> None:
-    async with place(tmp_path) as here:
-        path = here.write("a.odd", "fine\nBAD one\n")
-        text = await here.servers.changed(path)
+async def test_a_change_waits_for_new_diagnostics_and_unchanged_text_is_not_sent_again(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path) as lsp:
+        path = lsp.write("a.odd", "fine\nBAD one\n")
+        text = await lsp.servers.changed(path)
         assert "<file_diagnostics>\nError: a.odd:2:1 [odd] bad: BAD one\n</file_diagnostics>" in text
         assert "Current file: 1 error, 0 warnings" in text
         path.write_text("fine\n")
-        assert await here.servers.changed(path) == ""
-        await here.servers.changed(path)
-        assert len(here.heard("textDocument/didOpen")) == 1
-        assert len(here.heard("textDocument/didChange")) == 1, "the same text was told twice"
+        assert await lsp.servers.changed(path) == ""
+        await lsp.servers.changed(path)
+        assert len(lsp.received("textDocument/didOpen")) == 1
+        assert len(lsp.received("textDocument/didChange")) == 1, "the same text was sent twice"
         path.unlink()
-        await here.servers.changed(path)
-        await eventually(lambda: here.heard("textDocument/didClose"), what="the file that is gone was closed")
-        assert [e["state"] for e in here.events if e["type"] == "state_changed"] == [1, 2]
-        assert [e.get("diagnostic_count", 0) for e in here.events if e["type"] == "diagnostics_changed"] == [1, 0]
+        await lsp.servers.changed(path)
+        await eventually(lambda: lsp.received("textDocument/didClose"), what="the deleted file to be closed")
+        assert [e["state"] for e in lsp.events if e["type"] == "state_changed"] == [1, 2]
+        assert [e.get("diagnostic_count", 0) for e in lsp.events if e["type"] == "diagnostics_changed"] == [1, 0]
 
 
 async def test_reading_starts_a_server_but_does_not_wait_for_it(tmp_path: Path) -> None:
-    async with place(tmp_path, "slow") as here:
+    async with open_lsp(tmp_path, "slow") as lsp:
         async with asyncio.timeout(5):
-            assert await here.servers.seen(here.write("a.odd", "BAD")) == ""
-        assert here.server.state is ServerState.STARTING
-        assert await here.servers.seen(here.write("a.txt", "BAD")) == ""
-        assert await here.servers.changed(Path("/etc/a.odd")) == ""
+            assert await lsp.servers.seen(lsp.write("a.odd", "BAD")) == ""
+        assert lsp.server.state is ServerState.STARTING
+        assert await lsp.servers.seen(lsp.write("a.txt", "BAD")) == ""
+        assert await lsp.servers.changed(Path("/etc/a.odd")) == ""
 
 
-async def test_a_server_that_is_not_ready_in_time_is_an_error_and_left_alone_for_a_while(tmp_path: Path) -> None:
-    async with place(tmp_path, "slow", timeout=1, limits=Limits(lsp_start_wait_s=30.0)) as here:
-        path = here.write("a.odd", "")
-        assert await here.servers.changed(path) == ""
-        assert here.server.state is ServerState.ERROR
-        assert "did not answer initialize within 1 s" in here.server.error
-        assert await here.servers.changed(path) == ""
-        assert [e["state"] for e in here.events] == [1, 3], "it was started again at once, for another whole timeout"
+async def test_a_server_that_is_not_ready_in_time_fails_and_is_not_restarted_at_once(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, "slow", timeout=1, limits=Limits(lsp_start_wait_s=30.0)) as lsp:
+        path = lsp.write("a.odd", "")
+        assert await lsp.servers.changed(path) == ""
+        assert lsp.server.state is ServerState.ERROR
+        assert "did not answer initialize within 1 s" in lsp.server.error
+        assert await lsp.servers.changed(path) == ""
+        assert [e["state"] for e in lsp.events] == [1, 3], "it was restarted at once and waited for again"
 
 
-async def test_a_server_that_dies_at_its_start_says_why(tmp_path: Path, caplog: Any) -> None:
-    async with place(tmp_path, "dies") as here:
-        await here.servers.changed(here.write("a.odd", ""))
-        assert here.server.state is ServerState.ERROR
-        assert "ended with code 3" in here.server.error
+async def test_a_server_that_dies_at_its_start_is_reported_with_its_exit_code(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_lsp(tmp_path, "dies") as lsp:
+        await lsp.servers.changed(lsp.write("a.odd", ""))
+        assert lsp.server.state is ServerState.ERROR
+        assert "ended with code 3" in lsp.server.error
         assert any("no licence" in str(vars(record)) for record in caplog.records)
-        result = await here.bench.call("lsp_diagnostics", file_path="a.odd")
+        result = await lsp.bench.call("lsp_diagnostics", file_path="a.odd")
         assert result.is_error
         assert "odd is error" in result.content
 
 
-async def test_garbage_ends_the_conversation_and_the_next_use_begins_another(tmp_path: Path) -> None:
-    async with place(tmp_path, "garbage") as here:
-        path = here.write("a.odd", "BAD")
-        await here.servers.changed(path)
-        await eventually(lambda: here.server.state is ServerState.ERROR, what="error")
-        assert "cannot be read" in here.server.error
-        await here.servers.changed(path)
-        assert len(here.heard("initialize")) == 2
+async def test_an_unreadable_message_ends_the_connection_and_the_next_use_restarts_the_server(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, "garbage") as lsp:
+        path = lsp.write("a.odd", "BAD")
+        await lsp.servers.changed(path)
+        await eventually(lambda: lsp.server.state is ServerState.ERROR, what="error")
+        assert "cannot be read" in lsp.server.error
+        await lsp.servers.changed(path)
+        assert len(lsp.received("initialize")) == 2
 
 
-async def test_a_message_that_is_too_large_is_stepped_over(tmp_path: Path) -> None:
-    async with place(tmp_path, "huge") as here:
-        assert "BAD" in await here.servers.changed(here.write("a.odd", "BAD"))
-        assert here.server.state is ServerState.READY
+async def test_a_message_that_is_too_large_is_skipped(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, "huge") as lsp:
+        assert "BAD" in await lsp.servers.changed(lsp.write("a.odd", "BAD"))
+        assert lsp.server.state is ServerState.READY
 
 
-async def test_W_54_edits_of_a_server_are_refused_and_its_settings_are_told(tmp_path: Path) -> None:
-    async with place(tmp_path, "asks", options={"a": {"b": {"c": 1}}}) as here:
-        await here.servers.changed(here.write("a.odd", ""))
-        await eventually(lambda: 3 in here.answers(), what="three answers")
-        answers = here.answers()
+async def test_W_54_edits_requested_by_a_server_are_refused_and_its_settings_are_sent(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, "asks", options={"a": {"b": {"c": 1}}}) as lsp:
+        await lsp.servers.changed(lsp.write("a.odd", ""))
+        await eventually(lambda: 3 in lsp.answers(), what="three answers")
+        answers = lsp.answers()
         assert answers[1]["result"]["applied"] is False
         assert answers["two"]["result"] == [{"c": 1}, {"a": {"b": {"c": 1}}}]
         assert answers[3]["error"]["code"] == -32601
 
 
-async def test_a_request_that_is_never_answered_is_given_up(tmp_path: Path) -> None:
-    async with place(tmp_path, limits=Limits(lsp_answer_s=0.2, lsp_change_max_s=1.0)) as here:
-        here.write("a.odd", "def thing")
-        result = await here.bench.call("lsp_definition", symbol="thing")
+async def test_a_request_without_an_answer_is_cancelled_after_its_timeout(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, limits=Limits(lsp_answer_s=0.2, lsp_change_max_s=1.0)) as lsp:
+        lsp.write("a.odd", "def thing")
+        result = await lsp.bench.call("lsp_definition", symbol="thing")
         assert result.is_error
         assert "did not answer textDocument/definition within 0.2 s" in result.content
-        await eventually(lambda: here.heard("$/cancelRequest"), what="the server was told")
+        await eventually(lambda: lsp.received("$/cancelRequest"), what="the cancel request")
 
 
-async def test_a_server_that_crashes_again_and_again_is_left_alone_longer(tmp_path: Path) -> None:
-    async with place(tmp_path) as here:
-        path = here.write("a.odd", "")
+async def test_a_server_that_crashes_repeatedly_is_not_restarted_at_once(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path) as lsp:
+        path = lsp.write("a.odd", "")
         for _ in range(2):
-            await here.servers.changed(path)
-            assert here.server.state is ServerState.READY
-            for child in list(here.bench.children._children.values()):
+            await lsp.servers.changed(path)
+            assert lsp.server.state is ServerState.READY
+            for child in list(lsp.bench.children._children.values()):
                 os.kill(child.pid, signal.SIGKILL)
-            await eventually(lambda: here.server.state is ServerState.ERROR, what="error")
-        assert await here.servers.changed(path) == ""
-        assert here.server.state is ServerState.ERROR
-        assert len(here.heard("initialize")) == 2
+            await eventually(lambda: lsp.server.state is ServerState.ERROR, what="error")
+        assert await lsp.servers.changed(path) == ""
+        assert lsp.server.state is ServerState.ERROR
+        assert len(lsp.received("initialize")) == 2
 
 
-async def test_a_server_that_does_not_leave_is_ended_and_its_name_can_be_used_again(tmp_path: Path) -> None:
-    async with place(tmp_path, "stays") as here:
-        path = here.write("a.odd", "BAD")
-        await here.servers.changed(path)
-        held = [here.bench.process(pid) for pid in here.bench.children._children]
-        await here.servers.stop_all()
-        assert here.server.state is ServerState.STOPPED
-        assert here.server.diagnostics.count == 0
-        for process in held:
+async def test_a_server_that_ignores_the_shutdown_is_killed_and_can_be_restarted(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, "stays") as lsp:
+        path = lsp.write("a.odd", "BAD")
+        await lsp.servers.changed(path)
+        processes = [lsp.bench.process(pid) for pid in lsp.bench.children._children]
+        await lsp.servers.stop_all()
+        assert lsp.server.state is ServerState.STOPPED
+        assert lsp.server.diagnostics.count == 0
+        for process in processes:
             assert not process.is_alive
-        result = await here.bench.call("lsp_restart", name="nobody")
+        result = await lsp.bench.call("lsp_restart", name="unknown")
         assert "known servers: odd" in result.content
-        assert (await here.bench.call("lsp_restart", name="odd")).content == "odd: restarted"
+        assert (await lsp.bench.call("lsp_restart", name="odd")).content == "odd: restarted"
 
 
-async def test_another_configuration_ends_what_is_not_wanted_any_more(tmp_path: Path) -> None:
-    async with place(tmp_path) as here:
-        await here.servers.changed(here.write("a.odd", "BAD"))
-        odd = here.server
+async def test_a_new_configuration_ends_the_servers_it_disables_and_keeps_the_others(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path) as lsp:
+        await lsp.servers.changed(lsp.write("a.odd", "BAD"))
+        odd = lsp.server
         same = configured({"odd": LspSettings(command=sys.executable, args=list(odd.plan.args), filetypes=["odd"])})
-        here.servers.configure(same, here.bench.env)
-        assert here.server is odd
+        lsp.servers.configure(same, lsp.bench.env)
+        assert lsp.server is odd
         assert odd.state is ServerState.READY
-        here.servers.configure(configured({"odd": LspSettings(disabled=True)}), here.bench.env)
-        await eventually(lambda: not here.bench.children._children, what="the old process is gone")
-        assert here.server.state is ServerState.DISABLED
-        assert await here.servers.changed(here.write("a.odd", "BAD")) == ""
-        here.servers.configure(configured({}), here.bench.env)
-        assert here.servers.infos() == {}
-        assert here.servers.tools() == ()
+        lsp.servers.configure(configured({"odd": LspSettings(disabled=True)}), lsp.bench.env)
+        await eventually(lambda: not lsp.bench.children._children, what="the old process to end")
+        assert lsp.server.state is ServerState.DISABLED
+        assert await lsp.servers.changed(lsp.write("a.odd", "BAD")) == ""
+        lsp.servers.configure(configured({}), lsp.bench.env)
+        assert lsp.servers.infos() == {}
+        assert lsp.servers.tools() == ()
 
 
-async def test_what_is_installed_is_started_where_its_markers_are_and_nowhere_else(tmp_path: Path) -> None:
-    async with place(tmp_path) as here:
+async def test_an_installed_server_is_started_only_where_its_root_markers_exist(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path) as lsp:
         programs = tmp_path / "bin"
         programs.mkdir()
         for name in ("gopls", "clangd"):
             script = f"#!/bin/sh\nexec {sys.executable} -S {PROGRAM} good {tmp_path / name}\n"
             (programs / name).write_text(script)
             (programs / name).chmod(0o755)
-        env = {**here.bench.env, "PATH": f"{programs}:{here.bench.env['PATH']}"}
-        here.servers.configure(configured({}, auto=True), env)
-        await here.servers.start_for("main.go")
-        assert here.servers.infos() == {}, "there is no go.mod here"
-        here.write("go.mod", "")
-        here.write("build.zig", "")
-        await here.servers.start_for("build.zig")
-        assert here.servers.infos() == {}, "zls is not installed"
-        assert "BAD" in await here.servers.changed(here.write("main.go", "BAD"))
-        assert list(here.servers.servers) == ["gopls"]
-        here.servers.configure(configured({"gopls": LspSettings(disabled=True)}, auto=True), env)
-        assert await here.servers.changed(here.write("main.go", "BAD")) == "", "the user does not want it"
+        env = {**lsp.bench.env, "PATH": f"{programs}:{lsp.bench.env['PATH']}"}
+        lsp.servers.configure(configured({}, auto=True), env)
+        await lsp.servers.start_for("main.go")
+        assert lsp.servers.infos() == {}, "there is no go.mod in this workspace"
+        lsp.write("go.mod", "")
+        lsp.write("build.zig", "")
+        await lsp.servers.start_for("build.zig")
+        assert lsp.servers.infos() == {}, "zls is not installed"
+        assert "BAD" in await lsp.servers.changed(lsp.write("main.go", "BAD"))
+        assert list(lsp.servers.servers) == ["gopls"]
+        lsp.servers.configure(configured({"gopls": LspSettings(disabled=True)}, auto=True), env)
+        assert await lsp.servers.changed(lsp.write("main.go", "BAD")) == "", "the user has disabled it"
 
 
-async def test_a_rename_asks_once_for_everything_and_a_refusal_changes_nothing(tmp_path: Path) -> None:
-    async with place(tmp_path, rules=Rules(skip=False)) as here:
-        path = here.write("a.odd", "def thing\nuse thing\n")
-        result = await here.bench.call("lsp_rename", symbol="thing", new_name="other")
+async def test_a_rename_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, rules=Rules(skip=False)) as lsp:
+        path = lsp.write("a.odd", "def thing\nuse thing\n")
+        result = await lsp.bench.call("lsp_rename", symbol="thing", new_name="other")
         assert result.is_error
         assert result.stop_turn
         assert path.read_text() == "def thing\nuse thing\n"
 
 
-async def test_a_rename_never_leaves_the_workspace(tmp_path: Path) -> None:
-    async with place(tmp_path, "outside") as here:
-        path = here.write("a.odd", "def thing\n")
-        result = await here.bench.call("lsp_rename", symbol="thing", new_name="other")
+async def test_a_rename_outside_the_workspace_is_refused(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, "outside") as lsp:
+        path = lsp.write("a.odd", "def thing\n")
+        result = await lsp.bench.call("lsp_rename", symbol="thing", new_name="other")
         assert result.is_error
         assert "outside the workspace" in result.content
         assert path.read_text() == "def thing\n"
 
 
-async def test_what_is_used_nowhere_or_cannot_be_checked_is_no_error(tmp_path: Path) -> None:
-    async with place(tmp_path) as here:
-        here.write("a.odd", "def thing\n")
-        here.write("a.other", "thing\n")
-        nowhere = await here.bench.call("lsp_references", symbol="nothing")
+async def test_an_unknown_symbol_or_an_unchecked_file_is_not_an_error(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path) as lsp:
+        lsp.write("a.odd", "def thing\n")
+        lsp.write("a.other", "thing\n")
+        nowhere = await lsp.bench.call("lsp_references", symbol="nothing")
         assert (nowhere.is_error, "was not found" in nowhere.content) == (False, True)
-        refused = await here.bench.call("lsp_references", symbol="thing", path="a.odd")
+        refused = await lsp.bench.call("lsp_references", symbol="thing", path="a.odd")
         assert (refused.is_error, "not today" in refused.content) == (True, True)
-        unchecked = await here.bench.call("lsp_diagnostics", file_path="a.other")
+        unchecked = await lsp.bench.call("lsp_diagnostics", file_path="a.other")
         assert (unchecked.is_error, "a.other was not checked" in unchecked.content) == (False, True)
 
 
-async def test_a_file_with_two_names_gets_all_edits_once(tmp_path: Path) -> None:
-    async with place(tmp_path, "linked") as here:
-        path = here.write("a.odd", "def thing\nuse thing\n")
-        (here.bench.workspace / "link.odd").symlink_to("a.odd")
-        result = await here.bench.call("lsp_rename", symbol="thing", new_name="other", path="a.odd")
+async def test_a_file_with_two_paths_is_edited_once(tmp_path: Path) -> None:
+    async with open_lsp(tmp_path, "linked") as lsp:
+        path = lsp.write("a.odd", "def thing\nuse thing\n")
+        (lsp.bench.workspace / "link.odd").symlink_to("a.odd")
+        result = await lsp.bench.call("lsp_rename", symbol="thing", new_name="other", path="a.odd")
         assert "2 places in 1 file" in result.content
         assert path.read_text() == "def other\nuse other\n"
-        assert (here.bench.workspace / "link.odd").is_symlink()
+        assert (lsp.bench.workspace / "link.odd").is_symlink()
 
 
 async def test_a_rename_refuses_a_file_that_changed_since_the_session_read_it(tmp_path: Path) -> None:
-    async with place(tmp_path) as here:
-        path = here.write("a.odd", "def thing\n")
-        await here.bench.call("view", file_path="a.odd")
+    async with open_lsp(tmp_path) as lsp:
+        path = lsp.write("a.odd", "def thing\n")
+        await lsp.bench.call("view", file_path="a.odd")
         path.write_text("def thing\nmore\n")
-        result = await here.bench.call("lsp_rename", symbol="thing", new_name="other")
+        result = await lsp.bench.call("lsp_rename", symbol="thing", new_name="other")
         assert "changed since it was last read" in result.content
-        await here.bench.call("view", file_path="a.odd")
-        assert not (await here.bench.call("lsp_rename", symbol="thing", new_name="other")).is_error
+        await lsp.bench.call("view", file_path="a.odd")
+        assert not (await lsp.bench.call("lsp_rename", symbol="thing", new_name="other")).is_error
         assert path.read_text() == "def other\nmore\n"
-        assert not (await here.bench.call("edit", file_path="a.odd", old_string="more", new_string="less")).is_error
+        assert not (await lsp.bench.call("edit", file_path="a.odd", old_string="more", new_string="less")).is_error
