@@ -1,10 +1,10 @@
-"""What the agent may know of the program it runs in: the end of the log, and the configuration, without secrets."""
+"""Test the tools that show the log of the worker and its configuration, without secrets."""
 
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +15,6 @@ from protocol.base.clock import SystemClock
 from protocol.ids import Generation, WorkspaceId
 from protocol.worker_spec import WorkerSpec
 from tests.support.harness.tool_bench import bench
-from tests.support.run_coroutine import run
 from worker.config.load import WorkspaceConfig, load_config
 from worker.processes.thread_pool import StopFlag
 from worker.toolkit.tool import ToolResult
@@ -30,10 +29,9 @@ MCP = McpInfo(name="notes", state="error", error=f"refused {KEY}")
 SKILLS = [SkillState(name="good", path="/s/good", state=0), SkillState(name="bad", path="/s/bad", state=1, error="why")]
 
 
-def spec_of(tmp_path, **more) -> WorkerSpec:
+def spec_of(tmp_path: Path, *, log_path: str | None = None) -> WorkerSpec:
     workspace = tmp_path / "w"
     workspace.mkdir(exist_ok=True)
-    given = {"log_path": str(tmp_path / "log"), "env": {"HOME": str(tmp_path / "home"), "TEST_KEY": KEY}} | more
     return WorkerSpec(
         workspace_id=WorkspaceId("x"),
         generation=Generation(1),
@@ -41,7 +39,8 @@ def spec_of(tmp_path, **more) -> WorkerSpec:
         data_dir=str(workspace / ".bulkhead"),
         endpoint="",
         token="",
-        **given,
+        log_path=str(tmp_path / "log") if log_path is None else log_path,
+        env={"HOME": str(tmp_path / "home"), "TEST_KEY": KEY},
     )
 
 
@@ -49,23 +48,26 @@ def config_of(spec: WorkerSpec) -> WorkspaceConfig:
     return load_config(Path(spec.path), Path(spec.data_dir), spec.env)
 
 
-def call(tmp_path, name: str, *, spec: WorkerSpec | None = None, between=None, **args: object) -> ToolResult:
-    """The result of one call in a workspace as it lies there. `between` happens after the configuration was read."""
+async def call(
+    tmp_path: Path,
+    name: str,
+    *,
+    spec: WorkerSpec | None = None,
+    before_call: Callable[[], object] | None = None,
+    **args: object,
+) -> ToolResult:
+    """Call a tool in the workspace; `before_call` runs after the configuration was read."""
+    worker = spec or spec_of(tmp_path)
+    config = config_of(worker)
+    snapshot = WorkerSnapshot(False, {"gopls": LSP}, {"notes": MCP}, SKILLS)
+    if before_call is not None:
+        before_call()
+    async with bench(tmp_path / "w") as tools:
+        tools.toolbox = Toolbox([CrushInfo(worker, config, lambda: snapshot), CrushLogs(worker.log_path, config)])
+        return await tools.call(name, **args)
 
-    async def main() -> ToolResult:
-        worker = spec or spec_of(tmp_path)
-        config = config_of(worker)
-        snapshot = WorkerSnapshot(False, {"gopls": LSP}, {"notes": MCP}, SKILLS)
-        if between is not None:
-            between()
-        async with bench(tmp_path / "w") as place:
-            place.toolbox = Toolbox([CrushInfo(worker, config, lambda: snapshot), CrushLogs(worker.log_path, config)])
-            return await place.call(name, **args)
 
-    return run(main())
-
-
-def stop() -> StopFlag:
+def stop_flag() -> StopFlag:
     return StopFlag(SystemClock().now() + 60, SystemClock())
 
 
@@ -77,22 +79,22 @@ def lines_of(result: ToolResult) -> list[str]:
     return result.content.splitlines()[1:]
 
 
-def test_the_newest_lines_of_the_log(tmp_path: Path) -> None:
+async def test_the_newest_lines_of_the_log_are_shown(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("".join(f"line {number}\n" for number in range(1000)))
-    assert lines_of(call(tmp_path, "crush_logs")) == [f"line {number}" for number in range(950, 1000)]
-    assert lines_of(call(tmp_path, "crush_logs", lines=2)) == ["line 998", "line 999"]
-    assert len(lines_of(call(tmp_path, "crush_logs", lines=5000))) == 100
+    assert lines_of(await call(tmp_path, "crush_logs")) == [f"line {number}" for number in range(950, 1000)]
+    assert lines_of(await call(tmp_path, "crush_logs", lines=2)) == ["line 998", "line 999"]
+    assert len(lines_of(await call(tmp_path, "crush_logs", lines=5000))) == 100
 
 
-def test_a_log_that_is_short_or_does_not_end_its_line(tmp_path: Path) -> None:
+async def test_a_short_log_whose_last_line_has_no_end_is_shown_whole(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("one\ntwo")
-    result = call(tmp_path, "crush_logs")
+    result = await call(tmp_path, "crush_logs")
     assert result.content.splitlines()[0].startswith("The last 2 lines of ")
     assert lines_of(result) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "text"),
     [
         (lambda path: None, "There is no log file at"),
         (lambda path: path.write_text(""), "is empty"),
@@ -100,23 +102,25 @@ def test_a_log_that_is_short_or_does_not_end_its_line(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b"x" * (READ_MAX_BYTES + 10)), "which is left out"),
     ],
 )
-def test_a_log_that_shows_nothing_is_a_sentence_and_no_error(tmp_path: Path, make: Any, said: str) -> None:
+async def test_a_log_without_lines_to_show_is_explained_and_is_not_an_error(
+    tmp_path: Path, make: Callable[[Path], object], text: str
+) -> None:
     make(tmp_path / "log")
-    result = call(tmp_path, "crush_logs")
+    result = await call(tmp_path, "crush_logs")
     assert not result.is_error
-    assert said in result.content
+    assert text in result.content
 
 
-def test_a_worker_without_a_log_says_so(tmp_path: Path) -> None:
-    result = call(tmp_path, "crush_logs", spec=spec_of(tmp_path, log_path=""))
+async def test_a_worker_without_a_log_file_says_so(tmp_path: Path) -> None:
+    result = await call(tmp_path, "crush_logs", spec=spec_of(tmp_path, log_path=""))
     assert not result.is_error
     assert "without a log file" in result.content
 
 
-def test_very_long_lines_are_left_out_and_long_ones_cut(tmp_path: Path) -> None:
+async def test_very_long_lines_are_left_out_and_long_ones_cut(tmp_path: Path) -> None:
     long = b"y" * (LINE_MAX_BYTES + 1)
     (tmp_path / "log").write_bytes(b"first\n" + long + b"\n" + b"z" * 5000 + b"\nlast \xff\n")
-    note, first, cut, last = lines_of(call(tmp_path, "crush_logs"))
+    note, first, cut, last = lines_of(await call(tmp_path, "crush_logs"))
     assert note == f"[1 lines longer than {LINE_MAX_BYTES} bytes are left out]"
     assert first == "first"
     assert cut == "z" * 1000 + "…"
@@ -126,22 +130,22 @@ def test_very_long_lines_are_left_out_and_long_ones_cut(tmp_path: Path) -> None:
 def test_only_the_end_of_a_huge_log_is_read(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("wb") as file:
-        file.truncate(1 << 40)  # a hole: reading it whole would never end
+        file.truncate(1 << 40)  # a hole of 1 TiB, which takes too long to read
         file.seek(0, 2)
         file.write(b"\nend\n")
-    tail = tail_of(path, 50, stop())
+    tail = tail_of(path, 50, stop_flag())
     assert tail.lines == [b"end"]
     assert not tail.is_whole
 
 
-def test_a_pipe_in_the_place_of_the_log_holds_up_nobody(tmp_path: Path) -> None:
+async def test_a_pipe_in_place_of_the_log_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
-    result = call(tmp_path, "crush_logs")
+    result = await call(tmp_path, "crush_logs")
     assert "cannot be read: it is not a file" in result.content
 
 
 @pytest.mark.parametrize(
-    ("line", "shown"),
+    ("line", "expected"),
     [
         ("t info w started token=abc run=5", "t info w started token=*** run=5"),
         ('api_key="a "b" c" run=5', "api_key=*** run=5"),
@@ -156,24 +160,24 @@ def test_a_pipe_in_the_place_of_the_log_holds_up_nobody(tmp_path: Path) -> None:
         ("the token file was read", "the token file was read"),
     ],
 )
-def test_values_behind_names_of_secrets_are_masked(line: str, shown: str) -> None:
-    assert masked(line) == shown
+def test_values_after_names_of_secrets_are_masked(line: str, expected: str) -> None:
+    assert masked(line) == expected
 
 
-def test_the_secrets_of_the_configuration_are_masked_wherever_they_stand(tmp_path: Path) -> None:
+async def test_the_secrets_of_the_configuration_are_masked_everywhere_in_the_log(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "bulkhead.json").write_text(
         json.dumps({"providers": {"p": {"type": "openai-compat", "base_url": "http://h", "api_key": "$TEST_KEY"}}})
     )
-    # The second one would be cut in its middle.
+    # The key in the second line is at the limit where lines are cut.
     (tmp_path / "log").write_text(f"said {KEY}!\n{'x' * 990}{KEY}\nget http://me:pw@host/\n")
-    first, second, third = lines_of(call(tmp_path, "crush_logs"))
+    first, second, third = lines_of(await call(tmp_path, "crush_logs"))
     assert first == "said ***!"
     assert "sk-live" not in second
     assert third == "get http://***@host/"
 
 
-def test_a_line_made_to_be_slow_is_not(tmp_path: Path) -> None:
+def test_masking_a_hostile_line_is_not_slow(tmp_path: Path) -> None:
     hostile = ("tokentoken" * 50 + '="' + 'a" ' * 160)[:1000]
     done = threading.Event()
 
@@ -189,7 +193,7 @@ def test_a_line_made_to_be_slow_is_not(tmp_path: Path) -> None:
 # --- the configuration ------------------------------------------------------------------------------------------------
 
 
-def configured(tmp_path, **more: object) -> None:
+def write_config(tmp_path: Path, **changes: object) -> None:
     (tmp_path / "w").mkdir(exist_ok=True)
     tree = {
         "providers": {
@@ -207,13 +211,13 @@ def configured(tmp_path, **more: object) -> None:
         "permissions": {"allowed_tools": ["bash:execute"]},
         "options": {"disabled_tools": ["glob"], "attribution": {"trailer_style": "none"}, "debug": True},
         "env": {"GREETING": "hello-value"},
-    } | more
+    } | changes
     (tmp_path / "w" / "bulkhead.json").write_text(json.dumps(tree))
 
 
-def test_every_section_is_told_and_no_secret(tmp_path: Path) -> None:
-    configured(tmp_path)
-    result = call(tmp_path, "crush_info")
+async def test_every_section_is_shown_without_secrets(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    result = await call(tmp_path, "crush_info")
     assert not result.is_error
     sections = {block.split("\n")[0]: block.split("\n")[1:] for block in result.content.split("\n\n")}
     assert sections["[config files]"] == [str(tmp_path / "w" / "bulkhead.json")]
@@ -237,27 +241,27 @@ def test_every_section_is_told_and_no_secret(tmp_path: Path) -> None:
         assert hidden not in result.content
 
 
-def test_files_that_changed_since_are_told(tmp_path: Path) -> None:
-    configured(tmp_path)
+async def test_files_changed_since_the_configuration_was_read_are_named(tmp_path: Path) -> None:
+    write_config(tmp_path)
 
     def change() -> None:
-        configured(tmp_path, permissions={"allowed_tools": []}, lsp={})
+        write_config(tmp_path, permissions={"allowed_tools": []}, lsp={})
 
-    text = call(tmp_path, "crush_info", between=change).content
+    text = (await call(tmp_path, "crush_info", before_call=change)).content
     assert "changed since it was read: lsp, permissions; " in text
-    assert "never asked for: bash:execute" in text, "what this turn goes by"
+    assert "never asked for: bash:execute" in text, "the turn uses the configuration it was started with"
 
-    more = tmp_path / "w" / "crush.json"
-    text = call(tmp_path, "crush_info", between=lambda: more.write_text('{"options": {}}')).content
-    assert f"other files than those above are in use now: {more}, " in text
-    more.unlink()
+    added = tmp_path / "w" / "crush.json"
+    text = (await call(tmp_path, "crush_info", before_call=lambda: added.write_text('{"options": {}}'))).content
+    assert f"other files than those above are in use now: {added}, " in text
+    added.unlink()
 
     broken = tmp_path / "w" / "bulkhead.json"
-    text = call(tmp_path, "crush_info", between=lambda: broken.write_text("{")).content
+    text = (await call(tmp_path, "crush_info", before_call=lambda: broken.write_text("{"))).content
     assert "a file cannot be used as it is now (cannot read" in text
 
 
-def test_a_bare_workspace_has_sections_without_anything(tmp_path: Path) -> None:
-    text = call(tmp_path, "crush_info").content
+async def test_an_empty_workspace_shows_empty_sections(tmp_path: Path) -> None:
+    text = (await call(tmp_path, "crush_info")).content
     for empty in ("[config files]\nnone", "[hooks]\nnone", "[disabled tools]\nnone"):
         assert empty in text

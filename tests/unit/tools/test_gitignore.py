@@ -1,4 +1,4 @@
-"""What a walk leaves out because of a `.gitignore`, compared with what git ignores, and how long that takes."""
+"""Compare the paths that a walk leaves out because of a `.gitignore` with those that git ignores."""
 
 import os
 import subprocess
@@ -30,14 +30,14 @@ CASES = {
     "a directory only, anchored": "/build/",
     "a directory only that is a file": "a/",
     "a directory and its contents": "d",
-    "a file in a ignored directory cannot be included again": "d/\n!d/a",
+    "a file in an ignored directory cannot be included again": "d/\n!d/a",
     "a directory included again": "/*\n!/d",
     "everything but one path": "/*\n!/d/\n/d/*\n!/d/e/",
     "any depth before": "**/bar",
     "any depth before a path": "**/foo/bar",
     "any depth between": "foo/**/bar",
-    "any depth behind": "foo/**",
-    "any depth behind, one name": "d/**/a",
+    "any depth after": "foo/**",
+    "any depth after, one name": "d/**/a",
     "any depth twice": "**/d/**/a",
     "any depth, a directory": "**/build/",
     "nothing but any depth": "**",
@@ -61,12 +61,12 @@ CASES = {
     "a set with a caret that is not first": "a[b^]c",
     "a set with an exclamation mark that is not first": "a[b!]c",
     "a class": "[[:digit:]]",
-    "a class among others": "a[[:upper:]-]c",
+    "a class among other characters": "a[[:upper:]-]c",
     "a class that is negated": "a[![:alpha:]]c",
     "a class that does not exist": "a[[:nothing:]]c",
     "a range that is empty": "a[x-b]c",
     "a set without end": "a[bc",
-    "a set without end, otherwise the name": "a[b]c[",
+    "a set without end at the end of a name": "a[b]c[",
     "an escaped bracket": "a\\[b]c",
     "an escaped asterisk": "star\\*",
     "an escaped backslash": "back\\\\slash",
@@ -75,7 +75,7 @@ CASES = {
     "a comment": "#odd",
     "an escaped comment": "\\#odd",
     "an escaped exclamation mark": "\\!odd",
-    "a comment behind a pattern": "a #odd",
+    "a comment after a pattern": "a #odd",
     "an indented comment": " #odd",
     "an exclamation mark alone": "*\n!",
     "an exclamation mark twice": "!odd\n!!odd",
@@ -84,10 +84,10 @@ CASES = {
     "a trailing space that is escaped, then others": "trailing\\   ",
     "a leading space": " a",
     "a trailing tab": "tab\t",
-    "a trailing tab is no space": "a\t",
+    "a trailing tab is not a space": "a\t",
     "line ends of Windows": "*.log\r\n!keep.log\r\n",
-    "a mark of byte order": "\ufeffa\n",
-    "a character that ends no line": "a\x0bb\nb\x85a",
+    "a byte order mark": "\ufeffa\n",
+    "control characters that do not end a line": "a\x0bb\nb\x85a",
     "no newline at the end": "a\nb",
     "empty lines": "\n\n   \na\n",
     "a slash alone": "/",
@@ -96,7 +96,7 @@ CASES = {
     "two slashes at the beginning": "//only",
     "a dot as a name": "./a",
     "a hidden name": ".*",
-    "an asterisk that spans no directory": "foo/*/bar",
+    "an asterisk does not span directories": "foo/*/bar",
     "an asterisk between slashes": "/*/a",
     "several asterisks": "*o*b*r*",
     "asterisk and set": "*[0-9]",
@@ -106,7 +106,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git worktree with all the files; the tests write its `.gitignore`."""
+    """Create a git worktree with all the files; the tests write its `.gitignore`."""
     root = tmp_path_factory.mktemp("repository")
     _git(root, "init", "--quiet")
     for name in FILES:
@@ -119,7 +119,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _git(root: Path, *arguments: str, paths: str = "") -> str:
-    """Run git without any configuration of the user and return its output."""
+    """Run git without the configuration of the user and return its output."""
     env = {"PATH": os.environ["PATH"], "HOME": str(root), "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C.UTF-8"}
     command = ["git", *arguments]
     return subprocess.run(command, cwd=root, env=env, input=paths, capture_output=True, text=True).stdout
@@ -136,7 +136,7 @@ def _ignored_by_git(root: Path) -> set[str]:
 
 
 def _ignored_by_walk(root: Path) -> set[str]:
-    """Return the paths that a walk without the default patterns does not come to."""
+    """Return the paths that a walk without the default patterns does not reach."""
     return _all_paths(root) - {"/".join(entry.names) for entry in walk(root, lambda: False, rules=Ignore(()))}
 
 
@@ -146,7 +146,7 @@ async def test_a_walk_leaves_out_what_git_ignores(repository: Path, lines: str) 
     assert _ignored_by_walk(repository) == _ignored_by_git(repository)
 
 
-async def test_the_deepest_file_decides(repository: Path) -> None:
+async def test_the_gitignore_in_the_deepest_directory_decides(repository: Path) -> None:
     (repository / ".gitignore").write_text("a\n/d/e/f/x.log\n")
     (repository / "d/.gitignore").write_text("!a\n/e/a\nbuild\n")
     try:
@@ -160,8 +160,8 @@ async def test_the_deepest_file_decides(repository: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["*a" * 20 + "b", "**/" * 30 + "z", "a*" * 60 + "[b-c]", "**/*a*" * 20 + "b"])
 async def test_no_pattern_takes_long(pattern: str) -> None:
-    """A search of a regular expression for the whole path would take years, and would block all threads."""
+    """Backtracking over the whole path would take years and block all threads."""
     rules = Ignore(((0, parse(pattern)),))
-    began = time.process_time()
+    start = time.process_time()
     assert not rules.is_ignored(["a" * 200] * 20, is_directory=False)
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - start < 1.0

@@ -1,4 +1,4 @@
-"""Inside or outside, and all the ways to make it look otherwise (W-41, W-42, X07)."""
+"""Test whether a path is inside the workspace, with links, dots and exchanged directories (W-41, W-42, X07)."""
 
 import contextlib
 import ctypes
@@ -19,8 +19,8 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 @pytest.fixture
-def ground(tmp_path):
-    """A workspace `proj` with a sibling `proj-secret` and links between them."""
+def workspace(tmp_path: Path) -> Path:
+    """Create a workspace `proj` with a sibling `proj-secret` and links between them."""
     workspace, sibling = tmp_path / "proj", tmp_path / "proj-secret"
     (workspace / "sub").mkdir(parents=True)
     sibling.mkdir()
@@ -37,7 +37,7 @@ def ground(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "is_inside"),
+    ("path", "is_inside"),
     [
         ("in.txt", True),
         ("./sub/../in.txt", True),
@@ -57,19 +57,19 @@ def ground(tmp_path):
         ("/etc/passwd", False),
     ],
 )
-def test_inside_is_decided_where_the_path_leads(ground: Any, given: str, is_inside: bool) -> None:
-    assert locate(ground, given).inside is is_inside
+def test_a_path_is_inside_when_its_resolved_target_is(workspace: Path, path: str, is_inside: bool) -> None:
+    assert locate(workspace, path).inside is is_inside
 
 
-def test_absolute_paths_inside_and_the_sibling_with_the_same_prefix(ground: Any) -> None:
-    assert locate(ground, str(ground / "in.txt")).inside
-    assert not locate(ground, f"{ground}-secret/out.txt").inside
+def test_a_sibling_directory_with_the_same_prefix_is_outside(workspace: Path) -> None:
+    assert locate(workspace, str(workspace / "in.txt")).inside
+    assert not locate(workspace, f"{workspace}-secret/out.txt").inside
 
 
-def test_a_workspace_that_is_itself_reached_by_a_link(ground: Any, tmp_path: Path) -> None:
-    (tmp_path / "alias").symlink_to(ground)
+def test_a_workspace_opened_through_a_link_contains_its_files(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(workspace)
     assert locate(tmp_path / "alias", "in.txt").inside
-    assert locate(tmp_path / "alias", str(ground / "in.txt")).inside
+    assert locate(tmp_path / "alias", str(workspace / "in.txt")).inside
 
 
 @pytest.mark.parametrize(
@@ -92,77 +92,77 @@ def test_a_workspace_that_is_itself_reached_by_a_link(ground: Any, tmp_path: Pat
         ("multiedit", {"file_path": "link-out", "edits": [{"old_string": "outside", "new_string": "x"}]}),
     ],
 )
-async def test_no_tool_follows_a_path_that_leads_out_without_permission(
-    ground: Any, tool: str, args: dict[str, Any]
+async def test_no_tool_follows_a_path_out_of_the_workspace_without_permission(
+    workspace: Path, tool: str, args: dict[str, Any]
 ) -> None:
-    async with bench(ground, rules=Rules()) as place:
-        result = await place.call(tool, **args)
+    async with bench(workspace, rules=Rules()) as tools:
+        result = await tools.call(tool, **args)
         assert result.is_error
         assert "cannot" in result.content
-    assert sorted(path.name for path in (ground.parent / "proj-secret").iterdir()) == ["link-back", "out.txt"]
-    assert (ground.parent / "proj-secret" / "out.txt").read_text() == "outside"
+    assert sorted(path.name for path in (workspace.parent / "proj-secret").iterdir()) == ["link-back", "out.txt"]
+    assert (workspace.parent / "proj-secret" / "out.txt").read_text() == "outside"
 
 
-async def test_with_permission_the_outside_is_open(ground: Any) -> None:
-    async with bench(ground, rules=Rules(skip=True)) as place:
-        assert "outside" in (await place.call("view", file_path="link-out")).content
-        assert "out.txt" in (await place.call("ls", path="dir-out")).content
-        assert "out.txt" in (await place.call("glob", pattern="*", path="../proj-secret")).content
-        assert "1 match" in (await place.call("grep", pattern="^outside$", path="dir-out")).content
-        assert "secret" in (await place.bash("pwd", working_dir="../proj-secret")).content
+async def test_with_permission_tools_work_outside_the_workspace(workspace: Path) -> None:
+    async with bench(workspace, rules=Rules(skip=True)) as tools:
+        assert "outside" in (await tools.call("view", file_path="link-out")).content
+        assert "out.txt" in (await tools.call("ls", path="dir-out")).content
+        assert "out.txt" in (await tools.call("glob", pattern="*", path="../proj-secret")).content
+        assert "1 match" in (await tools.call("grep", pattern="^outside$", path="dir-out")).content
+        assert "secret" in (await tools.bash("pwd", working_dir="../proj-secret")).content
 
 
-async def test_the_directories_of_skills_need_no_permission_to_be_read(ground: Any) -> None:
-    async with bench(ground, rules=Rules()) as place:
-        place.readable = (ground.parent / "proj-secret",)
-        assert "outside" in (await place.call("view", file_path="link-out")).content
-        assert (await place.call("view", file_path="../other")).is_error
-        assert (await place.call("write", file_path="dir-out/x", content="x")).is_error
+async def test_reading_skill_directories_needs_no_permission(workspace: Path) -> None:
+    async with bench(workspace, rules=Rules()) as tools:
+        tools.readable = (workspace.parent / "proj-secret",)
+        assert "outside" in (await tools.call("view", file_path="link-out")).content
+        assert (await tools.call("view", file_path="../other")).is_error
+        assert (await tools.call("write", file_path="dir-out/x", content="x")).is_error
 
 
-async def test_searches_do_not_follow_links_out(ground: Any) -> None:
-    async with bench(ground) as place:
-        assert "out.txt" not in (await place.call("glob", pattern="**/*")).content
-        assert "No matches" in (await place.call("grep", pattern="^outside$")).content
-        listing = (await place.call("ls")).content
+async def test_searches_do_not_follow_links_out_of_the_workspace(workspace: Path) -> None:
+    async with bench(workspace) as tools:
+        assert "out.txt" not in (await tools.call("glob", pattern="**/*")).content
+        assert "No matches" in (await tools.call("grep", pattern="^outside$")).content
+        listing = (await tools.call("ls")).content
         assert "dir-out@" in listing
         assert "out.txt" not in listing
 
 
-async def test_a_loop_of_links_is_an_error_result(ground: Any) -> None:
-    async with bench(ground) as place:
-        assert (await place.call("view", file_path="loop")).is_error
+async def test_a_link_to_itself_is_an_error_result(workspace: Path) -> None:
+    async with bench(workspace) as tools:
+        assert (await tools.call("view", file_path="loop")).is_error
 
 
-def test_what_is_no_file_is_not_opened(ground: Any) -> None:
-    os.mkfifo(ground / "pipe")  # opening it would wait for a writer
+def test_a_path_that_is_not_a_regular_file_is_not_opened(workspace: Path) -> None:
+    os.mkfifo(workspace / "pipe")  # opening a pipe would wait for a writer
     with pytest.raises(ToolError, match="regular"):
-        open_inside(locate_inside(ground, "pipe", verb="view"))
+        open_inside(locate_inside(workspace, "pipe", verb="view"))
     with pytest.raises(ToolError, match="directory"):
-        open_inside(locate_inside(ground, "sub", verb="view"))
+        open_inside(locate_inside(workspace, "sub", verb="view"))
 
 
-def test_a_directory_exchanged_for_a_link_after_the_check_is_noticed(ground: Any) -> None:
-    (ground / "sub" / "out.txt").write_text("inside")
-    place = locate_inside(ground, "sub/out.txt", verb="view")
-    (ground / "sub").rename(ground / "old")
-    (ground / "sub").symlink_to(ground.parent / "proj-secret")
+def test_a_directory_replaced_by_a_link_after_the_check_is_detected(workspace: Path) -> None:
+    (workspace / "sub" / "out.txt").write_text("inside")
+    location = locate_inside(workspace, "sub/out.txt", verb="view")
+    (workspace / "sub").rename(workspace / "old")
+    (workspace / "sub").symlink_to(workspace.parent / "proj-secret")
     with pytest.raises(ToolError, match="moved"):
-        open_inside(place)
+        open_inside(location)
 
 
-def test_nothing_is_written_outside_while_a_directory_is_exchanged_all_the_time(ground: Any) -> None:
-    """X07: a path that was found to be inside is never used to write elsewhere."""
-    outside = ground.parent / "proj-secret"
+def test_nothing_is_written_outside_while_a_directory_is_repeatedly_replaced_by_a_link(workspace: Path) -> None:
+    """X07: after the check, a path inside the workspace is never used to write outside of it."""
+    outside = workspace.parent / "proj-secret"
     before = sorted(path.name for path in outside.iterdir())
-    names = [os.fsencode(ground / name) for name in ("sub", "link")]
-    (ground / "link").symlink_to(outside)
+    names = [os.fsencode(workspace / name) for name in ("sub", "link")]
+    (workspace / "link").symlink_to(outside)
     rename = ctypes.CDLL(None).renameat2
-    place = locate_inside(ground, "sub/new", verb="write")
-    is_over = threading.Event()
+    location = locate_inside(workspace, "sub/new", verb="write")
+    is_done = threading.Event()
 
-    def exchange():
-        while not is_over.is_set():
+    def exchange() -> None:
+        while not is_done.is_set():
             rename(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
 
     thread = threading.Thread(target=exchange)
@@ -171,10 +171,10 @@ def test_nothing_is_written_outside_while_a_directory_is_exchanged_all_the_time(
     try:
         for _ in range(300):
             with contextlib.suppress(ToolError):
-                replace_content(place, b"x", None)
+                replace_content(location, b"x", None)
                 written += 1
     finally:
-        is_over.set()
+        is_done.set()
         thread.join()
     assert sorted(path.name for path in outside.iterdir()) == before
-    assert written, "it never worked; then it proves nothing"
+    assert written, "no write succeeded, so the test proves nothing"

@@ -1,8 +1,7 @@
-"""Which shell commands need no permission: known reading forms, and nothing that only looks like one (W-39)."""
+"""Test which shell commands need no permission: known read-only forms and nothing else (W-39)."""
 
 import shlex
 import subprocess
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from worker.tools.shell.read_only_commands import read_only, tokens_of
 
-READING = [
+READ_ONLY = [
     "ls",
     "ls -la src",
     "ls *.py",
@@ -43,7 +42,7 @@ READING = [
     "echo ''",
 ]
 
-NOT_READING = [
+NOT_READ_ONLY = [
     "",
     ";",
     "&&",
@@ -170,58 +169,58 @@ NOT_READING = [
 ]
 
 
-@pytest.mark.parametrize("command", READING)
-def test_a_known_reading_form_needs_no_permission(command: Any) -> None:
+@pytest.mark.parametrize("command", READ_ONLY)
+def test_a_known_read_only_form_needs_no_permission(command: str) -> None:
     assert read_only(command) is not None
 
 
-@pytest.mark.parametrize("command", NOT_READING)
-def test_everything_else_is_asked_about(command: Any) -> None:
+@pytest.mark.parametrize("command", NOT_READ_ONLY)
+def test_every_other_command_needs_permission(command: str) -> None:
     assert read_only(command) is None
 
 
-def test_words_that_may_be_paths_are_told() -> None:
-    found = read_only("cat a.txt 'b c' | grep -n x d/e")
-    assert found is not None
-    assert set(found.words) == {"a.txt", "b c", "x", "d/e"}
+def test_words_that_may_be_paths_are_returned() -> None:
+    parsed = read_only("cat a.txt 'b c' | grep -n x d/e")
+    assert parsed is not None
+    assert set(parsed.words) == {"a.txt", "b c", "x", "d/e"}
 
 
-def test_values_of_options_may_be_paths_as_well() -> None:
-    found = read_only("grep --file=a -flink x")
-    assert found is not None
-    assert {"a", "link", "x"} <= set(found.words)
+def test_values_of_options_that_may_be_paths_are_returned() -> None:
+    parsed = read_only("grep --file=a -flink x")
+    assert parsed is not None
+    assert {"a", "link", "x"} <= set(parsed.words)
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.text(alphabet="ab -=.'\"\\;|&\t$", max_size=16))
-def test_words_are_taken_apart_as_the_shell_does(text: str) -> None:
-    """What has no operator in it: bash sees exactly the same words."""
+def test_words_are_split_as_the_shell_does(text: str) -> None:
+    """Without operators, bash sees exactly the same words."""
     tokens = tokens_of(f"show {text}")
     if tokens is None or any(token.is_operator for token in tokens):
         return
-    told = subprocess.run(
+    shell = subprocess.run(
         ["bash", "-c", 'show() { printf "%s\\0" show "$@"; }; eval "$1"', "bash", f"show {text}"],
         capture_output=True,
         check=True,
         text=True,
     )
-    assert told.stdout.split("\0")[:-1] == [token.text for token in tokens]
+    assert shell.stdout.split("\0")[:-1] == [token.text for token in tokens]
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4))
 def test_an_unknown_command_is_never_taken_for_a_known_one(words: list[str]) -> None:
-    """However the words are quoted: the first one is what the shell would run."""
-    command = " ".join(shlex.quote(word) for word in ["launch-missiles", *words])
+    """However the words are quoted, the first one is the program that the shell would run."""
+    command = " ".join(shlex.quote(word) for word in ["unknown-program", *words])
     assert read_only(command) is None
     assert read_only(f"ls && {command}") is None
     assert read_only(f"ls | {command}") is None
 
 
 @given(st.text(alphabet="lsrmcat -;|&<>()$`'\"\\\n=/.~{}#*!", max_size=30))
-def test_odd_texts_neither_break_it_nor_pass_with_what_the_shell_expands(command: str) -> None:
-    found = read_only(command)
-    if found is not None:
+def test_no_text_with_shell_expansions_is_read_only(command: str) -> None:
+    parsed = read_only(command)
+    if parsed is not None:
         tokens = tokens_of(command.strip())
         assert tokens is not None
-        assert "rm" not in found.programs
+        assert "rm" not in parsed.programs
         assert {token.text for token in tokens if token.is_operator} <= {"|", "||", "&&", ";"}

@@ -1,25 +1,15 @@
-"""Commands that read by their words, on a prepared file system: links, programs, repositories (W-39, W-41)."""
+"""Test read-only commands on a prepared file system with links, programs and repositories (W-39, W-41)."""
 
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.harness.tool_bench import ToolBench, bench
-from tests.support.run_coroutine import run
 from worker.permissions.rules import Rules
 
 SECRET = "the secret of another user"
-
-
-def _run(workspace: Path, story, **more):
-    async def main():
-        async with bench(workspace, rules=Rules(), **more) as place:
-            await story(place)
-
-    run(main())
 
 
 def git(directory: Path, *arguments: str) -> None:
@@ -28,18 +18,19 @@ def git(directory: Path, *arguments: str) -> None:
 
 
 @pytest.fixture
-def workspace(tmp_path):
-    """A workspace beside which lies something that is none of its business."""
+def workspace(tmp_path: Path) -> Path:
+    """Create a workspace beside a directory with a secret."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.txt").write_text(SECRET)
-    made = tmp_path / "w"
-    made.mkdir()
-    (made / "a.txt").write_text("hello\n")
-    return made
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    (workspace / "a.txt").write_text("hello\n")
+    return workspace
 
 
 @pytest.fixture
-def repository(workspace):
+def repository(workspace: Path) -> Path:
+    """Create a git repository in the workspace, with one changed file."""
     git(workspace, "init", "-q")
     git(workspace, "add", "a.txt")
     git(workspace, "commit", "-qm", "first")
@@ -47,8 +38,8 @@ def repository(workspace):
     return workspace
 
 
-async def _is_asked(place: ToolBench, command: str) -> bool:
-    result = await place.bash(command)
+async def _needs_permission(tools: ToolBench, command: str) -> bool:
+    result = await tools.bash(command)
     assert SECRET not in result.content, command
     return result.stop_turn
 
@@ -71,7 +62,7 @@ async def _is_asked(place: ToolBench, command: str) -> bool:
         "ls link",
     ],
 )
-def test_W_41_no_form_of_a_reading_command_follows_a_link_out(workspace: Any, command: str) -> None:
+async def test_W_41_no_read_only_command_follows_a_link_out_of_the_workspace(workspace: Path, command: str) -> None:
     (workspace / "link.txt").symlink_to("../outside/secret.txt")
     (workspace / "link").symlink_to("../outside")
     for name in ("d", "e"):
@@ -79,56 +70,47 @@ def test_W_41_no_form_of_a_reading_command_follows_a_link_out(workspace: Any, co
     (workspace / "d" / "x").symlink_to("../../outside/secret.txt")
     (workspace / "e" / "x").write_text("x")
 
-    async def story(place):
-        assert await _is_asked(place, command)
-
-    _run(workspace, story)
+    async with bench(workspace, rules=Rules()) as tools:
+        assert await _needs_permission(tools, command)
 
 
-def test_patterns_that_stay_inside_need_no_permission(workspace: Any) -> None:
+async def test_patterns_that_match_only_inside_the_workspace_need_no_permission(workspace: Path) -> None:
     (workspace / "link.txt").symlink_to("a.txt")
 
-    async def story(place):
+    async with bench(workspace, rules=Rules()) as tools:
         for command in ("cat *.txt", "ls *", "grep -n hello [a]*", "diff a.txt link.txt"):
-            assert not await _is_asked(place, command), command
-
-    _run(workspace, story)
+            assert not await _needs_permission(tools, command), command
 
 
-def test_a_file_that_is_called_like_an_option_is_asked_about(workspace: Any) -> None:
+async def test_a_pattern_that_matches_a_file_named_like_an_option_needs_permission(workspace: Path) -> None:
     (workspace / "-Rx").write_text("")
 
-    async def story(place):
-        assert await _is_asked(place, "grep x *")
-        assert not await _is_asked(place, "cat *.txt")
-
-    _run(workspace, story)
+    async with bench(workspace, rules=Rules()) as tools:
+        assert await _needs_permission(tools, "grep x *")
+        assert not await _needs_permission(tools, "cat *.txt")
 
 
-def test_a_program_of_the_workspace_is_not_taken_for_the_systems(workspace: Any) -> None:
+async def test_a_program_in_the_workspace_is_not_taken_for_the_one_of_the_system(workspace: Path) -> None:
     (workspace / "bin").mkdir()
     evil = workspace / "bin" / "wc"
     evil.write_text("#!/bin/sh\necho ran >ran\n")
     evil.chmod(0o755)
 
-    async def story(place):
-        assert await _is_asked(place, "wc a.txt")
-        assert not (workspace / "ran").exists()
-        assert not await _is_asked(place, "cat a.txt")
-
     for path in (str(workspace / "bin"), "bin", str(workspace) + "/../w/bin"):
-        _run(workspace, story, env={"PATH": f"{path}:{os.environ['PATH']}", "HOME": str(workspace)})
+        env = {"PATH": f"{path}:{os.environ['PATH']}", "HOME": str(workspace)}
+        async with bench(workspace, rules=Rules(), env=env) as tools:
+            assert await _needs_permission(tools, "wc a.txt")
+            assert not (workspace / "ran").exists()
+            assert not await _needs_permission(tools, "cat a.txt")
 
 
-def test_git_commands_that_read_need_no_permission(repository: Any) -> None:
+async def test_read_only_git_commands_need_no_permission(repository: Path) -> None:
     git(repository, "remote", "add", "origin", "https://example.org/x.git")
 
-    async def story(place):
+    async with bench(repository, rules=Rules()) as tools:
         for command in ("git status", "git diff", "git log -p", "git describe --always --dirty", "git grep -n changed"):
-            result = await place.bash(command)
+            result = await tools.bash(command)
             assert not result.is_error, (command, result.content)
-
-    _run(repository, story)
 
 
 @pytest.mark.parametrize(
@@ -144,82 +126,70 @@ def test_git_commands_that_read_need_no_permission(repository: Any) -> None:
         ("gpg.program", "", "git log --format=%G?"),
     ],
 )
-@pytest.mark.parametrize("place_of_key", ["config", "included"])
-def test_W_39_git_runs_no_program_that_the_repository_names(
-    repository: Any, key: str, attribute: str, command: str, place_of_key: str
+@pytest.mark.parametrize("key_location", ["config", "included"])
+async def test_W_39_git_runs_no_program_that_the_repository_configures(
+    repository: Path, key: str, attribute: str, command: str, key_location: str
 ) -> None:
     program = repository / "evil.sh"
     program.write_text(f"#!/bin/sh\necho ran >{repository}/ran\n")
     program.chmod(0o755)
     (repository / ".gitattributes").write_text(f"{attribute}\n")
-    if place_of_key == "config":
+    if key_location == "config":
         git(repository, "config", key, str(program))
     else:
         git(repository, "config", "-f", "more", key, str(program))
         git(repository, "config", "include.path", "../more")
 
-    async def story(place):
-        assert await _is_asked(place, command)
+    async with bench(repository, rules=Rules()) as tools:
+        assert await _needs_permission(tools, command)
         assert not (repository / "ran").exists()
 
-    _run(repository, story)
 
-
-def test_W_39_git_runs_no_hook_when_it_refreshes_the_index(repository: Any) -> None:
+async def test_W_39_git_runs_no_hook_when_it_refreshes_the_index(repository: Path) -> None:
     hook = repository / ".git" / "hooks" / "post-index-change"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\necho ran >{repository}/ran\n")
     hook.chmod(0o755)
 
-    async def story(place):
+    async with bench(repository, rules=Rules()) as tools:
         for command in ("git status", "git diff", "git describe --always --dirty"):
-            assert await _is_asked(place, command), command
+            assert await _needs_permission(tools, command), command
         assert not (repository / "ran").exists()
 
-    _run(repository, story)
 
-
-def test_W_39_a_repository_that_came_with_the_files_runs_nothing(repository: Any) -> None:
-    """A bare one in a directory can be committed like any other files, and its configuration names its programs."""
+async def test_W_39_git_runs_no_program_of_a_repository_committed_with_the_files(repository: Path) -> None:
+    """A bare repository can be committed like any other files, and its configuration can name programs."""
     inner = repository / "docs"
     git(repository, "init", "-q", "--bare", "docs")
     git(inner, "config", "core.bare", "false")
     git(inner, "config", "core.worktree", str(repository))
     git(inner, "config", "core.fsmonitor", f"echo ran >{repository}/ran; false")
 
-    async def story(place):
-        result = await place.bash("git status", working_dir="docs")
+    async with bench(repository, rules=Rules()) as tools:
+        result = await tools.bash("git status", working_dir="docs")
         assert result.stop_turn
         assert not (repository / "ran").exists()
-        assert not await _is_asked(place, "git status")
-
-    _run(repository, story)
+        assert not await _needs_permission(tools, "git status")
 
 
-def test_W_41_git_shows_no_worktree_elsewhere(repository: Any, tmp_path: Path) -> None:
+async def test_W_41_git_shows_no_worktree_outside_the_workspace(repository: Path, tmp_path: Path) -> None:
     git(repository, "config", "core.worktree", str(tmp_path / "outside"))
 
-    async def story(place):
+    async with bench(repository, rules=Rules()) as tools:
         for command in ("git ls-files --others", "git status", "git diff"):
-            assert await _is_asked(place, command), command
-
-    _run(repository, story)
+            assert await _needs_permission(tools, command), command
 
 
-def test_W_39_git_runs_nothing_for_a_submodule_either(repository: Any, tmp_path: Path) -> None:
+async def test_W_39_git_runs_no_program_that_a_submodule_configures(repository: Path, tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", str(repository), "other")
     git(repository, "submodule", "add", "-q", str(tmp_path / "other"), "sub")
     (repository / "sub" / "a.txt").write_text("changed as well\n")
 
-    async def harmless(place):
-        assert not await _is_asked(place, "git status")
-
-    async def evil(place):
-        assert await _is_asked(place, "git status")
-        assert await _is_asked(place, "git diff")
-        assert not (repository / "ran").exists()
-        assert not await _is_asked(place, "git log --oneline")
-
-    _run(repository, harmless)
+    async with bench(repository, rules=Rules()) as tools:
+        assert not await _needs_permission(tools, "git status")
     git(repository / "sub", "config", "core.fsmonitor", f"echo ran >{repository}/ran; false")
-    _run(repository, evil)
+    async with bench(repository, rules=Rules()) as tools:
+        assert await _needs_permission(tools, "git status")
+        assert await _needs_permission(tools, "git diff")
+        assert not (repository / "ran").exists()
+        assert not await _needs_permission(tools, "git log --oneline")

@@ -1,6 +1,4 @@
-"""What may be done without asking."""
-
-from typing import Any
+"""Test which calls the permission rules allow without a request."""
 
 import pytest
 
@@ -20,11 +18,13 @@ from worker.permissions.rules import Rules
         (Rules(allowed=frozenset({"edit:write"})), "edit", "write", True),
     ],
 )
-def test_decisions(rules: Any, tool: str, action: str, is_allowed: bool) -> None:
+def test_a_call_is_allowed_when_its_tool_or_its_action_is(
+    rules: Rules, tool: str, action: str, is_allowed: bool
+) -> None:
     assert rules.decide(tool, action).allowed is is_allowed
 
 
-def test_a_denial_says_how_to_allow() -> None:
+def test_a_denial_names_the_setting_that_would_allow_the_call() -> None:
     reason = Rules().decide("bash", "execute").reason
     assert "permissions.allowed_tools" in reason
     assert '"bash"' in reason

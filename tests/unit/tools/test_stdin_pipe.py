@@ -1,4 +1,4 @@
-"""Children that take input and children that serve: bounded, never blocking, not counted as tools."""
+"""Test child processes with input and service processes: bounded, never blocking, not counted as tools."""
 
 import asyncio
 import os
@@ -16,22 +16,22 @@ def _env() -> dict[str, str]:
     return {"PATH": os.environ["PATH"]}
 
 
-async def test_what_is_written_comes_back_in_pieces_and_the_end_is_told(tmp_path: Path) -> None:
-    async with bench(tmp_path) as place:
+async def test_output_is_passed_on_in_pieces_followed_by_its_end(tmp_path: Path) -> None:
+    async with bench(tmp_path) as tools:
         pieces: list[bytes] = []
         ended = asyncio.Event()
 
-        def take(data: bytes) -> None:
+        def receive(data: bytes) -> None:
             pieces.append(data)
             if not data:
                 ended.set()
 
-        child = await place.children.start(["cat"], env=_env(), cwd=tmp_path, stdin=True, on_stdout=take)
+        child = await tools.children.start(["cat"], env=_env(), cwd=tmp_path, stdin=True, on_stdout=receive)
         try:
             sent = os.urandom(3 * 1024 * 1024)  # far more than a pipe holds
             child.write(sent[:10])
             child.write(sent[10:])
-            await eventually(lambda: child.unsent == 0, what="the child took all")
+            await eventually(lambda: child.unsent == 0, what="the child to read all input")
             child.close_stdin()
             async with asyncio.timeout(20):
                 await ended.wait()
@@ -46,9 +46,9 @@ async def test_what_is_written_comes_back_in_pieces_and_the_end_is_told(tmp_path
             await child.end()
 
 
-async def test_the_end_of_the_input_waits_for_what_was_written(tmp_path: Path) -> None:
-    async with bench(tmp_path) as place:
-        child = await place.children.start(["wc", "-c"], env=_env(), cwd=tmp_path, stdin=True)
+async def test_the_input_is_closed_after_everything_was_written(tmp_path: Path) -> None:
+    async with bench(tmp_path) as tools:
+        child = await tools.children.start(["wc", "-c"], env=_env(), cwd=tmp_path, stdin=True)
         try:
             child.write(bytes(3 * 1024 * 1024))
             child.finish_stdin()
@@ -61,9 +61,9 @@ async def test_the_end_of_the_input_waits_for_what_was_written(tmp_path: Path) -
             await child.end()
 
 
-async def test_a_child_that_does_not_read_costs_bounded_memory_and_blocks_nobody(tmp_path: Path) -> None:
-    async with bench(tmp_path, limits=Limits(child_unsent_max_bytes=1_000_000)) as place:
-        child = await place.children.start(["sleep", "1000"], env=_env(), cwd=tmp_path, stdin=True)
+async def test_input_that_a_child_does_not_read_is_bounded_and_does_not_block(tmp_path: Path) -> None:
+    async with bench(tmp_path, limits=Limits(child_unsent_max_bytes=1_000_000)) as tools:
+        child = await tools.children.start(["sleep", "1000"], env=_env(), cwd=tmp_path, stdin=True)
         try:
             child.write(bytes(900_000))
             with pytest.raises(BrokenPipeError, match="does not read"):
@@ -73,23 +73,23 @@ async def test_a_child_that_does_not_read_costs_bounded_memory_and_blocks_nobody
             await child.end()
 
 
-async def test_a_write_to_a_child_that_died_says_so(tmp_path: Path) -> None:
-    async with bench(tmp_path) as place:
-        child = await place.children.start(["cat"], env=_env(), cwd=tmp_path, stdin=True)
+async def test_a_write_to_a_dead_child_fails(tmp_path: Path) -> None:
+    async with bench(tmp_path) as tools:
+        child = await tools.children.start(["cat"], env=_env(), cwd=tmp_path, stdin=True)
         try:
             assert not child.is_ending
             os.kill(child.pid, signal.SIGKILL)
             assert await child.exited() == -signal.SIGKILL
             with pytest.raises(BrokenPipeError):
-                child.write(b"anybody there?")
+                child.write(b"hello")
         finally:
             await child.end()
         assert child.is_ending
 
 
-async def test_without_input_nothing_can_be_written(tmp_path: Path) -> None:
-    async with bench(tmp_path) as place:
-        child = await place.children.start(["cat"], env=_env(), cwd=tmp_path)
+async def test_a_write_to_a_child_without_input_fails(tmp_path: Path) -> None:
+    async with bench(tmp_path) as tools:
+        child = await tools.children.start(["cat"], env=_env(), cwd=tmp_path)
         try:
             with pytest.raises(BrokenPipeError, match="no input"):
                 child.write(b"x")
@@ -98,16 +98,16 @@ async def test_without_input_nothing_can_be_written(tmp_path: Path) -> None:
             await child.end()
 
 
-async def test_a_service_does_not_count_but_ends_with_the_others(tmp_path: Path) -> None:
-    async with bench(tmp_path) as place:
-        child = await place.children.start(["cat"], env=_env(), cwd=tmp_path, stdin=True, is_service=True)
-        assert place.children.count == 0
-        held = place.process(child.pid)
-        tool = await place.children.start(["sleep", "1000"], env=_env(), cwd=tmp_path)
-        assert place.children.count == 1
+async def test_a_service_is_not_counted_as_a_tool_and_ends_on_close(tmp_path: Path) -> None:
+    async with bench(tmp_path) as tools:
+        child = await tools.children.start(["cat"], env=_env(), cwd=tmp_path, stdin=True, is_service=True)
+        assert tools.children.count == 0
+        service = tools.process(child.pid)
+        tool = await tools.children.start(["sleep", "1000"], env=_env(), cwd=tmp_path)
+        assert tools.children.count == 1
         await tool.end()
-        assert held.is_alive
-        await place.children.close()
-        assert not held.is_alive
+        assert service.is_alive
+        await tools.children.close()
+        assert not service.is_alive
         with pytest.raises(OSError, match="closing"):
-            await place.children.start(["true"], env=_env(), cwd=tmp_path)
+            await tools.children.start(["true"], env=_env(), cwd=tmp_path)
