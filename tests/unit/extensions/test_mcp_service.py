@@ -165,11 +165,11 @@ async def test_templates_in_settings_are_expanded_and_secrets_are_redacted(tmp_p
         assert mcp.servers.tools() == ()
         mcp.configure({"odd": settings}, {"PAINT": "red", "PYTHONPATH": "/nowhere"})
         await mcp.servers.settled()
-        seen = json.loads((await mcp.call("where")).content)
-        assert seen["cwd"] == str(mcp.bench.workspace)
-        assert seen["argv"] == ["good"]
-        assert (seen["env"]["API_KEY"], seen["env"]["COLOUR"]) == (KEY, "red")
-        assert "PYTHONPATH" not in seen["env"]
+        report = json.loads((await mcp.call("where")).content)
+        assert report["cwd"] == str(mcp.bench.workspace)
+        assert report["argv"] == ["good"]
+        assert (report["env"]["API_KEY"], report["env"]["COLOUR"]) == (KEY, "red")
+        assert "PYTHONPATH" not in report["env"]
         assert mcp.secrets == {KEY}
         result = await mcp.call("secret")
         assert result.content == "cannot call mcp_odd_secret: bad key ***"

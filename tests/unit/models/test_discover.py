@@ -26,11 +26,11 @@ ANSWER = {
 @contextmanager
 def model_server(answer: object = ANSWER, status: int = 200) -> Iterator[tuple[str, list[str]]]:
     """Run a server; yield its base URL and the list of requested paths and keys."""
-    seen: list[str] = []
+    requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            seen.append(f"{self.path} {self.headers.get('Authorization')}")
+            requests.append(f"{self.path} {self.headers.get('Authorization')}")
             body = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -44,7 +44,7 @@ def model_server(answer: object = ANSWER, status: int = 200) -> Iterator[tuple[s
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", seen
+        yield f"http://127.0.0.1:{server.server_port}/v1", requests
     finally:
         server.shutdown()
         thread.join()
@@ -56,29 +56,29 @@ def discover(discovery: Discovery, **providers: ProviderConfig) -> ResolvedProvi
 
 
 def test_discovered_models_are_added_after_the_configured_ones() -> None:
-    with model_server() as (url, seen):
+    with model_server() as (url, requests):
         own = Model(id="llama", name="Mine", context_window=5)
-        providers = discover(Discovery(), box=ProviderConfig(type="ollama", base_url=url, api_key="k", models=[own]))
-        models = providers.providers["box"].models
+        resolved = discover(Discovery(), box=ProviderConfig(type="ollama", base_url=url, api_key="k", models=[own]))
+        models = resolved.providers["box"].models
         assert [(model.id, model.name, model.context_window) for model in models] == [
             ("llama", "Mine", 5),
             ("qwen", "qwen", 32768),
         ]
-        assert providers.models["large"] == SelectedModel(model="llama", provider="box")
-        assert seen == ["/v1/models Bearer k"]
+        assert resolved.models["large"] == SelectedModel(model="llama", provider="box")
+        assert requests == ["/v1/models Bearer k"]
 
 
 def test_a_server_is_asked_once_and_only_when_it_is_local_and_discovery_is_on() -> None:
-    with model_server() as (url, seen):
+    with model_server() as (url, requests):
         discovery = Discovery()
         for _ in range(2):
             assert len(discover(discovery, box=ProviderConfig(type="llamacpp", base_url=url)).providers["box"].models)
-        assert len(seen) == 1
+        assert len(requests) == 1
         off = ProviderConfig(type="ollama", base_url=url + "/off", discover_models=False)
         other = ProviderConfig(type="openai-compat", base_url=url + "/other")
-        providers = discover(discovery, off=off, other=other)
-        assert providers.providers["off"].models == providers.providers["other"].models == []
-        assert len(seen) == 1
+        resolved = discover(discovery, off=off, other=other)
+        assert resolved.providers["off"].models == resolved.providers["other"].models == []
+        assert len(requests) == 1
 
 
 def test_silent_and_failing_servers_delay_the_discovery_by_at_most_the_timeout() -> None:
@@ -89,7 +89,7 @@ def test_silent_and_failing_servers_delay_the_discovery_by_at_most_the_timeout()
         model_server({"data": 5}) as (odd, _),
         model_server(status=500) as (bad, _),
     ):
-        providers = discover(
+        resolved = discover(
             Discovery(timeout_s=0.5),
             silent=ProviderConfig(type="ollama", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1"),
             also=ProviderConfig(type="omlx", base_url=f"http://127.0.0.1:{silent.getsockname()[1]}/also"),
@@ -98,9 +98,9 @@ def test_silent_and_failing_servers_delay_the_discovery_by_at_most_the_timeout()
             bad=ProviderConfig(type="litellm", base_url=bad),
             good=ProviderConfig(type="ollama", base_url=url),
         )
-        sizes = {name: len(provider.models) for name, provider in providers.providers.items() if name != BUILTIN_ID}
+        sizes = {name: len(provider.models) for name, provider in resolved.providers.items() if name != BUILTIN_ID}
         assert sizes == {"silent": 0, "also": 0, "closed": 0, "odd": 0, "bad": 0, "good": 2}
-        assert providers.models["large"].provider == "good"
+        assert resolved.models["large"].provider == "good"
 
 
 def test_a_local_provider_type_has_a_default_address() -> None:

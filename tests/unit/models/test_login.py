@@ -52,35 +52,35 @@ def test_a_login_without_a_token_url_or_a_refresh_token_cannot_be_renewed() -> N
     assert not can_renew({**LOGIN, "refresh_token": ""})
 
 
-def http_client(status: int, body: object, seen: list["httpx2.Request"] | None = None) -> "httpx2.AsyncClient":
+def http_client(status: int, body: object, requests: list["httpx2.Request"] | None = None) -> "httpx2.AsyncClient":
     """Return an HTTP client that answers every request in this way and adds it to `seen`."""
     import httpx2
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        if seen is not None:
-            seen.append(request)
+        if requests is not None:
+            requests.append(request)
         return httpx2.Response(status, content=body if isinstance(body, bytes) else json.dumps(body).encode())
 
     return httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
 
 
 async def test_a_renewed_login_keeps_the_fields_that_the_response_leaves_out() -> None:
-    seen: list[httpx2.Request] = []
-    async with http_client(200, {"access_token": "new", "expires_in": 60}, seen) as http:
+    requests: list[httpx2.Request] = []
+    async with http_client(200, {"access_token": "new", "expires_in": 60}, requests) as http:
         login = await exchange(LOGIN, http, lambda: 500.0)
     assert login == {**LOGIN, "access_token": "new", "expires_in": 60, "expires_at": 560}
-    assert parse_qs(seen[0].content.decode()) == {
+    assert parse_qs(requests[0].content.decode()) == {
         "grant_type": ["refresh_token"],
         "refresh_token": ["old-refresh-token"],
         "client_id": ["me"],
         "client_secret": ["hidden-secret"],
     }
     by_header = {**LOGIN, "client": {**LOGIN["client"], "auth_style": 2}}
-    async with http_client(200, {"access_token": "new", "refresh_token": "next"}, seen) as http:
+    async with http_client(200, {"access_token": "new", "refresh_token": "next"}, requests) as http:
         login = await exchange(by_header, http, lambda: 500.0)
     assert (login["refresh_token"], login["expires_at"]) == ("next", 0)
-    assert seen[1].headers["authorization"].startswith("Basic ")
-    assert b"hidden-secret" not in seen[1].content
+    assert requests[1].headers["authorization"].startswith("Basic ")
+    assert b"hidden-secret" not in requests[1].content
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,10 @@ async def sent_by(
     """Return the one request that the provider receives, and the events of its answer."""
     import httpx2
 
-    seen: list[httpx2.Request] = []
+    requests: list[httpx2.Request] = []
 
     def reply(request: httpx2.Request) -> httpx2.Response:
-        seen.append(request)
+        requests.append(request)
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=answer)
 
     selected = SelectedModel(model=provider.models[0].id, provider="p", reasoning_effort="low")
@@ -122,8 +122,8 @@ async def sent_by(
     models = ModelRegistry(config, env or {}, DEFAULT_LIMITS, seeded(), LOG, transport=transport)
     events = await collect(models.large(), ModelRequest("be good", messages or [user("hi")]))
     await models.close()
-    assert len(seen) == 1
-    return seen[0], events
+    assert len(requests) == 1
+    return requests[0], events
 
 
 @pytest.mark.parametrize(
@@ -200,12 +200,12 @@ def test_bedrock_is_reached_with_a_key_or_with_the_credentials_of_the_account() 
 
 @pytest.mark.parametrize("has_calls", [True, False])
 async def test_a_conversation_with_calls_is_sent_to_bedrock_with_a_tool_configuration(has_calls: bool) -> None:
-    seen: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(head.split("content-length: ")[1].split("\r\n")[0])
-        seen.append(json.loads(await reader.readexactly(length)))
+        requests.append(json.loads(await reader.readexactly(length)))
         body = b'{"message": "seen"}'
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
         writer.close()
@@ -231,7 +231,7 @@ async def test_a_conversation_with_calls_is_sent_to_bedrock_with_a_tool_configur
         with pytest.raises(ModelFailure, match="seen"):
             await collect(models.large(), ModelRequest("be good", messages))
     await models.close()
-    (body,) = seen
+    (body,) = requests
     assert ("toolConfig" in body) == has_calls, "Bedrock refuses a conversation with calls but without tools"
     if has_calls:
         assert body["additionalModelRequestFields"]["tool_choice"] == {"type": "none"}

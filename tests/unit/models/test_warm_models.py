@@ -81,10 +81,10 @@ async def body_of(request: ModelRequest, kind: str) -> dict[str, Any]:
 
     from protocol.api.provider import Model, ProviderConfig, SelectedModel
 
-    seen: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def answer(sent: httpx2.Request) -> httpx2.Response:
-        seen.append(json.loads(sent.content))
+        requests.append(json.loads(sent.content))
         return httpx2.Response(
             200,
             headers={"content-type": "text/event-stream"},
@@ -104,7 +104,7 @@ async def body_of(request: ModelRequest, kind: str) -> dict[str, Any]:
         async for _ in models.large().stream(request):
             pass
     await models.close()
-    return seen[0]
+    return requests[0]
 
 
 @pytest.mark.parametrize("kind", ["openai", "openai-compat", "openrouter"])

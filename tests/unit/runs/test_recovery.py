@@ -89,12 +89,8 @@ def finish(reason: FinishReason) -> FinishPart:
 
 
 async def test_W04_a_run_that_was_streaming_ends_interrupted_and_keeps_its_text(tmp_path: Path) -> None:
-    async with open_after_crash(
-        tmp_path,
-        UnfinishedRun(
-            "r", [ReasoningPart(ReasoningData(thinking="hm", started_at=1)), TextPart(TextData(text="so far"))]
-        ),
-    ) as house:
+    answer: list[Part] = [ReasoningPart(ReasoningData(thinking="hm", started_at=1)), TextPart(TextData(text="so far"))]
+    async with open_after_crash(tmp_path, UnfinishedRun("r", answer)) as house:
         assert house.recovered.interrupted == ["r"]
         ended = await house.run("r")
         assert (ended.outcome, ended.cause, ended.message_id) == ("interrupted", "worker_died", "a1")
@@ -112,9 +108,8 @@ async def test_W04_a_run_that_was_streaming_ends_interrupted_and_keeps_its_text(
 
 
 async def test_W05_open_tool_calls_get_an_interrupted_result(tmp_path: Path) -> None:
-    async with open_after_crash(
-        tmp_path, UnfinishedRun("r", [call("c1"), call("c2"), call("c3", finished=False)], results=["c1"])
-    ) as house:
+    answer: list[Part] = [call("c1"), call("c2"), call("c3", finished=False)]
+    async with open_after_crash(tmp_path, UnfinishedRun("r", answer, results=["c1"])) as house:
         assert await house.outline() == [
             "user do r",
             "assistant call:c1:{} call:c2:{} call:c3:{} [error]",
@@ -125,9 +120,8 @@ async def test_W05_open_tool_calls_get_an_interrupted_result(tmp_path: Path) -> 
 
 
 async def test_W_04_a_finished_row_is_not_written_again(tmp_path: Path) -> None:
-    async with open_after_crash(
-        tmp_path, UnfinishedRun("r", [call("c1"), finish("tool_use")], results=["c1"])
-    ) as house:
+    answer: list[Part] = [call("c1"), finish("tool_use")]
+    async with open_after_crash(tmp_path, UnfinishedRun("r", answer, results=["c1"])) as house:
         assert await house.outline() == [
             "user do r",
             "assistant call:c1:{} [tool_use]",
@@ -144,9 +138,8 @@ async def test_a_run_that_died_before_its_answer_was_stored_gets_an_answer_that_
 
 
 async def test_W03_runs_that_had_not_started_start_in_the_order_of_their_acceptance(tmp_path: Path) -> None:
-    async with open_after_crash(
-        tmp_path, UnfinishedRun("active"), UnfinishedRun("first", started=False), UnfinishedRun("second", started=False)
-    ) as house:
+    first, second = UnfinishedRun("first", started=False), UnfinishedRun("second", started=False)
+    async with open_after_crash(tmp_path, UnfinishedRun("active"), first, second) as house:
         assert [waiting.id for waiting in house.recovered.waiting] == ["first", "second"]
         house.dispatcher.resume(house.recovered.waiting)
         third = await house.submit("third", "third")
@@ -171,13 +164,8 @@ async def test_a_merged_run_ends_with_the_interrupted_run_it_was_merged_into(tmp
 
 
 async def test_W17_a_prompt_that_kills_its_worker_repeatedly_is_failed(tmp_path: Path) -> None:
-    limits = Limits(poison_deaths_max=2)
-    async with open_after_crash(
-        tmp_path,
-        UnfinishedRun("poison", started=False, deaths=2),
-        UnfinishedRun("once", started=False, deaths=1),
-        limits=limits,
-    ) as house:
+    poison, once = UnfinishedRun("poison", started=False, deaths=2), UnfinishedRun("once", started=False, deaths=1)
+    async with open_after_crash(tmp_path, poison, once, limits=Limits(poison_deaths_max=2)) as house:
         assert house.recovered.failed == ["poison"]
         ended = await house.run("poison")
         assert (ended.outcome, ended.cause) == ("failed", "crashed_repeatedly")

@@ -106,7 +106,7 @@ def test_a_command_cannot_extend_the_rules_with_a_link(root: Path) -> None:
     env = {"HOME": str(home), "TMPDIR": str(root / "tmp")}
 
     def writable(*extra: str) -> Sequence[Path]:
-        closed = [str(root / "run/bulkhead")]  # without a closed path /tmp itself is writable
+        closed = [str(root / "run/bulkhead")]  # otherwise /tmp, which contains all these paths, is writable
         return sandbox_paths(home / "w", home / "w/.bulkhead", closed, env=env, extra=extra).writable
 
     assert root / "big" not in writable("link"), "a link in the workspace"
