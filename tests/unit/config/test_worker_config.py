@@ -26,11 +26,11 @@ def write(path: Path, value: object) -> None:
     path.write_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def load(tmp_path: Path, env: dict[str, str] | None = None, **changes: str) -> WorkspaceConfig:
+def load(tmp_path: Path, env: dict[str, str] | None = None, default_model: str = "") -> WorkspaceConfig:
     workspace = tmp_path / "repo" / "sub"
     workspace.mkdir(parents=True, exist_ok=True)
     environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], **(env or {})}
-    return load_config(workspace, workspace / ".bulkhead", environment, **changes)
+    return load_config(workspace, workspace / ".bulkhead", environment, default_model=default_model)
 
 
 # --- expansion ----------------------------------------------------------------------------------------------------

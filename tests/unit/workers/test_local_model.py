@@ -31,11 +31,24 @@ def allow_model_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pydantic_ai.models, "ALLOW_MODEL_REQUESTS", True)
 
 
-def load(tmp_path: Path, text: str = "{}", *, env: dict[str, str] | None = None, **options: str) -> WorkspaceConfig:
+def load(
+    tmp_path: Path,
+    text: str = "{}",
+    *,
+    env: dict[str, str] | None = None,
+    local_model: str = "",
+    default_model: str = "",
+) -> WorkspaceConfig:
     workspace = tmp_path / "w"
     workspace.mkdir()
     (workspace / "bulkhead.json").write_text(text)
-    return load_config(workspace, tmp_path / "data", {"HOME": str(tmp_path), **(env or {})}, **options)
+    return load_config(
+        workspace,
+        tmp_path / "data",
+        {"HOME": str(tmp_path), **(env or {})},
+        local_model=local_model,
+        default_model=default_model,
+    )
 
 
 def test_without_configuration_an_installed_local_model_is_used_and_a_hint_says_so(tmp_path: Path) -> None:
