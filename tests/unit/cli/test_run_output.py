@@ -112,7 +112,7 @@ def test_messages_of_other_runs_are_not_printed() -> None:
     assert not output.may_begin(assistant("the prompt"))
     assert output.may_begin(user("the prompt"))
     output.is_open = True
-    assert output.take(assistant("ours", "m1")) == [Text("ours")]
+    assert output.take(assistant("this run", "m1")) == [Text("this run")]
     assert output.take(assistant("a child's", "m2", session="s$$1")) == []
     assert not output.may_begin(user("the prompt"))
 

@@ -126,12 +126,12 @@ async def test_errors_are_json(tmp_path: Path, method: str, target: str, status:
 
 async def test_errors_of_a_handler_keep_their_code_and_retry_hint(tmp_path: Path) -> None:
     async def answer(request: Request) -> Response:
-        raise Unavailable("gone", code="worker_lost")
+        raise Unavailable("no worker", code="worker_lost")
 
     async with ListenerHarness(tmp_path, answer) as server:
         status, headers, body = await server.send(head("GET", "/v1/health"))
     assert (status, headers["retry-after"]) == (503, "1")
-    assert json.loads(body) == {"message": "gone", "code": "worker_lost"}
+    assert json.loads(body) == {"message": "no worker", "code": "worker_lost"}
 
 
 async def test_S16_a_bug_in_a_handler_is_a_500_with_an_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
