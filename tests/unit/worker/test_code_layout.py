@@ -1,4 +1,4 @@
-"""Relocation of code: executed by running it, copied, with unchanged behaviour."""
+"""Relocation of code: found by running it, copied, with unchanged behaviour."""
 
 import threading
 from collections.abc import Callable

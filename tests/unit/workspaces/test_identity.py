@@ -1,4 +1,4 @@
-"""One directory is one workspace, however it is spelled (H06)."""
+"""One directory is one workspace, however its path is written (H06)."""
 
 import os
 from pathlib import Path
