@@ -344,7 +344,7 @@ async def test_Z07_a_repeated_call_id_has_one_effect_and_the_same_answer(tmp_pat
         assert it.worker.executed == ["k1", "k2"]
 
 
-async def test_Z08_a_lost_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_Z08_the_call_of_a_lost_answer_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "failpoints"))
     async with Failpoints(tmp_path / "failpoints") as failpoints, connected(tmp_path) as it:
         await it.recorder.until_type(Ready)

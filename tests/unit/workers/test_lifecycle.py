@@ -40,7 +40,7 @@ def test_W16_the_start_deadline_runs_from_the_start_of_the_process() -> None:
     assert worker.born(52.0) == []  # it was ready before its start was reported
 
 
-def test_a_cancelled_start_that_fails_needs_no_kill() -> None:
+def test_a_cancelled_start_is_over_when_it_fails() -> None:
     worker = WorkerLifecycle(LIMITS)
     worker.want(0.0)
     worker.unwant("server shuts down", 1.0)
