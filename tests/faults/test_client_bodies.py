@@ -71,7 +71,7 @@ async def test_C08_ten_times_the_limit_in_chunks_is_refused_soon_after_the_limit
 
 async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_delay_no_other_client(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    runs = [f"connection-{number}" for number in range(CLIENTS)]
+    runs = [f"prompt-{number}" for number in range(CLIENTS)]
     bodies = [
         json.dumps(
             {"session_id": workspace.session, "run_id": run, "prompt": "/say stored\n" + "x" * (LIMIT // 16)}
