@@ -146,6 +146,6 @@ async def test_C05_a_stream_that_is_cut_before_its_first_id_loses_nothing(house:
 
 async def reply(house: ServerHarness, workspace: WorkspaceFixture, text: str) -> None:
     """Run a prompt to which the model replies `text`."""
-    run = await workspace.prompt("go on")
+    run = await workspace.prompt("continue")
     await (await house.provider.next_call()).reply(text)
     await workspace.ended(run)

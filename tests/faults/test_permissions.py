@@ -12,7 +12,7 @@ from tests.support.permission_requests import bash, grant, init, outcomes, reque
 from tests.support.processes import Process
 
 
-async def test_W06_killed_while_a_permission_waits(house: ServerHarness) -> None:
+async def test_W06_killed_while_a_permission_request_is_open(house: ServerHarness) -> None:
     workspace = await house.workspace()
     house.failpoints.arm("permission.requested", workspace=workspace.id)
     run = await workspace.prompt(bash("touch made.txt"))
@@ -38,7 +38,7 @@ async def test_W06_killed_while_a_permission_waits(house: ServerHarness) -> None
     await workspace.works()
 
 
-async def test_W06_killed_while_a_question_waits(house: ServerHarness) -> None:
+async def test_W06_killed_while_a_question_is_open(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await init(workspace, True)
     run = await workspace.prompt(
@@ -81,7 +81,7 @@ async def _while_killed(house: ServerHarness, worker: Process, request: Awaitabl
     return await task
 
 
-async def test_S02_killed_while_a_permission_waits(house: ServerHarness) -> None:
+async def test_S02_killed_while_a_permission_request_is_open(house: ServerHarness) -> None:
     workspace = await house.workspace()
     house.failpoints.arm("permission.requested", workspace=workspace.id)
     run = await workspace.prompt(bash("touch made.txt"))

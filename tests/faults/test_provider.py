@@ -315,9 +315,9 @@ async def test_L05_a_line_of_100_MB_is_not_kept_in_memory(house: ServerHarness, 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits={"steps_max": 4})
-async def test_L06_odd_tool_calls_are_answered_with_errors(house: ServerHarness, dialect: str) -> None:
+async def test_L06_invalid_tool_calls_get_error_results(house: ServerHarness, dialect: str) -> None:
     workspace = await house.workspace(model=dialect, yolo=True)
-    run = await workspace.prompt("do odd things")
+    run = await workspace.prompt("call tools")
     first = await house.provider.next_call()
     await first.tool_call("c1", "bash", "")
     await first.tool_call("c2", "bash", '{"command": ')

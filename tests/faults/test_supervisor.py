@@ -124,7 +124,7 @@ async def test_S10_bad_limits_of_the_environment_stop_the_start(house: ServerHar
     check_refused(await asyncio.to_thread(house.server.run_another, env={"BULKHEAD_LIMITS": limits}), "BULKHEAD_LIMITS")
 
 
-async def test_S10_a_start_that_is_refused_touches_no_worker(house: ServerHarness) -> None:
+async def test_S10_a_start_that_is_refused_affects_no_worker(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("one ")
     check_refused(await asyncio.to_thread(house.server.run_another, "--host", "gopher://here"), "gopher://here")
