@@ -182,7 +182,7 @@ async def test_agent_info_names_the_model_that_would_be_used(house: ServerHarnes
     api_shapes.SELECTED_MODEL(small, "small model")
     assert small["provider"] == provider["id"]
     assert small["model"] in [model["id"] for model in provider["models"]]
-    for query in ("", "?provider_id=nobody"):
+    for query in ("", "?provider_id=unknown"):
         model = (await ask(workspace, "GET", f"/agent/default-small-model{query}")).expect(200).json()
         assert model["model"]
 

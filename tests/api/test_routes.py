@@ -100,7 +100,7 @@ BAD = (
     ("POST", "/config/provider-key", {"scope": 0, "provider_id": "", "kind": "string", "api_key": "k"}),
     ("POST", "/config/refresh-oauth", {"scope": 0, "provider_id": "builtin"}),
     ("POST", "/config/model", {"scope": 0, "model_type": "huge", "model": MODEL}),
-    ("POST", "/config/model", {"scope": 0, "model_type": "large", "model": {"model": "m", "provider": "nobody"}}),
+    ("POST", "/config/model", {"scope": 0, "model_type": "large", "model": {"model": "m", "provider": "unknown"}}),
     ("POST", "/config/set", {"scope": 0, "key": "", "value": 1}),
     ("POST", "/config/set", {"scope": 0, "key": "a..b", "value": 1}),
     ("POST", "/config/set", {"scope": 0.5, "key": "a", "value": 1}),
@@ -110,9 +110,9 @@ BAD = (
     ("POST", "/agent", {"session_id": "", "prompt": "hello"}),
     ("POST", "/agent/sessions/s/shell", {"command": ""}),
     ("POST", "/current-session", {"session_id": ""}),
-    ("POST", "/current-session?client_id=nobody", {"session_id": ""}),
-    ("GET", "/events?client_id=nobody", None),
-    ("DELETE", "?client_id=nobody", None),
+    ("POST", "/current-session?client_id=unknown", {"session_id": ""}),
+    ("GET", "/events?client_id=unknown", None),
+    ("DELETE", "?client_id=unknown", None),
 )
 
 
@@ -144,7 +144,7 @@ async def test_bad_requests_are_400_and_say_why(house: ServerHarness) -> None:
         (await client.post("/v1/workspaces", body)).expect(400)
     (await client.post("/v1/workspaces", raw=b"{")).expect(400)
     (await client.post("/v1/control", {"command": "dance"})).expect(400)
-    (await client.request("DELETE", "/v1/clients/nobody")).expect(400)
+    (await client.request("DELETE", "/v1/clients/unknown")).expect(400)
     assert await paths_below(house.root / "h") == []
 
 

@@ -85,7 +85,7 @@ async def test_head_answers_like_get_without_a_body(house: ServerHarness) -> Non
         "/v1/health",
         "/v1/version",
         f"/v1/workspaces/{workspace.id}/sessions",
-        "/v1/workspaces/nobody",
+        "/v1/workspaces/unknown",
         "/v1/no",
     ):
         got = await workspace.client.get(path)
@@ -237,7 +237,7 @@ async def test_a_stopping_server_answers_503_after_the_other_checks(house: Serve
 async def test_current_session_checks_client_body_workspace_and_attachment(house: ServerHarness) -> None:
     workspace = await house.workspace()
     client = house.new_client()
-    unknown, known = "/v1/workspaces/nobody/current-session", f"/v1/workspaces/{workspace.id}/current-session"
+    unknown, known = "/v1/workspaces/unknown/current-session", f"/v1/workspaces/{workspace.id}/current-session"
     query = f"?client_id={client.client_id}"
     refused(await client.post(f"{unknown}?client_id=x", raw=b"{"), 400, "bad_input", "client_id")
     for raw in (b"{", b"", b'{"session_id":1}'):
@@ -255,7 +255,7 @@ async def test_a_prompt_checks_workspace_agent_prompt_and_session(house: ServerH
     client = house.new_client()
     broken = (await client.create(path))["id"]
     empty = {"session_id": "", "prompt": ""}
-    refused(await client.post("/v1/workspaces/nobody/agent", raw=b"{"), 404, "workspace_unknown")
+    refused(await client.post("/v1/workspaces/unknown/agent", raw=b"{"), 404, "workspace_unknown")
     refused(await client.post(f"/v1/workspaces/{broken}/agent", empty), 400, "agent_not_ready", "bulkhead.json")
     session = await client.create_session(broken)
     target = f"/v1/workspaces/{broken}/agent/sessions/{session}/summarize"

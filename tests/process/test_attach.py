@@ -37,8 +37,8 @@ async def test_headers_come_before_any_event(house: ServerHarness) -> None:
 
 async def test_a_bad_client_id_is_refused_before_an_unknown_workspace(house: ServerHarness) -> None:
     client = house.new_client()
-    assert (await client.get("/v1/workspaces/nobody/events?client_id=x")).expect(400).code == "bad_input"
-    assert (await client.get(f"/v1/workspaces/nobody/events?client_id={uuid.uuid4()}")).expect(404).code == (
+    assert (await client.get("/v1/workspaces/unknown/events?client_id=x")).expect(400).code == "bad_input"
+    assert (await client.get(f"/v1/workspaces/unknown/events?client_id={uuid.uuid4()}")).expect(404).code == (
         "workspace_unknown"
     )
 
@@ -112,8 +112,8 @@ async def test_release_keeps_the_registration(house: ServerHarness) -> None:
     target = f"/v1/workspaces/{workspace.id}?client_id={workspace.client.client_id}"
     (await workspace.client.request("DELETE", target)).expect(200)
     (await workspace.client.request("DELETE", target)).expect(200)
-    (await workspace.client.request("DELETE", f"/v1/workspaces/nobody?client_id={uuid.uuid4()}")).expect(200)
-    (await workspace.client.request("DELETE", "/v1/workspaces/nobody?client_id=x")).expect(400)
+    (await workspace.client.request("DELETE", f"/v1/workspaces/unknown?client_id={uuid.uuid4()}")).expect(200)
+    (await workspace.client.request("DELETE", "/v1/workspaces/unknown?client_id=x")).expect(400)
     assert (await workspace.client.create(workspace.path))["id"] == workspace.id
 
 

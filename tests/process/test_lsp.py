@@ -113,7 +113,7 @@ async def test_an_edit_reports_new_errors_and_a_killed_server_is_started_again(h
     by_file = await diagnostics(workspace)
     assert [d["severity"] for d in by_file[f"file://{workspace.path}/shapes.py"]] == [1]
     assert (await lsps(workspace))["types"]["diagnostic_count"] == 1
-    answer = await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps/nobody/diagnostics")
+    answer = await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps/unknown/diagnostics")
     assert answer.expect(404).code == "not_found"
 
     for pid in _servers(worker.pid):

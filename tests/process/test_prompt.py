@@ -118,7 +118,7 @@ async def test_an_invalid_prompt_is_refused_and_not_stored(house: ServerHarness)
     workspace = await house.workspace()
     agent = f"/v1/workspaces/{workspace.id}/agent"
     body = {"session_id": workspace.session, "run_id": "r-bad", "prompt": "hi"}
-    assert (await workspace.client.post(agent, body | {"session_id": "nobody"})).expect(404).code == "session_unknown"
+    assert (await workspace.client.post(agent, body | {"session_id": "unknown"})).expect(404).code == "session_unknown"
     assert (await workspace.client.post(agent, body | {"prompt": ""})).expect(400).code == "empty_prompt"
     assert (await workspace.client.post(agent, body | {"session_id": ""})).expect(400).code == "session_missing"
     unknown = await workspace.client.post("/v1/workspaces/00000000-0000-4000-8000-000000000000/agent", body)
