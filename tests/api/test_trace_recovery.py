@@ -138,9 +138,9 @@ async def test_two_terminals_reconnect_to_the_same_new_workspace(house: ServerHa
         (await operator.request("DELETE", f"/v1/workspaces/{old_id}/registration")).expect(200)
         await asyncio.gather(
             *(
-                tui.until(lambda tui=tui: tui.reloads > 0, what="coming back", timeout_s=20)
+                tui.until(lambda tui=tui: tui.reloads > 0, what="coming back", timeout_s=20)  # type: ignore[misc]
                 for tui in (first_tui, second_tui)
-            )  # type: ignore[misc]
+            )
         )
         assert first_tui.workspace["id"] == second_tui.workspace["id"] != old_id
         assert first_tui.recoveries + second_tui.recoveries >= 1

@@ -19,7 +19,9 @@ def manager(short_root: Path) -> Manager:
     return Manager(Path(tempfile.mkdtemp(dir=short_root)))
 
 
-async def test_S01_S07_workers_survive_a_crash_and_a_restart_of_the_supervisor_under_systemd(manager: Manager, short_root: Path) -> None:
+async def test_S01_S07_workers_survive_a_supervisor_crash_and_restart_under_systemd(
+    manager: Manager, short_root: Path
+) -> None:
     path = Path(tempfile.mkdtemp(dir=short_root))
     (path / "w").mkdir()
     await manager.systemctl("start", "bulkhead.target")
