@@ -1,4 +1,4 @@
-"""The description and its page, as the server gives them away; and defects that the contract tests found."""
+"""Test the OpenAPI document and its page as served, and that real events and responses match the document."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from tests.support.permission_requests import init, requested, resolved
 pytestmark = pytest.mark.house(neighbour=False)
 
 
-async def test_the_description_is_there_at_once_and_stays_the_same(house: ServerHarness) -> None:
+async def test_the_document_is_served_at_once_and_stays_the_same(house: ServerHarness) -> None:
     client = house.new_client()
     answer = (await client.get("/v1/openapi.json")).expect(200)
     assert answer.json()["openapi"].startswith("3.1")
@@ -25,18 +25,18 @@ async def test_the_description_is_there_at_once_and_stays_the_same(house: Server
     assert "/v1/workspaces/{id}/events" in answer.json()["paths"]
 
 
-async def test_the_page_runs_only_what_stands_in_it(house: ServerHarness) -> None:
+async def test_the_page_runs_only_its_own_script_and_style(house: ServerHarness) -> None:
     answer = (await house.new_client().get("/v1/docs")).expect(200)
     assert answer.headers["content-type"].startswith("text/html")
     text = answer.body.decode()
     policy = answer.headers["content-security-policy"]
-    for word, kind in (("script>", "script"), ("style>", "style")):
-        inside = text[text.rindex(f"<{word}") + len(word) + 1 : text.rindex(f"</{word}")]
-        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+    for tag, kind in (("script>", "script"), ("style>", "style")):
+        source = text[text.rindex(f"<{tag}") + len(tag) + 1 : text.rindex(f"</{tag}")]
+        digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
-    # Nothing is loaded from anywhere, and no text of the page is an attribute that acts.
+    # The page loads nothing from elsewhere, and has no event handler or style attributes.
     assert not re.search(r"(src|href)=[\"']?(https?:)?//|@import|url\(|\son\w+=|style=", text)
     data = text.split('<script type="application/json" id="document">')[1].split("</script>")[0]
     assert "<" not in data
@@ -44,7 +44,7 @@ async def test_the_page_runs_only_what_stands_in_it(house: ServerHarness) -> Non
 
 
 @pytest.mark.house(neighbour=False, tcp=True)
-async def test_over_tcp_both_need_the_token(house: ServerHarness) -> None:
+async def test_document_and_page_need_the_token_over_tcp(house: ServerHarness) -> None:
     port = port_of(house)
     for path in ("/v1/openapi.json", "/v1/docs"):
         request = f"GET {path} HTTP/1.1\nHost: 127.0.0.1:{port}"
@@ -52,16 +52,16 @@ async def test_over_tcp_both_need_the_token(house: ServerHarness) -> None:
         assert (await say(port, f"{request}\nAuthorization: Bearer {token_of(house)}")).status == 200
 
 
-# --- what is said is what comes -----------------------------------------------------------------------------------
+# --- responses match the document ---------------------------------------------------------------------------------
 
 
-def checks(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
-    """Holds values to a schema of the description."""
+def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    """Return a validator for a schema of the document."""
     return Draft202012Validator({**schema, "components": document["components"]})
 
 
 @pytest.mark.house(limits={"heartbeat_interval_s": 0.1})
-async def test_events_and_answers_are_as_the_description_says(house: ServerHarness) -> None:
+async def test_events_and_responses_match_the_document(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     (path / ".bulkhead" / "skills" / "review").mkdir(parents=True)
     (path / ".bulkhead" / "skills" / "review" / "SKILL.md").write_text(
@@ -81,25 +81,25 @@ async def test_events_and_answers_are_as_the_description_says(house: ServerHarne
     document = (await client.get("/v1/openapi.json")).expect(200).json()
 
     house.resets_are_fine = True
-    kinds = await much_happens(workspace)
-    event = checks(document, {"$ref": "#/components/schemas/Event"})
-    for seen in workspace.watcher.seen:
-        if not seen.is_base:
-            event.validate(json.loads(seen.data))
-    assert kinds <= {seen.kind for seen in workspace.watcher.seen}
+    kinds = await cause_events(workspace)
+    event = validator(document, {"$ref": "#/components/schemas/Event"})
+    for received in workspace.watcher.seen:
+        if not received.is_base:
+            event.validate(json.loads(received.data))
+    assert kinds <= {received.kind for received in workspace.watcher.seen}
 
-    words = {"id": workspace.id, "sid": session, "run": "r-1", "lsp": quote("a C++ server")}
-    for place, methods in document["paths"].items():
+    parameters = {"id": workspace.id, "sid": session, "run": "r-1", "lsp": quote("a C++ server")}
+    for route, methods in document["paths"].items():
         answer = methods.get("get", {}).get("responses", {}).get("200", {}).get("content", {}).get("application/json")
         if answer is None:
             continue
-        query = "?name=broken" if place.endswith("auth-url") else ""
-        value = (await client.get(place.format(**words) + query)).expect(200).json()
-        checks(document, answer["schema"]).validate(value)
+        query = "?name=broken" if route.endswith("auth-url") else ""
+        value = (await client.get(route.format(**parameters) + query)).expect(200).json()
+        validator(document, answer["schema"]).validate(value)
 
 
-async def much_happens(workspace: WorkspaceFixture) -> set[str]:
-    """Something of nearly every kind; the kinds."""
+async def cause_events(workspace: WorkspaceFixture) -> set[str]:
+    """Cause events of nearly every kind; return the kinds."""
     base = f"/v1/workspaces/{workspace.id}"
     await init(workspace, interactive=True)
     await workspace.client.post(f"{base}/config/compact", {"scope": 1, "enabled": True})
@@ -119,10 +119,10 @@ async def much_happens(workspace: WorkspaceFixture) -> set[str]:
     (await workspace.client.post(f"{base}/agent/sessions/{workspace.session}/shell", {"command": "echo hi"})).expect(
         200
     )
-    other = await workspace.client.create_session(workspace.id, "gone soon")
+    other = await workspace.client.create_session(workspace.id, "to be deleted")
     await workspace.client.request("DELETE", f"{base}/sessions/{other}")
     await workspace.watcher.close()
-    await workspace.watcher.open("somebody.elses.1")
+    await workspace.watcher.open("unknown.log.1")
     await workspace.watcher.wait(lambda e: e.kind == "reset", what="a reset")
     return {
         *("message", "session", "file", "permission_request", "permission_notification", "question_batch_request"),

@@ -1,4 +1,4 @@
-"""http-api 6.7 and 6.8 over the wire: who is asked, who answers, what is granted, and what a run's policy says."""
+"""Test permission requests and questions over HTTP: requests, answers, grants, and the policy of a run."""
 
 import json
 from typing import Any
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.house(neighbour=False, limits={"heartbeat_interval_s": 
 
 
 async def results(workspace: WorkspaceFixture, session: str = "") -> list[dict[str, Any]]:
-    """The results of all tool calls, oldest first."""
+    """Return the results of all tool calls, oldest first."""
     messages = await workspace.client.messages(workspace.id, session or workspace.session)
     return [result for message in messages for result in parts_of(message, "tool_result")]
 
 
 def requests_of(workspace: WorkspaceFixture) -> list[dict[str, Any]]:
-    """The requests that the watcher of the room has seen."""
+    """Return the permission requests that the watcher of the workspace received."""
     return [event.payload for event in workspace.watcher.seen if event.kind == "permission_request"]
 
 
@@ -33,7 +33,7 @@ async def submit(workspace: WorkspaceFixture, prompt: str, **more: object) -> st
     return run_id
 
 
-async def test_a_request_is_shown_and_its_answer_decides(house: ServerHarness) -> None:
+async def test_the_answer_to_a_request_decides_the_call(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await workspace.prompt(f"{bash('echo made > made.txt')}\n/say on")
     request = await requested(workspace.watcher)
@@ -50,7 +50,7 @@ async def test_a_request_is_shown_and_its_answer_decides(house: ServerHarness) -
     kinds = [e.kind for e in workspace.watcher.seen if e.kind.startswith("permission")]
     assert kinds == ["permission_notification", "permission_request", "permission_notification"]
     assert await waiting(workspace) == []
-    assert not await resolved(workspace, request, "deny"), "it was decided before"
+    assert not await resolved(workspace, request, "deny"), "it was already decided"
     assert outcomes(workspace.watcher, call) == ["waiting", "granted"]
 
 
@@ -84,7 +84,7 @@ async def test_the_first_of_many_answers_wins(house: ServerHarness) -> None:
     winner = actions[answers.index(True)]
     assert (workspace.path / "made.txt").exists() == (winner != "deny")
     assert len(outcomes(workspace.watcher, request["tool_call_id"])) == 2
-    # A grant for the session that came too late grants nothing.
+    # A late grant for the session grants nothing.
     again = await workspace.prompt(bash("touch again.txt"))
     if winner == "deny":
         await workspace.watcher.wait(
@@ -94,19 +94,19 @@ async def test_the_first_of_many_answers_wins(house: ServerHarness) -> None:
     await workspace.ended(again)
 
 
-async def test_an_answer_may_be_long_gone_or_of_nothing(house: ServerHarness) -> None:
+async def test_an_answer_to_an_unknown_request_decides_nothing(house: ServerHarness) -> None:
     workspace = await house.workspace()
     for request_id in ("", "nothing", "x" * 200):
         assert not await resolved(workspace, {"id": request_id, "params": None}, "allow")
 
 
-async def test_a_grant_for_the_session_covers_the_same_again_and_nothing_else(house: ServerHarness) -> None:
+async def test_a_grant_for_the_session_covers_the_same_kind_of_call_and_nothing_else(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await workspace.prompt(bash("touch one.txt"))
     request = await requested(workspace.watcher)
-    # What the client sends back is not what is granted (W-48).
-    lie = {**request, "tool_name": "fetch", "action": "fetch", "path": "/"}
-    assert await resolved(workspace, lie, "allow_session")
+    # What is granted is the stored request, not what the client sends back (W-48).
+    forged = {**request, "tool_name": "fetch", "action": "fetch", "path": "/"}
+    assert await resolved(workspace, forged, "allow_session")
     await workspace.ended(run)
     await workspace.ended(await workspace.prompt(bash("touch two.txt")))
     assert (workspace.path / "two.txt").exists()
@@ -123,13 +123,13 @@ async def test_a_grant_for_the_session_covers_the_same_again_and_nothing_else(ho
     )
     for count, (prompt, session) in enumerate(cases, 2):
         other = await workspace.client.prompt(workspace.id, session, prompt)
-        await eventually(lambda count=count: len(requests_of(workspace)) == count, what="a request of its own")
+        await eventually(lambda count=count: len(requests_of(workspace)) == count, what="another request")
         [open_one] = await waiting(workspace)
         assert await resolved(workspace, open_one, "deny")
         await workspace.ended(other)
 
 
-async def test_an_open_request_holds_up_no_other_session(house: ServerHarness) -> None:
+async def test_an_open_request_does_not_block_other_sessions(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await workspace.prompt(bash("touch one.txt"))
     request = await requested(workspace.watcher)
@@ -138,29 +138,29 @@ async def test_an_open_request_holds_up_no_other_session(house: ServerHarness) -
         "text"
     ] == "meanwhile"
     second = await workspace.client.prompt(workspace.id, session, bash("touch two.txt"))
-    asked = await requested(workspace.watcher, session)
-    assert [one["id"] for one in await waiting(workspace)] == [request["id"], asked["id"]]
-    assert await resolved(workspace, asked, "allow")
+    other_request = await requested(workspace.watcher, session)
+    assert [each["id"] for each in await waiting(workspace)] == [request["id"], other_request["id"]]
+    assert await resolved(workspace, other_request, "allow")
     await workspace.ended(second)
     assert (workspace.path / "two.txt").exists()
-    assert [one["id"] for one in await waiting(workspace)] == [request["id"]]
+    assert [each["id"] for each in await waiting(workspace)] == [request["id"]]
     assert await resolved(workspace, request, "allow")
     await workspace.ended(run)
 
 
-async def test_skipping_meanwhile_decides_nothing_that_is_open(house: ServerHarness) -> None:
+async def test_turning_on_skip_does_not_decide_open_requests(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    run = await workspace.prompt(f"{bash('touch one.txt')}\n{bash('touch two.txt')}")
+    run = await workspace.prompt(f"{bash('touch each.txt')}\n{bash('touch two.txt')}")
     request = await requested(workspace.watcher)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/permissions/skip", {"skip": True})).expect(200)
-    assert [one["id"] for one in await waiting(workspace)] == [request["id"]]
+    assert [each["id"] for each in await waiting(workspace)] == [request["id"]]
     assert await resolved(workspace, request, "allow")
-    await workspace.ended(run)  # the second call is not asked for
+    await workspace.ended(run)  # the second call needs no permission
     assert (workspace.path / "two.txt").exists()
     assert len(requests_of(workspace)) == 1
 
 
-async def test_a_cancel_takes_the_request_back(house: ServerHarness) -> None:
+async def test_a_cancel_withdraws_the_open_request(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await workspace.prompt(bash("touch one.txt"))
     request = await requested(workspace.watcher)
@@ -176,7 +176,7 @@ async def test_a_cancel_takes_the_request_back(house: ServerHarness) -> None:
     assert not (workspace.path / "one.txt").exists()
 
 
-async def test_who_comes_later_is_told_once(house: ServerHarness) -> None:
+async def test_a_client_that_connects_later_receives_each_open_request_once(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await workspace.prompt(bash("touch one.txt"))
     request = await requested(workspace.watcher)
@@ -189,18 +189,18 @@ async def test_who_comes_later_is_told_once(house: ServerHarness) -> None:
     await resumed.close()
     await resumed.open(f"{workspace.watcher.seen[-1].log}.{max(e.number for e in workspace.watcher.seen)}")
     second = await workspace.client.prompt(workspace.id, session, bash("touch two.txt"))
-    asked = await requested(workspace.watcher, session)
+    other_request = await requested(workspace.watcher, session)
     for watcher in (plain, late, resumed):
-        assert (await requested(watcher, session))["id"] == asked["id"]
-    for one in (request, asked):
-        assert await resolved(workspace, one, "allow")
-    for ended in (run, second):
-        await workspace.ended(ended)
+        assert (await requested(watcher, session))["id"] == other_request["id"]
+    for each in (request, other_request):
+        assert await resolved(workspace, each, "allow")
+    for run_id in (run, second):
+        await workspace.ended(run_id)
         for watcher in (plain, late, resumed):
-            await watcher.ended(ended)
+            await watcher.ended(run_id)
     for watcher in (plain, late, resumed):
         ids = [e.payload["id"] for e in watcher.seen if e.kind == "permission_request"]
-        assert sorted(ids) == sorted([request["id"], asked["id"]]), watcher.story()
+        assert sorted(ids) == sorted([request["id"], other_request["id"]]), watcher.story()
     fresh = await house.watch(workspace.id, name="fresh")
     await fresh.ended(await workspace.prompt("/say bye"))
     assert not [e for e in fresh.seen if e.kind == "permission_request"]
@@ -209,7 +209,7 @@ async def test_who_comes_later_is_told_once(house: ServerHarness) -> None:
 @pytest.mark.house(
     neighbour=False, limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.05, "create_grace_s": 0.05}
 )
-async def test_P11_an_open_request_keeps_its_worker(house: ServerHarness) -> None:
+async def test_P11_a_worker_with_an_open_request_is_not_evicted(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await workspace.prompt(bash("touch one.txt"))
     request = await requested(workspace.watcher)
@@ -226,7 +226,7 @@ async def test_P11_an_open_request_keeps_its_worker(house: ServerHarness) -> Non
     await workspace.ended(run)
 
 
-async def test_a_hook_that_approves_spares_the_question(house: ServerHarness) -> None:
+async def test_a_hook_that_approves_makes_the_request_unnecessary(house: ServerHarness) -> None:
     workspace = await house.workspace()
     approve = json.dumps({"decision": "allow"})
     hook = {"matcher": "^bash$", "command": f"echo '{approve}'"}
@@ -237,13 +237,15 @@ async def test_a_hook_that_approves_spares_the_question(house: ServerHarness) ->
     [result] = await results(workspace)
     assert outcomes(workspace.watcher, result["tool_call_id"]) == ["granted"]
     assert not requests_of(workspace)
-    run = await workspace.prompt('/tool write {"file_path": "w.txt", "content": "x"}')  # not what the hook looks at
+    run = await workspace.prompt(
+        '/tool write {"file_path": "w.txt", "content": "x"}'
+    )  # the hook does not match this tool
     assert await resolved(workspace, await requested(workspace.watcher), "deny")
     await workspace.ended(run)
 
 
 @pytest.mark.parametrize("policy", ["deny", "ask"])
-async def test_an_agent_has_the_policy_of_its_caller(house: ServerHarness, policy: str) -> None:
+async def test_a_sub_agent_has_the_policy_of_its_caller(house: ServerHarness, policy: str) -> None:
     workspace = await house.workspace(model="openai")
     outside = house.root / "outside.txt"
     outside.write_text("secret")
@@ -262,7 +264,7 @@ async def test_an_agent_has_the_policy_of_its_caller(house: ServerHarness, polic
         step = await house.provider.next_call()
         assert "secret" in json.dumps(step.body["messages"])
         await step.reply("seen")
-    # A denial ends the agent's turn; its caller goes on.
+    # A denial ends the agent's turn; its caller continues.
     await (await house.provider.next_call()).reply("done")
     assert (await workspace.ended(run))["text"] == "done"
     assert len(requests_of(workspace)) == (policy == "ask")
@@ -271,7 +273,7 @@ async def test_an_agent_has_the_policy_of_its_caller(house: ServerHarness, polic
 # --- policies -----------------------------------------------------------------------------------------------------
 
 
-async def test_deny_refuses_at_once_and_says_why(house: ServerHarness) -> None:
+async def test_policy_deny_refuses_at_once_and_says_why(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await submit(workspace, bash("touch one.txt"), permission_policy="deny")
     await workspace.ended(run)
@@ -284,7 +286,7 @@ async def test_deny_refuses_at_once_and_says_why(house: ServerHarness) -> None:
     assert not (workspace.path / "one.txt").exists()
 
 
-async def test_allow_asks_nobody_where_the_configuration_lets_it(house: ServerHarness) -> None:
+async def test_policy_allow_makes_no_request_if_the_configuration_permits_it(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await workspace.ended(await submit(workspace, bash("touch one.txt"), permission_policy="allow"))
     assert (workspace.path / "one.txt").exists()
@@ -298,7 +300,7 @@ async def test_allow_asks_nobody_where_the_configuration_lets_it(house: ServerHa
     assert (await client.post(f"/v1/workspaces/{created['id']}/agent", body)).expect(403).code == "forbidden"
 
 
-async def test_wait_is_denied_at_its_deadline_and_that_is_stored(house: ServerHarness) -> None:
+async def test_policy_wait_denies_at_its_deadline_and_the_denial_is_stored(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await submit(workspace, bash("touch one.txt"), permission_policy="wait", permission_wait_s=0.3)
     request = await requested(workspace.watcher)
@@ -335,24 +337,24 @@ async def test_a_prompt_with_a_policy_is_a_run_of_its_own(house: ServerHarness) 
     ],
     ids=str,
 )
-async def test_a_policy_that_is_none_is_refused(house: ServerHarness, wrong: dict[str, object]) -> None:
+async def test_an_invalid_policy_is_refused(house: ServerHarness, wrong: dict[str, object]) -> None:
     workspace = await house.workspace()
     body = {"session_id": workspace.session, "prompt": "/say x", **wrong}
     assert (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", body)).expect(400).code == "bad_input"
 
 
-async def test_a_one_shot_client_alone_is_not_asked(house: ServerHarness) -> None:
+async def test_requests_are_denied_when_the_only_client_cannot_answer(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await init(workspace, False)
     await workspace.ended(await workspace.prompt(bash("touch one.txt")))
     [result] = await results(workspace)
     assert "cannot answer requests" in result["content"]
-    # Somebody else is here now, who may answer.
+    # Now there is another client that can answer.
     await house.watch(workspace.id, name="other")
     run = await workspace.prompt(bash("touch one.txt"))
     assert await resolved(workspace, await requested(workspace.watcher), "allow")
     await workspace.ended(run)
-    # One that says it can answer is not overruled by one that comes later and cannot.
+    # A client that can answer is not overruled by a later one that cannot.
     await init(workspace, True)
     await init(workspace, False)
     run = await submit(workspace, bash("touch two.txt"))
@@ -379,24 +381,24 @@ def question(*items: dict[str, Any]) -> str:
     return "/tool question " + json.dumps({"questions": list(items)})
 
 
-async def asked_in(workspace: WorkspaceFixture, session: str = "") -> dict[str, Any]:
+async def question_batch(workspace: WorkspaceFixture, session: str = "") -> dict[str, Any]:
     return await requested(workspace.watcher, session or workspace.session, kind="question_batch_request")
 
 
 async def answer(workspace: WorkspaceFixture, responses: list[dict[str, Any]] | None, batch: str = "") -> bool:
     body = {"batch_request_id": batch, "responses": responses}
-    found = (await workspace.client.post(f"/v1/workspaces/{workspace.id}/questions/answer", body)).expect(200)
-    return bool(found.json()["resolved"])
+    response = (await workspace.client.post(f"/v1/workspaces/{workspace.id}/questions/answer", body)).expect(200)
+    return bool(response.json()["resolved"])
 
 
 async def test_questions_are_asked_and_answered_by_their_ids(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await init(workspace, True)
     run = await workspace.prompt(f"{question(*QUESTIONS)}\n/say thanks")
-    batch = await asked_in(workspace)
+    batch = await question_batch(workspace)
     assert batch["confirm_title"]
     assert await waiting(workspace, "questions") == [batch]
-    ids = [one["id"] for one in batch["questions"]]
+    ids = [each["id"] for each in batch["questions"]]
     responses = [
         {"request_id": ids[1], "selected_ids": ["b"], "notes": {"b": "surely", "_question": "hm"}},
         {"request_id": ids[0], "yes": True},
@@ -407,22 +409,22 @@ async def test_questions_are_asked_and_answered_by_their_ids(house: ServerHarnes
     [result] = await results(workspace)
     for text in ("Answer: yes", "Answer: b (B)", "Note on b: surely", "Note: hm", "left this question out"):
         assert text in result["content"]
-    told = [e.payload for e in workspace.watcher.seen if e.kind == "question_batch_notification"]
-    assert told == [{"batch_id": batch["id"]}]
+    notifications = [e.payload for e in workspace.watcher.seen if e.kind == "question_batch_notification"]
+    assert notifications == [{"batch_id": batch["id"]}]
 
 
-async def test_several_batches_are_open_and_told_apart(house: ServerHarness) -> None:
+async def test_several_open_question_batches_are_answered_separately(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await init(workspace, True)
     other = await workspace.client.create_session(workspace.id, "other")
     first = await workspace.prompt(question(QUESTIONS[0]))
-    oldest = await asked_in(workspace)
+    oldest = await question_batch(workspace)
     second = await workspace.client.prompt(workspace.id, other, question(QUESTIONS[2]))
-    newest = await asked_in(workspace, other)
+    newest = await question_batch(workspace, other)
     assert await answer(workspace, [{"request_id": newest["questions"][0]["id"], "fill_in_text": "Bo"}])
     await workspace.ended(second)
     assert "Bo" in (await results(workspace, other))[0]["content"]
-    assert await answer(workspace, [{"yes": False}])  # without any id: the only one, by position
+    assert await answer(workspace, [{"yes": False}])  # without ids: the only open batch, by position
     await workspace.ended(first)
     assert "Answer: no" in (await results(workspace))[0]["content"]
     assert oldest["id"] != newest["id"]
@@ -434,10 +436,10 @@ async def test_refusing_to_answer_ends_the_turn(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await init(workspace, True)
     run = await workspace.prompt(f"{question(QUESTIONS[0])}\n/say not reached")
-    await asked_in(workspace)
+    await question_batch(workspace)
     path = f"/v1/workspaces/{workspace.id}/questions/cancel"
     answers = await together(*(workspace.client.post(path) for _ in range(4)))
-    assert sorted(one.expect(200).json()["resolved"] for one in answers) == [False, False, False, True]
+    assert sorted(each.expect(200).json()["resolved"] for each in answers) == [False, False, False, True]
     assert "text" not in await workspace.ended(run)
     assert (await results(workspace))[0]["is_error"]
 
@@ -463,7 +465,7 @@ async def test_questions_are_for_clients_that_can_answer(house: ServerHarness) -
         assert (await results(workspace))[-1]["content"].startswith("cannot ask"), wrong
     assert not [e for e in workspace.watcher.seen if e.kind == "question_batch_request"]
     cancelled = await workspace.prompt(question(QUESTIONS[0]))
-    batch = await asked_in(workspace)
+    batch = await question_batch(workspace)
     (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
     await workspace.ended(cancelled)
     assert [e.payload for e in workspace.watcher.seen if e.kind == "question_batch_notification"] == [

@@ -1,4 +1,4 @@
-"""Every route over the wire: shapes that the strict client decodes, and every status of http-api 2.1."""
+"""Test every route over HTTP: response shapes that the strict client decodes, and the error statuses."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ EMPTY = (
         b'{"resolved":false}',
     ),
 )
-"""What is answered while the services behind it do not exist, with what is sent."""
+"""Method, path, request body and response body of routes whose services have nothing to show yet."""
 
 MISSING = (
     ("GET", "/lsps/gopls/diagnostics", None),
@@ -85,7 +85,7 @@ WITH_BODY = (
     ("POST", "/mcp/refresh-resources"),
     ("POST", "/mcp/auth"),
 )
-"""The routes below a workspace that need a body."""
+"""The routes of a workspace that need a request body."""
 
 BAD = (
     ("POST", "/permissions/grant", {"permission": {"id": "p"}, "action": "perhaps"}),
@@ -100,7 +100,7 @@ BAD = (
     ("POST", "/config/provider-key", {"scope": 0, "provider_id": "", "kind": "string", "api_key": "k"}),
     ("POST", "/config/refresh-oauth", {"scope": 0, "provider_id": "builtin"}),
     ("POST", "/config/model", {"scope": 0, "model_type": "huge", "model": MODEL}),
-    ("POST", "/config/model", {"scope": 0, "model_type": "large", "model": {"model": "m", "provider": "nobody"}}),
+    ("POST", "/config/model", {"scope": 0, "model_type": "large", "model": {"model": "m", "provider": "unknown"}}),
     ("POST", "/config/set", {"scope": 0, "key": "", "value": 1}),
     ("POST", "/config/set", {"scope": 0, "key": "a..b", "value": 1}),
     ("POST", "/config/set", {"scope": 0.5, "key": "a", "value": 1}),
@@ -110,13 +110,13 @@ BAD = (
     ("POST", "/agent", {"session_id": "", "prompt": "hello"}),
     ("POST", "/agent/sessions/s/shell", {"command": ""}),
     ("POST", "/current-session", {"session_id": ""}),
-    ("POST", "/current-session?client_id=nobody", {"session_id": ""}),
-    ("GET", "/events?client_id=nobody", None),
-    ("DELETE", "?client_id=nobody", None),
+    ("POST", "/current-session?client_id=unknown", {"session_id": ""}),
+    ("GET", "/events?client_id=unknown", None),
+    ("DELETE", "?client_id=unknown", None),
 )
 
 
-async def test_what_is_not_there_yet_is_empty_and_decodable(house: ServerHarness) -> None:
+async def test_routes_without_content_answer_with_an_empty_value(house: ServerHarness) -> None:
     workspace = await house.workspace()
     for method, path, body, expected in EMPTY:
         answer = (await ask(workspace, method, path, body)).expect(200)
@@ -136,19 +136,19 @@ async def test_bad_requests_are_400_and_say_why(house: ServerHarness) -> None:
         assert answer.status == 400, (path, body, answer)
         assert answer.code in ("bad_input", "empty_prompt", "session_missing"), (path, answer.body)
     client = workspace.client
-    for wish in (
+    for body in (
         {"client_id": client.client_id},
         {"path": str(workspace.path)},
         {"path": str(workspace.path), "client_id": "x"},
     ):
-        (await client.post("/v1/workspaces", wish)).expect(400)
+        (await client.post("/v1/workspaces", body)).expect(400)
     (await client.post("/v1/workspaces", raw=b"{")).expect(400)
     (await client.post("/v1/control", {"command": "dance"})).expect(400)
-    (await client.request("DELETE", "/v1/clients/nobody")).expect(400)
+    (await client.request("DELETE", "/v1/clients/unknown")).expect(400)
     assert await paths_below(house.root / "h") == []
 
 
-async def test_an_unknown_workspace_is_404_everywhere_but_for_release(house: ServerHarness) -> None:
+async def test_an_unknown_workspace_is_404_on_every_route_except_release(house: ServerHarness) -> None:
     from supervisor.http.routes import ROUTES
 
     client = house.new_client()
@@ -172,11 +172,11 @@ async def test_conflicts_are_409(house: ServerHarness) -> None:
     assert (await other.post(view, {"session_id": workspace.session})).expect(409).code == "not_attached"
     assert (await other.post("/v1/control", {"command": "shutdown_if_idle"})).expect(409).code == "not_idle"
     (await other.request("DELETE", f"/v1/clients/{other.client_id}")).expect(200)
-    wish = {"path": str(workspace.path), "client_id": other.client_id}
-    assert (await other.post("/v1/workspaces", wish)).expect(409).code == "client_retired"
+    body = {"path": str(workspace.path), "client_id": other.client_id}
+    assert (await other.post("/v1/workspaces", body)).expect(409).code == "client_retired"
 
 
-async def test_a_prompt_is_refused_while_the_agent_cannot_be_made(house: ServerHarness) -> None:
+async def test_a_prompt_is_refused_while_the_configuration_is_broken(house: ServerHarness) -> None:
     path = house.directory("broken", "script")
     (path / "bulkhead.json").write_text("{")
     client = house.new_client()
@@ -206,16 +206,16 @@ async def test_an_unknown_session_is_an_error_or_an_empty_list(house: ServerHarn
 # --- configuration ------------------------------------------------------------------------------------------------
 
 
-async def test_changes_are_written_used_and_told(house: ServerHarness) -> None:
+async def test_configuration_changes_are_written_applied_and_announced(house: ServerHarness) -> None:
     workspace = await house.workspace()
     plain = await house.watch(workspace.id, name="plain", ids=False)
     state_file = house.root / "h" / ".local" / "share" / "bulkhead" / "bulkhead.json"
     own_file = workspace.data_dir / "bulkhead.json"
-    await change(workspace, "set", scope=0, key="options.notifications", value="bell")
-    await change(workspace, "set", scope=1, key="options.tui.transparent", value=None)
-    await change(workspace, "compact", scope=1, enabled=True)
-    await change(workspace, "model", scope=0, model_type="large", model=MODEL | {"max_tokens": 100})
-    await change(workspace, "model", scope=0, model_type="large", model=MODEL)
+    await change_config(workspace, "set", scope=0, key="options.notifications", value="bell")
+    await change_config(workspace, "set", scope=1, key="options.tui.transparent", value=None)
+    await change_config(workspace, "compact", scope=1, enabled=True)
+    await change_config(workspace, "model", scope=0, model_type="large", model=MODEL | {"max_tokens": 100})
+    await change_config(workspace, "model", scope=0, model_type="large", model=MODEL)
     assert json.loads(state_file.read_text()) == {
         "options": {"notifications": "bell"},
         "models": {"large": MODEL},
@@ -229,51 +229,55 @@ async def test_changes_are_written_used_and_told(house: ServerHarness) -> None:
     assert config["options"]["notifications"] == "bell"
     assert config["options"]["tui"]["compact_mode"] is True
     assert config["models"]["large"] == MODEL
-    await change(workspace, "remove", scope=0, key="options.notifications")
-    await change(workspace, "remove", scope=0, key="options.notifications")
+    await change_config(workspace, "remove", scope=0, key="options.notifications")
+    await change_config(workspace, "remove", scope=0, key="options.notifications")
     assert "notifications" not in (await read_config(workspace))["options"]
     for watcher in (workspace.watcher, plain):
         await watcher.wait(
             lambda _, w=watcher: sum(event.kind == "config_changed" for event in w.seen) == 7, what="seven changes"
         )
-    told = [event for event in workspace.watcher.seen if event.kind == "config_changed"]
-    assert all(event.payload == {"workspace_id": workspace.id} for event in told)
+    events = [event for event in workspace.watcher.seen if event.kind == "config_changed"]
+    assert all(event.payload == {"workspace_id": workspace.id} for event in events)
 
 
-async def test_a_key_is_stored_masked_and_makes_a_provider(house: ServerHarness) -> None:
+async def test_a_provider_key_is_stored_adds_the_provider_and_is_shown_masked(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    await change(workspace, "provider-key", scope=0, provider_id="groq", kind="string", api_key="gsk-very-secret")
+    await change_config(
+        workspace, "provider-key", scope=0, provider_id="groq", kind="string", api_key="gsk-very-secret"
+    )
     config = await read_config(workspace)
     assert config["providers"]["groq"]["api_key"] == "***"
-    await change(workspace, "model", scope=1, model_type="large", model={"model": "qwen/qwen3-32b", "provider": "groq"})
+    await change_config(
+        workspace, "model", scope=1, model_type="large", model={"model": "qwen/qwen3-32b", "provider": "groq"}
+    )
     info = await workspace.client.agent(workspace.id)
     assert info["model"]["id"] == "qwen/qwen3-32b"
     token = {"access_token": "a$b", "refresh_token": "r-token", "expires_in": 60, "expires_at": 1}
-    await change(workspace, "provider-key", scope=0, provider_id="groq", kind="oauth", api_key=token)
+    await change_config(workspace, "provider-key", scope=0, provider_id="groq", kind="oauth", api_key=token)
     shown = (await read_config(workspace))["providers"]["groq"]
     assert shown["oauth"] == token | {"access_token": "***", "refresh_token": "***"}
     refused = await ask(workspace, "POST", "/config/refresh-oauth", {"scope": 0, "provider_id": "groq"})
     assert b"log in again" in refused.expect(400).body
     for key in ("api_key", "oauth"):
-        await change(workspace, "remove", scope=0, key=f"providers.groq.{key}")
+        await change_config(workspace, "remove", scope=0, key=f"providers.groq.{key}")
     assert "groq" not in (await read_config(workspace))["providers"]
     assert "gsk-very-secret" not in house.server.log
 
 
-async def test_a_choice_counts_although_the_project_says_otherwise(house: ServerHarness) -> None:
+async def test_a_model_chosen_by_the_user_wins_over_the_project_file(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     assert (await workspace.client.agent(workspace.id))["model_cfg"]["provider"] != "builtin"
-    await change(workspace, "model", scope=0, model_type="large", model=MODEL)
+    await change_config(workspace, "model", scope=0, model_type="large", model=MODEL)
     assert (await workspace.client.agent(workspace.id))["model_cfg"] == MODEL
     (await ask(workspace, "POST", "/agent/update")).expect(200)
     assert (await workspace.client.agent(workspace.id))["model_cfg"] == MODEL
-    await change(workspace, "remove", scope=0, key="models.large")
+    await change_config(workspace, "remove", scope=0, key="models.large")
     assert (await workspace.client.agent(workspace.id))["model_cfg"]["provider"] != "builtin"
 
 
-async def test_a_change_that_could_not_be_used_changes_nothing(house: ServerHarness) -> None:
+async def test_an_invalid_change_changes_nothing(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    await change(workspace, "compact", scope=1, enabled=True)
+    await change_config(workspace, "compact", scope=1, enabled=True)
     before = (workspace.data_dir / "bulkhead.json").read_bytes()
     seen = len(workspace.watcher.seen)
     for body in (
@@ -289,7 +293,7 @@ async def test_a_change_that_could_not_be_used_changes_nothing(house: ServerHarn
 async def test_a_change_does_not_reach_a_running_turn(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming()
-    await change(workspace, "model", scope=0, model_type="large", model=MODEL)
+    await change_config(workspace, "model", scope=0, model_type="large", model=MODEL)
     await call.reply(" three")
     assert (await workspace.ended(run))["text"].endswith("three")
     assert (await workspace.last_assistant())["provider"] != "builtin"
@@ -297,7 +301,7 @@ async def test_a_change_does_not_reach_a_running_turn(house: ServerHarness) -> N
     assert (await workspace.ended(run))["text"] == "other"
 
 
-async def test_docker_is_an_entry_of_the_workspace(house: ServerHarness) -> None:
+async def test_docker_mcp_is_enabled_in_the_configuration_of_the_workspace(house: ServerHarness) -> None:
     workspace = await house.workspace()
     (await ask(workspace, "POST", "/mcp/docker/enable")).expect(200)
     assert (await read_config(workspace))["mcp"]["docker"]["type"] == "stdio"
@@ -312,7 +316,7 @@ async def test_a_project_is_offered_its_context_file_once(house: ServerHarness) 
     async def needs() -> bool:
         return bool((await ask(workspace, "GET", "/project/needs-init")).expect(200).json()["needs_init"])
 
-    assert not await needs(), "an empty directory has nothing to tell"
+    assert not await needs(), "an empty directory needs no context file"
     (workspace.path / "main.py").write_text("")
     assert await needs()
     (workspace.path / "Agents.md").write_text("")
@@ -327,7 +331,7 @@ async def test_a_project_is_offered_its_context_file_once(house: ServerHarness) 
 # --- the shell ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_shell_command_is_answered_stored_and_told(house: ServerHarness) -> None:
+async def test_a_shell_command_is_answered_stored_and_announced(house: ServerHarness) -> None:
     workspace = await house.workspace(env=["MINE=yes", "BULKHEAD_X=no", "strange", "=x", "NUL=\0"])
     command = 'echo "$MINE$BULKHEAD_X $FORCE_COLOR $COLUMNS"; pwd; echo wrong >&2; exit 3'
     path = f"/agent/sessions/{workspace.session}/shell"
@@ -343,12 +347,12 @@ async def test_a_shell_command_is_answered_stored_and_told(house: ServerHarness)
     assert len((await ask(workspace, "GET", "/messages/user")).json()) == 1
     long = {"command": f"echo {'x' * 200_000}"}
     assert (await ask(workspace, "POST", path, long)).expect(413).code == "too_large"
-    slow = (await ask(workspace, "POST", path, {"command": "kill -9 $$"})).expect(200).json()
-    assert slow["exit_code"] == 137
+    killed = (await ask(workspace, "POST", path, {"command": "kill -9 $$"})).expect(200).json()
+    assert killed["exit_code"] == 137
     await workspace.works()
 
 
-async def test_a_shell_command_ends_with_its_caller(house: ServerHarness) -> None:
+async def test_a_shell_command_ends_when_its_client_disconnects(house: ServerHarness) -> None:
     workspace = await house.workspace()
     pipe = house.pipe()
     body = json.dumps({"command": f"echo $$ > {pipe.path}; sleep 100"}).encode()
@@ -363,32 +367,32 @@ async def test_a_shell_command_ends_with_its_caller(house: ServerHarness) -> Non
     await workspace.works()
 
 
-# --- who looks ----------------------------------------------------------------------------------------------------
+# --- current sessions and permissions -----------------------------------------------------------------------------
 
 
-async def test_sessions_say_how_many_clients_look_at_them(house: ServerHarness) -> None:
+async def test_sessions_show_how_many_clients_view_them(house: ServerHarness) -> None:
     workspace = await house.workspace()
     second = await house.watch(workspace.id, name="second")
     other = await workspace.client.create_session(workspace.id, "other")
     for client in (workspace.client, second.client):
-        await look(client, workspace, workspace.session)
-    assert await counts(workspace) == {workspace.session: 2, other: 0}
-    await look(second.client, workspace, other)
-    assert await counts(workspace) == {workspace.session: 1, other: 1}
+        await view_session(client, workspace, workspace.session)
+    assert await attached_clients(workspace) == {workspace.session: 2, other: 0}
+    await view_session(second.client, workspace, other)
+    assert await attached_clients(workspace) == {workspace.session: 1, other: 1}
     put = {"id": other, "title": "renamed"}
     answer = (await ask(workspace, "PUT", f"/sessions/{other}", put)).expect(200).json()
     assert (answer["title"], answer["attached_clients"]) == ("renamed", 1)
     await second.close()
 
     async def left() -> bool:
-        return (await counts(workspace))[other] == 0
+        return (await attached_clients(workspace))[other] == 0
 
     await eventually(left, what="the end of the second client")
-    await look(workspace.client, workspace, "")
-    assert await counts(workspace) == {workspace.session: 0, other: 0}
+    await view_session(workspace.client, workspace, "")
+    assert await attached_clients(workspace) == {workspace.session: 0, other: 0}
 
 
-async def test_skipping_permissions_is_seen_where_it_was_set(house: ServerHarness) -> None:
+async def test_skip_permissions_can_be_set_and_read(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     assert (await ask(workspace, "GET", "/permissions/skip")).expect(200).json() == {"skip": True}
     (await ask(workspace, "POST", "/permissions/skip", {"skip": False})).expect(200)
@@ -405,7 +409,7 @@ async def ask(workspace: WorkspaceFixture, method: str, path: str, body: object 
     return await workspace.client.request(method, f"/v1/workspaces/{workspace.id}{path}", body)
 
 
-async def change(workspace: WorkspaceFixture, what: str, **body: object) -> None:
+async def change_config(workspace: WorkspaceFixture, what: str, **body: object) -> None:
     answer = (await ask(workspace, "POST", f"/config/{what}", body)).expect(200)
     assert answer.body == b""
 
@@ -416,12 +420,12 @@ async def read_config(workspace: WorkspaceFixture) -> dict[str, Any]:
     return config
 
 
-async def look(client: Client, workspace: WorkspaceFixture, session: str) -> None:
+async def view_session(client: Client, workspace: WorkspaceFixture, session: str) -> None:
     path = f"/v1/workspaces/{workspace.id}/current-session?client_id={client.client_id}"
     (await client.post(path, {"session_id": session})).expect(200)
 
 
-async def counts(workspace: WorkspaceFixture) -> dict[str, int]:
+async def attached_clients(workspace: WorkspaceFixture) -> dict[str, int]:
     sessions = (await ask(workspace, "GET", "/sessions")).expect(200).json()
     api_shapes.list_of(api_shapes.SESSION)(sessions, "sessions")
     for session in sessions:

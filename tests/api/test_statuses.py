@@ -1,4 +1,4 @@
-"""http-api 2.1 row by row: which condition is answered how, and which of several is looked at first."""
+"""Test the status and code of each error condition, and which check comes first when several fail."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.support.harness.server_harness import ServerHarness
 pytestmark = pytest.mark.house(neighbour=False)
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")
-NOBODY = "00000000-0000-4000-8000-000000000000"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
 HEX = "6ba7b8109dad11d180b400c04fd430c8"
 CANONICAL = str(uuid.UUID(HEX))
 SPELLINGS = (CANONICAL, CANONICAL.upper(), f"urn:uuid:{CANONICAL}", f"{{{CANONICAL}}}", HEX)
@@ -26,7 +26,7 @@ NO_UUIDS = (
 
 
 def refused(answer: Response, status: int, code: str, *hints: str) -> None:
-    """This answer refuses, in the words that every error has, and no others."""
+    """Check that the response is an error with this status and code, and exactly the fields of an error."""
     value = answer.expect(status).json()
     assert set(value) == {"message", "code"}, value
     assert value["code"] == code, value
@@ -35,58 +35,71 @@ def refused(answer: Response, status: int, code: str, *hints: str) -> None:
 
 
 def filled(path: str) -> str:
-    """A path of the table with something for each of its words."""
-    for word, value in (("{id}", NOBODY), ("{client_id}", NOBODY), ("{sid}", "s"), ("{lsp}", "l"), ("{run}", "r")):
-        path = path.replace(word, value)
+    """Return a route's path with a value for each of its parameters."""
+    for parameter, value in (
+        ("{id}", UNKNOWN),
+        ("{client_id}", UNKNOWN),
+        ("{sid}", "s"),
+        ("{lsp}", "l"),
+        ("{run}", "r"),
+    ):
+        path = path.replace(parameter, value)
     assert "{" not in path, path
     return path
 
 
-# --- which paths take which methods -------------------------------------------------------------------------------
+# --- paths and methods --------------------------------------------------------------------------------------------
 
 
-async def test_every_path_names_the_methods_that_it_takes(house: ServerHarness) -> None:
+async def test_a_405_lists_the_allowed_methods_of_the_path(house: ServerHarness) -> None:
     client = house.new_client()
-    takes: dict[str, set[str]] = {}
+    methods_by_path: dict[str, set[str]] = {}
     for route in ROUTES:
-        takes.setdefault(filled(route.path), set()).add(route.method)
-    for path, known in takes.items():
+        methods_by_path.setdefault(filled(route.path), set()).add(route.method)
+    for path, allowed in methods_by_path.items():
         for method in METHODS:
-            if method in known:
+            if method in allowed:
                 continue
             answer = await client.request(method, path)
             refused(answer, 405, "method_not_allowed", f"cannot {method} this")
-            assert set(answer.headers["allow"].split(", ")) == known, (method, path, answer)
+            assert set(answer.headers["allow"].split(", ")) == allowed, (method, path, answer)
 
 
-async def test_what_is_nowhere_is_404_by_every_method(house: ServerHarness) -> None:
+async def test_an_unknown_path_is_404_for_every_method(house: ServerHarness) -> None:
     client = house.new_client()
-    for path in ("/", "/v1", "/v1/health/", "/v2/health", "/v1/workspaces//events", f"/v1/workspaces/{NOBODY}/nothing"):
+    for path in (
+        "/",
+        "/v1",
+        "/v1/health/",
+        "/v2/health",
+        "/v1/workspaces//events",
+        f"/v1/workspaces/{UNKNOWN}/nothing",
+    ):
         for method in METHODS:
             refused(await client.request(method, path), 404, "route_unknown", "/v1/")
 
 
-async def test_head_answers_as_get_without_a_body(house: ServerHarness) -> None:
+async def test_head_answers_like_get_without_a_body(house: ServerHarness) -> None:
     workspace = await house.workspace()
     for path in (
         "/v1/health",
         "/v1/version",
         f"/v1/workspaces/{workspace.id}/sessions",
-        "/v1/workspaces/nobody",
+        "/v1/workspaces/unknown",
         "/v1/no",
     ):
         got = await workspace.client.get(path)
-        status, headers, rest = await say_head(house, path)
+        status, headers, rest = await send_head(house, path)
         assert (status, headers.get("content-length"), rest) == (got.status, got.headers["content-length"], b""), path
     for path in (f"/v1/workspaces/{workspace.id}/events", "/v1/control"):
-        status, headers, rest = await say_head(house, path)
+        status, headers, rest = await send_head(house, path)
         assert (status, rest) == (405, b""), path
         assert headers["allow"] == ("POST" if path.endswith("control") else "GET")
     assert (await house.worker(workspace.id))["clients"] == 1
 
 
-async def say_head(house: ServerHarness, path: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and whatever comes before the connection is closed."""
+async def send_head(house: ServerHarness, path: str) -> tuple[int, dict[str, str], bytes]:
+    """Send a HEAD request; return status, headers and the remaining bytes until the connection closes."""
     reader, writer = await asyncio.open_unix_connection(house.server.socket_path)
     try:
         async with asyncio.timeout(10):
@@ -97,58 +110,58 @@ async def say_head(house: ServerHarness, path: str) -> tuple[int, dict[str, str]
         writer.close()
 
 
-def test_the_stream_is_a_row_of_the_table() -> None:
+def test_the_event_stream_is_a_row_of_the_route_table() -> None:
     assert [route.path for route in ROUTES if route.handler == STREAM] == ["/v1/workspaces/{id}/events"]
 
 
-# --- who calls ----------------------------------------------------------------------------------------------------
+# --- client ids ---------------------------------------------------------------------------------------------------
 
 
 async def test_a_client_id_is_a_uuid_in_any_usual_spelling(house: ServerHarness) -> None:
     workspace = await house.workspace()
     base = f"/v1/workspaces/{workspace.id}"
     for spelling in SPELLINGS:
-        word = quote(spelling, safe="")
-        wish = {"path": str(workspace.path), "client_id": spelling}
-        (await workspace.client.post("/v1/workspaces", wish)).expect(200)
-        view = await workspace.client.post(f"{base}/current-session?client_id={word}", {"session_id": ""})
+        quoted = quote(spelling, safe="")
+        body = {"path": str(workspace.path), "client_id": spelling}
+        (await workspace.client.post("/v1/workspaces", body)).expect(200)
+        view = await workspace.client.post(f"{base}/current-session?client_id={quoted}", {"session_id": ""})
         refused(view, 409, "not_attached")
-        (await workspace.client.request("DELETE", f"{base}?client_id={word}")).expect(200)
-        (await workspace.client.request("DELETE", f"/v1/clients/{word}")).expect(200)
+        (await workspace.client.request("DELETE", f"{base}?client_id={quoted}")).expect(200)
+        (await workspace.client.request("DELETE", f"/v1/clients/{quoted}")).expect(200)
     for spelling in NO_UUIDS:
-        word = quote(spelling, safe="")
-        wish = {"path": str(workspace.path), "client_id": spelling}
-        refused(await workspace.client.post("/v1/workspaces", wish), 400, "bad_input", "client_id")
-        view = await workspace.client.post(f"{base}/current-session?client_id={word}", {"session_id": ""})
+        quoted = quote(spelling, safe="")
+        body = {"path": str(workspace.path), "client_id": spelling}
+        refused(await workspace.client.post("/v1/workspaces", body), 400, "bad_input", "client_id")
+        view = await workspace.client.post(f"{base}/current-session?client_id={quoted}", {"session_id": ""})
         refused(view, 400, "bad_input", "client_id")
-        refused(await workspace.client.request("DELETE", f"{base}?client_id={word}"), 400, "bad_input", "client_id")
-        refused(await workspace.client.get(f"{base}/events?client_id={word}"), 400, "bad_input", "client_id")
+        refused(await workspace.client.request("DELETE", f"{base}?client_id={quoted}"), 400, "bad_input", "client_id")
+        refused(await workspace.client.get(f"{base}/events?client_id={quoted}"), 400, "bad_input", "client_id")
         if spelling:
-            refused(await workspace.client.request("DELETE", f"/v1/clients/{word}"), 400, "bad_input", "client_id")
+            refused(await workspace.client.request("DELETE", f"/v1/clients/{quoted}"), 400, "bad_input", "client_id")
     for method, path in (("DELETE", base), ("POST", f"{base}/current-session")):
         refused(await workspace.client.request(method, path), 400, "bad_input", "client_id")
 
 
-async def test_client_ids_are_compared_as_they_are_written(house: ServerHarness) -> None:
+async def test_client_ids_are_compared_as_written(house: ServerHarness) -> None:
     workspace = await house.workspace()
     (await workspace.client.request("DELETE", f"/v1/clients/{HEX}")).expect(200)
     for spelling in SPELLINGS:
-        wish = {"path": str(workspace.path), "client_id": spelling}
-        answer = await workspace.client.post("/v1/workspaces", wish)
+        body = {"path": str(workspace.path), "client_id": spelling}
+        answer = await workspace.client.post("/v1/workspaces", body)
         if spelling == HEX:
             refused(answer, 409, "client_retired")
         else:
             answer.expect(200)
 
 
-# --- what is looked at first --------------------------------------------------------------------------------------
+# --- order of checks ----------------------------------------------------------------------------------------------
 
 
-async def create(client: Client, wish: object) -> Response:
-    return await client.post("/v1/workspaces", wish)
+async def create(client: Client, body: object) -> Response:
+    return await client.post("/v1/workspaces", body)
 
 
-async def test_create_looks_at_body_path_client_directory_and_then_at_itself(house: ServerHarness) -> None:
+async def test_create_checks_body_path_client_directory_and_then_conflicts(house: ServerHarness) -> None:
     workspace = await house.workspace()
     client, nowhere = house.new_client(), str(house.root / "nowhere")
     refused(await client.post("/v1/workspaces", raw=b'{"path":7}'), 400, "bad_input", "cannot read the body")
@@ -156,37 +169,37 @@ async def test_create_looks_at_body_path_client_directory_and_then_at_itself(hou
     refused(await create(client, {"client_id": "x"}), 400, "bad_input", "`path`")
     refused(await create(client, {"path": nowhere, "client_id": "x"}), 400, "bad_input", "client_id")
     (await client.request("DELETE", f"/v1/clients/{client.client_id}")).expect(200)
-    gone = {"client_id": client.client_id}
-    refused(await create(client, gone | {"path": nowhere}), 400, "bad_input", "there is no such directory")
-    refused(await create(client, gone | {"path": str(workspace.path), "channels": ["a"]}), 409, "client_retired")
-    other = {"path": str(workspace.path), "client_id": NOBODY}
+    retired = {"client_id": client.client_id}
+    refused(await create(client, retired | {"path": nowhere}), 400, "bad_input", "there is no such directory")
+    refused(await create(client, retired | {"path": str(workspace.path), "channels": ["a"]}), 409, "client_retired")
+    other = {"path": str(workspace.path), "client_id": UNKNOWN}
     refused(await create(client, other | {"channels": ["a"]}), 409, "conflict", "other channels")
     (await create(client, other | {"channels": []})).expect(200)
     (await create(client, other | {"channels": None})).expect(200)
 
 
 @pytest.mark.parametrize("value", ["relative/to/nothing", "\0", "/proc/self/environ", "x" * 5000, "/dev/null/below"])
-async def test_a_path_that_is_no_directory_is_refused_and_not_registered(house: ServerHarness, value: str) -> None:
+async def test_a_path_that_is_not_a_directory_is_refused_and_not_registered(house: ServerHarness, value: str) -> None:
     client = house.new_client()
-    refused(await create(client, {"path": value, "client_id": NOBODY}), 400, "bad_input", "cannot use")
+    refused(await create(client, {"path": value, "client_id": UNKNOWN}), 400, "bad_input", "cannot use")
     assert (await client.get("/v1/workspaces")).expect(200).json() == []
 
 
-async def test_data_that_cannot_be_where_it_is_wished_is_refused_and_spoils_nothing(house: ServerHarness) -> None:
+async def test_an_unusable_data_directory_is_refused_and_registers_nothing(house: ServerHarness) -> None:
     client = house.new_client()
     path = house.directory("w", "script")
     (path / "file").touch()
-    for wished in ("\0", "file", "file/below", "x" * 300, "/dev/null/below"):
-        wish = {"path": str(path), "client_id": client.client_id, "data_dir": wished}
-        refused(await create(client, wish), 400, "bad_input", "cannot keep data in")
+    for data_dir in ("\0", "file", "file/below", "x" * 300, "/dev/null/below"):
+        body = {"path": str(path), "client_id": client.client_id, "data_dir": data_dir}
+        refused(await create(client, body), 400, "bad_input", "cannot keep data in")
     assert (await client.get("/v1/workspaces")).expect(200).json() == []
-    made = await client.create(path, data_dir="elsewhere/below")
-    assert made["data_dir"] == str(path / "elsewhere" / "below")
+    created = await client.create(path, data_dir="elsewhere/below")
+    assert created["data_dir"] == str(path / "elsewhere" / "below")
     again = await client.create(path, data_dir="file")
-    assert again["data_dir"] == made["data_dir"], "the first creator's wish counts"
+    assert again["data_dir"] == created["data_dir"], "the first creator decides"
 
 
-async def test_asking_a_workspace_that_failed_leaves_no_story_of_a_bug_in_the_log(house: ServerHarness) -> None:
+async def test_a_request_to_a_failed_workspace_logs_no_traceback(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     (path / ".bulkhead").touch()
     client = house.new_client()
@@ -197,7 +210,7 @@ async def test_asking_a_workspace_that_failed_leaves_no_story_of_a_bug_in_the_lo
     assert "Traceback" not in house.server.log
 
 
-async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyway(house: ServerHarness) -> None:
+async def test_a_stopping_server_answers_503_after_the_other_checks(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     await workspace.streaming()
     client = house.new_client()
@@ -205,44 +218,44 @@ async def test_a_server_on_its_way_out_refuses_with_503_after_what_is_wrong_anyw
     house.failpoints.arm("close.c", workspace=workspace.id)
     house.server.send(signal.SIGTERM)
     hit = await house.failpoints.reached("close.c")
-    gone = {"client_id": client.client_id}
+    retired = {"client_id": client.client_id}
     nowhere = str(house.root / "nowhere")
     refused(await client.post("/v1/workspaces", raw=b"{"), 400, "bad_input")
     refused(await create(client, {"path": ""}), 400, "bad_input", "`path`")
     refused(await create(client, {"path": nowhere, "client_id": "x"}), 400, "bad_input", "client_id")
-    refused(await create(client, gone | {"path": nowhere}), 400, "bad_input", "there is no such directory")
+    refused(await create(client, retired | {"path": nowhere}), 400, "bad_input", "there is no such directory")
     for path in (workspace.path, house.directory("new", "script")):
-        answer = await create(client, gone | {"path": str(path)})
+        answer = await create(client, retired | {"path": str(path)})
         refused(answer, 503, "server_exiting")
         assert int(answer.headers["retry-after"]) >= 1
-    asked = await client.get(f"/v1/workspaces/{workspace.id}/events?client_id={NOBODY}")
-    refused(asked, 503, "server_exiting")  # not 404, which would mean that the workspace is gone
+    stream = await client.get(f"/v1/workspaces/{workspace.id}/events?client_id={UNKNOWN}")
+    refused(stream, 503, "server_exiting")  # not 404, which would mean that the workspace was removed
     hit.release()
     assert await house.server.ended() == 0
 
 
-async def test_current_session_looks_at_client_body_workspace_and_attachment(house: ServerHarness) -> None:
+async def test_current_session_checks_client_body_workspace_and_attachment(house: ServerHarness) -> None:
     workspace = await house.workspace()
     client = house.new_client()
-    unknown, known = "/v1/workspaces/nobody/current-session", f"/v1/workspaces/{workspace.id}/current-session"
-    me = f"?client_id={client.client_id}"
+    unknown, known = "/v1/workspaces/unknown/current-session", f"/v1/workspaces/{workspace.id}/current-session"
+    query = f"?client_id={client.client_id}"
     refused(await client.post(f"{unknown}?client_id=x", raw=b"{"), 400, "bad_input", "client_id")
     for raw in (b"{", b"", b'{"session_id":1}'):
-        refused(await client.post(unknown + me, raw=raw), 400, "bad_input", "cannot read the body")
-    refused(await client.post(unknown + me, {"session_id": "s"}), 404, "workspace_unknown")
-    refused(await client.post(known + me, {"session_id": "s"}), 409, "not_attached", "event stream")
+        refused(await client.post(unknown + query, raw=raw), 400, "bad_input", "cannot read the body")
+    refused(await client.post(unknown + query, {"session_id": "s"}), 404, "workspace_unknown")
+    refused(await client.post(known + query, {"session_id": "s"}), 409, "not_attached", "event stream")
     await house.watch(workspace.id, name="mine", client=client)
     for session in (workspace.session, "some other", ""):
-        (await client.post(known + me, {"session_id": session})).expect(200)
+        (await client.post(known + query, {"session_id": session})).expect(200)
 
 
-async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: ServerHarness) -> None:
+async def test_a_prompt_checks_workspace_agent_prompt_and_session(house: ServerHarness) -> None:
     path = house.directory("broken", "script")
     (path / "bulkhead.json").write_text("{")
     client = house.new_client()
     broken = (await client.create(path))["id"]
     empty = {"session_id": "", "prompt": ""}
-    refused(await client.post("/v1/workspaces/nobody/agent", raw=b"{"), 404, "workspace_unknown")
+    refused(await client.post("/v1/workspaces/unknown/agent", raw=b"{"), 404, "workspace_unknown")
     refused(await client.post(f"/v1/workspaces/{broken}/agent", empty), 400, "agent_not_ready", "bulkhead.json")
     session = await client.create_session(broken)
     target = f"/v1/workspaces/{broken}/agent/sessions/{session}/summarize"
@@ -252,8 +265,8 @@ async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: Serve
     refused(await client.post(agent, empty), 400, "empty_prompt")
     refused(await client.post(agent, {"session_id": "", "prompt": "hi"}), 400, "session_missing")
     refused(await client.post(agent, {"session_id": workspace.session, "prompt": ""}), 400, "empty_prompt")
-    snapshot = {"file_name": "a.png", "mime_type": "image/png", "content": "aGk="}
-    alone = {"session_id": workspace.session, "prompt": "", "attachments": [snapshot]}
+    attachment = {"file_name": "a.png", "mime_type": "image/png", "content": "aGk="}
+    alone = {"session_id": workspace.session, "prompt": "", "attachments": [attachment]}
     refused(await client.post(agent, alone), 400, "empty_prompt", "text attachment")
     refused(await client.post(agent, {"session_id": "nowhere", "prompt": "hi"}), 404, "session_unknown")
     assert house.stored(workspace).runs == []
@@ -263,7 +276,7 @@ async def test_a_prompt_looks_at_workspace_agent_prompt_and_session(house: Serve
 
 
 @pytest.mark.house(limits={"body_max_bytes": 20_000, "header_max_bytes": 4000, "queued_prompts_max": 1})
-async def test_what_is_too_much_is_named(house: ServerHarness) -> None:
+async def test_exceeded_limits_are_named(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     agent = f"/v1/workspaces/{workspace.id}/agent"
     large = json.dumps({"session_id": workspace.session, "prompt": "x" * 30_000}).encode()
@@ -280,7 +293,7 @@ async def test_what_is_too_much_is_named(house: ServerHarness) -> None:
         await workspace.ended(run_id)
 
 
-async def test_an_operation_that_is_not_there_yet_or_any_more_is_404(house: ServerHarness) -> None:
+async def test_an_unknown_or_deleted_resource_is_404(house: ServerHarness) -> None:
     workspace = await house.workspace()
     base = f"/v1/workspaces/{workspace.id}"
     for method, path, code in (

@@ -1,4 +1,4 @@
-"""http-api 4 over the wire: what is on a stream, in which order, and how it ends."""
+"""Test event streams over HTTP: their content and order, reconnecting, and how they end."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ RETRY = range(1000, 2001)
 
 
 class RawStream:
-    """An event stream as bytes, for what the decoder does not show."""
+    """An event stream as bytes, for details that the decoder hides."""
 
     def __init__(self, house: ServerHarness, workspace: str, query: str = "", **headers: str) -> None:
         self._path = house.server.socket_path
@@ -46,7 +46,7 @@ class RawStream:
             return await self.reader.readuntil(end)
 
 
-async def all_of(*watchers: StreamReader, run: str) -> None:
+async def all_ended(*watchers: StreamReader, run: str) -> None:
     for watcher in watchers:
         await watcher.ended(run)
 
@@ -55,8 +55,8 @@ def numbered(watcher: StreamReader) -> list[Seen]:
     return [event for event in watcher.seen if event.number and not event.is_base]
 
 
-async def killed(workspace: WorkspaceFixture) -> None:
-    """The worker dies, and its clients hear that the next one is there."""
+async def kill_worker(workspace: WorkspaceFixture) -> None:
+    """Kill the worker and wait until the watcher sees that the next one is ready."""
     worker = await workspace.worker()
     seen = len(workspace.watcher.seen)
     await worker.kill()
@@ -67,14 +67,14 @@ async def killed(workspace: WorkspaceFixture) -> None:
 
 
 @pytest.mark.house(limits={"heartbeat_interval_s": 0.05, "detach_grace_s": 0.0}, neighbour=False)
-async def test_headers_come_before_there_is_a_worker(house: ServerHarness) -> None:
+async def test_headers_are_sent_before_the_worker_has_started(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await workspace.watcher.close()
 
-    async def asleep() -> bool:
+    async def evicted() -> bool:
         return (await workspace.client.post(f"/v1/workspaces/{workspace.id}/evict")).status == 200
 
-    await eventually(asleep, what="a workspace that sleeps")
+    await eventually(evicted, what="eviction")
     house.failpoints.arm("wake.before_spawn")
     async with RawStream(house, workspace.id) as stream:
         hit = await house.failpoints.reached("wake.before_spawn")
@@ -86,7 +86,7 @@ async def test_headers_come_before_there_is_a_worker(house: ServerHarness) -> No
         assert b"awake" in await stream.until(b'"run_id":"r-1"')
 
 
-async def test_nothing_is_missed_between_the_headers_and_a_prompt(house: ServerHarness) -> None:
+async def test_no_event_is_missed_between_the_headers_and_a_prompt(house: ServerHarness) -> None:
     workspace = await house.workspace()
     for number in range(10):
         async with RawStream(house, workspace.id, **{"Accept-Encoding": "gzip"}) as stream:
@@ -97,17 +97,17 @@ async def test_nothing_is_missed_between_the_headers_and_a_prompt(house: ServerH
             assert b'"type":"created"' in text
 
 
-# --- what is on it ------------------------------------------------------------------------------------------------
+# --- content ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_plain_stream_says_nothing_that_the_reference_client_does_not_know(house: ServerHarness) -> None:
+async def test_a_plain_stream_has_only_what_the_reference_client_knows(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     async with RawStream(house, workspace.id) as stream:
         await workspace.ended(await workspace.prompt("/think hm\n/tokens 20\n/tool ls {}\n/say done"))
         (
             await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/compact", {"scope": 1, "enabled": True})
         ).expect(200)
-        await killed(workspace)
+        await kill_worker(workspace)
         await workspace.client.prompt(workspace.id, workspace.session, "/say last", "r-last")
         text = await stream.until(b'"run_id":"r-last"')
         text += await stream.until(b"\n\n")
@@ -117,23 +117,23 @@ async def test_a_plain_stream_says_nothing_that_the_reference_client_does_not_kn
         assert json.loads(line[6:])["type"] not in ("workspace_state", "reset"), line
 
 
-async def test_two_streams_of_one_client_see_the_same(house: ServerHarness) -> None:
+async def test_two_streams_of_one_client_receive_the_same_events(house: ServerHarness) -> None:
     workspace = await house.workspace()
     second = await house.watch(workspace.id, name="second", client=workspace.client)
     plain = await house.watch(workspace.id, name="plain", client=workspace.client, ids=False)
     runs = [await workspace.prompt(f"/say number {number}") for number in range(5)]
-    await all_of(workspace.watcher, second, plain, run=runs[-1])
-    mine = [event.data for event in numbered(workspace.watcher)]
-    assert mine == [event.data for event in numbered(second)]
-    everything = [event.data for event in plain.seen]
-    assert [data for data in everything if data in set(mine)] == mine
+    await all_ended(workspace.watcher, second, plain, run=runs[-1])
+    expected = [event.data for event in numbered(workspace.watcher)]
+    assert expected == [event.data for event in numbered(second)]
+    plain_data = [event.data for event in plain.seen]
+    assert [data for data in plain_data if data in set(expected)] == expected
 
 
-async def test_ids_grow_and_clients_come_back_at_different_times(house: ServerHarness) -> None:
+async def test_ids_grow_and_retry_delays_differ_between_clients(house: ServerHarness) -> None:
     workspace = await house.workspace()
     watchers = await together(*(house.watch(workspace.id, name=f"w{n}") for n in range(8)))
     run = await workspace.prompt("/tokens 20")
-    await all_of(workspace.watcher, *watchers, run=run)
+    await all_ended(workspace.watcher, *watchers, run=run)
     for watcher in (workspace.watcher, *watchers):
         numbers = [event.number for event in numbered(watcher)]
         assert numbers == sorted(set(numbers))
@@ -142,7 +142,7 @@ async def test_ids_grow_and_clients_come_back_at_different_times(house: ServerHa
     assert len({watcher.retry_ms for watcher in watchers}) > 1
 
 
-async def test_a_last_event_id_alone_asks_for_ids_and_for_all_that_came_after(house: ServerHarness) -> None:
+async def test_a_last_event_id_turns_on_ids_and_replays_all_later_events(house: ServerHarness) -> None:
     workspace = await house.workspace()
     for number in range(3):
         await workspace.ended(await workspace.prompt(f"/say number {number}"))
@@ -151,15 +151,13 @@ async def test_a_last_event_id_alone_asks_for_ids_and_for_all_that_came_after(ho
         assert stream.headers["transfer-encoding"] == "chunked"
         last = numbered(workspace.watcher)[-1]
         text = await stream.until(b"id: %b.%d\n" % (log.encode(), last.number))
-    found = [int(number) for number in re.findall(rb"id: [^.\n]+\.(\d+)\n", text)]
-    assert [number for number in found if number] == [*range(1, last.number + 1)]
+    numbers = [int(number) for number in re.findall(rb"id: [^.\n]+\.(\d+)\n", text)]
+    assert [number for number in numbers if number] == [*range(1, last.number + 1)]
     assert b"retry: " in text
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "otherlog.3", "LOG.999999", "LOG.-1", "LOG.", "."])
-async def test_a_cursor_that_cannot_be_served_is_a_reset_and_the_stream_goes_on(
-    house: ServerHarness, cursor: str
-) -> None:
+async def test_an_unusable_cursor_gives_a_reset_and_the_stream_continues(house: ServerHarness, cursor: str) -> None:
     house.resets_are_fine = True
     workspace = await house.workspace()
     await workspace.ended(await workspace.prompt("/say before"))
@@ -174,7 +172,7 @@ async def test_a_cursor_that_cannot_be_served_is_a_reset_and_the_stream_goes_on(
 # --- order --------------------------------------------------------------------------------------------------------
 
 
-async def test_messages_are_announced_and_calls_come_before_results(house: ServerHarness) -> None:
+async def test_messages_are_created_before_updates_and_calls_come_before_results(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     run = await workspace.prompt("/tokens 30\n/tool ls {}\n/tool ls {}\n/tokens 5")
     await workspace.ended(run)
@@ -196,31 +194,31 @@ async def test_messages_are_announced_and_calls_come_before_results(house: Serve
     assert len(calls) == 2
     shown = [event.payload for event in workspace.watcher.seen if event.kind == "message"]
     for message in await workspace.messages():
-        assert [seen for seen in shown if seen["id"] == message["id"]][-1]["parts"] == message["parts"]
+        assert [payload for payload in shown if payload["id"] == message["id"]][-1]["parts"] == message["parts"]
 
 
-async def test_the_end_is_the_last_word_of_a_run_and_says_what_is_stored(house: ServerHarness) -> None:
+async def test_run_complete_is_the_last_event_of_a_run_and_equals_the_stored_answer(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
-    busy: list[asyncio.Task[dict[str, Any]]] = []
+    lookups: list[asyncio.Task[dict[str, Any]]] = []
     finished: list[int] = []
 
-    def look(event: Seen) -> None:
+    def on_event(event: Seen) -> None:
         if event.kind == "agent_event" and event.payload["type"] == "agent_finished":
             finished.append(len(workspace.watcher.seen))
-            busy.append(asyncio.ensure_future(workspace.client.session(workspace.id, workspace.session)))
+            lookups.append(asyncio.ensure_future(workspace.client.session(workspace.id, workspace.session)))
 
-    workspace.watcher.on_event = look
+    workspace.watcher.on_event = on_event
     run, call = await workspace.streaming()
     await call.reply(" three")
     end = await workspace.ended(run)
     await eventually(lambda: finished, what="agent_finished")
-    for task in busy:
-        assert (await task)["is_busy"] is False, "busy although its agent has finished"
+    for task in lookups:
+        assert (await task)["is_busy"] is False, "busy after agent_finished"
     stored = await workspace.last_assistant()
     assert (stored["id"], end["text"]) == (end["message_id"], "one two three")
     position = [event.kind for event in workspace.watcher.seen].index("run_complete")
-    behind = workspace.watcher.seen[position + 1 :]
-    assert [event for event in behind if event.kind == "message" and event.payload["id"] == stored["id"]] == []
+    later = workspace.watcher.seen[position + 1 :]
+    assert [event for event in later if event.kind == "message" and event.payload["id"] == stored["id"]] == []
     assert sum(event.kind == "run_complete" for event in workspace.watcher.seen) == 1
     tokens = [event for event in workspace.watcher.seen[:position] if event.kind == "session"]
     assert tokens[-1].payload["completion_tokens"] > 0
@@ -229,10 +227,10 @@ async def test_the_end_is_the_last_word_of_a_run_and_says_what_is_stored(house: 
 # --- staying open, and ending -------------------------------------------------------------------------------------
 
 
-async def test_streams_stay_open_when_the_worker_dies_is_restarted_or_its_client_retires(house: ServerHarness) -> None:
+async def test_streams_stay_open_when_the_worker_dies_or_restarts_or_the_client_retires(house: ServerHarness) -> None:
     workspace = await house.workspace()
     plain = await house.watch(workspace.id, name="plain", ids=False)
-    await killed(workspace)
+    await kill_worker(workspace)
     await workspace.works()
     seen = len(workspace.watcher.seen)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
@@ -240,32 +238,34 @@ async def test_streams_stay_open_when_the_worker_dies_is_restarted_or_its_client
     for watcher in (workspace.watcher, plain):
         (await watcher.client.request("DELETE", f"/v1/clients/{watcher.client.client_id}")).expect(200)
     run = await workspace.prompt("/say still here")
-    await all_of(workspace.watcher, plain, run=run)
+    await all_ended(workspace.watcher, plain, run=run)
     assert (await workspace.client.post(f"/v1/workspaces/{workspace.id}/evict")).expect(409).code == "busy"
     assert plain.ends == workspace.watcher.ends == []
 
 
-async def test_streams_end_cleanly_with_their_workspace_and_only_those(house: ServerHarness) -> None:
+async def test_removing_a_workspace_ends_its_streams_cleanly_and_no_others(house: ServerHarness) -> None:
     workspace, other = await house.workspace("w"), await house.workspace("other")
     plain = await house.watch(workspace.id, name="plain", ids=False)
     (await workspace.client.request("DELETE", f"/v1/workspaces/{workspace.id}/registration")).expect(200)
     for watcher in (workspace.watcher, plain):
         assert await watcher.over() == "clean"
     assert workspace.watcher.retry_ms in RETRY
-    asked = await workspace.client.get(f"/v1/workspaces/{workspace.id}/events?client_id={workspace.client.client_id}")
-    assert asked.expect(404).code == "workspace_unknown"
+    reopened = await workspace.client.get(
+        f"/v1/workspaces/{workspace.id}/events?client_id={workspace.client.client_id}"
+    )
+    assert reopened.expect(404).code == "workspace_unknown"
     await other.works()
     assert other.watcher.ends == []
-    again = await workspace.client.create(workspace.path)  # what the client does after a 404
-    assert again["id"] != workspace.id
-    del house.client_log.workspaces[workspace.id]  # its file belongs to the new one now
-    workspace.id = again["id"]
+    created = await workspace.client.create(workspace.path)  # as the client does after a 404
+    assert created["id"] != workspace.id
+    del house.client_log.workspaces[workspace.id]  # its database belongs to the new workspace now
+    workspace.id = created["id"]
     assert (await workspace.client.session(workspace.id, workspace.session))["id"] == workspace.session
     await workspace.works_unwatched()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_streams_end_cleanly_with_their_server(house: ServerHarness, number: signal.Signals) -> None:
+async def test_stopping_the_server_ends_streams_cleanly(house: ServerHarness, number: signal.Signals) -> None:
     workspace = await house.workspace(model="openai")
     house.open_runs_are_fine = number == signal.SIGHUP
     plain = await house.watch(workspace.id, name="plain", ids=False)
@@ -275,23 +275,23 @@ async def test_streams_end_cleanly_with_their_server(house: ServerHarness, numbe
         assert await watcher.over() == "clean"
     assert workspace.watcher.retry_ms in RETRY
     assert await house.server.ended() == 0
-    if number == signal.SIGHUP:  # the worker goes on, and the next server finds it
+    if number == signal.SIGHUP:  # the worker continues, and the next server adopts it
         await house.server.restart()
         await call.reply(" three")
         workspace.watcher = await house.watch(workspace.id, name="after", client=workspace.client)
-        await eventually(lambda: is_over(workspace, run), timeout_s=10, what="the end of the run")
+        await eventually(lambda: has_ended(workspace, run), timeout_s=10, what="the end of the run")
         assert (await workspace.run(run))["outcome"] == "completed"
 
 
-async def is_over(workspace: WorkspaceFixture, run: str) -> bool:
+async def has_ended(workspace: WorkspaceFixture, run: str) -> bool:
     return (await workspace.run(run))["state"] == "ended"
 
 
-async def test_a_killed_server_is_a_clean_end_for_a_plain_stream(house: ServerHarness) -> None:
+async def test_killing_the_server_is_a_clean_end_for_a_plain_stream(house: ServerHarness) -> None:
     workspace = await house.workspace()
     plain = await house.watch(workspace.id, name="plain", ids=False)
     await house.server.kill9()
-    assert await plain.over() == "clean"  # the reference client would wait for ever after anything else
+    assert await plain.over() == "clean"  # after any other end the reference client would wait for ever
     assert await workspace.watcher.over() == "cut"
     await house.server.restart()
     await workspace.works_unwatched()
@@ -311,7 +311,7 @@ async def test_quiet_streams_get_empty_lines_and_nothing_else(house: ServerHarne
 
 
 @pytest.mark.house(limits={"stream_write_deadline_s": 0.5}, neighbour=False)
-async def test_C01_a_client_that_reads_nothing_is_closed_and_the_others_go_on(house: ServerHarness) -> None:
+async def test_C01_a_client_that_reads_nothing_is_closed_and_the_others_continue(house: ServerHarness) -> None:
     workspace = await house.workspace()
     slow = RawStream(house, workspace.id)
     async with slow:

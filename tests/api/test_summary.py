@@ -1,4 +1,4 @@
-"""Summarise over the wire: an accepted run that its caller waits for, and what the conversation is afterwards."""
+"""Test summaries over HTTP: the call waits for its run, and the conversation continues from the summary."""
 
 import asyncio
 import signal
@@ -12,10 +12,10 @@ from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 pytestmark = pytest.mark.house(neighbour=False)
 
 
-async def told(house: ServerHarness) -> WorkspaceFixture:
-    """A room in which something was said."""
+async def workspace_with_messages(house: ServerHarness) -> WorkspaceFixture:
+    """Open a workspace whose session has one prompt and one answer."""
     workspace = await house.workspace(model="openai")
-    house.client_log.asked(workspace.id, workspace.session, "")  # a summary's run has an id that no client chose
+    house.client_log.asked(workspace.id, workspace.session, "")  # the server chooses the run id of a summary
     run = await workspace.prompt("remember the word apple")
     await (await house.provider.next_call()).reply("noted")
     await workspace.ended(run)
@@ -30,9 +30,9 @@ def summarize(workspace: WorkspaceFixture) -> "asyncio.Task[Response]":
     return asyncio.get_running_loop().create_task(workspace.client.post(path(workspace)))
 
 
-async def test_a_summary_becomes_the_beginning_of_the_conversation(house: ServerHarness) -> None:
-    workspace = await told(house)
-    asked = summarize(workspace)
+async def test_a_summary_replaces_the_earlier_conversation(house: ServerHarness) -> None:
+    workspace = await workspace_with_messages(house)
+    request = summarize(workspace)
     call = await house.provider.next_call()
     assert "remember the word apple" in str(call.body["messages"])
     await call.tokens("the word ")
@@ -42,7 +42,7 @@ async def test_a_summary_becomes_the_beginning_of_the_conversation(house: Server
     assert (await workspace.client.post(path(workspace))).expect(409).code == "busy"
     queued = await workspace.prompt("which word?")
     await call.reply("is apple")
-    assert (await asked).expect(200).body == b""
+    assert (await request).expect(200).body == b""
     next_call = await house.provider.next_call()
     assert "the word is apple" in str(next_call.body["messages"])
     assert "remember the word" not in str(next_call.body["messages"])
@@ -56,7 +56,7 @@ async def test_a_summary_becomes_the_beginning_of_the_conversation(house: Server
     assert updates[0]["completion_tokens"] > 0
 
 
-async def test_nothing_to_summarise(house: ServerHarness) -> None:
+async def test_summarising_an_empty_session_does_nothing(house: ServerHarness) -> None:
     workspace = await house.workspace()
     (await workspace.client.post(path(workspace))).expect(200)
     assert await workspace.messages() == []
@@ -71,23 +71,23 @@ async def test_a_busy_session_is_not_summarised(house: ServerHarness) -> None:
     await workspace.ended(run)
 
 
-async def test_a_cancel_leaves_no_trace(house: ServerHarness) -> None:
-    workspace = await told(house)
+async def test_a_cancelled_summary_leaves_no_trace(house: ServerHarness) -> None:
+    workspace = await workspace_with_messages(house)
     before = await workspace.messages()
-    asked = summarize(workspace)
+    request = summarize(workspace)
     call = await house.provider.next_call()
     await call.tokens("half a")
     await workspace.watcher.text(workspace.session, "half a")
     (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
-    (await asked).expect(200)
+    (await request).expect(200)
     assert await workspace.messages() == before
     session = await workspace.client.session(workspace.id, workspace.session)
     assert (session["summary_message_id"], session["message_count"]) == ("", 2)
     await workspace.watcher.wait(lambda e: e.kind == "message" and e.change == "deleted", what="the deleted row")
 
 
-async def test_a_caller_that_leaves_cancels_it(house: ServerHarness) -> None:
-    workspace = await told(house)
+async def test_a_summary_is_cancelled_when_its_client_disconnects(house: ServerHarness) -> None:
+    workspace = await workspace_with_messages(house)
     before = await workspace.messages()
     _, writer = await asyncio.open_unix_connection(house.server.socket_path)
     writer.write(head("POST", path(workspace), {"Content-Length": "0"}))
@@ -105,11 +105,11 @@ async def test_a_caller_that_leaves_cancels_it(house: ServerHarness) -> None:
     await workspace.works()
 
 
-async def test_a_failure_is_told_and_stored(house: ServerHarness) -> None:
-    workspace = await told(house)
-    asked = summarize(workspace)
+async def test_a_failed_summary_is_reported_and_stored(house: ServerHarness) -> None:
+    workspace = await workspace_with_messages(house)
+    request = summarize(workspace)
     await (await house.provider.next_call()).refuse(400)
-    refused = (await asked).expect(502)
+    refused = (await request).expect(502)
     assert refused.code == "provider_failed"
     last = await workspace.last_assistant()
     assert (finish_of(last) or {})["reason"] == "error"
@@ -119,22 +119,22 @@ async def test_a_failure_is_told_and_stored(house: ServerHarness) -> None:
     await workspace.works()
 
 
-async def test_a_worker_that_dies_takes_the_half_summary_with_it(house: ServerHarness) -> None:
-    workspace = await told(house)
-    asked = summarize(workspace)
+async def test_a_partial_summary_is_removed_when_the_worker_dies(house: ServerHarness) -> None:
+    workspace = await workspace_with_messages(house)
+    request = summarize(workspace)
     call = await house.provider.next_call()
     await call.tokens("half a")
     await workspace.watcher.text(workspace.session, "half a")
     (await workspace.worker()).send(signal.SIGKILL)
-    assert (await asked).expect(503).code == "worker_lost"
+    assert (await request).expect(503).code == "worker_lost"
     assert [texts(message) for message in await workspace.messages()] == ["remember the word apple", "noted"]
     runs = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/runs")).expect(200).json()
     assert [run["outcome"] for run in runs] == ["interrupted", "completed"]
     await workspace.works()
 
 
-async def test_a_summary_that_had_not_begun_is_done_by_the_next_worker(house: ServerHarness) -> None:
-    workspace = await told(house)
+async def test_a_summary_that_had_not_started_is_made_by_the_next_worker(house: ServerHarness) -> None:
+    workspace = await workspace_with_messages(house)
     house.failpoints.arm("run.before_start", "kill", workspace=workspace.id)
     assert (await summarize(workspace)).expect(503).code == "worker_lost"
     await (await house.provider.next_call()).reply("the word is apple")

@@ -1,4 +1,4 @@
-"""http-api 4.5: the terminal program comes back, whatever became of its stream or its workspace."""
+"""Test that the terminal client recovers after its stream, its server or its workspace is gone."""
 
 import asyncio
 import signal
@@ -26,8 +26,8 @@ RELOAD = [
 ]
 
 
-async def restarted(house: ServerHarness, *clients: Tui, number: signal.Signals = signal.SIGHUP) -> None:
-    """Another server takes over; by TCP it has another port, which a real one would not."""
+async def restart_server(house: ServerHarness, *clients: Tui, number: signal.Signals = signal.SIGHUP) -> None:
+    """Replace the server; give TCP clients its new port, which a real server would keep."""
     house.server.send(number)
     assert await house.server.ended() == (-number if number == signal.SIGKILL else 0)
     await house.server.restart()
@@ -38,7 +38,7 @@ async def restarted(house: ServerHarness, *clients: Tui, number: signal.Signals 
 
 @BOTH
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
-async def test_a_new_server_is_found_and_everything_read_again(
+async def test_the_client_finds_a_new_server_and_reloads_everything(
     house: ServerHarness, way: str, number: signal.Signals
 ) -> None:
     path = house.directory("w", "script")
@@ -46,7 +46,7 @@ async def test_a_new_server_is_found_and_everything_read_again(
         await answered(tui, "/say before")
         before = tui.workspace["id"], tui.session["id"], tui.messages
         calls = len(crush.calls)
-        await restarted(house, tui, number=number)
+        await restart_server(house, tui, number=number)
         await tui.until(lambda: tui.reloads > 0, what="reading everything again", timeout_s=20)
         assert (tui.workspace["id"], tui.session["id"], tui.messages) == before
         assert tui.recoveries == 0
@@ -59,19 +59,19 @@ async def test_a_new_server_is_found_and_everything_read_again(
 
 
 @BOTH
-async def test_a_run_goes_on_while_the_server_is_changed(house: ServerHarness, way: str) -> None:
+async def test_a_run_continues_while_the_server_is_replaced(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "openai")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await tui.ask("tell me a story")
         calls = [await house.provider.next_call() for _ in range(2)]
-        title, story = sorted(calls, key=lambda call: call.body.get("tools") is not None)
+        title, answer = sorted(calls, key=lambda call: call.body.get("tools") is not None)
         await title.reply("A story")
-        await story.tokens("once ")
+        await answer.tokens("once ")
         await tui.wait(lambda e: e.kind == "message" and "once" in str(e.payload["parts"]), what="the first token")
-        await restarted(house, tui)
+        await restart_server(house, tui)
         await tui.until(lambda: tui.reloads > 0, what="reading everything again", timeout_s=20)
         assert "once " in str(tui.messages[-1]["parts"])
-        await story.reply("upon a time")
+        await answer.reply("upon a time")
         assert (await tui.wait(is_end, what="the end")).payload["text"] == "once upon a time"
         await tui.settled()
         await tui.load()
@@ -79,11 +79,11 @@ async def test_a_run_goes_on_while_the_server_is_changed(house: ServerHarness, w
 
 
 @BOTH
-async def test_a_workspace_that_is_gone_is_made_again(house: ServerHarness, way: str) -> None:
+async def test_the_client_creates_a_removed_workspace_again(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     env = ["PATH=/usr/bin:/bin", "MINE=kept"]
-    wish = {"yolo": True, "debug": True, "channels": ["c"]}
-    async with client_of(house, way) as crush, Tui(crush, path, env=env, **wish) as tui:
+    options = {"yolo": True, "debug": True, "channels": ["c"]}
+    async with client_of(house, way) as crush, Tui(crush, path, env=env, **options) as tui:
         await answered(tui, "/say before")
         first, session = dict(tui.workspace), tui.session["id"]
         calls = len(crush.calls)
@@ -92,27 +92,27 @@ async def test_a_workspace_that_is_gone_is_made_again(house: ServerHarness, way:
         await tui.until(lambda: tui.reloads > 0, what="reading everything again", timeout_s=20)
         assert tui.recoveries == 1
         assert tui.workspace["id"] != first["id"]
-        kept = ("path", "data_dir", "yolo", "debug", "channels", "env", "config")
-        assert {key: tui.workspace[key] for key in kept} == {key: first[key] for key in kept}
+        keys = ("path", "data_dir", "yolo", "debug", "channels", "env", "config")
+        assert {key: tui.workspace[key] for key in keys} == {key: first[key] for key in keys}
         recovery = [
             f"GET {W}/events?client_id=ID 404",
             "POST /v1/workspaces 200",
             f"POST {W}/agent/init 200",
             f"GET {W}/events?client_id=ID 200",
         ]
-        again = trace(crush)[calls:]
-        at = again.index(recovery[0])
-        assert again[at : at + len(recovery)] == recovery
-        assert tui.session["id"] == session  # its files stayed
+        lines = trace(crush)[calls:]
+        start = lines.index(recovery[0])
+        assert lines[start : start + len(recovery)] == recovery
+        assert tui.session["id"] == session  # the database stayed
         assert (await answered(tui, "/say after"))["text"] == "after"
         assert "kept" in (await tui.shell("echo $MINE"))["output"]
-        gone = await crush.call("GET", f"/v1/workspaces/{first['id']}/agent")
-        assert gone.status == 404  # shown as `workspace was reset`
-    house.client_log.workspaces.pop(first["id"])  # one file, two ids: it is judged under the second
+        old = await crush.call("GET", f"/v1/workspaces/{first['id']}/agent")
+        assert old.status == 404  # the client shows `workspace was reset`
+    house.client_log.workspaces.pop(first["id"])  # one database, two ids: checked under the second
 
 
 @BOTH
-async def test_a_worker_that_dies_ends_no_stream(house: ServerHarness, way: str) -> None:
+async def test_the_death_of_a_worker_ends_no_stream(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await answered(tui, "/say before")
@@ -123,27 +123,32 @@ async def test_a_worker_that_dies_ends_no_stream(house: ServerHarness, way: str)
 
 
 @BOTH
-async def test_two_terminals_come_back_to_one_workspace(house: ServerHarness, way: str) -> None:
+async def test_two_terminals_reconnect_to_the_same_new_workspace(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with (
-        client_of(house, way) as one,
-        client_of(house, "unix") as two,
-        Tui(one, path) as near,
-        Tui(two, path) as far,
+        client_of(house, way) as first_crush,
+        client_of(house, "unix") as second_crush,
+        Tui(first_crush, path) as first_tui,
+        Tui(second_crush, path) as second_tui,
     ):
-        await answered(near, "/say before")
+        await answered(first_tui, "/say before")
         operator = house.new_client()
-        first = near.workspace["id"]
-        far.session = dict(near.session)
-        (await operator.request("DELETE", f"/v1/workspaces/{first}/registration")).expect(200)
+        old_id = first_tui.workspace["id"]
+        second_tui.session = dict(first_tui.session)
+        (await operator.request("DELETE", f"/v1/workspaces/{old_id}/registration")).expect(200)
         await asyncio.gather(
-            *(tui.until(lambda tui=tui: tui.reloads > 0, what="coming back", timeout_s=20) for tui in (near, far))  # type: ignore[misc]
+            *(
+                tui.until(lambda tui=tui: tui.reloads > 0, what="coming back", timeout_s=20)  # type: ignore[misc]
+                for tui in (first_tui, second_tui)
+            )
         )
-        assert near.workspace["id"] == far.workspace["id"] != first
-        assert near.recoveries + far.recoveries >= 1
-        skip = len(far.seen)
-        assert (await answered(near, "/say after"))["text"] == "after"
-        assert (await far.wait(is_end, what="the end, here too", skip=skip)).payload["text"] == "after"
-        await far.load()
-        assert far.messages == near.messages
-    house.client_log.workspaces.pop(first)
+        assert first_tui.workspace["id"] == second_tui.workspace["id"] != old_id
+        assert first_tui.recoveries + second_tui.recoveries >= 1
+        skip = len(second_tui.seen)
+        assert (await answered(first_tui, "/say after"))["text"] == "after"
+        assert (await second_tui.wait(is_end, what="the end on the other terminal", skip=skip)).payload[
+            "text"
+        ] == "after"
+        await second_tui.load()
+        assert second_tui.messages == first_tui.messages
+    house.client_log.workspaces.pop(old_id)

@@ -1,4 +1,4 @@
-"""http-api 7.2: the terminal program from its start to the first answer, and what else its user does."""
+"""Test the calls of the terminal client, from its start to the first answer and for other actions of its user."""
 
 import base64
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_trace_run import BOTH, PROXIED, client_of, start_of, trace
+from tests.api.test_trace_run import BOTH, PROXIED, client_of, startup_calls, trace
 from tests.support.checks.event_order import check_order
 from tests.support.checks.history import Seen
 from tests.support.clients.crush_tui import Tui
@@ -15,14 +15,14 @@ from tests.support.harness.server_harness import ServerHarness
 pytestmark = pytest.mark.house(tcp=True, neighbour=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
 
 W = "/v1/workspaces/ID"
-FIRST = [
+OPEN_CALLS = [
     "POST /v1/workspaces 200",
     f"POST {W}/agent/init 200",
     f"GET {W}/permissions/skip 200",
     *[f"GET {W}/agent 200"] * 2,
     f"GET {W}/project/needs-init 200",
 ]
-BURST = [
+LOAD_CALLS = [
     *[f"GET {W}/agent 200"] * 3,
     *(f"GET {W}/{what} 200" for what in ("events?client_id=ID", "lsps", "mcp/pending-auth", "mcp/states")),
     *(f"GET {W}/{what} 200" for what in ("messages/user", "permissions/skip", "skills")),
@@ -33,20 +33,20 @@ def is_end(event: Seen) -> bool:
     return event.kind == "run_complete"
 
 
-def finished(event: Seen) -> bool:
+def is_finished(event: Seen) -> bool:
     return event.kind == "agent_event" and event.payload["type"] == "agent_finished"
 
 
 async def answered(tui: Tui, prompt: str, permission: str = "") -> dict[str, Any]:
-    """A prompt and its whole turn, with this answer to what it asks."""
+    """Send a prompt, give `permission` as the answer to its request, and wait for the whole turn; return its end."""
     skip = len(tui.seen)
     await tui.ask(prompt)
     if permission:
-        asked = await tui.wait(lambda e: e.kind == "permission_request", what="a request", skip=skip)
-        sent = {"permission": asked.payload, "action": permission}
-        assert await tui.crush.ok("POST", f"{tui.base}/permissions/grant", sent) == {"resolved": True}
+        request = await tui.wait(lambda e: e.kind == "permission_request", what="a request", skip=skip)
+        grant = {"permission": request.payload, "action": permission}
+        assert await tui.crush.ok("POST", f"{tui.base}/permissions/grant", grant) == {"resolved": True}
     end = await tui.wait(is_end, what="end of the run", skip=skip)
-    await tui.wait(finished, what="agent_finished", skip=skip)
+    await tui.wait(is_finished, what="agent_finished", skip=skip)
     await tui.settled()
     await tui.load()
     return end.payload
@@ -59,13 +59,13 @@ async def test_from_the_start_to_the_first_answer(house: ServerHarness, way: str
     async with client_of(house, way) as crush:
         async with Tui(crush, path, yolo=True) as tui:
             calls = trace(crush)
-            before = len(start_of(way)) + len(FIRST)
-            assert calls[:before] == [*start_of(way), *FIRST]
-            assert sorted(calls[before:]) == sorted(BURST)
+            before = len(startup_calls(way)) + len(OPEN_CALLS)
+            assert calls[:before] == [*startup_calls(way), *OPEN_CALLS]
+            assert sorted(calls[before:]) == sorted(LOAD_CALLS)
             await tui.ask("/say hello", [image])
             end = await tui.wait(is_end, what="the end")
             assert end.payload["text"] == "hello"
-            await tui.wait(finished, what="agent_finished")
+            await tui.wait(is_finished, what="agent_finished")
             await tui.settled()
             assert tui.busy_at_finish == [False]
             await tui.load()
@@ -78,7 +78,7 @@ async def test_from_the_start_to_the_first_answer(house: ServerHarness, way: str
             check_order(tui.seen)
         assert trace(crush)[-1] == "DELETE /v1/clients/ID 200"
         assert {call.status for call in crush.calls} <= {200, 202, 409}
-        assert crush.connections < len(crush.calls) / 3  # they are used again
+        assert crush.connections < len(crush.calls) / 3  # connections are reused
 
 
 @BOTH
@@ -95,7 +95,7 @@ async def test_the_stream_shows_a_turn_with_tools_in_order(house: ServerHarness,
         assert {"message", "session", "file", "run_complete", "agent_event", "permission_notification"} >= kinds
         sessions = [event.payload for event in tui.seen if event.kind == "session" and event.change == "updated"]
         assert sessions[-1]["prompt_tokens"] == tui.session["prompt_tokens"]
-        assert crush.asked("POST", "/lsps/start")  # the file was written, so its server may be wanted
+        assert crush.asked("POST", "/lsps/start")  # a written file may need its language server
         assert [message["role"] for message in tui.messages] == ["user", "assistant", "tool", "tool", "assistant"]
         assert tui.busy_at_finish == [False]
 
@@ -119,26 +119,26 @@ async def test_a_denied_tool_ends_the_turn_without_an_error(house: ServerHarness
 
 
 @BOTH
-async def test_cancel_and_clear(house: ServerHarness, way: str) -> None:
+async def test_cancel_and_clear_queue(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "openai")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await tui.ask("tell me a story")
         call = await house.provider.next_call()
-        other = await house.provider.next_call()  # one of the two is for the title
-        title, story = (call, other) if "story" not in call.prompt or call.body.get("tools") is None else (other, call)
+        other = await house.provider.next_call()  # one of the two calls is for the title
+        title, answer = (call, other) if "story" not in call.prompt or call.body.get("tools") is None else (other, call)
         await title.reply("A story")
-        await story.tokens("once")
+        await answer.tokens("once")
         await tui.ask("and one more")
         assert await tui.queued() == ["and one more"]
         await tui.clear()
         assert await tui.queued() == []
         await tui.cancel()
-        dropped = await tui.wait(is_end, what="the end of the waiting one")
-        assert (dropped.payload["message_id"], dropped.payload["cancelled"]) == ("", True)
-        end = await tui.wait(lambda e: is_end(e) and e.payload["message_id"] != "", what="the end of the running one")
+        queued_end = await tui.wait(is_end, what="the end of the queued run")
+        assert (queued_end.payload["message_id"], queued_end.payload["cancelled"]) == ("", True)
+        end = await tui.wait(lambda e: is_end(e) and e.payload["message_id"] != "", what="the end of the active run")
         assert end.payload["cancelled"] is True
         await tui.settled()
-        await tui.cancel()  # idle: nothing
+        await tui.cancel()  # idle: no effect
         await tui.load()
         reasons = [part["data"]["reason"] for part in tui.messages[-1]["parts"] if part["type"] == "finish"]
         assert reasons == ["canceled"]
@@ -147,15 +147,15 @@ async def test_cancel_and_clear(house: ServerHarness, way: str) -> None:
 
 
 @BOTH
-async def test_sessions_are_renamed_deleted_and_begun(house: ServerHarness, way: str) -> None:
+async def test_sessions_are_renamed_deleted_and_started(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with client_of(house, way) as crush, Tui(crush, path) as tui:
         await answered(tui, "/say one")
         before = dict(tui.session)
         renamed = await tui.rename("Another <name>")
         assert renamed["title"] == "Another <name>"
-        kept = ("id", "cost", "prompt_tokens", "completion_tokens", "message_count", "created_at", "todos")
-        assert {key: renamed.get(key) for key in kept} == {key: before.get(key) for key in kept}
+        keys = ("id", "cost", "prompt_tokens", "completion_tokens", "message_count", "created_at", "todos")
+        assert {key: renamed.get(key) for key in keys} == {key: before.get(key) for key in keys}
         await tui.wait(
             lambda e: e.kind == "session" and e.change == "updated" and e.payload["title"] == "Another <name>",
             what="the new title",
@@ -196,9 +196,9 @@ async def test_shell_and_files(house: ServerHarness, way: str) -> None:
     (path / "a.txt").write_text("one\n")
     async with client_of(house, way) as crush, Tui(crush, path, env=["PATH=/usr/bin:/bin", "MINE=x y"]) as tui:
         await answered(tui, "/say hello")
-        told = await tui.shell('echo "<$MINE>"; echo oops >&2; exit 3')
-        assert told["exit_code"] == 3
-        assert told["output"].split() == ["<x", "y>", "oops"]
+        result = await tui.shell('echo "<$MINE>"; echo oops >&2; exit 3')
+        assert result["exit_code"] == 3
+        assert result["output"].split() == ["<x", "y>", "oops"]
         shown = await tui.wait(
             lambda e: e.kind == "message" and e.payload["parts"] and e.payload["parts"][0]["type"] == "shell_command",
             what="the command",
@@ -215,10 +215,10 @@ async def test_shell_and_files(house: ServerHarness, way: str) -> None:
 async def test_a_change_of_the_configuration_reaches_both_terminals(house: ServerHarness, way: str) -> None:
     path = house.directory("w", "script")
     async with (
-        client_of(house, way) as one,
-        client_of(house, "unix") as two,
-        Tui(one, path) as tui,
-        Tui(two, path) as far,
+        client_of(house, way) as crush,
+        client_of(house, "unix") as other_crush,
+        Tui(crush, path) as tui,
+        Tui(other_crush, path) as other,
     ):
         changes = (
             ("set", {"scope": 0, "key": "options.notifications", "value": "bell"}),
@@ -227,16 +227,19 @@ async def test_a_change_of_the_configuration_reaches_both_terminals(house: Serve
             ("remove", {"scope": 0, "key": "options.notifications"}),
         )
         for route, body in changes:
-            skip = len(tui.seen), len(far.seen)
+            skip = len(tui.seen), len(other.seen)
             changed = await tui.configure(route, body)
-            for each, seen in zip((tui, far), skip, strict=True):
-                await each.wait(lambda e: e.kind == "config_changed", what=f"config_changed of {route}", skip=seen)
-                await each.settled()
-            assert far.workspace["config"] == changed["config"]
-            assert far.workspace["id"] == changed["id"]
+            for terminal, count in zip((tui, other), skip, strict=True):
+                await terminal.wait(lambda e: e.kind == "config_changed", what=f"config_changed of {route}", skip=count)
+                await terminal.settled()
+            assert other.workspace["config"] == changed["config"]
+            assert other.workspace["id"] == changed["id"]
         assert changed["config"]["options"]["tui"]["compact_mode"] is True
         assert "notifications" not in changed["config"]["options"]
-        counts = len(one.calls), len(two.calls)
+        counts = len(crush.calls), len(other_crush.calls)
         await tui.settled()
-        await far.settled()
-        assert counts == (len(one.calls), len(two.calls))  # reading raises no event that makes anybody read again
+        await other.settled()
+        assert counts == (
+            len(crush.calls),
+            len(other_crush.calls),
+        )  # reading causes no event that would cause more reading

@@ -1,4 +1,4 @@
-"""A restart of the supervisor is invisible to runs: workers stay, are found, and streams go on by id (P7, S09)."""
+"""Test that a supervisor restart does not affect runs: workers stay and are adopted, streams resume by id (P7, S09)."""
 
 import signal
 
@@ -16,7 +16,7 @@ async def test_S09_a_restart_leaves_the_workers_and_their_runs(house: ServerHarn
     assert await house.server.ended() == 0
     assert workspace.watcher.ends in ([], ["clean"])
     assert worker.is_alive
-    await call.tokens("meanwhile ")  # nobody listens; the worker stores it
+    await call.tokens("meanwhile ")  # no client is connected; the worker stores it
     await house.server.restart()
     await call.reply("after")
     end = await workspace.ended(run)
@@ -26,7 +26,7 @@ async def test_S09_a_restart_leaves_the_workers_and_their_runs(house: ServerHarn
     assert (await house.worker(workspace.id))["restarts"] == 0
 
 
-async def test_a_run_that_ends_while_nobody_is_there_is_told_later(house: ServerHarness) -> None:
+async def test_the_end_of_a_run_without_a_supervisor_is_reported_after_the_restart(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("before ")
     workspace.watcher.resumes = True

@@ -1,4 +1,4 @@
-"""Clients come, look, leave and come back; work goes on without them."""
+"""Test clients that connect, watch, leave and return while runs continue without them."""
 
 import asyncio
 import json
@@ -13,10 +13,10 @@ from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness
 
 
-async def opened(
+async def open_stream(
     house: ServerHarness, target: str
 ) -> tuple[int, dict[str, str], asyncio.StreamReader, asyncio.StreamWriter]:
-    """A raw event stream: status and headers as they came, before any event."""
+    """Open a raw event stream; return its status and headers, which arrive before any event, and the connection."""
     reader, writer = await asyncio.open_unix_connection(house.server.socket_path)
     writer.write(head("GET", target, {}))
     async with asyncio.timeout(5):
@@ -26,41 +26,43 @@ async def opened(
 
 async def test_headers_come_before_any_event(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    status, headers, _, writer = await opened(house, f"/v1/workspaces/{workspace.id}/events?client_id={uuid.uuid4()}")
+    status, headers, _, writer = await open_stream(
+        house, f"/v1/workspaces/{workspace.id}/events?client_id={uuid.uuid4()}"
+    )
     assert status == 200
     assert headers["content-type"] == "text/event-stream"
-    assert headers["connection"] == "close"  # a killed server is a clean end for the Crush client
+    assert headers["connection"] == "close"  # the Crush client must see a clean end when the server is killed
     writer.close()
 
 
-async def test_stream_refuses_in_the_right_order(house: ServerHarness) -> None:
+async def test_a_bad_client_id_is_refused_before_an_unknown_workspace(house: ServerHarness) -> None:
     client = house.new_client()
-    assert (await client.get("/v1/workspaces/nobody/events?client_id=x")).expect(400).code == "bad_input"
-    assert (await client.get(f"/v1/workspaces/nobody/events?client_id={uuid.uuid4()}")).expect(404).code == (
+    assert (await client.get("/v1/workspaces/unknown/events?client_id=x")).expect(400).code == "bad_input"
+    assert (await client.get(f"/v1/workspaces/unknown/events?client_id={uuid.uuid4()}")).expect(404).code == (
         "workspace_unknown"
     )
 
 
-async def test_stream_without_a_client_id_is_fine(house: ServerHarness) -> None:
+async def test_a_stream_needs_no_client_id(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    status, _, _, writer = await opened(house, f"/v1/workspaces/{workspace.id}/events")
+    status, _, _, writer = await open_stream(house, f"/v1/workspaces/{workspace.id}/events")
     assert status == 200
     await eventually(
-        lambda: _clients(house, workspace.id, 2), timeout_s=5, what="two clients", state=lambda: house.server.log
+        lambda: _has_clients(house, workspace.id, 2), timeout_s=5, what="two clients", state=lambda: house.server.log
     )
     writer.close()
     await eventually(
-        lambda: _clients(house, workspace.id, 1), timeout_s=5, what="one client", state=lambda: house.server.log
+        lambda: _has_clients(house, workspace.id, 1), timeout_s=5, what="one client", state=lambda: house.server.log
     )
 
 
-async def _clients(house: ServerHarness, workspace: str, count: int) -> bool:
+async def _has_clients(house: ServerHarness, workspace: str, count: int) -> bool:
     return (await house.worker(workspace))["clients"] == count
 
 
 async def test_plain_stream_has_only_data_lines(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    _, _, reader, writer = await opened(house, f"/v1/workspaces/{workspace.id}/events?client_id={uuid.uuid4()}")
+    _, _, reader, writer = await open_stream(house, f"/v1/workspaces/{workspace.id}/events?client_id={uuid.uuid4()}")
     run_id = await workspace.prompt("/tokens 5")
     await workspace.ended(run_id)
     lines = []
@@ -75,7 +77,7 @@ async def test_plain_stream_has_only_data_lines(house: ServerHarness) -> None:
     writer.close()
 
 
-async def test_C07_run_goes_on_when_its_client_leaves(house: ServerHarness) -> None:
+async def test_C07_a_run_continues_when_its_client_leaves(house: ServerHarness) -> None:
     workspace = await house.workspace()
     leaving = house.new_client()
     run_id = str(uuid.uuid4())
@@ -86,20 +88,20 @@ async def test_C07_run_goes_on_when_its_client_leaves(house: ServerHarness) -> N
     assert end["text"].endswith("t40")
 
 
-async def test_last_client_leaving_ends_no_run(house: ServerHarness) -> None:
+async def test_a_run_continues_when_the_last_client_leaves(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run_id = await workspace.prompt("/tokens 60 100")
     await workspace.watcher.text(workspace.session, "t3")
     (await workspace.client.request("DELETE", f"/v1/clients/{workspace.client.client_id}")).expect(200)
     await workspace.watcher.close()
-    async with await _again(house, workspace.id) as watcher:
-        found = await eventually(lambda: workspace.run(run_id), timeout_s=5, what="run", state=lambda: house.server.log)
-        if found["state"] != "ended":
+    async with await _new_reader(house, workspace.id) as watcher:
+        row = await eventually(lambda: workspace.run(run_id), timeout_s=5, what="run", state=lambda: house.server.log)
+        if row["state"] != "ended":
             await watcher.ended(run_id)
         assert (await workspace.run(run_id))["outcome"] == "completed"
 
 
-async def _again(house: ServerHarness, workspace: str):  # type: ignore[no-untyped-def]
+async def _new_reader(house: ServerHarness, workspace: str):  # type: ignore[no-untyped-def]
     from tests.support.clients.stream_reader import StreamReader
 
     return StreamReader(house.new_client(), workspace, name="again")
@@ -110,20 +112,20 @@ async def test_release_keeps_the_registration(house: ServerHarness) -> None:
     target = f"/v1/workspaces/{workspace.id}?client_id={workspace.client.client_id}"
     (await workspace.client.request("DELETE", target)).expect(200)
     (await workspace.client.request("DELETE", target)).expect(200)
-    (await workspace.client.request("DELETE", f"/v1/workspaces/nobody?client_id={uuid.uuid4()}")).expect(200)
-    (await workspace.client.request("DELETE", "/v1/workspaces/nobody?client_id=x")).expect(400)
+    (await workspace.client.request("DELETE", f"/v1/workspaces/unknown?client_id={uuid.uuid4()}")).expect(200)
+    (await workspace.client.request("DELETE", "/v1/workspaces/unknown?client_id=x")).expect(400)
     assert (await workspace.client.create(workspace.path))["id"] == workspace.id
 
 
-async def test_retired_client_cannot_create_but_may_look(house: ServerHarness) -> None:
+async def test_a_retired_client_cannot_create_a_workspace_but_may_open_a_stream(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    stranger = f"/v1/clients/{uuid.uuid4()}"
-    (await workspace.client.request("DELETE", stranger)).expect(200)
+    unknown_client = f"/v1/clients/{uuid.uuid4()}"
+    (await workspace.client.request("DELETE", unknown_client)).expect(200)
     (await workspace.client.request("DELETE", f"/v1/clients/{workspace.client.client_id}")).expect(200)
     (await workspace.client.request("DELETE", f"/v1/clients/{workspace.client.client_id}")).expect(200)
-    wish = {"path": str(workspace.path), "client_id": workspace.client.client_id}
-    assert (await workspace.client.post("/v1/workspaces", wish)).expect(409).code == "client_retired"
-    status, _, _, writer = await opened(
+    body = {"path": str(workspace.path), "client_id": workspace.client.client_id}
+    assert (await workspace.client.post("/v1/workspaces", body)).expect(409).code == "client_retired"
+    status, _, _, writer = await open_stream(
         house, f"/v1/workspaces/{workspace.id}/events?client_id={workspace.client.client_id}"
     )
     assert status == 200
@@ -136,8 +138,8 @@ async def test_current_session_needs_a_stream(house: ServerHarness) -> None:
     (await workspace.client.post(f"{target}{workspace.client.client_id}", {"session_id": workspace.session})).expect(
         200
     )
-    nobody = await workspace.client.post(f"{target}{uuid.uuid4()}", {"session_id": workspace.session})
-    assert nobody.expect(409).code == "not_attached"
+    refused = await workspace.client.post(f"{target}{uuid.uuid4()}", {"session_id": workspace.session})
+    assert refused.expect(409).code == "not_attached"
     (await workspace.client.post(f"{target}x", {"session_id": ""})).expect(400)
 
 
@@ -145,16 +147,16 @@ async def test_two_spellings_of_one_directory_are_one_workspace(house: ServerHar
     workspace = await house.workspace()
     link = house.root / "link"
     link.symlink_to(workspace.path)
-    made = await asyncio.gather(*(house.new_client().create(link) for _ in range(5)))
-    assert {created["id"] for created in made} == {workspace.id}
-    assert {created["path"] for created in made} == {str(workspace.path)}
+    workspaces = await asyncio.gather(*(house.new_client().create(link) for _ in range(5)))
+    assert {each["id"] for each in workspaces} == {workspace.id}
+    assert {each["path"] for each in workspaces} == {str(workspace.path)}
 
 
 @pytest.mark.house(neighbour=False)
 async def test_many_creates_of_one_new_directory_make_one_workspace(house: ServerHarness) -> None:
     path = house.directory("fresh", "script")
-    made = await asyncio.gather(*(house.new_client().create(path) for _ in range(8)))
-    assert len({workspace["id"] for workspace in made}) == 1
+    workspaces = await asyncio.gather(*(house.new_client().create(path) for _ in range(8)))
+    assert len({workspace["id"] for workspace in workspaces}) == 1
     assert len((await house.new_client().get("/v1/workers")).json()) == 1
 
 
@@ -162,7 +164,7 @@ async def test_P11_evicted_workspace_wakes_with_its_id_and_history(house: Server
     workspace = await house.workspace()
     await workspace.ended(await workspace.prompt("/say hello"))
     before = await workspace.messages()
-    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/evict")).expect(409)  # somebody looks
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/evict")).expect(409)  # a client has a stream
     await workspace.watcher.close()
     (await workspace.client.request("DELETE", f"/v1/clients/{workspace.client.client_id}")).expect(200)
 
@@ -177,21 +179,21 @@ async def test_P11_evicted_workspace_wakes_with_its_id_and_history(house: Server
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.3, "heartbeat_interval_s": 0.05, "detach_grace_s": 0.0}, neighbour=False)
-async def test_idle_worker_goes_to_sleep_and_a_busy_one_does_not(house: ServerHarness) -> None:
+async def test_a_worker_is_evicted_only_after_its_run_has_ended(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run_id = await workspace.prompt("/tokens 100 100")
     await workspace.watcher.close()
     await eventually(
-        lambda: _state(house, workspace.id, "asleep"), timeout_s=10, what="sleep", state=lambda: house.server.log
+        lambda: _is_in_state(house, workspace.id, "asleep"), timeout_s=10, what="sleep", state=lambda: house.server.log
     )
     assert (await workspace.run(run_id))["outcome"] == "completed"
 
 
-async def _state(house: ServerHarness, workspace: str, state: str) -> bool:
+async def _is_in_state(house: ServerHarness, workspace: str, state: str) -> bool:
     return (await house.worker(workspace))["state"] == state
 
 
-async def test_H05_workspace_whose_directory_is_gone(house: ServerHarness) -> None:
+async def test_H05_a_missing_directory_is_reported_as_workspace_moved(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await workspace.watcher.close()
     (await workspace.client.request("DELETE", f"/v1/clients/{workspace.client.client_id}")).expect(200)
@@ -230,7 +232,7 @@ async def test_streams_end_cleanly_with_the_server(house: ServerHarness) -> None
 
 
 @pytest.mark.house(arguments=("--idle-exit", "0.5"), neighbour=False, limits={"detach_grace_s": 0.0})
-async def test_private_server_leaves_when_nobody_needs_it(house: ServerHarness) -> None:
+async def test_an_unused_private_server_exits(house: ServerHarness) -> None:
     client = house.new_client()
     workspace = await house.workspace()
     (await client.post("/v1/control", {"command": "shutdown_if_idle"})).expect(409)
@@ -241,7 +243,7 @@ async def test_private_server_leaves_when_nobody_needs_it(house: ServerHarness) 
 
 
 @pytest.mark.house(neighbour=False)
-async def test_managed_server_is_not_taken_down_by_a_client(house: ServerHarness) -> None:
+async def test_a_client_cannot_shut_down_a_managed_server(house: ServerHarness) -> None:
     client = house.new_client()
     for command in ("shutdown", "shutdown_if_idle"):
         assert (await client.post("/v1/control", {"command": command})).expect(409).code == "not_idle"

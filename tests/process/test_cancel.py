@@ -1,10 +1,10 @@
-"""A cancel ends what was accepted before it, and nobody's request turns into an error because of it."""
+"""Test that a cancel ends all prompts accepted before it, and causes no error for any client."""
 
 from tests.support.clients.http_client import finish_of, texts
 from tests.support.harness.server_harness import ServerHarness
 
 
-async def test_another_clients_cancel_gives_nobody_an_error(house: ServerHarness) -> None:
+async def test_a_cancel_by_another_client_is_not_an_error_for_any_client(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     other = house.new_client()
     watcher = await house.watch(workspace.id, name="other", client=other)
@@ -22,7 +22,7 @@ async def test_another_clients_cancel_gives_nobody_an_error(house: ServerHarness
     await workspace.works()
 
 
-async def test_a_cancel_right_after_the_202_finds_the_prompt(house: ServerHarness) -> None:
+async def test_a_cancel_right_after_the_202_cancels_the_prompt(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     house.failpoints.arm("run.before_start", workspace=workspace.id)
     run = await workspace.prompt("never mind")
@@ -34,7 +34,7 @@ async def test_a_cancel_right_after_the_202_finds_the_prompt(house: ServerHarnes
     user, answer = await workspace.messages()
     assert texts(user) == "never mind"
     assert (finish_of(answer) or {})["reason"] == "canceled"
-    assert house.provider.exchanges == [], "the model was asked although the prompt was cancelled before it began"
+    assert house.provider.exchanges == [], "the model was called although the prompt was cancelled before its run began"
     await workspace.works()
 
 
@@ -45,7 +45,7 @@ async def test_a_cancel_of_an_idle_session_does_nothing_to_the_next_prompt(house
     await workspace.works()
 
 
-async def test_a_cancel_takes_the_queue_with_it(house: ServerHarness) -> None:
+async def test_a_cancel_also_cancels_the_queued_prompts(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     first, call = await workspace.streaming()
     second, third = await workspace.prompt("two"), await workspace.prompt("three")
@@ -72,14 +72,14 @@ async def test_clearing_the_queue_leaves_the_active_run_alone(house: ServerHarne
     assert (await workspace.ended(first))["text"] == "one two three"
 
 
-async def test_a_cancel_inside_a_tool_answers_its_call(house: ServerHarness) -> None:
+async def test_a_cancel_during_a_tool_call_ends_the_tool_and_stores_a_result(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     pipe = house.pipe()
     run, [child] = await workspace.tool_running(f"echo $$ > {pipe.path}; sleep 1000", pipe)
     (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
     end = await workspace.ended(run)
     assert end["cancelled"] is True
-    assert not child.is_alive, "the child of the tool outlives `cancelled`"
+    assert not child.is_alive, "the child of the tool outlives its cancelled run"
     roles = [message["role"] for message in await workspace.messages()]
-    assert roles[:3] == ["user", "assistant", "tool"]  # judged: every call has one result
+    assert roles[:3] == ["user", "assistant", "tool"]  # the harness checks that every call has one result
     await workspace.works()

@@ -1,4 +1,4 @@
-"""The command line against the real server: what it prints, how it ends, and what it does to runs."""
+"""Test the command line against a real server: its output, its exit codes and its effects on runs."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ def tokens(count: int) -> str:
     return " ".join(f"t{number}" for number in range(1, count + 1))
 
 
-async def test_run_prints_the_answer_as_it_comes(house: ServerHarness) -> None:
+async def test_run_prints_the_answer_while_it_is_streamed(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     running = await Command.start(house.server, "run", "/tokens 60 30", cwd=path)
     await running.printed("t1 t2")
@@ -33,7 +33,7 @@ async def test_run_ends_with_1_when_the_run_fails(house: ServerHarness) -> None:
     assert "400" in failed.err
 
 
-async def test_run_shows_tools_and_thoughts_beside_the_answer(house: ServerHarness) -> None:
+async def test_run_shows_tools_and_thoughts_on_standard_error(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     (path / "found.txt").write_text("here")
     done = (await command(house.server, "run", "/think hm\n/tool ls {}\n/say found", cwd=path)).expect(0)
@@ -44,7 +44,7 @@ async def test_run_shows_tools_and_thoughts_beside_the_answer(house: ServerHarne
     assert "found.txt" in done.err
 
 
-async def test_ctrl_c_cancels_this_run_and_only_this(house: ServerHarness) -> None:
+async def test_ctrl_c_cancels_only_the_run_of_its_command(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
     other = await Command.start(house.server, "run", "/tokens 60 20", cwd=path)
@@ -59,23 +59,23 @@ async def test_ctrl_c_cancels_this_run_and_only_this(house: ServerHarness) -> No
     assert sorted(run["outcome"] for run in runs) == ["cancelled", "completed"]
 
 
-async def test_a_second_ctrl_c_leaves_at_once(house: ServerHarness) -> None:
+async def test_a_second_ctrl_c_exits_at_once(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     workspace = (await house.new_client().create(path))["id"]
     running = await Command.start(house.server, "run", "/tokens 1000 20", cwd=path)
     await running.printed("t3")
     house.failpoints.arm("flush.mid", workspace=workspace)
     running.interrupt()
-    hit = await house.failpoints.reached("flush.mid")  # the cancel has come, and the run cannot end
+    hit = await house.failpoints.reached("flush.mid")  # the cancel has arrived, and the run cannot end yet
     running.interrupt()
     (await running.finished()).expect(130)
     hit.release()
     await eventually(lambda: _no_open_run(house, path), what="the run has ended")
-    await enter_into_diary(house, workspace)
+    await log_prompts(house, workspace)
 
 
-async def enter_into_diary(house: ServerHarness, workspace: str) -> None:
-    """The prompts of a command are nobody's in the house's diary; from here on they are judged like the others."""
+async def log_prompts(house: ServerHarness, workspace: str) -> None:
+    """Enter the prompts of a command into the client log, so that the harness checks them like all others."""
     for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
         house.client_log.asked(workspace, run["session_id"], run["id"])
         house.client_log.accepted(workspace, run["session_id"], run["id"])
@@ -96,10 +96,10 @@ async def test_run_reports_a_worker_that_died(house: ServerHarness) -> None:
     assert lost.out.startswith("t1 t2 t3")
     assert "signal 9" in lost.err
     assert "nterrupted" in lost.err
-    await enter_into_diary(house, workspace)
+    await log_prompts(house, workspace)
 
 
-async def test_run_outlives_its_supervisor(house: ServerHarness) -> None:
+async def test_run_survives_a_supervisor_restart(house: ServerHarness) -> None:
     house.neighbour.may_reconnect = True
     path = house.directory("w", "script")
     running = await Command.start(house.server, "run", "/tokens 100 20", cwd=path)
@@ -109,7 +109,7 @@ async def test_run_outlives_its_supervisor(house: ServerHarness) -> None:
     assert (await running.finished()).expect(0).out == tokens(100) + "\n"
 
 
-async def test_run_goes_on_in_a_session(house: ServerHarness) -> None:
+async def test_run_continues_a_session(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     first = (await command(house.server, "run", "--json", "/say one", cwd=path)).expect(0).lines()
     assert first[0]["type"] == "run_accepted"
@@ -117,10 +117,10 @@ async def test_run_goes_on_in_a_session(house: ServerHarness) -> None:
     session = first[0]["payload"]["payload"]["session_id"]
     assert {line["type"] for line in first} >= {"message", "session", "run_complete"}
     assert (await command(house.server, "run", "--continue", "/say two", cwd=path)).expect(0).out == "two\n"
-    words = ("run", "--session", session, "/say three")
-    assert (await command(house.server, *words, cwd=path)).expect(0).out == "three\n"
-    told = (await command(house.server, "messages", session, "--json", cwd=path)).expect(0).lines()
-    assert [message["role"] for message in told] == ["user", "assistant"] * 3
+    arguments = ("run", "--session", session, "/say three")
+    assert (await command(house.server, *arguments, cwd=path)).expect(0).out == "three\n"
+    messages = (await command(house.server, "messages", session, "--json", cwd=path)).expect(0).lines()
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 3
     [only] = (await command(house.server, "sessions", "--json", cwd=path)).expect(0).lines()
     assert only["id"] == session
     missing = (await command(house.server, "run", "--session", "nope", "hello", cwd=path)).expect(1)
@@ -136,7 +136,7 @@ async def test_run_in_a_busy_session_prints_its_own_answer_only(house: ServerHar
     assert (await running.finished()).expect(0).out == tokens(40) + "\n"
 
 
-async def test_run_takes_its_prompt_from_a_pipe(house: ServerHarness) -> None:
+async def test_run_reads_its_prompt_from_a_pipe(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     assert (await command(house.server, "run", cwd=path, given=b"/say piped\n")).expect(0).out == "piped\n"
     both = await command(house.server, "run", "/say first", "-", cwd=path, given=b"/say second\n")
@@ -156,7 +156,7 @@ async def test_yolo_lasts_as_long_as_its_run(house: ServerHarness) -> None:
     assert "✗ write" in again.err
 
 
-async def test_a_reader_that_leaves_makes_no_noise(house: ServerHarness) -> None:
+async def test_a_closed_output_pipe_causes_no_traceback(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     process = await asyncio.create_subprocess_shell(
         f"{sys.executable} -P -m supervisor.cli.main run '/tokens 60 30' | head -c 5",
@@ -176,8 +176,8 @@ async def test_a_reader_that_leaves_makes_no_noise(house: ServerHarness) -> None
 
 async def test_ps_cancel_restart_and_attach(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    watching = await Command.start(house.server, "attach", cwd=workspace.path)
-    await watching.printed("workspace ready")
+    attached = await Command.start(house.server, "attach", cwd=workspace.path)
+    await attached.printed("workspace ready")
     nothing = (await command(house.server, "cancel", cwd=workspace.path)).expect(1)
     assert "nothing to cancel" in nothing.err
 
@@ -193,16 +193,16 @@ async def test_ps_cancel_restart_and_attach(house: ServerHarness) -> None:
     before = await house.worker_pid(workspace.id)
     assert "ready" in (await command(house.server, "restart", "--workspace", workspace.id[:8])).expect(0).err
     assert await house.worker_pid(workspace.id) != before
-    await watching.printed("cancelled")
-    await watching.printed("workspace closing")
-    watching.interrupt()
-    told = (await watching.finished()).expect(130).out
-    assert "user: /tokens 1000 20" in told
+    await attached.printed("cancelled")
+    await attached.printed("workspace closing")
+    attached.interrupt()
+    attach_output = (await attached.finished()).expect(130).out
+    assert "user: /tokens 1000 20" in attach_output
     workers = (await command(house.server, "ps", "--json")).expect(0).lines()
     assert next(worker for worker in workers if worker["id"] == workspace.id)["uss_bytes"] > 0
 
 
-async def test_cancel_wants_to_know_which(house: ServerHarness) -> None:
+async def test_cancel_needs_a_run_id_when_there_are_several_runs(house: ServerHarness) -> None:
     workspace = await house.workspace()
     runs = [await workspace.prompt("/tokens 1000 20"), await workspace.prompt("/tokens 1000 20")]
     unclear = (await command(house.server, "cancel", cwd=workspace.path)).expect(1)
@@ -214,7 +214,7 @@ async def test_cancel_wants_to_know_which(house: ServerHarness) -> None:
 
 
 @pytest.mark.house(start=False)
-async def test_errors_say_what_to_do(house: ServerHarness) -> None:
+async def test_errors_explain_the_problem_and_the_remedy(house: ServerHarness) -> None:
     refused = (await command(house.server, "ps")).expect(1)
     assert "no server at unix://" in refused.err
     assert "bulkhead serve" in refused.err
@@ -228,21 +228,21 @@ async def test_errors_say_what_to_do(house: ServerHarness) -> None:
     assert "nothing to stop" in (await command(house.server, "stop")).expect(0).err
 
 
-async def test_a_directory_that_is_no_workspace_is_not_made_one(house: ServerHarness) -> None:
+async def test_sessions_does_not_create_a_workspace(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     unknown = (await command(house.server, "sessions", cwd=path)).expect(1)
     assert "is not a workspace yet" in unknown.err
     assert not (path / ".bulkhead").exists()
 
 
-async def test_stop_ends_the_server_in_order(house: ServerHarness) -> None:
+async def test_stop_shuts_the_server_down_cleanly(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await workspace.prompt("/tokens 1000 20")
     await workspace.watcher.text(workspace.session, "t1")
     house.neighbour.was_ended = True
-    said = (await command(house.server, "stop")).expect(0).err
-    assert f"pid {house.server.pid}" in said
-    assert "stopped after" in said
+    output = (await command(house.server, "stop")).expect(0).err
+    assert f"pid {house.server.pid}" in output
+    assert "stopped after" in output
     assert await house.server.ended() == 0
     assert {row.id: row.outcome for row in house.stored(workspace).runs}[run] == "cancelled"
     assert "nothing to stop" in (await command(house.server, "stop")).expect(0).err
@@ -261,16 +261,16 @@ async def test_run_starts_a_server_when_there_is_none(house: ServerHarness) -> N
     (await command(house.server, "stop")).expect(0)
 
 
-async def test_doctor_looks_at_this_host(house: ServerHarness) -> None:
-    found = (await command(house.server, "doctor", "--json")).expect(0).lines()
-    by_name = {line["what"]: line for line in found}
+async def test_doctor_checks_this_host(house: ServerHarness) -> None:
+    lines = (await command(house.server, "doctor", "--json")).expect(0).lines()
+    by_name = {line["what"]: line for line in lines}
     assert by_name["server"]["status"] == "ok"
     assert by_name["packages"]["status"] == "ok"
     assert {"kernel", "pidfd", "landlock", "cgroup v2", "sqlite", "open files", "model"} <= set(by_name)
-    assert all(line["meaning"] for line in found)
+    assert all(line["meaning"] for line in lines)
 
 
-async def test_the_demo_proves_what_it_says(tmp_path: Path) -> None:
+async def test_the_demo_succeeds_and_leaves_no_process(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "supervisor.cli.main", "demo"),
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
@@ -284,15 +284,15 @@ async def test_the_demo_proves_what_it_says(tmp_path: Path) -> None:
     assert "kill -9" in text
     assert text.count("✓") == 5
     assert "\x1b[" not in text
-    assert [pid for pid in _named("bulkhead-demo-") if pid != os.getpid()] == []
+    assert [pid for pid in _processes_with("bulkhead-demo-") if pid != os.getpid()] == []
 
 
-def _named(text: str) -> list[int]:
-    found = []
+def _processes_with(text: str) -> list[int]:
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if text.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
+                pids.append(int(path.parent.name))
         except OSError:
             continue
-    return found
+    return pids

@@ -1,4 +1,4 @@
-"""`bulkhead config` as a person runs it, without a server."""
+"""Test `bulkhead config`, which needs no server."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SECRET = "sk-0123456789abcdef"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A directory below the root of a worktree, with files in several places."""
+    """Return a directory below the root of a worktree, with configuration files in several places."""
     write(tmp_path / "home/.config/bulkhead/bulkhead.json", {"permissions": {"allowed_tools": ["ls"]}})
     write(tmp_path / "repo/crush.json", {"permissions": {"allowed_tools": ["view"]}, "options": {"debug": False}})
     path = tmp_path / "repo" / "sub"
@@ -31,10 +31,10 @@ def write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1))
 
 
-def config(cwd: Path, *words: str, **env: str) -> Finished:
+def config(cwd: Path, *arguments: str, **env: str) -> Finished:
     home = next(path / "home" for path in cwd.parents if (path / "home").exists())
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "supervisor.cli.main", "config", *words],
+        [sys.executable, "-P", "-m", "supervisor.cli.main", "config", *arguments],
         cwd=cwd,
         env={"HOME": str(home), "PATH": os.environ["PATH"], "NO_COLOR": "1", "BULKHEAD_LOCAL_MODEL": "0", **env},
         stdin=subprocess.DEVNULL,
@@ -46,7 +46,7 @@ def config(cwd: Path, *words: str, **env: str) -> Finished:
 
 
 def rows(done: Finished) -> dict[str, list[str]]:
-    """The table as key -> the other columns."""
+    """Return the printed table as key -> the other columns."""
     return {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if len(line.split()) == 3}
 
 
@@ -60,12 +60,12 @@ def test_every_value_is_shown_with_its_origin(project: Path) -> None:
     assert f"data directory  {project}/.bulkhead\n" in done.out
     assert "large model     builtin/script" in done.out
     assert "scripted model answers" in done.err
-    assert not (project / ".bulkhead").exists(), "looking leaves nothing behind"
+    assert not (project / ".bulkhead").exists(), "the command created the data directory"
 
 
-def test_one_key_or_one_section(project: Path) -> None:
-    (_, found) = rows(config(project, "options.data_directory").expect(0)).values()
-    assert found == [f'"{project}/.bulkhead"', "default"], "one value is shown whole"
+def test_one_key_or_one_section_can_be_shown(project: Path) -> None:
+    (_, columns) = rows(config(project, "options.data_directory").expect(0)).values()
+    assert columns == [f'"{project}/.bulkhead"', "default"], "a single value is not shortened"
     lists = rows(config(project, "permissions.allowed_tools").expect(0))
     assert list(lists) == ["KEY", "permissions.allowed_tools[0]", "permissions.allowed_tools[1]"]
     assert {key.partition(".")[0] for key in rows(config(project, "tools").expect(0))} == {"KEY", "tools"}
@@ -73,20 +73,20 @@ def test_one_key_or_one_section(project: Path) -> None:
     assert "did you mean options.debug?" in wrong.err
 
 
-def test_json_is_one_object_a_line(project: Path) -> None:
+def test_json_output_has_one_object_per_line(project: Path) -> None:
     (only,) = config(project, "options.debug", "--json").expect(0).lines()
     assert only == {"key": "options.debug", "value": True, "file": str(project / ".bulkhead.json"), "line": 3}
     keys = [line["key"] for line in config(project, "--json").expect(0).lines()]
     assert len(keys) == len(set(keys)) > 20
 
 
-def test_all_files_are_shown_in_their_order(project: Path) -> None:
+def test_sources_are_listed_in_reading_order_with_their_status(project: Path) -> None:
     (project / "bulkhead.json").write_text("")
     (project / "crushrc").write_text("provider add x\n")
     done = config(project, "--sources", "--json").expect(0)
     files = {line["path"]: line["status"] for line in done.lines()}
-    own = [path for path in files if path.startswith(str(project.parent))]
-    assert [Path(path).relative_to(project.parent).as_posix() for path in own] == [
+    paths = [path for path in files if path.startswith(str(project.parent))]
+    assert [Path(path).relative_to(project.parent).as_posix() for path in paths] == [
         *("crush.json", ".crush.json", "bulkhead.json", ".bulkhead.json"),
         *("sub/crush.json", "sub/.crush.json", "sub/bulkhead.json", "sub/.bulkhead.json", "sub/crushrc"),
         *("sub/.bulkhead/crush.json", "sub/.bulkhead/bulkhead.json"),
@@ -124,7 +124,7 @@ def test_all_mistakes_are_listed(project: Path) -> None:
     assert rows(done)["options.progress"] == ["1", "bulkhead.json:2"]
 
 
-def test_a_file_that_is_not_json_is_named_and_the_others_are_shown(project: Path) -> None:
+def test_a_file_with_invalid_json_is_named_and_the_others_are_shown(project: Path) -> None:
     (project / "bulkhead.json").write_text('{"options": {\n"progress" true}}')
     done = config(project, "--sources").expect(1)
     assert f"cannot read {project}/bulkhead.json: line 2, column 12" in done.err
@@ -132,18 +132,18 @@ def test_a_file_that_is_not_json_is_named_and_the_others_are_shown(project: Path
     assert rows(done)["options.debug"] == ["true", ".bulkhead.json:3"]
 
 
-def test_another_directory_and_one_that_is_not_there(project: Path) -> None:
+def test_another_directory_can_be_shown_and_must_exist(project: Path) -> None:
     shown = rows(config(project.parent, "--workspace", "sub", "options.debug").expect(0))
     assert shown["options.debug"] == ["true", ".bulkhead.json:3"]
     assert "no such directory" in config(project, "-C", "nowhere").expect(1).err
 
 
-def test_a_template_that_fails_is_a_mistake_as_well(project: Path) -> None:
+def test_a_template_that_fails_is_reported(project: Path) -> None:
     write(project / "bulkhead.json", {"env": {"A": "$(exit 4)"}})
     assert "line 3: env.A: cannot expand '$(exit 4)': the command ended with status 4" in config(project).expect(1).err
 
 
-def test_colours_are_for_terminals(project: Path) -> None:
+def test_colours_are_used_only_on_terminals(project: Path) -> None:
     assert "\x1b[" not in config(project, "--sources").expect(0).out
     coloured: dict[str, Any] = {"NO_COLOR": "", "FORCE_COLOR": "1"}
     assert "\x1b[32mused\x1b[0m" in config(project, "--sources", **coloured).expect(0).out

@@ -1,4 +1,4 @@
-"""`bulkhead run --permissions`: who is asked at a terminal, and what happens where there is none."""
+"""Test `bulkhead run --permissions`: questions at a terminal, and denials without one."""
 
 import asyncio
 import fcntl
@@ -19,7 +19,7 @@ from tests.support.permission_requests import bash
 
 
 class Terminal:
-    """A command whose standard error, and controlling terminal, is one that the test types into."""
+    """A command whose standard error and controlling terminal is a pseudo-terminal that the test types into."""
 
     def __init__(self, process: asyncio.subprocess.Process, master: int) -> None:
         self._process = process
@@ -40,7 +40,7 @@ class Terminal:
         self._changed.set()
 
     async def answer(self, question: str, answer: str) -> None:
-        """Wait until `question` is asked, then type an answer."""
+        """Wait until `question` is printed, then type an answer."""
         async with asyncio.timeout(COMMAND_S):
             while question not in self.err[self._typed :]:
                 self._changed.clear()
@@ -55,10 +55,10 @@ class Terminal:
 
 
 @asynccontextmanager
-async def at_a_terminal(house: ServerHarness, *words: str, cwd: Path) -> AsyncIterator[Terminal]:
+async def at_a_terminal(house: ServerHarness, *arguments: str, cwd: Path) -> AsyncIterator[Terminal]:
     master, slave = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "supervisor.cli.main", "run", *words),
+        *(sys.executable, "-P", "-m", "supervisor.cli.main", "run", *arguments),
         cwd=str(cwd),
         env={**house.server.environment, "NO_COLOR": "1"},
         stdin=asyncio.subprocess.DEVNULL,
@@ -82,7 +82,7 @@ async def at_a_terminal(house: ServerHarness, *words: str, cwd: Path) -> AsyncIt
 QUESTION = "[y]es, [n]o, [a]lways"
 
 
-async def test_a_person_is_asked_at_the_terminal(house: ServerHarness) -> None:
+async def test_a_permission_is_asked_for_at_the_terminal(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     prompt = f"{bash('touch one.txt')}\n/say and\n{bash('touch two.txt')}\n{bash('touch three.txt')}\n/say done"
     async with at_a_terminal(house, prompt, cwd=path) as terminal:
@@ -94,14 +94,14 @@ async def test_a_person_is_asked_at_the_terminal(house: ServerHarness) -> None:
         done = (await terminal.finished()).expect(0)
     assert done.out.endswith("done\n")
     assert [(path / f"{name}.txt").exists() for name in ("one", "two", "three")] == [True] * 3
-    assert done.err.count("bash asks to execute") == 2, "always was not for ever"
+    assert done.err.count("bash asks to execute") == 2, "the answer `always` was not remembered"
 
 
-async def test_a_person_sees_what_would_change(house: ServerHarness) -> None:
+async def test_the_question_shows_the_change(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     (path / "sum.py").write_text("def add(a, b):\n    return a - b\n")
-    wish = {"file_path": "sum.py", "old_string": "a - b", "new_string": "a + b"}
-    prompt = f'/tool view {{"file_path": "sum.py"}}\n/say read\n/tool edit {json.dumps(wish)}\n/say done'
+    edit = {"file_path": "sum.py", "old_string": "a - b", "new_string": "a + b"}
+    prompt = f'/tool view {{"file_path": "sum.py"}}\n/say read\n/tool edit {json.dumps(edit)}\n/say done'
     async with at_a_terminal(house, prompt, cwd=path) as terminal:
         await terminal.answer(QUESTION, "y")
         (await terminal.finished()).expect(0)
@@ -109,7 +109,7 @@ async def test_a_person_sees_what_would_change(house: ServerHarness) -> None:
     assert (path / "sum.py").read_text().endswith("a + b\n")
 
 
-async def test_a_person_may_say_no(house: ServerHarness) -> None:
+async def test_the_answer_no_denies_the_call(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     async with at_a_terminal(house, f"{bash('touch one.txt')}\n/say not reached", cwd=path) as terminal:
         await terminal.answer(QUESTION, "n")
@@ -118,7 +118,7 @@ async def test_a_person_may_say_no(house: ServerHarness) -> None:
     assert not (path / "one.txt").exists()
 
 
-async def test_somebody_else_may_answer(house: ServerHarness) -> None:
+async def test_another_client_may_answer_the_request(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     client = house.new_client()
     workspace = (await client.create(path))["id"]
@@ -130,21 +130,25 @@ async def test_somebody_else_may_answer(house: ServerHarness) -> None:
         assert answer.expect(200).json() == {"resolved": True}
         (await terminal.finished()).expect(0)
     assert (path / "one.txt").exists()
-    await enter(house, workspace)
+    await log_prompts(house, workspace)
 
 
-async def enter(house: ServerHarness, workspace: str) -> None:
-    """The prompts of a command are nobody's in the house's diary; from here on they are judged like the others."""
+async def log_prompts(house: ServerHarness, workspace: str) -> None:
+    """Enter the prompts of a command into the client log, so that the harness checks them like all others."""
     for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
         house.client_log.asked(workspace, run["session_id"], run["id"])
         house.client_log.accepted(workspace, run["session_id"], run["id"])
 
 
-@pytest.mark.parametrize(("words", "is_made"), [((), False), (("--permissions", "allow"), True), (("--yolo",), True)])
-async def test_without_a_terminal_nobody_is_asked(house: ServerHarness, words: tuple[str, ...], is_made: bool) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "is_allowed"), [((), False), (("--permissions", "allow"), True), (("--yolo",), True)]
+)
+async def test_requests_are_denied_without_a_terminal_unless_allowed_beforehand(
+    house: ServerHarness, arguments: tuple[str, ...], is_allowed: bool
+) -> None:
     path = house.directory("w", "script")
-    done = (await command(house.server, "run", *words, bash("touch one.txt"), cwd=path)).expect(0)
-    assert (path / "one.txt").exists() == is_made
-    assert ("denied" in done.err) != is_made
-    told = (await command(house.server, "run", "--permissions", "ask", "/say x", cwd=path)).expect(2)
-    assert "needs a terminal" in told.err
+    done = (await command(house.server, "run", *arguments, bash("touch one.txt"), cwd=path)).expect(0)
+    assert (path / "one.txt").exists() == is_allowed
+    assert ("denied" in done.err) != is_allowed
+    refused = (await command(house.server, "run", "--permissions", "ask", "/say x", cwd=path)).expect(2)
+    assert "needs a terminal" in refused.err

@@ -1,4 +1,4 @@
-"""Shutdown is a protocol: refuse, cancel, drain, flush, leave; what was streamed is kept and said to be canceled."""
+"""Test the shutdown protocol (refuse, cancel, drain, flush, exit): streamed text is kept and marked as canceled."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house
     assert kinds["finish"]["reason"] == "canceled"
 
 
-async def test_the_end_of_a_run_that_shutdown_cancelled_is_still_told(house: ServerHarness) -> None:
+async def test_the_end_of_a_run_cancelled_by_shutdown_is_still_sent_to_clients(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, _ = await workspace.streaming()
     house.server.send(signal.SIGTERM)
@@ -35,7 +35,7 @@ async def test_the_end_of_a_run_that_shutdown_cancelled_is_still_told(house: Ser
     assert await house.server.ended() == 0
 
 
-async def test_a_server_that_leaves_takes_no_prompt(house: ServerHarness) -> None:
+async def test_a_stopping_server_refuses_prompts_with_503(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, _ = await workspace.streaming()
     house.failpoints.arm("close.c", workspace=workspace.id)
@@ -53,12 +53,12 @@ async def test_a_server_that_leaves_takes_no_prompt(house: ServerHarness) -> Non
     assert [row.id for row in house.stored(workspace).runs] == [run]
 
 
-async def test_a_worker_on_its_way_out_refuses_a_prompt_with_409(house: ServerHarness) -> None:
+async def test_a_stopping_worker_refuses_a_prompt_with_409(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, _ = await workspace.streaming()
     worker = await workspace.worker()
     house.failpoints.arm("close.a", workspace=workspace.id)
-    worker.send(signal.SIGTERM)  # a worker drains on SIGTERM as it does when it is asked
+    worker.send(signal.SIGTERM)  # SIGTERM starts the same drain as a shutdown message
     hit = await house.failpoints.reached("close.a")
     refused = await workspace.client.submit(workspace.id, workspace.session, "one more")
     assert refused.expect(409).code == "workspace_closing"
@@ -86,7 +86,7 @@ async def test_a_prompt_during_a_restart_is_run_by_the_successor(house: ServerHa
     assert (await workspace.worker()).pid != worker.pid
 
 
-async def test_after_a_stop_the_next_start_serves_what_was_stored(house: ServerHarness) -> None:
+async def test_the_next_start_after_a_stop_serves_the_stored_sessions(house: ServerHarness) -> None:
     workspace = await house.workspace()
     run = await workspace.prompt("/say remember me")
     await workspace.ended(run)

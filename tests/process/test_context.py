@@ -1,4 +1,4 @@
-"""What happens around a conversation: it gets a title, and when it is too long for the model it is summarised."""
+"""Test session titles, and summaries of conversations that are too long for the model."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def asks_for_a_title(call: Exchange) -> bool:
     return "You name conversations" in str(call.body["messages"][0]["content"])
 
 
-async def test_an_untitled_session_is_named_beside_its_run(house: ServerHarness) -> None:
+async def test_an_untitled_session_gets_a_title_while_its_run_continues(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     workspace.session = await workspace.client.create_session(workspace.id, title="")
     run = await workspace.prompt("paint the fence")
@@ -32,7 +32,7 @@ async def test_an_untitled_session_is_named_beside_its_run(house: ServerHarness)
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on(
+async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_continues(
     house: ServerHarness, dialect: str
 ) -> None:
     workspace = await house.workspace(model=dialect)
@@ -51,16 +51,16 @@ async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on
     assert "second wish" in str(again.body["messages"])
     assert "first answer" not in str(again.body["messages"])
     await again.reply("second answer")
-    ended = await workspace.ended(run)
-    assert ended["text"] == "second answer"
-    told = await workspace.messages()
-    assert [message["role"] for message in told] == ["user", "assistant", "user", "assistant", "assistant"]
-    assert [message.get("is_summary_message", False) for message in told] == [False, False, False, True, False]
-    assert texts(told[-1]) == "second answer"
+    end = await workspace.ended(run)
+    assert end["text"] == "second answer"
+    messages = await workspace.messages()
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant", "assistant"]
+    assert [message.get("is_summary_message", False) for message in messages] == [False, False, False, True, False]
+    assert texts(messages[-1]) == "second answer"
     session = (
         (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}")).expect(200).json()
     )
-    assert session["summary_message_id"] == told[3]["id"]
+    assert session["summary_message_id"] == messages[3]["id"]
     run = await workspace.prompt("third wish")
     third = await house.provider.next_call()
     assert "first answer" not in str(third.body["messages"])
@@ -68,7 +68,9 @@ async def test_a_conversation_that_is_too_long_is_summarised_and_the_run_goes_on
     await workspace.ended(run)
 
 
-async def test_W_06_a_cancel_in_the_summary_cancels_the_run_and_leaves_no_half_summary(house: ServerHarness) -> None:
+async def test_W_06_a_cancel_during_the_summary_cancels_the_run_and_leaves_no_partial_summary(
+    house: ServerHarness,
+) -> None:
     workspace = await house.workspace(model="openai")
     run = await workspace.prompt("first wish")
     await (await house.provider.next_call()).reply("first answer")

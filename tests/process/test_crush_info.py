@@ -1,4 +1,4 @@
-"""The tools that tell of Bulkhead itself, and the search in public code, called in a real worker."""
+"""Test the tools `crush_info`, `crush_logs` and `sourcegraph` in a real worker."""
 
 import json
 from typing import Any
@@ -10,13 +10,15 @@ from tests.support.permission_requests import requested, resolved
 
 KEY = "sk-live-0123456789abcdef"
 PATH = "/.api/graphql"
-FOUND = {
+FILE_MATCH = {
     "__typename": "FileMatch",
     "repository": {"name": "host/o/r"},
     "file": {"path": "a.py", "url": "/host/o/r/-/blob/a.py", "content": "fence()\n"},
     "lineMatches": [{"preview": "fence()", "lineNumber": 0}],
 }
-ANSWER = page(json.dumps({"data": {"search": {"results": {"matchCount": 1, "limitHit": False, "results": [FOUND]}}}}))
+ANSWER = page(
+    json.dumps({"data": {"search": {"results": {"matchCount": 1, "limitHit": False, "results": [FILE_MATCH]}}}})
+)
 
 
 async def configured(house: ServerHarness, config: dict[str, Any]) -> WorkspaceFixture:
@@ -32,14 +34,14 @@ async def results(workspace: WorkspaceFixture) -> list[dict[str, Any]]:
 
 
 async def tool(workspace: WorkspaceFixture, name: str, **args: object) -> str:
-    """What one call says."""
+    """Run one tool call in a scripted prompt; return the content of its result."""
     await workspace.ended(await workspace.prompt(f"/tool {name} {json.dumps(args)}\n/say done"))
     result = (await results(workspace))[-1]
     assert not result["is_error"], result
     return str(result["content"])
 
 
-async def test_info_tells_of_the_turn_that_asks(house: ServerHarness) -> None:
+async def test_crush_info_describes_the_configuration_of_the_current_turn(house: ServerHarness) -> None:
     provider = {"type": "openai-compat", "base_url": "http://127.0.0.1:9/v1", "api_key": KEY, "models": [{"id": "m"}]}
     model = {"provider": "builtin", "model": "script"}
     allowed = {"permissions.allowed_tools": ["write"]}
@@ -58,7 +60,7 @@ async def test_info_tells_of_the_turn_that_asks(house: ServerHarness) -> None:
     assert "skipped: tools run without asking" in await tool(workspace, "crush_info")
 
 
-async def test_logs_are_those_of_this_worker_alone(house: ServerHarness) -> None:
+async def test_crush_logs_shows_only_the_log_of_its_own_worker(house: ServerHarness) -> None:
     workspace, other = await house.workspace(), await house.workspace("other")
     text = await tool(workspace, "crush_logs", lines=100)
     assert f"{workspace.id}.log:" in text.splitlines()[0]
@@ -67,7 +69,7 @@ async def test_logs_are_those_of_this_worker_alone(house: ServerHarness) -> None
     assert other.id not in text
 
 
-async def test_a_search_in_public_code_asks_first(house: ServerHarness) -> None:
+async def test_sourcegraph_needs_permission(house: ServerHarness) -> None:
     async with Pages() as pages:
         pages.answers[PATH] = ANSWER
         workspace = await configured(house, {"env.BULKHEAD_SOURCEGRAPH_URL": pages.url(PATH)})
@@ -88,12 +90,12 @@ async def test_a_search_in_public_code_asks_first(house: ServerHarness) -> None:
         assert pages.asked == [PATH]
 
 
-async def test_an_agent_that_looks_things_up_may_search_and_not_ask_about_us(house: ServerHarness) -> None:
+async def test_a_sub_agent_has_sourcegraph_but_not_crush_info_or_crush_logs(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run = await workspace.prompt("find it")
     call = await house.provider.next_call()
-    mine = {tool["function"]["name"] for tool in call.body["tools"]}
-    assert {"sourcegraph", "crush_info", "crush_logs"} <= mine
+    caller_names = {tool["function"]["name"] for tool in call.body["tools"]}
+    assert {"sourcegraph", "crush_info", "crush_logs"} <= caller_names
     await call.tool_call("call-1", "agent", {"prompt": "Where is it?"})
     await call.finish()
     agent = await house.provider.next_call()

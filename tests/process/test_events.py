@@ -1,12 +1,11 @@
-"""The event stream: complete for whoever asks for ids, quiet for whoever does not, resumable, and never silent about a
-hole (P6, http-api 4)."""
+"""Test event streams: complete and resumable with ids, reduced for plain clients, and a reset for any gap (P6)."""
 
 import pytest
 
 from tests.support.harness.server_harness import ServerHarness
 
 
-async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(house: ServerHarness) -> None:
+async def test_a_plain_stream_has_only_event_kinds_that_the_reference_client_knows(house: ServerHarness) -> None:
     workspace = await house.workspace()
     plain = await house.watch(workspace.id, name="plain", ids=False)
     run = await workspace.prompt("/tokens 20 200")
@@ -15,7 +14,7 @@ async def test_a_plain_stream_holds_what_the_reference_client_knows_and_no_more(
     created = [e.payload["id"] for e in plain.seen if e.kind == "message" and e.change == "created"]
     for event in plain.seen:
         if event.kind == "message" and event.change == "updated":
-            assert event.payload["id"] in created, "an update of a message that was never announced"
+            assert event.payload["id"] in created, "an update of a message that was never created"
 
 
 async def test_text_grows_and_the_end_comes_last(house: ServerHarness) -> None:
@@ -49,13 +48,13 @@ async def test_a_stream_resumes_after_the_last_id(house: ServerHarness) -> None:
         late.stream.after = numbered[cut - 1].number
         await late.open(f"{numbered[cut - 1].log}.{numbered[cut - 1].number}")
         await late.ended(second)
-        wanted = [
+        expected = [
             event.number
             for event in workspace.watcher.seen
             if event.number > numbered[cut - 1].number and not event.is_base
         ]
-        got = [event.number for event in late.seen if event.number and not event.is_base]
-        assert got[: len(wanted)] == wanted
+        received = [event.number for event in late.seen if event.number and not event.is_base]
+        assert received[: len(expected)] == expected
 
 
 @pytest.mark.parametrize("cursor", ["future", "other log", "negative", "text"])
@@ -76,7 +75,7 @@ async def test_a_cursor_that_cannot_be_served_gets_a_reset(house: ServerHarness,
     await late.ended(second)
 
 
-async def test_the_state_of_the_workspace_is_on_the_stream(house: ServerHarness) -> None:
+async def test_changes_of_the_workspace_state_are_sent_on_the_stream(house: ServerHarness) -> None:
     workspace = await house.workspace()
     worker = await workspace.worker()
     await worker.kill()

@@ -1,4 +1,4 @@
-"""An idle worker may sleep, and nobody can tell but by the clock (P11, W10, W19)."""
+"""Test eviction of idle workers: later requests are served as if it had not happened (P11, W10, W19)."""
 
 import asyncio
 
@@ -10,8 +10,8 @@ from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 QUICK = {"evict_idle_s": 0.2, "create_grace_s": 0.2, "detach_grace_s": 0.1}
 
 
-async def alone(house: ServerHarness) -> WorkspaceFixture:
-    """A room that nobody watches."""
+async def unwatched_workspace(house: ServerHarness) -> WorkspaceFixture:
+    """Open a workspace without an event stream."""
     workspace = await house.workspace()
     await workspace.watcher.close()
     return workspace
@@ -32,8 +32,8 @@ async def completed(workspace: WorkspaceFixture, run_id: str) -> None:
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_an_idle_worker_sleeps_and_the_next_request_wakes_it(house: ServerHarness) -> None:
-    workspace = await alone(house)
+async def test_an_idle_worker_is_evicted_and_the_next_request_wakes_it(house: ServerHarness) -> None:
+    workspace = await unwatched_workspace(house)
     worker = await workspace.worker()
     await asleep(house, workspace)
     assert not worker.is_alive
@@ -54,7 +54,7 @@ async def test_P11_a_worker_with_a_run_is_not_evicted(house: ServerHarness) -> N
 @pytest.mark.house(limits=QUICK)
 async def test_W19_a_prompt_that_meets_an_eviction_is_run(house: ServerHarness) -> None:
     house.failpoints.arm("evict.decided")
-    workspace = await alone(house)
+    workspace = await unwatched_workspace(house)
     hit = await house.failpoints.reached("evict.decided")
     worker = await workspace.worker()
     run_id = await workspace.prompt("/tokens 40 40")
@@ -65,9 +65,9 @@ async def test_W19_a_prompt_that_meets_an_eviction_is_run(house: ServerHarness) 
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_W10_a_worker_killed_when_its_eviction_was_decided(house: ServerHarness) -> None:
+async def test_W10_a_worker_killed_after_its_eviction_was_decided_is_replaced(house: ServerHarness) -> None:
     house.failpoints.arm("evict.decided")
-    workspace = await alone(house)
+    workspace = await unwatched_workspace(house)
     hit = await house.failpoints.reached("evict.decided")
     await (await workspace.worker()).kill()
     hit.release()
@@ -77,14 +77,16 @@ async def test_W10_a_worker_killed_when_its_eviction_was_decided(house: ServerHa
 
 @pytest.mark.house(limits=QUICK)
 async def test_W19_two_requests_wake_one_worker(house: ServerHarness) -> None:
-    workspace = await alone(house)
+    workspace = await unwatched_workspace(house)
     await asleep(house, workspace)
     house.failpoints.arm("wake.before_spawn")
-    asking = [asyncio.ensure_future(workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")) for _ in range(2)]
+    requests = [
+        asyncio.ensure_future(workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")) for _ in range(2)
+    ]
     hit = await house.failpoints.reached("wake.before_spawn")
     before = dict(house.failpoints.counts)
     hit.release()
-    for answer in await together(*asking):
+    for answer in await together(*requests):
         answer.expect(200)
     assert {key: n for key, n in house.failpoints.counts.items() if key[0] == "wake.before_spawn"} == {
         key: n for key, n in before.items() if key[0] == "wake.before_spawn"

@@ -1,4 +1,4 @@
-"""What an agent changed is in the history of its session, over the API and on the stream."""
+"""Test that file changes of an agent are in the history of its session and on the event stream."""
 
 import json
 
@@ -9,7 +9,7 @@ def tool(name: str, **args: object) -> str:
     return f"/tool {name} {json.dumps(args)}"
 
 
-async def test_changes_are_told_and_kept(house: ServerHarness) -> None:
+async def test_changes_are_stored_and_announced(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     (workspace.path / "a.txt").write_text("one\n")
     run = await workspace.prompt(
@@ -23,16 +23,18 @@ async def test_changes_are_told_and_kept(house: ServerHarness) -> None:
         )
     )
     await workspace.ended(run)
-    found = (
+    versions = (
         (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}/history"))
         .expect(200)
         .json()
     )
     path = str(workspace.path / "a.txt")
-    assert [(one["version"], one["content"]) for one in found if one["path"] == path] == [
+    assert [(version["version"], version["content"]) for version in versions if version["path"] == path] == [
         (0, "one\n"),
         (1, "two\n"),
         (2, "three\n"),
     ]
     events = [event.payload for event in workspace.watcher.seen if event.kind == "file"]
-    assert [event["id"] for event in sorted(events, key=lambda e: e["version"])] == [one["id"] for one in found]
+    assert [event["id"] for event in sorted(events, key=lambda e: e["version"])] == [
+        version["id"] for version in versions
+    ]

@@ -1,4 +1,4 @@
-"""Hooks of the user: they see each call before it runs, and may refuse it, change it, or spare the question."""
+"""Test hooks of the user: they receive each tool call before it runs, and may deny it, change it or halt the turn."""
 
 import json
 import sys
@@ -10,12 +10,12 @@ from tests.support.clients.http_client import finish_of, parts_of
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 
-def write_hooks(house: ServerHarness, room_name: str, *hooks: dict[str, object]) -> None:
+def write_hooks(house: ServerHarness, workspace_name: str, *hooks: dict[str, object]) -> None:
     config = {"hooks": {"PreToolUse": list(hooks)}, "permissions": {"allowed_tools": ["bash"]}}
-    (house.root / room_name / "bulkhead.json").write_text(json.dumps(config))
+    (house.root / workspace_name / "bulkhead.json").write_text(json.dumps(config))
 
 
-async def hooked(house: ServerHarness, *hooks: dict[str, object]) -> WorkspaceFixture:
+async def workspace_with_hooks(house: ServerHarness, *hooks: dict[str, object]) -> WorkspaceFixture:
     workspace = await house.workspace(yolo=True)
     write_hooks(house, "w", *hooks)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent/update")).expect(200)
@@ -28,47 +28,49 @@ async def result_of(workspace: WorkspaceFixture, command: str) -> dict[str, Any]
     return [part for row in await workspace.messages() for part in parts_of(row, "tool_result")][-1]
 
 
-async def test_a_hook_sees_the_call_and_refuses_it(house: ServerHarness) -> None:
-    workspace = await hooked(house, {"command": "cat >seen.json; echo not today >&2; exit 2", "matcher": "^bash$"})
+async def test_a_hook_receives_the_call_and_may_deny_it(house: ServerHarness) -> None:
+    workspace = await workspace_with_hooks(
+        house, {"command": "cat >seen.json; echo not today >&2; exit 2", "matcher": "^bash$"}
+    )
     result = await result_of(workspace, "touch ran")
     assert result["is_error"]
     assert result["content"] == "not today"
     assert not (workspace.path / "ran").exists()
-    seen = json.loads((workspace.path / "seen.json").read_text())
-    assert seen["tool_name"] == "bash"
-    assert seen["tool_input"]["command"] == "touch ran"
-    assert seen["session_id"] == workspace.session
+    received = json.loads((workspace.path / "seen.json").read_text())
+    assert received["tool_name"] == "bash"
+    assert received["tool_input"]["command"] == "touch ran"
+    assert received["session_id"] == workspace.session
     hook = json.loads(result["metadata"])["hook"]
     assert hook["decision"] == "deny"
     assert (finish_of(await workspace.last_assistant()) or {})["reason"] == "end_turn"
-    said = [part["text"] for part in parts_of(await workspace.last_assistant(), "text")]
-    assert said == ["done"], "a denial of a hook ends the call, not the turn"
+    answers = [part["text"] for part in parts_of(await workspace.last_assistant(), "text")]
+    assert answers == ["done"], "a denial of a hook ends the call, not the turn"
 
 
-async def test_a_hook_halts_the_turn(house: ServerHarness) -> None:
-    workspace = await hooked(house, {"command": "exit 49"})
+async def test_a_hook_may_halt_the_turn(house: ServerHarness) -> None:
+    workspace = await workspace_with_hooks(house, {"command": "exit 49"})
     result = await result_of(workspace, "touch ran")
     assert result["is_error"]
-    said = [
+    answers = [
         part["text"]
         for row in await workspace.messages()
         if row["role"] == "assistant"
         for part in parts_of(row, "text")
     ]
-    assert not any("done" in text for text in said)
+    assert not any("done" in text for text in answers)
 
 
-async def test_a_hook_changes_the_call_and_adds_a_note(house: ServerHarness) -> None:
+async def test_a_hook_may_change_the_call_and_add_context(house: ServerHarness) -> None:
     answer = json.dumps({"updated_input": {"command": "echo changed"}, "context": "mind the gap"})
-    workspace = await hooked(house, {"command": f"echo '{answer}'"})
+    workspace = await workspace_with_hooks(house, {"command": f"echo '{answer}'"})
     result = await result_of(workspace, "echo original")
     assert "changed" in result["content"]
     assert "original" not in result["content"]
     assert result["content"].endswith("mind the gap")
 
 
-async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: ServerHarness) -> None:
-    workspace = await hooked(
+async def test_a_hook_that_hangs_or_crashes_does_not_stop_the_call(house: ServerHarness) -> None:
+    workspace = await workspace_with_hooks(
         house,
         {"command": "sleep 600", "timeout": 1},
         {"command": "kill -9 $$"},
@@ -82,21 +84,23 @@ async def test_a_hook_that_hangs_or_crashes_has_no_opinion(house: ServerHarness)
 
 @pytest.mark.parametrize("letter", ["x", "\N{GRINNING FACE}"])
 async def test_a_long_call_reaches_the_hook_whole(house: ServerHarness, letter: str) -> None:
-    # More than a pipe takes at once; and in bytes more than the kernel takes as a variable.
-    workspace = await hooked(house, {"command": "cat >seen.json; exit 2"})
+    # More than fits into a pipe, and more bytes than the kernel accepts as an environment variable.
+    workspace = await workspace_with_hooks(house, {"command": "cat >seen.json; exit 2"})
     command = "touch ran; echo " + 90_000 * letter
     assert (await result_of(workspace, command))["is_error"]
     assert json.loads((workspace.path / "seen.json").read_text())["tool_input"]["command"] == command
     assert not (workspace.path / "ran").exists()
 
 
-async def test_a_hook_may_hand_back_much(house: ServerHarness) -> None:
+async def test_a_hook_may_return_a_long_answer(house: ServerHarness) -> None:
     script = "import json; print(json.dumps({'updated_input': {'command': 'echo changed #' + 'x' * 90_000}}))"
-    workspace = await hooked(house, {"command": f'{sys.executable} -c "{script}"'})
+    workspace = await workspace_with_hooks(house, {"command": f'{sys.executable} -c "{script}"'})
     assert "changed" in (await result_of(workspace, "echo original"))["content"]
 
 
-async def test_of_equal_commands_the_first_counts_and_no_hook_that_cannot_start(house: ServerHarness) -> None:
+async def test_equal_hooks_run_once_and_a_hook_that_cannot_start_is_ignored(house: ServerHarness) -> None:
     one, two = ("echo '" + json.dumps({"context": text}) + "'" for text in ("first", "second"))
-    workspace = await hooked(house, {"command": one}, {"command": two}, {"command": one}, {"command": "a\0b"})
+    workspace = await workspace_with_hooks(
+        house, {"command": one}, {"command": two}, {"command": one}, {"command": "a\0b"}
+    )
     assert (await result_of(workspace, "true"))["content"].endswith("first\nsecond")

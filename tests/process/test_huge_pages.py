@@ -1,4 +1,4 @@
-"""The zygote's memory in huge pages: which there are, and that it gathers them while no worker shares its pages."""
+"""Test that the zygote moves its private memory to huge pages while no worker shares it."""
 
 import ctypes
 import mmap
@@ -23,7 +23,7 @@ MAPS = """\
 """
 
 
-def test_private_memory_is_gathered_and_nothing_else() -> None:
+def test_only_private_writable_memory_is_selected() -> None:
     assert [hex(address) for address in huge_ranges(MAPS)] == ["0x55d000200000", "0x55d000400000", "0x7f0000000000"]
 
 
@@ -38,7 +38,7 @@ def _can_collapse() -> bool:
     return done
 
 
-async def test_a_zygote_without_workers_gathers_its_memory() -> None:
+async def test_a_zygote_without_workers_moves_its_memory_to_huge_pages() -> None:
     if not _can_collapse():
         pytest.skip("needs a kernel that makes huge pages of small ones: Linux 6.1, transparent huge pages built in")
     with tempfile.TemporaryDirectory() as root:
@@ -47,10 +47,10 @@ async def test_a_zygote_without_workers_gathers_its_memory() -> None:
             zygote.wait_ready()
             rollup = Path(f"/proc/{zygote.popen.pid}/smaps_rollup")
 
-            def gathered() -> int:
+            def huge_kb() -> int:
                 return int(rollup.read_text().partition("AnonHugePages:")[2].split()[0])
 
-            await eventually(lambda: gathered() > 50_000, what="huge pages", timeout_s=20.0, state=gathered)
+            await eventually(lambda: huge_kb() > 50_000, what="huge pages", timeout_s=20.0, state=huge_kb)
             assert zygote.popen.poll() is None
         finally:
             zygote.close()

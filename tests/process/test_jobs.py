@@ -1,4 +1,4 @@
-"""A background job outlives the run that started it, keeps its worker awake, and ends with it."""
+"""Test that a background job outlives the run that started it and ends with its worker."""
 
 import json
 from typing import Any
@@ -23,12 +23,12 @@ async def test_a_job_outlives_its_run_and_ends_with_the_worker(house: ServerHarn
     workspace = await house.workspace(yolo=True)
     pipe = house.pipe()
     command = f"echo $$ >{pipe.path}; echo building; sleep 1000"
-    (begun,) = await results(workspace, tool("bash", description="build", command=command, run_in_background=True))
-    job = json.loads(begun["metadata"])["shell_id"]
+    (started,) = await results(workspace, tool("bash", description="build", command=command, run_in_background=True))
+    job = json.loads(started["metadata"])["shell_id"]
     process = house.hold(int(await pipe.line()))
-    told = (await results(workspace, tool("job_output", shell_id=job, wait=False)))[-1]
-    assert "building" in told["content"]
-    assert "running" in told["content"]
+    output = (await results(workspace, tool("job_output", shell_id=job, wait=False)))[-1]
+    assert "building" in output["content"]
+    assert "running" in output["content"]
     assert process.is_alive
     worker, seen = await workspace.worker(), len(workspace.watcher.seen)
     await worker.kill()

@@ -1,4 +1,4 @@
-"""A real language server under a real agent: diagnostics after edits, its death, renames over files."""
+"""Test a real language server with a real agent: diagnostics after edits, its death, renames across files."""
 
 import json
 import sys
@@ -34,8 +34,10 @@ print(total([Circle(1.0), Circle(2.0)]))  # total
 """
 
 
-async def code_room(house: ServerHarness, *, lsp: dict[str, Any] | None = None, **wish: object) -> WorkspaceFixture:
-    """A workspace with two Python files and a configured server."""
+async def code_workspace(
+    house: ServerHarness, *, lsp: dict[str, Any] | None = None, **options: object
+) -> WorkspaceFixture:
+    """Open a workspace with two Python files and a configured language server."""
     path = house.directory("w", "script")
     settings = {"command": str(SERVER), "args": ["--stdio"], "filetypes": ["python"], "options": SETTINGS}
     config = {"lsp": {"types": settings} if lsp is None else lsp, "options": {"auto_lsp": False}}
@@ -43,51 +45,51 @@ async def code_room(house: ServerHarness, *, lsp: dict[str, Any] | None = None, 
     (path / "shapes.py").write_text(SHAPES)
     (path / "main.py").write_text(MAIN)
     client = house.new_client()
-    workspace = await client.create(path, **{"yolo": True, **wish})
+    workspace = await client.create(path, **{"yolo": True, **options})
     session = await client.create_session(workspace["id"])
     watcher = await house.watch(workspace["id"], name="w", client=client)
     return WorkspaceFixture(house, workspace, session, watcher)
 
 
 async def tool(workspace: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
-    """The result of one call."""
+    """Run one tool call in a scripted prompt; return its result."""
     run = await workspace.prompt(f"/tool {name} {json.dumps(args)}")
     await workspace.ended(run, timeout_s=START_S + 10)
     results = [part for m in await workspace.messages() for part in m["parts"] if part["type"] == "tool_result"]
-    found: dict[str, Any] = results[-1]["data"]
-    assert found["name"] == name
-    return found
+    result: dict[str, Any] = results[-1]["data"]
+    assert result["name"] == name
+    return result
 
 
 async def lsps(workspace: WorkspaceFixture) -> dict[str, Any]:
-    """`GET …/lsps`."""
-    found: dict[str, Any] = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps")).expect(200).json()
-    return found
+    """Return the body of `GET …/lsps`."""
+    rows: dict[str, Any] = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps")).expect(200).json()
+    return rows
 
 
 async def in_state(workspace: WorkspaceFixture, state: int) -> dict[str, Any]:
-    """The server when it is in that state."""
+    """Wait until the server is in that state; return its row."""
 
     async def look() -> dict[str, Any] | None:
         info: dict[str, Any] = (await lsps(workspace))["types"]
         return info if info["state"] == state else None
 
-    found: dict[str, Any] = await eventually(look, timeout_s=START_S, what=f"state {state}")
-    return found
+    row: dict[str, Any] = await eventually(look, timeout_s=START_S, what=f"state {state}")
+    return row
 
 
 async def diagnostics(workspace: WorkspaceFixture) -> dict[str, Any]:
-    """`GET …/lsps/types/diagnostics`."""
-    answer = await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps/types/diagnostics")
-    found: dict[str, Any] = answer.expect(200).json()
-    return found
+    """Return the body of `GET …/lsps/types/diagnostics`."""
+    response = await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps/types/diagnostics")
+    by_file: dict[str, Any] = response.expect(200).json()
+    return by_file
 
 
-async def test_an_edit_that_breaks_the_code_says_so_and_a_killed_server_comes_back(house: ServerHarness) -> None:
-    workspace = await code_room(house)
+async def test_an_edit_reports_new_errors_and_a_killed_server_is_started_again(house: ServerHarness) -> None:
+    workspace = await code_workspace(house)
     worker = await workspace.worker()
     assert (await lsps(workspace))["types"]["state"] == 0
-    assert _servers(worker.pid) == [], "a server was started before anybody wanted it"
+    assert _servers(worker.pid) == [], "a server was started before it was needed"
 
     await tool(workspace, "view", file_path="shapes.py")
     ready = await in_state(workspace, 2)
@@ -108,10 +110,10 @@ async def test_an_edit_that_breaks_the_code_says_so_and_a_killed_server_comes_ba
     await workspace.watcher.wait(
         lambda e: e.kind == "lsp_event" and e.payload["type"] == "diagnostics_changed", what="diagnostics_changed"
     )
-    found = await diagnostics(workspace)
-    assert [d["severity"] for d in found[f"file://{workspace.path}/shapes.py"]] == [1]
+    by_file = await diagnostics(workspace)
+    assert [d["severity"] for d in by_file[f"file://{workspace.path}/shapes.py"]] == [1]
     assert (await lsps(workspace))["types"]["diagnostic_count"] == 1
-    answer = await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps/nobody/diagnostics")
+    answer = await workspace.client.get(f"/v1/workspaces/{workspace.id}/lsps/unknown/diagnostics")
     assert answer.expect(404).code == "not_found"
 
     for pid in _servers(worker.pid):
@@ -127,8 +129,8 @@ async def test_an_edit_that_breaks_the_code_says_so_and_a_killed_server_comes_ba
     await workspace.works()
 
 
-async def test_a_rename_goes_over_files_and_leaves_comments_alone(house: ServerHarness) -> None:
-    workspace = await code_room(house)
+async def test_a_rename_changes_all_files_but_no_comments(house: ServerHarness) -> None:
+    workspace = await code_workspace(house)
     await tool(workspace, "view", file_path="shapes.py")
     renamed = await tool(workspace, "lsp_rename", symbol="total", new_name="sum_of_areas")
     assert not renamed["is_error"], renamed["content"]
@@ -137,7 +139,7 @@ async def test_a_rename_goes_over_files_and_leaves_comments_alone(house: ServerH
         "# sum_of_areas", "# total"
     )
     assert (workspace.path / "shapes.py").read_text() == SHAPES.replace("total", "sum_of_areas")
-    # What the session had read may be edited at once; what it never saw still has to be read.
+    # A file that the session had read may be edited at once; any other still has to be read first.
     seen = await tool(workspace, "edit", file_path="shapes.py", old_string="return 3 *", new_string="return 4 *")
     assert not seen["is_error"], seen["content"]
     unseen = await tool(workspace, "edit", file_path="main.py", old_string="1.0", new_string="3.0")
@@ -145,8 +147,8 @@ async def test_a_rename_goes_over_files_and_leaves_comments_alone(house: ServerH
     assert "view it first" in unseen["content"]
 
 
-async def test_every_question_to_a_server(house: ServerHarness) -> None:
-    workspace = await code_room(house)
+async def test_each_lsp_tool_works_with_a_real_server(house: ServerHarness) -> None:
+    workspace = await code_workspace(house)
     references = await tool(workspace, "lsp_references", symbol="Circle.area")
     assert "Found 2 references in 1 files" in references["content"], references["content"]
     definition = await tool(workspace, "lsp_definition", symbol="total", path="main.py")
@@ -158,11 +160,11 @@ async def test_every_question_to_a_server(house: ServerHarness) -> None:
     assert "class Circle (lines 1-6)" in outline["content"]
     assert "  method area (lines 5-6)" in outline["content"], outline["content"]
     replacement = "    def area(self) -> float:\n        return 3.14159 * self.radius**2"
-    wish = {"file_path": "shapes.py", "symbol": "Circle.area", "replacement": replacement}
-    refused = await tool(workspace, "lsp_replace_symbol", **wish)
+    arguments = {"file_path": "shapes.py", "symbol": "Circle.area", "replacement": replacement}
+    refused = await tool(workspace, "lsp_replace_symbol", **arguments)
     assert "view it first" in refused["content"]
     await tool(workspace, "view", file_path="shapes.py")
-    replaced = await tool(workspace, "lsp_replace_symbol", **wish)
+    replaced = await tool(workspace, "lsp_replace_symbol", **arguments)
     assert not replaced["is_error"], replaced["content"]
     assert json.loads(replaced["metadata"])["action"] == "replace"
     text = (workspace.path / "shapes.py").read_text()
@@ -174,13 +176,13 @@ async def test_every_question_to_a_server(house: ServerHarness) -> None:
     assert restarted["content"] == "types: restarted"
 
 
-async def test_start_stop_and_a_server_that_is_not_there(house: ServerHarness) -> None:
+async def test_servers_can_be_started_and_stopped_and_a_missing_one_is_an_error_state(house: ServerHarness) -> None:
     lsp = {
         "types": {"command": str(SERVER), "args": ["--stdio"], "filetypes": ["py"]},
         "gone": {"command": "/no/such/${KIND:-server}", "filetypes": ["py"]},
         "off": {"disabled": True, "command": str(SERVER)},
     }
-    workspace = await code_room(house, lsp=lsp)
+    workspace = await code_workspace(house, lsp=lsp)
     worker = await workspace.worker()
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/lsps/start", {"path": "README.md"})).expect(200)
     assert {name: info["state"] for name, info in (await lsps(workspace)).items()} == {"types": 0, "gone": 0, "off": 5}
@@ -197,7 +199,7 @@ async def test_start_stop_and_a_server_that_is_not_there(house: ServerHarness) -
     assert await house.worker_pid(workspace.id) == worker.pid
     (await workspace.client.request("POST", f"/v1/workspaces/{workspace.id}/lsps/stop")).expect(200)
     assert (await lsps(workspace))["types"]["state"] == 4
-    await eventually(lambda: not _servers(worker.pid), what="the server's processes are gone")
+    await eventually(lambda: not _servers(worker.pid), what="the end of the server's processes")
     viewed = await tool(workspace, "view", file_path="main.py")
     assert not viewed["is_error"]
     await in_state(workspace, 2)
@@ -205,7 +207,7 @@ async def test_start_stop_and_a_server_that_is_not_there(house: ServerHarness) -
 
 @pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
 async def test_a_language_server_does_not_keep_a_worker_awake(house: ServerHarness) -> None:
-    workspace = await code_room(house)
+    workspace = await code_workspace(house)
     worker = await workspace.worker()
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/lsps/start", {"path": "main.py"})).expect(200)
     await in_state(workspace, 2)

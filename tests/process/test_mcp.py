@@ -1,4 +1,4 @@
-"""Real MCP servers under a real agent: over pipes and over the network, killed and started again, logged in at."""
+"""Test real MCP servers with a real agent: over pipes and the network, killed and restarted, and with a login."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ needs_npm = pytest.mark.skipif(
 async def mcp_workspace(
     house: ServerHarness, servers: dict[str, Any], *, allowed: list[str] | None = None
 ) -> WorkspaceFixture:
-    """A workspace with these servers, each of which has settled."""
+    """Open a workspace with these servers; `allowed` are tools that need no permission, None: all."""
     path = house.directory("w", "script")
     config = {"mcp": servers, "permissions": {"allowed_tools": allowed or []}}
     (path / "bulkhead.json").write_text(json.dumps(config))
@@ -50,15 +50,15 @@ async def mcp_workspace(
 
 
 async def ask(workspace: WorkspaceFixture, path: str, body: object = None) -> Any:
-    """The answer of a route of `/mcp`."""
-    at = f"/v1/workspaces/{workspace.id}/mcp/{path}"
-    answer = await (workspace.client.get(at) if body is None else workspace.client.post(at, body))
-    found = answer.expect(200)
-    return found.json() if found.body else None
+    """Call a route of `/mcp`; return its decoded body."""
+    url = f"/v1/workspaces/{workspace.id}/mcp/{path}"
+    answer = await (workspace.client.get(url) if body is None else workspace.client.post(url, body))
+    response = answer.expect(200)
+    return response.json() if response.body else None
 
 
 async def in_state(workspace: WorkspaceFixture, name: str, state: str) -> dict[str, Any]:
-    """The server when it is in that state."""
+    """Wait until the server is in that state; return its row."""
 
     async def look() -> dict[str, Any] | None:
         states = await ask(workspace, "states")
@@ -66,18 +66,18 @@ async def in_state(workspace: WorkspaceFixture, name: str, state: str) -> dict[s
         info: dict[str, Any] = states[name]
         return info if info["state"] == state else None
 
-    found: dict[str, Any] = await eventually(look, timeout_s=START_S, what=f"{name} is {state}")
-    return found
+    row: dict[str, Any] = await eventually(look, timeout_s=START_S, what=f"{name} is {state}")
+    return row
 
 
 async def tool(workspace: WorkspaceFixture, name: str, /, **args: object) -> dict[str, Any]:
-    """The stored result of one call."""
+    """Run one tool call in a scripted prompt; return its stored result."""
     run = await workspace.prompt(f"/tool {name} {json.dumps(args)}")
     await workspace.ended(run, timeout_s=START_S + 10)
     results = [part for m in await workspace.messages() for part in m["parts"] if part["type"] == "tool_result"]
-    found: dict[str, Any] = results[-1]["data"]
-    assert found["name"] == name
-    return found
+    result: dict[str, Any] = results[-1]["data"]
+    assert result["name"] == name
+    return result
 
 
 def everything(*args: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def servers_of(worker: int, name: str) -> list[int]:
 
 
 @needs_npm
-async def test_an_agent_uses_a_real_server_and_survives_its_death(house: ServerHarness) -> None:
+async def test_a_killed_mcp_server_is_started_again_for_the_next_call(house: ServerHarness) -> None:
     workspace = await mcp_workspace(house, {"everything": everything("stdio")}, allowed=["mcp_everything_echo"])
     worker = await workspace.worker()
     info = await in_state(workspace, "everything", "connected")
@@ -117,9 +117,9 @@ async def test_an_agent_uses_a_real_server_and_survives_its_death(house: ServerH
     )
     assert unknown.expect(502).code == "mcp_failed"
     run = await workspace.prompt('/tool list_mcp_resources {"mcp_name": "everything"}')
-    wish = await workspace.watcher.wait(lambda e: e.kind == "permission_request", what="a permission request")
-    assert (wish.payload["action"], wish.payload["params"]) == ("list", {"mcp_name": "everything"})
-    grant = {"permission": wish.payload, "action": "allow"}
+    request = await workspace.watcher.wait(lambda e: e.kind == "permission_request", what="a permission request")
+    assert (request.payload["action"], request.payload["params"]) == ("list", {"mcp_name": "everything"})
+    grant = {"permission": request.payload, "action": "allow"}
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/permissions/grant", grant)).expect(200)
     await workspace.ended(run)
     for what in ("tools", "prompts", "resources"):
@@ -138,7 +138,9 @@ async def test_an_agent_uses_a_real_server_and_survives_its_death(house: ServerH
 
 @needs_npm
 @pytest.mark.parametrize("args", [["."], []], ids=["by its directory", "by the roots"])
-async def test_a_server_of_files_is_called_where_the_workspace_is(house: ServerHarness, args: list[str]) -> None:
+async def test_a_filesystem_server_works_in_the_directory_of_the_workspace(
+    house: ServerHarness, args: list[str]
+) -> None:
     servers = {"files": {"command": NODE, "args": [str(FILES), *args], "disabled_tools": ["write_file"]}}
     workspace = await mcp_workspace(house, servers)
     (workspace.path / "hello.txt").write_text("hello from a file\n")
@@ -155,7 +157,7 @@ async def test_a_server_of_files_is_called_where_the_workspace_is(house: ServerH
 
 @contextmanager
 def listening(kind: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """server-everything on the network."""
+    """Run server-everything on a local port."""
     process = subprocess.Popen(
         [NODE, str(EVERYTHING), kind],
         env={**os.environ, "PORT": str(port)},
@@ -180,9 +182,9 @@ async def is_open(port: int) -> bool:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -192,15 +194,15 @@ async def test_a_server_on_the_network_may_be_restarted(house: ServerHarness, ki
     port = free_port()
     servers = {"far": {"type": type_, "url": f"http://127.0.0.1:{port}{path}", "timeout": int(START_S)}}
     with listening(kind, port):
-        await eventually(lambda: is_open(port), timeout_s=START_S, what="the server listens")
+        await eventually(lambda: is_open(port), timeout_s=START_S, what="a listening server")
         workspace = await mcp_workspace(house, servers)
         worker = await workspace.worker()
         await in_state(workspace, "far", "connected")
         assert (await tool(workspace, "mcp_far_echo", message="one"))["content"] == "Echo: one"
-    gone = await tool(workspace, "mcp_far_echo", message="nobody")
-    assert gone["is_error"], gone
+    failed = await tool(workspace, "mcp_far_echo", message="unreachable")
+    assert failed["is_error"], failed
     with listening(kind, port):
-        await eventually(lambda: is_open(port), timeout_s=START_S, what="the server listens again")
+        await eventually(lambda: is_open(port), timeout_s=START_S, what="a listening server again")
         (workspace.path / "bulkhead.json").write_text(json.dumps({"mcp": {"far": {**servers["far"], "timeout": 20}}}))
         (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent/update", {})).expect(200)
         await in_state(workspace, "far", "connected")
@@ -208,7 +210,7 @@ async def test_a_server_on_the_network_may_be_restarted(house: ServerHarness, ki
     assert (await workspace.worker()).pid == worker.pid
 
 
-async def test_servers_that_hang_or_die_are_states_and_no_more(house: ServerHarness) -> None:
+async def test_servers_that_hang_or_die_do_not_disturb_the_worker(house: ServerHarness) -> None:
     servers = {
         "dies": odd("dies"),
         "garbage": odd("garbage"),
@@ -225,14 +227,14 @@ async def test_servers_that_hang_or_die_are_states_and_no_more(house: ServerHarn
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent/update", {})).expect(200)
     died = await tool(workspace, "mcp_garbage_die")
     assert "its process ended with code 7: out of memory" in died["content"]
-    told = [e.payload for e in workspace.watcher.seen if e.kind == "mcp_event"][count:]
-    assert {event["name"] for event in told} <= {"garbage"}, "an update without news tells nobody anything"
+    events = [e.payload for e in workspace.watcher.seen if e.kind == "mcp_event"][count:]
+    assert {event["name"] for event in events} <= {"garbage"}, "an update without changes caused events"
     assert (await tool(workspace, "mcp_garbage_echo"))["content"] == "{}"
     assert (await workspace.worker()).pid == worker.pid
     await workspace.works()
 
 
-async def test_somebody_logs_in_and_the_token_outlives_the_worker(house: ServerHarness) -> None:
+async def test_a_login_stores_a_token_that_the_next_worker_uses(house: ServerHarness) -> None:
     remote = McpHttpServer()
     try:
         workspace = await mcp_workspace(house, {"docs": {"type": "http", "url": remote.url, "oauth": True}})
@@ -241,30 +243,30 @@ async def test_somebody_logs_in_and_the_token_outlives_the_worker(house: ServerH
         assert await ask(workspace, "auth-url?name=docs") == {}
         login = asyncio.ensure_future(ask(workspace, "auth", {"name": "docs"}))
 
-        async def address() -> str:
-            found: str = (await ask(workspace, "auth-url?name=docs")).get("auth_url", "")
-            return found
+        async def login_url() -> str:
+            value: str = (await ask(workspace, "auth-url?name=docs")).get("auth_url", "")
+            return value
 
-        url = await eventually(address, what="an address for the browser")
-        twice = await workspace.client.post(f"/v1/workspaces/{workspace.id}/mcp/auth", {"name": "docs"})
-        assert twice.expect(409).code == "busy"
-        await _visit(remote.visit(url))
+        url = await eventually(login_url, what="an address for the browser")
+        second_login = await workspace.client.post(f"/v1/workspaces/{workspace.id}/mcp/auth", {"name": "docs"})
+        assert second_login.expect(409).code == "busy"
+        await _open_url(remote.visit(url))
         assert await login == {}
         await in_state(workspace, "docs", "connected")
         assert await ask(workspace, "pending-auth") == []
         worker = await workspace.worker()
-        told = len(workspace.watcher.seen)
+        seen = len(workspace.watcher.seen)
         await worker.kill()
-        await workspace.watcher.state("ready", skip=told)
+        await workspace.watcher.state("ready", skip=seen)
         assert (await tool(workspace, "mcp_docs_whoami"))["content"] == "somebody"
-        assert remote.seen == ["authorization_code"], "the stored token is good"
+        assert remote.seen == ["authorization_code"], "the stored token was not used"
         created = (await workspace.client.get(f"/v1/workspaces/{workspace.id}")).expect(200).body.decode()
         assert not [token for token in remote.access | remote.renewals if token in created]
     finally:
         await remote.close()
 
 
-async def _visit(url: str) -> None:
+async def _open_url(url: str) -> None:
     host, _, rest = url.removeprefix("http://").partition("/")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(host.partition(":")[2]))
     writer.write(f"GET /{rest} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -273,7 +275,7 @@ async def _visit(url: str) -> None:
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
-async def test_a_server_does_not_keep_a_worker_awake_and_goes_with_it(house: ServerHarness) -> None:
+async def test_a_server_does_not_keep_a_worker_awake_and_ends_with_it(house: ServerHarness) -> None:
     workspace = await mcp_workspace(house, {"odd": odd("stays")})
     worker = await workspace.worker()
     await in_state(workspace, "odd", "connected")
@@ -285,7 +287,7 @@ async def test_a_server_does_not_keep_a_worker_awake_and_goes_with_it(house: Ser
         await server.gone()
 
 
-def test_the_library_is_not_loaded_where_no_server_is_configured() -> None:
+def test_the_zygote_does_not_load_the_mcp_library() -> None:
     program = (
         "import sys, importlib\n"
         "from worker.zygote.preload import MODULES\n"

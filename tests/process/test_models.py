@@ -1,4 +1,4 @@
-"""Models in a whole service: another one in the middle of a session, keys that are renewed, local servers."""
+"""Test models in a whole service: changing the model within a session, renewal of keys and tokens, and costs."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 PRICES = {"cost_per_1m_in": 1000.0, "cost_per_1m_out": 2000.0, "cost_per_1m_out_cached": 100.0}
 
 
-def write(house: ServerHarness, workspace: WorkspaceFixture, change: Any) -> None:
+def change_file(house: ServerHarness, workspace: WorkspaceFixture, change: Any) -> None:
     """Change the project's configuration file."""
     path = workspace.path / "bulkhead.json"
     tree = json.loads(path.read_text())
@@ -27,27 +27,27 @@ def write(house: ServerHarness, workspace: WorkspaceFixture, change: Any) -> Non
 
 
 async def choose(workspace: WorkspaceFixture, provider: str) -> None:
-    wish = {"scope": 1, "model_type": "large", "model": {"provider": provider, "model": MODEL}}
-    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/model", wish)).expect(200)
+    body = {"scope": 1, "model_type": "large", "model": {"provider": provider, "model": MODEL}}
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/model", body)).expect(200)
 
 
 async def reload(workspace: WorkspaceFixture) -> None:
-    """Any change of the configuration makes the worker read its files again."""
-    wish = {"scope": 1, "key": "options.debug_lsp", "value": True}
-    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/set", wish)).expect(200)
+    """Make the worker read its configuration files again, by an unrelated change."""
+    body = {"scope": 1, "key": "options.debug_lsp", "value": True}
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/set", body)).expect(200)
 
 
 @pytest.mark.parametrize(("old", "new"), [("anthropic", "responses"), ("responses", "anthropic")])
-async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, old: str, new: str) -> None:
+async def test_the_model_can_be_changed_within_a_session(house: ServerHarness, old: str, new: str) -> None:
     workspace = await house.workspace(model=old, yolo=True)
 
-    def both(tree: Any) -> None:
+    def add_second_provider(tree: Any) -> None:
         tree["providers"]["loop"]["models"][0].update(PRICES, can_reason=True)
         other = house.provider.config(new)["providers"]["loop"]
         other["models"][0].update(PRICES, can_reason=True)
         tree["providers"]["other"] = {**other, "id": "other"}
 
-    write(house, workspace, both)
+    change_file(house, workspace, add_second_provider)
     await reload(workspace)
     run = await workspace.prompt("begin")
     first = await house.provider.next_call()
@@ -57,7 +57,7 @@ async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, ol
     await first.tool_call("c1", "ls", {})
     await first.finish()
     second = await house.provider.next_call()
-    assert "old-signature" in json.dumps(second.messages), "its own thinking was not given back"
+    assert "old-signature" in json.dumps(second.messages), "the thinking of the same model was not sent back"
     second.usage = (200, 20, 0, 0)
     await second.reply("half way")
     await workspace.ended(run)
@@ -79,9 +79,9 @@ async def test_another_model_in_the_middle_of_a_session(house: ServerHarness, ol
     assert (await workspace.last_assistant())["provider"] == "other"
 
 
-async def test_W_20_what_was_paid_before_a_cancel_is_told(house: ServerHarness) -> None:
+async def test_W_20_the_cost_until_a_cancel_is_counted(house: ServerHarness) -> None:
     workspace = await house.workspace(model="anthropic")
-    write(house, workspace, lambda tree: tree["providers"]["loop"]["models"][0].update(PRICES))
+    change_file(house, workspace, lambda tree: tree["providers"]["loop"]["models"][0].update(PRICES))
     await reload(workspace)
     run = await workspace.prompt("hello?")
     call = await house.provider.next_call()
@@ -95,10 +95,10 @@ async def test_W_20_what_was_paid_before_a_cancel_is_told(house: ServerHarness) 
     assert session["cost"] == pytest.approx((40 * 1000 + 60 * 100 + 3 * 2000) / 1e6)
 
 
-async def test_a_command_is_asked_for_a_newer_key_after_a_401(house: ServerHarness) -> None:
+async def test_a_key_command_is_run_again_after_a_401(house: ServerHarness) -> None:
     workspace = await house.workspace(model="responses")
     (workspace.path / "key").write_text("first-key-0123456789")
-    write(house, workspace, lambda tree: tree["providers"]["loop"].update(api_key="$(cat key)"))
+    change_file(house, workspace, lambda tree: tree["providers"]["loop"].update(api_key="$(cat key)"))
     await reload(workspace)
     run = await workspace.prompt("hello?")
     call = await house.provider.next_call()
@@ -110,16 +110,16 @@ async def test_a_command_is_asked_for_a_newer_key_after_a_401(house: ServerHarne
     await call.refuse(401)
     ended = await workspace.ended(run)
     assert "set providers.loop.api_key" in ended["error"]
-    assert len(house.provider.exchanges) == 2, "asked once more with the same key"
+    assert len(house.provider.exchanges) == 2, "the model was called again with the same key"
     assert "key-0123456789" not in house.story()
 
 
-class Authority:
-    """Gives tokens; the test decides when."""
+class TokenEndpoint:
+    """A token endpoint that answers when the test allows it."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.asked: list[dict[str, list[str]]] = []
+        self.requests: list[dict[str, list[str]]] = []
         self.arrived = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -128,7 +128,7 @@ class Authority:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(head.split("content-length: ")[1].split("\r\n")[0])
-        self.asked.append(parse_qs((await reader.readexactly(length)).decode()))
+        self.requests.append(parse_qs((await reader.readexactly(length)).decode()))
         self.arrived.set()
         await self.may_answer.wait()
         body = json.dumps({"access_token": self.token, "refresh_token": "next-refresh-token", "expires_in": 3600})
@@ -138,12 +138,12 @@ class Authority:
 
 
 @asynccontextmanager
-async def authority() -> AsyncIterator[Authority]:
-    made = Authority()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
+async def token_endpoint() -> AsyncIterator[TokenEndpoint]:
+    endpoint = TokenEndpoint()
+    server = await asyncio.start_server(endpoint.serve, "127.0.0.1", 0)
+    endpoint.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
     async with server:
-        yield made
+        yield endpoint
 
 
 async def log_in(workspace: WorkspaceFixture, url: str, *, expires_at: float) -> None:
@@ -154,58 +154,58 @@ async def log_in(workspace: WorkspaceFixture, url: str, *, expires_at: float) ->
         "expires_at": int(expires_at),
         "client": {"client_id": "me", "token_url": url},
     }
-    wish = {"scope": 1, "provider_id": "loop", "kind": "oauth", "api_key": token}
-    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/provider-key", wish)).expect(200)
+    body = {"scope": 1, "provider_id": "loop", "kind": "oauth", "api_key": token}
+    (await workspace.client.post(f"/v1/workspaces/{workspace.id}/config/provider-key", body)).expect(200)
 
 
 def stored_login(workspace: WorkspaceFixture) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(workspace.data_dir) / "bulkhead.json").read_text())["providers"]["loop"]
-    return found
+    provider: dict[str, Any] = json.loads((Path(workspace.data_dir) / "bulkhead.json").read_text())["providers"]["loop"]
+    return provider
 
 
-async def test_a_token_that_is_over_is_renewed_before_the_run(house: ServerHarness) -> None:
+async def test_an_expired_token_is_renewed_before_the_run(house: ServerHarness) -> None:
     workspace = await house.workspace(model="anthropic")
-    async with authority() as giver:
-        await log_in(workspace, giver.url, expires_at=time.time() - 5)
+    async with token_endpoint() as endpoint:
+        await log_in(workspace, endpoint.url, expires_at=time.time() - 5)
         run = await workspace.prompt("hello?")
         call = await house.provider.next_call()
         assert call.headers["authorization"] == "Bearer renewed-access-token-1"
         await call.reply("hello")
         assert (await workspace.ended(run))["text"] == "hello"
-        assert giver.asked == [
+        assert endpoint.requests == [
             {"grant_type": ["refresh_token"], "refresh_token": ["first-refresh-token"], "client_id": ["me"]}
         ]
-        kept = stored_login(workspace)
-        assert (kept["api_key"], kept["oauth"]["refresh_token"]) == ("renewed-access-token-1", "next-refresh-token")
-        assert kept["oauth"]["expires_at"] > time.time() + 3000
+        stored = stored_login(workspace)
+        assert (stored["api_key"], stored["oauth"]["refresh_token"]) == ("renewed-access-token-1", "next-refresh-token")
+        assert stored["oauth"]["expires_at"] > time.time() + 3000
         await workspace.works()
-        assert len(giver.asked) == 1
+        assert len(endpoint.requests) == 1
     assert "access-token" not in house.story()
 
 
-async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house: ServerHarness) -> None:
+async def test_a_refused_token_is_renewed_once_for_two_sessions(house: ServerHarness) -> None:
     workspace = await house.workspace(model="responses")
     other = await workspace.client.create_session(workspace.id, "another")
-    async with authority() as giver:
-        await log_in(workspace, giver.url, expires_at=time.time() + 9000)
-        giver.may_answer.clear()
+    async with token_endpoint() as endpoint:
+        await log_in(workspace, endpoint.url, expires_at=time.time() + 9000)
+        endpoint.may_answer.clear()
         runs = [await workspace.prompt("one"), await workspace.client.prompt(workspace.id, other, "two")]
         for _ in runs:
             await (await house.provider.next_call()).refuse(401)
-        await giver.arrived.wait()
-        giver.may_answer.set()
+        await endpoint.arrived.wait()
+        endpoint.may_answer.set()
         for _ in runs:
             call = await house.provider.next_call()
             assert call.headers["authorization"] == "Bearer renewed-access-token-1"
             await call.reply("in")
         for run in runs:
             assert (await workspace.ended(run))["text"] == "in"
-        assert len(giver.asked) == 1
+        assert len(endpoint.requests) == 1
         refreshed = await workspace.client.post(
             f"/v1/workspaces/{workspace.id}/config/refresh-oauth", {"scope": 1, "provider_id": "loop"}
         )
-        assert refreshed.status == 400, "the same token again is none"
-        giver.token = "renewed-access-token-2"
+        assert refreshed.status == 400, "a renewal that returns the same token is an error"
+        endpoint.token = "renewed-access-token-2"
         refreshed = await workspace.client.post(
             f"/v1/workspaces/{workspace.id}/config/refresh-oauth", {"scope": 1, "provider_id": "loop"}
         )
@@ -213,13 +213,13 @@ async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house
         assert stored_login(workspace)["api_key"] == "renewed-access-token-2"
 
 
-async def test_a_long_turn_outlives_more_than_one_token(house: ServerHarness) -> None:
+async def test_a_long_turn_may_renew_its_token_several_times(house: ServerHarness) -> None:
     workspace = await house.workspace(model="responses", yolo=True)
-    async with authority() as giver:
-        await log_in(workspace, giver.url, expires_at=time.time() + 9000)
+    async with token_endpoint() as endpoint:
+        await log_in(workspace, endpoint.url, expires_at=time.time() + 9000)
         run = await workspace.prompt("take your time")
         for number in (1, 2, 3):
-            giver.token = f"renewed-access-token-{number}"
+            endpoint.token = f"renewed-access-token-{number}"
             await (await house.provider.next_call()).refuse(401)
             call = await house.provider.next_call()
             assert call.headers["authorization"] == f"Bearer renewed-access-token-{number}"
@@ -229,39 +229,39 @@ async def test_a_long_turn_outlives_more_than_one_token(house: ServerHarness) ->
             else:
                 await call.reply("done")
         assert (await workspace.ended(run))["text"] == "done"
-        assert len(giver.asked) == 3
+        assert len(endpoint.requests) == 3
 
 
-async def test_a_cancel_wins_over_the_wait_for_a_token(house: ServerHarness) -> None:
+async def test_a_cancel_does_not_wait_for_a_token_renewal(house: ServerHarness) -> None:
     workspace = await house.workspace(model="responses")
-    async with authority() as giver:
-        await log_in(workspace, giver.url, expires_at=time.time() + 9000)
-        giver.may_answer.clear()
+    async with token_endpoint() as endpoint:
+        await log_in(workspace, endpoint.url, expires_at=time.time() + 9000)
+        endpoint.may_answer.clear()
         run = await workspace.prompt("hello?")
         await (await house.provider.next_call()).refuse(401)
-        await giver.arrived.wait()
+        await endpoint.arrived.wait()
         (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
         ended = await workspace.ended(run, timeout_s=5.0)
         assert ended["cancelled"] is True
         assert "error" not in ended
-        giver.may_answer.set()
+        endpoint.may_answer.set()
         run = await workspace.prompt("and now?")
         call = await house.provider.next_call()
-        if call.headers["authorization"] != "Bearer renewed-access-token-1":  # the renewal is not over yet
+        if call.headers["authorization"] != "Bearer renewed-access-token-1":  # the renewal has not finished yet
             await call.refuse(401)
             call = await house.provider.next_call()
         assert call.headers["authorization"] == "Bearer renewed-access-token-1"
         await call.reply("yes")
         assert (await workspace.ended(run))["text"] == "yes"
-        assert len(giver.asked) == 1, "what was begun was begun again"
+        assert len(endpoint.requests) == 1, "the token was requested twice"
 
 
-async def test_a_type_that_nobody_knows_is_said_with_those_that_are_known(house: ServerHarness) -> None:
+async def test_an_unknown_provider_type_is_reported_with_the_known_types(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
-    write(house, workspace, lambda tree: tree["providers"]["loop"].update(type="smoke-signals"))
+    change_file(house, workspace, lambda tree: tree["providers"]["loop"].update(type="smoke-signals"))
     await reload(workspace)
     ended = await workspace.ended(await workspace.prompt("hello?"))
     assert "smoke-signals" in ended["error"]
-    for known in ("anthropic", "openai", "ollama", "google", "bedrock"):
-        assert known in ended["error"]
+    for type_ in ("anthropic", "openai", "ollama", "google", "bedrock"):
+        assert type_ in ended["error"]
     assert texts(await workspace.last_assistant()) == ""

@@ -1,4 +1,4 @@
-"""A prompt belongs to its workspace, not to the connection that brought it (the HTTP tests of the seeds)."""
+"""Test prompts over HTTP: a run belongs to its workspace, not to the connection that sent the prompt."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness
 
 
-async def test_a_prompt_is_answered_by_its_workspace(house: ServerHarness) -> None:
+async def test_a_prompt_is_answered_and_stored(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run = await workspace.prompt("how are you?")
     call = await house.provider.next_call()
@@ -37,9 +37,9 @@ async def test_the_same_prompt_goes_to_an_anthropic_model(house: ServerHarness) 
     assert (await workspace.ended(run))["text"] == "fine, thank you"
 
 
-async def test_a_prompt_is_accepted_while_its_run_blocks(house: ServerHarness) -> None:
+async def test_a_prompt_is_accepted_before_its_run_has_ended(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
-    run = await workspace.prompt("take your time")  # answered although the model has said nothing
+    run = await workspace.prompt("take your time")  # accepted although the model has not answered
     call = await house.provider.next_call()
     assert (await workspace.client.agent(workspace.id))["is_busy"] is True
     assert (await workspace.client.session(workspace.id, workspace.session))["is_busy"] is True
@@ -53,21 +53,21 @@ async def test_a_prompt_is_accepted_while_its_run_blocks(house: ServerHarness) -
     assert (await workspace.client.agent(workspace.id))["is_busy"] is False
 
 
-async def test_the_prompting_client_disconnects_and_the_run_goes_on(house: ServerHarness) -> None:
+async def test_a_run_continues_when_the_client_of_its_prompt_disconnects(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     client = house.new_client()
     house.client_log.asked(workspace.id, workspace.session, "r-left")
-    await _send_and_leave(
+    await _send_and_disconnect(
         client, workspace.id, {"session_id": workspace.session, "run_id": "r-left", "prompt": "go on"}
     )
     call = await house.provider.next_call()
-    await call.tokens("nobody ")
-    await workspace.watcher.text(workspace.session, "nobody")
-    await call.reply("waits")
-    assert (await workspace.ended("r-left"))["text"] == "nobody waits"
+    await call.tokens("still ")
+    await workspace.watcher.text(workspace.session, "still")
+    await call.reply("here")
+    assert (await workspace.ended("r-left"))["text"] == "still here"
 
 
-async def test_the_last_client_leaves_and_the_run_goes_on(house: ServerHarness) -> None:
+async def test_a_run_continues_without_clients(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run = await workspace.prompt("go on")
     call = await house.provider.next_call()
@@ -75,22 +75,22 @@ async def test_the_last_client_leaves_and_the_run_goes_on(house: ServerHarness) 
     (await workspace.client.request("DELETE", f"/v1/clients/{workspace.client.client_id}")).expect(200)
     await call.reply("alone")
     state = await eventually(
-        lambda: _state(house, workspace.id, run), what="end of the run", state=lambda: house.provider.exchanges
+        lambda: _outcome(house, workspace.id, run), what="end of the run", state=lambda: house.provider.exchanges
     )
     assert state == "completed"
 
 
-async def test_a_failing_run_reports_by_event_and_not_by_status(house: ServerHarness) -> None:
+async def test_a_failed_run_is_reported_by_an_event(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run = await workspace.prompt("fail, please")
     await (await house.provider.next_call()).refuse(401, message="no such key")
     end = await workspace.ended(run)
     assert end.get("error"), end
     assert "cancelled" not in end
-    told = await workspace.watcher.wait(
+    error = await workspace.watcher.wait(
         lambda e: e.kind == "agent_event" and e.payload.get("type") == "error", what="error event"
     )
-    assert told.payload["run_id"] == run
+    assert error.payload["run_id"] == run
     finish = finish_of(await workspace.last_assistant())
     assert finish is not None
     assert finish["reason"] == "error"
@@ -114,11 +114,11 @@ async def test_prompts_of_a_busy_session_run_one_after_the_other(house: ServerHa
     assert ends == [first, second, third]
 
 
-async def test_what_cannot_be_run_is_refused_and_not_stored(house: ServerHarness) -> None:
+async def test_an_invalid_prompt_is_refused_and_not_stored(house: ServerHarness) -> None:
     workspace = await house.workspace()
     agent = f"/v1/workspaces/{workspace.id}/agent"
     body = {"session_id": workspace.session, "run_id": "r-bad", "prompt": "hi"}
-    assert (await workspace.client.post(agent, body | {"session_id": "nobody"})).expect(404).code == "session_unknown"
+    assert (await workspace.client.post(agent, body | {"session_id": "unknown"})).expect(404).code == "session_unknown"
     assert (await workspace.client.post(agent, body | {"prompt": ""})).expect(400).code == "empty_prompt"
     assert (await workspace.client.post(agent, body | {"session_id": ""})).expect(400).code == "session_missing"
     unknown = await workspace.client.post("/v1/workspaces/00000000-0000-4000-8000-000000000000/agent", body)
@@ -127,8 +127,8 @@ async def test_what_cannot_be_run_is_refused_and_not_stored(house: ServerHarness
     await workspace.works()
 
 
-async def _send_and_leave(client: Client, workspace: str, body: dict[str, str]) -> None:
-    """Send a prompt and close the connection before the answer could come."""
+async def _send_and_disconnect(client: Client, workspace: str, body: dict[str, str]) -> None:
+    """Send a prompt and close the connection before the response can arrive."""
     data = json.dumps(body).encode()
     _, writer = await asyncio.open_unix_connection(client.socket_path)
     writer.write(head("POST", f"/v1/workspaces/{workspace}/agent", {"Content-Length": str(len(data))}) + data)
@@ -136,6 +136,6 @@ async def _send_and_leave(client: Client, workspace: str, body: dict[str, str]) 
     writer.close()
 
 
-async def _state(house: ServerHarness, workspace: str, run: str) -> str:
-    found = (await house.new_client().get(f"/v1/workspaces/{workspace}/runs/{run}")).expect(200).json()
-    return str(found["outcome"])
+async def _outcome(house: ServerHarness, workspace: str, run: str) -> str:
+    row = (await house.new_client().get(f"/v1/workspaces/{workspace}/runs/{run}")).expect(200).json()
+    return str(row["outcome"])

@@ -1,4 +1,4 @@
-"""Skills over the API, in the prompt, and on the event stream when they change."""
+"""Test skills in the API, in the system prompt, and on the event stream when they change."""
 
 import base64
 from urllib.parse import quote
@@ -8,7 +8,7 @@ from tests.support.harness.server_harness import ServerHarness
 SKILL = "---\nname: paint\ndescription: How to paint fences\nuser-invocable: true\n---\nUse a brush.\n"
 
 
-async def test_a_skill_is_listed_read_told_to_the_model_and_announced(house: ServerHarness) -> None:
+async def test_a_new_skill_is_announced_listed_readable_and_in_the_system_prompt(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     base = f"/v1/workspaces/{workspace.id}/skills"
     listed = (await workspace.client.get(base)).expect(200).json()
@@ -23,7 +23,7 @@ async def test_a_skill_is_listed_read_told_to_the_model_and_announced(house: Ser
     assert str(file) in system
     await call.reply("painted")
     await workspace.ended(run)
-    event = await workspace.watcher.wait(lambda event: event.kind == "skills_event", what="the news")
+    event = await workspace.watcher.wait(lambda event: event.kind == "skills_event", what="skills_event")
     assert "paint" in [state["name"] for state in event.payload["states"]]
     listed = (await workspace.client.get(base)).expect(200).json()
     paint = next(skill for skill in listed if skill["name"] == "paint")
@@ -40,9 +40,9 @@ async def test_a_skill_is_listed_read_told_to_the_model_and_announced(house: Ser
     assert "paint" in [state["name"] for state in shown["skills"]]
 
 
-async def test_only_skills_are_read(house: ServerHarness) -> None:
+async def test_a_file_that_is_not_a_skill_cannot_be_read(house: ServerHarness) -> None:
     workspace = await house.workspace()
     (workspace.path / "secret.txt").write_text("s")
-    for wanted in (str(workspace.path / "secret.txt"), "../secret.txt", "/etc/passwd", "paint"):
-        response = await workspace.client.post(f"/v1/workspaces/{workspace.id}/skills/read", {"skill_id": wanted})
+    for skill_id in (str(workspace.path / "secret.txt"), "../secret.txt", "/etc/passwd", "paint"):
+        response = await workspace.client.post(f"/v1/workspaces/{workspace.id}/skills/read", {"skill_id": skill_id})
         response.expect(404)

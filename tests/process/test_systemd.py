@@ -1,4 +1,4 @@
-"""Our unit files on a private systemd: start, prompt, crash of the supervisor, restart, stop (Y04, S01, S07)."""
+"""Test the unit files on a private systemd: start, prompt, crash of the supervisor, restart, stop (Y04, S01, S07)."""
 
 import tempfile
 from pathlib import Path
@@ -19,7 +19,9 @@ def manager(short_root: Path) -> Manager:
     return Manager(Path(tempfile.mkdtemp(dir=short_root)))
 
 
-async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) -> None:
+async def test_S01_S07_workers_survive_a_supervisor_crash_and_restart_under_systemd(
+    manager: Manager, short_root: Path
+) -> None:
     path = Path(tempfile.mkdtemp(dir=short_root))
     (path / "w").mkdir()
     await manager.systemctl("start", "bulkhead.target")
@@ -39,30 +41,34 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
             assert "bulkhead-workers.service" in cgroup_of(worker.pid), "the worker is in the supervisor's kill set"
 
             await manager.kill_main("bulkhead.service")
-            await changed(manager, supervisor)
+            await supervisor_replaced(manager, supervisor)
             assert await manager.show("bulkhead.service", "NRestarts") == "1"
-            assert await now_working(manager, client, workspace["id"]) == worker.identity
+            assert await current_worker(manager, client, workspace["id"]) == worker.identity
 
             supervisor = await manager.show("bulkhead.service", "MainPID")
             await manager.systemctl("restart", "bulkhead.service")
-            await changed(manager, supervisor)
-            assert await now_working(manager, client, workspace["id"]) == worker.identity
+            await supervisor_replaced(manager, supervisor)
+            assert await current_worker(manager, client, workspace["id"]) == worker.identity
             skip = len(watcher.seen)
             await watcher.wait(lambda e: e.kind == "message", what="token after the restart", skip=skip)
 
             zygote = await manager.show("bulkhead-workers.service", "MainPID")
             await manager.kill_main("bulkhead-workers.service")
             await eventually(
-                lambda: new_main(manager, "bulkhead-workers.service", zygote), timeout_s=15.0, what="a new zygote"
+                lambda: has_new_main(manager, "bulkhead-workers.service", zygote), timeout_s=15.0, what="a new zygote"
             )
-            assert worker.is_alive, "the end of the zygote took its workers along (S15)"
+            assert worker.is_alive, "the end of the zygote ended its workers (S15)"
 
             watcher.resumes = False
             await manager.systemctl("stop", "bulkhead.target")
             await worker.gone(timeout_s=15.0)
-            await eventually(lambda: manager.processes() == [], what="nothing alive", state=manager.processes)
+            await eventually(
+                lambda: manager.processes() == [], what="the end of all processes", state=manager.processes
+            )
             for unit in ("bulkhead.service", "bulkhead-workers.service", "bulkhead.socket"):
-                await eventually(lambda unit=unit: is_over(manager, unit), what=f"{unit} is inactive, in order")
+                await eventually(
+                    lambda unit=unit: has_stopped(manager, unit), what=f"{unit} is inactive after a clean end"
+                )
         finally:
             worker.close()
     stored = read_stored(workspace["id"], path / "w" / ".bulkhead")
@@ -70,8 +76,8 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
     assert judge(client_log, [stored]) == []
 
 
-async def now_working(manager: Manager, client: Client, workspace: str) -> Identity:
-    """Who serves this workspace."""
+async def current_worker(manager: Manager, client: Client, workspace: str) -> Identity:
+    """Return the identity of the worker that serves this workspace."""
     process = outer_process(manager, await inner_pid(client, workspace))
     process.close()
     return process.identity
@@ -81,22 +87,22 @@ async def is_active(manager: Manager, unit: str) -> bool:
     return await manager.show(unit, "ActiveState") == "active"
 
 
-async def is_over(manager: Manager, unit: str) -> bool:
-    found = [await manager.show(unit, name) for name in ("ActiveState", "Result")]
-    return found == ["inactive", "success"]
+async def has_stopped(manager: Manager, unit: str) -> bool:
+    state = [await manager.show(unit, name) for name in ("ActiveState", "Result")]
+    return state == ["inactive", "success"]
 
 
-async def new_main(manager: Manager, unit: str, old: str) -> bool:
+async def has_new_main(manager: Manager, unit: str, old: str) -> bool:
     return await is_active(manager, unit) and await manager.show(unit, "MainPID") not in ("0", old)
 
 
-async def changed(manager: Manager, old: str) -> None:
-    """The supervisor's unit has another main process, and that is ready."""
-    await eventually(lambda: new_main(manager, "bulkhead.service", old), timeout_s=15.0, what="a new supervisor")
+async def supervisor_replaced(manager: Manager, old: str) -> None:
+    """Wait until the supervisor's unit has another main process that is active."""
+    await eventually(lambda: has_new_main(manager, "bulkhead.service", old), timeout_s=15.0, what="a new supervisor")
 
 
 async def inner_pid(client: Client, workspace: str) -> int:
-    """The worker's pid as the service knows it, once it is ready."""
+    """Wait until the worker is ready; return its pid as seen inside the service."""
 
     async def look() -> int:
         try:

@@ -1,4 +1,4 @@
-"""A real worker process: what it answers, how it ends, what the next one finds."""
+"""Test a real worker process: its answers, how it exits, and what the next worker recovers."""
 
 import json
 import os
@@ -19,7 +19,7 @@ async def ready(worker: Process) -> Process:
     return worker
 
 
-async def test_a_prompt_goes_through_a_worker_and_the_worker_leaves_in_order(tmp_path: Path) -> None:
+async def test_a_worker_answers_a_prompt_and_shuts_down_cleanly(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
         await ready(worker)
         session_id = await worker.session()
@@ -34,11 +34,16 @@ async def test_a_prompt_goes_through_a_worker_and_the_worker_leaves_in_order(tmp
         assert listed["title"] == "/think hm"
         assert listed["message_count"] == 2
         assert listed["is_busy"] is False
-        told = await worker.ask("run.get", run=run_id)
-        assert (told["state"], told["outcome"]) == ("ended", "completed")
-        word = await worker.shut_down()
-        assert (word.reason, word.cancelled_runs, word.left_runs, word.flushed) == ("test", 0, [], True)
-        assert word.last_number == worker.ear.numbered[-1].number
+        run = await worker.ask("run.get", run=run_id)
+        assert (run["state"], run["outcome"]) == ("ended", "completed")
+        last_word = await worker.shut_down()
+        assert (last_word.reason, last_word.cancelled_runs, last_word.left_runs, last_word.flushed) == (
+            "test",
+            0,
+            [],
+            True,
+        )
+        assert last_word.last_number == worker.ear.numbered[-1].number
         assert await worker.exit_code() == EXIT_CLEAN
         assert worker.ear.stages == ["closing", "draining", "flushing", "closed"]
         numbers = [event.number for event in worker.ear.numbered]
@@ -79,13 +84,13 @@ async def test_every_operation_answers(tmp_path: Path) -> None:
         await worker.ask("prompt.cancel", sid=session_id)
         assert await worker.ask("run.list") == []
 
-        noted = tmp_path / "project" / "a.txt"
-        noted.write_text("a")
+        file = tmp_path / "project" / "a.txt"
+        file.write_text("a")
         await worker.ask("filetracker.read", {"session_id": session_id, "path": "a.txt"})
-        assert await worker.ask("filetracker.list", sid=session_id) == [str(noted)]
-        stamp = await worker.ask("filetracker.last_read", session_id=session_id, path=str(noted))
-        assert stamp.endswith("Z")
-        assert not stamp.startswith("0001")
+        assert await worker.ask("filetracker.list", sid=session_id) == [str(file)]
+        last_read = await worker.ask("filetracker.last_read", session_id=session_id, path=str(file))
+        assert last_read.endswith("Z")
+        assert not last_read.startswith("0001")
         never = await worker.ask("filetracker.last_read", session_id=session_id, path="b")
         assert never == "0001-01-01T00:00:00Z"
 
@@ -99,7 +104,7 @@ async def test_every_operation_answers(tmp_path: Path) -> None:
         assert reset.value.code == "reset"
 
 
-async def test_C09_what_is_no_prompt_is_refused_and_stores_nothing(tmp_path: Path) -> None:
+async def test_C09_an_invalid_prompt_is_refused_and_stores_nothing(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
         await ready(worker)
         session_id = await worker.session()
@@ -131,9 +136,9 @@ async def test_shutdown_while_streaming_keeps_the_text_as_cancelled(tmp_path: Pa
             active = await worker.submit(session_id, "/tokens 5000 50")
             queued = await worker.submit(session_id, "later", "later")
             await worker.until(lambda: len(worker.ear.snapshots) > 2)
-            word = await worker.shut_down()
-            assert word.cancelled_runs == 2
-            assert word.left_runs == []
+            last_word = await worker.shut_down()
+            assert last_word.cancelled_runs == 2
+            assert last_word.left_runs == []
             assert await worker.exit_code() == EXIT_CLEAN
             assert worker.ear.completes()[active]["cancelled"] is True
             assert worker.ear.completes()[queued]["message_id"] == ""
@@ -182,7 +187,7 @@ async def test_W05_killed_while_a_tool_runs(tmp_path: Path) -> None:
             await worker.until(lambda: any(beat.children for beat in worker.ear.beats))
             worker.process.kill()
             await worker.exit_code()
-        # What the worker leaves is the launcher's to end, and there is none on this stage.
+        # The launcher would end what the worker leaves behind; this test has none.
         assert sweep(stage.workspace_id, keep=(), timeout_s=5.0) >= 1
         async with stage.worker() as worker:
             await ready(worker)
@@ -192,7 +197,7 @@ async def test_W05_killed_while_a_tool_runs(tmp_path: Path) -> None:
             assert rows[2]["parts"][0]["data"]["is_error"] is True
 
 
-async def test_a_tool_that_is_cancelled_is_gone_before_its_run_has_ended(tmp_path: Path) -> None:
+async def test_the_processes_of_a_cancelled_tool_end_before_its_run_ends(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path) as stage, stage.worker(skip_permissions=True) as worker:
         await ready(worker)
         session_id = await worker.session()
@@ -205,7 +210,7 @@ async def test_a_tool_that_is_cancelled_is_gone_before_its_run_has_ended(tmp_pat
         assert children.strip() == ""
 
 
-async def test_session_delete_ends_its_run_first(tmp_path: Path) -> None:
+async def test_session_delete_cancels_its_run_first(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
         await ready(worker)
         session_id = await worker.session()
@@ -219,7 +224,7 @@ async def test_session_delete_ends_its_run_first(tmp_path: Path) -> None:
             await worker.submit(session_id, "again")
 
 
-async def test_SIGTERM_is_the_same_shutdown(tmp_path: Path) -> None:
+async def test_SIGTERM_starts_the_same_shutdown(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
         await ready(worker)
         session_id = await worker.session()
@@ -239,19 +244,19 @@ async def test_a_drain_that_overruns_is_reported_and_left_to_recovery(tmp_path: 
             call = json.dumps({"command": "trap '' TERM; sleep 300 & wait", "description": "x"})
             run_id = await worker.submit(session_id, f"/tool bash {call}")
             await worker.until(lambda: any(beat.children for beat in worker.ear.beats))
-            word = await worker.shut_down(drain_s=0.0)
-            assert word.left_runs == [run_id]
+            last_word = await worker.shut_down(drain_s=0.0)
+            assert last_word.left_runs == [run_id]
             assert await worker.exit_code() == EXIT_LEFT
         async with stage.worker() as worker:
             await ready(worker)
             assert worker.ear.readies[0].interrupted == [run_id]
 
 
-async def test_S14_without_a_supervisor_an_idle_worker_leaves(tmp_path: Path) -> None:
+async def test_S14_an_idle_worker_without_a_supervisor_exits(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path, Limits(supervisor_lease_s=0.4)) as stage, stage.worker() as worker:
         await ready(worker)
         session_id = await worker.session()
-        await worker.submit(session_id, "/tokens 30 20", "r")  # longer than the tenure
+        await worker.submit(session_id, "/tokens 30 20", "r")  # longer than the lease
         await stage.router.close()
         assert await worker.exit_code() == EXIT_CLEAN
     async with open_one_worker(tmp_path, router_name="again.sock") as stage, stage.worker() as worker:
@@ -267,7 +272,7 @@ async def test_D08_a_second_worker_is_refused(tmp_path: Path) -> None:
             assert f"process {first.process.pid}" in second.log_path.read_text()
 
 
-async def test_D04_D11_files_that_cannot_be_used(tmp_path: Path) -> None:
+async def test_D04_D11_unusable_files_give_their_exit_codes(tmp_path: Path) -> None:
     import sqlite3
 
     async with open_one_worker(tmp_path) as stage:
@@ -289,7 +294,7 @@ async def test_D04_D11_files_that_cannot_be_used(tmp_path: Path) -> None:
             assert await worker.exit_code() == EXIT_DIRECTORY
 
 
-async def test_a_broken_configuration_leaves_the_history_readable_and_says_what_is_wrong(tmp_path: Path) -> None:
+async def test_a_broken_configuration_is_reported_and_a_fixed_one_is_used_after_update(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path) as stage:
         config = tmp_path / "project" / "bulkhead.json"
         config.write_text("{broken")
@@ -309,7 +314,7 @@ async def test_a_broken_configuration_leaves_the_history_readable_and_says_what_
             assert "error" not in await worker.ended(run_id)
 
 
-async def test_update_does_not_reach_into_a_running_turn(tmp_path: Path) -> None:
+async def test_agent_init_does_not_change_a_running_turn(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path) as stage, stage.worker() as worker:
         await ready(worker)
         session_id = await worker.session()
