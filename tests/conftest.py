@@ -62,7 +62,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = outcome.get_result()
     harness = item.stash.get(_harness, None)
     if harness is not None and report.failed:
-        report.sections.append(("server", harness.story()))
+        report.sections.append(("server", harness.logs()))
 
 
 @pytest.fixture(autouse=True)

@@ -250,7 +250,7 @@ async def test_streams_end_cleanly_with_their_workspace_and_only_those(house: Se
     plain = await house.watch(workspace.id, name="plain", ids=False)
     (await workspace.client.request("DELETE", f"/v1/workspaces/{workspace.id}/registration")).expect(200)
     for watcher in (workspace.watcher, plain):
-        assert await watcher.over() == "clean"
+        assert await watcher.connection_ended() == "clean"
     assert workspace.watcher.retry_ms in RETRY
     asked = await workspace.client.get(f"/v1/workspaces/{workspace.id}/events?client_id={workspace.client.client_id}")
     assert asked.expect(404).code == "workspace_unknown"
@@ -261,7 +261,7 @@ async def test_streams_end_cleanly_with_their_workspace_and_only_those(house: Se
     del house.client_log.workspaces[workspace.id]  # its file belongs to the new one now
     workspace.id = again["id"]
     assert (await workspace.client.session(workspace.id, workspace.session))["id"] == workspace.session
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -272,7 +272,7 @@ async def test_streams_end_cleanly_with_their_server(house: ServerHarness, numbe
     run, call = await workspace.streaming()
     house.server.send(number)
     for watcher in (workspace.watcher, plain):
-        assert await watcher.over() == "clean"
+        assert await watcher.connection_ended() == "clean"
     assert workspace.watcher.retry_ms in RETRY
     assert await house.server.ended() == 0
     if number == signal.SIGHUP:  # the worker goes on, and the next server finds it
@@ -291,10 +291,10 @@ async def test_a_killed_server_is_a_clean_end_for_a_plain_stream(house: ServerHa
     workspace = await house.workspace()
     plain = await house.watch(workspace.id, name="plain", ids=False)
     await house.server.kill9()
-    assert await plain.over() == "clean"  # the reference client would wait for ever after anything else
-    assert await workspace.watcher.over() == "cut"
+    assert await plain.connection_ended() == "clean"  # the reference client would wait for ever after anything else
+    assert await workspace.watcher.connection_ended() == "cut"
     await house.server.restart()
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 # --- quiet and slow clients ---------------------------------------------------------------------------------------

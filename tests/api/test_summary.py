@@ -15,7 +15,7 @@ pytestmark = pytest.mark.house(neighbour=False)
 async def told(house: ServerHarness) -> WorkspaceFixture:
     """A room in which something was said."""
     workspace = await house.workspace(model="openai")
-    house.client_log.asked(workspace.id, workspace.session, "")  # a summary's run has an id that no client chose
+    house.client_log.submitted(workspace.id, workspace.session, "")  # a summary's run has an id that no client chose
     run = await workspace.prompt("remember the word apple")
     await (await house.provider.next_call()).reply("noted")
     await workspace.ended(run)

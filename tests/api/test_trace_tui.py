@@ -161,7 +161,7 @@ async def test_sessions_are_renamed_deleted_and_begun(house: ServerHarness, way:
             what="the new title",
         )
         first = tui.session["id"]
-        await tui.start_anew()
+        await tui.start_new_session()
         assert crush.asked("POST", "/lsps/stop")
         await answered(tui, "/say two")
         second = tui.session["id"]

@@ -89,7 +89,7 @@ async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_hold_nobody_u
             async with asyncio.timeout(10):
                 await often.wait()
             for half, body, run in zip(halves, bodies, runs, strict=True):
-                house.client_log.asked(workspace.id, workspace.session, run)
+                house.client_log.submitted(workspace.id, workspace.session, run)
                 half.send(body[len(body) // 2 :])
             for half in halves:
                 assert (await half.answer())[0] == 202
@@ -99,7 +99,7 @@ async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_hold_nobody_u
 
 async def prompted(workspace: WorkspaceFixture, run: str, text: str) -> Response:
     """The answer to a prompt whose text is sent as it is; escaped it would be more than a body may be."""
-    workspace.client.client_log.asked(workspace.id, workspace.session, run)
+    workspace.client.client_log.submitted(workspace.id, workspace.session, run)
     wish = {"session_id": workspace.session, "run_id": run, "prompt": text}
     raw = json.dumps(wish, ensure_ascii=False).encode()
     return await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", raw=raw)

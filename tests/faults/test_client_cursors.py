@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, gone_at_the_end
+from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, closed_at_end
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
@@ -47,7 +47,7 @@ async def test_C04_every_id_that_was_sent_gives_the_exact_tail(house: ServerHarn
     first, last = before.events[0].number, before.events[-1].number
     cursors = [f"{before.log}.{number}" for number in (0, *range(first, last + 1))]
     late = [LightReader(house.server.socket_path, workspace.id, cursor) for cursor in cursors]
-    with gone_at_the_end(late):
+    with closed_at_end(late):
         for reader in late:
             assert await reader.open() == 200
         run = await workspace.prompt("/say live")
@@ -69,7 +69,7 @@ async def test_C04_what_cannot_be_served_is_a_reset(house: ServerHarness, memory
         for name, log in logs.items():
             text = text.replace(name, log)
         late.append(LightReader(house.server.socket_path, workspace.id, text))
-    with gone_at_the_end(late):
+    with closed_at_end(late):
         for reader in late:
             assert await reader.open() == 200
         await eventually(lambda: all(one.resets for one in late), what="a reset", state=lambda: unreset(late))
@@ -102,7 +102,7 @@ async def test_C05_cut_after_every_single_event(house: ServerHarness, memory: st
     run, call = await workspace.streaming("three")
     reader = LightReader(house.server.socket_path, workspace.id, f"{log}.0")
     reader.on_event = reader.close
-    with gone_at_the_end([reader]):
+    with closed_at_end([reader]):
         replayed = len(house.stored(workspace).events)
         for count in range(1, replayed + 1):
             assert await reader.open() == 200
@@ -126,7 +126,7 @@ async def test_C05_cut_before_the_first_id_again_and_again(house: ServerHarness)
         LightReader(house.server.socket_path, workspace.id, cursor),
         LightReader(house.server.socket_path, workspace.id),
     ]
-    with gone_at_the_end(readers):
+    with closed_at_end(readers):
         for number in range(20):
             for reader in readers:
                 assert await reader.open() == 200

@@ -104,7 +104,7 @@ async def is_turned_away(house: ServerHarness) -> None:
 async def still_works(house: ServerHarness, workspace: WorkspaceFixture, inside: RawConnection) -> None:
     """A run over a connection that was there before."""
     run = str(uuid.uuid4())
-    house.client_log.asked(workspace.id, workspace.session, run)
+    house.client_log.submitted(workspace.id, workspace.session, run)
     body = json.dumps({"session_id": workspace.session, "run_id": run, "prompt": "/say still here"}).encode()
     inside.send(head("POST", f"/v1/workspaces/{workspace.id}/agent", {"Content-Length": str(len(body))}) + body)
     status, _, answer = await inside.answer()

@@ -57,7 +57,7 @@ async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house:
     moved.rename(workspace.path)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
     assert texts(await workspace.messages())[:2] == ["/say first", "first"]
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 async def test_H05_a_directory_that_goes_away_with_its_history(house: ServerHarness) -> None:
@@ -105,7 +105,7 @@ async def test_H05_another_directory_in_its_place_gets_no_worker(house: ServerHa
     workspace.path.rmdir()
     moved.rename(workspace.path)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @as_root

@@ -85,7 +85,7 @@ async def test_X11_workspaces(house: ServerHarness) -> None:
     assert (await workspace.client.create(workspace.path))["id"] == workspace.id, "one that is known is found"
     await workspace.works()
     (await workspace.client.request("DELETE", f"/v1/workspaces/{workspace.id}/registration")).expect(200)
-    await workspace.watcher.over()
+    await workspace.watcher.connection_ended()
     assert (await workspace.client.create(path))["id"] != workspace.id
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.clients.http_client import ConnectionLost
-from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, gone_at_the_end, open_all
+from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, closed_at_end, open_all
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness
 from tests.support.process_usage import resident_bytes
@@ -39,7 +39,7 @@ async def test_C03_a_thousand_clients_on_one_run(house: ServerHarness, many_desc
     run = await workspace.prompt("/tokens 100000 5")
     crowd: list[LightReader] = []
     memory: dict[int, int] = {}
-    with gone_at_the_end(crowd):
+    with closed_at_end(crowd):
         for size in STEPS:
             crowd += [LightReader(house.server.socket_path, workspace.id) for _ in range(size - len(crowd))]
             for begin in range(0, size, 50):
@@ -74,7 +74,7 @@ async def test_C05_two_hundred_come_back_after_a_restart(house: ServerHarness, m
     run, call = await workspace.streaming("before ")
     worker = await workspace.worker()
     crowd = [LightReader(house.server.socket_path, workspace.id) for _ in range(RETURNING)]
-    with gone_at_the_end(crowd):
+    with closed_at_end(crowd):
         await open_all(crowd)
         await eventually(lambda: all(one.base and one.retries_ms for one in crowd), what="where each of them stands")
         waits = [reader.retries_ms[0] for reader in crowd]

@@ -169,7 +169,7 @@ async def test_L07_cancelled_in_every_trouble(house: ServerHarness, trouble: obj
     ended = await workspace.ended(run, timeout_s=5.0)
     assert ended["cancelled"] is True
     assert "error" not in ended
-    await call.left(timeout_s=1.0)
+    await call.wait_closed(timeout_s=1.0)
     assert (finish_of(await workspace.last_assistant()) or {})["reason"] == "canceled"
     assert len(house.provider.exchanges) == 1
     await workspace.works()
@@ -194,7 +194,7 @@ async def test_L01_a_refused_key_fails_at_once_and_is_shown_to_nobody(
     assert len(house.provider.exchanges) == 1, "a refused key was tried again"
     assert API_KEY not in str([event.payload for event in workspace.watcher.seen])
     assert API_KEY not in str(await workspace.messages())
-    assert API_KEY not in house.story()
+    assert API_KEY not in house.logs()
     await workspace.works()
 
 
@@ -238,7 +238,7 @@ async def test_L03_a_silent_provider_is_given_up(house: ServerHarness, how: str,
     ended = await ending
     assert "sent nothing for 1 s" in ended["error"]
     assert (await workspace.run(run))["cause"] == "timeout"
-    await call.left()
+    await call.wait_closed()
     await workspace.works()
 
 
@@ -255,8 +255,8 @@ async def test_L03_a_token_now_and_then_does_not_outlast_the_run(house: ServerHa
     ended = await ending
     assert "longer than 2 s" in ended["error"]
     assert ended["text"].startswith("xx"), "what came is kept"
-    await call.left()
-    await workspace.works_unwatched()
+    await call.wait_closed()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -288,7 +288,7 @@ async def test_L05_a_line_of_100_MB_takes_no_memory(house: ServerHarness, dialec
     sent = 0
     block = b"y" * (1 << 20)
     await call.garbage(b"data: ")
-    while sent < LONG_LINE and not call.is_left:
+    while sent < LONG_LINE and not call.is_closed:
         await call.garbage(block)
         await asyncio.sleep(0)  # a write to a connection that was closed does not wait
         sent += len(block)

@@ -101,7 +101,7 @@ async def test_D01_disk_full_while_streaming(disk: SmallDisk, house: ServerHarne
     assert "torage" in end["error"], end
     row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("failed", "storage"), row
-    await call.left()
+    await call.wait_closed()
     assert (await workspace.worker()).identity == worker.identity, "the worker died of a full disk"
     assert len(await workspace.messages()) == 2
     disk.free()

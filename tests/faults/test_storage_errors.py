@@ -60,7 +60,7 @@ async def test_D02_a_write_error_while_streaming(house: ServerHarness) -> None:
     no_more_bytes(worker, workspace.data_dir / "workspace.db")
     await call.tokens("x" * 200_000)
     await worker.gone()
-    await call.left()
+    await call.wait_closed()
     await workspace.watcher.state("ready", skip=seen)
     assert (await workspace.ended(run))["error"]
     assert (await workspace.run(run))["outcome"] == "interrupted"
@@ -85,7 +85,7 @@ async def test_D06_the_log_was_removed_after_a_crash(house: ServerHarness) -> No
     house.client_log.streams.remove(workspace.watcher.stream)
     house.client_log.workspaces.pop(workspace.id)
     workspace.session = await workspace.client.create_session(workspace.id)
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.house(limits=QUICK)
@@ -116,7 +116,7 @@ async def test_D07_another_process_holds_the_write_lock_while_streaming(house: S
             503
         ).code == "storage_busy"
     await call.tokens("three")
-    await call.left()  # it ends visibly, rather than going on with what may not be stored
+    await call.wait_closed()  # it ends visibly, rather than going on with what may not be stored
     assert "another process holds the database" in (await workspace.ended(run))["error"]
     row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("failed", "storage"), row

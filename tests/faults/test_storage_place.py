@@ -141,7 +141,7 @@ async def test_D03_a_run_that_a_crash_left_open_waits_for_the_repair(house: Serv
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("kept so far")
     let_go = await stopped(house, workspace, crash=True)
-    await call.left()
+    await call.wait_closed()
     seen = len(workspace.watcher.seen)
     with immutable(workspace.data_dir / "workspace.db"):
         let_go()
@@ -237,7 +237,7 @@ async def test_D05_a_database_that_is_moved_while_it_is_open(house: ServerHarnes
         await workspace.watcher.close()
         house.client_log.streams.remove(workspace.watcher.stream)  # what it saw stands in the file that was moved away
         (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
-        await workspace.works_unwatched()
+        await workspace.works_with_new_stream()
         assert (await workspace.run(run))["outcome"] == "completed", "the copy knows of a prompt that had not begun"
 
 
@@ -254,7 +254,7 @@ async def test_D05_a_database_that_is_removed_while_it_is_open(house: ServerHarn
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
     assert (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(200).json() == []
     workspace.session = await workspace.client.create_session(workspace.id)
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 def digest(path: Path) -> bytes:

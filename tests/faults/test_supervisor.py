@@ -147,7 +147,7 @@ async def test_S07_told_to_leave(house: ServerHarness, moment: str) -> None:
     house.notify.forget()
     house.server.send(signal.SIGTERM)
     await house.notify.wait("STOPPING=1")
-    assert await workspace.watcher.over() == "clean"
+    assert await workspace.watcher.connection_ended() == "clean"
     assert workspace.watcher.retry_ms > 0, "the stream never said when to come back"
     assert await house.server.ended() == 0
     assert [process.pid for process in watched if process.is_alive] == []

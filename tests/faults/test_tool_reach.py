@@ -189,7 +189,7 @@ async def test_T07_a_command_kills_the_supervisor(house: ServerHarness) -> None:
         lambda: _is_over(workspace, run), timeout_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
     )
     assert "done" in (await result(workspace))["content"]
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 async def _is_over(workspace: WorkspaceFixture, run: str) -> bool:
@@ -208,7 +208,7 @@ async def test_T07_a_command_takes_its_database_away(house: ServerHarness) -> No
     assert (await house.worker(workspace.id))["generation"] == row["generation"]
     kept.rename(workspace.path / ".bulkhead")
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.4})  # it is looked after four times as often as somebody may sleep

@@ -34,7 +34,7 @@ async def test_a_run_that_ends_while_nobody_is_there_is_told_later(house: Server
     house.server.send(signal.SIGHUP)
     assert await house.server.ended() == 0
     await call.reply("after")
-    await call.left()
+    await call.wait_closed()
     await house.server.restart()
     assert (await workspace.ended(run))["text"] == "before after"
     assert texts(await workspace.last_assistant()) == "before after"

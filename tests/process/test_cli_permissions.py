@@ -136,7 +136,7 @@ async def test_somebody_else_may_answer(house: ServerHarness) -> None:
 async def enter(house: ServerHarness, workspace: str) -> None:
     """The prompts of a command are nobody's in the house's diary; from here on they are judged like the others."""
     for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
-        house.client_log.asked(workspace, run["session_id"], run["id"])
+        house.client_log.submitted(workspace, run["session_id"], run["id"])
         house.client_log.accepted(workspace, run["session_id"], run["id"])
 
 

@@ -75,7 +75,7 @@ async def test_a_search_in_public_code_asks_first(house: ServerHarness) -> None:
         request = await requested(workspace.watcher)
         assert (request["tool_name"], request["action"]) == ("sourcegraph", "fetch")
         assert request["path"] == str(workspace.path)
-        assert pages.asked == []
+        assert pages.requested == []
         assert await resolved(workspace, request, "allow")
         await workspace.ended(run)
         (result,) = await results(workspace)
@@ -85,7 +85,7 @@ async def test_a_search_in_public_code_asks_first(house: ServerHarness) -> None:
         request = await requested(workspace.watcher, other_than=request["id"])
         assert await resolved(workspace, request, "deny")
         await workspace.ended(run)
-        assert pages.asked == [PATH]
+        assert pages.requested == [PATH]
 
 
 async def test_an_agent_that_looks_things_up_may_search_and_not_ask_about_us(house: ServerHarness) -> None:

@@ -111,7 +111,7 @@ async def test_a_command_is_asked_for_a_newer_key_after_a_401(house: ServerHarne
     ended = await workspace.ended(run)
     assert "set providers.loop.api_key" in ended["error"]
     assert len(house.provider.exchanges) == 2, "asked once more with the same key"
-    assert "key-0123456789" not in house.story()
+    assert "key-0123456789" not in house.logs()
 
 
 class Authority:
@@ -180,7 +180,7 @@ async def test_a_token_that_is_over_is_renewed_before_the_run(house: ServerHarne
         assert kept["oauth"]["expires_at"] > time.time() + 3000
         await workspace.works()
         assert len(giver.asked) == 1
-    assert "access-token" not in house.story()
+    assert "access-token" not in house.logs()
 
 
 async def test_a_refused_token_is_renewed_once_and_two_sessions_share_that(house: ServerHarness) -> None:

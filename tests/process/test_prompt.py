@@ -56,7 +56,7 @@ async def test_a_prompt_is_accepted_while_its_run_blocks(house: ServerHarness) -
 async def test_the_prompting_client_disconnects_and_the_run_goes_on(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     client = house.new_client()
-    house.client_log.asked(workspace.id, workspace.session, "r-left")
+    house.client_log.submitted(workspace.id, workspace.session, "r-left")
     await _send_and_leave(
         client, workspace.id, {"session_id": workspace.session, "run_id": "r-left", "prompt": "go on"}
     )

@@ -51,18 +51,18 @@ LOG = logging.getLogger("bulkhead.test")
 class Newborn:
     """A worker that a launcher started, and what it says."""
 
-    def __init__(self, spec: WorkerSpec, handle: LocalHandle, ear: MessageListener, link: Link) -> None:
+    def __init__(self, spec: WorkerSpec, handle: LocalHandle, listener: MessageListener, link: Link) -> None:
         self.spec = spec
         self.handle = handle
         self.pid = handle.pid
-        self.ear = ear
+        self.listener = listener
         self.link = link
 
     async def ready(self) -> "Newborn":
         async with asyncio.timeout(20.0):
-            while not self.ear.readies:
-                self.ear.changed.clear()
-                await self.ear.changed.wait()
+            while not self.listener.readies:
+                self.listener.changed.clear()
+                await self.listener.changed.wait()
         return self
 
 
@@ -106,12 +106,12 @@ class Ward:
 
     async def born(self, spec: WorkerSpec | None = None) -> Newborn:
         spec = spec or self.spec()
-        ear = MessageListener()
+        listener = MessageListener()
         expected = ExpectedWorker(spec.workspace_id, spec.generation, spec.token)
-        link = self.router.expect(expected, LinkListeners(lifecycle=ear, events=ear))
+        link = self.router.expect(expected, LinkListeners(lifecycle=listener, events=listener))
         handle = await self.launcher.start(spec)
         self._born.append(handle)
-        return Newborn(spec, handle, ear, link)
+        return Newborn(spec, handle, listener, link)
 
     async def clear(self) -> None:
         for handle in self._born:
@@ -174,8 +174,8 @@ async def test_a_forked_worker_gets_ready_and_is_its_own_man(root: Path, shared_
             spec.log_path,
             spec.log_path,
         ]
-        assert worker.ear.hellos[0].pid == pid
-        assert worker.ear.hellos[0].start_ticks == worker.handle.start_ticks
+        assert worker.listener.hellos[0].pid == pid
+        assert worker.listener.hellos[0].start_ticks == worker.handle.start_ticks
 
 
 async def test_forked_workers_have_little_memory_of_their_own(root: Path, shared_zygote: SharedZygote) -> None:
@@ -188,15 +188,15 @@ async def test_forked_workers_have_little_memory_of_their_own(root: Path, shared
     async with open_ward(root, shared_zygote.socket_path) as ward:
         workers = [await (await ward.born()).ready() for _ in range(2)]
         for worker in workers:
-            link, ear = worker.link, worker.ear
+            link, listener = worker.link, worker.listener
             made = msgspec.json.decode((await link.call("session.create", body=b'{"title":"x"}')).body)
             idle_mb = await own_mb(worker)
             wish = {"session_id": made["id"], "prompt": "/tokens 100", "run_id": ""}
             await link.call("prompt.submit", body=msgspec.json.encode(wish))
             async with asyncio.timeout(20.0):
-                while not ear.completes():
-                    ear.changed.clear()
-                    await ear.changed.wait()
+                while not listener.completes():
+                    listener.changed.clear()
+                    await listener.changed.wait()
             after_mb = await own_mb(worker)
             print(f"of its own: {idle_mb:.1f} MB idle, {after_mb:.1f} MB after a run")
             # Far from what is measured (8.3 and 10.6), as near as needed to see that nothing is shared any more.
@@ -436,7 +436,7 @@ async def test_a_zygote_told_to_end_passes_it_on_and_leaves_last(root: Path) -> 
             zygote.popen.send_signal(signal.SIGTERM)
             reports: list[ExitReport] = [await worker.handle.exited() for worker in workers]
             assert [report.cause for report in reports] == ["exit 0", "exit 0"]
-            assert [len(worker.ear.last_words) for worker in workers] == [1, 1]
+            assert [len(worker.listener.last_words) for worker in workers] == [1, 1]
             assert await asyncio.to_thread(zygote.popen.wait, 10) == EXIT_CLEAN
 
     zygote = SharedZygote(root)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checks.history import ClientLog, read_stored
-from tests.support.checks.judge import judge
+from tests.support.checks.history_checks import check_history
 from tests.support.clients.http_client import Client, ConnectionLost
 from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
@@ -67,7 +67,7 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
             worker.close()
     stored = read_stored(workspace["id"], path / "w" / ".bulkhead")
     assert [(row.id, row.outcome) for row in stored.runs] == [(run, "cancelled")]
-    assert judge(client_log, [stored]) == []
+    assert check_history(client_log, [stored]) == []
 
 
 async def now_working(manager: Manager, client: Client, workspace: str) -> Identity:

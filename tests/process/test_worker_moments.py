@@ -25,7 +25,7 @@ async def open_moments(
 
 
 async def ready(worker: Process) -> Process:
-    await worker.until(lambda: worker.ear.readies)
+    await worker.until(lambda: worker.listener.readies)
     return worker
 
 
@@ -59,8 +59,8 @@ async def test_W02_W03_killed_between_commit_and_start(tmp_path: Path, point: st
             asking.cancel()
         async with stage.worker(env=env) as worker:
             await ready(worker)
-            assert worker.ear.readies[0].requeued == ["key"]
-            assert worker.ear.readies[0].interrupted == []
+            assert worker.listener.readies[0].requeued == ["key"]
+            assert worker.listener.readies[0].interrupted == []
             assert (await worker.ended("key"))["text"] == "hi"
             assert await worker.submit(session_id, "/say hi", "key") == "key"
             assert len(await worker.ask("session.messages", sid=session_id)) == 2
@@ -75,11 +75,11 @@ async def test_W07_killed_after_the_end_was_committed_and_before_it_was_told(tmp
             await worker.submit(session_id, "/say hi", "key")
             (await failpoints.reached("terminal.after_commit")).release("kill")
             await worker.exit_code()
-            assert worker.ear.completes() == {}
-            last = worker.ear.numbered[-1].number
+            assert worker.listener.completes() == {}
+            last = worker.listener.numbered[-1].number
         async with stage.worker(env=env) as worker:
             await ready(worker)
-            assert worker.ear.readies[0].interrupted == []
+            assert worker.listener.readies[0].interrupted == []
             answer = await worker.link.call("events.since", args={"number": str(last), "count": "50"})
             assert answer.body.count(b'"run_complete"') == 1
             assert b'"text":"hi"' in answer.body
@@ -97,7 +97,7 @@ async def test_W08_killed_while_the_end_is_written(tmp_path: Path) -> None:
             await worker.exit_code()
         async with stage.worker(env=env) as worker:
             await ready(worker)
-            assert worker.ear.readies[0].interrupted == ["key"]
+            assert worker.listener.readies[0].interrupted == ["key"]
             told = await worker.ask("run.get", run="key")
             assert (told["state"], told["outcome"]) == ("ended", "interrupted")
 
@@ -109,7 +109,7 @@ async def test_W09_killed_in_each_stage_of_the_close(tmp_path: Path, point: str)
             await ready(worker)
             session_id = await worker.session()
             await worker.submit(session_id, "/hang", "key")
-            await worker.until(lambda: any(b'"assistant"' in event.data for event in worker.ear.numbered))
+            await worker.until(lambda: any(b'"assistant"' in event.data for event in worker.listener.numbered))
             failpoints.arm(point)
             worker.link.send(Shutdown(epoch=Epoch(1), reason="test", drain_s=5, flush_s=5))
             (await failpoints.reached(point)).release("kill")
@@ -151,7 +151,7 @@ async def test_killed_before_ready_recovers_once(tmp_path: Path) -> None:
             await ready(worker)
             session_id = await worker.session()
             await worker.submit(session_id, "/hang", "key")
-            await worker.until(lambda: any(b'"assistant"' in event.data for event in worker.ear.numbered))
+            await worker.until(lambda: any(b'"assistant"' in event.data for event in worker.listener.numbered))
             worker.process.kill()
             await worker.exit_code()
         failpoints.arm("worker.before_ready", "kill")
@@ -191,7 +191,7 @@ async def test_a_cancel_that_arrives_before_the_commit_covers_the_prompt(tmp_pat
         hit.release()
         assert await asking == "key"
         await cancelling
-        assert worker.ear.completes()["key"]["cancelled"] is True
+        assert worker.listener.completes()["key"]["cancelled"] is True
         rows = await worker.ask("session.messages", sid=session_id)
         assert [row["role"] for row in rows] == ["user", "assistant"]
         assert rows[1]["parts"][0]["data"]["reason"] == "canceled"

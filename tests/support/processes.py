@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-HOUSE_MARKER = "BULKHEAD_TEST_HOUSE"
+HARNESS_MARKER = "BULKHEAD_TEST_HARNESS"
 WORKSPACE_MARKER = "BULKHEAD_WORKSPACE_ID"
 
 

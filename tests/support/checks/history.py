@@ -58,7 +58,7 @@ class ClientLog:
     acknowledged: list[SubmittedPrompt] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
 
-    def asked(self, workspace: str, session: str, run_id: str) -> None:
+    def submitted(self, workspace: str, session: str, run_id: str) -> None:
         """A prompt is about to be sent."""
         self.prompts.append(SubmittedPrompt(workspace, session, run_id))
 

@@ -74,7 +74,7 @@ class Crush:
 
     def __init__(
         self,
-        door: ServerAddress,
+        address: ServerAddress,
         client_log: ClientLog,
         *,
         version: str = "v0.99.0",
@@ -82,7 +82,7 @@ class Crush:
         has_proxy: bool = False,
     ) -> None:
         """`has_proxy`: HTTP_PROXY is set, which makes targets on a Unix socket absolute."""
-        self.door = door
+        self.address = address
         self.client_log = client_log
         self.version = version
         self.build_id = build_id
@@ -106,12 +106,12 @@ class Crush:
 
     async def start(self) -> str:
         """Look whether this server can be used: RUNNING or OWN. By TCP nothing is asked."""
-        if self.door.is_tcp:
+        if self.address.is_tcp:
             return RUNNING
-        path = Path(self.door.host.removeprefix("unix://"))
+        path = Path(self.address.host.removeprefix("unix://"))
         try:
             async with asyncio.timeout(PROBE_S):
-                _, writer = await self.door.connect()
+                _, writer = await self.address.connect()
         except (OSError, TimeoutError):
             return OWN
         writer.close()
@@ -207,20 +207,20 @@ class Crush:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self.connections += 1
-        return await self.door.connect()
+        return await self.address.connect()
 
     def _head(self, method: str, path: str, data: bytes, kind: str, *more: str) -> bytes:
-        host = self.door.host.removeprefix("tcp://").partition("/")[0] if self.door.is_tcp else LOCAL_HOST
-        target = f"http://{host}{path}" if self._has_proxy and not self.door.is_tcp else path
+        host = self.address.host.removeprefix("tcp://").partition("/")[0] if self.address.is_tcp else LOCAL_HOST
+        target = f"http://{host}{path}" if self._has_proxy and not self.address.is_tcp else path
         lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "User-Agent: Go-http-client/1.1"]
         if method in ("POST", "PUT"):
             lines.append(f"Content-Length: {len(data)}")
         lines += list(more)
         if kind:
             lines.append(f"Content-Type: {kind}")
-        if self.door.token:
-            lines.append(f"Authorization: Bearer {self.door.token}")
-        if self.door.is_tcp:
+        if self.address.token:
+            lines.append(f"Authorization: Bearer {self.address.token}")
+        if self.address.is_tcp:
             lines.append("Accept-Encoding: gzip")
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 

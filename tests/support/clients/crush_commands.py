@@ -92,7 +92,7 @@ async def _converse(crush: Crush, workspace: str, session: str, prompt: str) -> 
     base = f"/v1/workspaces/{word(workspace)}"
     stream = await crush.subscribe(workspace)
     run_id = str(uuid.uuid4())
-    crush.client_log.asked(workspace, session, run_id)
+    crush.client_log.submitted(workspace, session, run_id)
     await crush.ok("POST", f"{base}/agent", {"session_id": session, "run_id": run_id, "prompt": prompt})
     crush.client_log.accepted(workspace, session, run_id)
     end = await stream.end_of(run_id)

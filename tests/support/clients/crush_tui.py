@@ -139,11 +139,11 @@ class Tui:
         paths = [each["file_path"] for each in attachments or ()]
         if attachments:
             sent["attachments"] = attachments
-        crush.client_log.asked(self.workspace["id"], self.session["id"], "")
+        crush.client_log.submitted(self.workspace["id"], self.session["id"], "")
         await asyncio.gather(
             self._submit(sent),
             self.load(),
-            self.look_at(self.session["id"]),
+            self.show_session(self.session["id"]),
             *(self._note_read(path) for path in paths),
         )
 
@@ -169,7 +169,7 @@ class Tui:
         await crush.ok("GET", f"{self.base_of_session}/messages/user")
         await self._read_queue()
 
-    async def look_at(self, session: str) -> int:
+    async def show_session(self, session: str) -> int:
         """Tell which session is shown; errors are ignored. The status."""
         path = f"{self.base}/current-session?client_id={self.crush.client_id}"
         return (await self.crush.call("POST", path, {"session_id": session})).status
@@ -200,11 +200,11 @@ class Tui:
         await self.crush.ok("DELETE", f"{self.base}/sessions/{word(session)}")
         return True
 
-    async def start_anew(self) -> None:
+    async def start_new_session(self) -> None:
         """A new session, which is made with its first prompt."""
         self.session, self.messages = {}, []
         await self.crush.ok("POST", f"{self.base}/lsps/stop")
-        await self.look_at("")
+        await self.show_session("")
         await self.crush.ok("GET", f"{self.base}/messages/user")
 
     async def shell(self, command: str) -> dict[str, Any]:
@@ -310,7 +310,7 @@ class Tui:
             await self._come_back()
             if self.session:
                 with contextlib.suppress(ConnectionLost):  # it went again; so does the stream
-                    await self.look_at(self.session["id"])
+                    await self.show_session(self.session["id"])
                     await self.load()
                     self.reloads += 1
             self._changed.set()

@@ -107,7 +107,7 @@ class Client:
     ) -> Response:
         """Send a prompt and give the answer, whatever it is. Noted in the diary as asked, and as accepted on 202."""
         run_id = str(uuid.uuid4()) if run_id is None else run_id
-        self.client_log.asked(workspace, session, run_id)
+        self.client_log.submitted(workspace, session, run_id)
         body = {"session_id": session, "run_id": run_id, "prompt": prompt}
         answer = await self.post(f"/v1/workspaces/{workspace}/agent", body, **options)
         if answer.status == 202:

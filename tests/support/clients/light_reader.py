@@ -59,7 +59,7 @@ class LightReader:
         assert self._connection is not None
         self._connection.stop(True)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Read again."""
         assert self._connection is not None
         self._connection.stop(False)
@@ -191,7 +191,7 @@ def assert_exact(reader: LightReader, stored: Stored, *, after: str) -> None:
 
 
 @contextlib.contextmanager
-def gone_at_the_end(readers: Sequence[LightReader]) -> Iterator[None]:
+def closed_at_end(readers: Sequence[LightReader]) -> Iterator[None]:
     """Close all of them, however the story ends."""
     try:
         yield

@@ -78,7 +78,7 @@ class StreamReader:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise AssertionError(f"{self.stream.name}: no {what} within {timeout_s} s\n{self.story()}") from None
+            raise AssertionError(f"{self.stream.name}: no {what} within {timeout_s} s\n{self.summary()}") from None
 
     async def ended(self, run_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
         """The `run_complete` of a run."""
@@ -115,7 +115,7 @@ class StreamReader:
 
         return (await self.wait(is_it, what=f"assistant text {text!r}", timeout_s=timeout_s)).payload
 
-    async def over(self, timeout_s: float = 10.0) -> str:
+    async def connection_ended(self, timeout_s: float = 10.0) -> str:
         """How the present connection ended: `clean` or `cut`."""
         count = len(self.ends)
         try:
@@ -127,7 +127,7 @@ class StreamReader:
             raise AssertionError(f"{self.stream.name}: the stream does not end within {timeout_s} s") from None
         return self.ends[-1]
 
-    def story(self) -> str:
+    def summary(self) -> str:
         """What was seen, one line an event, for failures."""
         lines = []
         for event in self.seen[-60:]:

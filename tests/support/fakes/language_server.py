@@ -35,7 +35,7 @@ def _take(message: dict[str, Any]) -> None:
             sys.stdout.buffer.write(b"Traceback: something went wrong\r\n\r\n" + b"x" * 5000)
             sys.stdout.buffer.flush()
         case "initialized" if MODE == "asks":
-            edit = {"changes": {"file:///tmp/x": []}}
+            edit: dict[str, Any] = {"changes": {"file:///tmp/x": []}}
             _send({"id": 1, "method": "workspace/applyEdit", "params": {"edit": edit}})
             _send({"id": "two", "method": "workspace/configuration", "params": {"items": [{"section": "a.b"}, {}]}})
             _send({"id": 3, "method": "made/up", "params": None})

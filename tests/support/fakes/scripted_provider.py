@@ -32,7 +32,7 @@ class Exchange:
     headers: dict[str, str]
     _reader: asyncio.StreamReader = field(repr=False)
     _writer: asyncio.StreamWriter = field(repr=False)
-    _over: asyncio.Event = field(repr=False, default_factory=asyncio.Event)
+    _closed: asyncio.Event = field(repr=False, default_factory=asyncio.Event)
     _is_open: bool = False
     _blocks: int = 0
     _in_text: bool = False
@@ -171,15 +171,15 @@ class Exchange:
         self._writer.close()
 
     @property
-    def is_left(self) -> bool:
+    def is_closed(self) -> bool:
         """Has the worker closed the connection?"""
-        return self._over.is_set()
+        return self._closed.is_set()
 
-    async def left(self, timeout_s: float = 5.0) -> None:
+    async def wait_closed(self, timeout_s: float = 5.0) -> None:
         """Returns when the worker has closed the connection."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._over.wait()
+                await self._closed.wait()
         except TimeoutError:
             raise AssertionError(f"the worker keeps its connection to the model for {timeout_s} s") from None
 
@@ -239,7 +239,7 @@ class Exchange:
         with contextlib.suppress(OSError):
             while await self._reader.read(65536):
                 pass
-        self._over.set()
+        self._closed.set()
 
 
 class Provider:

@@ -48,11 +48,11 @@ async def cut(writer: asyncio.StreamWriter) -> None:
 
 @dataclass
 class Pages:
-    """The server. `answers` by path; `asked` are the targets in their order, `bodies` what came with those of them
+    """The server. `answers` by path; `requested` are the targets in their order, `bodies` what came with those of them
     that sent something."""
 
     answers: dict[str, Answer] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     port: int = 0
 
@@ -79,7 +79,7 @@ class Pages:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             target = head.split()[1].decode()
-            self.asked.append(target)
+            self.requested.append(target)
             if sent := _LENGTH.search(head):
                 self.bodies.append(await reader.readexactly(int(sent[1])))
             await self.answers.get(target.partition("?")[0], page("nothing", status="404 Not Found"))(writer)

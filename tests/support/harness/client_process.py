@@ -19,7 +19,7 @@ ANSWER_S = 20.0
 ROOT = Path(__file__).resolve().parents[3]
 
 
-class OtherProcess:
+class ClientProcess:
     """The handle. Use as `async with`; the process ends with the block."""
 
     def __init__(self, socket_path: Path) -> None:
@@ -28,7 +28,7 @@ class OtherProcess:
         self._env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
         self._process: asyncio.subprocess.Process | None = None
 
-    async def __aenter__(self) -> "OtherProcess":
+    async def __aenter__(self) -> "ClientProcess":
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
             *self._words, stdin=pipe, stdout=pipe, cwd=ROOT, env=self._env, limit=1 << 26

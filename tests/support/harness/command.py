@@ -73,11 +73,11 @@ class Command:
         """Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
-    async def finished(self, given: bytes | None = None) -> Finished:
+    async def finished(self, stdin_data: bytes | None = None) -> Finished:
         """Its end; it gets `given` on standard input."""
         try:
             async with asyncio.timeout(COMMAND_S):
-                out, err = await self._process.communicate(given)
+                out, err = await self._process.communicate(stdin_data)
         except TimeoutError:
             self._process.kill()
             out, err = await self._process.communicate()
@@ -88,8 +88,8 @@ class Command:
 
 
 async def command(
-    server: Server, *words: str, cwd: object = "/", env: dict[str, str] | None = None, given: bytes | None = None
+    server: Server, *words: str, cwd: object = "/", env: dict[str, str] | None = None, stdin_data: bytes | None = None
 ) -> Finished:
     """Run a command to its end."""
-    started = await Command.start(server, *words, cwd=cwd, env=env, stdin=given is not None)
-    return await started.finished(given)
+    started = await Command.start(server, *words, cwd=cwd, env=env, stdin=stdin_data is not None)
+    return await started.finished(stdin_data)

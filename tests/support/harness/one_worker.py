@@ -87,7 +87,7 @@ class Process:
 
     process: asyncio.subprocess.Process
     link: Link
-    ear: MessageListener
+    listener: MessageListener
     log_path: Path
 
     async def until(self, check: Any, timeout_s: float = 20.0) -> None:
@@ -95,8 +95,8 @@ class Process:
         try:
             async with asyncio.timeout(timeout_s):
                 while not check():
-                    self.ear.changed.clear()
-                    await self.ear.changed.wait()
+                    self.listener.changed.clear()
+                    await self.listener.changed.wait()
         except TimeoutError:
             raise AssertionError(f"the worker did not get there; its log:\n{self.log_path.read_text()}") from None
 
@@ -118,14 +118,14 @@ class Process:
 
     async def ended(self, run_id: str) -> dict[str, Any]:
         """The terminal event of a run, once it came."""
-        await self.until(lambda: run_id in self.ear.completes())
-        return self.ear.completes()[run_id]
+        await self.until(lambda: run_id in self.listener.completes())
+        return self.listener.completes()[run_id]
 
     async def shut_down(self, drain_s: float = 5.0, flush_s: float = 5.0) -> LastWord:
         """The shutdown protocol; the last word."""
         self.link.send(Shutdown(epoch=Epoch(1), reason="test", drain_s=drain_s, flush_s=flush_s))
-        await self.until(lambda: self.ear.last_words)
-        return self.ear.last_words[0]
+        await self.until(lambda: self.listener.last_words)
+        return self.listener.last_words[0]
 
     async def exit_code(self) -> int:
         """How the process ended, once it has."""
@@ -160,9 +160,9 @@ class OneWorker:
             limits=self.limits,
         )
         spec = msgspec.structs.replace(spec, **changes)
-        ear = MessageListener()
+        listener = MessageListener()
         expected = ExpectedWorker(spec.workspace_id, spec.generation, spec.token)
-        link = self.router.expect(expected, LinkListeners(lifecycle=ear, events=ear))
+        link = self.router.expect(expected, LinkListeners(lifecycle=listener, events=listener))
         with tempfile.TemporaryFile() as file:
             file.write(spec_to_bytes(spec))
             file.flush()
@@ -170,7 +170,7 @@ class OneWorker:
                 sys.executable, "-P", "-m", "worker", "--spec-fd", str(file.fileno()), pass_fds=(file.fileno(),)
             )
         try:
-            yield Process(process, link, ear, Path(spec.log_path))
+            yield Process(process, link, listener, Path(spec.log_path))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

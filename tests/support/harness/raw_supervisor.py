@@ -27,7 +27,7 @@ class RawSupervisor:
 
     def __init__(self, root: Path, zygote_socket: Path, *, limits: Limits, env: dict[str, str] | None = None) -> None:
         self.epoch = Epoch(5)
-        self.heard: list[ToSupervisor] = []
+        self.received: list[ToSupervisor] = []
         self.process: Process | None = None
         self.log_path = root / "log"
         self._zygote_socket = zygote_socket
@@ -54,9 +54,9 @@ class RawSupervisor:
         self._zygote = await connect_zygote(self._zygote_socket)
         pid = await fork(self._zygote, self.spec)
         self.process = Process(pid)
-        await self.hear(Hello)
+        await self.receive(Hello)
         await self.send(Welcome(epoch=self.epoch, credit=1000))
-        await self.hear(Ready)
+        await self.receive(Ready)
         return self
 
     async def __aexit__(self, failed: object, *_: object) -> None:
@@ -83,14 +83,14 @@ class RawSupervisor:
         """Send any bytes."""
         await self._socket.send_multipart([self._identity, *frames])
 
-    async def hear(self, kind: type[T], timeout_s: float = 10.0) -> T:
-        """The next message of that kind; others are kept in `heard`."""
+    async def receive(self, kind: type[T], timeout_s: float = 10.0) -> T:
+        """The next message of that kind; others are kept in `received`."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     self._identity, *frames = await self._socket.recv_multipart()
                     message = decode_to_supervisor(frames[0])
-                    self.heard.append(message)
+                    self.received.append(message)
                     if isinstance(message, kind):
                         return message
         except TimeoutError:
@@ -111,7 +111,7 @@ class RawSupervisor:
     async def answer_to(self, call_id: str) -> Answer:
         """The next answer to this call."""
         while True:
-            answer = await self.hear(Answer)
+            answer = await self.receive(Answer)
             if answer.call_id == call_id:
                 return answer
 

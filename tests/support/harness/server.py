@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from xprocess import ProcessStarter, XProcess
 
-from tests.support.processes import HOUSE_MARKER, Process
+from tests.support.processes import HARNESS_MARKER, Process
 
 START_S = 15.0
 STOP_S = 20.0
@@ -117,7 +117,7 @@ class Server:
             "XDG_CONFIG_HOME": str(root / "c"),
             "PYTHONUNBUFFERED": "1",
             "BULKHEAD_LOCAL_MODEL": "0",  # installed or not, the scripted model is the default
-            HOUSE_MARKER: root.name,
+            HARNESS_MARKER: root.name,
             "BULKHEAD_LIMITS": json.dumps(dict(limits)),
         } | dict(env)
         for name in ("h", "r", "s", "c"):

@@ -15,7 +15,7 @@ from typing import Any
 from xprocess import XProcess
 
 from tests.support.checks.history import ClientLog, Stored, read_stored
-from tests.support.checks.judge import judge
+from tests.support.checks.history_checks import check_history
 from tests.support.checks.neighbour import Neighbour
 from tests.support.clients.http_client import Client
 from tests.support.clients.stream_reader import StreamReader
@@ -24,7 +24,7 @@ from tests.support.fakes.notify_socket import Notify
 from tests.support.fakes.scripted_provider import API_KEY, Exchange, Provider
 from tests.support.harness.failpoints import Failpoints
 from tests.support.harness.server import Server, SharedZygote
-from tests.support.processes import HOUSE_MARKER, WORKSPACE_MARKER, Pipe, Process, marked, mentioning, title
+from tests.support.processes import HARNESS_MARKER, WORKSPACE_MARKER, Pipe, Process, marked, mentioning, title
 
 LEFTOVER_S = 3.0
 
@@ -87,7 +87,7 @@ class WorkspaceFixture:
                 held.append(self._house.hold(int(pid)))
         return run_id, held
 
-    async def works_unwatched(self) -> None:
+    async def works_with_new_stream(self) -> None:
         """The same without a stream: open one first, for the story's own has ended."""
         self.watcher = await self._house.watch(self.id, name="after", client=self.client)
         await self.works()
@@ -208,7 +208,7 @@ class ServerHarness:
 
     def leftovers(self) -> list[tuple[int, str]]:
         """Processes that carry this house's marker or name one of its directories, the server itself excepted."""
-        pids = {*marked(HOUSE_MARKER, self.root.name), *mentioning(str(self.root))}
+        pids = {*marked(HARNESS_MARKER, self.root.name), *mentioning(str(self.root))}
         for workspace in self.client_log.workspaces:
             pids.update(marked(WORKSPACE_MARKER, workspace))
         if self.server.is_running:
@@ -257,7 +257,7 @@ class ServerHarness:
         for watcher in self._watchers:
             await watcher.close()
         files = [read_stored(workspace, path) for workspace, path in self.client_log.workspaces.items()]
-        findings = judge(self.client_log, files)
+        findings = check_history(self.client_log, files)
         if not self.open_runs_are_fine:
             open_runs = [(file, run) for file in files for run in file.runs if run.state != "ended"]
             findings += [f"{file.workspace}: run {run.id} is still {run.state}" for file, run in open_runs]
@@ -299,7 +299,7 @@ class ServerHarness:
     def _logs(self) -> list[Path]:
         return sorted((self.server.runtime_dir / "workers").glob("*.log"))
 
-    def story(self) -> str:
+    def logs(self) -> str:
         """The logs, for a failed test."""
         parts = [f"--- server\n{self.server.log[-12000:]}"]
         parts += [f"--- {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in self._logs()]

@@ -31,7 +31,7 @@ class StubDriver:
         self.beat = 10
         self.open_runs = 0
         self.answers: list[Answer | BulkheadError] = []
-        self.asked: list[str] = []
+        self.operations: list[str] = []
         self.closed: list[str] = []
         self.before_answer: Callable[[], Awaitable[None]] | None = None
 
@@ -52,7 +52,7 @@ class StubDriver:
     async def call(self, operation: str, *, args: Any, body: bytes, timeout_s: float) -> Answer:
         if operation == "asks.open":  # of each new stream
             return Answer(call_id="", body=msgspec.msgpack.encode([]))
-        self.asked.append(operation)
+        self.operations.append(operation)
         if self.before_answer is not None:
             await self.before_answer()
         answer = self.answers.pop(0)

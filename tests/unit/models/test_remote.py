@@ -345,7 +345,7 @@ async def test_L03_the_first_event_has_a_deadline_that_comments_do_not_move(dial
             await exchange.garbage(b": keep-alive\n\n")
             await asyncio.wait({task}, timeout=0.05)
         assert (await task).category == "timeout"
-        await exchange.left()
+        await exchange.wait_closed()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -356,7 +356,7 @@ async def test_L03_progress_has_a_deadline(dialect: Any) -> None:
         await exchange.tokens("half")
         error = await task
         assert (error.category, error.in_stream, error.retryable) == ("timeout", True, False)
-        await exchange.left()
+        await exchange.wait_closed()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -378,7 +378,7 @@ async def test_L07_a_cancel_closes_the_connection_at_once(dialect: Any, begun: b
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await exchange.left(1.0)
+        await exchange.wait_closed(1.0)
 
 
 async def test_halves_of_characters_do_not_reach_the_store() -> None:
@@ -413,7 +413,7 @@ async def test_L05_an_event_without_an_end_stops_at_a_bound(dialect: Any, monkey
         error = await task
         assert (error.category, error.retryable) == ("garbage", False)
         assert "longer than 100000 bytes" in error.message
-        await exchange.left()
+        await exchange.wait_closed()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -245,4 +245,4 @@ async def test_recovery_twice_is_recovery_once(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         assert house.recovered.interrupted == []
         assert await house.rows() == first
-        assert house.heard.events == []
+        assert house.listener.events == []

@@ -55,7 +55,7 @@ async def test_a_prompt_is_answered(tmp_path: Path) -> None:
             "message_id": ended.message_id,
             "text": "hi there",
         }
-        kinds = [event.kind for event in house.heard.events]
+        kinds = [event.kind for event in house.listener.events]
         assert kinds == [
             "message",  # the user's row
             "session",  # its title
@@ -65,7 +65,7 @@ async def test_a_prompt_is_answered(tmp_path: Path) -> None:
             "agent_event",
             "run_complete",
         ]
-        assert [event.number for event in house.heard.events] == list(range(1, 8))
+        assert [event.number for event in house.listener.events] == list(range(1, 8))
         assert house.of_kind("session")[0]["title"] == "hello"
         assert house.of_kind("agent_event")[0]["type"] == "agent_finished"
         assert not house.dispatcher.is_busy
@@ -105,7 +105,7 @@ async def test_W_02_what_cannot_run_is_refused_before_anything_is_stored(tmp_pat
             await house.submit("hello")
         assert closing.value.code == "workspace_closing"
         assert house.dispatcher.open_runs == 0
-        assert house.heard.events == []
+        assert house.listener.events == []
         assert await house.rows() == []
 
 
@@ -155,7 +155,7 @@ async def test_C_01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) ->
         await house.session()
         await house.dispatcher.cancel("s1")
         await house.dispatcher.cancel("unknown")
-        assert house.heard.events == []
+        assert house.listener.events == []
         run_id = await house.submit("hello")
         house.model.answer("hi")
         assert (await house.ended(run_id)).outcome == "completed"
@@ -271,7 +271,7 @@ async def test_C_12_an_open_tool_call_is_made_whole_and_answered(tmp_path: Path)
         await house.session()
         run_id = await house.submit("hello")
         house.model.script.put_nowait(ToolCallStart("c1", "hold"))
-        await until(lambda: any(b'"c1"' in event.data for event in house.heard.events))
+        await until(lambda: any(b'"c1"' in event.data for event in house.listener.events))
         await house.dispatcher.cancel("s1")
         await house.ended(run_id)
         assert await house.outline() == ["user hello", "assistant call:c1:{} [canceled]", "tool error:c1"]
@@ -295,7 +295,7 @@ async def test_C_13_cancel_in_a_tool_answers_every_call(tmp_path: Path) -> None:
             "tool error:c2",
         ]
         assert tool.calls == 1
-        results = [event for event in house.heard.events if b"tool_result" in event.data]
+        results = [event for event in house.listener.events if b"tool_result" in event.data]
         assert len(results) == 2
 
 
@@ -560,10 +560,10 @@ async def test_snapshots_come_at_once_and_then_merged_and_the_store_keeps_up(tmp
         assert 2 <= len(house.shown) < 60
         assert all(event.is_snapshot and event.key for event in house.shown)
         assert b"0 " in house.shown[0].data
-        numbers_before = house.heard.events[-1].number
+        numbers_before = house.listener.events[-1].number
         house.model.finish()
         await house.ended(run_id)
-        assert house.heard.events[-1].number == numbers_before + 4
+        assert house.listener.events[-1].number == numbers_before + 4
         text = (await house.rows())[1].parts[0].data.text  # type: ignore[union-attr]
         assert text.split() == [str(number) for number in range(300)]
 
@@ -613,7 +613,7 @@ async def test_D01_a_run_on_a_full_disk_fails_visibly_and_is_ended_from_the_rese
         ended = await house.ended(run_id)
         assert (ended.outcome, ended.cause) == ("failed", "storage")
         assert len(house.completes()) == 1
-        assert house.heard.fatal == []
+        assert house.listener.fatal == []
         with pytest.raises(LimitReached) as refused:
             await house.submit("y" * 60_000)
         assert refused.value.code == "storage_full"
@@ -642,7 +642,7 @@ async def test_the_last_event_of_a_run_is_its_end(tmp_path: Path) -> None:
         house.model.answer("b")
         await house.ended("two")
         for run_id in (first, "two"):
-            own = [event for event in house.heard.events if event.run_id == run_id]
+            own = [event for event in house.listener.events if event.run_id == run_id]
             assert own[-1].kind == "run_complete"
             assert payload(own[-1])["run_id"] == run_id
         assert [outline(row) for row in await house.rows()] == [

@@ -162,7 +162,7 @@ def test_an_empty_query_asks_nobody(tmp_path: Path) -> None:
         result = await place.call("sourcegraph", query=" \n")
         assert result.is_error
         assert "empty" in result.content
-        assert pages.asked == []
+        assert pages.requested == []
 
     _run(tmp_path, story)
 
@@ -181,14 +181,14 @@ def test_without_permission_nothing_leaves_the_machine(tmp_path: Path) -> None:
         result = await place.call("sourcegraph", query="x")
         assert result.is_error
         assert result.stop_turn
-        assert pages.asked == []
+        assert pages.requested == []
         (wish,) = wishes
         assert (wish.action, wish.path) == ("fetch", str(tmp_path))
         assert wish.description == "Ask 127.0.0.1 for code with x"
         assert wish.params == {"query": "x", "count": 10, "context_window": 10, "timeout": 0}
         place.gate = Seen(Rules(allowed=frozenset({"sourcegraph:fetch"})))
         assert not (await place.call("sourcegraph", query="x")).is_error
-        assert pages.asked == [PATH]
+        assert pages.requested == [PATH]
 
     _run(tmp_path, story)
 

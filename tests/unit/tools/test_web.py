@@ -168,7 +168,7 @@ def test_a_search_gives_titles_addresses_and_summaries(tmp_path: Path) -> None:
         assert result.content == (
             "1. First one\n   https://example.org/a\n   About a\n\n2. Second\n   https://example.org/b\n   About b"
         )
-        assert pages.asked == ["/lite?q=how+to+paint+%26+sand"]
+        assert pages.requested == ["/lite?q=how+to+paint+%26+sand"]
         assert "1. First" in (await place.call("web_search", query="x", max_results=1)).content
         pages.answers["/lite"] = page("<form id='challenge-form'></form>")
         blocked = await place.call("web_search", query="x")
@@ -282,7 +282,7 @@ def test_an_agent_on_the_web_asks_before_it_looks_at_the_local_network(tmp_path:
         result = await place.call("web_fetch", url=pages.url("/p"))
         assert result.is_error
         assert result.stop_turn
-        assert pages.asked == []
+        assert pages.requested == []
 
     _run(tmp_path, story, rules=Rules())
 
@@ -298,7 +298,7 @@ def test_without_permission_nothing_leaves_the_machine(tmp_path: Path) -> None:
             result = await place.call(name, **args)
             assert result.is_error
             assert result.stop_turn
-        assert pages.asked == []
+        assert pages.requested == []
 
     _run(tmp_path, story, rules=Rules())
 

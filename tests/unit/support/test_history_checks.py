@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.checks import api_shapes
 from tests.support.checks.history import ClientLog, EventRow, RunRow, Seen, Stored, Stream
-from tests.support.checks.judge import judge
+from tests.support.checks.history_checks import check_history
 from tests.support.checks.model_requests import InvalidRequest, check_anthropic, check_openai
 
 TEXT = {"type": "text", "data": {"text": "hi"}}
@@ -22,7 +22,7 @@ def finish(reason: str) -> dict[str, Any]:
 def build_material() -> tuple[ClientLog, Stored]:
     """One legal history: a prompt asked, accepted, completed, seen."""
     client_log = ClientLog(workspaces={"W": Path("/w")})
-    client_log.asked("W", "S", "r1")
+    client_log.submitted("W", "S", "r1")
     client_log.accepted("W", "S", "r1")
     events = [EventRow(1, "message", "r1", b"m1"), EventRow(2, "run_complete", "r1", b"end")]
     messages = {"a1": ("assistant", json.dumps([TEXT, finish("end_turn")]))}
@@ -49,11 +49,11 @@ def with_run(stored: Stored, **changes: str) -> None:
 
 def test_a_legal_history_is_acquitted() -> None:
     client_log, stored = build_material()
-    assert judge(client_log, [stored]) == []
+    assert check_history(client_log, [stored]) == []
 
 
 def lost_prompt(client_log: ClientLog, stored: Stored) -> None:
-    client_log.asked("W", "S", "r2")
+    client_log.submitted("W", "S", "r2")
     client_log.accepted("W", "S", "r2")
 
 
@@ -194,7 +194,8 @@ VIOLATIONS = {
 def test_a_planted_violation_is_found(plant: Any) -> None:
     client_log, stored = build_material()
     plant(client_log, stored)
-    assert any(VIOLATIONS[plant] in finding for finding in judge(client_log, [stored])), judge(client_log, [stored])
+    findings = check_history(client_log, [stored])
+    assert any(VIOLATIONS[plant] in finding for finding in findings), findings
 
 
 def test_a_reset_begins_anew() -> None:
@@ -204,15 +205,15 @@ def test_a_reset_begins_anew() -> None:
         Seen("message", "created", {}, "L", 1, b"m1"),
         Seen("reset", "updated", cursor, "L", 7),
     ]
-    assert judge(client_log, [stored]) == []
+    assert check_history(client_log, [stored]) == []
 
 
 def test_a_resumed_stream_begins_after_its_cursor() -> None:
     client_log, stored = build_material()
     client_log.streams[0].after = 1
-    assert any("L.1 (message) follows L.1" in finding for finding in judge(client_log, [stored]))
+    assert any("L.1 (message) follows L.1" in finding for finding in check_history(client_log, [stored]))
     del client_log.streams[0].seen[0]
-    assert judge(client_log, [stored]) == []
+    assert check_history(client_log, [stored]) == []
 
 
 # --- the strict decoder -------------------------------------------------------------------------------------------

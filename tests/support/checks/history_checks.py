@@ -12,7 +12,7 @@ from tests.support.checks.history import ClientLog, Seen, Stored, Stream
 Finding = str
 
 
-def judge(client_log: ClientLog, files: Iterable[Stored]) -> list[Finding]:
+def check_history(client_log: ClientLog, files: Iterable[Stored]) -> list[Finding]:
     """Every violation, in words; an empty list is an acquittal."""
     stored = {file.workspace: file for file in files}
     findings: list[Finding] = []
