@@ -10,16 +10,16 @@ from tests.support.checks.history_checks import check_history
 from tests.support.clients.http_client import Client, ConnectionLost
 from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
-from tests.support.harness.private_systemd import Manager, outer_process
+from tests.support.harness.private_systemd import PrivateSystemd, outer_process
 from tests.support.processes import Identity
 
 
 @pytest.fixture
-def manager(short_root: Path) -> Manager:
-    return Manager(Path(tempfile.mkdtemp(dir=short_root)))
+def manager(short_root: Path) -> PrivateSystemd:
+    return PrivateSystemd(Path(tempfile.mkdtemp(dir=short_root)))
 
 
-async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) -> None:
+async def test_S01_S07_on_a_service_manager(manager: PrivateSystemd, short_root: Path) -> None:
     path = Path(tempfile.mkdtemp(dir=short_root))
     (path / "w").mkdir()
     await manager.systemctl("start", "bulkhead.target")
@@ -70,27 +70,27 @@ async def test_S01_S07_on_a_service_manager(manager: Manager, short_root: Path) 
     assert check_history(client_log, [stored]) == []
 
 
-async def now_working(manager: Manager, client: Client, workspace: str) -> Identity:
+async def now_working(manager: PrivateSystemd, client: Client, workspace: str) -> Identity:
     """Who serves this workspace."""
     process = outer_process(manager, await inner_pid(client, workspace))
     process.close()
     return process.identity
 
 
-async def is_active(manager: Manager, unit: str) -> bool:
+async def is_active(manager: PrivateSystemd, unit: str) -> bool:
     return await manager.show(unit, "ActiveState") == "active"
 
 
-async def is_over(manager: Manager, unit: str) -> bool:
+async def is_over(manager: PrivateSystemd, unit: str) -> bool:
     found = [await manager.show(unit, name) for name in ("ActiveState", "Result")]
     return found == ["inactive", "success"]
 
 
-async def new_main(manager: Manager, unit: str, old: str) -> bool:
+async def new_main(manager: PrivateSystemd, unit: str, old: str) -> bool:
     return await is_active(manager, unit) and await manager.show(unit, "MainPID") not in ("0", old)
 
 
-async def changed(manager: Manager, old: str) -> None:
+async def changed(manager: PrivateSystemd, old: str) -> None:
     """The supervisor's unit has another main process, and that is ready."""
     await eventually(lambda: new_main(manager, "bulkhead.service", old), timeout_s=15.0, what="a new supervisor")
 

@@ -11,10 +11,10 @@ from protocol.errors import BadInput, Conflict, NotFound
 from protocol.exit_codes import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
 from protocol.limits import Limits
 from supervisor.launch.process_sweep import sweep
-from tests.support.harness.one_worker import Process, open_one_worker
+from tests.support.harness.one_worker import WorkerProcess, open_one_worker
 
 
-async def ready(worker: Process) -> Process:
+async def ready(worker: WorkerProcess) -> WorkerProcess:
     await worker.until(lambda: worker.listener.readies)
     return worker
 

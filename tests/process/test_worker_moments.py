@@ -13,7 +13,7 @@ from protocol.ids import Epoch
 from protocol.limits import Limits
 from protocol.messages import Shutdown
 from tests.support.harness.failpoints import Failpoints
-from tests.support.harness.one_worker import OneWorker, Process, open_one_worker
+from tests.support.harness.one_worker import OneWorker, WorkerProcess, open_one_worker
 
 
 @asynccontextmanager
@@ -24,7 +24,7 @@ async def open_moments(
         yield stage, failpoints, {"BULKHEAD_FAILPOINTS": str(path / "fail.sock")}
 
 
-async def ready(worker: Process) -> Process:
+async def ready(worker: WorkerProcess) -> WorkerProcess:
     await worker.until(lambda: worker.listener.readies)
     return worker
 

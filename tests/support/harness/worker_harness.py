@@ -1,4 +1,4 @@
-"""Run the parts of a worker without its process: real database, dispatcher and turns, and a model led by the test."""
+"""Run the parts of a worker without its process: real database, dispatcher, turns, and a model led by the test."""
 
 import asyncio
 import logging
@@ -185,7 +185,7 @@ def outline(row: Message) -> str:
 
 
 def texts(request: ModelRequest) -> list[str]:
-    """Return the texts in a request."""
+    """Return the text parts of all messages in a request."""
     return [part.data.text for row in request.messages for part in row.parts if isinstance(part, TextPart)]
 
 
