@@ -169,9 +169,9 @@ VIOLATIONS = {
     terminal_of_nobody: "unknown run r9",
     ended_without_outcome: "with outcome ''",
     run_twice: "stored 2 times",
-    run_of_nobody: "asked for by nobody",
+    run_of_nobody: "was not requested",
     event_after_the_end: "after the end of r1",
-    hole_in_the_log: "have holes",
+    hole_in_the_log: "have gaps",
     broken_file: "quick_check",
     story_without_a_row: "ends in message nowhere",
     story_without_an_end: "ends in message a1",
@@ -262,13 +262,13 @@ def test_a_message_that_the_client_cannot_decode_is_refused(changes: dict[str, o
     [
         (line({key: value for key, value in MESSAGE.items() if key != "parts"}), "'parts' is missing"),
         (line(None), "an object"),
-        (line(MESSAGE, kind="gossip"), "no outer type"),
+        (line(MESSAGE, kind="gossip"), "not an outer type"),
         (line(MESSAGE, change="changed"), "inner type"),
         (line({"session_id": "s", "message_id": ""}, "run_complete", "created"), "inner type"),
         (line({"type": "error", "message": None}, "agent_event"), "an object"),
         (b'{"payload": {"type": "created", "payload": {}}, "type": "message"}', "must come first"),
         (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": NaN'), "NaN"),
-        (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": 1, "created_at": 2'), "twice"),
+        (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": 1, "created_at": 2'), "duplicate key"),
     ],
 )
 def test_an_event_that_the_client_would_lose_is_refused(data: bytes, why: str) -> None:
