@@ -157,8 +157,8 @@ async def test_the_thinking_of_another_provider_is_not_sent(old: str, new: str) 
         if old == "openai":
             task = asyncio.create_task(collect(client))
             exchange = await provider.next_call()
-            await exchange._open()
-            await exchange._chunk({"reasoning_content": "first"})
+            await exchange.open()
+            await exchange.send_chunk({"reasoning_content": "first"})
             await exchange.tool_call("c1", "view", "{}")
             await exchange.tool_call("c2", "view", "{}")
             await exchange.finish()
@@ -196,9 +196,9 @@ async def test_openrouter_gets_the_details_of_its_reasoning_back() -> None:
     async with house("openai", type="openrouter", **named) as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange = await provider.next_call()
-        await exchange._open()
+        await exchange.open()
         for detail in details:
-            await exchange._chunk({"reasoning_details": [detail]})
+            await exchange.send_chunk({"reasoning_details": [detail]})
         await exchange.tool_call("c1", "view", "{}")
         await exchange.finish()
         made = stored(drafted(await task))

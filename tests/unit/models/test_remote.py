@@ -203,12 +203,12 @@ async def test_thinking_signatures_come_and_go_back_to_anthropic() -> None:
         exchange: Exchange = await provider.next_call()
         await exchange.tokens()
         block = {"type": "thinking", "thinking": "", "signature": ""}
-        await exchange._named("content_block_start", {"index": 0, "content_block": block})
+        await exchange.send_event("content_block_start", {"index": 0, "content_block": block})
         delta = {"type": "thinking_delta", "thinking": "new"}
-        await exchange._named("content_block_delta", {"index": 0, "delta": delta})
+        await exchange.send_event("content_block_delta", {"index": 0, "delta": delta})
         delta = {"type": "signature_delta", "signature": "sig-2"}
-        await exchange._named("content_block_delta", {"index": 0, "delta": delta})
-        await exchange._named("content_block_stop", {"index": 0})
+        await exchange.send_event("content_block_delta", {"index": 0, "delta": delta})
+        await exchange.send_event("content_block_stop", {"index": 0})
         exchange._blocks = 1
         await exchange.reply("done")
         events = await task
@@ -223,8 +223,8 @@ async def test_reasoning_of_a_compatible_server_is_thinking() -> None:
     async with house("openai") as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange: Exchange = await provider.next_call()
-        await exchange._open()
-        await exchange._chunk({"reasoning_content": "hm"})
+        await exchange.open()
+        await exchange.send_chunk({"reasoning_content": "hm"})
         await exchange.reply("done")
         events = await task
         assert events[0] == ThinkingDelta("hm")
@@ -330,7 +330,9 @@ async def test_L02_an_error_in_the_stream_is_tried_again_when_that_can_help(
         task = asyncio.create_task(failing(client))
         exchange = await provider.next_call()
         await exchange.tokens("half")
-        await exchange._say([{"type": "error", "sequence_number": 9, "code": code, "message": "no", "param": None}])
+        await exchange.send_events(
+            [{"type": "error", "sequence_number": 9, "code": code, "message": "no", "param": None}]
+        )
         await exchange.cut()
         error = await task
         assert (error.category, error.retryable, error.in_stream) == (category, retryable, True)
