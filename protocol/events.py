@@ -133,7 +133,7 @@ EVENTS: Mapping[str, EventKind] = {
 _BY_PAYLOAD = {row.payload: row for row in EVENTS.values() if row.payload is not None}
 
 MARK_KIND = "log_mark"
-"""Not an event of clients: tells the hub that the log goes at least up to this number, when no event did."""
+"""Internal, never sent to clients: informs the hub that the log goes at least up to this number, when no event did."""
 
 _encoder = msgspec.json.Encoder()
 

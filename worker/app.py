@@ -224,7 +224,7 @@ class Worker:
         hooks = HookService(children, limits, log)
         skills = SkillService(workspace, database=storage.database, threads=children.threads, limits=limits)
         sandbox = SandboxPolicy(workspace, Path(spec.data_dir), spec.closed, log, operator=spec.env)
-        jobs = Jobs(children, limits=limits, clock=clock, random=random, log=log, confinement=sandbox)
+        jobs = Jobs(children, limits=limits, clock=clock, random=random, log=log, sandbox_policy=sandbox)
         broker = PermissionBroker(database=storage.database, limits=limits, clock=clock, random=random, log=log)
         extensions = Extensions(languages, mcp, hooks, skills, jobs, sandbox)
         live.subscribe(extensions.configure)

@@ -67,17 +67,17 @@ class ReasoningBlock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     details: dict[str, Any] = {}
 
 
-class ImageURLPart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
-    """An image in a message, by its URL."""
-
-    data: "ImageURLData"
-
-
 class ImageURLData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The URL of an `image_url` part."""
 
     url: str
     detail: str = ""
+
+
+class ImageURLPart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
+    """An image in a message, by its URL."""
+
+    data: ImageURLData
 
 
 class BinaryPart(msgspec.Struct, frozen=True, tag_field="type", tag="binary"):

@@ -18,7 +18,7 @@ POINTS = (
     "prompt.before_commit",  # M0: request read, prompt not committed
     "prompt.after_commit",  # M1: committed, 202 not sent
     "run.before_start",  # M2: 202 sent, run not started
-    "permission.requested",  # M5: a request is stored and told, and waits for an answer
+    "permission.requested",  # M5: a request is stored and published, and waits for an answer
     "terminal.after_commit",  # M6: terminal committed, not yet published
     "flush.mid",  # M7: the last flush is under way
     "close.a",  # M8: closing is set

@@ -56,7 +56,7 @@ class Forward:
             operation.name, args=args, body=request.body, wakes=not self._admission.is_exiting
         )
         if operation.name in _CHANGES_BY_SCOPE and request.json(_Scope).scope != WORKSPACE:
-            self._registry.tell_others(workspace.registration.id, "config.reload")
+            self._registry.notify_others(workspace.registration.id, "config.reload")
         return Response(answer.status, _with_viewers(operation.name, answer.body, workspace.viewed()))
 
 

@@ -112,7 +112,7 @@ ROUTES: tuple[Route, ...] = (
         "list_workspaces",
         "GET",
         "/v1/workspaces",
-        "All registered workspaces; sleeping ones are not woken",
+        "All registered workspaces; does not start stopped workers",
         gives=list[Workspace],
     ),
     _handler(
@@ -128,7 +128,7 @@ ROUTES: tuple[Route, ...] = (
         "get_workspace",
         "GET",
         "/v1/workspaces/{id}",
-        "One workspace with its configuration; wakes it",
+        "One workspace with its configuration; starts its worker",
         gives=Workspace,
         codes=_DESCRIBING,
     ),
@@ -154,7 +154,7 @@ ROUTES: tuple[Route, ...] = (
         STREAM,
         "GET",
         "/v1/workspaces/{id}/events",
-        "Events of the workspace as Server-Sent Events; the response is endless",
+        "Events of the workspace as Server-Sent Events; the response does not end",
         gives=EVENT_STREAM,
         query={**_CALLER, "ids": "ids"},
         headers=("Last-Event-ID",),
@@ -212,11 +212,13 @@ ROUTES: tuple[Route, ...] = (
         query={"session_id": "session_id", "path": "path"},
     ),
     # the agent
-    _operation("agent.info", "GET", "/agent", "Which model answers, and whether a run is active"),
+    _operation("agent.info", "GET", "/agent", "Which model the agent uses, and whether a run is active"),
     _operation("prompt.submit", "POST", "/agent", "Submit a prompt: 202 once it is on disk"),
     _operation("agent.init", "POST", "/agent/init", "Initialise the agent; the body is optional"),
     _operation("agent.update", "POST", "/agent/update", "Reload the configuration, for later turns"),
-    _operation("agent.session", "GET", "/agent/sessions/{sid}", "A session in short: id, title, whether it is busy"),
+    _operation(
+        "agent.session", "GET", "/agent/sessions/{sid}", "A session with fewer fields: id, title, whether it is busy"
+    ),
     _operation(
         "prompt.cancel",
         "POST",
@@ -228,7 +230,7 @@ ROUTES: tuple[Route, ...] = (
     _operation("prompt.list", "GET", "/agent/sessions/{sid}/prompts/list", "The texts of the queued prompts"),
     _operation("prompt.clear", "POST", "/agent/sessions/{sid}/prompts/clear", "Drop the queued prompts"),
     _operation(
-        "agent.summarize", "POST", "/agent/sessions/{sid}/summarize", "Summarise a session; answered when it is done"
+        "agent.summarize", "POST", "/agent/sessions/{sid}/summarize", "Summarise a session; responds when it is done"
     ),
     _operation(
         "agent.default_small_model",
@@ -272,14 +274,14 @@ ROUTES: tuple[Route, ...] = (
         "config.import_copilot",
         "POST",
         "/config/import-copilot",
-        "Import the login of another program; never finds one",
+        "Import a Copilot login of another program; not supported, always finds none",
     ),
     _operation("config.refresh_oauth", "POST", "/config/refresh-oauth", "Renew an OAuth login of a provider"),
     _operation(
-        "project.needs_init", "GET", "/project/needs-init", "Whether a client should offer to write the context file"
+        "project.needs_init", "GET", "/project/needs-init", "Whether a client should offer to create the context file"
     ),
-    _operation("project.init", "POST", "/project/init", "Stop offering to write the context file"),
-    _operation("project.init_prompt", "GET", "/project/init-prompt", "The prompt that writes the context file"),
+    _operation("project.init", "POST", "/project/init", "Stop offering to create the context file"),
+    _operation("project.init_prompt", "GET", "/project/init-prompt", "The prompt for writing the context file"),
     # language servers, skills, MCP servers
     _operation("lsp.list", "GET", "/lsps", "Language servers by name"),
     _operation("lsp.diagnostics", "GET", "/lsps/{lsp}/diagnostics", "The diagnostics of one language server, by file"),
@@ -299,11 +301,11 @@ ROUTES: tuple[Route, ...] = (
         "mcp.auth_url",
         "GET",
         "/mcp/auth-url",
-        "The URL to open in a browser for a login that is under way",
+        "The URL to open in a browser for a login in progress",
         query={"name": "name"},
         needs=("name",),
     ),
-    _operation("mcp.auth", "POST", "/mcp/auth", "Log in at an MCP server; answered when it is done"),
+    _operation("mcp.auth", "POST", "/mcp/auth", "Log in at an MCP server; responds when it is done"),
     _operation("mcp.docker_enable", "POST", "/mcp/docker/enable", "Add Docker's MCP gateway to the configuration"),
     _operation(
         "mcp.docker_disable", "POST", "/mcp/docker/disable", "Remove Docker's MCP gateway from the configuration"

@@ -99,7 +99,7 @@ class EventStreams:
     async def _send_open_requests(self, workspace: ManagedWorkspace, events: Stream) -> None:
         """Send the client the permission requests and questions that were opened before it connected."""
         try:
-            events.add_open_requests(await workspace.open_asks())
+            events.add_open_requests(await workspace.open_requests())
         except BulkheadError as error:  # without a worker none is open
             self._log.debug(
                 "open requests not sent", extra=fields(workspace=workspace.registration.id, error=error.message)

@@ -153,7 +153,7 @@ class Router:
         """Stop receiving and sending over this link; its calls fail with `worker_lost`."""
         if self._links.get(link.identity) is link:
             del self._links[link.identity]
-        link.fail(Unavailable("cannot ask the worker: it is gone", code="worker_lost", retry_after_s=1.0))
+        link.fail(Unavailable("cannot ask the worker: it has exited", code="worker_lost", retry_after_s=1.0))
 
     # --- sending ----------------------------------------------------------------------------------------------------
 

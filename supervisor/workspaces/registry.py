@@ -124,14 +124,14 @@ class Registry:
         """Return whether any workspace is used by a client or has something to do."""
         return any(workspace.is_used for workspace in self._touched.values())
 
-    def tell_others(self, workspace_id: WorkspaceId, operation: str) -> None:
-        """Let every other worker that runs, or is starting, do an operation, without waiting for it."""
+    def notify_others(self, workspace_id: WorkspaceId, operation: str) -> None:
+        """Call an operation in every other worker that runs or is starting, without waiting for it."""
         for workspace in self.touched():
             status = workspace.driver.status()  # in any other state the worker reads the new values when it starts
             if workspace.registration.id != workspace_id and (status.answers or status.state == "starting"):
-                self._tasks.start(self._tell(workspace, operation, waits=not status.answers), "tell")
+                self._tasks.start(self._notify(workspace, operation, waits=not status.answers), "notify")
 
-    async def _tell(self, workspace: ManagedWorkspace, operation: str, *, waits: bool) -> None:
+    async def _notify(self, workspace: ManagedWorkspace, operation: str, *, waits: bool) -> None:
         try:
             await workspace.call(operation, wakes=waits)
         except BulkheadError as error:  # its next worker starts with the new values

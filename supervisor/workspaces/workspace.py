@@ -173,7 +173,7 @@ class ManagedWorkspace:
             self._report_attached()
             self._perform(self._leases.detach(client_id, number, self._clock.now()))
 
-    async def open_asks(self) -> list[Event]:
+    async def open_requests(self) -> list[Event]:
         """Return the requests that wait for a client's answer, as the events that announced them."""
         link = await self._caller.ready()  # not through `call`: it opens no run that a heartbeat has to report
         answer = await link.call("asks.open", args={}, body=b"", timeout_s=self._limits.call_deadline_s)

@@ -1,4 +1,4 @@
-"""Fault matrix 13, the wire: closed to everybody who has no business there (X01 to X05)."""
+"""Check that the API and the workers' socket refuse callers without a token, from other sites and of other users."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness
 from tests.support.processes import start_ticks
 
-NOBODY = 65534
-BESIDE_THE_TABLE = (
+NOBODY_UID = 65534
+OTHER_PATHS = (
     "/",
     "/metrics",
     "/docs",
@@ -40,32 +40,32 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become anot
 
 
 @pytest.mark.house(tcp=True)
-async def test_X01_every_route_wants_the_token(house: ServerHarness) -> None:
+async def test_X01_every_route_requires_the_token(house: ServerHarness) -> None:
     workspace = await house.workspace()
     port = port_of(house)
-    words = {
+    parameters = {
         "{id}": workspace.id,
         "{sid}": workspace.session,
         "{run}": "r",
         "{lsp}": "l",
         "{client_id}": workspace.client.client_id,
     }
-    targets = [(route.method, route.path) for route in ROUTES] + [("GET", path) for path in BESIDE_THE_TABLE]
+    targets = [(route.method, route.path) for route in ROUTES] + [("GET", path) for path in OTHER_PATHS]
     targets += [("OPTIONS", "/v1/health"), ("HEAD", "/v1/health"), ("BREW", "/v1/health")]
     for method, path in targets:
-        for word, value in words.items():
-            path = path.replace(word, value)
-        told = await say(port, f"{method} {path} HTTP/1.1\nHost: localhost:{port}")
-        assert told.status == 401, (method, path, told)
-        assert told.headers["www-authenticate"] == "Bearer"
-        assert method == "HEAD" or told.code == "unauthorized"
+        for name, value in parameters.items():
+            path = path.replace(name, value)
+        response = await say(port, f"{method} {path} HTTP/1.1\nHost: localhost:{port}")
+        assert response.status == 401, (method, path, response)
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert method == "HEAD" or response.code == "unauthorized"
     await workspace.works()  # no control, no retire, no release took effect
 
 
 @pytest.mark.house(tcp=True)
-async def test_X01_only_the_right_token_in_the_right_place_counts(house: ServerHarness) -> None:
+async def test_X01_only_the_right_token_in_the_authorization_header_is_accepted(house: ServerHarness) -> None:
     port, token = port_of(house), token_of(house)
-    ours = f"Host: 127.0.0.1:{port}"
+    host = f"Host: 127.0.0.1:{port}"
     for line in (
         "X-Nothing: here",
         f"Authorization: Bearer {token[:-1]}",
@@ -79,22 +79,22 @@ async def test_X01_only_the_right_token_in_the_right_place_counts(house: ServerH
         f"Cookie: token={token}; session={token}",
         f"X-Token: {token}",
     ):
-        told = await say(port, f"GET /v1/version HTTP/1.1\n{ours}\n{line}")
-        assert (told.status, told.code) == (401, "unauthorized"), line
+        response = await say(port, f"GET /v1/version HTTP/1.1\n{host}\n{line}")
+        assert (response.status, response.code) == (401, "unauthorized"), line
     for query in (f"token={token}", f"access_token={token}", f"authorization=Bearer%20{token}"):
-        told = await say(port, f"GET /v1/version?{query} HTTP/1.1\n{ours}")
-        assert (told.status, told.code) == (401, "unauthorized"), query
-    told = await say(port, f"GET /v1/version HTTP/1.1\n{ours}\nAuthorization: bearer {token}")
-    assert told.status == 200, "the right one is let in"
+        response = await say(port, f"GET /v1/version?{query} HTTP/1.1\n{host}")
+        assert (response.status, response.code) == (401, "unauthorized"), query
+    response = await say(port, f"GET /v1/version HTTP/1.1\n{host}\nAuthorization: bearer {token}")
+    assert response.status == 200, "the right token must be accepted"
     assert token not in house.server.log
 
 
 @pytest.mark.house(tcp=True)
-async def test_X01_a_body_is_not_read_for_a_stranger(house: ServerHarness) -> None:
+async def test_X01_a_body_is_not_read_without_the_token(house: ServerHarness) -> None:
     port = port_of(house)
-    told = await say(port, f"POST /v1/workspaces HTTP/1.1\nHost: localhost:{port}\nContent-Length: 1000000")
-    assert told.status == 401, "the answer came without the body"
-    assert told.headers["connection"] == "close"
+    response = await say(port, f"POST /v1/workspaces HTTP/1.1\nHost: localhost:{port}\nContent-Length: 1000000")
+    assert response.status == 401, "the answer came without the body"
+    assert response.headers["connection"] == "close"
 
 
 # --- X02: addresses that others reach ---------------------------------------------------------------------------------
@@ -113,16 +113,18 @@ async def test_X01_a_body_is_not_read_for_a_stranger(house: ServerHarness) -> No
     ids=" ".join,
 )
 @pytest.mark.house(start=False, neighbour=False)
-async def test_X02_an_address_that_others_reach_wants_a_token(house: ServerHarness, arguments: tuple[str, ...]) -> None:
+async def test_X02_an_address_that_others_can_reach_requires_a_token(
+    house: ServerHarness, arguments: tuple[str, ...]
+) -> None:
     refused = await asyncio.to_thread(house.server.run_another, *arguments)
     assert refused.returncode == 2, refused
     assert len(refused.stderr.splitlines()) == 1, refused.stderr
     assert "token" in refused.stderr
-    assert not (house.server.runtime_dir / "supervisor.lock").exists(), "it had begun already"
+    assert not (house.server.runtime_dir / "supervisor.lock").exists(), "the server began to start before it refused"
 
 
 @pytest.mark.house(tcp=True, arguments=("--no-auth", "--log-level", "error"))
-async def test_X02_without_a_token_it_says_what_that_means(house: ServerHarness) -> None:
+async def test_X02_a_start_without_a_token_states_the_risk_in_the_log(house: ServerHarness) -> None:
     port = port_of(house)
     assert "every program of every user on this machine" in house.server.log
     assert not (house.server.runtime_dir / "token").exists()
@@ -135,58 +137,62 @@ async def test_X02_without_a_token_it_says_what_that_means(house: ServerHarness)
 
 
 @pytest.mark.house(tcp=True)
-async def test_X03_foreign_hosts_and_pages_are_refused_before_routing(house: ServerHarness) -> None:
+async def test_X03_foreign_hosts_and_origins_are_refused_before_routing(house: ServerHarness) -> None:
     workspace = await house.workspace()
     port, token = port_of(house), token_of(house)
-    ours, pass_ = f"Host: localhost:{port}", f"Authorization: Bearer {token}"
+    host, authorization = f"Host: localhost:{port}", f"Authorization: Bearer {token}"
     agent = f"/v1/workspaces/{workspace.id}/agent"
     body = json.dumps({"session_id": workspace.session, "prompt": "/say never"}).encode()
-    foreign = (
-        f"GET /v1/version HTTP/1.1\n{pass_}",
-        f"GET /v1/version HTTP/1.0\n{pass_}",
-        f"GET /v1/version HTTP/1.1\n{pass_}\nHost:",
-        f"GET /v1/version HTTP/1.1\n{pass_}\nHost: evil.example:{port}",
-        f"GET /v1/version HTTP/1.1\n{pass_}\nHost: localhost:1",
-        f"GET /v1/version HTTP/1.1\n{pass_}\nHost: localhost",
-        f"GET /v1/version HTTP/1.1\n{pass_}\nHost: localhost:{port}.evil.example",
-        f"GET http://evil.example/v1/version HTTP/1.1\n{pass_}\n{ours}",
-        f"GET /no/such/route HTTP/1.1\n{pass_}\n{ours}\nOrigin: http://evil.example",
-        f"GET /v1/version HTTP/1.1\n{pass_}\n{ours}\nOrigin: null",
-        f"GET /v1/version HTTP/1.1\n{pass_}\n{ours}\nOrigin: https://localhost:{port}",
-        f"GET /v1/version HTTP/1.1\n{pass_}\n{ours}\nOrigin: http://localhost:1",
-        f"OPTIONS {agent} HTTP/1.1\n{ours}\nOrigin: http://evil.example\nAccess-Control-Request-Method: POST",
-        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nOrigin: http://localhost:{port}\nContent-Type: text/plain",
-        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nOrigin: http://localhost:{port}",
-        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nCookie: a=b\nContent-Type: text/plain;charset=UTF-8",
-        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nCookie: a=b\nContent-Type: multipart/form-data; boundary=x",
-        f"POST {agent} HTTP/1.1\n{pass_}\n{ours}\nCookie: a=b",
+    requests = (
+        f"GET /v1/version HTTP/1.1\n{authorization}",
+        f"GET /v1/version HTTP/1.0\n{authorization}",
+        f"GET /v1/version HTTP/1.1\n{authorization}\nHost:",
+        f"GET /v1/version HTTP/1.1\n{authorization}\nHost: evil.example:{port}",
+        f"GET /v1/version HTTP/1.1\n{authorization}\nHost: localhost:1",
+        f"GET /v1/version HTTP/1.1\n{authorization}\nHost: localhost",
+        f"GET /v1/version HTTP/1.1\n{authorization}\nHost: localhost:{port}.evil.example",
+        f"GET http://evil.example/v1/version HTTP/1.1\n{authorization}\n{host}",
+        f"GET /no/such/route HTTP/1.1\n{authorization}\n{host}\nOrigin: http://evil.example",
+        f"GET /v1/version HTTP/1.1\n{authorization}\n{host}\nOrigin: null",
+        f"GET /v1/version HTTP/1.1\n{authorization}\n{host}\nOrigin: https://localhost:{port}",
+        f"GET /v1/version HTTP/1.1\n{authorization}\n{host}\nOrigin: http://localhost:1",
+        f"OPTIONS {agent} HTTP/1.1\n{host}\nOrigin: http://evil.example\nAccess-Control-Request-Method: POST",
+        f"POST {agent} HTTP/1.1\n{authorization}\n{host}\nOrigin: http://localhost:{port}\nContent-Type: text/plain",
+        f"POST {agent} HTTP/1.1\n{authorization}\n{host}\nOrigin: http://localhost:{port}",
+        f"POST {agent} HTTP/1.1\n{authorization}\n{host}\nCookie: a=b\nContent-Type: text/plain;charset=UTF-8",
+        f"POST {agent} HTTP/1.1\n{authorization}\n{host}\nCookie: a=b\nContent-Type: multipart/form-data; boundary=x",
+        f"POST {agent} HTTP/1.1\n{authorization}\n{host}\nCookie: a=b",
     )
-    for request in foreign:
-        told = await say(port, request, body if request.startswith("POST") else b"")
-        # A missing Host may also be bad HTTP, which is answered without our words.
-        assert told.status == 403 or (told.status == 400 and not told.body), (request, told)
-        assert told.status == 400 or told.code == "forbidden", (request, told)
-        assert not [name for name in told.headers if name.startswith("access-control-")], (request, told)
+    for request in requests:
+        response = await say(port, request, body if request.startswith("POST") else b"")
+        # A missing Host may also be refused as malformed HTTP, with a 400 without a body.
+        assert response.status == 403 or (response.status == 400 and not response.body), (request, response)
+        assert response.status == 400 or response.code == "forbidden", (request, response)
+        assert not [name for name in response.headers if name.startswith("access-control-")], (request, response)
     assert await workspace.messages() == []
-    json_of_ours = f"{pass_}\n{ours}\nOrigin: http://localhost:{port}\nContent-Type: application/json; charset=utf-8"
-    body = json.dumps({"session_id": workspace.session, "title": "a page of ours"}).encode()
-    told = await say(port, f"POST /v1/workspaces/{workspace.id}/sessions HTTP/1.1\n{json_of_ours}", body)
-    assert told.status == 200, told
-    assert not [name for name in told.headers if name.startswith("access-control-")]
+    same_origin = (
+        f"{authorization}\n{host}\nOrigin: http://localhost:{port}\nContent-Type: application/json; charset=utf-8"
+    )
+    body = json.dumps({"session_id": workspace.session, "title": "same origin"}).encode()
+    response = await say(port, f"POST /v1/workspaces/{workspace.id}/sessions HTTP/1.1\n{same_origin}", body)
+    assert response.status == 200, response
+    assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
 @pytest.mark.house(tcp=True)
-async def test_absolute_targets_are_understood(house: ServerHarness) -> None:
+async def test_absolute_request_targets_are_accepted(house: ServerHarness) -> None:
     port, token = port_of(house), token_of(house)
     target = f"http://localhost:{port}/v1/version?x=1"
-    told = await say(port, f"GET {target} HTTP/1.1\nHost: localhost:{port}\nAuthorization: Bearer {token}")
-    assert told.status == 200, told
+    response = await say(port, f"GET {target} HTTP/1.1\nHost: localhost:{port}\nAuthorization: Bearer {token}")
+    assert response.status == 200, response
     socket = str(house.server.socket_path)
     for target in ("http://api.crush.localhost/v1/version", "http://anything/v1/version", "/v1/version"):
         for name in ("api.crush.localhost", "x"):
             assert (await say(socket, f"GET {target} HTTP/1.1\nHost: {name}")).status == 200, (target, name)
-    told = await say(socket, "POST http://api.crush.localhost/v1/control HTTP/1.1\nHost: x\nContent-Type: a/b", b"{}")
-    assert (told.status, told.code) == (400, "bad_input"), "any type of content is read there"
+    response = await say(
+        socket, "POST http://api.crush.localhost/v1/control HTTP/1.1\nHost: x\nContent-Type: a/b", b"{}"
+    )
+    assert (response.status, response.code) == (400, "bad_input"), "the Unix socket accepts any content type"
     assert (await say(socket, "GET http://[x/v1/version HTTP/1.1\nHost: x")).status == 400
 
 
@@ -195,7 +201,7 @@ async def test_absolute_targets_are_understood(house: ServerHarness) -> None:
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
 @pytest.mark.house(tcp=True, start=False)
-async def test_X04_modes_under_any_umask(house: ServerHarness, umask: int) -> None:
+async def test_X04_files_are_private_under_any_umask(house: ServerHarness, umask: int) -> None:
     before = os.umask(umask)
     try:
         await house.server.restart()
@@ -216,17 +222,17 @@ async def test_X04_modes_under_any_umask(house: ServerHarness, umask: int) -> No
 async def test_X04_a_directory_of_another_user_is_refused(house: ServerHarness, flag: str) -> None:
     foreign = house.root / "x"
     foreign.mkdir(mode=0o700)
-    os.chown(foreign, NOBODY, NOBODY)
+    os.chown(foreign, NOBODY_UID, NOBODY_UID)
     other = ("--runtime-dir", str(house.root / "y")) if flag == "--state-dir" else ()
     refused = await asyncio.to_thread(house.server.run_another, flag, str(foreign), *other)
     assert refused.returncode == 2, refused
     assert len(refused.stderr.splitlines()) == 1, refused.stderr
-    assert f"belongs to user {NOBODY}" in refused.stderr
+    assert f"belongs to user {NOBODY_UID}" in refused.stderr
     assert list(foreign.iterdir()) == []
 
 
 @as_root
-async def test_X04_another_user_is_sent_away_even_when_the_files_are_open(house: ServerHarness) -> None:
+async def test_X04_another_user_is_refused_even_if_the_file_modes_allow_access(house: ServerHarness) -> None:
     opened = [house.root.parent, house.root, house.root / "r", house.server.runtime_dir]
     before = {path: mode(path) for path in opened}
     try:
@@ -234,8 +240,8 @@ async def test_X04_another_user_is_sent_away_even_when_the_files_are_open(house:
             path.chmod(0o755)
         for path in (house.server.socket_path, house.server.runtime_dir / "router.sock"):
             path.chmod(0o666)
-        heard = await asyncio.to_thread(as_nobody, house.server.socket_path)
-        assert heard == "b''", "the door spoke to another user"
+        output = await asyncio.to_thread(request_as_nobody, house.server.socket_path)
+        assert output == "b''", "the server answered another user"
     finally:
         for path, bits in before.items():
             path.chmod(bits)
@@ -243,7 +249,7 @@ async def test_X04_another_user_is_sent_away_even_when_the_files_are_open(house:
     (await house.new_client().get("/v1/health")).expect(200)
 
 
-AS_NOBODY = """
+REQUEST_AS_NOBODY = """
 import os, socket, sys
 os.setgroups([]); nobody = int(sys.argv[2]); os.setgid(nobody); os.setuid(nobody)
 connection = socket.socket(socket.AF_UNIX); connection.settimeout(10)
@@ -256,9 +262,9 @@ except ConnectionError:
 """
 
 
-def as_nobody(path: Path) -> str:
-    """What a process of another user hears at this socket."""
-    command = [sys.executable, "-I", "-c", AS_NOBODY, str(path), str(NOBODY)]
+def request_as_nobody(path: Path) -> str:
+    """Send a request to the socket as another user; return the first bytes of the answer as `repr` prints them."""
+    command = [sys.executable, "-I", "-c", REQUEST_AS_NOBODY, str(path), str(NOBODY_UID)]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
 
@@ -270,8 +276,8 @@ async def test_X05_a_program_of_this_user_without_the_token_is_refused_and_logge
     workspace = await house.workspace()
     port = port_of(house)
     query = "token=a-guess-that-stays-secret"
-    told = await say(port, f"POST /v1/workspaces/{workspace.id}/restart?{query} HTTP/1.1\nHost: localhost:{port}")
-    assert told.status == 401
+    response = await say(port, f"POST /v1/workspaces/{workspace.id}/restart?{query} HTTP/1.1\nHost: localhost:{port}")
+    assert response.status == 401
     [line] = [line for line in house.server.log.splitlines() if "request refused" in line]
     assert f"/v1/workspaces/{workspace.id}/restart" in line
     assert "unauthorized" in line
@@ -280,8 +286,10 @@ async def test_X05_a_program_of_this_user_without_the_token_is_refused_and_logge
     assert (await house.worker(workspace.id))["restarts"] == 0
 
 
-@pytest.mark.parametrize("knows", ["nothing", "the name"])
-async def test_X05_the_workers_socket_takes_nobody_without_a_workers_token(house: ServerHarness, knows: str) -> None:
+@pytest.mark.parametrize("identity", ["random", "of the worker"])
+async def test_X05_the_workers_socket_refuses_a_hello_without_the_token_of_a_worker(
+    house: ServerHarness, identity: str
+) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("one ")
     generation = Generation((await house.worker(workspace.id))["generation"])
@@ -298,19 +306,19 @@ async def test_X05_the_workers_socket_takes_nobody_without_a_workers_token(house
         ready=True,
     )
     context = zmq.asyncio.Context()
-    stranger = context.socket(zmq.DEALER)
+    peer = context.socket(zmq.DEALER)
     try:
-        stranger.linger = 0
-        if knows == "the name":
-            stranger.identity = link_identity(hello.workspace_id, generation, hello.token)
-        stranger.connect(f"ipc://{house.server.runtime_dir / 'router.sock'}")
-        await stranger.send(encode(hello, max_bytes=1 << 20))
+        peer.linger = 0
+        if identity == "of the worker":
+            peer.identity = link_identity(hello.workspace_id, generation, hello.token)
+        peer.connect(f"ipc://{house.server.runtime_dir / 'router.sock'}")
+        await peer.send(encode(hello, max_bytes=1 << 20))
         async with asyncio.timeout(10):
-            answer = decode_to_worker(await stranger.recv())
+            answer = decode_to_worker(await peer.recv())
         assert isinstance(answer, Refusal), answer
         assert "token" in answer.error.message
     finally:
-        stranger.close()
+        peer.close()
         context.term()
     assert "hello refused" in house.server.log
     assert hello.token not in house.server.log
@@ -319,5 +327,5 @@ async def test_X05_the_workers_socket_takes_nobody_without_a_workers_token(house
 
 
 def mode(path: Path) -> int:
-    """The permission bits."""
+    """Return the permission bits of a file."""
     return stat.S_IMODE(path.lstat().st_mode)

@@ -1,4 +1,4 @@
-"""Fault matrix 9: every kind of `Last-Event-ID` (C04), and streams that are cut in the worst moments (C05)."""
+"""Resume event streams from every kind of `Last-Event-ID`, and cut them after every event."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from tests.support.clients.light_reader import LightReader, all_saw_end, assert_
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
-FORGETFUL = {"replay_kept": 4, "event_batch_max": 3}
-"""Nearly every cursor is older than the supervisor's memory; the worker is asked, page by page."""
+SHORT_REPLAY = {"replay_kept": 4, "event_batch_max": 3}
+"""Limits under which most cursors are older than the supervisor's replay: the worker is asked, page by page."""
 
-NO_CURSOR = (
+INVALID_CURSORS = (
     "0",
     "7",
     "-1",
@@ -35,66 +35,68 @@ NO_CURSOR = (
     "LOG%2e1",
     "x" * 5000,
 )
-"""Nothing of this can be served. LOG stands for the workspace's own log, OTHER for that of another workspace."""
+"""Values that get a reset. LOG is replaced by the id of the workspace's log, OTHER by that of another workspace."""
 
 
-@pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
-async def test_C04_every_id_that_was_sent_gives_the_exact_tail(house: ServerHarness, memory: str) -> None:
+@pytest.mark.parametrize("replay", ["long", pytest.param("short", marks=pytest.mark.house(limits=SHORT_REPLAY))])
+async def test_C04_every_id_that_was_sent_resumes_with_the_exact_rest(house: ServerHarness, replay: str) -> None:
     workspace = await house.workspace()
     for word in ("one", "two", "three"):
         await workspace.ended(await workspace.prompt(f"/say {word}"))
     before = house.stored(workspace)
     first, last = before.events[0].number, before.events[-1].number
     cursors = [f"{before.log}.{number}" for number in (0, *range(first, last + 1))]
-    late = [LightReader(house.server.socket_path, workspace.id, cursor) for cursor in cursors]
-    with closed_at_end(late):
-        for reader in late:
+    readers = [LightReader(house.server.socket_path, workspace.id, cursor) for cursor in cursors]
+    with closed_at_end(readers):
+        for reader in readers:
             assert await reader.open() == 200
         run = await workspace.prompt("/say live")
-        await all_saw_end(late, run)
+        await all_saw_end(readers, run)
         stored = house.stored(workspace)
         assert len(stored.events) > len(before.events) > 10
-        for cursor, reader in zip(cursors, late, strict=True):
+        for cursor, reader in zip(cursors, readers, strict=True):
             assert_exact(reader, stored, after=cursor)
 
 
-@pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
-async def test_C04_what_cannot_be_served_is_a_reset(house: ServerHarness, memory: str) -> None:
+@pytest.mark.parametrize("replay", ["long", pytest.param("short", marks=pytest.mark.house(limits=SHORT_REPLAY))])
+async def test_C04_a_cursor_that_is_invalid_or_foreign_gets_a_reset(house: ServerHarness, replay: str) -> None:
     workspace, other = await house.workspace("w"), await house.workspace("other")
     await other.ended(await other.prompt("/say private words"))
     await workspace.ended(await workspace.prompt("/say one"))
     logs = {"LOG": house.stored(workspace).log, "OTHER": house.stored(other).log}
-    late = []
-    for text in NO_CURSOR:
+    readers = []
+    for text in INVALID_CURSORS:
         for name, log in logs.items():
             text = text.replace(name, log)
-        late.append(LightReader(house.server.socket_path, workspace.id, text))
-    with closed_at_end(late):
-        for reader in late:
+        readers.append(LightReader(house.server.socket_path, workspace.id, text))
+    with closed_at_end(readers):
+        for reader in readers:
             assert await reader.open() == 200
-        await eventually(lambda: all(one.resets for one in late), what="a reset", state=lambda: unreset(late))
-        fresh = [one.last_id for one in late]
+        await eventually(
+            lambda: all(reader.resets for reader in readers), what="a reset", state=lambda: not_reset(readers)
+        )
+        cursors = [reader.last_id for reader in readers]
         await other.ended(await other.prompt("/say private again"))
-        await all_saw_end(late, await workspace.prompt("/say two"))
+        await all_saw_end(readers, await workspace.prompt("/say two"))
         stored = house.stored(workspace)
-        for cursor, reader in zip(fresh, late, strict=True):
+        for cursor, reader in zip(cursors, readers, strict=True):
             assert len(reader.resets) == 1, reader.resets
             reader.resets.clear()
             assert_exact(reader, stored, after=cursor)
             assert not reader.saw(b"private")
 
 
-def unreset(late: list[LightReader]) -> list[str]:
-    """The cursors whose clients were not told."""
-    return [text for text, one in zip(NO_CURSOR, late, strict=True) if not one.resets]
+def not_reset(readers: list[LightReader]) -> list[str]:
+    """Return the cursors whose clients have got no reset."""
+    return [text for text, reader in zip(INVALID_CURSORS, readers, strict=True) if not reader.resets]
 
 
 # --- C05 --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("memory", ["long", pytest.param("short", marks=pytest.mark.house(limits=FORGETFUL))])
-async def test_C05_cut_after_every_single_event(house: ServerHarness, memory: str) -> None:
-    """Each event in turn is the last one before a cut: in the replay, between it and the live events, and live."""
+@pytest.mark.parametrize("replay", ["long", pytest.param("short", marks=pytest.mark.house(limits=SHORT_REPLAY))])
+async def test_C05_a_stream_that_is_cut_after_every_event_loses_nothing(house: ServerHarness, replay: str) -> None:
+    """Cut the stream after each event in turn: in the replay, between replay and live events, and when live."""
     workspace = await house.workspace(model="openai")
     log = house.stored(workspace).log
     for word in ("one", "two"):
@@ -117,7 +119,7 @@ async def test_C05_cut_after_every_single_event(house: ServerHarness, memory: st
         assert_exact(reader, house.stored(workspace), after=f"{log}.0")
 
 
-async def test_C05_cut_before_the_first_id_again_and_again(house: ServerHarness) -> None:
+async def test_C05_a_stream_that_is_cut_before_its_first_id_loses_nothing(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await workspace.ended(await workspace.prompt("/say one"))
     stored = house.stored(workspace)
@@ -131,7 +133,7 @@ async def test_C05_cut_before_the_first_id_again_and_again(house: ServerHarness)
             for reader in readers:
                 assert await reader.open() == 200
                 if number == 0 and not reader.last_id:
-                    await eventually(lambda: readers[1].base, what="where it stands, before there is any event")
+                    await eventually(lambda: readers[1].base, what="the first id, before any event")
                 reader.close()
             if number % 5 == 0:
                 await workspace.ended(await workspace.prompt(f"/say {number}"))
@@ -143,7 +145,7 @@ async def test_C05_cut_before_the_first_id_again_and_again(house: ServerHarness)
 
 
 async def reply(house: ServerHarness, workspace: WorkspaceFixture, text: str) -> None:
-    """A run whose model says `text`."""
-    run = await workspace.prompt("go on")
+    """Run a prompt to which the model replies `text`."""
+    run = await workspace.prompt("continue")
     await (await house.provider.next_call()).reply(text)
     await workspace.ended(run)

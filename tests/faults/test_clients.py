@@ -1,4 +1,4 @@
-"""Fault matrix 9: many clients, rude clients, clients that leave; a prompt is one run with one end."""
+"""Serve clients that repeat a prompt, leave, cancel or send malformed bodies; a prompt is one run with one end."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from tests.support.clients.http_client import ConnectionLost, texts
 from tests.support.harness.server_harness import ServerHarness, together
 
 
-async def test_C06_the_same_prompt_ten_times_at_once(house: ServerHarness) -> None:
+async def test_C06_the_same_prompt_ten_times_at_once_is_one_run(house: ServerHarness) -> None:
     workspace = await house.workspace()
     body = {"session_id": workspace.session, "run_id": "the-key", "prompt": "/say once"}
     house.client_log.submitted(workspace.id, workspace.session, "the-key")
@@ -20,12 +20,12 @@ async def test_C06_the_same_prompt_ten_times_at_once(house: ServerHarness) -> No
     assert [run.id for run in house.stored(workspace).runs] == ["the-key"]
     assert len(await workspace.messages()) == 2
     again = await workspace.client.submit(workspace.id, workspace.session, "/say once", "the-key")
-    assert again.expect(202).body == answers[0].body, "the key means the same run after its end, too"
+    assert again.expect(202).body == answers[0].body, "the key must return the same run after its end, too"
     other = await workspace.client.submit(workspace.id, workspace.session, "/say something else", "the-key")
     assert other.expect(409).code == "run_id_reused"
 
 
-async def test_C07_the_client_of_a_run_leaves(house: ServerHarness) -> None:
+async def test_C07_a_run_continues_when_its_client_leaves(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     other = await house.watch(workspace.id, name="other")
     run, call = await workspace.streaming("still ")
@@ -39,7 +39,7 @@ async def test_C07_the_client_of_a_run_leaves(house: ServerHarness) -> None:
     assert (await other.ended(run))["text"] == "still running"
 
 
-async def test_C07_one_of_two_clients_cancels_one_run(house: ServerHarness) -> None:
+async def test_C07_a_client_that_cancels_its_run_leaves_the_run_of_another_client(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     other = house.new_client()
     watcher = await house.watch(workspace.id, name="other", client=other)
@@ -48,15 +48,15 @@ async def test_C07_one_of_two_clients_cancels_one_run(house: ServerHarness) -> N
     second = await other.prompt(workspace.id, session, "second")
     second_call = await house.provider.next_call()
     (await other.cancel(workspace.id, session, second)).expect(200)
-    for seen in (workspace.watcher, watcher):
-        assert (await seen.ended(second))["cancelled"] is True
+    for each in (workspace.watcher, watcher):
+        assert (await each.ended(second))["cancelled"] is True
     await second_call.wait_closed()
-    await call.reply(" goes on")
-    for seen in (workspace.watcher, watcher):
-        assert (await seen.ended(first))["text"] == "first goes on"
+    await call.reply(" continues")
+    for each in (workspace.watcher, watcher):
+        assert (await each.ended(first))["text"] == "first continues"
 
 
-async def test_C07_a_named_cancel_spares_the_others_of_its_session(house: ServerHarness) -> None:
+async def test_C07_a_cancel_with_a_run_id_leaves_the_other_runs_of_the_session(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     first, call = await workspace.streaming("one")
     second, third = await workspace.prompt("two"), await workspace.prompt("three")
@@ -68,9 +68,6 @@ async def test_C07_a_named_cancel_spares_the_others_of_its_session(house: Server
     assert last.prompt == "three"
     await last.reply("done")
     assert (await workspace.ended(third))["text"] == "done"
-
-
-PROMPT = b'{"session_id":"%s","run_id":"r-bad","prompt":%s}'
 
 
 @pytest.mark.parametrize(
@@ -97,19 +94,19 @@ PROMPT = b'{"session_id":"%s","run_id":"r-bad","prompt":%s}'
     ids=lambda value: value[:40].decode("ascii", "backslashreplace"),
 )
 @pytest.mark.house(neighbour=False)
-async def test_C09_a_body_that_cannot_be_read(house: ServerHarness, value: bytes) -> None:
+async def test_C09_a_malformed_prompt_gets_400_with_a_reason(house: ServerHarness, value: bytes) -> None:
     workspace = await house.workspace()
     answer = await workspace.client.post(
         f"/v1/workspaces/{workspace.id}/agent", raw=value.replace(b'"S"', b'"' + workspace.session.encode() + b'"')
     )
     assert answer.expect(400).code in ("bad_input", "empty_prompt", "session_missing")
-    assert len(answer.json()["message"]) > 10, "it gives no reason"
+    assert len(answer.json()["message"]) > 10, "the error gives no reason"
     assert house.stored(workspace).runs == []
     await workspace.works()
 
 
 @pytest.mark.house(neighbour=False)
-async def test_C09_bodies_of_the_other_routes(house: ServerHarness) -> None:
+async def test_C09_malformed_bodies_of_the_other_routes_get_400(house: ServerHarness) -> None:
     workspace = await house.workspace()
     base = f"/v1/workspaces/{workspace.id}"
     before = (await workspace.client.get(f"{base}/sessions")).json()
@@ -127,7 +124,7 @@ async def test_C09_bodies_of_the_other_routes(house: ServerHarness) -> None:
     assert (await workspace.client.get(f"{base}/sessions")).json() == before
 
 
-async def test_C09_text_of_every_kind_comes_back_as_it_was(house: ServerHarness) -> None:
+async def test_C09_control_characters_and_unicode_are_kept_unchanged(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     text = 'tab\t quote" back\\slash é 漢字 🦀 \u2028 \u0001 end'
     run = await workspace.prompt(text)
@@ -139,7 +136,7 @@ async def test_C09_text_of_every_kind_comes_back_as_it_was(house: ServerHarness)
     assert (texts(user), texts(answer)) == (text, text)
 
 
-async def test_C02_connections_that_send_nothing_or_half_of_something(house: ServerHarness) -> None:
+async def test_C02_connections_that_send_nothing_or_half_a_request_delay_no_other_client(house: ServerHarness) -> None:
     workspace = await house.workspace()
     writers = []
     for data in (b"", b"GET", b"POST /v1/workspaces HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", b"\x16\x03\x01\x00"):
@@ -156,5 +153,5 @@ async def test_C02_connections_that_send_nothing_or_half_of_something(house: Ser
         answer = await workspace.client.request("GET", "/v1/health", headers={"Content-Length": "nonsense"})
         assert answer.status == 400, answer
     except ConnectionLost:
-        pass  # cut without a word, which is as right
+        pass  # closed without an answer, which is allowed as well
     (await workspace.client.get("/v1/health")).expect(200)

@@ -1,4 +1,4 @@
-"""Fault matrix 8: the supervisor has no descriptors left (H02)."""
+"""Let the supervisor run out of descriptors: new connections get 503, and existing ones are still served."""
 
 import asyncio
 import contextlib
@@ -18,30 +18,32 @@ from tests.support.process_usage import cpu_s, descriptors
 
 ROUNDS = 10
 AT_ONCE = 20
-"""More than are told in one turn."""
+"""More connections than the server refuses in one pass of its loop."""
 
 BODY_BYTES = 1024 * 1024
-"""More than the buffers of a connection take while nothing reads from it."""
+"""More than the buffers of a connection hold while the server does not read."""
 
 SHELL_LIMIT = 512
 
 CPU_SHARE_MAX = 0.05
-"""Of one core, beside two runs and a crowd that is turned away; a loop that asks again at once takes all of it."""
+"""Share of one core, with two runs and many refused connections; a loop that retries at once would take all of it."""
 
 
-async def test_H02_those_who_come_are_told_and_those_who_are_here_go_on(house: ServerHarness) -> None:
+async def test_H02_new_connections_get_503_and_existing_ones_are_served(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    async with wire(house.server.socket_path) as inside:
-        await still_works(house, workspace, inside)
+    async with wire(house.server.socket_path) as existing:
+        await check_works(house, workspace, existing)
         async with no_descriptors_left(house):
             cpu, began = cpu_s(house.server.pid), time.monotonic()
             for _ in range(ROUNDS):
-                await asyncio.gather(*(is_turned_away(house) for _ in range(AT_ONCE)))
+                await asyncio.gather(*(check_refused(house) for _ in range(AT_ONCE)))
             share = (cpu_s(house.server.pid) - cpu) / (time.monotonic() - began)
-            print(f"turning away {ROUNDS * AT_ONCE} connections took {share:.1%} of a core")
-            assert share < CPU_SHARE_MAX, "accepting is not paused but spun"
-            assert house.server.log.count("accepting pauses") == 1, "once, however long it lasts"
-            await still_works(house, workspace, inside)
+            print(f"refusing {ROUNDS * AT_ONCE} connections took {share:.1%} of a core")
+            assert share < CPU_SHARE_MAX, "accepting must pause and not spin"
+            assert house.server.log.count("accepting pauses") == 1, (
+                "the pause must be logged once, however long it lasts"
+            )
+            await check_works(house, workspace, existing)
         await workspace.works()
     assert "accepting again" in house.server.log
 
@@ -59,16 +61,16 @@ async def test_H02_a_client_that_still_writes_can_read_its_answer(house: ServerH
         await writer.wait_closed()
 
 
-async def test_H02_a_client_that_says_nothing_is_answered_too(house: ServerHarness) -> None:
+async def test_H02_a_client_that_sends_nothing_gets_503_too(house: ServerHarness) -> None:
     async with no_descriptors_left(house), wire(house.server.socket_path) as silent:
         status, _, _ = await silent.answer()
         assert status == 503
         assert await silent.rest() == b""
-        assert await house.server.stop() == 0, "no order to end is lost while a client is being turned away"
+        assert await house.server.stop() == 0, "SIGTERM must not be lost while a client is being refused"
 
 
 @pytest.mark.house(neighbour=False)
-async def test_H02_told_to_leave_without_descriptors(house: ServerHarness) -> None:
+async def test_H02_the_server_shuts_down_in_order_without_descriptors(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     worker = await workspace.worker()
     await workspace.streaming("cut ")
@@ -81,52 +83,52 @@ async def test_H02_told_to_leave_without_descriptors(house: ServerHarness) -> No
 
 
 @pytest.mark.house(start=False, neighbour=False)
-async def test_H02_a_shells_small_limit_is_raised_at_the_start(house: ServerHarness) -> None:
+async def test_H02_a_small_soft_limit_is_raised_at_the_start(house: ServerHarness) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (SHELL_LIMIT, hard))
     try:
         await house.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
-    assert resource.prlimit(house.server.pid, resource.RLIMIT_NOFILE) == (wanted, hard)
+    expected = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
+    assert resource.prlimit(house.server.pid, resource.RLIMIT_NOFILE) == (expected, hard)
 
 
-async def is_turned_away(house: ServerHarness) -> None:
-    """A connection is answered 503 before long, and closed."""
-    async with wire(house.server.socket_path) as outside:
-        outside.send(head("GET", "/v1/health", {}))
-        status, headers, body = await outside.answer()
+async def check_refused(house: ServerHarness) -> None:
+    """Check that a new connection gets 503 and is closed."""
+    async with wire(house.server.socket_path) as connection:
+        connection.send(head("GET", "/v1/health", {}))
+        status, headers, body = await connection.answer()
         assert (status, headers["retry-after"], json.loads(body)["code"]) == (503, "1", "unavailable")
-        assert await outside.rest() == b""
+        assert await connection.rest() == b""
 
 
-async def still_works(house: ServerHarness, workspace: WorkspaceFixture, inside: RawConnection) -> None:
-    """A run over a connection that was there before."""
+async def check_works(house: ServerHarness, workspace: WorkspaceFixture, existing: RawConnection) -> None:
+    """Check that a run works over an existing connection."""
     run = str(uuid.uuid4())
     house.client_log.submitted(workspace.id, workspace.session, run)
     body = json.dumps({"session_id": workspace.session, "run_id": run, "prompt": "/say still here"}).encode()
-    inside.send(head("POST", f"/v1/workspaces/{workspace.id}/agent", {"Content-Length": str(len(body))}) + body)
-    status, _, answer = await inside.answer()
+    existing.send(head("POST", f"/v1/workspaces/{workspace.id}/agent", {"Content-Length": str(len(body))}) + body)
+    status, _, answer = await existing.answer()
     assert status == 202, answer
     assert (await workspace.ended(run))["text"] == "still here"
 
 
 @contextlib.asynccontextmanager
 async def no_descriptors_left(house: ServerHarness) -> AsyncIterator[None]:
-    """The server's limit is below the first descriptor that it could open."""
+    """Lower the server's limit to below the first descriptor that it could open."""
     pid = house.server.pid
-    taken = descriptors(pid)
-    free = next(number for number in range(len(taken) + 1) if number not in taken)
+    used = descriptors(pid)
+    free = next(number for number in range(len(used) + 1) if number not in used)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, before[1]))
     async with contextlib.AsyncExitStack() as stack:
         try:
             status = 0
-            while status != 503:  # a connection that was about to be closed leaves its descriptor to the next
-                outside = await stack.enter_async_context(wire(house.server.socket_path))
-                outside.send(head("GET", "/v1/health", {}))
-                status, _, _ = await outside.answer()
+            while status != 503:  # a connection that is being closed may free a descriptor for the next
+                connection = await stack.enter_async_context(wire(house.server.socket_path))
+                connection.send(head("GET", "/v1/health", {}))
+                status, _, _ = await connection.answer()
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):

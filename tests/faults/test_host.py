@@ -1,4 +1,4 @@
-"""Fault matrix 10, H05: a workspace's directory goes away or can no longer be read, idle or while a tool runs."""
+"""Move, delete or lock a workspace's directory, while it is idle or while a tool runs (H05)."""
 
 import os
 import shutil
@@ -15,13 +15,13 @@ from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
-NOBODY = 65534
+NOBODY_UID = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 
 
 @pytest.mark.house(limits={"restart_delay_s_max": 0.1})
-async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house: ServerHarness) -> None:
-    workspace = await elsewhere(house)
+async def test_H05_a_directory_that_is_moved_away_fails_the_workspace_until_it_is_back(house: ServerHarness) -> None:
+    workspace = await with_data_outside(house)
     await workspace.ended(await workspace.prompt("/say first"))
     worker = await workspace.worker()
     moved = workspace.path.rename(house.root / "moved")
@@ -30,19 +30,19 @@ async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house:
             "\n".join((bash("echo never"), '/tool write {"file_path": "a", "content": "b"}', "/say over"))
         )
     )
-    assert end["text"] == "over", "the turn goes on, and the model is told"
+    assert end["text"] == "over", "the turn must continue after the failed calls"
     first, second = await results(workspace)
     assert first["is_error"]
     assert f"{workspace.path} is missing" in first["content"]
     assert f"{workspace.path} is missing" in second["content"]
-    assert not workspace.path.exists(), "a tool made it again"
+    assert not workspace.path.exists(), "a tool created the directory again"
     assert texts(await workspace.messages())[:2] == ["/say first", "first"]
     assert worker.is_alive
-    wish = {"path": str(workspace.path), "client_id": workspace.client.client_id, "version": "test"}
-    assert (await workspace.client.post("/v1/workspaces", wish)).status == 400
+    body = {"path": str(workspace.path), "client_id": workspace.client.client_id, "version": "test"}
+    assert (await workspace.client.post("/v1/workspaces", body)).status == 400
 
-    await worker.kill()  # from here on only starts can tell
-    await in_state(house, workspace, "failed")
+    await worker.kill()  # from now on only a start can notice that the directory is missing
+    await wait_for_state(house, workspace, "failed")
     row = await house.worker(workspace.id)
     assert "directory missing" in row["reason"]
     for _ in range(3):
@@ -52,7 +52,9 @@ async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house:
     assert (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", prompt)).expect(
         409
     ).code == "workspace_moved"
-    assert (await house.worker(workspace.id))["generation"] == row["generation"], "nobody tries it again and again"
+    assert (await house.worker(workspace.id))["generation"] == row["generation"], (
+        "the worker is started again and again"
+    )
 
     moved.rename(workspace.path)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
@@ -60,7 +62,7 @@ async def test_H05_the_directory_of_an_idle_workspace_goes_and_comes_back(house:
     await workspace.works_with_new_stream()
 
 
-async def test_H05_a_directory_that_goes_away_with_its_history(house: ServerHarness) -> None:
+async def test_H05_a_directory_that_is_moved_away_with_its_database_fails_the_workspace(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     await workspace.ended(await workspace.prompt("/say first"))
     row = await house.worker(workspace.id)
@@ -69,17 +71,17 @@ async def test_H05_a_directory_that_goes_away_with_its_history(house: ServerHarn
     for _ in range(3):
         answer = await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", prompt)
         assert (answer.status, answer.code) in ((503, "storage_failed"), (409, "workspace_moved")), answer
-    assert texts(await workspace.messages())[:2] == ["/say first", "first"], "what was said is still read"
-    assert not workspace.path.exists(), "nobody makes it again"
+    assert texts(await workspace.messages())[:2] == ["/say first", "first"], "the history must stay readable"
+    assert not workspace.path.exists(), "the directory was created again"
     assert (await house.worker(workspace.id))["generation"] == row["generation"]
     await (await workspace.worker()).kill()
-    await in_state(house, workspace, "failed")
+    await wait_for_state(house, workspace, "failed")
     assert (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(409).code == "workspace_moved"
     moved.rename(workspace.path)
 
 
-async def test_H05_a_directory_is_deleted_while_a_tool_runs_in_it(house: ServerHarness) -> None:
-    workspace = await elsewhere(house)
+async def test_H05_a_run_ends_in_order_when_its_directory_is_deleted(house: ServerHarness) -> None:
+    workspace = await with_data_outside(house)
     pipe, go = house.pipe(), house.root / "go"
     command = f"echo $$ > {pipe.path}; until [ -e {go} ]; do sleep 0.02; done; echo x > made; echo rc=$?"
     run, _ = await workspace.tool_running(command, pipe)
@@ -94,13 +96,13 @@ async def test_H05_a_directory_is_deleted_while_a_tool_runs_in_it(house: ServerH
     await workspace.works()
 
 
-async def test_H05_another_directory_in_its_place_gets_no_worker(house: ServerHarness) -> None:
-    workspace = await elsewhere(house)
+async def test_H05_another_directory_at_the_same_path_gets_no_worker(house: ServerHarness) -> None:
+    workspace = await with_data_outside(house)
     worker = await workspace.worker()
     moved = workspace.path.rename(house.root / "moved")
     workspace.path.mkdir()
     await worker.kill()
-    await in_state(house, workspace, "failed")
+    await wait_for_state(house, workspace, "failed")
     assert (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(409).code == "workspace_moved"
     workspace.path.rmdir()
     moved.rename(workspace.path)
@@ -110,15 +112,15 @@ async def test_H05_another_directory_in_its_place_gets_no_worker(house: ServerHa
 
 @as_root
 def test_H05_a_directory_that_cannot_be_read_is_refused_with_403(tmp_path: Path) -> None:
-    closed, below = tmp_path / "closed", tmp_path / "closed" / "below"
+    private, below = tmp_path / "private", tmp_path / "private" / "below"
     below.mkdir(parents=True)
-    closed.chmod(0o700)
+    private.chmod(0o700)
     for parent in tmp_path.parents:
         if not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o001)
     tmp_path.chmod(0o755)
     with as_nobody():
-        for path in (closed, below):
+        for path in (private, below):
             with pytest.raises(Denied, match="may not") as refused:
                 resolve(str(path), [])
             assert refused.value.status == 403
@@ -126,28 +128,28 @@ def test_H05_a_directory_that_cannot_be_read_is_refused_with_403(tmp_path: Path)
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """This process as another user, for a moment."""
-    os.setresuid(NOBODY, NOBODY, 0)
+    """Run the block as another user."""
+    os.setresuid(NOBODY_UID, NOBODY_UID, 0)
     try:
         yield
     finally:
         os.setresuid(0, 0, 0)
 
 
-async def elsewhere(house: ServerHarness) -> WorkspaceFixture:
-    """A room whose history does not go away with its directory."""
+async def with_data_outside(house: ServerHarness) -> WorkspaceFixture:
+    """Create a workspace whose data directory is outside of its own directory."""
     return await house.workspace(yolo=True, data_dir=str(house.root / "data"))
 
 
-async def in_state(house: ServerHarness, workspace: WorkspaceFixture, state: str) -> None:
-    """Wait for the state of a workspace."""
+async def wait_for_state(house: ServerHarness, workspace: WorkspaceFixture, state: str) -> None:
+    """Wait until the workspace is in a state."""
 
-    async def is_there() -> bool:
+    async def has_state() -> bool:
         return bool((await house.worker(workspace.id))["state"] == state)
 
-    await eventually(is_there, timeout_s=10, what=state, state=lambda: house.server.log[-3000:])
+    await eventually(has_state, timeout_s=10, what=state, state=lambda: house.server.log[-3000:])
 
 
 def texts(messages: list[dict[str, object]]) -> list[str]:
-    """What was said, oldest first."""
+    """Return the texts of the messages, oldest first."""
     return [part["text"] for message in messages for part in parts_of(message, "text")]

@@ -1,4 +1,4 @@
-"""Fault matrix 6: what arrives on a socket may be anything; it is dropped or answered, and the process lives."""
+"""Send malformed, unknown, repeated and stale messages to supervisor, zygote and worker; the process survives."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ GARBAGE = (
     VERSION + msgspec.msgpack.encode({"op": "call", "call_id": 7}),
     VERSION + msgspec.msgpack.encode(["op", "call"]),
     VERSION + b"\x81\xa2op\xa4\xff\xfe\xfd\xfc",  # a tag that is no UTF-8
-    VERSION + b"\x91" * 5000,  # nested deeper than anybody would
+    VERSION + b"\x91" * 5000,  # nested deeper than any message
     encode(Call(call_id="cut", epoch=Epoch(5), operation="session.list", within_s=1.0), max_bytes=10_000)[:-3],
 )
 
@@ -47,10 +47,10 @@ def raw(short_root: Path, shared_zygote: SharedZygote) -> RawSupervisor:
 # --- to the supervisor --------------------------------------------------------------------------------------------
 
 
-async def test_Z04_garbage_to_the_supervisor(house: ServerHarness) -> None:
+async def test_Z04_the_supervisor_survives_garbage_and_cuts_its_sender(house: ServerHarness) -> None:
     workspace = await house.workspace()
     router = house.server.runtime_dir / "router.sock"
-    await asyncio.to_thread(talk_nonsense, router)
+    await asyncio.to_thread(send_garbage, router)
     context = zmq.asyncio.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.linger = 0
@@ -68,20 +68,20 @@ async def test_Z04_garbage_to_the_supervisor(house: ServerHarness) -> None:
 
 
 @pytest.mark.house(zygote="own")
-async def test_Z04_garbage_to_the_zygote(house: ServerHarness) -> None:
+async def test_Z04_the_zygote_survives_garbage(house: ServerHarness) -> None:
     workspace = await house.workspace()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
-        stranger.connect(str(house.server.runtime_dir / "zygote.sock"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(str(house.server.runtime_dir / "zygote.sock"))
         for frame in GARBAGE[1:]:
-            stranger.send(frame)
+            connection.send(frame)
         await workspace.works()
-        second = await house.workspace("second")  # forked by the zygote that heard it all
+        second = await house.workspace("second")  # forked by the zygote that got the garbage
         await second.works()
     assert "zygote lost" not in house.server.log
     assert "plain start" not in house.server.log
 
 
-async def test_Z06_a_hello_that_is_not_understood_is_refused_in_words(house: ServerHarness) -> None:
+async def test_Z06_a_hello_that_cannot_be_accepted_is_refused_with_the_reason(house: ServerHarness) -> None:
     workspace = await house.workspace()
     context = zmq.asyncio.Context()
     dealer = context.socket(zmq.DEALER)
@@ -137,7 +137,7 @@ async def test_Z05_a_message_above_the_limit_is_refused_before_it_is_sent(house:
 # --- to a worker --------------------------------------------------------------------------------------------------
 
 
-async def test_Z04_garbage_to_a_worker(raw: RawSupervisor) -> None:
+async def test_Z04_a_worker_survives_garbage(raw: RawSupervisor) -> None:
     source = random.Random(4)
     for frame in GARBAGE:
         await raw.send_frames(frame)
@@ -147,7 +147,7 @@ async def test_Z04_garbage_to_a_worker(raw: RawSupervisor) -> None:
     assert await raw.ask("session.list") == []
 
 
-async def test_Z06_what_a_worker_does_not_know(raw: RawSupervisor) -> None:
+async def test_Z06_a_worker_refuses_unknown_operations_and_ignores_unknown_fields(raw: RawSupervisor) -> None:
     unknown = await raw.answer(raw.call("session.explode"))
     assert unknown.error is not None
     assert unknown.error.status == 404 or unknown.error.code == "bad_input", unknown
@@ -167,10 +167,10 @@ async def test_Z07_a_command_that_comes_twice_has_one_effect_and_one_answer(raw:
     first = await raw.answer(prompt)
     second = await raw.answer(prompt)
     assert first == second
-    made = raw.call("session.create", {"title": "t"}, call_id="made")
-    await raw.send(made)
-    await raw.send(made)  # while the first is under way: its answer is the answer to both
-    assert await raw.answer_to("made") == await raw.answer(made)
+    created = raw.call("session.create", {"title": "t"}, call_id="created")
+    await raw.send(created)
+    await raw.send(created)  # while the first is running: both get its answer
+    assert await raw.answer_to("created") == await raw.answer(created)
     assert len(await raw.ask("run.list")) == 1
     assert len(await raw.ask("session.list")) == 2
 
@@ -188,11 +188,11 @@ async def test_Z07_a_cancel_before_its_prompt_does_not_touch_it(raw: RawSupervis
     await raw.send(late)
     assert (await raw.answer_to(late.call_id)).status == 202
     for run in ("r1", "r2"):
-        found = await eventually(lambda run=run: finished(raw, run), what=f"end of {run}")
-        assert found["outcome"] == "completed", found
+        row = await eventually(lambda run=run: finished(raw, run), what=f"end of {run}")
+        assert row["outcome"] == "completed", row
 
 
-async def test_Z07_a_command_of_an_older_supervisor_is_not_obeyed(raw: RawSupervisor) -> None:
+async def test_Z07_a_command_of_an_older_supervisor_is_not_executed(raw: RawSupervisor) -> None:
     stale = msgspec.structs.replace(raw.call("session.create", {"title": "s"}), epoch=Epoch(4))
     await raw.send(stale)
     assert await raw.ask("session.list") == []
@@ -200,21 +200,22 @@ async def test_Z07_a_command_of_an_older_supervisor_is_not_obeyed(raw: RawSuperv
 
 
 async def finished(raw: RawSupervisor, run: str) -> dict[str, object] | None:
-    found: dict[str, object] = await raw.ask("run.get", run=run)
-    return found if found["state"] == "ended" else None
+    """Return the row of a run that has ended, else None."""
+    row: dict[str, object] = await raw.ask("run.get", run=run)
+    return row if row["state"] == "ended" else None
 
 
-def talk_nonsense(path: Path) -> None:
-    """Bytes that are no ZMTP at all, on several connections."""
+def send_garbage(path: Path) -> None:
+    """Send bytes that are not ZMTP over several connections."""
     for data in (
         b"GET / HTTP/1.1\r\n\r\n",
         b"\xff" * 10_000,
         b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f" + b"\x00" * 54,
     ):
-        with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.settimeout(5.0)
-            stranger.connect(str(path))
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5.0)
+            connection.connect(str(path))
             try:
-                stranger.sendall(data)
+                connection.sendall(data)
             except OSError:
-                pass  # it was cut already, which is right
+                pass  # already closed by the server, as it should be

@@ -1,13 +1,16 @@
-"""Fault matrix 10: the provider breaks off, stays silent or refuses; the partial text is kept, nothing is doubled."""
+"""Let the provider cut its stream, stay silent, send garbage or refuse; partial text is kept, none is doubled."""
 
 import asyncio
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.support.clients.http_client import finish_of, parts_of, texts
 from tests.support.fakes.scripted_provider import API_KEY, Exchange
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
+from tests.support.process_usage import peak_bytes
+
+Failure = Callable[[WorkspaceFixture, Exchange], Awaitable[None]]
 
 DIALECTS = ["openai", "responses", "anthropic"]
 NO_WAIT = {"model_retry_delay_s": 0.0, "model_retry_delay_s_max": 0.0}
@@ -18,10 +21,12 @@ LONG_WAIT = {"model_retry_delay_s": 300.0, "model_retry_delay_s_max": 300.0}
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("how", ["reset", "clean end"])
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L04_cut_in_the_middle_is_tried_again(house: ServerHarness, how: str, dialect: str) -> None:
+async def test_L04_a_stream_that_is_cut_is_retried_without_doubled_text(
+    house: ServerHarness, how: str, dialect: str
+) -> None:
     workspace = await house.workspace(model=dialect)
     run, call = await workspace.streaming("once upon")
-    await end(call, how)
+    await cut(call, how)
     again = await house.provider.next_call()
     assert len(again.messages) == len(call.messages), "the broken answer became part of the request"
     await again.reply("once upon ", "a time")
@@ -34,10 +39,12 @@ async def test_L04_cut_in_the_middle_is_tried_again(house: ServerHarness, how: s
 
 @pytest.mark.parametrize("how", ["reset", "clean end"])
 @pytest.mark.house(limits=ONE_ATTEMPT)
-async def test_L04_cut_for_good_keeps_and_marks_the_partial_text(house: ServerHarness, how: str) -> None:
+async def test_L04_a_stream_that_is_cut_without_a_retry_keeps_and_marks_its_text(
+    house: ServerHarness, how: str
+) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("once upon")
-    await end(call, how)
+    await cut(call, how)
     ended = await workspace.ended(run)
     assert ended["error"], ended
     assert ended["text"] == "once upon"
@@ -48,7 +55,7 @@ async def test_L04_cut_for_good_keeps_and_marks_the_partial_text(house: ServerHa
 
 
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L04_cut_after_a_tool_ran_does_not_run_it_again(house: ServerHarness) -> None:
+async def test_L04_a_stream_that_is_cut_after_a_tool_ran_does_not_run_it_again(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai", yolo=True)
     run = await workspace.prompt("count")
     call = await house.provider.next_call()
@@ -67,7 +74,7 @@ async def test_L04_cut_after_a_tool_ran_does_not_run_it_again(house: ServerHarne
 
 
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L04_cut_inside_a_tool_call_does_not_run_it(house: ServerHarness) -> None:
+async def test_L04_a_tool_call_that_is_cut_is_not_executed(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai", yolo=True)
     run = await workspace.prompt("delete")
     call = await house.provider.next_call()
@@ -81,7 +88,7 @@ async def test_L04_cut_inside_a_tool_call_does_not_run_it(house: ServerHarness) 
 
 
 @pytest.mark.house(limits=NO_WAIT)
-async def test_L02_an_overloaded_provider_is_asked_again_within_bounds(house: ServerHarness) -> None:
+async def test_L02_an_overloaded_provider_is_retried_a_bounded_number_of_times(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run = await workspace.prompt("hello?")
     for status in (429, 500, 503):
@@ -98,35 +105,35 @@ async def test_L02_an_overloaded_provider_is_asked_again_within_bounds(house: Se
 
 
 async def silent(workspace: WorkspaceFixture, call: Exchange) -> None:
-    """L03: the request was taken, nothing came."""
+    """Accept the request and send nothing (L03)."""
 
 
 async def headers_only(workspace: WorkspaceFixture, call: Exchange) -> None:
-    """L03: headers and the first, empty event; then silence."""
+    """Send headers and the first, empty event, then nothing (L03)."""
     await call.tokens()
 
 
 async def comments_only(workspace: WorkspaceFixture, call: Exchange) -> None:
-    """L03: keep-alive comments are no progress."""
+    """Send keep-alive comments, which are no progress (L03)."""
     await call.garbage(b": still here\n\n" * 20)
 
 
 async def half_streamed(workspace: WorkspaceFixture, call: Exchange) -> None:
-    """L04 before it breaks: some text came."""
+    """Send a part of the text."""
     await call.tokens("some text")
     await workspace.watcher.text(workspace.session, "some text")
 
 
 async def backing_off(workspace: WorkspaceFixture, call: Exchange) -> None:
-    """L02: told to come back later."""
+    """Refuse with `Retry-After`, and wait until the retry is announced (L02)."""
     await call.refuse(429, retry_after="45")
     await workspace.watcher.wait(
         lambda e: e.kind == "agent_event" and e.payload["type"] == "retrying", what="retrying event"
     )
 
 
-async def broken_off(workspace: WorkspaceFixture, call: Exchange) -> None:
-    """L04: reset in the middle, waiting for the next attempt."""
+async def cut_in_the_middle(workspace: WorkspaceFixture, call: Exchange) -> None:
+    """Reset the stream in the middle, and wait until the retry is announced (L04)."""
     await half_streamed(workspace, call)
     call.reset()
     await workspace.watcher.wait(
@@ -134,37 +141,39 @@ async def broken_off(workspace: WorkspaceFixture, call: Exchange) -> None:
     )
 
 
-async def talking_garbage(workspace: WorkspaceFixture, call: Exchange) -> None:
-    """L05: an event that never ends."""
+async def sending_garbage(workspace: WorkspaceFixture, call: Exchange) -> None:
+    """Send an event that does not end (L05)."""
     await call.garbage(b"data: " + b"x" * 100_000)
 
 
-async def asking_for_tools(workspace: WorkspaceFixture, call: Exchange) -> None:
-    """L06: a call whose arguments are still coming."""
+async def calling_tools(workspace: WorkspaceFixture, call: Exchange) -> None:
+    """Send a tool call whose arguments are incomplete (L06)."""
     await call.tool_call("call-1", "no_such_tool", '{"half": ')
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         silent,
         headers_only,
         comments_only,
         half_streamed,
         backing_off,
-        broken_off,
-        talking_garbage,
-        asking_for_tools,
+        cut_in_the_middle,
+        sending_garbage,
+        calling_tools,
     ],
-    ids=lambda trouble: trouble.__name__,
+    ids=lambda failure: failure.__name__,
 )
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits=LONG_WAIT)
-async def test_L07_cancelled_in_every_trouble(house: ServerHarness, trouble: object, dialect: str) -> None:
+async def test_L07_a_run_can_be_cancelled_during_every_failure(
+    house: ServerHarness, failure: Failure, dialect: str
+) -> None:
     workspace = await house.workspace(model=dialect)
     run = await workspace.prompt("are you there?")
     call = await house.provider.next_call()
-    await trouble(workspace, call)  # type: ignore[operator]
+    await failure(workspace, call)
     (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
     ended = await workspace.ended(run, timeout_s=5.0)
     assert ended["cancelled"] is True
@@ -180,7 +189,7 @@ LONG_LINE = 100 * 1024 * 1024
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("status", [401, 403])
-async def test_L01_a_refused_key_fails_at_once_and_is_shown_to_nobody(
+async def test_L01_a_refused_key_fails_the_run_at_once_and_is_not_shown(
     house: ServerHarness, status: int, dialect: str
 ) -> None:
     workspace = await house.workspace(model=dialect)
@@ -200,11 +209,11 @@ async def test_L01_a_refused_key_fails_at_once_and_is_shown_to_nobody(
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits={"model_retry_delay_s": 300.0, "model_retry_delay_s_max": 300.0})
-async def test_L02_what_the_provider_asks_for_is_waited_and_no_more(house: ServerHarness, dialect: str) -> None:
+async def test_L02_retry_after_replaces_the_configured_delay(house: ServerHarness, dialect: str) -> None:
     workspace = await house.workspace(model=dialect)
     run = await workspace.prompt("hello?")
     await (await house.provider.next_call()).refuse(429, retry_after="1")
-    await (await house.provider.next_call()).reply("here")  # within seconds: our own delay is five minutes
+    await (await house.provider.next_call()).reply("here")  # within seconds: the configured delay is five minutes
     assert (await workspace.ended(run))["text"] == "here"
 
 
@@ -225,17 +234,19 @@ async def test_L02_a_provider_that_never_recovers_ends_the_run(house: ServerHarn
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("how", ["silence", "headers", "comments"])
 @pytest.mark.house(limits={"model_first_event_s": 1.0, "model_progress_s": 1.0, "model_retries_max": 0})
-async def test_L03_a_silent_provider_is_given_up(house: ServerHarness, how: str, dialect: str) -> None:
+async def test_L03_a_silent_provider_fails_the_run_at_the_deadline(
+    house: ServerHarness, how: str, dialect: str
+) -> None:
     workspace = await house.workspace(model=dialect)
     run = await workspace.prompt("hello?")
     call = await house.provider.next_call()
     if how == "headers":
         await call.tokens()
-    ending = asyncio.create_task(workspace.ended(run))
-    while how == "comments" and not ending.done():
+    end = asyncio.create_task(workspace.ended(run))
+    while how == "comments" and not end.done():
         await call.garbage(b": still here\n\n")
-        await asyncio.wait({ending}, timeout=0.1)
-    ended = await ending
+        await asyncio.wait({end}, timeout=0.1)
+    ended = await end
     assert "sent nothing for 1 s" in ended["error"]
     assert (await workspace.run(run))["cause"] == "timeout"
     await call.wait_closed()
@@ -243,18 +254,18 @@ async def test_L03_a_silent_provider_is_given_up(house: ServerHarness, how: str,
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.house(limits={"model_progress_s": 5.0, "run_max_s": 2.0}, neighbour=False)  # whose run lasts longer
-async def test_L03_a_token_now_and_then_does_not_outlast_the_run(house: ServerHarness, dialect: str) -> None:
+@pytest.mark.house(limits={"model_progress_s": 5.0, "run_max_s": 2.0}, neighbour=False)  # its run lasts longer
+async def test_L03_slow_tokens_do_not_extend_the_deadline_of_the_run(house: ServerHarness, dialect: str) -> None:
     workspace = await house.workspace(model=dialect)
     run = await workspace.prompt("hello?")
     call = await house.provider.next_call()
-    ending = asyncio.create_task(workspace.ended(run))
-    while not ending.done():
+    end = asyncio.create_task(workspace.ended(run))
+    while not end.done():
         await call.tokens("x")
-        await asyncio.wait({ending}, timeout=0.2)
-    ended = await ending
+        await asyncio.wait({end}, timeout=0.2)
+    ended = await end
     assert "longer than 2 s" in ended["error"]
-    assert ended["text"].startswith("xx"), "what came is kept"
+    assert ended["text"].startswith("xx"), "the text so far must be kept"
     await call.wait_closed()
     await workspace.works_with_new_stream()
 
@@ -266,7 +277,7 @@ async def test_L03_a_token_now_and_then_does_not_outlast_the_run(house: ServerHa
     ids=["no json", "wrong shape", "a list", "no utf-8"],
 )
 @pytest.mark.house(limits={"model_retries_max": 0})
-async def test_L05_garbage_fails_the_run_and_nothing_else(house: ServerHarness, data: bytes, dialect: str) -> None:
+async def test_L05_garbage_fails_the_run_and_not_the_worker(house: ServerHarness, data: bytes, dialect: str) -> None:
     workspace = await house.workspace(model=dialect)
     run, call = await workspace.streaming("half")
     await call.garbage(data)
@@ -279,9 +290,9 @@ async def test_L05_garbage_fails_the_run_and_nothing_else(house: ServerHarness, 
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_L05_a_line_of_100_MB_takes_no_memory(house: ServerHarness, dialect: str) -> None:
+async def test_L05_a_line_of_100_MB_is_not_kept_in_memory(house: ServerHarness, dialect: str) -> None:
     workspace = await house.workspace(model=dialect)
-    await workspace.works()  # all that is loaded for a first request is loaded
+    await workspace.works()  # loads everything that a first request needs
     worker = await workspace.worker()
     before = peak_bytes(worker.pid)
     run, call = await workspace.streaming("half")
@@ -290,13 +301,13 @@ async def test_L05_a_line_of_100_MB_takes_no_memory(house: ServerHarness, dialec
     await call.garbage(b"data: ")
     while sent < LONG_LINE and not call.is_closed:
         await call.garbage(block)
-        await asyncio.sleep(0)  # a write to a connection that was closed does not wait
+        await asyncio.sleep(0)  # a write to a closed connection does not wait
         sent += len(block)
     ended = await workspace.ended(run)
     assert "longer than" in ended["error"]
     assert ended["text"] == "half"
     assert (await workspace.run(run))["cause"] == "garbage"
-    assert sent < LONG_LINE, "all of it was taken"
+    assert sent < LONG_LINE, "the worker read all of it"
     grown = peak_bytes(worker.pid) - before
     assert grown < 64 * (1 << 20), f"the worker grew by {grown >> 20} MB"
     await workspace.works()
@@ -304,15 +315,15 @@ async def test_L05_a_line_of_100_MB_takes_no_memory(house: ServerHarness, dialec
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.house(limits={"steps_max": 4})
-async def test_L06_odd_tool_calls_are_answered_with_errors(house: ServerHarness, dialect: str) -> None:
+async def test_L06_invalid_tool_calls_get_error_results(house: ServerHarness, dialect: str) -> None:
     workspace = await house.workspace(model=dialect, yolo=True)
-    run = await workspace.prompt("do odd things")
+    run = await workspace.prompt("call tools")
     first = await house.provider.next_call()
     await first.tool_call("c1", "bash", "")
     await first.tool_call("c2", "bash", '{"command": ')
     await first.tool_call("c3", "no_such_tool", {})
     await first.finish()
-    second = await house.provider.next_call()  # the provider checks that the history is one that it would take
+    second = await house.provider.next_call()  # the scripted provider checks that the history is valid
     await second.tool_call("c1", "ls", {})
     await second.finish()
     third = await house.provider.next_call()
@@ -325,14 +336,8 @@ async def test_L06_odd_tool_calls_are_answered_with_errors(house: ServerHarness,
     assert "no_such_tool" in results[2]["content"]
 
 
-def peak_bytes(pid: int) -> int:
-    """The most memory that a process ever had."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-async def end(call: Exchange, how: str) -> None:
-    """Break the stream off."""
+async def cut(call: Exchange, how: str) -> None:
+    """Cut the stream of the model's answer."""
     if how == "reset":
         call.reset()
     else:

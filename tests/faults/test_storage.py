@@ -1,4 +1,4 @@
-"""Fault matrix 7: the disk is full, or the data directory belongs to somebody else."""
+"""Fill the disk under a workspace, or start a second worker on its data directory (D01, D08)."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ DISK_BYTES = 4 * 1024 * 1024
 
 @contextmanager
 def small_disk(path: Path) -> Iterator["SmallDisk"]:
-    """A file system of 4 MiB. Needs the privilege to mount."""
+    """Mount a file system of 4 MiB; skip the test without the privilege to mount."""
     path.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "tmpfs", str(path)],
@@ -40,7 +40,7 @@ def small_disk(path: Path) -> Iterator["SmallDisk"]:
 
 
 class SmallDisk:
-    """Fill it and make room again."""
+    """Fills a small file system and frees the space again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,30 +53,30 @@ class SmallDisk:
                 while True:
                     file.write(b"x" * 4096)
             except OSError:
-                pass  # full, as was wished
+                pass  # full
 
     def free(self) -> None:
-        """Room again."""
+        """Free the space."""
         self._filler.unlink()
 
 
 @pytest.fixture
 def disk(short_root: Path) -> Iterator[SmallDisk]:
     root = Path(tempfile.mkdtemp(dir=short_root))
-    with small_disk(root / "d") as made:
-        yield made
+    with small_disk(root / "d") as mounted:
+        yield mounted
 
 
-# `disk` first: it is unmounted after the house is closed.
-async def test_D01_disk_full_when_a_prompt_comes(disk: SmallDisk, house: ServerHarness) -> None:
+# `disk` is the first fixture, so that it is unmounted after the server has stopped.
+async def test_D01_a_prompt_to_a_full_disk_gets_507_and_is_not_stored(disk: SmallDisk, house: ServerHarness) -> None:
     workspace = await house.workspace(data_dir=str(disk.path / "data"))
     await workspace.works()
     disk.fill()
     refused = await workspace.client.submit(workspace.id, workspace.session, "/say one\n" + "x" * 1_000_000, "r-full")
     assert refused.status == 507, refused.body
     assert refused.code == "storage_full"
-    assert "r-full" not in {run.id for run in house.stored(workspace).runs}, "half of it was stored"
-    assert len(await workspace.messages()) == 2, "reading does not go on"
+    assert "r-full" not in {run.id for run in house.stored(workspace).runs}, "the refused prompt was stored"
+    assert len(await workspace.messages()) == 2, "reading must still work"
     degraded = await workspace.watcher.state("degraded")
     assert "full" in degraded["reason"]
     replay = await house.watch(workspace.id, name="replay")
@@ -89,7 +89,9 @@ async def test_D01_disk_full_when_a_prompt_comes(disk: SmallDisk, house: ServerH
     await workspace.works()
 
 
-async def test_D01_disk_full_while_streaming(disk: SmallDisk, house: ServerHarness) -> None:
+async def test_D01_a_run_on_a_disk_that_fills_up_fails_and_its_worker_stays(
+    disk: SmallDisk, house: ServerHarness
+) -> None:
     workspace = await house.workspace(model="openai", data_dir=str(disk.path / "data"))
     run, call = await workspace.streaming("stored before ")
     worker = await workspace.worker()
@@ -102,14 +104,16 @@ async def test_D01_disk_full_while_streaming(disk: SmallDisk, house: ServerHarne
     row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("failed", "storage"), row
     await call.wait_closed()
-    assert (await workspace.worker()).identity == worker.identity, "the worker died of a full disk"
+    assert (await workspace.worker()).identity == worker.identity, "the full disk ended the worker"
     assert len(await workspace.messages()) == 2
     disk.free()
     await workspace.watcher.state("ready", skip=len(workspace.watcher.seen))
     await workspace.works()
 
 
-async def test_D08_a_second_worker_on_a_data_directory(house: ServerHarness, shared_zygote: SharedZygote) -> None:
+async def test_D08_a_second_worker_on_a_data_directory_exits_at_once(
+    house: ServerHarness, shared_zygote: SharedZygote
+) -> None:
     workspace = await house.workspace()
     worker = await workspace.worker()
     log = house.root / "second.log"
@@ -118,7 +122,7 @@ async def test_D08_a_second_worker_on_a_data_directory(house: ServerHarness, sha
         generation=Generation(9),
         path=str(workspace.path),
         data_dir=str(workspace.data_dir),
-        endpoint=f"ipc://{house.root / 'nobody'}",
+        endpoint=f"ipc://{house.root / 'none'}",
         token="x" * 32,
         log_path=str(log),
         env={"PATH": os.environ["PATH"], "HOME": str(house.root)},
@@ -127,10 +131,10 @@ async def test_D08_a_second_worker_on_a_data_directory(house: ServerHarness, sha
     zygote = await connect_zygote(shared_zygote.socket_path)
     try:
         second = await fork(zygote, spec)
-        async with asyncio.timeout(5.0):  # it does not wait for the lock to come free
+        async with asyncio.timeout(5.0):  # it does not wait until the lock is free
             assert await exit_status(zygote, second) == EXIT_LOCKED
     finally:
         zygote.close()
-    assert f"process {worker.pid}" in log.read_text(), "it does not name the owner"
+    assert f"process {worker.pid}" in log.read_text(), "the log does not name the owner"
     assert worker.is_alive
     await workspace.works()

@@ -1,4 +1,4 @@
-"""Fault matrix 7: errors of the disk, a log that was lost, and a database that another process holds."""
+"""Make writes to the disk fail, remove the write-ahead log, or lock the database in another process (D02, D06, D07)."""
 
 import resource
 import sqlite3
@@ -15,15 +15,15 @@ from tests.support.processes import Process
 QUICK = {"storage_busy_s": 0.2}
 
 
-def no_more_bytes(worker: Process, database: Path) -> None:
-    """From now on the process cannot make any file longer: SQLite gets an error of the disk, not a full one."""
+def forbid_growth(worker: Process, database: Path) -> None:
+    """Forbid the worker to make any file longer: SQLite gets an I/O error, not one of a full disk."""
     size = database.with_name(database.name + "-wal").stat().st_size
     resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (size, size))
 
 
 @contextmanager
-def held(database: Path) -> Iterator[None]:
-    """Another process, this one, holds the write lock."""
+def locked(database: Path) -> Iterator[None]:
+    """Hold the write lock of the database in this process, which is not the worker."""
     other = sqlite3.connect(database, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
@@ -33,16 +33,16 @@ def held(database: Path) -> Iterator[None]:
         other.close()
 
 
-async def test_D02_a_write_error_when_a_prompt_comes(house: ServerHarness) -> None:
+async def test_D02_a_write_error_on_a_prompt_replaces_the_worker(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await workspace.works()
     worker = await workspace.worker()
     seen = len(workspace.watcher.seen)
-    no_more_bytes(worker, workspace.data_dir / "workspace.db")
-    asked = await workspace.client.submit(workspace.id, workspace.session, "/say once " + "x" * 100_000, "r-key")
-    assert asked.status == 503, asked.body
-    assert asked.code in ("storage_failed", "worker_lost")
-    assert int(asked.headers["retry-after"]) >= 1
+    forbid_growth(worker, workspace.data_dir / "workspace.db")
+    response = await workspace.client.submit(workspace.id, workspace.session, "/say once " + "x" * 100_000, "r-key")
+    assert response.status == 503, response.body
+    assert response.code in ("storage_failed", "worker_lost")
+    assert int(response.headers["retry-after"]) >= 1
     await worker.gone()
     assert (await workspace.watcher.state("restarting", skip=seen))["reason"] == "storage failed"
     await workspace.watcher.state("ready", skip=seen)
@@ -52,12 +52,12 @@ async def test_D02_a_write_error_when_a_prompt_comes(house: ServerHarness) -> No
     await workspace.works()
 
 
-async def test_D02_a_write_error_while_streaming(house: ServerHarness) -> None:
+async def test_D02_a_write_error_during_a_run_replaces_the_worker(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("kept ")
     worker = await workspace.worker()
     seen = len(workspace.watcher.seen)
-    no_more_bytes(worker, workspace.data_dir / "workspace.db")
+    forbid_growth(worker, workspace.data_dir / "workspace.db")
     await call.tokens("x" * 200_000)
     await worker.gone()
     await call.wait_closed()
@@ -67,7 +67,7 @@ async def test_D02_a_write_error_while_streaming(house: ServerHarness) -> None:
     await workspace.works()
 
 
-async def test_D06_the_log_was_removed_after_a_crash(house: ServerHarness) -> None:
+async def test_D06_a_log_that_is_removed_after_a_crash_resets_the_stream(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await workspace.works()
     worker = await workspace.worker()
@@ -81,7 +81,7 @@ async def test_D06_the_log_was_removed_after_a_crash(house: ServerHarness) -> No
     house.resets_are_fine = True
     await workspace.watcher.wait(lambda event: event.is_reset, what="reset", skip=seen)
     await workspace.watcher.close()
-    # What was only in the log is gone, and nobody can tell more than that.
+    # What was only in the log is lost, so the checks after the test have nothing to compare with.
     house.client_log.streams.remove(workspace.watcher.stream)
     house.client_log.workspaces.pop(workspace.id)
     workspace.session = await workspace.client.create_session(workspace.id)
@@ -89,34 +89,34 @@ async def test_D06_the_log_was_removed_after_a_crash(house: ServerHarness) -> No
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_D07_another_process_holds_the_write_lock_when_a_prompt_comes(house: ServerHarness) -> None:
+async def test_D07_a_prompt_gets_503_while_another_process_holds_the_write_lock(house: ServerHarness) -> None:
     workspace = await house.workspace()
     await workspace.works()
     worker = await workspace.worker()
-    with held(workspace.data_dir / "workspace.db"):
+    with locked(workspace.data_dir / "workspace.db"):
         refused = await workspace.client.submit(workspace.id, workspace.session, "/say one", "r-busy")
         assert (refused.status, refused.code) == (503, "storage_busy"), refused.body
         assert int(refused.headers["retry-after"]) >= 1
-        assert len(await workspace.messages()) == 2, "reading does not go on"
+        assert len(await workspace.messages()) == 2, "reading must still work"
     assert "r-busy" not in {run.id for run in house.stored(workspace).runs}
     await workspace.works()
     assert (await workspace.worker()).identity == worker.identity
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_D07_another_process_holds_the_write_lock_while_streaming(house: ServerHarness) -> None:
+async def test_D07_a_run_fails_visibly_when_another_process_holds_the_write_lock(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("one ")
     worker = await workspace.worker()
     other = await workspace.client.create_session(workspace.id)
-    with held(workspace.data_dir / "workspace.db"):
+    with locked(workspace.data_dir / "workspace.db"):
         await call.tokens("two ")
-        await workspace.watcher.text(workspace.session, "two")  # shown, and to be stored when that is possible
+        await workspace.watcher.text(workspace.session, "two")  # shown now, and stored when that is possible
         assert (await workspace.client.submit(workspace.id, other, "/say one", "r-busy")).expect(
             503
         ).code == "storage_busy"
     await call.tokens("three")
-    await call.wait_closed()  # it ends visibly, rather than going on with what may not be stored
+    await call.wait_closed()  # the run ends instead of continuing with text that may not be stored
     assert "another process holds the database" in (await workspace.ended(run))["error"]
     row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("failed", "storage"), row
@@ -126,12 +126,12 @@ async def test_D07_another_process_holds_the_write_lock_while_streaming(house: S
 
 
 @pytest.mark.house(limits=QUICK)
-async def test_D07_another_process_does_not_let_go_of_the_write_lock(house: ServerHarness) -> None:
+async def test_D07_a_worker_that_cannot_store_the_end_of_a_run_is_replaced(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("kept ")
-    with held(workspace.data_dir / "workspace.db"):
+    with locked(workspace.data_dir / "workspace.db"):
         await call.finish()
-        await workspace.watcher.state("restarting")  # the file decides, when it can be had
+        await workspace.watcher.state("restarting")  # the next worker recovers from the file once it is unlocked
     assert (await workspace.ended(run))["error"]
     assert (await workspace.run(run))["outcome"] == "interrupted"
     await workspace.works()

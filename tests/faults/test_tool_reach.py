@@ -1,6 +1,7 @@
-"""Fault matrix 11 and 13: how far a command reaches. The kernel holds it, or its worker and server are mended.
+"""Let commands attack files and processes outside of their workspace (T07, X09, X10).
 
-The kernel's rules need Landlock; where it is missing the tests of confinement are skipped and say so.
+Confined commands are refused by the kernel; the tests of this are skipped on a kernel without Landlock. What commands
+that are not confined destroy is repaired.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from worker.processes.landlock import ABI_MIN, abi
 
 
 def kernel_confines() -> bool:
-    """Does this kernel know Landlock, and enough of it?"""
+    """Return whether this kernel has a version of Landlock that is new enough."""
     try:
         return abi() >= ABI_MIN
     except OSError:
@@ -28,16 +29,16 @@ def kernel_confines() -> bool:
 needs_landlock = pytest.mark.skipif(not kernel_confines(), reason=f"this kernel has no Landlock of version {ABI_MIN}")
 
 
-async def told(workspace: WorkspaceFixture, command: str) -> str:
-    """What a command of a tool printed."""
+async def output_of(workspace: WorkspaceFixture, command: str) -> str:
+    """Run a command by the tool bash; return what it printed."""
     run = await workspace.prompt(bash(command))
     await workspace.ended(run, timeout_s=20.0)
-    found = [part for message in await workspace.messages() for part in parts_of(message, "tool_result")]
-    return str(found[-1]["content"])
+    results = [part for message in await workspace.messages() for part in parts_of(message, "tool_result")]
+    return str(results[-1]["content"])
 
 
 async def confined(house: ServerHarness, mode: str = "required", **tools: object) -> WorkspaceFixture:
-    """A room whose commands are confined."""
+    """Create a workspace whose commands are confined."""
     path = house.directory("w", "script")
     (path / "bulkhead.json").write_text(json.dumps({"tools": {"confine": mode, **tools}}))
     client = house.new_client()
@@ -51,12 +52,12 @@ async def confined(house: ServerHarness, mode: str = "required", **tools: object
 
 
 @needs_landlock
-async def test_X10_a_confined_command_writes_in_its_workspace_only(house: ServerHarness) -> None:
+async def test_X10_a_confined_command_can_write_only_in_its_workspace(house: ServerHarness) -> None:
     outside = house.root / "outside"
     outside.mkdir()
     (outside / "kept").write_text("kept")
     workspace = await confined(house)
-    ways = (
+    commands = (
         f"touch {outside}/new",
         f"echo x > {outside}/kept",
         f"truncate -s 0 {outside}/kept",
@@ -68,31 +69,31 @@ async def test_X10_a_confined_command_writes_in_its_workspace_only(house: Server
         f"sh -c 'setsid touch {outside}/new'",
         f"cp ./bulkhead.json {outside}/",
     )
-    for way in ways:
-        assert "rc=0" not in await told(workspace, f"{way}; echo rc=$?"), way
+    for command in commands:
+        assert "rc=0" not in await output_of(workspace, f"{command}; echo rc=$?"), command
     assert [path.name for path in outside.iterdir()] == ["kept"]
     assert (outside / "kept").read_text() == "kept"
     inside = "mkdir -p a/b && echo one > a/b/c && mv a/b/c a/d && ln a/d e && cat e && echo > /dev/null && cd a && rm d"
-    assert "one" in await told(workspace, f"{inside}; echo rc=$?")
-    assert "rc=0" in await told(workspace, "f=$(mktemp) && echo two > $f && cat $f && rm $f; echo rc=$?")
-    assert "<cwd>" in await told(workspace, "cd a; echo; pwd")
+    assert "one" in await output_of(workspace, f"{inside}; echo rc=$?")
+    assert "rc=0" in await output_of(workspace, "f=$(mktemp) && echo two > $f && cat $f && rm $f; echo rc=$?")
+    assert "<cwd>" in await output_of(workspace, "cd a; echo; pwd")
     await workspace.works()
 
 
 @needs_landlock
-async def test_X10_what_the_configuration_names_may_be_written(house: ServerHarness) -> None:
+async def test_X10_a_confined_command_can_write_in_configured_directories(house: ServerHarness) -> None:
     outside = house.root / "outside"
     outside.mkdir()
     workspace = await confined(house, writable=[str(outside)])
-    assert "rc=0" in await told(workspace, f"echo x > {outside}/new && cat {outside}/new; echo rc=$?")
-    assert "rc=0" not in await told(workspace, f"touch {house.root}/new; echo rc=$?")
+    assert "rc=0" in await output_of(workspace, f"echo x > {outside}/new && cat {outside}/new; echo rc=$?")
+    assert "rc=0" not in await output_of(workspace, f"touch {house.root}/new; echo rc=$?")
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
-async def test_X10_a_kernel_without_the_feature(house: ServerHarness, mode: str) -> None:
+async def test_X10_a_kernel_without_landlock_runs_commands_only_in_auto_mode(house: ServerHarness, mode: str) -> None:
     workspace = await confined(house, mode)
     house.failpoints.arm("tools.confine", "error:ENOSYS", workspace=workspace.id, times=2)
-    answers = [await told(workspace, "echo ran > ran; cat ran") for _ in range(2)]
+    answers = [await output_of(workspace, "echo ran > ran; cat ran") for _ in range(2)]
     log = (house.server.runtime_dir / "workers" / f"{workspace.id}.log").read_text()
     if mode == "auto":
         assert all("ran" in answer for answer in answers)
@@ -105,9 +106,9 @@ async def test_X10_a_kernel_without_the_feature(house: ServerHarness, mode: str)
 
 @needs_landlock
 @pytest.mark.house(env={"BULKHEAD_CONFINE": "required"})
-async def test_X10_what_the_operator_says_no_file_of_a_project_changes(house: ServerHarness) -> None:
+async def test_X10_a_project_cannot_weaken_the_setting_of_the_operator(house: ServerHarness) -> None:
     workspace = await confined(house, "off", writable=["/"])
-    assert "rc=0" not in await told(workspace, f"touch {house.root}/new; echo rc=$?")
+    assert "rc=0" not in await output_of(workspace, f"touch {house.root}/new; echo rc=$?")
     assert not (house.root / "new").exists()
 
 
@@ -115,57 +116,57 @@ async def test_X10_what_the_operator_says_no_file_of_a_project_changes(house: Se
 
 
 @needs_landlock
-async def test_X09_a_confined_command_reads_nothing_of_worker_and_supervisor(house: ServerHarness) -> None:
+async def test_X09_a_confined_command_cannot_read_worker_supervisor_or_other_databases(house: ServerHarness) -> None:
     neighbour = Path((await house.worker(house.neighbour.workspace))["path"])
     workspace = await confined(house)
     worker = (await workspace.worker()).pid
     for pid in (worker, house.server.pid):
         for name in ("environ", "mem", "maps", "auxv", "io"):
-            answer = await told(workspace, f"head -c 1 /proc/{pid}/{name} > /dev/null; echo rc=$?")
+            answer = await output_of(workspace, f"head -c 1 /proc/{pid}/{name} > /dev/null; echo rc=$?")
             assert "rc=0" not in answer, (pid, name, answer)
-        assert "rc=0" not in await told(workspace, f"ls -l /proc/{pid}/fd/0; echo rc=$?")
+        assert "rc=0" not in await output_of(workspace, f"ls -l /proc/{pid}/fd/0; echo rc=$?")
     runtime = house.server.runtime_dir
     log = runtime / "workers" / f"{workspace.id}.log"
-    roster = house.root / "s" / "bulkhead" / "roster.db"
+    table = house.root / "s" / "bulkhead" / "roster.db"
     other = next(neighbour.glob(".bulkhead/*.db"))
-    for path in (log, roster, other, runtime / "epoch"):
+    for path in (log, table, other, runtime / "epoch"):
         assert path.exists(), path
-        for way in (f"cat {path} > /dev/null", f"cp {path} ./stolen", f"ln {path} ./stolen"):
-            assert "rc=0" not in await told(workspace, f"{way}; echo rc=$?"), (path, way)
-    everything_else = f"cat /etc/passwd /proc/self/environ /proc/cpuinfo {neighbour.parent}/outside > /dev/null"
+        for command in (f"cat {path} > /dev/null", f"cp {path} ./stolen", f"ln {path} ./stolen"):
+            assert "rc=0" not in await output_of(workspace, f"{command}; echo rc=$?"), (path, command)
+    readable = f"cat /etc/passwd /proc/self/environ /proc/cpuinfo {neighbour.parent}/outside > /dev/null"
     (neighbour.parent / "outside").write_text("readable")
-    assert "rc=0" in await told(workspace, f"{everything_else}; echo rc=$?")
+    assert "rc=0" in await output_of(workspace, f"{readable}; echo rc=$?")
 
 
 # --- T07: killing and removing ----------------------------------------------------------------------------------------
 
 
 @needs_landlock
-async def test_T07_a_confined_command_signals_only_its_own(house: ServerHarness) -> None:
+async def test_T07_a_confined_command_can_signal_only_its_own_processes(house: ServerHarness) -> None:
     if abi() < 6:
         pytest.skip("this kernel's Landlock does not hold signals (version 6, Linux 6.12)")
     workspace = await confined(house)
     worker = await workspace.worker()
-    everybody = (
+    signal_all = (
         "for p in /proc/[0-9]*; do p=${p#/proc/}; kill -0 $p 2> /dev/null && echo may $p; done; "
         "sleep 100 & kill -0 $! && kill $! && echo own; kill -9 $PPID; echo rc=$?"
     )
-    answer = await told(workspace, everybody)
+    answer = await output_of(workspace, signal_all)
     assert "own" in answer
     assert "rc=0" not in answer
     may = {int(line.split()[1]) for line in answer.splitlines() if line.startswith("may ")}
-    assert len(may) <= 2, "others than the shell itself"
+    assert len(may) <= 2, "the command may signal processes other than its own"
     assert not may & {worker.pid, house.server.pid, os.getpid()}
     for pid in (house.server.pid, worker.pid):
-        assert "rc=0" not in await told(workspace, f"kill -9 {pid}; echo rc=$?")
+        assert "rc=0" not in await output_of(workspace, f"kill -9 {pid}; echo rc=$?")
     for path in (house.server.runtime_dir, house.root / "s"):
-        assert "rc=0" not in await told(workspace, f"rm -rf {path}; echo rc=$?")
+        assert "rc=0" not in await output_of(workspace, f"rm -rf {path}; echo rc=$?")
     assert (house.server.runtime_dir / "epoch").exists()
     assert worker.is_alive
     await workspace.works()
 
 
-async def test_T07_a_command_kills_its_worker(house: ServerHarness) -> None:
+async def test_T07_a_worker_that_is_killed_by_its_command_is_replaced(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     worker = await workspace.worker()
     run = await workspace.prompt(bash("kill -9 $PPID; sleep 1000"))
@@ -177,57 +178,58 @@ async def test_T07_a_command_kills_its_worker(house: ServerHarness) -> None:
 
 
 @pytest.mark.house(neighbour=False)
-async def test_T07_a_command_kills_the_supervisor(house: ServerHarness) -> None:
+async def test_T07_a_run_whose_command_kills_the_supervisor_ends_in_order(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     worker = await workspace.worker()
     run = await workspace.prompt(bash(f"kill -9 {house.server.pid}; echo done > done; cat done"))
-    await eventually(lambda: (workspace.path / "done").exists(), what="the command to go on", timeout_s=10)
+    await eventually(lambda: (workspace.path / "done").exists(), what="the command to continue", timeout_s=10)
     await house.server.ended()
     await house.server.restart()
     assert (await workspace.worker()).pid == worker.pid
     await eventually(
-        lambda: _is_over(workspace, run), timeout_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
+        lambda: _has_ended(workspace, run), timeout_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
     )
     assert "done" in (await result(workspace))["content"]
     await workspace.works_with_new_stream()
 
 
-async def _is_over(workspace: WorkspaceFixture, run: str) -> bool:
+async def _has_ended(workspace: WorkspaceFixture, run: str) -> bool:
     return (await workspace.run(run))["state"] == "ended"
 
 
-async def test_T07_a_command_takes_its_database_away(house: ServerHarness) -> None:
+async def test_T07_a_database_that_is_moved_by_a_command_fails_the_workspace(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     row = await house.worker(workspace.id)
-    kept = house.root / "kept"
-    assert "rc=0" in await told(workspace, f"echo here && mv .bulkhead {kept}; echo rc=$?")
+    moved = house.root / "moved"
+    assert "rc=0" in await output_of(workspace, f"echo here && mv .bulkhead {moved}; echo rc=$?")
     prompt = {"session_id": workspace.session, "prompt": "/say never"}
     for _ in range(2):
         refused = await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", prompt)
         assert (refused.status, refused.code) == (503, "storage_failed")
     assert (await house.worker(workspace.id))["generation"] == row["generation"]
-    kept.rename(workspace.path / ".bulkhead")
+    moved.rename(workspace.path / ".bulkhead")
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
     await workspace.works_with_new_stream()
 
 
-@pytest.mark.house(limits={"evict_idle_s": 0.4})  # it is looked after four times as often as somebody may sleep
-async def test_T07_a_command_removes_the_runtime_directory(house: ServerHarness) -> None:
+@pytest.mark.house(limits={"evict_idle_s": 0.4})  # housekeeping, which checks the files, runs four times in this period
+async def test_T07_a_runtime_directory_that_is_removed_by_a_command_is_restored(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     runtime = house.server.runtime_dir
     before = {path.name for path in runtime.iterdir()}
     zygote = (runtime / "zygote.sock").readlink()
     run = await workspace.prompt(bash(f"rm -rf {runtime}"))
     await workspace.ended(run)
-    await workspace.works()  # the link is older than the file
+    await workspace.works()  # the worker's connection does not need the file
     await eventually(lambda: (runtime / "router.sock").exists(), timeout_s=10, what="a new socket")
-    (runtime / "zygote.sock").symlink_to(zygote)  # a zygote of the server's own would still be connected
+    # Only needed here: the tests share a zygote, while a server is still connected to a zygote of its own.
+    (runtime / "zygote.sock").symlink_to(zygote)
     assert {path.name for path in runtime.iterdir()} >= before - {"token"}
     modes = {path.name: oct(path.lstat().st_mode & 0o77) for path in runtime.iterdir() if not path.is_symlink()}
     assert {name: mode for name, mode in modes.items() if mode != "0o0"} == {}
     await (await house.workspace("fresh")).works()
     again = await asyncio.to_thread(house.server.run_another)
-    assert again.returncode == 3, "another server must not take its place"
+    assert again.returncode == 3, "another server must not start in the same directory"
     await (await workspace.worker()).kill()
 
     async def replaced() -> bool:

@@ -1,7 +1,6 @@
-"""Fault matrix 11: what a tool's child may do; nothing of it outlives its run, and its output is bounded."""
+"""Let the child processes of tools misbehave: none outlives its run, and their output is bounded."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,16 +8,17 @@ import pytest
 from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
-from tests.support.processes import WORKSPACE_MARKER, Process, descendants, marked, state_of, title
+from tests.support.process_usage import peak_bytes
+from tests.support.processes import WORKSPACE_MARKER, descendants, marked, state_of, title
 
 
-async def test_T01_a_child_that_ignores_SIGTERM_is_gone_before_the_cancel_is_told(house: ServerHarness) -> None:
+async def test_T01_a_child_that_ignores_SIGTERM_ends_before_the_cancelled_run(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     pipe = house.pipe()
-    deaf = (
+    command = (
         f"trap '' TERM INT HUP; (trap '' TERM; echo $$ $BASHPID > {pipe.path}; while :; do sleep 1; done) & wait; wait"
     )
-    run, children = await workspace.tool_running(deaf, pipe)
+    run, children = await workspace.tool_running(command, pipe)
     alive_at_the_end: list[int] = []
     workspace.watcher.on_event = lambda event: (
         alive_at_the_end.extend(child.pid for child in children if child.is_alive)
@@ -31,7 +31,7 @@ async def test_T01_a_child_that_ignores_SIGTERM_is_gone_before_the_cancel_is_tol
     await workspace.works()
 
 
-async def test_T02_the_shell_exits_and_a_child_keeps_its_pipe(house: ServerHarness) -> None:
+async def test_T02_a_child_that_keeps_the_pipe_of_its_shell_ends_with_the_run(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     pipe = house.pipe()
     run, children = await workspace.tool_running(f"sleep 1000 & echo $! > {pipe.path}; echo done", pipe)
@@ -41,27 +41,27 @@ async def test_T02_the_shell_exits_and_a_child_keeps_its_pipe(house: ServerHarne
         await child.gone(timeout_s=2.0)
 
 
-async def test_T02_what_goes_on_in_the_background_is_listed_and_ends_with_its_session(house: ServerHarness) -> None:
+async def test_T02_a_background_job_is_listed_and_ends_with_its_session(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     pipe = house.pipe()
-    command = f"sleep 1000 & echo $! $$ > {pipe.path}; echo begun; wait"
+    command = f"sleep 1000 & echo $! $$ > {pipe.path}; echo started; wait"
     call = {"description": "a job", "command": command, "run_in_background": True}
     run = await workspace.prompt("/tool bash " + json.dumps(call))
     pids = [int(word) for word in (await pipe.line()).split()]
     await workspace.ended(run)
-    left = [house.hold(pid) for pid in pids]
+    processes = [house.hold(pid) for pid in pids]
     shell_id = metadata_of(await result(workspace))["shell_id"]
     await workspace.ended(
         await workspace.prompt("/tool job_output " + json.dumps({"shell_id": shell_id, "wait": False}))
     )
     listed = (await results(workspace))[-1]["content"]
     assert "Status: running" in listed
-    assert "begun" in listed
-    assert all(process.is_alive for process in left)
+    assert "started" in listed
+    assert all(process.is_alive for process in processes)
     (await workspace.client.request("DELETE", f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}")).expect(
         200
     )
-    for process in left:
+    for process in processes:
         await process.gone(timeout_s=5.0)
 
 
@@ -71,7 +71,7 @@ async def test_T03_a_daemon_ends_with_its_run(house: ServerHarness) -> None:
     daemon = f"setsid sh -c '(sleep 1000 > /dev/null 2>&1 & echo $! > {pipe.path})' > /dev/null 2>&1; echo started"
     run, children = await workspace.tool_running(daemon, pipe)
     await workspace.ended(run)
-    for child in children:  # often none: the daemon was found in the moment of its birth
+    for child in children:  # often empty: the daemon was ended as soon as it started
         await child.gone(timeout_s=2.0)
     assert "started" in (await result(workspace))["content"]
 
@@ -87,20 +87,20 @@ async def test_T03_a_daemon_ends_with_its_worker(house: ServerHarness) -> None:
     await workspace.works()
 
 
-async def test_T04_a_flood_is_drained_and_capped(house: ServerHarness) -> None:
+async def test_T04_a_large_output_is_read_whole_and_kept_in_part(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     worker = await workspace.worker()
     flood = "echo HEAD; head -c 300000000 /dev/zero | tr '\\0' x; echo; echo TAIL"
     run = await workspace.prompt(bash(flood))
     await workspace.ended(run, timeout_s=30.0)
-    found = await result(workspace)
-    assert found["content"].startswith("HEAD")
-    assert "TAIL" in found["content"][-200:]
-    assert len(found["content"]) < 100_000
-    assert peak_rss(worker) < 400_000_000, "the output was kept in memory"
+    content = (await result(workspace))["content"]
+    assert content.startswith("HEAD")
+    assert "TAIL" in content[-200:]
+    assert len(content) < 100_000
+    assert peak_bytes(worker.pid) < 400_000_000, "the output was kept in memory"
 
 
-async def test_T04_binary_output_is_text_in_the_end(house: ServerHarness) -> None:
+async def test_T04_binary_output_is_returned_as_text(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     run = await workspace.prompt(bash("head -c 100000 /dev/urandom; printf 'a\\000b\\377c'"))
     await workspace.ended(run)
@@ -124,7 +124,7 @@ async def test_T05_a_fork_bomb_is_stopped_at_the_limit_of_its_workspace(house: S
     assert "60 may run in this workspace" in (await result(workspace))["content"]
     await eventually(
         lambda: not descendants(worker.pid),
-        what="the end of all",
+        what="the end of all processes",
         timeout_s=5.0,
         state=lambda: [(pid, state_of(pid), title(pid)) for pid in descendants(worker.pid)],
     )
@@ -134,7 +134,7 @@ async def test_T05_a_fork_bomb_is_stopped_at_the_limit_of_its_workspace(house: S
 
 
 @pytest.mark.house(limits={"tool_processes_max": 60})
-async def test_T05_the_limit_is_of_all_commands_together_and_takes_the_largest(house: ServerHarness) -> None:
+async def test_T05_the_limit_counts_all_commands_and_ends_the_largest(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     small = {"description": "x", "command": "for i in $(seq 20); do sleep 1000 & done; wait", "run_in_background": True}
     await workspace.ended(await workspace.prompt("/tool bash " + json.dumps(small)))
@@ -151,7 +151,7 @@ async def test_T05_the_limit_is_of_all_commands_together_and_takes_the_largest(h
     await workspace.ended(await workspace.prompt("/tool job_kill " + json.dumps({"shell_id": shell_id})))
 
 
-ASKING = {
+INTERACTIVE = {
     "input": "read -r line; echo rc=$?",
     "all of its input": "cat; echo rc=$?",
     "a terminal": "read -r line < /dev/tty; echo rc=$?",
@@ -163,10 +163,10 @@ ASKING = {
 }
 
 
-@pytest.mark.parametrize("what", ASKING)
-async def test_T06_who_waits_for_a_person_fails_fast(house: ServerHarness, what: str) -> None:
+@pytest.mark.parametrize("what", INTERACTIVE)
+async def test_T06_a_command_that_waits_for_input_fails_fast(house: ServerHarness, what: str) -> None:
     workspace = await house.workspace(yolo=True)
-    await workspace.ended(await workspace.prompt(bash(ASKING[what])), timeout_s=10.0)
+    await workspace.ended(await workspace.prompt(bash(INTERACTIVE[what])), timeout_s=10.0)
     content = (await result(workspace))["content"]
     assert "rc=" in content
     if what in ("input", "a terminal", "a terminal's name", "an editor"):
@@ -187,10 +187,10 @@ CANARY = "canary-7c1f5e"
 )
 async def test_T08_a_command_gets_three_descriptors_and_no_secret(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
-    # Between fork and exec the child still has the shell's own descriptors; it has its name when exec has closed them.
+    # Before exec the child still has the shell's own descriptors; its name changes when exec has closed them.
     started = 'sleep 1000 & until read -r name < /proc/$!/comm && [ "$name" = sleep ]; do :; done'
-    look = f"{started}; ls /proc/$!/fd | sed s/^/fd=/; kill $!; tr '\\0' '\\n' < /proc/$$/environ; env; export -p"
-    await workspace.ended(await workspace.prompt(bash(look)))
+    inspect = f"{started}; ls /proc/$!/fd | sed s/^/fd=/; kill $!; tr '\\0' '\\n' < /proc/$$/environ; env; export -p"
+    await workspace.ended(await workspace.prompt(bash(inspect)))
     content = (await result(workspace))["content"]
     assert {line for line in content.splitlines() if line.startswith("fd=")} == {"fd=0", "fd=1", "fd=2"}
     assert "HARMLESS=yes" in content
@@ -202,30 +202,22 @@ async def test_T08_a_command_gets_three_descriptors_and_no_secret(house: ServerH
 
 
 def bash(command: str) -> str:
-    """The directive that has the scripted model run a command."""
+    """Return the directive with which the scripted model runs a command."""
     return "/tool bash " + json.dumps({"description": "a test", "command": command})
 
 
 async def result(workspace: WorkspaceFixture) -> dict[str, Any]:
-    """The only tool result of a workspace."""
-    [found] = await results(workspace)
-    return found
+    """Return the only tool result of a workspace."""
+    [only] = await results(workspace)
+    return only
 
 
 async def results(workspace: WorkspaceFixture) -> list[dict[str, Any]]:
-    """All of them, oldest first."""
+    """Return all tool results of a workspace, oldest first."""
     return [part for message in await workspace.messages() for part in parts_of(message, "tool_result")]
 
 
-def metadata_of(found: dict[str, Any]) -> dict[str, Any]:
-    """The metadata of a tool result."""
-    metadata = found["metadata"]
+def metadata_of(tool_result: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a tool result."""
+    metadata = tool_result["metadata"]
     return dict(json.loads(metadata) if isinstance(metadata, str) else metadata)
-
-
-def peak_rss(process: Process) -> int:
-    """The most memory that a process ever had, in bytes."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("the kernel does not tell the peak")

@@ -1,4 +1,4 @@
-"""Fault matrix 4: a worker dies, hangs or never comes up; its workspace recovers and no other one notices."""
+"""Kill a worker, stop it or let it fail to start; its workspace recovers and no other one is affected."""
 
 import asyncio
 import json
@@ -19,11 +19,11 @@ async def test_W01_killed_before_the_prompt_is_committed(house: ServerHarness) -
     workspace = await house.workspace()
     worker = await workspace.worker()
     house.failpoints.arm("prompt.before_commit", workspace=workspace.id)
-    asked = asyncio.ensure_future(workspace.client.submit(workspace.id, workspace.session, "/say once", "r1"))
+    response = asyncio.ensure_future(workspace.client.submit(workspace.id, workspace.session, "/say once", "r1"))
     hit = await house.failpoints.reached("prompt.before_commit")
     assert hit.pid == worker.pid
     await worker.kill()
-    lost = await asked
+    lost = await response
     assert lost.expect(503).code == "worker_lost"
     assert int(lost.headers["retry-after"]) >= 1
     await workspace.watcher.state("ready", skip=len(workspace.watcher.seen))
@@ -37,10 +37,10 @@ async def test_W02_killed_between_commit_and_202(house: ServerHarness) -> None:
     workspace = await house.workspace()
     worker = await workspace.worker()
     house.failpoints.arm("prompt.after_commit", workspace=workspace.id)
-    asked = asyncio.ensure_future(workspace.client.submit(workspace.id, workspace.session, "/say once", "r1"))
+    response = asyncio.ensure_future(workspace.client.submit(workspace.id, workspace.session, "/say once", "r1"))
     await house.failpoints.reached("prompt.after_commit")
     await worker.kill()
-    assert (await asked).expect(503).code == "worker_lost"
+    assert (await response).expect(503).code == "worker_lost"
     assert [run.id for run in house.stored(workspace).runs] == ["r1"], "the prompt was not durable before its 202"
     assert await workspace.prompt("/say once", "r1") == "r1"
     assert (await workspace.ended("r1"))["text"] == "once"
@@ -81,14 +81,14 @@ async def test_W05_killed_while_a_tool_runs(house: ServerHarness) -> None:
     for child in children:
         await child.gone(timeout_s=2.0)
     assert "nterrupted" in end["error"]
-    [call] = [c for m in await workspace.messages() for c in parts_of(m, "tool_call")]
-    [result] = [r for m in await workspace.messages() for r in parts_of(m, "tool_result")]
+    [call] = [part for message in await workspace.messages() for part in parts_of(message, "tool_call")]
+    [result] = [part for message in await workspace.messages() for part in parts_of(message, "tool_result")]
     assert result["tool_call_id"] == call["id"]
     assert result["is_error"] is True
     await workspace.works()
 
 
-async def test_W05_the_history_stays_valid_for_the_model(house: ServerHarness) -> None:
+async def test_W05_the_history_stays_valid_after_a_kill_while_a_tool_runs(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai", yolo=True)
     pipe = house.pipe()
     run = await workspace.prompt("run something long")
@@ -103,23 +103,23 @@ async def test_W05_the_history_stays_valid_for_the_model(house: ServerHarness) -
     await workspace.works()  # the provider checks each request: a result for every call
 
 
-async def test_W07_killed_between_the_terminal_and_its_publication(house: ServerHarness) -> None:
+async def test_W07_killed_before_the_stored_end_is_published(house: ServerHarness) -> None:
     workspace = await house.workspace()
     worker = await workspace.worker()
     house.failpoints.arm("terminal.after_commit", workspace=workspace.id)
-    run = await workspace.prompt("/say told once")
+    run = await workspace.prompt("/say published once")
     await house.failpoints.reached("terminal.after_commit")
     await worker.kill()
     assert [r.state for r in house.stored(workspace).runs] == ["ended"]
     assert [e for e in workspace.watcher.seen if e.kind == "run_complete"] == []
     end = await workspace.ended(run)
-    assert end["text"] == "told once"
+    assert end["text"] == "published once"
     assert "error" not in end
     await workspace.works()
 
 
 @pytest.mark.parametrize("stage", ["a", "b", "c", "d", "e"])
-async def test_W09_killed_in_each_stage_of_the_close(house: ServerHarness, stage: str) -> None:
+async def test_W09_killed_in_each_stage_of_the_shutdown(house: ServerHarness, stage: str) -> None:
     workspace = await house.workspace(model="openai")
     run, _ = await workspace.streaming("until then")
     worker = await workspace.worker()
@@ -140,14 +140,14 @@ async def test_W09_killed_in_each_stage_of_the_close(house: ServerHarness, stage
 
 
 @pytest.mark.house(limits=QUICK_BEATS)
-async def test_W11_stopped_past_the_limit(house: ServerHarness) -> None:
+async def test_W11_a_worker_that_is_stopped_past_the_limit_is_replaced(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, _ = await workspace.streaming("frozen")
     worker = await workspace.worker()
     await stop(worker)
-    async with asyncio.timeout(20.0):  # none hangs
+    async with asyncio.timeout(20.0):  # no request hangs
         answers = await asyncio.gather(*(ask(workspace) for _ in range(5)))
-    # A read is repeated on the replacement, a prompt is not: it says 503 and may be sent again with its key.
+    # A read is repeated on the replacement; a prompt is not, it gets 503 and may be sent again with its run id.
     assert {answer.status for answer in answers} <= {200, 503}
     lost = await workspace.watcher.state("restarting")
     assert lost["reason"] == "hung"
@@ -169,15 +169,15 @@ async def test_W11_a_prompt_to_a_stopped_worker_gets_503(house: ServerHarness) -
 
 
 @pytest.mark.house(limits={"heartbeat_interval_s": 0.1, "heartbeat_lost_s": 30.0})
-async def test_W11_continued_before_the_limit(house: ServerHarness) -> None:
+async def test_W11_a_worker_that_continues_before_the_limit_stays(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("before ")
     worker = await workspace.worker()
     await stop(worker)
-    asked = asyncio.ensure_future(ask(workspace))
+    response = asyncio.ensure_future(ask(workspace))
     await call.tokens("while ")
     worker.send(signal.SIGCONT)
-    (await asked).expect(200)
+    (await response).expect(200)
     await call.reply("after")
     assert (await workspace.ended(run))["text"] == "before while after"
     assert (await workspace.worker()).identity == worker.identity
@@ -185,7 +185,7 @@ async def test_W11_continued_before_the_limit(house: ServerHarness) -> None:
 
 
 @pytest.mark.house(limits={"drain_s": 1.0, "flush_s": 1.0, "exit_s": 1.0})
-async def test_W11_stopped_while_draining(house: ServerHarness) -> None:
+async def test_W11_a_worker_that_is_stopped_while_draining_is_killed(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, _ = await workspace.streaming("stuck")
     worker = await workspace.worker()
@@ -201,7 +201,7 @@ async def test_W11_stopped_while_draining(house: ServerHarness) -> None:
     assert (await workspace.run(run))["outcome"] in ("cancelled", "interrupted")
 
 
-async def test_W14_native_crash(house: ServerHarness) -> None:
+async def test_W14_a_native_crash_leaves_a_traceback_in_the_log(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, _ = await workspace.streaming("crash")
     worker = await workspace.worker()
@@ -214,7 +214,7 @@ async def test_W14_native_crash(house: ServerHarness) -> None:
     await workspace.works()
 
 
-async def test_W15_exits_with_0_outside_the_close_protocol(house: ServerHarness) -> None:
+async def test_W15_an_exit_with_0_outside_of_a_shutdown_counts_as_a_crash(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("gone ")
     worker = await workspace.worker()
@@ -227,7 +227,7 @@ async def test_W15_exits_with_0_outside_the_close_protocol(house: ServerHarness)
 
 
 @pytest.mark.parametrize("action", ["kill", "raise"])
-async def test_W16_dies_at_every_start(house: ServerHarness, action: str) -> None:
+async def test_W16_a_worker_that_dies_at_every_start_fails_the_workspace(house: ServerHarness, action: str) -> None:
     workspace = await house.workspace()
     before = len(workspace.watcher.seen)
     house.failpoints.arm("worker.before_ready", action, workspace=workspace.id, times=1000)
@@ -240,15 +240,17 @@ async def test_W16_dies_at_every_start(house: ServerHarness, action: str) -> Non
     assert failed["reason"] in refused.json()["message"]
     row = await house.worker(workspace.id)
     assert (row["state"], row["pid"]) == ("failed", None)
-    assert spawned == 3, "the death that began it and those of two more, then the third within the period stops it"
-    assert house.failpoints.counts[("worker.before_ready", workspace.id)] == spawned, "it is still being spawned"
+    assert spawned == 3, "the first worker and two replacements: the third death within the period ends the restarts"
+    assert house.failpoints.counts[("worker.before_ready", workspace.id)] == spawned, (
+        "the worker is started again and again"
+    )
     house.failpoints.disarm()
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
     await workspace.works()
 
 
 @pytest.mark.house(limits={"start_deadline_s": 1.0, "wake_deadline_s": 8.0})
-async def test_W16_never_says_hello(house: ServerHarness) -> None:
+async def test_W16_a_worker_that_never_says_hello_fails_the_workspace(house: ServerHarness) -> None:
     workspace = await house.workspace()
     before = len(workspace.watcher.seen)
     house.failpoints.arm("worker.before_ready", workspace=workspace.id, times=1000)
@@ -261,18 +263,18 @@ async def test_W16_never_says_hello(house: ServerHarness) -> None:
 
 
 async def stop(worker: Process) -> None:
-    """SIGSTOP; returns when the kernel says that it has stopped."""
+    """Send SIGSTOP; return when the kernel reports the process as stopped."""
     worker.send(signal.SIGSTOP)
     await eventually(lambda: worker.state == "T", what="state T")
 
 
 async def ask(workspace: WorkspaceFixture) -> Response:
-    """A request that needs the worker."""
+    """Send a request that needs the worker."""
     return await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}")
 
 
 async def check_interrupted(workspace: WorkspaceFixture, run: str, end: dict[str, object], text: str) -> None:
-    """The run ended `interrupted` with its cause, and what had been seen of it is kept (what came later may be)."""
+    """Check that the run ended `interrupted` with its cause, and that the text which clients had seen is kept."""
     assert "cancelled" not in end
     assert "nterrupted" in str(end["error"])
     answer = await workspace.last_assistant()

@@ -1,4 +1,4 @@
-"""Calls under random facts: every call ends once, nothing is kept for ever."""
+"""Random facts for calls in flight: each call ends once, and none is kept for ever."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,11 +13,13 @@ OPERATIONS = st.sampled_from([Operation("plain", is_safe=False), Operation("boun
 
 
 class CallsUnderFacts(RuleBasedStateMachine):
+    """Opens, answers and abandons calls, and compares with a model of the waiting callers."""
+
     def __init__(self) -> None:
         super().__init__()
         self.calls = Calls(count_max=3, bytes_max=10)
         self.now = 0.0
-        self.waiters: dict[str, int] = {}  # the model: who waits, for what
+        self.waiters: dict[str, int] = {}  # the model: callers that wait for each call
         self.sizes: dict[str, int] = {}
         self.sends: dict[str, int] = {}
 
@@ -40,17 +42,17 @@ class CallsUnderFacts(RuleBasedStateMachine):
 
     @rule(call_id=IDS, operation=OPERATIONS, size=st.integers(0, 8))
     def open(self, call_id: str, operation: Operation, size: int) -> None:
-        joins = call_id in self.waiters
-        full = not joins and (len(self.waiters) >= 3 or (self.waiters and sum(self.sizes.values()) + size > 10))
+        is_known = call_id in self.waiters
+        is_full = not is_known and (len(self.waiters) >= 3 or (self.waiters and sum(self.sizes.values()) + size > 10))
         try:
             effects = self.calls.opened(call_id, operation, {}, b"x" * size, timeout_s=10.0, now=self.now)
         except LimitReached:
-            assert full
+            assert is_full
             return
-        assert not full
+        assert not is_full
         self.waiters[call_id] = self.waiters.get(call_id, 0) + 1
         self.sizes.setdefault(call_id, size)
-        assert bool(effects) != joins
+        assert bool(effects) != is_known
         self.perform(effects)
 
     @rule(call_id=IDS)
@@ -75,7 +77,7 @@ class CallsUnderFacts(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         for call_id in list(self.waiters):
-            for _ in range(2):  # a timer that is late finds both its moments
+            for _ in range(2):  # a late timer finds both of its times due
                 self.perform(self.calls.due(call_id, self.now))
             if call_id in self.waiters:
                 flight = self.calls.get(call_id)

@@ -1,4 +1,4 @@
-"""Random facts against the drain: it always comes to its end, in order, once, and never asks for a stage twice."""
+"""Random facts for the drain: it always ends, passes its stages in order, and requests each stage once."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,16 +11,16 @@ NEXT = {Phase.CLOSING: "cancelled", Phase.DRAINING: "drained", Phase.FLUSHING: "
 
 @given(
     late=st.lists(st.booleans(), min_size=4, max_size=4),
-    again=st.lists(st.booleans(), min_size=4, max_size=4),
+    repeated=st.lists(st.booleans(), min_size=4, max_size=4),
     budgets=st.tuples(st.floats(0, 100), st.floats(0, 100)),
 )
-def test_every_shutdown_ends_in_order(late: list[bool], again: list[bool], budgets: tuple[float, float]) -> None:
+def test_every_shutdown_ends_in_order(late: list[bool], repeated: list[bool], budgets: tuple[float, float]) -> None:
     drain = Drain()
     drain_s, flush_s = budgets
     now = 1000.0
     effects: list[Effect] = drain.shutdown("x", drain_s=drain_s, flush_s=flush_s, now=now)
-    for is_late, is_again in zip(late, again, strict=True):
-        if is_again:
+    for is_late, is_repeated in zip(late, repeated, strict=True):
+        if is_repeated:
             assert drain.shutdown("y", drain_s=0, flush_s=0, now=now) == []
         if drain.state is Phase.CLOSED:
             break

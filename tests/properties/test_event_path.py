@@ -1,4 +1,4 @@
-"""The way of an event: window, a wire that loses and cuts, hub, clients. Each numbered event once, in order."""
+"""Events from the window over a lossy connection to the hub and clients: each numbered one once, in order."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("commit"), st.integers(1, 5)),
         st.tuples(st.just("snapshot"), st.integers(0, 2)),
-        st.tuples(st.just("cut"), st.just(0)),
+        st.tuples(st.just("disconnect"), st.just(0)),
         st.tuples(st.just("client"), st.integers(0, 30)),
         st.tuples(st.just("pass"), st.integers(1, 3)),
     ),
@@ -38,10 +38,10 @@ STEPS = st.lists(
 
 @dataclass
 class Reader:
-    """A client that reads all the time and checks what it sees."""
+    """Reads a stream all the time and checks each event."""
 
     stream: Stream
-    has: int
+    last_number: int
     last_snapshot: dict[str, int] = field(default_factory=dict)
 
     async def read(self) -> None:
@@ -52,18 +52,18 @@ class Reader:
                     continue
                 kind, key, number = lines["data"].strip('"').split(",")
                 if kind == "row":
-                    assert int(number) == self.has + 1
+                    assert int(number) == self.last_number + 1
                     assert lines["id"] == f"log.{number}"
-                    self.has = int(number)
+                    self.last_number = int(number)
                 else:
-                    # A snapshot tells after which row it was made; no row of its key may have come since.
+                    # A snapshot has the number of the row before it; no later row of its key may have arrived.
                     assert int(number) >= self.last_snapshot.get(key, 0)
                 if key:
                     self.last_snapshot[key] = max(int(number), self.last_snapshot.get(key, 0))
 
 
 class Wire:
-    """Connects a publisher and a hub, losing batches and connections on the way."""
+    """Connects a publisher and a hub, and loses batches and connections between them."""
 
     def __init__(self, losses: random.Random) -> None:
         self.losses = losses
@@ -81,7 +81,7 @@ class Wire:
     def send(self, batch: list[Event]) -> bool:
         match self.losses.randrange(10):
             case 0:
-                return False  # the socket is full; the next fact tries again
+                return False  # the socket is full; the next fact causes another attempt
             case 1 | 2:
                 lost = sum(not it.is_snapshot for it in batch)
                 asyncio.get_running_loop().call_soon(self.publisher.credit, lost)
@@ -95,7 +95,7 @@ class Wire:
         self.publisher.connected(len(self.rows), LIMITS.event_window)
 
     def commit(self, count: int) -> None:
-        rows = []
+        rows: list[Event] = []
         for _ in range(count):
             number = len(self.rows) + len(rows) + 1
             key = f"m{number % 3}"
@@ -114,43 +114,43 @@ class Wire:
 def test_Z08_C05_each_numbered_event_arrives_once_in_order_over_a_lossy_wire(
     steps: list[tuple[str, int]], seed: int
 ) -> None:
-    async def main() -> None:
+    async def check() -> None:
         wire = Wire(random.Random(seed))
         wire.connect()
         readers: list[Reader] = []
         tasks: list[asyncio.Task[None]] = []
 
-        def arrive(back: int) -> None:
-            has = max(0, wire.hub.known_to - back)  # nobody has seen what the hub never heard of
-            cursor = EventId("log", has)
+        def open_client(back: int) -> None:
+            last_number = max(0, wire.hub.known_to - back)  # no client is ahead of the hub
+            cursor = EventId("log", last_number)
             stream = wire.hub.open_stream(cursor=cursor, cursor_is_bad=False, wants_ids=True)
-            readers.append(Reader(stream, has))
+            readers.append(Reader(stream, last_number))
             tasks.append(asyncio.ensure_future(readers[-1].read()))
 
-        arrive(0)
-        for what, amount in steps:
-            match what:
+        open_client(0)
+        for action, amount in steps:
+            match action:
                 case "commit":
                     wire.commit(amount)
                 case "snapshot":
                     wire.snapshot(amount)
-                case "cut":
+                case "disconnect":
                     wire.publisher.disconnected()
                     await asyncio.sleep(0)
                     wire.connect()
                 case "client" if len(readers) < 5:
-                    arrive(amount)
+                    open_client(amount)
                 case "pass":
                     for _ in range(amount):
                         await asyncio.sleep(0)
         wire.losses = random.Random(0)
-        wire.losses.randrange = lambda *_: 9  # type: ignore[method-assign, assignment]
+        wire.losses.randrange = lambda *_: 9  # type: ignore[method-assign]
         wire.publisher.writable()
         assert await wire.publisher.drain(5.0)
-        # What the link does when a heartbeat tells of more than came (test_router).
+        # The link does this when a heartbeat reports more events than arrived (test_router).
         wire.hub.take([Event(kind=MARK_KIND, data=b"", number=max(1, len(wire.rows)))] if wire.rows else [])
         async with asyncio.timeout(5.0):
-            while any(reader.has < len(wire.rows) for reader in readers):
+            while any(reader.last_number < len(wire.rows) for reader in readers):
                 await asyncio.sleep(0)
                 for task in tasks:
                     if task.done():
@@ -160,7 +160,7 @@ def test_Z08_C05_each_numbered_event_arrives_once_in_order_over_a_lossy_wire(
         await wire.publisher.close()
         await wire.hub.tasks.close()
 
-    run(main())
+    run(check())
 
 
 WINDOW_STEPS = st.lists(
@@ -186,12 +186,12 @@ def test_a_window_sends_in_order_within_its_credit_and_its_memory(steps: list[tu
     window.connected(0, 3)
     rows: list[Event] = []
     sent, credit = 0, 3
-    for what, amount in steps:
-        match what:
+    for action, amount in steps:
+        match action:
             case "commit":
                 new = [
-                    Event(kind="message", data=b"x" * 20, number=len(rows) + place, key=f"m{place % 3}")
-                    for place in range(1, amount + 1)
+                    Event(kind="message", data=b"x" * 20, number=len(rows) + offset, key=f"m{offset % 3}")
+                    for offset in range(1, amount + 1)
                 ]
                 rows += new
                 window.committed(new)
@@ -209,8 +209,8 @@ def test_a_window_sends_in_order_within_its_credit_and_its_memory(steps: list[tu
                         credit -= 1
                 window.went(batch)
                 assert credit >= 0
-            case "fill" if (hole := window.hole()) is not None:
-                after, count = hole
+            case "fill" if (gap := window.hole()) is not None:
+                after, count = gap
                 assert after == sent
                 window.filled(rows[after:][: min(count, amount)])
             case "snapshot":
@@ -225,13 +225,13 @@ def test_a_window_sends_in_order_within_its_credit_and_its_memory(steps: list[tu
         waiting = numbered(with_credit.next_batch(1000, 100_000))
         assert len(waiting) <= 4
         assert sum(len(event.data) for event in waiting) <= 70
-        assert numbered(window.next_batch(1000, 100_000)) == waiting[:credit], "it does not use its credit"
+        assert numbered(window.next_batch(1000, 100_000)) == waiting[:credit], "the window does not use its credit"
     window.credited(1000)
     for _ in range(1000):
         if window.is_drained:
             break
-        if (hole := window.hole()) is not None:
-            window.filled(rows[hole[0] :][: hole[1]])
+        if (gap := window.hole()) is not None:
+            window.filled(rows[gap[0] :][: gap[1]])
         batch = window.next_batch(10, 1000)
         sent += sum(not event.is_snapshot for event in batch)
         window.went(batch)

@@ -1,7 +1,7 @@
-"""Any stored conversation, however broken, becomes one that providers take."""
+"""Any stored conversation, however damaged, becomes one that providers accept."""
 
 import json
-from typing import Any
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +13,7 @@ from protocol.api.message import (
     FinishData,
     FinishPart,
     Message,
+    Part,
     ReasoningBlock,
     ReasoningData,
     ReasoningPart,
@@ -59,7 +60,7 @@ blocks = st.builds(
     calls_before=st.integers(0, 3),
 )
 reasonings = st.builds(
-    lambda found: ReasoningPart(ReasoningData(thinking="t", blocks=found)), st.lists(blocks, max_size=2)
+    lambda stored: ReasoningPart(ReasoningData(thinking="t", blocks=stored)), st.lists(blocks, max_size=2)
 )
 plain = st.builds(lambda text: TextPart(TextData(text=text)), texts)
 finishes = st.just(FinishPart(FinishData(reason="end_turn", time=1)))
@@ -72,8 +73,10 @@ files = st.sampled_from(
 )
 
 
-def rows(role: Any, parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Message]:
-    return st.builds(lambda found: Message(id="m", session_id="s", role=role, parts=found), st.lists(parts, max_size=4))
+def rows(role: Literal["user", "assistant", "tool"], parts: st.SearchStrategy[Part]) -> st.SearchStrategy[Message]:
+    return st.builds(
+        lambda chosen: Message(id="m", session_id="s", role=role, parts=chosen), st.lists(parts, max_size=4)
+    )
 
 
 messages = st.lists(
@@ -87,33 +90,33 @@ messages = st.lists(
 
 
 @given(messages)
-def test_every_call_has_its_result_directly_behind_it_and_nothing_else_has(found: list[Message]) -> None:
-    repaired = repair(found, "loop")
-    waiting: list[str] = []
+def test_each_call_is_directly_followed_by_its_result_and_no_other_result_exists(stored: list[Message]) -> None:
+    repaired = repair(stored, "loop")
+    open_calls: list[str] = []
     for message in repaired:
-        answers = [result.tool_call_id for result in results_of(message)]
-        assert answers == waiting, "the results of a step stand right behind it, in order, each once"
-        waiting = [call.id for call in calls_of(message)]
-        assert len(set(waiting)) == len(waiting)
+        result_ids = [result.tool_call_id for result in results_of(message)]
+        assert result_ids == open_calls, "the results of a step follow it directly, in order, each once"
+        open_calls = [call.id for call in calls_of(message)]
+        assert len(set(open_calls)) == len(open_calls)
         assert all(call.finished and call.input for call in calls_of(message))
-        assert (message.role == "tool") == bool(answers)
-        assert message.parts, "nothing empty is sent"
+        assert (message.role == "tool") == bool(result_ids)
+        assert message.parts, "no empty message is sent"
         for part in message.parts:
             assert not isinstance(part, FinishPart)
             if isinstance(part, ReasoningPart):
                 assert all(block.provider == "loop" and (block.signature or block.id) for block in part.data.blocks)
-    assert waiting == []
+    assert open_calls == []
 
 
 @given(messages)
-def test_a_repaired_history_stays_as_it_is(found: list[Message]) -> None:
-    once = repair(found, "loop")
+def test_a_second_repair_changes_nothing(stored: list[Message]) -> None:
+    once = repair(stored, "loop")
     assert [message.parts for message in repair(once, "loop")] == [message.parts for message in once]
 
 
 @given(messages)
-def test_what_was_stored_is_not_lost(found: list[Message]) -> None:
-    def said(rows: list[Message]) -> list[str]:
+def test_a_repair_keeps_all_texts(stored: list[Message]) -> None:
+    def texts_of(rows: list[Message]) -> list[str]:
         return [
             part.data.text
             for row in rows
@@ -122,11 +125,11 @@ def test_what_was_stored_is_not_lost(found: list[Message]) -> None:
             if isinstance(part, TextPart) and part.data.text.strip()
         ]
 
-    assert said(repair(found, "loop")) == said(found)
+    assert texts_of(repair(stored, "loop")) == texts_of(stored)
 
 
-@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
-def test_providers_take_every_repaired_history(dialect: str) -> None:
+@pytest.mark.parametrize("wire_format", ["openai", "responses", "anthropic"])
+def test_a_repaired_history_is_a_valid_request_of_each_wire_format(wire_format: str) -> None:
     import httpx2
     from pydantic_ai.models import override_allow_model_requests
 
@@ -136,11 +139,11 @@ def test_providers_take_every_repaired_history(dialect: str) -> None:
     from worker.models.registry import ModelRegistry
     from worker.zygote import warm_models
 
-    kind = {"openai": "openai-compat", "responses": "openai", "anthropic": "anthropic"}[dialect]
+    kind = {"openai": "openai-compat", "responses": "openai", "anthropic": "anthropic"}[wire_format]
     body = warm_models._ANSWERS.get(kind, warm_models._OPENAI_ANSWER)
-    check = CHECKS[dialect]
+    check = CHECKS[wire_format]
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
+    def respond(request: httpx2.Request) -> httpx2.Response:
         check(json.loads(request.content))
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
@@ -153,16 +156,16 @@ def test_providers_take_every_repaired_history(dialect: str) -> None:
     first = Message(id="u0", session_id="s", role="user", parts=[TextPart(TextData(text="begin"))])
     last = Message(id="u1", session_id="s", role="user", parts=[TextPart(TextData(text="go"))])
 
-    async def ask(found: list[Message]) -> None:
-        models = ModelRegistry(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(answer))
-        async for _ in models.large().stream(ModelRequest("system", repair([first, *found, last], "loop"))):
+    async def send(stored: list[Message]) -> None:
+        models = ModelRegistry(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(respond))
+        async for _ in models.large().stream(ModelRequest("system", repair([first, *stored, last], "loop"))):
             pass
         await models.close()
 
     @settings(max_examples=60, deadline=None)
     @given(messages)
-    def takes(found: list[Message]) -> None:
-        run(ask(found))
+    def check_history(stored: list[Message]) -> None:
+        run(send(stored))
 
     with override_allow_model_requests(True):
-        takes()
+        check_history()

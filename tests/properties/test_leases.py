@@ -1,4 +1,4 @@
-"""Random clients come and go; the claims always agree with a model that is nothing but bookkeeping."""
+"""Random facts for the leases of clients: the claims always agree with a simple model."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -11,7 +11,7 @@ CREATE_S, DETACH_S = 30.0, 10.0
 
 
 class LeasesMachine(RuleBasedStateMachine):
-    """The model: for each client its open streams, until when it is held, and whether it released."""
+    """Model: the open streams of each client, the end of its grace, and whether it released its lease."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class LeasesMachine(RuleBasedStateMachine):
         self.streams: dict[ClientId, set[int]] = {}
         self.until: dict[ClientId, float] = {}
         self.was_released: set[ClientId] = set()
-        self.open: list[tuple[ClientId, int]] = []  # every open stream, also of retired clients
+        self.open: list[tuple[ClientId, int]] = []  # all open streams, also those of retired clients
         self.armed: float | None = None
 
     def claims(self) -> set[ClientId]:
@@ -87,19 +87,19 @@ class LeasesMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 5.0, 10.0, 30.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
-        if self.armed is not None and self.armed <= self.now:  # the timer rings, and only then
+        if self.armed is not None and self.armed <= self.now:  # the timer fires, and only then
             before = self.claims()
             self.until = {client: until for client, until in self.until.items() if until > self.now}
             self.perform(self.leases.elapsed(self.now), before)
 
     @invariant()
-    def agrees(self) -> None:
+    def the_claims_agree_with_the_model(self) -> None:
         assert len(self.leases) == len(self.claims())
         assert self.leases.streams == sum(len(streams) for streams in self.streams.values())
         assert self.leases.attached_clients == sum(1 for streams in self.streams.values() if streams)
 
     @invariant()
-    def no_hold_is_forgotten(self) -> None:
+    def the_timer_is_set_for_the_next_grace(self) -> None:
         assert self.armed == min(self.until.values(), default=None)
 
 

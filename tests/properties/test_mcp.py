@@ -1,4 +1,4 @@
-"""Random facts at the machine of MCP servers: at most one connection, and the latest start alone decides."""
+"""Random facts for the lifecycle of an MCP server: at most one connection, and only the latest start counts."""
 
 import asyncio
 
@@ -22,66 +22,66 @@ FACTS = st.lists(
 
 
 @given(FACTS)
-def test_at_most_one_connection_lives_and_late_words_change_nothing(facts: list[str | tuple[str, int]]) -> None:
-    life = McpLifecycle()
-    living: set[int] = set()
+def test_at_most_one_connection_exists_and_late_results_change_nothing(facts: list[str | tuple[str, int]]) -> None:
+    server = McpLifecycle()
+    connections: set[int] = set()
     for fact in facts:
-        before = (life.state, life.error, life.generation)
+        before = (server.state, server.error, server.generation)
         match fact:
             case str():
-                effects = life.start() if fact == "start" else life.disable()
+                effects = server.start() if fact == "start" else server.disable()
                 for effect in effects:
                     match effect:
                         case Launch(generation):
-                            living.add(generation)
+                            connections.add(generation)
                         case End(generation):
-                            living.remove(generation)
+                            connections.remove(generation)
                 if fact == "disable":
-                    assert living == set()
-            case (what, age):
-                generation = life.generation - age
-                if what == "connected":
-                    is_ours = life.connected(generation)
+                    assert connections == set()
+            case (result, age):
+                generation = server.generation - age
+                if result == "connected":
+                    is_current = server.connected(generation)
                 else:
-                    is_ours = (life.failed if what == "failed" else life.refused)(generation, "why")
-                    if is_ours:
-                        living.discard(generation)
-                if not is_ours:
-                    assert (life.state, life.error, life.generation) == before
+                    is_current = (server.failed if result == "failed" else server.refused)(generation, "why")
+                    if is_current:
+                        connections.discard(generation)
+                if not is_current:
+                    assert (server.state, server.error, server.generation) == before
                 else:
                     assert age == 0
-        assert len(living) <= 1
-        assert bool(living) == (life.state in (McpState.STARTING, McpState.CONNECTED))
-        assert bool(life.error) == (life.state in (McpState.ERROR, McpState.NEEDS_AUTH))
+        assert len(connections) <= 1
+        assert bool(connections) == (server.state in (McpState.STARTING, McpState.CONNECTED))
+        assert bool(server.error) == (server.state in (McpState.ERROR, McpState.NEEDS_AUTH))
 
 
-def test_a_move_that_is_not_in_the_table_is_a_bug() -> None:
-    life = McpLifecycle()
+def test_a_transition_that_is_not_in_the_table_raises() -> None:
+    server = McpLifecycle()
     with pytest.raises(InvalidTransition):
-        life._move("connected", McpState.CONNECTED)
+        server._move("connected", McpState.CONNECTED)
 
 
 @given(st.text(min_size=1, max_size=80), st.text(min_size=1, max_size=200))
-def test_names_of_tools_are_what_providers_take(server: str, tool: str) -> None:
-    name = tool_name(server, tool)
+def test_names_of_tools_are_accepted_by_providers(server_name: str, tool: str) -> None:
+    name = tool_name(server_name, tool)
     assert len(name) <= TOOL_NAME_MAX
     assert name.isascii()
     assert name.replace("_", "").replace("-", "").isalnum()
-    assert name == tool_name(server, tool)
+    assert name == tool_name(server_name, tool)
 
 
-@given(st.lists(st.sampled_from(["message", "noise", "", "cut"]), max_size=20), st.integers(1, 40))
-def test_messages_come_whole_however_the_pipe_cuts_them(lines: list[str], size: int) -> None:
+@given(st.lists(st.sampled_from(["message", "noise", "", "truncated"]), max_size=20), st.integers(1, 40))
+def test_messages_are_decoded_however_the_stream_is_divided(lines: list[str], size: int) -> None:
     sent = b""
     for number, line in enumerate(lines):
         sent += {
             "message": b'{"jsonrpc": "2.0", "id": %d, "result": {}}' % number,
             "noise": b"\xff\x00 hello",
             "": b"",
-            "cut": b'{"jsonrpc": "2.0", "id"',
+            "truncated": b'{"jsonrpc": "2.0", "id"',
         }[line] + b"\n"
 
-    async def read() -> list[int]:
+    async def read() -> list[object]:
         stream = StdioTransport(1000)
         for start in range(0, len(sent), size):
             stream.feed(sent[start : start + size])
@@ -91,32 +91,32 @@ def test_messages_come_whole_however_the_pipe_cuts_them(lines: list[str], size: 
     assert asyncio.run(read()) == [number for number, line in enumerate(lines) if line == "message"]
 
 
-async def test_a_message_without_an_end_breaks_off() -> None:
+async def test_a_message_without_an_end_closes_the_connection() -> None:
     stream = StdioTransport(1000)
     stream.feed(b'{"jsonrpc": "2.0", "id": 1, "result": {}}\n')
     stream.feed(b"x" * 1001)
     with pytest.raises(anyio.EndOfStream):
         await stream.receive()
     assert "more than 1000 bytes" in stream.problem
-    flood = StdioTransport(1000)
+    flooded = StdioTransport(1000)
     for _ in range(200):
-        flood.feed(b'{"jsonrpc": "2.0", "method": "x"}\n')
-    assert flood.problem == "it sends faster than its messages can be read"
+        flooded.feed(b'{"jsonrpc": "2.0", "method": "x"}\n')
+    assert flooded.problem == "it sends faster than its messages can be read"
 
 
-async def test_messages_without_end_leave_the_loop_its_turns() -> None:
+async def test_many_messages_do_not_block_the_event_loop() -> None:
     stream = StdioTransport(1_000_000)
     stream.feed(b'{"jsonrpc": "2.0", "method": "notifications/message"}\n' * 1000)
     stream.feed(b"")
-    turns = 0
+    iterations = 0
 
-    async def others() -> None:
-        nonlocal turns
+    async def other_work() -> None:
+        nonlocal iterations
         while True:
             await asyncio.sleep(0)
-            turns += 1
+            iterations += 1
 
-    task = asyncio.ensure_future(others())
+    task = asyncio.ensure_future(other_work())
     assert len([item async for item in stream]) == 1000
     task.cancel()
-    assert turns >= 40
+    assert iterations >= 40

@@ -1,4 +1,4 @@
-"""A growing message: at most one part of each single kind, a stable order, and everything the model sent is there."""
+"""A growing message: at most one part of each single kind, a stable order, and all output of the model."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -10,7 +10,7 @@ texts = st.sampled_from(["a", "bc ", "\n", "\n\nx", "é"])
 
 
 class Drafting(RuleBasedStateMachine):
-    """Plays the events of a stream and keeps a plain account of them."""
+    """Applies the events of a stream to a draft and to a simple model of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,34 +27,34 @@ class Drafting(RuleBasedStateMachine):
         self.is_open = False
 
     @rule(text=texts)
-    def say(self, text: str) -> None:
+    def add_text(self, text: str) -> None:
         self.draft.add_text(text)
         kept = text[1:] if not self.order and text.startswith("\n") else text
         if kept:
-            self._appears("text")
+            self._add_part("text")
         self.text += kept
 
     @rule(text=texts)
-    def think(self, text: str) -> None:
+    def add_thinking(self, text: str) -> None:
         self.now += 1
         self.draft.add_thinking(text, self.now)
-        self._appears("reasoning")
+        self._add_part("reasoning")
         self.thinking += text
         self.is_open = True
 
     @rule(signature=st.sampled_from(["", "sig"]))
-    def stop_thinking(self, signature: str) -> None:
+    def end_thinking(self, signature: str) -> None:
         self.now += 1
         self.draft.end_thinking(self.now, signature=signature, provider="p")
         if self.is_open or signature:
-            self._appears("reasoning")
+            self._add_part("reasoning")
             self.closed_blocks += 1
         self.is_open = False
 
     @rule(call_id=st.sampled_from(["c1", "c2", "c3"]))
     def start_call(self, call_id: str) -> None:
         self.draft.start_tool_call(call_id, "ls")
-        self._appears(call_id)
+        self._add_part(call_id)
         self.calls[call_id] = None
 
     @precondition(lambda self: self.calls)
@@ -74,7 +74,7 @@ class Drafting(RuleBasedStateMachine):
         self.stored = self.draft.snapshot()
 
     @invariant()
-    def the_snapshot_tells_everything(self) -> None:
+    def the_snapshot_agrees_with_the_model(self) -> None:
         snapshot = self.draft.snapshot()
         kinds = [type(part) for part in snapshot.parts]
         assert all(kinds.count(kind) <= 1 for kind in (TextPart, ReasoningPart, FinishPart))
@@ -96,13 +96,13 @@ class Drafting(RuleBasedStateMachine):
         assert names == self.order
 
     @invariant()
-    def nothing_that_matters_waits_for_the_store(self) -> None:
+    def changes_of_tool_calls_need_a_store(self) -> None:
         snapshot = self.draft.snapshot()
-        marks = [
+        states = [
             {part.data.id: part.data.finished for part in row.parts if isinstance(part, ToolCallPart)}
             for row in (self.stored, snapshot)
         ]
-        if marks[0] != marks[1]:
+        if states[0] != states[1]:
             assert needs_store(self.stored, snapshot)
         assert not needs_store(snapshot, snapshot)
 
@@ -119,7 +119,7 @@ class Drafting(RuleBasedStateMachine):
             if isinstance(part, ReasoningPart):
                 assert part.data.finished_at
 
-    def _appears(self, name: str) -> None:
+    def _add_part(self, name: str) -> None:
         if name not in self.order:
             self.order.append(name)
 

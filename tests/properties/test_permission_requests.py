@@ -1,4 +1,4 @@
-"""Open requests: in any order of facts each is decided once, by its first caller, and nothing else grants anything."""
+"""Open permission requests under random facts: each is decided once, by its first caller."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,10 +23,10 @@ def stored(request_id: str, session: str = "s") -> StoredRequest:
 
 
 @given(FACTS)
-def test_each_request_is_decided_once_and_by_the_first(facts: list[tuple[str, str]]) -> None:
+def test_each_request_is_decided_once_by_the_first_caller(facts: list[tuple[str, str]]) -> None:
     pending = PendingRequests()
-    deciding: dict[str, RequestDecision] = {}  # taken, and not yet on disk
-    ended: dict[str, RequestDecision | None] = {}  # None: its run did not wait
+    deciding: dict[str, RequestDecision] = {}  # decided, not yet stored
+    ended: dict[str, RequestDecision | None] = {}  # None: its run no longer waited
     abandoned: set[str] = set()
     added: set[str] = set()
     for fact, request_id in facts:
@@ -63,8 +63,8 @@ def test_each_request_is_decided_once_and_by_the_first(facts: list[tuple[str, st
                     ended[request_id] = None
         assert {one.id for one in pending.open()} == added - set(deciding) - set(ended)
         assert len(pending) == len(added) - len(ended)
-        for one in IDS:
-            assert (one in pending) == (one in added and one not in ended)
+        for known_id in IDS:
+            assert (known_id in pending) == (known_id in added and known_id not in ended)
 
 
 async def test_a_grant_for_the_session_covers_equivalent_requests() -> None:
@@ -82,16 +82,16 @@ async def test_a_grant_for_the_session_covers_equivalent_requests() -> None:
         max_size=30,
     )
 )
-def test_a_client_that_said_it_can_answer_counts_while_it_listens(facts: list[tuple[str, int, float]]) -> None:
+def test_a_client_that_can_answer_counts_while_it_is_attached(facts: list[tuple[str, int, float]]) -> None:
     presence = ClientPresence(grace_s=10.0)
     now = 0.0
     empty_since: float | None = None
     clients, said = 0, None
-    for what, value, passed in facts:
-        now += passed
+    for fact, value, passed_s in facts:
+        now += passed_s
         if empty_since is not None and now - empty_since > 10.0:
             said = empty_since = None
-        if what == "clients":
+        if fact == "clients":
             if clients and not value:
                 empty_since = now
             elif value:

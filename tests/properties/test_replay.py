@@ -1,4 +1,4 @@
-"""Clients of one log under random facts, against a model that keeps everything."""
+"""Random facts for the clients of one log, compared with a model that keeps all events."""
 
 import re
 
@@ -12,26 +12,28 @@ from supervisor.events.stream import ClientStream, StreamState
 
 KEYS = ["m1", "m2", ""]
 _NUMBER = re.compile(rb'data: \{"n":(\d+)\}')
-_PICTURE = re.compile(rb'data: \{"p":"(\w+)","v":(\d+)\}')
+_SNAPSHOT = re.compile(rb'data: \{"p":"(\w+)","v":(\d+)\}')
 _RESET = re.compile(rb'"type":"reset".*"cursor":"(\w+)\.(\d+)"')
 
 
 class ModelClient:
-    """What a client must see: the numbers after `has`, each once; newer snapshots only."""
+    """Model of a client: it must get the numbers after `last_number`, each once, and only newer snapshots."""
 
-    def __init__(self, stream: ClientStream, has: int, log_id: str) -> None:
+    def __init__(self, stream: ClientStream, last_number: int, log_id: str) -> None:
         self.stream = stream
-        self.has = has
+        self.last_number = last_number
         self.log_id = log_id
         self.snapshots: dict[str, int] = {}
 
 
 class ClientsUnderFacts(RuleBasedStateMachine):
+    """Commits events, opens and reads streams, and checks each block that a client gets."""
+
     def __init__(self) -> None:
         super().__init__()
         self.log = ReplayLog(kept=6, kept_bytes=600, behind_max=10, behind_max_bytes=1000)
         self.generation = 0
-        self.stored: list[Event] = []  # the worker's file
+        self.stored: list[Event] = []  # in the worker's database
         self.keys: dict[int, str] = {}
         self.version = 0
         self.open: list[ModelClient] = []
@@ -55,36 +57,36 @@ class ClientsUnderFacts(RuleBasedStateMachine):
         self.log.trim(min(positions, default=self.log.end))
 
     @rule(key=st.sampled_from(KEYS[:2]))
-    def show(self, key: str) -> None:
+    def snapshot(self, key: str) -> None:
         self.version += 1
         self.log.with_snapshot(Event(kind="message", data=b'{"p":"%b","v":%d}' % (key.encode(), self.version), key=key))
 
     @rule()
-    def remark(self) -> None:
+    def supervisor_event(self) -> None:
         self.log.remarked(b'data: {"type":"workspace_state"}\n\n')
         self.trim()
 
     @rule(back=st.integers(-2, 12), same=st.booleans(), wants_ids=st.booleans(), has_cursor=st.booleans())
     @precondition(lambda self: len(self.open) < 6)
-    def arrive(self, back: int, same: bool, wants_ids: bool, has_cursor: bool) -> None:
+    def open_client(self, back: int, same: bool, wants_ids: bool, has_cursor: bool) -> None:
         last = len(self.stored)
         cursor = None
         if wants_ids and has_cursor:
-            cursor = EventId(self.log_id if same else "elsewhere", max(0, last - back))
+            cursor = EventId(self.log_id if same else "other", max(0, last - back))
         stream = ClientStream(
             self.log, cursor=cursor, cursor_is_bad=False, wants_ids=wants_ids, known_to=last, preamble=b""
         )
         can_serve = cursor is not None and cursor.log_id == self.log_id and cursor.number <= last
         assert cursor is None or can_serve or stream.state is StreamState.LIVE
-        has = cursor.number if cursor is not None and can_serve else last
-        self.open.append(ModelClient(stream, has, self.log_id))
+        last_number = cursor.number if cursor is not None and can_serve else last
+        self.open.append(ModelClient(stream, last_number, self.log_id))
 
     @rule(index=st.integers(0, 5), times=st.integers(1, 3))
     @precondition(lambda self: self.open)
     def read(self, index: int, times: int) -> None:
         client = self.open[index % len(self.open)]
         for _ in range(times):
-            self.see(client, client.stream.take())
+            self.check_blocks(client, client.stream.take())
 
     @rule(index=st.integers(0, 5), count=st.integers(1, 4))
     @precondition(lambda self: self.open)
@@ -92,7 +94,7 @@ class ClientsUnderFacts(RuleBasedStateMachine):
         client = self.open[index % len(self.open)]
         if (cursor := client.stream.wants_page) is None:
             return
-        assert cursor == EventId(self.log_id, client.has)
+        assert cursor == EventId(self.log_id, client.last_number)
         page = self.stored[cursor.number :][:count]
         assert client.stream.paged(cursor, page, len(self.stored))
 
@@ -108,22 +110,22 @@ class ClientsUnderFacts(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 5))
     @precondition(lambda self: self.open)
-    def leave(self, index: int) -> None:
+    def close_client(self, index: int) -> None:
         self.open.pop(index % len(self.open)).stream.close()
 
-    def see(self, client: ModelClient, text: bytes) -> None:
+    def check_blocks(self, client: ModelClient, text: bytes) -> None:
         for block in text.split(b"\n\n")[:-1]:
-            if (found := _RESET.search(block)) is not None:
-                assert found[1].decode() == block.split(b".")[0].removeprefix(b"id: ").decode()
-                client.has, client.log_id = int(found[2]), found[1].decode()
+            if (match := _RESET.search(block)) is not None:
+                assert match[1].decode() == block.split(b".")[0].removeprefix(b"id: ").decode()
+                client.last_number, client.log_id = int(match[2]), match[1].decode()
                 client.snapshots.clear()
-            elif (found := _NUMBER.search(block)) is not None:
-                number = int(found[1])
-                assert number == client.has + 1, "a gap, a duplicate or another order"
+            elif (match := _NUMBER.search(block)) is not None:
+                number = int(match[1])
+                assert number == client.last_number + 1, "a gap, a duplicate or another order"
                 assert block.startswith(b"id: ") == client.stream.wants_ids
-                client.has = number
-            elif (found := _PICTURE.search(block)) is not None:
-                key, version = found[1].decode(), int(found[2])
+                client.last_number = number
+            elif (match := _SNAPSHOT.search(block)) is not None:
+                key, version = match[1].decode(), int(match[2])
                 assert version > client.snapshots.get(key, 0), "an older snapshot, or the same again"
                 client.snapshots[key] = version
             else:
@@ -135,14 +137,14 @@ class ClientsUnderFacts(RuleBasedStateMachine):
         assert self.log.kept_bytes <= 1000 + 4 * 400
 
     def teardown(self) -> None:
-        """In the end everybody who is not cut has seen everything."""
+        """Check that each client that is still open has got all events."""
         for client in self.open:
             for _ in range(200):
-                self.see(client, client.stream.take())
+                self.check_blocks(client, client.stream.take())
                 if (cursor := client.stream.wants_page) is not None:
                     client.stream.paged(cursor, self.stored[cursor.number :][:3], len(self.stored))
             if not client.stream.is_over:
-                assert client.has == len(self.stored)
+                assert client.last_number == len(self.stored)
                 assert client.log_id == self.log_id
 
 

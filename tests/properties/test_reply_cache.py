@@ -1,4 +1,4 @@
-"""Remembered answers: one effect for each call id, one answer, bounded memory."""
+"""Cached replies: one execution and one answer for each call id, bounded memory."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,9 +18,9 @@ def test_Z07_a_call_runs_once_until_it_is_dropped_and_its_answer_never_changes(
     replies = ReplyCache(count_max=4, bytes_max=60)
     running: set[str] = set()
     given_answers: dict[str, Answer] = {}
-    for what, number, size in steps:
+    for action, number, size in steps:
         call_id = f"c{number}"
-        if what == "begin":
+        if action == "begin":
             match replies.begin(call_id):
                 case CachedReply.NEW:
                     assert call_id not in running
@@ -30,12 +30,12 @@ def test_Z07_a_call_runs_once_until_it_is_dropped_and_its_answer_never_changes(
                 case Answer() as answer:
                     assert call_id not in running
                     assert answer is given_answers[call_id]
-        elif what == "finish" and call_id in running:
+        elif action == "finish" and call_id in running:
             running.discard(call_id)
             given_answers[call_id] = Answer(call_id=call_id, body=b"x" * size)
             replies.finished(given_answers[call_id])
             assert replies.begin(call_id) is given_answers[call_id]
-        elif what == "drop" and call_id in running:
+        elif action == "drop" and call_id in running:
             running.discard(call_id)
             replies.dropped(call_id)
         assert replies.running == len(running)

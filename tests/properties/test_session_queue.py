@@ -1,5 +1,7 @@
-"""Random facts against a session's queue: no prompt is lost, each ends once, at most one is active, and a cancel
-covers only what was accepted before it."""
+"""Random facts for the queue of a session: no prompt is lost, each ends once, at most one is active.
+
+A cancellation covers only prompts that were accepted before it.
+"""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from worker.runs.session_queue import CancelActive, CancelOnEntry, Drop, Effect,
 
 
 class Queues(RuleBasedStateMachine):
-    """Play dispatcher, runner and clients."""
+    """Acts as dispatcher, runner and clients."""
 
     reservations = Bundle("reservations")
 
@@ -23,7 +25,7 @@ class Queues(RuleBasedStateMachine):
         self.active: str | None = None
         self.merged: set[str] = set()
         self.cancelled: set[str] = set()
-        self.cancels: list[int] = []  # the last sequence given out before each cancel
+        self.cancels: list[int] = []  # the last assigned sequence before each cancellation
         self.cancelled_by_id: set[str] = set()
         self.cleared: set[str] = set()
 
@@ -44,10 +46,10 @@ class Queues(RuleBasedStateMachine):
                     assert run_id not in self.cancelled
                     self.cancelled.add(run_id)
 
-    def end(self, run_id: str, how: str) -> None:
+    def end(self, run_id: str, outcome: str) -> None:
         assert run_id not in self.ended
-        self.ended[run_id] = how
-        if how == "cancelled" and run_id not in self.cancelled_by_id | self.cleared:
+        self.ended[run_id] = outcome
+        if outcome == "cancelled" and run_id not in self.cancelled_by_id | self.cleared:
             assert any(self.accepted[run_id] <= mark for mark in self.cancels), "a cancel touched a later run"
 
     @rule(target=reservations, has_own_turn=st.booleans())
@@ -76,11 +78,11 @@ class Queues(RuleBasedStateMachine):
             assert effects == []
             assert self.queue.mark == 0
 
-    @rule(which=st.integers(min_value=0, max_value=30))
-    def cancel_run(self, which: int) -> None:
+    @rule(index=st.integers(min_value=0, max_value=30))
+    def cancel_run(self, index: int) -> None:
         names = list(self.accepted)
         if names:
-            run_id = names[which % len(names)]
+            run_id = names[index % len(names)]
             self.cancelled_by_id.add(run_id)
             effects = self.queue.cancel_run(RunId(run_id))
             assert all(effect.run_id == run_id for effect in effects)
@@ -102,9 +104,9 @@ class Queues(RuleBasedStateMachine):
         run_id, self.active = self.active, None
         merged = self.queue.merged
         effects = self.queue.finished(RunId(run_id))
-        how = "stopped" if run_id in self.cancelled else "completed"
+        outcome = "stopped" if run_id in self.cancelled else "completed"
         for ended in (run_id, *merged):
-            self.end(ended, how)
+            self.end(ended, outcome)
             self.merged.discard(ended)
         self.perform(effects)
 

@@ -102,7 +102,7 @@ async def test_an_edit_after_a_change_by_the_user_keeps_both(house: ServerHarnes
     assert "The number of items" in cart.read_text()
 
 
-async def test_a_file_with_tabs_and_old_line_ends_keeps_them(house: ServerHarness) -> None:
+async def test_an_edit_keeps_tabs_and_crlf_line_ends(house: ServerHarness) -> None:
     workspace = await house.workspace(yolo=True)
     (workspace.path / "a.go").write_bytes(b"func f() {\r\n\tif a {\r\n\t\treturn 1\r\n\t}\r\n}\r\n")
     run = await workspace.prompt(

@@ -55,7 +55,7 @@ def summary_request(session_id: str, todos: Sequence[Todo]) -> Message:
     return Message(id="summary-request", session_id=session_id, role="user", parts=[*parts])
 
 
-def as_told(history: Sequence[Message]) -> list[Message]:
+def for_model(history: Sequence[Message]) -> list[Message]:
     """Return a history for a model: a summary at its beginning becomes a user row, as providers require."""
     if not history or not history[0].is_summary_message:
         return list(history)

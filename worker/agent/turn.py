@@ -20,7 +20,7 @@ from worker.agent.history import repair
 from worker.agent.loop_detection import LoopDetector
 from worker.agent.message_draft import MessageDraft, answers_for, calls_of, text_of
 from worker.agent.model_request import StepRequest
-from worker.agent.summary import CONTINUATION_NOTE, SummaryWriter, as_told, summary_request
+from worker.agent.summary import CONTINUATION_NOTE, SummaryWriter, for_model, summary_request
 from worker.agent.tool_calls import ContextMaker, StepCalls
 from worker.agent.transcript import Transcript
 from worker.agent.turn_result import TurnResult, UnwrittenState
@@ -180,7 +180,7 @@ class Turn:
             for message in self._prompts
             if any(isinstance(part, BinaryPart) for part in message.parts)
         ]
-        self._messages = [*as_told([row]), *images]
+        self._messages = [*for_model([row]), *images]
         self._budget.begin(0, self._messages)
         self._is_summarized = True
 

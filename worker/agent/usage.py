@@ -33,7 +33,6 @@ class Usage:
     prompt_tokens: int  # the whole input, cached or not (W-32)
     completion_tokens: int
     cost: float  # in the currency of the price table
-    estimated: bool  # the provider reported nothing
     ended: Ended
 
 
@@ -55,13 +54,13 @@ def measure(
     if tokens.is_empty:
         output = estimate([answer])
         if ended == "failed" and output == 0:
-            return Usage(0, 0, 0.0, True, ended)
-        return Usage(estimate(request) + _tokens_of(len(system)), output, 0.0, True, ended)
+            return Usage(0, 0, 0.0, ended)
+        return Usage(estimate(request) + _tokens_of(len(system)), output, 0.0, ended)
     if ended != "completed":
         tokens = replace(tokens, output=max(tokens.output, estimate([answer])))
     prompt = tokens.input + tokens.cache_read + tokens.cache_write
     cost = 0.0 if is_flat_rate else cost_of(model, tokens)
-    return Usage(prompt, tokens.output, cost, False, ended)
+    return Usage(prompt, tokens.output, cost, ended)
 
 
 def cost_of(model: Model, tokens: Tokens) -> float:

@@ -22,7 +22,7 @@ from worker.hooks.results import HookAnswer, HookOutput, answer_of, combine
 from worker.processes.child import ChildProcesses
 from worker.processes.environment import FORCED, user_environment
 from worker.toolkit.extension import Extension
-from worker.toolkit.tool import HookDecisionRecord, ToolContext
+from worker.toolkit.tool import CombinedHookDecision, ToolContext
 
 EVENT = "PreToolUse"
 ANSWER_MAX_BYTES = 1024 * 1024
@@ -59,7 +59,7 @@ class HookService(Extension):
         """Apply the hooks of this configuration."""
         self._hooks = hooks_of(config.hooks, self._limits)
 
-    async def before(self, tool: str, args: dict[str, object], context: ToolContext) -> HookDecisionRecord:
+    async def before(self, tool: str, args: dict[str, object], context: ToolContext) -> CombinedHookDecision:
         """Run all matching hooks; one whose command is configured twice runs once."""
         by_command: dict[str, Hook] = {}
         for hook in self._hooks:
@@ -67,7 +67,7 @@ class HookService(Extension):
                 by_command.setdefault(hook.command, hook)
         hooks = list(by_command.values())
         if not hooks:
-            return HookDecisionRecord(args)
+            return CombinedHookDecision(args)
         owner = TaskOwner("hooks", self._log)
         try:
             tasks = [owner.start(self._ask(hook, tool, args, context), hook.name) for hook in hooks]
@@ -77,7 +77,7 @@ class HookService(Extension):
             ]
         finally:
             await owner.close(self._limits.kill_deadline_s)
-        return _verdict(outputs, args)
+        return _combined_decision(outputs, args)
 
     async def _ask(self, hook: Hook, tool: str, args: dict[str, object], context: ToolContext) -> HookAnswer:
         shell = shutil.which("bash", path=context.env.get("PATH")) or "/bin/sh"
@@ -143,12 +143,12 @@ def _environment(tool: str, args: Mapping[str, object], context: ToolContext) ->
     return env
 
 
-def _verdict(outputs: Sequence[HookOutput], args: dict[str, object]) -> HookDecisionRecord:
+def _combined_decision(outputs: Sequence[HookOutput], args: dict[str, object]) -> CombinedHookDecision:
     answer = combine(outputs)
     denied = None
     if answer.decision == "deny":
         denied = answer.reason or "a hook of the user denied this call"
-    return HookDecisionRecord(
+    return CombinedHookDecision(
         args={**args, **answer.patch},
         denied=denied,
         halt=answer.halt,

@@ -28,7 +28,7 @@ class PermissionOperations:
             "questions.list": self.questions,
             "questions.answer": self.answer,
             "questions.cancel": self.cancel,
-            "asks.open": self.open_asks,
+            "asks.open": self.open_requests,
         }
 
     async def get_skip(self, request: OperationRequest) -> OperationResponse:
@@ -73,7 +73,7 @@ class PermissionOperations:
         batch_id = batch_of(self._broker.open_questions(), request.args.get("batch", ""), [])
         return _resolved(bool(batch_id) and await self._broker.decide(batch_id, "question", "refused", granted=False))
 
-    async def open_asks(self, request: OperationRequest) -> OperationResponse:
+    async def open_requests(self, request: OperationRequest) -> OperationResponse:
         """Return the events of the open requests, for a stream that was opened after they were sent."""
         return OperationResponse(msgspec.msgpack.encode(self._broker.open_events()))
 

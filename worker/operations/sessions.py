@@ -136,8 +136,8 @@ class SessionOperations:
         # the event log would keep little else.
         if session.message_count <= self._limits.event_batch_max:
             for message in messages.of_session(transaction.connection, session_id):
-                gone = replace(message, parts=[])
-                transaction.emit(gone, "deleted", session_id=session_id, key=message.id)
+                deleted = replace(message, parts=[])
+                transaction.emit(deleted, "deleted", session_id=session_id, key=message.id)
         sessions.remove(transaction.connection, session_id)
         transaction.emit(session, "deleted", session_id=session_id)
 

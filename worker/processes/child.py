@@ -102,7 +102,7 @@ class ChildProcess:
         self._is_ending = False
         self._is_gone = asyncio.Event()
         self._seen: set[int] = set()
-        self.struck = ""
+        self.kill_reason = ""
         asyncio.get_running_loop().add_reader(self._pidfd, self._exited)
 
     @property
@@ -170,10 +170,10 @@ class ChildProcess:
         return True
 
     def kill_tree(self, why: str) -> None:
-        """Kill it with its group at once and then its tree (T05); `struck` holds the reason for the tool's result."""
-        if self._is_gone.is_set() or self.struck:
+        """Kill the process group at once, then its tree (T05); `why` becomes `kill_reason`, for the tool's result."""
+        if self._is_gone.is_set() or self.kill_reason:
             return
-        self.struck = why
+        self.kill_reason = why
         with contextlib.suppress(OSError):  # a whole group dies at once: none of it can fork meanwhile
             os.killpg(self.pid, signal.SIGKILL)
         self._of.tasks.start(self.end(), f"kill_tree {self.pid}")
@@ -201,7 +201,7 @@ class ChildProcess:
         limits = self._of.limits
         start = self._of.clock.now()
         try:
-            if self.struck or await self._signal(signal.SIGTERM, timeout_s=limits.tool_term_grace_s):
+            if self.kill_reason or await self._signal(signal.SIGTERM, timeout_s=limits.tool_term_grace_s):
                 deadline = start + limits.tool_term_grace_s + limits.kill_deadline_s
                 while left := await self._signal(signal.SIGKILL, timeout_s=KILL_ROUND_S):
                     if self._of.clock.now() > deadline:

@@ -26,10 +26,10 @@ _LOAD = Path("/proc/loadavg")
 
 
 class LimitedChild(Protocol):
-    """A running command with its process tree. `struck` says why the tree is being killed, "" when it is not."""
+    """A running command with its process tree. `kill_reason` says why the tree is being killed, "" when it is not."""
 
     pid: int
-    struck: str
+    kill_reason: str
 
     async def members(self) -> int:
         """Count the processes of the tree."""
@@ -84,7 +84,7 @@ class ProcessLimit:
     async def _count(self) -> int:
         """Count the processes of all commands; kill the largest command when they are too many."""
         limit = self._children.limits.tool_processes_max
-        sizes = [(await child.members(), child) for child in self._children.running if not child.struck]
+        sizes = [(await child.members(), child) for child in self._children.running if not child.kill_reason]
         total = sum(size for size, _ in sizes)
         if total > limit:
             size, child = max(sizes, key=lambda pair: pair[0])

@@ -15,7 +15,7 @@ from protocol.base.logs import fields
 from protocol.base.tasks import run_shielded
 from protocol.errors import BulkheadError
 from protocol.ids import new_uuid
-from worker.agent.summary import as_told, summary_request
+from worker.agent.summary import for_model, summary_request
 from worker.agent.turn_result import TurnResult, UnwrittenState
 from worker.models.client import ModelFailure
 from worker.runs import message_rows
@@ -150,7 +150,7 @@ class Runner:
             session = sessions.get(connection, run.session_id)
             if session is None:
                 return None
-            history = as_told(messages.history(connection, run.session_id, session.summary_message_id))
+            history = for_model(messages.history(connection, run.session_id, session.summary_message_id))
             history = history[-services.limits.history_max_messages :]
             if run.kind == rows.SUMMARY:
                 return [*history, summary_request(run.session_id, session.todos)]

@@ -16,7 +16,7 @@ from protocol.api.message import ToolCallData
 from protocol.base.logs import fields
 from protocol.base.text import replace_surrogates, replace_surrogates_in
 from protocol.errors import BulkheadError
-from worker.toolkit.tool import HookDecisionRecord, Tool, ToolContext, ToolDenied, ToolError, ToolResult
+from worker.toolkit.tool import CombinedHookDecision, Tool, ToolContext, ToolDenied, ToolError, ToolResult
 from worker.toolkit.toolbox import Toolbox
 
 log = logging.getLogger("bulkhead.tools")
@@ -96,7 +96,7 @@ def _suspended(deadline: asyncio.Timeout, limit_s: float) -> Iterator[None]:
             deadline.reschedule(asyncio.get_running_loop().time() + limit_s)
 
 
-def _with_hooks(result: ToolResult, decision: HookDecisionRecord) -> ToolResult:
+def _with_hooks(result: ToolResult, decision: CombinedHookDecision) -> ToolResult:
     if decision.note:
         result = replace(result, content=f"{result.content}\n\n{replace_surrogates(decision.note)}")
     if decision.metadata is not None:

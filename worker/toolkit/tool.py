@@ -116,8 +116,8 @@ class Gate(Protocol):
 
 
 @dataclass(frozen=True)
-class HookDecisionRecord:
-    """The decision of the hooks before a call. `args` go to the tool; `approved` skips the permission request."""
+class CombinedHookDecision:
+    """The combined decision of all hooks on a call. `args` go to the tool; `approved` skips the permission request."""
 
     args: dict[str, object]
     denied: str | None = None  # the reason; None when no hook objects
@@ -128,9 +128,9 @@ class HookDecisionRecord:
 
 
 class Hooks(Protocol):
-    """Programs of the user that look at a call before it runs."""
+    """Runs the programs of the user that check a call before it runs."""
 
-    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookDecisionRecord:
+    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> CombinedHookDecision:
         """Run all hooks that match. Bounded; a hook that fails counts as one without an opinion."""
         ...
 
@@ -157,9 +157,9 @@ class NoCodeServers:
 class NoHooks:
     """No hooks: there is never an objection."""
 
-    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> HookDecisionRecord:
+    async def before(self, tool: str, args: dict[str, object], context: "ToolContext") -> CombinedHookDecision:
         """Let the call pass as it is."""
-        return HookDecisionRecord(args)
+        return CombinedHookDecision(args)
 
 
 @dataclass(frozen=True)

@@ -46,37 +46,44 @@ class ToolDependencies:
     asker: Asker
 
 
+_STATELESS: tuple[Tool, ...] = (
+    Download(),
+    Edit(),
+    Fetch(),
+    Glob(),
+    Grep(),
+    Ls(),
+    MultiEdit(),
+    Sourcegraph(),
+    View(),
+    WebFetch(),
+    Write(),
+)
+"""Tools that need only the context of a call. Made at import, so that forked workers share them."""
+
+
 class BuiltinTools:
     """The built-in tools of one worker, without those of language servers."""
 
     def __init__(self, needs: ToolDependencies) -> None:
         self._needs = needs
-        self._lasting: tuple[Tool, ...] = (
-            Agent(needs.delegate),
-            AgenticFetch(needs.delegate),
-            Bash(needs.jobs),
-            Download(),
-            Edit(),
-            Fetch(),
-            Glob(),
-            Grep(),
-            JobKill(needs.jobs),
-            JobOutput(needs.jobs),
-            Ls(),
-            MultiEdit(),
-            Sourcegraph(),
-            Todos(needs.todos),
-            View(),
-            WebFetch(),
-            WebSearch(needs.search),
-            Write(),
-        )
+        self._of_worker: tuple[Tool, ...] = ()  # made for the first turn: an idle worker needs none
 
     def for_turn(self, config: WorkspaceConfig) -> tuple[Tool, ...]:
         """Return the tools of a turn that is built with this configuration, of all agents."""
         needs = self._needs
+        self._of_worker = self._of_worker or (
+            Agent(needs.delegate),
+            AgenticFetch(needs.delegate),
+            Bash(needs.jobs),
+            JobKill(needs.jobs),
+            JobOutput(needs.jobs),
+            Todos(needs.todos),
+            WebSearch(needs.search),
+        )
         return (
-            *self._lasting,
+            *_STATELESS,
+            *self._of_worker,
             CrushInfo(needs.worker, config, needs.snapshot),
             CrushLogs(needs.worker.log_path, config),
             *([Question(needs.asker)] if needs.asker.is_available else []),

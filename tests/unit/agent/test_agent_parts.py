@@ -28,7 +28,7 @@ PRICED = Model(id="m", cost_per_1m_in=3.0, cost_per_1m_out=15.0, cost_per_1m_in_
 def test_W_32_the_gauge_counts_all_input_and_the_cost_prices_each_kind() -> None:
     tokens = Tokens(input=1000, output=2000, cache_read=100_000, cache_write=10_000)
     usage = measure(PRICED, tokens, request=[user("x")], system="", answer=EMPTY, ended="completed")
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (111_000, 2000, False)
+    assert (usage.prompt_tokens, usage.completion_tokens) == (111_000, 2000)
     assert usage.cost == pytest.approx(0.003 + 0.03 + 0.03 + 0.0375)
     flat = measure(PRICED, tokens, request=[], system="", answer=EMPTY, ended="completed", is_flat_rate=True)
     assert flat.cost == 0
@@ -37,7 +37,7 @@ def test_W_32_the_gauge_counts_all_input_and_the_cost_prices_each_kind() -> None
 def test_missing_usage_is_estimated_from_bytes_and_costs_nothing() -> None:
     answer = Message(id="a", session_id="s", role="assistant", parts=[TextPart(TextData(text="é" * 8))])
     usage = measure(PRICED, Tokens(), request=[user("12345")], system="123", answer=answer, ended="cancelled")
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.cost, usage.estimated) == (3, 4, 0.0, True)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cost) == (3, 4, 0.0)
     snapshot = Message(id="u", session_id="s", role="user", parts=[BinaryPart(BinaryData(data=b"x" * 9_000_000))])
     assert estimate([snapshot]) == 1000
 

@@ -1,4 +1,4 @@
-"""The small parts of the command line: what it imports, its flags, its words, the processes it finds."""
+"""Parts of the command line: its imports, help texts, formatting, and how it recognises a server."""
 
 import json
 import os
@@ -37,11 +37,11 @@ def imported_by(*words: str) -> set[str]:
     return set(out.stdout.rpartition("MODULES ")[2].split())
 
 
-def test_help_pays_for_nothing() -> None:
+def test_help_imports_no_heavy_module() -> None:
     assert not imported_by("--help") & set(HEAVY)
 
 
-def test_serve_pays_for_no_other_face() -> None:
+def test_serve_imports_no_other_command() -> None:
     assert not imported_by("serve", "--help") & {
         "supervisor.client.api",
         "supervisor.cli.commands.run",
@@ -51,7 +51,7 @@ def test_serve_pays_for_no_other_face() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name: str) -> None:
+def test_every_command_has_a_help_text_and_an_example(name: str) -> None:
     result = CliRunner().invoke(cli, [name, "--help"])
     assert result.exit_code == 0, result.output
     command = LazyGroup().get_command(click.Context(cli), name)
@@ -64,7 +64,7 @@ def test_every_command_explains_itself(name: str) -> None:
         assert not isinstance(parameter, click.Option) or parameter.help, f"--{parameter.name} has no help"
 
 
-def test_the_list_says_what_the_commands_say() -> None:
+def test_the_list_of_commands_has_the_summaries_of_the_commands() -> None:
     for name, (_, summary) in COMMANDS.items():
         command = LazyGroup().get_command(click.Context(cli), name)
         assert command is not None
@@ -72,7 +72,7 @@ def test_the_list_says_what_the_commands_say() -> None:
         assert " ".join(first.split()) == summary, name
 
 
-def test_an_unknown_command_is_bad_usage() -> None:
+def test_an_unknown_command_is_a_usage_error() -> None:
     result = CliRunner().invoke(cli, ["fly"])
     assert result.exit_code == 2
     assert "No such command" in result.output
@@ -84,7 +84,7 @@ def test_serve_with_a_wrong_flag_says_what_would_be_right() -> None:
     assert "unix:///PATH or tcp://ADDR:PORT" in result.output
 
 
-def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_are_used_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal:
         def isatty(self) -> bool:
             return True
@@ -96,25 +96,25 @@ def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("NO_COLOR", "1")
     assert not has_colour(terminal)  # type: ignore[arg-type]
     monkeypatch.delenv("NO_COLOR")
-    with open(os.devnull, "w") as nowhere:
-        assert not has_colour(nowhere)
+    with open(os.devnull, "w") as null:
+        assert not has_colour(null)
 
 
-def test_a_model_does_not_command_the_terminal(tmp_path: Path) -> None:
+def test_control_characters_of_a_model_do_not_reach_the_terminal(tmp_path: Path) -> None:
     class Terminal:
         def isatty(self) -> bool:
             return True
 
-    nasty = "a\x1b]52;c;eA==\x07\tb\r\n\x9b2J"
-    shown = strip_controls(nasty, Terminal())  # type: ignore[arg-type]
-    assert not {"\x1b", "\x07", "\r", "\x9b"} & set(shown)
-    assert "\t" in shown
-    assert "\n" in shown
+    text = "a\x1b]52;c;eA==\x07\tb\r\n\x9b2J"
+    stripped = strip_controls(text, Terminal())  # type: ignore[arg-type]
+    assert not {"\x1b", "\x07", "\r", "\x9b"} & set(stripped)
+    assert "\t" in stripped
+    assert "\n" in stripped
     with (tmp_path / "out").open("w") as file:
-        assert strip_controls(nasty, file) == nasty
+        assert strip_controls(text, file) == text
 
 
-def test_a_change_is_shown_before_it_is_allowed() -> None:
+def test_a_short_diff_of_a_change() -> None:
     old = "".join(f"line {number}\n" for number in range(20))
     assert short_diff(old, old.replace("line 9\n", "++ nine\n\tand more\n")) == [
         "@@ -8,5 +8,6 @@",
@@ -135,7 +135,7 @@ def test_a_change_is_shown_before_it_is_allowed() -> None:
     assert short_diff("a" * 500_000, "b") == ["… 1 lines become 1: too long to compare here"]
 
 
-def test_words_for_sizes_and_times() -> None:
+def test_sizes_times_and_tables_are_formatted() -> None:
     assert [size(n) for n in (0, 12, 2048, 5 * 1024**2, 3 * 1024**4)] == ["-", "12 B", "2.0 kB", "5.0 MB", "3072.0 GB"]
     assert [ago(s) for s in (-1, 5, 600, 9000, 999_999)] == ["0s", "5s", "10m", "2h", "11d"]
     assert one_line("a\n b\x1b[31m\tc", 99) == "a b [31m c"
@@ -164,7 +164,7 @@ def test_a_server_is_recognised_by_command_line_unit_and_lock_file(
     assert read_owner(tmp_path) == LockOwner(7, 9, ("unix:///a",))
 
 
-def test_who_listens_is_asked_of_the_kernel(tmp_path: Path) -> None:
+def test_the_kernel_reports_the_process_that_listens(tmp_path: Path) -> None:
     address = UnixAddress(tmp_path / "s")
     assert listener_pid(address) is None
     with socket.socket(socket.AF_UNIX) as listener:

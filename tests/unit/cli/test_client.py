@@ -1,8 +1,8 @@
-"""The client against small servers on real sockets: whole answers, cut ones, none; errors; streams that come back."""
+"""The HTTP client against small servers on real sockets: responses, errors, and streams that reconnect."""
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,55 +16,52 @@ from supervisor.client.api import Api, error_of
 from supervisor.client.events import RESUMED
 from supervisor.client.transport import ConnectionLost, HttpResponse, Transport, Unreachable
 
-Serve = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
+class ScriptedServer:
+    """Sends one prepared response per connection and records the requests."""
 
-class Played:
-    """A server that plays one answer a connection and remembers what it was asked."""
-
-    def __init__(self, path: Path, answers: list[bytes]) -> None:
+    def __init__(self, path: Path, responses: list[bytes]) -> None:
         self.address = UnixAddress(path)
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
-        self._answers = answers
+        self._responses = responses
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("Content-Length")), 0)
         self.heads.append(head)
         self.bodies.append(await reader.readexactly(length))
-        writer.write(self._answers.pop(0) if self._answers else b"")
+        writer.write(self._responses.pop(0) if self._responses else b"")
         await writer.drain()
         writer.close()
 
 
 @asynccontextmanager
-async def playing(tmp_path: Path, *answers: bytes) -> AsyncIterator[Played]:
-    played = Played(tmp_path / "s.sock", list(answers))
-    server = await asyncio.start_unix_server(played.serve, played.address.path)
-    async with server:
-        yield played
+async def serving(tmp_path: Path, *responses: bytes) -> AsyncIterator[ScriptedServer]:
+    server = ScriptedServer(tmp_path / "s.sock", list(responses))
+    async with await asyncio.start_unix_server(server.serve, server.address.path):
+        yield server
 
 
 def ok(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def ask(address: UnixAddress) -> HttpResponse:
+async def request(address: UnixAddress) -> HttpResponse:
     return await Transport(address).request("GET", "/x", timeout_s=5.0)
 
 
-async def test_the_three_ways_to_end_a_body(tmp_path: Path) -> None:
+async def test_a_body_may_end_by_length_by_chunks_or_by_the_end_of_the_connection(tmp_path: Path) -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: 1\r\n\r\n"
     closed = b"HTTP/1.1 200 OK\r\n\r\nabcde"
-    async with playing(tmp_path, ok(b"abcde"), chunked, closed) as played:
+    async with serving(tmp_path, ok(b"abcde"), chunked, closed) as server:
         for _ in range(3):
-            answer = await ask(played.address)
-            assert (answer.head.status, answer.body) == (200, b"abcde")
+            response = await request(server.address)
+            assert (response.head.status, response.body) == (200, b"abcde")
 
 
 @pytest.mark.parametrize(
-    "cut",
+    "truncated",
     [
         b"",
         b"HTTP/1.1 200 OK\r\nContent-Le",
@@ -75,55 +72,55 @@ async def test_the_three_ways_to_end_a_body(tmp_path: Path) -> None:
         b"220 mail.example ESMTP\r\n\r\n",
     ],
 )
-async def test_an_answer_that_is_cut_is_lost_and_not_short(tmp_path: Path, cut: bytes) -> None:
-    async with playing(tmp_path, cut) as played:
+async def test_a_truncated_response_is_an_error(tmp_path: Path, truncated: bytes) -> None:
+    async with serving(tmp_path, truncated) as server:
         with pytest.raises(ConnectionLost):
-            await ask(played.address)
+            await request(server.address)
 
 
-async def test_nobody_there_says_what_to_do(tmp_path: Path) -> None:
+async def test_an_unreachable_server_is_an_error_that_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="start one with `bulkhead serve`"):
-        await ask(UnixAddress(tmp_path / "none.sock"))
+        await request(UnixAddress(tmp_path / "none.sock"))
     assert not await Api(UnixAddress(tmp_path / "none.sock")).is_healthy()
 
 
-async def test_a_request_says_who_asks_and_carries_its_token(tmp_path: Path) -> None:
-    async with playing(tmp_path, ok(b"[]"), ok(b"{}")) as played:
-        api = Api(played.address, token="secret-token")
+async def test_a_request_carries_path_body_and_token(tmp_path: Path) -> None:
+    async with serving(tmp_path, ok(b"[]"), ok(b"{}")) as server:
+        api = Api(server.address, token="secret-token")
         assert await api.workers(with_memory=True) == []
         await api.skip_permissions("a/b $$", True)
-    assert played.heads[0].startswith("GET /v1/workers?memory=full HTTP/1.1\r\n")
-    assert "Authorization: Bearer secret-token\r\n" in played.heads[0]
-    assert played.heads[1].startswith("POST /v1/workspaces/a%2Fb%20$$/permissions/skip HTTP/1.1\r\n")
-    assert played.bodies[1] == b'{"skip":true}'
+    assert server.heads[0].startswith("GET /v1/workers?memory=full HTTP/1.1\r\n")
+    assert "Authorization: Bearer secret-token\r\n" in server.heads[0]
+    assert server.heads[1].startswith("POST /v1/workspaces/a%2Fb%20$$/permissions/skip HTTP/1.1\r\n")
+    assert server.bodies[1] == b'{"skip":true}'
 
 
-async def test_a_lost_answer_to_a_prompt_is_asked_for_again_with_the_same_key(tmp_path: Path) -> None:
+async def test_a_prompt_without_a_response_is_sent_again_with_the_same_run_id(tmp_path: Path) -> None:
     lost = (
         b"HTTP/1.1 503 Unavailable\r\nContent-Length: 45\r\n\r\n"
         + b'{"message":"it died!!","code":"worker_lost"}'.ljust(45)
     )
     accepted = b'HTTP/1.1 202 Accepted\r\nContent-Length: 14\r\n\r\n{"run_id":"r"}'
-    async with playing(tmp_path, b"", lost, accepted) as played:
-        assert await Api(played.address).submit("w", "s", "hello", run_id="r") == "r"
-    assert len(played.bodies) == 3
-    assert len(set(played.bodies)) == 1
+    async with serving(tmp_path, b"", lost, accepted) as server:
+        assert await Api(server.address).submit("w", "s", "hello", run_id="r") == "r"
+    assert len(server.bodies) == 3
+    assert len(set(server.bodies)) == 1
 
 
-async def test_another_refusal_of_a_prompt_is_final(tmp_path: Path) -> None:
+async def test_a_refused_prompt_is_not_sent_again(tmp_path: Path) -> None:
     body = b'{"message":"closing","code":"workspace_closing"}'
-    async with playing(
+    async with serving(
         tmp_path, b"HTTP/1.1 409 Conflict\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    ) as played:
+    ) as server:
         with pytest.raises(Conflict, match="closing"):
-            await Api(played.address).submit("w", "s", "hello", run_id="r")
-    assert len(played.bodies) == 1
+            await Api(server.address).submit("w", "s", "hello", run_id="r")
+    assert len(server.bodies) == 1
 
 
-def test_errors_are_those_of_the_taxonomy() -> None:
-    told = error_of(503, {"retry-after": "2"}, b'{"message":"later","code":"worker_starting"}')
-    assert isinstance(told, Unavailable)
-    assert (told.code, told.retry_after_s, told.retryable) == ("worker_starting", 2.0, True)
+def test_error_responses_become_the_matching_error_classes() -> None:
+    error = error_of(503, {"retry-after": "2"}, b'{"message":"later","code":"worker_starting"}')
+    assert isinstance(error, Unavailable)
+    assert (error.code, error.retry_after_s, error.retryable) == ("worker_starting", 2.0, True)
     assert isinstance(error_of(404, {}, b"not json"), NotFound)
     assert isinstance(error_of(401, {}, b"{}"), Denied)
     assert error_of(418, {}, b"").status == 418
@@ -145,27 +142,27 @@ def stream(*blocks: bytes, is_whole: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
-async def test_a_stream_comes_back_where_it_was(tmp_path: Path, is_whole: bool) -> None:
+async def test_a_stream_reconnects_after_the_last_event(tmp_path: Path, is_whole: bool) -> None:
     first = stream(b"retry: 1\n\nid: log.3\n\n", event("session", 4), event("message", 5), is_whole=is_whole)
     again = stream(b"data: broken\n\n", event("reset", 9), event("run_complete", 10))
     busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
-    async with playing(tmp_path, first, busy, again) as played:
-        api = Api(played.address, source=random.Random(1))
+    async with serving(tmp_path, first, busy, again) as server:
+        api = Api(server.address, source=random.Random(1))
         async with api.events("w") as events:
             kinds = [(await events.next()).kind for _ in range(5)]
             assert events.cursor == "log.10"
     assert kinds == ["session", "message", RESUMED, "reset", "run_complete"]
-    assert "Last-Event-ID" not in played.heads[0]
-    assert "ids=1" in played.heads[0]
-    assert "Last-Event-ID: log.5\r\n" in played.heads[1]
-    assert "Last-Event-ID: log.5\r\n" in played.heads[2]
+    assert "Last-Event-ID" not in server.heads[0]
+    assert "ids=1" in server.heads[0]
+    assert "Last-Event-ID: log.5\r\n" in server.heads[1]
+    assert "Last-Event-ID: log.5\r\n" in server.heads[2]
 
 
-async def test_a_stream_that_is_refused_raises(tmp_path: Path) -> None:
+async def test_a_refused_stream_raises_the_error(tmp_path: Path) -> None:
     body = b'{"message":"there is no such workspace","code":"workspace_unknown"}'
     refusal = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    async with playing(tmp_path, refusal, stream(b"retry: 1\n\n", is_whole=True), refusal) as played:
-        api = Api(played.address)
+    async with serving(tmp_path, refusal, stream(b"retry: 1\n\n", is_whole=True), refusal) as server:
+        api = Api(server.address)
         with pytest.raises(NotFound):
             await api.events("w").__aenter__()
         async with api.events("w") as events:
@@ -173,15 +170,15 @@ async def test_a_stream_that_is_refused_raises(tmp_path: Path) -> None:
                 await events.next()
 
 
-async def test_patience_ends(tmp_path: Path) -> None:
-    async with playing(tmp_path, stream(b"retry: 1\n\n", is_whole=True)) as played:
-        api = Api(played.address)
+async def test_a_stream_gives_up_after_its_patience(tmp_path: Path) -> None:
+    async with serving(tmp_path, stream(b"retry: 1\n\n", is_whole=True)) as server:
+        api = Api(server.address)
         async with api.events("w", patience_s=0.0) as events:
             with pytest.raises((Unavailable, ConnectionLost)):
                 await events.next()
 
 
-async def test_waiting_for_an_event_can_be_given_up_and_taken_up(tmp_path: Path) -> None:
+async def test_a_cancelled_wait_for_an_event_loses_no_data(tmp_path: Path) -> None:
     release = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -209,14 +206,14 @@ async def test_waiting_for_an_event_can_be_given_up_and_taken_up(tmp_path: Path)
         ("tcp://[::1]:8600", TcpAddress("::1", 8600)),
     ],
 )
-def test_addresses(text: str, expected: object) -> None:
+def test_valid_addresses_are_parsed(text: str, expected: object) -> None:
     assert parse_server_address(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "/run/x.sock", "unix://x.sock", "tcp://host", "tcp://h:0", "tcp://h:x", "http://h:1"]
 )
-def test_no_addresses(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(BadInput, match="unix:///PATH or tcp://HOST:PORT"):
         parse_server_address(text)
 
@@ -230,7 +227,7 @@ def test_no_addresses(text: str) -> None:
         {"HOME": "/h", "XDG_RUNTIME_DIR": "/" + "x" * 97, "RUNTIME_DIRECTORY": "/run/a"},
     ],
 )
-def test_the_defaults_are_the_servers(env: dict[str, str]) -> None:
+def test_client_and_server_have_the_same_default_addresses(env: dict[str, str]) -> None:
     config = read_config([], env)
     assert default_runtime_dir(env) == config.runtime_dir
     assert str(default_address(env)) == str(config.listeners[0])

@@ -1,4 +1,4 @@
-"""The parser of event streams: whatever the pieces are, the blocks are the same."""
+"""The parser of event streams gives the same blocks, however the stream is divided."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,15 +31,16 @@ def test_a_stream_in_one_piece() -> None:
 
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=30).map(sorted))
 def test_a_stream_in_any_pieces(cuts: list[int]) -> None:
-    parser, found = Parser(), []
+    parser = Parser()
+    blocks: list[ServerSent] = []
     for begin, end in zip([0, *cuts], [*cuts, len(STREAM)], strict=True):
-        found += parser.feed(STREAM[begin:end])
-    assert found == BLOCKS
+        blocks += parser.feed(STREAM[begin:end])
+    assert blocks == BLOCKS
 
 
 def test_data_of_several_lines_is_joined() -> None:
     assert Parser().feed(b"data: a\ndata: b\n\n") == [ServerSent(b"a\nb")]
 
 
-def test_what_only_looks_like_a_number_is_no_retry() -> None:
+def test_a_retry_that_is_not_a_number_is_ignored() -> None:
     assert Parser().feed(b"retry: soon\n\n") == []

@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: each piece of text once, notes beside it, nothing of other runs."""
+"""The output of a run on a terminal: each piece of text once, notes between, nothing of other runs."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,19 +21,19 @@ from protocol.api.message import (
 from supervisor.cli.terminal.run_output import Note, RunOutput, Shown, Text
 
 
-def said(text: str, message: str = "m1", *more: Part, session: str = "s") -> Message:
+def assistant(text: str, message: str = "m1", *more: Part, session: str = "s") -> Message:
     return Message(id=message, session_id=session, role="assistant", parts=[TextPart(TextData(text=text)), *more])
 
 
-def asked(text: str) -> Message:
+def user(text: str) -> Message:
     return Message(id="u", session_id="s", role="user", parts=[TextPart(TextData(text=text))])
 
 
-def end(text: str, message: str = "m1") -> RunComplete:
+def completed(text: str, message: str = "m1") -> RunComplete:
     return RunComplete(session_id="s", message_id=message, run_id="r", text=text)
 
 
-def view(is_open: bool = True) -> RunOutput:
+def new_output(is_open: bool = True) -> RunOutput:
     return RunOutput("s", "the prompt", is_open=is_open)
 
 
@@ -45,81 +45,81 @@ def notes(shown: list[Shown]) -> list[str]:
     return [one.text for one in shown if isinstance(one, Note)]
 
 
-def test_only_what_is_new_is_printed() -> None:
-    answer = view()
-    assert answer.take(said("Hel")) == [Text("Hel")]
-    assert answer.take(said("Hello")) == [Text("lo")]
-    assert answer.take(said("Hello")) == []
-    assert answer.take(said("He")) == []  # an older snapshot
-    assert answer.finish(end("Hello!")) == [Text("!"), Text("\n")]
+def test_only_new_text_is_printed() -> None:
+    output = new_output()
+    assert output.take(assistant("Hel")) == [Text("Hel")]
+    assert output.take(assistant("Hello")) == [Text("lo")]
+    assert output.take(assistant("Hello")) == []
+    assert output.take(assistant("He")) == []  # an older snapshot
+    assert output.finish(completed("Hello!")) == [Text("!"), Text("\n")]
 
 
 @given(text=st.text(min_size=1), cuts=st.lists(st.integers(0, 200), max_size=20))
-def test_snapshots_in_any_rhythm_make_the_text_once(text: str, cuts: list[int]) -> None:
-    answer, shown = view(), ""
+def test_any_snapshots_of_a_text_print_it_exactly_once(text: str, cuts: list[int]) -> None:
+    output, shown = new_output(), ""
     for cut in sorted(min(cut, len(text)) for cut in cuts):
-        shown += printed(answer.take(said(text[:cut])))
-    shown += printed(answer.finish(end(text)))
+        shown += printed(output.take(assistant(text[:cut])))
+    shown += printed(output.finish(completed(text)))
     assert shown == (text if text.endswith("\n") else text + "\n")
 
 
-def test_an_end_without_snapshots_still_prints_the_text() -> None:
-    assert printed(view().finish(end("all of it"))) == "all of it\n"
+def test_a_run_without_snapshots_still_prints_the_text() -> None:
+    assert printed(new_output().finish(completed("all of it"))) == "all of it\n"
 
 
 def test_steps_begin_on_a_line_of_their_own() -> None:
-    answer = view()
+    output = new_output()
     call = ToolCallPart(ToolCallData(id="c", name="ls", input='{"path": "."}', finished=True))
     result = ToolResultData(tool_call_id="c", name="ls", content="a\nb")
-    shown = answer.take(said("Looking.", "m1", call))
-    shown += answer.take(Message(id="t", session_id="s", role="tool", parts=[ToolResultPart(result)]))
-    shown += answer.take(said("Two files.", "m2"))
-    shown += answer.finish(end("Two files.", "m2"))
+    shown = output.take(assistant("Looking.", "m1", call))
+    shown += output.take(Message(id="t", session_id="s", role="tool", parts=[ToolResultPart(result)]))
+    shown += output.take(assistant("Two files.", "m2"))
+    shown += output.finish(completed("Two files.", "m2"))
     assert printed(shown) == "Looking.\nTwo files.\n"
     assert notes(shown) == ['→ ls {"path": "."}', "  ✓ ls: a b"]
 
 
 def test_a_call_is_shown_once_when_it_is_complete() -> None:
-    answer = view()
-    assert answer.take(said("x", "m1", ToolCallPart(ToolCallData(id="c", name="ls", input='{"pa')))) == [Text("x")]
-    done = said("x", "m1", ToolCallPart(ToolCallData(id="c", name="ls", input="{}", finished=True)))
-    assert notes(answer.take(done)) == ["→ ls {}"]
-    assert answer.take(done) == []
+    output = new_output()
+    assert output.take(assistant("x", "m1", ToolCallPart(ToolCallData(id="c", name="ls", input='{"pa')))) == [Text("x")]
+    done = assistant("x", "m1", ToolCallPart(ToolCallData(id="c", name="ls", input="{}", finished=True)))
+    assert notes(output.take(done)) == ["→ ls {}"]
+    assert output.take(done) == []
 
 
-def test_thinking_is_one_note() -> None:
-    answer = view()
+def test_reasoning_is_one_note() -> None:
+    output = new_output()
     thought = ReasoningPart(ReasoningData(thinking="hm\n" * 200, finished_at=1))
     message = Message(id="m1", session_id="s", role="assistant", parts=[thought])
-    [line] = notes(answer.take(message))
+    [line] = notes(output.take(message))
     assert line.startswith("· hm hm")
     assert len(line) < 110
-    assert answer.take(message) == []
+    assert output.take(message) == []
 
 
-def test_a_part_that_begins_again_says_so() -> None:
-    answer = view()
-    answer.take(said("Hello wor"))
-    shown = answer.take(said("Good day"))
+def test_a_restarted_part_is_announced() -> None:
+    output = new_output()
+    output.take(assistant("Hello wor"))
+    shown = output.take(assistant("Good day"))
     assert notes(shown) == ["the model started this part again"]
     assert printed(shown) == "\nGood day"
 
 
-def test_another_runs_messages_are_not_ours() -> None:
-    answer = view(is_open=False)
-    assert answer.take(said("of the run before us", "m0")) == []
-    assert not answer.may_begin(asked("another prompt"))
-    assert not answer.may_begin(said("the prompt"))
-    assert answer.may_begin(asked("the prompt"))
-    answer.is_open = True
-    assert answer.take(said("ours", "m1")) == [Text("ours")]
-    assert answer.take(said("a child's", "m2", session="s$$1")) == []
-    assert not answer.may_begin(asked("the prompt"))
+def test_messages_of_other_runs_are_not_printed() -> None:
+    output = new_output(is_open=False)
+    assert output.take(assistant("of an earlier run", "m0")) == []
+    assert not output.may_begin(user("another prompt"))
+    assert not output.may_begin(assistant("the prompt"))
+    assert output.may_begin(user("the prompt"))
+    output.is_open = True
+    assert output.take(assistant("this run", "m1")) == [Text("this run")]
+    assert output.take(assistant("a child's", "m2", session="s$$1")) == []
+    assert not output.may_begin(user("the prompt"))
 
 
-def test_a_cancelled_answer_keeps_what_was_said() -> None:
-    answer = view()
-    answer.take(said("half of"))
-    cut = said("half of it", "m1", FinishPart(FinishData(reason="canceled", time=1)))
-    assert printed(answer.take(cut)) == " it"
-    assert printed(answer.finish(end("half of it"))) == "\n"
+def test_a_cancelled_run_keeps_the_printed_text() -> None:
+    output = new_output()
+    output.take(assistant("half of"))
+    cut = assistant("half of it", "m1", FinishPart(FinishData(reason="canceled", time=1)))
+    assert printed(output.take(cut)) == " it"
+    assert printed(output.finish(completed("half of it"))) == "\n"

@@ -1,4 +1,4 @@
-"""Changes to configuration files: what is kept, what is refused, who may write at the same time."""
+"""Changes to configuration files: what is kept, what is refused, concurrent writers."""
 
 import fcntl
 import json
@@ -22,7 +22,7 @@ def put(path: Path, key: str, value: object) -> Object:
     return edit_file(path, lambda tree: set_key(tree, names_of(key), value), dict, SystemClock())
 
 
-def test_a_fresh_file_is_private_and_readable(tmp_path: Path) -> None:
+def test_a_new_file_is_private_and_indented(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "bulkhead.json"
     put(path, "options.tui.compact_mode", True)
     assert path.read_text() == '{\n  "options": {\n    "tui": {\n      "compact_mode": true\n    }\n  }\n}\n'
@@ -31,7 +31,7 @@ def test_a_fresh_file_is_private_and_readable(tmp_path: Path) -> None:
     assert sorted(os.listdir(path.parent)) == ["bulkhead.json", "bulkhead.json.lock"]
 
 
-def test_what_we_do_not_know_stays_and_keeps_its_place(tmp_path: Path) -> None:
+def test_unknown_keys_stay_in_their_order(tmp_path: Path) -> None:
     path = tmp_path / "bulkhead.json"
     path.write_text('{"zeta": [1, 2.5], "own": {"b": "ü", "a": null}, "options": {"debug": true}}')
     path.chmod(0o644)
@@ -53,7 +53,7 @@ def test_a_link_into_another_directory_stays_a_link(tmp_path: Path) -> None:
     assert json.loads(real.read_text()) == {"a": 1}
 
 
-def test_what_the_attempt_refuses_is_not_written(tmp_path: Path) -> None:
+def test_a_change_that_the_check_refuses_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "bulkhead.json"
     path.write_text('{"a": 1}')
 
@@ -67,7 +67,7 @@ def test_what_the_attempt_refuses_is_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{broken", "[1]", "\xff"])
-def test_a_file_that_holds_no_object_is_left_alone(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_json_object_is_left_alone(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bulkhead.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(BadInput) as refused:
@@ -116,7 +116,7 @@ edit.edit_file(path, lambda tree: edit.set_key(tree, ["a"], 2), attempt, SystemC
 @pytest.mark.parametrize(
     ("step", "value"), [("tried", 1), ("written", 1), ("replacing", 1), ("replaced", 2)], ids=lambda value: str(value)
 )
-def test_killed_at_any_step_leaves_a_whole_file_and_no_lock(tmp_path: Path, step: str, value: int) -> None:
+def test_a_kill_at_any_step_leaves_a_complete_file_and_no_lock(tmp_path: Path, step: str, value: int) -> None:
     path = tmp_path / "bulkhead.json"
     path.write_text('{"a": 1, "b": "kept"}')
     path.chmod(0o600)
@@ -129,7 +129,7 @@ def test_killed_at_any_step_leaves_a_whole_file_and_no_lock(tmp_path: Path, step
     assert sorted(os.listdir(tmp_path)) == ["bulkhead.json", "bulkhead.json.lock"]
 
 
-def test_a_link_in_the_place_of_the_new_file_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     path = tmp_path / "d" / "bulkhead.json"
@@ -140,11 +140,11 @@ def test_a_link_in_the_place_of_the_new_file_is_not_followed(tmp_path: Path) -> 
     assert json.loads(path.read_text()) == {"a": 1}
 
 
-def test_a_lock_held_by_another_is_waited_for_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_lock_of_another_process_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edit, "LOCK_S", 0.1)
     path = tmp_path / "bulkhead.json"
-    with (tmp_path / "bulkhead.json.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with (tmp_path / "bulkhead.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(Unavailable) as refused:
             put(path, "a", 1)
     assert refused.value.code == "storage_busy"
@@ -152,7 +152,7 @@ def test_a_lock_held_by_another_is_waited_for_but_not_for_ever(tmp_path: Path, m
     put(path, "a", 1)
 
 
-def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_no_change(tmp_path: Path) -> None:
     path = tmp_path / "bulkhead.json"
     writers = [threading.Thread(target=put, args=(path, f"k{n}", n)) for n in range(8)]
     for writer in writers:
@@ -166,17 +166,17 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     ("key", "names"),
     [("a", ["a"]), ("a.b.c", ["a", "b", "c"]), (r"a\.b.c", ["a.b", "c"]), (r"a\\.b", ["a\\", "b"])],
 )
-def test_dotted_paths(key: str, names: list[str]) -> None:
+def test_a_dotted_path_is_split_into_names(key: str, names: list[str]) -> None:
     assert names_of(key) == names
 
 
 @pytest.mark.parametrize("key", ["", ".", "a.", ".a", "a..b"])
-def test_paths_with_empty_names(key: str) -> None:
+def test_a_path_with_an_empty_name_is_refused(key: str) -> None:
     with pytest.raises(BadInput):
         names_of(key)
 
 
-def test_set_makes_objects_but_goes_through_nothing_else() -> None:
+def test_set_key_makes_missing_objects_and_replaces_no_other_value() -> None:
     tree: Object = {"a": None, "l": [1], "s": "x"}
     set_key(tree, ["a", "b"], 1)
     assert tree["a"] == {"b": 1}
@@ -186,14 +186,14 @@ def test_set_makes_objects_but_goes_through_nothing_else() -> None:
         assert f"{name} is not an object" in refused.value.message
 
 
-def test_remove_takes_one_key_and_minds_nothing() -> None:
+def test_remove_key_removes_one_key_and_ignores_missing_ones() -> None:
     tree: Object = {"a": {"b": 1, "c": 2}, "s": "x"}
     for names in (["a", "b"], ["a", "b"], ["s", "t"], ["none", "x"]):
         remove_key(tree, names)
     assert tree == {"a": {"c": 2}, "s": "x"}
 
 
-def test_recent_models_are_five_newest_first_each_once() -> None:
+def test_recent_models_are_the_last_five_without_duplicates() -> None:
     tree: Object = {}
     for name in ("a", "b", "c", "d", "e", "f", "c"):
         remember_model(tree, "large", {"model": name, "provider": "p"})
@@ -202,7 +202,7 @@ def test_recent_models_are_five_newest_first_each_once() -> None:
     assert [model["model"] for model in recent["large"]] == ["c", "f", "e", "d", "b"]
 
 
-def test_where_the_scopes_are(tmp_path: Path) -> None:
+def test_each_scope_has_its_file(tmp_path: Path) -> None:
     data_dir = tmp_path / "d"
     assert file_of(1, data_dir, {}) == data_dir / "bulkhead.json"
     assert file_of(0, data_dir, {"HOME": "/h"}) == Path("/h/.local/share/bulkhead/bulkhead.json")

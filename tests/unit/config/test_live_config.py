@@ -1,11 +1,10 @@
-"""The live configuration: what a change of the files does, and who learns of it."""
+"""The live configuration: changes of the files, and the listeners that are notified."""
 
 import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,7 +23,7 @@ KEY = "sk-live-0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No files of the system, and afterwards the log level of before."""
+    """Hide the files of the system, and restore the log level afterwards."""
     monkeypatch.setattr(config_files, "SYSTEM_DIR", tmp_path / "etc")
     log = logging.getLogger("bulkhead")
     before = log.level
@@ -36,7 +35,9 @@ def write(tmp_path: Path, value: object) -> None:
     (tmp_path / "crush.json").write_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def live_config(tmp_path: Path, secrets: list[str] | None = None, **more: Any) -> LiveConfig:
+def live_config(
+    tmp_path: Path, secrets: list[str] | None = None, *, log_level: str = "info", debug: bool = False
+) -> LiveConfig:
     spec = WorkerSpec(
         workspace_id=WorkspaceId("w"),
         generation=Generation(1),
@@ -46,7 +47,8 @@ def live_config(tmp_path: Path, secrets: list[str] | None = None, **more: Any) -
         token="",
         log_path="",
         env={"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]},
-        **more,
+        log_level=log_level,
+        debug=debug,
     )
     config: WorkspaceConfig | BadInput
     try:
@@ -76,7 +78,7 @@ async def test_listeners_get_the_configuration_at_once_and_after_each_change(tmp
     assert json.loads((tmp_path / ".bulkhead" / "bulkhead.json").read_text()) == {"env": {"MARK": "3"}}
 
 
-async def test_a_bad_change_leaves_the_file_and_the_configuration(tmp_path: Path) -> None:
+async def test_an_invalid_change_leaves_the_file_and_the_configuration(tmp_path: Path) -> None:
     live = live_config(tmp_path)
     before = live.current
     with pytest.raises(BadInput):
@@ -85,7 +87,7 @@ async def test_a_bad_change_leaves_the_file_and_the_configuration(tmp_path: Path
     assert not (tmp_path / ".bulkhead" / "bulkhead.json").exists()
 
 
-async def test_an_unreadable_configuration_is_a_problem_until_it_is_mended(tmp_path: Path) -> None:
+async def test_an_unreadable_configuration_is_a_problem_until_it_is_corrected(tmp_path: Path) -> None:
     write(tmp_path, "{")
     live = live_config(tmp_path)
     assert live.problem is not None
@@ -100,7 +102,7 @@ async def test_an_unreadable_configuration_is_a_problem_until_it_is_mended(tmp_p
     assert set(live.current.models) == {"large", "small"}
 
 
-async def test_secrets_are_registered_before_anything_uses_them(tmp_path: Path) -> None:
+async def test_secrets_are_registered_before_listeners_are_notified(tmp_path: Path) -> None:
     secrets: list[str] = []
     live = live_config(tmp_path, secrets)
     live.subscribe(lambda config, env: secrets.append("listener"))
@@ -110,7 +112,7 @@ async def test_secrets_are_registered_before_anything_uses_them(tmp_path: Path) 
     assert secrets.index(KEY) < secrets.index("listener")
 
 
-async def test_debugging_is_switched_on_and_off(tmp_path: Path) -> None:
+async def test_the_option_debug_changes_the_log_level(tmp_path: Path) -> None:
     log = logging.getLogger("bulkhead")
     live = live_config(tmp_path, log_level="warning")
     for debug, level in [(False, logging.WARNING), (True, logging.DEBUG), (False, logging.WARNING)]:

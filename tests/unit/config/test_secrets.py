@@ -1,4 +1,4 @@
-"""What is masked where a configuration or an environment is shown (X08), and that nothing else changes."""
+"""Secrets are masked where a configuration or an environment is shown (X08), and nothing else changes."""
 
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.secrets import is_secret_name, masked_environment, without_masked
@@ -8,21 +8,21 @@ KEY = "sk-0123456789abcdef0123"
 MASK = Redaction([KEY, "lm-studio"])
 
 
-def test_names_of_secrets() -> None:
+def test_names_of_secrets_are_recognised() -> None:
     for name in ("OPENAI_API_KEY", "github_token", "DB_PASSWORD", "AWS_ACCESS_KEY_ID", "X_SECRET"):
         assert is_secret_name(name), name
     for name in ("PATH", "SSH_AUTH_SOCK", "KEYBOARD", "TOKENIZER", "MONKEY"):
         assert not is_secret_name(name), name
 
 
-def test_an_environment_is_shown_masked_and_a_masked_entry_that_comes_back_is_left_out() -> None:
+def test_an_environment_is_masked_and_masked_entries_are_left_out_when_sent_back() -> None:
     shown = masked_environment(["PATH=/bin", f"A_TOKEN={KEY}", "B_TOKEN=", "odd", "C=a=b"])
     assert shown == ["PATH=/bin", "A_TOKEN=***", "B_TOKEN=", "odd", "C=a=b"]
     assert without_masked(shown) == ["PATH=/bin", "B_TOKEN=", "odd", "C=a=b"]
     assert without_masked(["STARS=***"]) == ["STARS=***"]
 
 
-def test_a_provider_keeps_its_shape() -> None:
+def test_a_masked_provider_keeps_its_structure() -> None:
     shown = MASK.provider(
         ProviderConfig(
             id="lm-studio",
@@ -43,12 +43,12 @@ def test_a_provider_keeps_its_shape() -> None:
     assert shown.models == [Model(id="m", options={"api_key": "***"})]
 
 
-def test_a_provider_without_a_key_shows_none() -> None:
+def test_a_provider_without_secrets_is_unchanged() -> None:
     assert MASK.provider(ProviderConfig(id="local")) == ProviderConfig(id="local")
 
 
-def test_servers_of_tools() -> None:
-    tree = {
+def test_the_secrets_of_tool_servers_are_masked() -> None:
+    tree: dict[str, object] = {
         "docs": {
             "command": "serve",
             "args": ["--key", KEY, "--fast"],
@@ -70,7 +70,7 @@ def test_servers_of_tools() -> None:
     }
 
 
-def test_a_chosen_model_stays_as_it_is_but_for_its_secrets() -> None:
+def test_only_the_secrets_of_a_selected_model_are_masked() -> None:
     plain = SelectedModel(model="m", provider="p", max_tokens=5, provider_options={"top": 1})
     assert MASK.choice(plain) == plain
     assert MASK.choice(SelectedModel(provider_options={"token": "abc"})).provider_options == {"token": "***"}

@@ -1,9 +1,8 @@
-"""Configuration: which files count, how they merge, what is expanded, which model is chosen, what clients see."""
+"""The configuration of a workspace: files, merging, expansion, selected models, what clients see."""
 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,7 @@ from worker.config.load import WorkspaceConfig, load_config
 
 
 @pytest.fixture(autouse=True)
-def _no_system_files(tmp_path, monkeypatch):
+def _no_system_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_files, "SYSTEM_DIR", tmp_path / "etc")
 
 
@@ -27,11 +26,11 @@ def write(path: Path, value: object) -> None:
     path.write_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def load(tmp_path: Path, env: dict[str, str] | None = None, **changes: str) -> WorkspaceConfig:
+def load(tmp_path: Path, env: dict[str, str] | None = None, default_model: str = "") -> WorkspaceConfig:
     workspace = tmp_path / "repo" / "sub"
     workspace.mkdir(parents=True, exist_ok=True)
     environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], **(env or {})}
-    return load_config(workspace, workspace / ".bulkhead", environment, **changes)
+    return load_config(workspace, workspace / ".bulkhead", environment, default_model=default_model)
 
 
 # --- expansion ----------------------------------------------------------------------------------------------------
@@ -83,7 +82,7 @@ def run_echo(command: str) -> str:
         ("${KEY}\\", "value"),
     ],
 )
-def test_expansion(template: str, value: str) -> None:
+def test_templates_are_expanded(template: str, value: str) -> None:
     assert expand(template, ENV, run_echo) == value
 
 
@@ -108,7 +107,7 @@ def test_expansion(template: str, value: str) -> None:
         ("${KEY:=x}", "only"),
     ],
 )
-def test_expansion_errors_quote_the_template(template: Any, reason: Any) -> None:
+def test_expansion_errors_quote_the_template(template: str, reason: str) -> None:
     with pytest.raises(BadInput, match="cannot expand") as caught:
         expand(template, ENV, run_echo)
     assert reason in caught.value.message
@@ -131,7 +130,7 @@ def test_commands_run_in_a_shell_and_are_bounded(tmp_path: Path) -> None:
         runner("echo a\0b")
 
 
-def test_all_commands_of_a_load_have_their_time_together(tmp_path: Path) -> None:
+def test_all_commands_of_a_load_share_one_time_budget(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"]}
     budget = TimeBudget(0.2)
     runners = [shell_runner(tmp_path, env, budget=budget) for _ in range(2)]
@@ -142,48 +141,48 @@ def test_all_commands_of_a_load_have_their_time_together(tmp_path: Path) -> None
     assert Limits().start_deadline_s > COMMANDS_S + DISCOVER_S
 
 
-def test_one_allowance_counts_for_variables_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_and_keys_share_one_time_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.config.load.TimeBudget", lambda: TimeBudget(0.3))
     keys = {name: {"base_url": "http://x", "api_key": "$(sleep 30)"} for name in "abc"}
     write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"A": "$(echo 1)"}, "providers": keys})
-    found = load(tmp_path, env={"PATH": os.environ["PATH"]})
-    assert [warning.partition(" is not used")[0] for warning in found.warnings] == [f"provider '{n}'" for n in "abc"]
-    assert "together" in found.warnings[2]
+    config = load(tmp_path, env={"PATH": os.environ["PATH"]})
+    assert [warning.partition(" is not used")[0] for warning in config.warnings] == [f"provider '{n}'" for n in "abc"]
+    assert "together" in config.warnings[2]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def test_later_files_win_objects_merge_and_arrays_are_joined() -> None:
-    under = {"a": {"x": 1, "y": [1]}, "b": 1, "c": {"z": 1}}
-    over = {"a": {"y": [2], "w": 2}, "b": 2, "c": None}
-    assert merge(under, over) == {"a": {"x": 1, "y": [1, 2], "w": 2}, "b": 2, "c": {"z": 1}}
+def test_higher_files_win_objects_are_merged_and_lists_are_joined() -> None:
+    lower = {"a": {"x": 1, "y": [1]}, "b": 1, "c": {"z": 1}}
+    higher = {"a": {"y": [2], "w": 2}, "b": 2, "c": None}
+    assert merge(lower, higher) == {"a": {"x": 1, "y": [1, 2], "w": 2}, "b": 2, "c": {"z": 1}}
 
 
-def test_the_order_of_files(tmp_path: Path) -> None:
+def test_files_are_merged_in_their_order(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     (repo / ".git").mkdir(parents=True)
-    config = tmp_path / "home" / ".config"
-    places = [
+    user_config = tmp_path / "home" / ".config"
+    files = [
         tmp_path / "etc" / "crush" / "crush.json",
-        config / "crush" / "crush.json",
-        config / "bulkhead" / "bulkhead.json",
+        user_config / "crush" / "crush.json",
+        user_config / "bulkhead" / "bulkhead.json",
         tmp_path / "home" / ".local" / "share" / "crush" / "crush.json",
         *(repo / name for name in ("crush.json", ".crush.json", "bulkhead.json", ".bulkhead.json")),
         *(repo / "sub" / name for name in ("crush.json", ".crush.json", "bulkhead.json", ".bulkhead.json")),
         repo / "sub" / ".bulkhead" / "crush.json",
         repo / "sub" / ".bulkhead" / "bulkhead.json",
     ]
-    for number, path in enumerate(places):
+    for number, path in enumerate(files):
         write(path, {"options": {"initialize_as": str(number)}, "permissions": {"allowed_tools": [str(number)]}})
     write(tmp_path / "crush.json", {"options": {"initialize_as": "above the repository"}})
-    found = load(tmp_path)
-    assert list(found.files) == places
-    assert found.allowed_tools == tuple(str(number) for number in range(len(places)))
-    assert json.loads(found.wire())["options"]["initialize_as"] == str(len(places) - 1)
+    config = load(tmp_path)
+    assert list(config.files) == files
+    assert config.allowed_tools == tuple(str(number) for number in range(len(files)))
+    assert json.loads(config.wire())["options"]["initialize_as"] == str(len(files) - 1)
 
 
-def test_outside_of_git_only_the_workspace_counts(tmp_path: Path) -> None:
+def test_outside_a_repository_only_the_workspace_counts(tmp_path: Path) -> None:
     assert project_dirs(tmp_path / "a") == [tmp_path / "a"]
 
 
@@ -197,7 +196,7 @@ def test_outside_of_git_only_the_workspace_counts(tmp_path: Path) -> None:
         ("[" * 100_000, ["too deeply"]),
     ],
 )
-def test_a_broken_file_is_named(tmp_path: Path, text: Any, words: list[str]) -> None:
+def test_a_broken_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
     path = tmp_path / "repo" / "sub" / "crush.json"
     write(path, text)
     with pytest.raises(BadInput) as caught:
@@ -206,7 +205,7 @@ def test_a_broken_file_is_named(tmp_path: Path, text: Any, words: list[str]) -> 
         assert word in caught.value.message
 
 
-def test_files_that_are_no_text_or_empty(tmp_path: Path) -> None:
+def test_empty_files_are_skipped_and_other_encodings_refused(tmp_path: Path) -> None:
     path = tmp_path / "repo" / "sub" / "crush.json"
     write(path, "")
     assert load(tmp_path).files == ()
@@ -218,42 +217,42 @@ def test_files_that_are_no_text_or_empty(tmp_path: Path) -> None:
 
 
 def test_project_files_of_another_user_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "repo" / "sub"
-    paths = [place / "crush.json", place / ".bulkhead" / "bulkhead.json"]  # who may make the first may make the second
+    workspace = tmp_path / "repo" / "sub"
+    paths = [workspace / "crush.json", workspace / ".bulkhead" / "bulkhead.json"]
     for path in paths:
         write(path, {"options": {"debug": True}})
-    assert load_config(place, paths[1].parent, {"HOME": "/nonexistent"}).files == tuple(paths)
+    assert load_config(workspace, paths[1].parent, {"HOME": "/nonexistent"}).files == tuple(paths)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    found = load_config(place, paths[1].parent, {"HOME": "/nonexistent"})
-    assert (found.files, found.options.debug) == ((), False)
-    assert ["another user" in warning for warning in found.warnings] == [True, True]
+    config = load_config(workspace, paths[1].parent, {"HOME": "/nonexistent"})
+    assert (config.files, config.options.debug) == ((), False)
+    assert ["another user" in warning for warning in config.warnings] == [True, True]
 
 
 # --- providers and models ---------------------------------------------------------------------------------------------
 
 
-def test_nothing_configured_means_the_scripted_model_and_a_hint(tmp_path: Path) -> None:
-    found = load(tmp_path)
-    assert list(found.providers) == ["builtin"]
-    assert (found.models["large"].provider, found.models["large"].model) == ("builtin", "script")
-    assert found.models["small"] == found.models["large"]
-    assert "ANTHROPIC_API_KEY" in found.hint
+def test_without_configuration_the_scripted_model_is_selected_with_a_hint(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert list(config.providers) == ["builtin"]
+    assert (config.models["large"].provider, config.models["large"].model) == ("builtin", "script")
+    assert config.models["small"] == config.models["large"]
+    assert "ANTHROPIC_API_KEY" in config.hint
 
 
 @pytest.mark.parametrize(
     ("variable", "provider"),
     [("ANTHROPIC_API_KEY", "anthropic"), ("OPENAI_API_KEY", "openai"), ("OPENROUTER_API_KEY", "openrouter")],
 )
-def test_a_key_variable_brings_its_provider(tmp_path: Path, variable: str, provider: str) -> None:
-    found = load(tmp_path, {variable: "sk-secret-1234567"})
-    assert list(found.providers) == [provider, "builtin"]
-    assert found.models["large"].provider == found.models["small"].provider == provider
-    assert found.hint == ""
-    assert found.secrets == ("sk-secret-1234567",)
-    wire = found.wire()
+def test_the_variable_of_a_key_adds_its_provider(tmp_path: Path, variable: str, provider: str) -> None:
+    config = load(tmp_path, {variable: "sk-secret-1234567"})
+    assert list(config.providers) == [provider, "builtin"]
+    assert config.models["large"].provider == config.models["small"].provider == provider
+    assert config.hint == ""
+    assert config.secrets == ("sk-secret-1234567",)
+    wire = config.wire()
     assert b"sk-secret" not in wire
     assert json.loads(wire)["providers"][provider]["api_key"] == "***"
-    assert "sk-secret" not in repr(found)
+    assert "sk-secret" not in repr(config)
 
 
 def test_a_custom_provider_and_selected_models(tmp_path: Path) -> None:
@@ -267,23 +266,23 @@ def test_a_custom_provider_and_selected_models(tmp_path: Path) -> None:
                     "extra_headers": {"X-Auth": "$TOKEN", "X-None": "$NOTHING"},
                     "models": [{"id": "m1", "name": "M1"}],
                 },
-                "homeless": {"models": [{"id": "x"}]},
+                "without_url": {"models": [{"id": "x"}]},
                 "off": {"base_url": "http://x", "disable": True},
             },
             "models": {"large": {"model": "unlisted", "provider": "mine", "max_tokens": 77}},
         },
     )
-    found = load(tmp_path, {"TOKEN": "header-secret"})
-    mine = found.providers["mine"]
+    config = load(tmp_path, {"TOKEN": "header-secret"})
+    mine = config.providers["mine"]
     assert (mine.base_url, mine.api_key, mine.type) == ("http://localhost:1/v1", "key-from-command", "openai-compat")
     assert mine.extra_headers == {"X-Auth": "header-secret"}
     assert [model.id for model in mine.models] == ["m1", "unlisted"]
-    assert found.models["large"].max_tokens == 77
-    assert found.models["small"] == found.models["large"]
-    assert set(found.providers) == {"mine", "builtin"}
-    assert any("homeless" in warning for warning in found.warnings)
-    assert b"header-secret" not in found.wire()
-    assert set(found.secrets) == {"key-from-command", "header-secret"}
+    assert config.models["large"].max_tokens == 77
+    assert config.models["small"] == config.models["large"]
+    assert set(config.providers) == {"mine", "builtin"}
+    assert any("without_url" in warning for warning in config.warnings)
+    assert b"header-secret" not in config.wire()
+    assert set(config.secrets) == {"key-from-command", "header-secret"}
 
 
 def test_the_default_model_of_the_server_wins(tmp_path: Path) -> None:
@@ -297,7 +296,7 @@ def test_the_default_model_of_the_server_wins(tmp_path: Path) -> None:
     assert (chosen.provider, chosen.model) == ("anthropic", "claude-next")
     assert load(tmp_path, default_model="builtin/script").models["large"].provider == "builtin"
     with pytest.raises(BadInput, match="openai"):
-        load(tmp_path, env, default_model="nobody/knows")
+        load(tmp_path, env, default_model="unknown/model")
 
 
 def test_a_selected_provider_without_key_falls_back_with_a_warning(tmp_path: Path) -> None:
@@ -308,19 +307,19 @@ def test_a_selected_provider_without_key_falls_back_with_a_warning(tmp_path: Pat
             "providers": {"openai": {"api_key": "${MISSING:?no}"}},
         },
     )
-    found = load(tmp_path)
-    assert found.models["large"].provider == "builtin"
-    assert len(found.warnings) == 2
+    config = load(tmp_path)
+    assert config.models["large"].provider == "builtin"
+    assert len(config.warnings) == 2
 
 
-def test_own_models_come_before_those_of_the_catalogue(tmp_path: Path) -> None:
+def test_configured_models_replace_those_of_the_catalogue(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "crush.json",
         {"providers": {"openai": {"models": [{"id": "gpt-5.4", "name": "Own", "context_window": 5}]}}},
     )
-    found = load(tmp_path, {"OPENAI_API_KEY": "k" * 20})
-    assert found.models["large"].model == "gpt-5.4"
-    names = [model.name for model in found.providers["openai"].models if model.id == "gpt-5.4"]
+    config = load(tmp_path, {"OPENAI_API_KEY": "k" * 20})
+    assert config.models["large"].model == "gpt-5.4"
+    names = [model.name for model in config.providers["openai"].models if model.id == "gpt-5.4"]
     assert names == ["Own"]
 
 
@@ -338,7 +337,7 @@ def test_a_header_that_cannot_be_expanded_stops_the_load(tmp_path: Path) -> None
         load(tmp_path)
 
 
-def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path: Path) -> None:
+def test_the_configuration_for_clients_is_valid_and_masks_each_secret(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "crush.json",
         {
@@ -351,9 +350,9 @@ def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path: Path
             "server": {"anything": 1},
         },
     )  # fmt: skip
-    found = load(tmp_path)
-    wire = json.loads(found.wire())
-    assert b"secret-" not in found.wire()
+    config = load(tmp_path)
+    wire = json.loads(config.wire())
+    assert b"secret-" not in config.wire()
     assert wire["options"]["tui"] == {"compact_mode": True}
     assert wire["mcp"]["m"]["type"] == "http"
     assert wire["mcp"]["m"]["disabled"] is False
@@ -361,15 +360,15 @@ def test_the_wire_shape_survives_odd_files_and_masks_every_secret(tmp_path: Path
     assert {"hooks", "lsp", "server"}.isdisjoint(wire)
     assert wire["providers"]["builtin"]["models"][0]["id"] == "script"
     assert wire["models"]["large"] == {"model": "script", "provider": "builtin"}
-    assert found.options.disabled_tools == ["bash"]
+    assert config.options.disabled_tools == ["bash"]
     write(tmp_path / "repo" / "sub" / "crush.json", {})
     assert json.loads(load(tmp_path).wire())["options"]["tui"] == {}
 
 
-# --- what belongs to the environment ----------------------------------------------------------------------------------
+# --- environment ----------------------------------------------------------------------------------
 
 
-def test_the_section_env_is_expanded_in_order_and_seen_by_providers(tmp_path: Path) -> None:
+def test_the_section_env_is_expanded_in_order_and_used_by_providers(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "bulkhead.json",
         {
@@ -381,19 +380,19 @@ def test_the_section_env_is_expanded_in_order_and_seen_by_providers(tmp_path: Pa
             "providers": {"p": {"base_url": "http://x", "api_key": "$B_TOKEN"}},
         },
     )
-    found = load(tmp_path, {"OUTSIDE": "o"})
-    assert list(found.env.items()) == [
+    config = load(tmp_path, {"OUTSIDE": "o"})
+    assert list(config.env.items()) == [
         ("A", "o"),
         ("B_TOKEN", "o-token-of-16-letters"),
         ("Z_LAST", "o-token-of-16-letters/z"),
     ]
-    assert found.providers["p"].api_key == "o-token-of-16-letters"
-    assert "o-token-of-16-letters" in found.secrets
-    assert "o-token" not in repr(found)
-    assert b"o-token" not in found.wire()
+    assert config.providers["p"].api_key == "o-token-of-16-letters"
+    assert "o-token-of-16-letters" in config.secrets
+    assert "o-token" not in repr(config)
+    assert b"o-token" not in config.wire()
 
 
-def test_a_variable_that_cannot_be_expanded_is_told_with_its_place(tmp_path: Path) -> None:
+def test_a_variable_that_cannot_be_expanded_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "repo" / "sub" / "bulkhead.json"
     write(path, '{\n "env": {\n  "A": "${MISSING:?say which $SECRET}"\n}}')
     with pytest.raises(BadInput) as caught:
@@ -403,13 +402,13 @@ def test_a_variable_that_cannot_be_expanded_is_told_with_its_place(tmp_path: Pat
 
 
 @pytest.mark.parametrize("variable", [{"A=B": "x"}, {"": "x"}, {"A": "x\0y"}, {"A\0": "x"}])
-def test_a_variable_that_cannot_be_one_is_told_with_its_place(tmp_path: Path, variable: dict[str, Any]) -> None:
+def test_an_invalid_variable_is_an_error_with_its_line(tmp_path: Path, variable: dict[str, str]) -> None:
     write(tmp_path / "repo" / "sub" / "crush.json", {"env": variable})
     with pytest.raises(BadInput, match=r"crush\.json: line \d+: env\..*cannot be a variable"):
         load(tmp_path)
 
 
-def test_a_header_that_fails_is_told_with_its_place(tmp_path: Path) -> None:
+def test_a_header_that_cannot_be_expanded_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "repo" / "sub" / "crush.json"
     write(path, '{"providers": {"p": {"base_url": "http://x", "extra_headers": {\n"A": "ok",\n"B": "$(exit 3)"}}}}')
     with pytest.raises(BadInput) as caught:
@@ -418,11 +417,11 @@ def test_a_header_that_fails_is_told_with_its_place(tmp_path: Path) -> None:
     assert "status 3" in caught.value.message
 
 
-def test_variables_of_crush_are_seen_without_their_prefix_while_providers_load(tmp_path: Path) -> None:
+def test_variables_with_the_prefix_crush_count_without_it_while_providers_are_loaded(tmp_path: Path) -> None:
     write(tmp_path / "repo" / "sub" / "crush.json", {"env": {"SEEN": "${ANTHROPIC_API_KEY:-no}"}})
-    found = load(tmp_path, {"CRUSH_ANTHROPIC_API_KEY": "sk-of-crush-12345", "ANTHROPIC_API_KEY": ""})
-    assert found.providers["anthropic"].api_key == "sk-of-crush-12345"
-    assert found.env["SEEN"] == "no"
+    config = load(tmp_path, {"CRUSH_ANTHROPIC_API_KEY": "sk-of-crush-12345", "ANTHROPIC_API_KEY": ""})
+    assert config.providers["anthropic"].api_key == "sk-of-crush-12345"
+    assert config.env["SEEN"] == "no"
 
 
 @pytest.mark.parametrize("word", ["1", "true", "YES"])
@@ -431,7 +430,7 @@ def test_default_providers_can_be_disabled_by_the_environment(tmp_path: Path, wo
     assert list(load(tmp_path, env).providers) == ["builtin"]
 
 
-def test_an_older_key_for_the_trailer_counts_where_the_newer_one_is_not(tmp_path: Path) -> None:
+def test_the_older_key_of_the_trailer_counts_where_the_newer_one_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "repo" / "sub" / "crush.json"
     for written, style in [
         ({}, "assisted-by"),
@@ -444,7 +443,7 @@ def test_an_older_key_for_the_trailer_counts_where_the_newer_one_is_not(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("written", "place"),
+    ("written", "expected"),
     [
         ("state", "{work}/state"),
         ("../beside/./x", "{work}/../beside/x"),
@@ -458,17 +457,17 @@ def test_an_older_key_for_the_trailer_counts_where_the_newer_one_is_not(tmp_path
         (5, "{work}/.bulkhead"),
     ],
 )
-def test_the_data_directory(tmp_path: Path, written: int | str, place: str) -> None:
+def test_the_configured_data_directory_is_expanded(tmp_path: Path, written: int | str, expected: str) -> None:
     work, home = tmp_path / "work", tmp_path / "home"
     write(work / "bulkhead.json", {"options": {"data_directory": written}})
-    write(work / ".bulkhead" / "bulkhead.json", {"options": {"data_directory": "moved by itself"}})
+    write(work / ".bulkhead" / "bulkhead.json", {"options": {"data_directory": "ignored"}})
     env = {"HOME": str(home)}
-    wanted = Path(os.path.normpath(place.format(work=work, home=home)))
-    assert data_dir_of(work, work / ".bulkhead", env) == wanted
+    directory = Path(os.path.normpath(expected.format(work=work, home=home)))
+    assert data_dir_of(work, work / ".bulkhead", env) == directory
     assert data_dir_of(work, work / "asked", env) == work / "asked"
     assert not (work / "ran").exists()
 
 
-def test_broken_files_leave_the_data_directory_where_it_is(tmp_path: Path) -> None:
+def test_broken_files_do_not_move_the_data_directory(tmp_path: Path) -> None:
     write(tmp_path / "bulkhead.json", "{")
     assert data_dir_of(tmp_path, tmp_path / ".bulkhead", {}) == tmp_path / ".bulkhead"

@@ -1,4 +1,4 @@
-"""The exchange of requests and answers, over real sockets: limits before bodies, errors as JSON, one answer each."""
+"""Requests and responses over real sockets: limits before bodies, errors as JSON, one response each."""
 
 import asyncio
 import json
@@ -23,23 +23,23 @@ from tests.support.clients.http_client import read_head
 
 LIMITS = Limits(body_max_bytes=100_000, header_max_bytes=4096)
 LOG = logging.getLogger("bulkhead.test")
-Answer = Callable[[Request], Awaitable[Response | None]]
+Handler = Callable[[Request], Awaitable[Response | None]]
 
 
 async def echo(request: Request) -> Response:
-    """What came in."""
+    """Return what the request contained, as JSON."""
     return json_response(
         {"route": request.route.path, "params": request.params, "query": request.query, "body": len(request.body)}
     )
 
 
 class ListenerHarness:
-    """A door and connections to it."""
+    """Runs a listener and sends requests to it."""
 
-    def __init__(self, path: Path, answer: Answer = echo) -> None:
+    def __init__(self, path: Path, answer: Handler = echo) -> None:
         self.path = path / "s"
         self.tasks = TaskOwner("test", LOG)
-        self.door = HttpListener(
+        self.listener = HttpListener(
             listening=open_listener(UnixAddress(self.path)).socket,
             access=UnixAccess(),
             answer=answer,
@@ -51,16 +51,16 @@ class ListenerHarness:
         )
 
     async def __aenter__(self) -> "ListenerHarness":
-        self.door.open()
+        self.listener.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.door.close()
+        self.listener.close()
         await self.tasks.close()
-        await self.door.close_connections()
+        await self.listener.close_connections()
 
-    async def say(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
-        """One request, byte by byte as given, and its answer."""
+    async def send(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Send one request, the bytes as given, and return status, headers and body of the response."""
         reader, writer = await asyncio.open_unix_connection(self.path)
         try:
             writer.write(data)
@@ -74,10 +74,10 @@ def head(method: str, target: str, *headers: str) -> bytes:
     return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
 
 
-async def test_request_arrives_whole(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
+async def test_a_request_arrives_complete(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
         target = "/v1/workspaces/w/agent/sessions/s/cancel?run_id=a%20b&run_id=c&x="
-        status, headers, body = await house.say(head("POST", target, "Content-Length: 3") + b"{} ")
+        status, headers, body = await server.send(head("POST", target, "Content-Length: 3") + b"{} ")
     assert status == 200
     assert headers["content-type"] == "application/json"
     assert json.loads(body) == {
@@ -88,17 +88,17 @@ async def test_request_arrives_whole(tmp_path: Path) -> None:
     }
 
 
-async def test_absolute_target_of_a_proxied_client(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
+async def test_a_target_in_absolute_form_is_accepted(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
         target = "http://api.crush.localhost/v1/workspaces/w/agent?provider_id=p"
-        status, _, body = await house.say(head("GET", target))
+        status, _, body = await server.send(head("GET", target))
     assert status == 200
     assert json.loads(body)["query"] == {"provider_id": "p"}
 
 
-async def test_connection_is_used_again(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
-        reader, writer = await asyncio.open_unix_connection(house.path)
+async def test_a_connection_is_reused(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
+        reader, writer = await asyncio.open_unix_connection(server.path)
         for _ in range(3):
             writer.write(head("GET", "/v1/health"))
             status, headers = await read_head(reader)
@@ -116,71 +116,71 @@ async def test_connection_is_used_again(tmp_path: Path) -> None:
     ],
 )
 async def test_errors_are_json(tmp_path: Path, method: str, target: str, status: int, code: str) -> None:
-    async with ListenerHarness(tmp_path) as house:
-        found, headers, body = await house.say(head(method, target))
-    assert found == status
+    async with ListenerHarness(tmp_path) as server:
+        actual, headers, body = await server.send(head(method, target))
+    assert actual == status
     assert headers.get("allow") == ("GET" if status == 405 else None)
     assert json.loads(body)["code"] == code
     assert json.loads(body)["message"]
 
 
-async def test_errors_of_a_handler_keep_code_and_hint(tmp_path: Path) -> None:
+async def test_errors_of_a_handler_keep_their_code_and_retry_hint(tmp_path: Path) -> None:
     async def answer(request: Request) -> Response:
-        raise Unavailable("gone", code="worker_lost")
+        raise Unavailable("no worker", code="worker_lost")
 
-    async with ListenerHarness(tmp_path, answer) as house:
-        status, headers, body = await house.say(head("GET", "/v1/health"))
+    async with ListenerHarness(tmp_path, answer) as server:
+        status, headers, body = await server.send(head("GET", "/v1/health"))
     assert (status, headers["retry-after"]) == (503, "1")
-    assert json.loads(body) == {"message": "gone", "code": "worker_lost"}
+    assert json.loads(body) == {"message": "no worker", "code": "worker_lost"}
 
 
-async def test_S16_bug_in_a_handler_is_a_500_with_an_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_S16_a_bug_in_a_handler_is_a_500_with_an_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def answer(request: Request) -> Response:
         raise ZeroDivisionError("secret detail")
 
-    async with ListenerHarness(tmp_path, answer) as house:
-        status, _, body = await house.say(head("GET", "/v1/health"))
-        again, _, _ = await house.say(head("GET", "/v1/health"))
+    async with ListenerHarness(tmp_path, answer) as server:
+        status, _, body = await server.send(head("GET", "/v1/health"))
+        again, _, _ = await server.send(head("GET", "/v1/health"))
     assert (status, again) == (500, 500)
     assert b"secret" not in body
-    story = json.loads(body)["message"].rsplit(" ", 1)[1]
-    assert any(story in str(record.__dict__) for record in caplog.records)
+    error_id = json.loads(body)["message"].rsplit(" ", 1)[1]
+    assert any(error_id in str(record.__dict__) for record in caplog.records)
 
 
-async def test_C08_body_at_the_limit_passes(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
+async def test_C08_a_body_at_the_limit_is_accepted(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
         data = head("POST", "/v1/workspaces", "Content-Length: 100000") + b"x" * 100_000
-        status, _, body = await house.say(data)
+        status, _, body = await server.send(data)
     assert status == 200
     assert json.loads(body)["body"] == 100_000
 
 
-async def test_C08_body_above_the_limit_is_refused_before_it_comes(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
-        status, headers, body = await house.say(head("POST", "/v1/workspaces", "Content-Length: 100001"))
+async def test_C08_a_body_above_the_limit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
+        status, headers, body = await server.send(head("POST", "/v1/workspaces", "Content-Length: 100001"))
     assert status == 413
     assert headers["connection"] == "close"
     assert json.loads(body)["code"] == "too_large"
 
 
-async def test_C08_sender_of_a_refused_body_still_sees_the_answer(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
+async def test_C08_the_sender_of_a_refused_body_still_gets_the_response(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
         data = head("POST", "/v1/workspaces", "Content-Length: 1000000") + b"x" * 1_000_000
-        status, _, _ = await house.say(data)
+        status, _, _ = await server.send(data)
     assert status == 413
 
 
-async def test_C08_chunked_body_is_counted(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
+async def test_C08_a_chunked_body_above_the_limit_is_refused(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         data = head("POST", "/v1/workspaces", "Transfer-Encoding: chunked") + chunk * 3
-        status, _, _ = await house.say(data)
+        status, _, _ = await server.send(data)
     assert status == 413
 
 
-async def test_C10_headers_above_the_limit(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
-        status, _, body = await house.say(head("GET", "/v1/health", "X-Big: " + "a" * 5000))
+async def test_C10_headers_above_the_limit_are_refused(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
+        status, _, body = await server.send(head("GET", "/v1/health", "X-Big: " + "a" * 5000))
     assert status == 431
     assert json.loads(body)["code"] == "headers_too_large"
 
@@ -204,7 +204,7 @@ async def test_C10_headers_above_the_limit(tmp_path: Path) -> None:
         ("HTTP/1.1", {"Content-Length": "9" * 5000}, None),
     ],
 )
-def test_C10_only_one_way_to_read_the_end_of_a_body(version: str, headers: dict[str, str], length: int | None) -> None:
+def test_C10_a_body_of_ambiguous_length_is_refused(version: str, headers: dict[str, str], length: int | None) -> None:
     if length is None:
         with pytest.raises(BadInput, match="where this body ends"):
             body_length(version, HTTPHeaders(headers))
@@ -212,9 +212,9 @@ def test_C10_only_one_way_to_read_the_end_of_a_body(version: str, headers: dict[
         assert body_length(version, HTTPHeaders(headers)) == length
 
 
-async def test_C10_a_refused_head_request_has_no_body_in_its_answer(tmp_path: Path) -> None:
-    async with ListenerHarness(tmp_path) as house:
-        reader, writer = await asyncio.open_unix_connection(house.path)
+async def test_C10_the_response_to_a_refused_head_request_has_no_body(tmp_path: Path) -> None:
+    async with ListenerHarness(tmp_path) as server:
+        reader, writer = await asyncio.open_unix_connection(server.path)
         writer.write(head("HEAD", "/v1/health", "Content-Length: x"))
         answer = await reader.read()
         writer.close()
@@ -222,7 +222,7 @@ async def test_C10_a_refused_head_request_has_no_body_in_its_answer(tmp_path: Pa
     assert answer.endswith(b"\r\n\r\n")
 
 
-async def test_C02_caller_that_leaves_ends_nothing_but_its_connection(tmp_path: Path) -> None:
+async def test_C02_a_caller_that_disconnects_does_not_end_its_request(tmp_path: Path) -> None:
     entered, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def answer(request: Request) -> Response:
@@ -231,21 +231,21 @@ async def test_C02_caller_that_leaves_ends_nothing_but_its_connection(tmp_path: 
         done.set()
         return Response()
 
-    async with ListenerHarness(tmp_path, answer) as house:
-        _, writer = await asyncio.open_unix_connection(house.path)
+    async with ListenerHarness(tmp_path, answer) as server:
+        _, writer = await asyncio.open_unix_connection(server.path)
         writer.write(head("GET", "/v1/health"))
         await entered.wait()
         writer.close()
         await writer.wait_closed()
         go.set()
         await done.wait()
-        assert await house.tasks.join(5)
+        assert await server.tasks.join(5)
 
 
-async def test_too_many_clients_is_503_with_a_hint(tmp_path: Path) -> None:
+async def test_too_many_clients_is_503_with_a_retry_hint(tmp_path: Path) -> None:
     async def answer(request: Request) -> Response:
         raise LimitReached("full", code="too_many_clients", retry_after_s=5.0)
 
-    async with ListenerHarness(tmp_path, answer) as house:
-        status, headers, _ = await house.say(head("GET", "/v1/health"))
+    async with ListenerHarness(tmp_path, answer) as server:
+        status, headers, _ = await server.send(head("GET", "/v1/health"))
     assert (status, headers["retry-after"]) == (503, "5")

@@ -1,4 +1,4 @@
-"""Listening sockets: private, never stolen from a live server, cleared after a dead one."""
+"""Listening sockets: private, never taken from a live server, replaced after a dead one."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from protocol.address import TcpAddress, UnixAddress
 from supervisor.http.listeners import ListenFailed, inherited_listener, open_listener
 
 
-def test_X04_socket_is_private_under_an_open_umask(tmp_path: Path) -> None:
+def test_X04_a_socket_is_private_even_with_an_open_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         listener = open_listener(UnixAddress(tmp_path / "s"))
@@ -24,14 +24,14 @@ def test_X04_socket_is_private_under_an_open_umask(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_Z02_stale_socket_is_removed(tmp_path: Path) -> None:
+def test_Z02_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
     listener = open_listener(UnixAddress(tmp_path / "s"))
     listener.socket.close()
 
 
-def test_live_socket_is_left_alone(tmp_path: Path) -> None:
+def test_the_socket_of_a_live_server_is_left_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(str(tmp_path / "s"))
         live.listen()
@@ -40,19 +40,19 @@ def test_live_socket_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "s").exists()
 
 
-def test_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("precious")
     with pytest.raises(ListenFailed, match="no socket"):
         open_listener(UnixAddress(tmp_path / "s"))
     assert (tmp_path / "s").read_text() == "precious"
 
 
-def test_missing_directory_is_named(tmp_path: Path) -> None:
+def test_a_missing_directory_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(ListenFailed, match="there is no directory"):
         open_listener(UnixAddress(tmp_path / "x" / "s"))
 
 
-def test_file_of_a_successor_is_not_removed(tmp_path: Path) -> None:
+def test_the_socket_of_a_later_server_is_not_removed(tmp_path: Path) -> None:
     first = open_listener(UnixAddress(tmp_path / "s"))
     (tmp_path / "s").unlink()
     second = open_listener(UnixAddress(tmp_path / "s"))
@@ -63,7 +63,7 @@ def test_file_of_a_successor_is_not_removed(tmp_path: Path) -> None:
     second.remove_file()
 
 
-def test_tcp_tells_the_port_it_got_and_refuses_a_taken_one() -> None:
+def test_a_tcp_listener_reports_its_port_and_a_port_in_use_is_refused() -> None:
     listener = open_listener(TcpAddress("127.0.0.1", 0))
     assert isinstance(listener.address, TcpAddress)
     assert listener.address.port > 0
@@ -72,7 +72,7 @@ def test_tcp_tells_the_port_it_got_and_refuses_a_taken_one() -> None:
     listener.socket.close()
 
 
-def test_inherited_socket_keeps_its_file(tmp_path: Path) -> None:
+def test_the_file_of_an_inherited_socket_is_not_removed(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as given:
         given.bind(str(tmp_path / "s"))
         given.listen()

@@ -1,4 +1,4 @@
-"""Addresses are read the same way by server and client, and both have the same defaults."""
+"""Addresses of the server: parsing, printing, defaults."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from protocol.address import (
         ("tcp://h:00080", TcpAddress("h", 80)),
     ],
 )
-async def test_addresses_are_read(text: str, expected: Address) -> None:
+async def test_valid_addresses_are_parsed(text: str, expected: Address) -> None:
     assert parse_address(text) == expected
 
 
@@ -42,12 +42,12 @@ async def test_addresses_are_read(text: str, expected: Address) -> None:
         *("tcp://h:1_0", "tcp://h:8.0", "tcp://h:\u0663", "tcp://h:" + "9" * 5000),
     ],
 )
-async def test_other_texts_are_no_address(text: str) -> None:
+async def test_other_texts_are_not_addresses(text: str) -> None:
     assert parse_address(text) is None
 
 
 @pytest.mark.parametrize("text", ["unix:///run/b.sock", "tcp://127.0.0.1:8600", "tcp://[::1]:0", "tcp://h:1"])
-async def test_an_address_prints_as_it_is_written(text: str) -> None:
+async def test_an_address_prints_as_it_was_parsed(text: str) -> None:
     assert str(parse_address(text)) == text
 
 
@@ -55,7 +55,7 @@ async def test_an_address_prints_as_it_is_written(text: str) -> None:
     ("host", "expected"),
     [("localhost", True), ("127.8.9.1", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("lo.example", False)],
 )
-async def test_loopback_addresses_are_known(host: str, expected: bool) -> None:
+async def test_loopback_addresses_are_recognised(host: str, expected: bool) -> None:
     assert TcpAddress(host, 80).is_loopback is expected
 
 
@@ -72,7 +72,7 @@ async def test_the_default_runtime_directory(env: dict[str, str], expected: str)
     assert default_runtime_dir(env, uid=7) == Path(expected)
 
 
-async def test_the_default_socket_is_in_the_users_directory_unless_its_path_is_too_long() -> None:
+async def test_the_default_socket_is_in_the_runtime_directory_of_the_user_unless_its_path_is_too_long() -> None:
     runtime_dir = Path("/run/b")
     fitting = "/" + "x" * (SOCKET_PATH_MAX - len("//bulkhead.sock"))
     assert default_address(runtime_dir, {}).path == Path("/run/b/bulkhead.sock")
@@ -84,6 +84,6 @@ async def test_paths_are_measured_in_bytes() -> None:
     assert path_bytes(Path("/\u00e4\udcff")) == 4
 
 
-async def test_of_several_directories_the_first_counts() -> None:
+async def test_the_first_of_several_directories_counts() -> None:
     assert first_directory("/a:/b") == Path("/a")
     assert first_directory(":/b") is None

@@ -1,4 +1,4 @@
-"""A file that is replaced in one step. Kills in the middle: tests/unit/config/test_config_edit.py."""
+"""Atomic replacement of a file. Kills during a replacement: tests/unit/config/test_config_edit.py."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ def test_the_mode_does_not_depend_on_the_umask(tmp_path: Path, umask: int) -> No
     assert modes == {"private": 0o600, "public": 0o644}
 
 
-def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
+def test_a_reader_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     replace_file(path, b"old", sync=True, sync_directory=True)
     with path.open("rb") as reader:
@@ -30,7 +30,7 @@ def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_leftover_is_removed_and_a_link_in_its_place_not_followed(tmp_path: Path) -> None:
+def test_an_old_temporary_file_is_removed_and_a_link_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     (tmp_path / ".file.new").symlink_to(victim)

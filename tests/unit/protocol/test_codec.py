@@ -1,4 +1,4 @@
-"""Messages across the wire, and what is no message."""
+"""Encoding of messages, and bytes that are not messages."""
 
 from typing import get_args
 
@@ -75,19 +75,19 @@ def frame(**fields: object) -> bytes:
     return bytes([WIRE_VERSION]) + msgspec.msgpack.encode(fields)
 
 
-def test_every_message_comes_back_as_it_went() -> None:
+def test_each_message_is_decoded_as_it_was_encoded() -> None:
     assert {type(message) for message in TO_WORKER} == set(get_args(ToWorker))
     assert {type(message) for message in TO_SUPERVISOR} == set(get_args(ToSupervisor))
     for command in TO_WORKER:
         assert decode_to_worker(encode(command, max_bytes=MAX)) == command
-    for word in TO_SUPERVISOR:
-        assert decode_to_supervisor(memoryview(encode(word, max_bytes=MAX))) == word
+    for message in TO_SUPERVISOR:
+        assert decode_to_supervisor(memoryview(encode(message, max_bytes=MAX))) == message
 
 
 def test_the_two_directions_are_not_mixed_up() -> None:
-    for word in TO_SUPERVISOR:
+    for message in TO_SUPERVISOR:
         with pytest.raises(WireError):
-            decode_to_worker(encode(word, max_bytes=MAX))
+            decode_to_worker(encode(message, max_bytes=MAX))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_the_two_directions_are_not_mixed_up() -> None:
     ],
     ids=["empty", "version only", "garbage", "missing fields", "no map", "deep", "invalid UTF-8"],
 )
-def test_Z04_what_is_no_message_is_a_wire_error(data: bytes) -> None:
+def test_Z04_bytes_that_are_not_a_message_are_a_wire_error(data: bytes) -> None:
     with pytest.raises(WireError):
         decode_to_supervisor(data)
     with pytest.raises(WireError):
@@ -111,8 +111,8 @@ def test_Z04_what_is_no_message_is_a_wire_error(data: bytes) -> None:
 
 
 def test_Z04_every_truncation_is_a_wire_error() -> None:
-    for word in TO_SUPERVISOR:
-        whole = encode(word, max_bytes=MAX)
+    for message in TO_SUPERVISOR:
+        whole = encode(message, max_bytes=MAX)
         for length in range(len(whole)):
             with pytest.raises(WireError):
                 decode_to_supervisor(whole[:length])
@@ -139,7 +139,7 @@ def test_Z04_a_message_with_flipped_bytes_is_a_message_or_a_wire_error(index: in
         pass
 
 
-def test_Z05_above_the_limit_is_refused_by_the_sender() -> None:
+def test_Z05_a_message_above_the_limit_is_refused_by_the_sender() -> None:
     message = Answer(call_id="c", body=b"x" * 100)
     size = len(encode(message, max_bytes=MAX))
     assert encode(message, max_bytes=size)
@@ -147,7 +147,7 @@ def test_Z05_above_the_limit_is_refused_by_the_sender() -> None:
         encode(message, max_bytes=size - 1)
 
 
-def test_Z06_another_version_is_named() -> None:
+def test_Z06_the_error_names_an_unknown_version() -> None:
     assert WIRE_VERSION in SPEAKABLE
     with pytest.raises(VersionUnknown) as caught:
         decode_to_supervisor(b"\x63anything")
@@ -163,12 +163,12 @@ def test_Z06_an_unknown_tag_or_a_missing_field_is_a_wire_error() -> None:
         decode_to_worker(frame(op="credit", more="five"))
 
 
-def test_Z06_an_unknown_field_is_passed_over_and_an_optional_one_may_be_missing() -> None:
+def test_Z06_unknown_fields_are_ignored_and_optional_ones_may_be_missing() -> None:
     assert decode_to_worker(frame(op="credit", more=5, colour="blue")) == Credit(more=5)
     old = frame(op="heartbeat", sequence=1, loop_lag_s=0.0, open_runs=0)
     assert decode_to_supervisor(old) == Heartbeat(sequence=1, loop_lag_s=0.0, open_runs=0)
 
 
-def test_Z06_bytes_of_version_1_are_still_understood() -> None:
+def test_Z06_messages_of_version_1_are_still_decoded() -> None:
     old = bytes.fromhex("0182a26f70a6637265646974a46d6f726505")
     assert decode_to_worker(old) == Credit(more=5)

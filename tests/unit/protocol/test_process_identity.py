@@ -23,7 +23,7 @@ from protocol.base.process_identity import (
     start_ticks,
 )
 
-NO_PID = 2**22 + 1  # above the highest pid that Linux gives
+NO_PID = 2**22 + 1  # above the highest pid of Linux
 MARKER = "BULKHEAD_SCAN_TEST"
 
 
@@ -35,8 +35,8 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @given(name=st.binary(max_size=15).filter(lambda name: b"\0" not in name))
-def test_a_stat_line_is_parsed_whatever_the_name_holds(name: bytes) -> None:
-    numbers = [str(field) for field in range(4, 53)]  # each field holds its own number
+def test_a_stat_line_is_parsed_with_any_process_name(name: bytes) -> None:
+    numbers = [str(field) for field in range(4, 53)]  # the value of each field is its number
     stat = parse_stat(b"7 (" + name + b") S " + " ".join(numbers).encode() + b"\n")
     assert (stat.pid, stat.parent, stat.group, stat.session) == (7, 4, 5, 6)
     assert (stat.start_ticks, stat.environment_start, stat.environment_end) == (22, 50, 51)
@@ -45,7 +45,7 @@ def test_a_stat_line_is_parsed_whatever_the_name_holds(name: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"7", b"7 (name", b"7 (name) S 1 2", b"7 (name) S " + b"x " * 50])
-def test_what_is_no_stat_line_is_refused(line: bytes) -> None:
+def test_other_lines_are_refused(line: bytes) -> None:
     with pytest.raises((ValueError, IndexError)):
         parse_stat(line)
 
@@ -53,9 +53,9 @@ def test_what_is_no_stat_line_is_refused(line: bytes) -> None:
 def test_a_program_with_spaces_and_parentheses_in_its_name_is_identified(tmp_path: Path) -> None:
     sleep = shutil.which("sleep")
     assert sleep is not None
-    odd = tmp_path / "a) S 1 (b"
-    odd.symlink_to(sleep)
-    with subprocess.Popen([odd, "60"], executable=odd, start_new_session=True) as process:
+    program = tmp_path / "a) S 1 (b"
+    program.symlink_to(sleep)
+    with subprocess.Popen([program, "60"], executable=program, start_new_session=True) as process:
         stat = read_stat(process.pid)
         process.kill()
     assert stat is not None
@@ -63,13 +63,13 @@ def test_a_program_with_spaces_and_parentheses_in_its_name_is_identified(tmp_pat
     assert stat.start_ticks >= own_start_ticks() > 0
 
 
-def test_this_process_knows_its_identity() -> None:
-    own = own_identity()
-    assert (own.pid, own.start_ticks, own.boot_id) == (os.getpid(), start_ticks(os.getpid()), boot_id())
-    assert own.boot_id
+def test_a_process_can_read_its_own_identity() -> None:
+    identity = own_identity()
+    assert (identity.pid, identity.start_ticks, identity.boot_id) == (os.getpid(), start_ticks(os.getpid()), boot_id())
+    assert identity.boot_id
 
 
-def test_a_zombie_has_a_stat_line_but_no_start(sleeper: "subprocess.Popen[bytes]") -> None:
+def test_a_zombie_has_a_stat_line_but_no_start_time(sleeper: "subprocess.Popen[bytes]") -> None:
     ticks = start_ticks(sleeper.pid)
     sleeper.kill()
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
@@ -95,7 +95,7 @@ async def test_S11_a_handle_opens_only_for_the_right_identity(sleeper: "subproce
     assert ProcessHandle.open(sleeper.pid, ticks) is None
 
 
-async def test_the_end_of_a_process_is_noticed_by_all_who_wait(sleeper: "subprocess.Popen[bytes]") -> None:
+async def test_the_end_of_a_process_wakes_all_waiting_tasks(sleeper: "subprocess.Popen[bytes]") -> None:
     handle = ProcessHandle.open(sleeper.pid, start_ticks(sleeper.pid) or 0)
     assert handle is not None
     with handle:
@@ -105,12 +105,12 @@ async def test_the_end_of_a_process_is_noticed_by_all_who_wait(sleeper: "subproc
         assert await asyncio.gather(*waiting) == [True, True]
         await handle.ended()
         sleeper.wait()
-        handle.send(signal.SIGKILL)  # the dead are left alone
+        handle.send(signal.SIGKILL)  # no effect on an exited process
     handle.close()
     await handle.ended()
 
 
-def test_a_marker_is_a_whole_variable_not_a_part_of_one() -> None:
+def test_only_a_variable_that_equals_the_marker_counts() -> None:
     def start(env: dict[str, str]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(["sleep", "60"], env=env, start_new_session=True)
 
@@ -124,7 +124,7 @@ def test_a_marker_is_a_whole_variable_not_a_part_of_one() -> None:
                 process.kill()
 
 
-def test_a_process_without_any_environment_ends_the_wait() -> None:
+def test_a_process_without_environment_is_not_waited_for() -> None:
     with subprocess.Popen(["sleep", "60"], env={}, start_new_session=True) as process:
         try:
             # With the whole wait this test would run into its timeout.

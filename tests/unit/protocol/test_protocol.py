@@ -1,4 +1,4 @@
-"""The small parts of the protocol: ids, errors, event ids, limits, machines, shapes, operations."""
+"""Parts of the protocol: ids, errors, events, limits, operations, worker specifications, state machines."""
 
 import random
 from enum import Enum
@@ -25,18 +25,18 @@ from protocol.worker_spec import WorkerSpec, spec_from_bytes, spec_to_bytes
 
 
 @pytest.mark.parametrize("text", ["a", "0", "_x", "a-b.c:d", "m1$$call_2", "x" * 200])
-def test_well_formed_ids(text: str) -> None:
+def test_well_formed_ids_are_accepted(text: str) -> None:
     assert is_id(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "..", ".a", "-a", "a/b", "a b", "a\n", "a\0", "é", "x" * 201, "../../etc/passwd", "%2e%2e"]
 )
-def test_C12_ids_from_outside_that_could_be_anything_else_are_refused(text: str) -> None:
+def test_C12_other_texts_are_not_accepted_as_ids(text: str) -> None:
     assert not is_id(text)
 
 
-def test_new_uuids_are_uuids_and_come_from_the_source() -> None:
+def test_new_uuids_are_valid_and_determined_by_the_random_source() -> None:
     assert new_uuid(random.Random(1)) == new_uuid(random.Random(1))
     text = new_uuid(random.Random(2))
     assert is_uuid(text)
@@ -46,14 +46,14 @@ def test_new_uuids_are_uuids_and_come_from_the_source() -> None:
 
 
 @pytest.mark.parametrize("wrap", ["{}", "urn:uuid:{}", "{{{}}}"])
-def test_every_spelling_of_a_uuid_is_known(wrap: str) -> None:
+def test_each_notation_of_a_uuid_is_accepted(wrap: str) -> None:
     text = new_uuid(random.Random(3))
     assert is_uuid(wrap.format(text))
     assert is_uuid(text.replace("-", ""))
     assert not is_uuid(wrap.format(text)[:-2])
 
 
-def test_a_link_identity_cannot_be_made_up_without_the_token() -> None:
+def test_a_link_identity_depends_on_the_token_and_does_not_contain_it() -> None:
     token = new_token(random.Random(4))
     assert len(token) == 64
     identity = link_identity(WorkspaceId("w"), Generation(3), token)
@@ -67,7 +67,7 @@ def test_a_link_identity_cannot_be_made_up_without_the_token() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
-def test_every_error_comes_back_as_its_own_class(code: str) -> None:
+def test_each_error_is_decoded_as_its_own_class(code: str) -> None:
     cls, status = CODES[code]
     error = cls("cannot: reason", code=code, retry_after_s=2.0, details={"id": "x"})
     assert error.status == status
@@ -84,7 +84,7 @@ def test_an_error_of_a_newer_version_is_internal_but_keeps_its_code() -> None:
     assert (again.code, again.status) == ("brand_new", 418)
 
 
-def test_errors_say_whether_trying_again_is_safe() -> None:
+def test_errors_say_whether_a_retry_is_safe() -> None:
     assert Unavailable("cannot now").retryable
     assert not Unavailable("cannot now", retryable=False).retryable
     assert not BulkheadError("cannot").retryable
@@ -94,7 +94,7 @@ def test_errors_say_whether_trying_again_is_safe() -> None:
 
 
 @given(st.from_regex(r"[A-Za-z0-9]{1,64}", fullmatch=True), st.integers(0, 10**18 - 1))
-def test_an_event_id_comes_back(log_id: str, number: int) -> None:
+def test_an_event_id_is_parsed_as_it_was_printed(log_id: str, number: int) -> None:
     event_id = EventId(log_id, number)
     assert parse_event_id(str(event_id)) == event_id
 
@@ -102,16 +102,16 @@ def test_an_event_id_comes_back(log_id: str, number: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "5", "a", "a.", ".5", "a.-1", "a.5 ", "a.5\n", "a.b", "a.5.6", "ä.5", "a." + "9" * 19, "a\0.5"]
 )
-def test_C04_what_we_never_sent_is_no_event_id(text: str) -> None:
+def test_C04_other_texts_are_not_event_ids(text: str) -> None:
     assert parse_event_id(text) is None
 
 
 @given(st.text())
-def test_C04_any_text_is_read_without_an_error(text: str) -> None:
+def test_C04_any_text_is_parsed_without_an_error(text: str) -> None:
     parse_event_id(text)
 
 
-async def test_the_payload_decides_the_kind_and_a_change_may_be_left_out_where_there_is_one() -> None:
+async def test_the_payload_decides_the_kind_and_a_single_possible_change_may_be_omitted() -> None:
     payload = RunComplete(session_id="s", message_id="m")
     event = numbered_event(payload, number=7, key="r", session_id="s", run_id="r")
     assert (event.kind, event.number, event.key, event.session_id, event.run_id) == ("run_complete", 7, "r", "s", "r")
@@ -125,7 +125,7 @@ async def test_a_snapshot_has_no_number() -> None:
     assert (event.kind, event.number, event.key) == ("mcp_event", 0, "mcp m")
 
 
-async def test_a_wrong_pair_of_payload_and_event_cannot_be_made() -> None:
+async def test_a_payload_that_does_not_match_the_event_is_refused() -> None:
     session = Session(id="s", created_at=1, updated_at=1)
     with pytest.raises(ValueError, match="no row of EVENTS"):
         event_data(Prompt(session_id="s", prompt="p"))
@@ -141,16 +141,16 @@ async def test_a_wrong_pair_of_payload_and_event_cannot_be_made() -> None:
         numbered_event(StreamReset(reason="r", cursor=""), number=1)
 
 
-# --- limits, operations, spec, shapes ---------------------------------------------------------------------------------
+# --- limits, operations, spec, types ---------------------------------------------------------------------------------
 
 
-def test_limits_are_read_from_json_and_wrong_ones_named() -> None:
+def test_limits_are_read_from_json_and_errors_name_the_limit() -> None:
     assert limits_from_json('{"drain_s": 1}') == msgspec.structs.replace(DEFAULT_LIMITS, drain_s=1.0)
     with pytest.raises(msgspec.ValidationError, match="drain_s"):
         limits_from_json('{"drain_s": "soon"}')
 
 
-def test_limits_fit_together() -> None:
+def test_the_default_limits_are_consistent() -> None:
     limits = DEFAULT_LIMITS
     assert limits.message_max_bytes > limits.body_max_bytes
     assert limits.event_batch_max <= limits.event_window
@@ -158,11 +158,11 @@ def test_limits_fit_together() -> None:
     assert all(getattr(limits, name) >= 0 for name in limits.__struct_fields__)
 
 
-def test_operations_are_keyed_by_their_name() -> None:
+def test_the_keys_of_the_operations_are_their_names() -> None:
     assert all(name == row.name for name, row in OPERATIONS.items())
 
 
-def test_a_spec_comes_back() -> None:
+def test_a_worker_spec_is_decoded_as_it_was_encoded() -> None:
     spec = WorkerSpec(
         workspace_id=WorkspaceId("w"),
         generation=Generation(1),
@@ -186,16 +186,16 @@ def test_an_envelope_is_one_line_with_the_type_first() -> None:
 
 
 @given(st.text(), st.text())
-def test_any_text_survives_a_shape(session_id: str, prompt: str) -> None:
-    shape = Prompt(session_id=session_id, prompt=prompt)
+def test_any_text_survives_encoding(session_id: str, prompt: str) -> None:
+    request = Prompt(session_id=session_id, prompt=prompt)
     try:
-        data = msgspec.json.encode(shape)
+        data = msgspec.json.encode(request)
     except UnicodeEncodeError:
         return  # a lone surrogate cannot come from JSON that was read
-    assert msgspec.json.decode(data, type=Prompt) == shape
+    assert msgspec.json.decode(data, type=Prompt) == request
 
 
-def test_a_workspace_always_has_a_config_that_clients_survive() -> None:
+def test_a_workspace_always_has_the_keys_of_the_configuration_that_clients_need() -> None:
     read = msgspec.json.decode(msgspec.json.encode(Workspace(id="w", path="/p")))
     assert read["config"] == msgspec.json.decode(bytes(EMPTY_CONFIG)) == {"providers": {}, "options": {"tui": {}}}
 
@@ -225,7 +225,7 @@ def test_a_machine_moves_by_its_table_and_returns_effects() -> None:
     assert lamp.stop() == []
 
 
-def test_a_machine_tells_its_story_when_a_fact_is_not_allowed() -> None:
+def test_a_forbidden_transition_reports_the_history_of_the_machine() -> None:
     lamp = Lamp(Light.RED)
     for _ in range(STORY_LENGTH):
         lamp.go()

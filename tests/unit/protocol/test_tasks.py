@@ -1,4 +1,4 @@
-"""Tasks that somebody owns, and the detached write."""
+"""Owned background tasks, and work that survives the cancellation of its caller."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from protocol.base.tasks import TaskOwner, run_shielded
 LOG = logging.getLogger("bulkhead.test")
 
 
-async def test_close_ends_every_task() -> None:
+async def test_close_cancels_all_tasks() -> None:
     owner = TaskOwner("test", LOG)
     tasks = [owner.start(asyncio.sleep(60), f"t{n}") for n in range(3)]
     await asyncio.sleep(0)
@@ -22,23 +22,20 @@ async def test_close_ends_every_task() -> None:
         owner.start(asyncio.sleep(0), "late")
 
 
-async def test_an_error_that_nobody_awaits_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_of_a_task_that_is_not_awaited_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
-        raise ValueError("nobody sees me")
+        raise ValueError("not awaited")
 
-    async def main() -> None:
-        owner = TaskOwner("test", LOG)
+    owner = TaskOwner("test", LOG)
+    with caplog.at_level(logging.ERROR):
         task = owner.start(fail(), "fails")
         await asyncio.wait({task})
         await asyncio.sleep(0)
         await owner.close()
-
-    with caplog.at_level(logging.ERROR):
-        await main()
     assert any(record.message == "task failed" and record.exc_info for record in caplog.records)
 
 
-async def test_settle_gives_the_result_and_the_error_of_the_work(caplog: pytest.LogCaptureFixture) -> None:
+async def test_run_shielded_returns_the_result_or_raises_the_error(caplog: pytest.LogCaptureFixture) -> None:
     async def work(error: Exception | None) -> str:
         await asyncio.sleep(0)
         if error is not None:
@@ -50,17 +47,17 @@ async def test_settle_gives_the_result_and_the_error_of_the_work(caplog: pytest.
     with pytest.raises(ValueError, match="no"):
         await run_shielded(work(ValueError("no")), owner=owner, timeout_s=1.0, name="w")
     await owner.close()
-    assert not caplog.records, "its caller was told"
+    assert not caplog.records, "the caller got the error"
 
 
-async def test_settle_finishes_although_its_caller_is_cancelled_twice() -> None:
+async def test_run_shielded_finishes_the_work_although_its_caller_is_cancelled_twice() -> None:
     owner = TaskOwner("test", LOG)
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    begun, release = asyncio.Event(), asyncio.Event()
     written: list[str] = []
 
     async def write() -> None:
         begun.set()
-        await go_on.wait()
+        await release.wait()
         written.append("row")
 
     caller = asyncio.ensure_future(run_shielded(write(), owner=owner, timeout_s=5.0, name="write"))
@@ -69,25 +66,25 @@ async def test_settle_finishes_although_its_caller_is_cancelled_twice() -> None:
         caller.cancel()
         await asyncio.sleep(0)
         assert not caller.done()
-    go_on.set()
+    release.set()
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert written == ["row"]
     await owner.close()
 
 
-async def test_settle_past_its_time_is_unknown_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_run_shielded_times_out_and_the_work_continues(caplog: pytest.LogCaptureFixture) -> None:
     owner = TaskOwner("test", LOG)
-    go_on, written = asyncio.Event(), asyncio.Event()
+    release, written = asyncio.Event(), asyncio.Event()
 
     async def write() -> None:
-        await go_on.wait()
+        await release.wait()
         written.set()
-        raise ValueError("nobody hears me")
+        raise ValueError("too late")
 
     with pytest.raises(TimeoutError, match="settle"):
         await run_shielded(write(), owner=owner, timeout_s=0.01, name="write")
-    go_on.set()
+    release.set()
     await written.wait()
     await owner.close()
     assert [record.message for record in caplog.records] == ["task failed"]

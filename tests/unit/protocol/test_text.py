@@ -1,4 +1,4 @@
-"""Text without halves of characters."""
+"""Text without lone surrogates."""
 
 import json
 
@@ -25,11 +25,11 @@ def test_the_result_can_be_stored_and_has_the_same_length(text: str) -> None:
 
 
 @given(value=JSON)
-def test_every_text_of_a_value_is_cleaned(value: object) -> None:
+def test_surrogates_are_replaced_in_all_texts_of_a_value(value: object) -> None:
     json.dumps(replace_surrogates_in(value), ensure_ascii=False).encode()
 
 
-def test_pairs_are_joined() -> None:
+def test_pairs_of_surrogates_are_joined() -> None:
     assert join_surrogates("a\ud83d\ude00b\ud83dc") == "a\U0001f600b\ufffdc"
     assert replace_surrogates("a\ud83d\ude00é") == "a??é"
     assert replace_surrogates_in({"k\udcff": ("x\udcff", [1, None])}) == {"k?": ["x?", [1, None]]}

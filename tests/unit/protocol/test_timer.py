@@ -1,4 +1,4 @@
-"""The alarm of a state machine: it rings once, at the time that was set last, or not at all."""
+"""The timer of a state machine fires once, at the time that was set last, or never."""
 
 import asyncio
 
@@ -6,35 +6,35 @@ from protocol.base.clock import SystemClock
 from protocol.base.timer import Timer
 
 
-async def test_it_rings_once_at_the_time_that_was_set_last() -> None:
-    clock, rang, again = SystemClock(), 0, asyncio.Event()
+async def test_a_timer_fires_once_at_the_time_that_was_set_last() -> None:
+    clock, fired, again = SystemClock(), 0, asyncio.Event()
 
-    def ring() -> None:
-        nonlocal rang
-        rang += 1
-        if rang == 2:
+    def fire() -> None:
+        nonlocal fired
+        fired += 1
+        if fired == 2:
             again.set()
         else:
-            alarm.set(clock.now() - 1)  # over already: at once
+            timer.set(clock.now() - 1)  # in the past: fires at once
 
-    alarm = Timer(clock, ring)
-    alarm.set(clock.now() + 3600)
-    alarm.set(clock.now())
+    timer = Timer(clock, fire)
+    timer.set(clock.now() + 3600)
+    timer.set(clock.now())
     async with asyncio.timeout(5):
         await again.wait()
-    assert rang == 2
+    assert fired == 2
 
 
-async def test_cancelled_it_does_not_ring() -> None:
-    rang: list[str] = []
+async def test_a_cancelled_or_unset_timer_does_not_fire() -> None:
+    fired: list[str] = []
     clock, later = SystemClock(), asyncio.Event()
-    alarm, silenced = Timer(clock, lambda: rang.append("cancelled")), Timer(clock, lambda: rang.append("unset"))
-    alarm.set(clock.now())
-    silenced.set(clock.now())
-    alarm.cancel()
-    alarm.cancel()
-    silenced.set(None)
+    cancelled, unset = Timer(clock, lambda: fired.append("cancelled")), Timer(clock, lambda: fired.append("unset"))
+    cancelled.set(clock.now())
+    unset.set(clock.now())
+    cancelled.cancel()
+    cancelled.cancel()
+    unset.set(None)
     Timer(clock, later.set).set(clock.now() + 0.001)  # due after both
     async with asyncio.timeout(5):
         await later.wait()
-    assert rang == []
+    assert fired == []

@@ -1,4 +1,4 @@
-"""The pump against a socket that signals as ZeroMQ does: one edge when something arrives, none for the rest."""
+"""The pump against a socket that signals like ZeroMQ: one edge at an arrival, none for unread messages."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from tests.support.run_coroutine import run
 
 
 class EdgeSocket:
-    """Holds messages; its descriptor becomes readable at an arrival, and is reset by any receive or send."""
+    """Queues messages; its descriptor becomes readable at an arrival and is reset by each receive and send."""
 
     def __init__(self) -> None:
         self.messages: deque[int] = deque()
@@ -25,7 +25,7 @@ class EdgeSocket:
         os.eventfd_write(self.descriptor, 1)
 
     def send(self) -> None:
-        """Like a send on a ZeroMQ socket: it swallows the edge of what has arrived."""
+        """Reset the descriptor although messages are unread, like a send on a ZeroMQ socket."""
         try:
             os.eventfd_read(self.descriptor)
         except BlockingIOError:
@@ -43,40 +43,40 @@ def socket() -> Iterator[EdgeSocket]:
     os.close(edge.descriptor)
 
 
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
+async def run_loop(turns: int = 20) -> None:
+    for _ in range(turns):
         await asyncio.sleep(0)
 
 
-async def test_everything_is_read_although_the_edge_comes_once(socket: EdgeSocket) -> None:
+async def test_all_messages_are_read_after_a_single_edge(socket: EdgeSocket) -> None:
     read: list[int] = []
     pump = ZmqPump(receive=socket.receive, handle=read.append)
     socket.messages.extend((1, 2))  # before the start: a new socket does not signal
     pump.start(socket.descriptor)
-    await turns()
+    await run_loop()
     assert read == [1, 2]
     socket.arrive(*range(3, 500))
-    await turns()
+    await run_loop()
     assert read == list(range(1, 500))
     pump.stop()
 
 
-async def test_an_edge_that_a_send_swallowed_is_made_good(socket: EdgeSocket) -> None:
+async def test_wake_reads_messages_whose_edge_a_send_has_reset(socket: EdgeSocket) -> None:
     read: list[int] = []
     pump = ZmqPump(receive=socket.receive, handle=read.append)
     pump.start(socket.descriptor)
-    await turns()
+    await run_loop()
     socket.arrive(1)
     socket.send()
-    await turns()
-    assert read == [], "nothing signals: this is what `wake` is for"
+    await run_loop()
+    assert read == [], "no signal: only `wake` helps"
     pump.wake()
-    await turns()
+    await run_loop()
     assert read == [1]
     pump.stop()
 
 
-async def test_the_loop_gets_its_turn_between_many_messages(socket: EdgeSocket) -> None:
+async def test_other_work_of_the_loop_runs_between_many_messages(socket: EdgeSocket) -> None:
     read: list[int] = []
     seen_by_others: list[int] = []
 
@@ -87,10 +87,10 @@ async def test_the_loop_gets_its_turn_between_many_messages(socket: EdgeSocket) 
 
     pump = ZmqPump(receive=socket.receive, handle=read.append)
     pump.start(socket.descriptor)
-    await turns()
+    await run_loop()
     socket.arrive(*range(10 * TURN_MAX))
     other_work()
-    await turns(60)
+    await run_loop(60)
     assert len(read) == 10 * TURN_MAX
     steps = [later - earlier for earlier, later in zip([0, *seen_by_others], [*seen_by_others, len(read)], strict=True)]
     assert max(steps) <= 2 * TURN_MAX, "a signal and a wake may fall into one turn"
@@ -109,9 +109,9 @@ async def test_a_handler_that_raises_loses_only_its_own_message(socket: EdgeSock
 
     pump = ZmqPump(receive=socket.receive, handle=handle)
     pump.start(socket.descriptor)
-    await turns()
+    await run_loop()
     socket.arrive(1, 2, 3)
-    await turns()
+    await run_loop()
     assert (read, errors) == ([1, 3], ["two"])
     pump.stop()
 
@@ -125,17 +125,17 @@ async def test_a_handler_may_stop_the_pump(socket: EdgeSocket) -> None:
 
     pump = ZmqPump(receive=socket.receive, handle=handle)
     pump.start(socket.descriptor)
-    await turns()
+    await run_loop()
     socket.arrive(1, 2, 3)
-    await turns()
+    await run_loop()
     assert read == [1]
     pump.wake()
     pump.stop()
-    await turns()
+    await run_loop()
     assert read == [1]
 
 
-async def test_before_turn_comes_before_each_reading(socket: EdgeSocket) -> None:
+async def test_before_turn_runs_before_each_read(socket: EdgeSocket) -> None:
     order: list[str] = []
     pump = ZmqPump(
         receive=socket.receive,
@@ -164,7 +164,7 @@ ACTIONS = st.lists(
 
 @given(actions=ACTIONS)
 def test_no_message_is_left_unread_or_read_twice(actions: list[tuple[str, int]]) -> None:
-    async def story() -> None:
+    async def check() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         edge = EdgeSocket()
         read: list[int] = []
@@ -188,12 +188,12 @@ def test_no_message_is_left_unread_or_read_twice(actions: list[tuple[str, int]])
                     edge.send()
                     pump.wake()
                 case "turn":
-                    await turns(number)
+                    await run_loop(number)
                 case _:
                     fails_after[0] = number
-        await turns(2 * total // TURN_MAX + 20)
+        await run_loop(2 * total // TURN_MAX + 20)
         assert read == list(range(total))
         pump.stop()
         os.close(edge.descriptor)
 
-    run(story())
+    run(check())

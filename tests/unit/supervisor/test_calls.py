@@ -1,4 +1,4 @@
-"""Calls in flight: facts in, effects out."""
+"""Calls in flight: which effects follow from which facts."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def test_only_bound_calls_are_cancelled() -> None:
     assert calls.due("b", 10.0) == [Expire(flight), SendCancel("b")]
 
 
-def test_calls_are_bounded_by_count_and_by_bytes_but_one_always_goes() -> None:
+def test_calls_are_bounded_by_count_and_by_bytes_but_a_single_one_always_passes() -> None:
     calls = Calls(count_max=2, bytes_max=100)
     opened(calls, "big", body=b"x" * 1000)
     with pytest.raises(LimitReached) as caught:
@@ -64,7 +64,7 @@ def test_calls_are_bounded_by_count_and_by_bytes_but_one_always_goes() -> None:
         opened(calls, "c")
 
 
-def test_after_a_reconnect_everything_is_sent_again_in_order() -> None:
+def test_after_a_reconnect_all_open_calls_are_sent_again_in_order() -> None:
     calls = Calls(count_max=5, bytes_max=100)
     for call_id in "abc":
         opened(calls, call_id)
@@ -72,9 +72,9 @@ def test_after_a_reconnect_everything_is_sent_again_in_order() -> None:
     assert [effect.flight.call_id for effect in calls.reconnected() if isinstance(effect, Send)] == ["a", "c"]
 
 
-def test_a_lost_worker_leaves_no_call() -> None:
+def test_the_loss_of_a_worker_ends_all_its_calls() -> None:
     calls = Calls(count_max=3, bytes_max=6)
-    for _ in range(2):  # neither count nor bytes are left over from the first time
+    for _ in range(2):  # count and bytes are zero again after the first loss
         for call_id in "abc":
             opened(calls, call_id, body=b"12")
         assert [flight.call_id for flight in calls.lost()] == ["a", "b", "c"]

@@ -1,4 +1,4 @@
-"""Router and worker link over a real socket: both ends of the conversation in one process."""
+"""Router and worker link over a real socket: both ends of the connection in one process."""
 
 import asyncio
 import logging
@@ -63,13 +63,13 @@ WORKSPACE = WorkspaceId("w1")
 class Recorder:
     """Records the messages that a link delivers, in order; `until` waits for one."""
 
-    heard: list[object] = field(default_factory=list)
+    messages: list[object] = field(default_factory=list)
     logs: list[tuple[str, int]] = field(default_factory=list)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note(self, message: object) -> None:
-        self.heard.append(message)
-        self.news.set()
+        self.messages.append(message)
+        self.changed.set()
 
     on_hello = on_ready = on_heartbeat = on_closing = on_last_word = note
 
@@ -79,68 +79,73 @@ class Recorder:
     def on_events(self, batch: list[Event], link: Link) -> None:
         self.note(batch)
 
-    async def until(self, is_it: Callable[[object], bool]) -> object:
+    async def until(self, matches: Callable[[object], bool]) -> object:
         while True:
-            for message in self.heard:
-                if is_it(message):
+            for message in self.messages:
+                if matches(message):
                     return message
-            self.news.clear()
-            await self.news.wait()
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def until_events(self, matches: Callable[[list[Event]], bool]) -> list[Event]:
+        batch = await self.until(lambda message: isinstance(message, list) and matches(message))
+        assert isinstance(batch, list)
+        return batch
 
     async def until_type(self, kind: type) -> object:
         return await self.until(lambda message: isinstance(message, kind))
 
     def count(self, kind: type) -> int:
-        return sum(isinstance(message, kind) for message in self.heard)
+        return sum(isinstance(message, kind) for message in self.messages)
 
 
 @dataclass
-class Source:
-    """Takes the place of the worker's publisher and records its calls."""
+class PublisherStub:
+    """Stands in for the worker's publisher and records the calls to it."""
 
-    heard: list[tuple[str, int, int]] = field(default_factory=list)
+    calls: list[tuple[str, int, int]] = field(default_factory=list)
     credits: int = 0
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def connected(self, last_number: int, credit: int) -> None:
-        self.heard.append(("connected", last_number, credit))
-        self.news.set()
+        self.calls.append(("connected", last_number, credit))
+        self.changed.set()
 
     def credit(self, more: int) -> None:
         self.credits += more
-        self.news.set()
+        self.changed.set()
 
     def disconnected(self) -> None:
-        self.heard.append(("disconnected", 0, 0))
-        self.news.set()
+        self.calls.append(("disconnected", 0, 0))
+        self.changed.set()
 
     def writable(self) -> None:
-        self.news.set()
+        self.changed.set()
 
     async def until_credits(self, count: int) -> None:
         while self.credits < count:
-            self.news.clear()
-            await self.news.wait()
+            self.changed.clear()
+            await self.changed.wait()
 
     async def until(self, word: str, times: int = 1) -> None:
-        while sum(entry[0] == word for entry in self.heard) < times:
-            self.news.clear()
-            await self.news.wait()
+        while sum(call[0] == word for call in self.calls) < times:
+            self.changed.clear()
+            await self.changed.wait()
 
 
 class FakeWorker:
     """A worker link with small handlers."""
 
     def __init__(self, endpoint: str, *, token: str = "secret", generation: int = 1, limits: Limits = FAST) -> None:
-        self.ran: list[str] = []
+        self.executed: list[str] = []
         self.release = asyncio.Event()
         self.began = asyncio.Event()
         self.bound_cancelled = asyncio.Event()
         self.shutdowns: list[Shutdown] = []
         self.attached: list[int] = []
-        self.source = Source()
+        self.publisher = PublisherStub()
         self.stats = WorkerStats(log_id="log", last_number=7)
-        self.heard = 0
+        self.supervisor_messages = 0
         handlers: dict[str, Handler] = {
             "echo": self.echo,
             "fail": self.fail,
@@ -163,27 +168,27 @@ class FakeWorker:
             log=LOG,
             table=OperationTable(handlers, limits=limits, clock=CLOCK, log=LOG, operations=OPERATIONS),
             replies=ReplyCache(count_max=100, bytes_max=1_000_000),
-            publisher=self.source,
+            publisher=self.publisher,
             stats=lambda: self.stats,
             callbacks=LinkCallbacks(
                 on_shutdown=self.shutdowns.append,
-                on_supervisor_heard=self._heard,
+                on_supervisor_heard=self._on_supervisor_heard,
                 on_attached=self.attached.append,
             ),
         )
 
-    def _heard(self) -> None:
-        self.heard += 1
+    def _on_supervisor_heard(self) -> None:
+        self.supervisor_messages += 1
 
     async def echo(self, request: OperationRequest) -> OperationResponse:
-        self.ran.append(request.call_id)
+        self.executed.append(request.call_id)
         return OperationResponse(request.body + request.args.get("more", "").encode(), status=202)
 
     async def fail(self, request: OperationRequest) -> OperationResponse:
         raise NotFound("cannot find session s9", code="session_unknown", details={"id": "s9"})
 
     async def wait(self, request: OperationRequest) -> OperationResponse:
-        self.ran.append(request.call_id)
+        self.executed.append(request.call_id)
         self.began.set()
         await self.release.wait()
         return OperationResponse(b"late")
@@ -203,7 +208,7 @@ class FakeWorker:
 
 @dataclass
 class RouterHarness:
-    """A router and one worker that is expected."""
+    """A router, one expected worker, and what the worker's link delivered."""
 
     router: Router
     worker: FakeWorker
@@ -223,7 +228,7 @@ def new_router(epoch: int = 1, limits: Limits = FAST) -> Router:
 
 
 @asynccontextmanager
-async def house(
+async def connected(
     path: Path, *, token: str = "secret", generation: int = 1, limits: Limits = FAST
 ) -> AsyncIterator[RouterHarness]:
     router = new_router(limits=limits)
@@ -240,10 +245,10 @@ async def house(
         await router.close()
 
 
-async def test_a_worker_says_hello_then_ready_then_beats(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_a_worker_sends_hello_then_ready_then_heartbeats(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Heartbeat)
-        hello, ready = it.recorder.heard[:2]
+        hello, ready = it.recorder.messages[:2]
         assert isinstance(hello, Hello)
         assert (hello.pid, hello.ready) == (os.getpid(), False)
         assert hello.boot_id
@@ -252,12 +257,12 @@ async def test_a_worker_says_hello_then_ready_then_beats(tmp_path: Path) -> None
         assert ready.last_number == 7
         assert it.recorder.logs == [("log", 7)]
         assert it.link.is_open
-        assert it.worker.source.heard == [("connected", 7, FAST.event_window)]
-        assert it.worker.heard > 0
+        assert it.worker.publisher.calls == [("connected", 7, FAST.event_window)]
+        assert it.worker.supervisor_messages > 0
 
 
 async def test_a_call_is_answered(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         answer = await it.link.call("echo", args={"more": "!"}, body=b"hi")
         assert (answer.status, answer.body) == (202, b"hi!")
@@ -266,7 +271,7 @@ async def test_a_call_is_answered(tmp_path: Path) -> None:
 
 
 async def test_an_error_is_raised_as_the_same_class(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         with pytest.raises(NotFound, match="s9") as caught:
             await it.link.call("fail")
@@ -274,20 +279,20 @@ async def test_an_error_is_raised_as_the_same_class(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_token_is_refused(tmp_path: Path) -> None:
-    async with house(tmp_path, token="guess") as it:
+    async with connected(tmp_path, token="guess") as it:
         await eventually(lambda: it.router.counters.refused_hellos == 1)
         assert not it.link.is_open
         assert not it.worker.link.is_welcome
-        assert it.recorder.heard == []
+        assert it.recorder.messages == []
 
 
 async def test_an_older_generation_is_refused(tmp_path: Path) -> None:
-    async with house(tmp_path, generation=0) as it:
+    async with connected(tmp_path, generation=0) as it:
         await eventually(lambda: it.router.counters.refused_hellos == 1)
         assert not it.link.is_open
 
 
-async def test_a_worker_that_is_expected_only_later_gets_in(tmp_path: Path) -> None:
+async def test_a_worker_that_is_expected_only_later_is_accepted(tmp_path: Path) -> None:
     router = new_router()
     await router.start(tmp_path / "router.sock")
     worker = FakeWorker(router.endpoint)
@@ -303,16 +308,16 @@ async def test_a_worker_that_is_expected_only_later_gets_in(tmp_path: Path) -> N
 
 
 async def test_a_call_past_its_deadline_fails_and_its_late_answer_is_dropped(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         with pytest.raises(Unavailable) as caught:
             await it.link.call("wait", timeout_s=0.1)
         assert (caught.value.code, caught.value.status, caught.value.retryable) == ("deadline", 504, False)
-        assert len(it.worker.ran) == 1  # sent twice, done once
+        assert len(it.worker.executed) == 1  # sent twice, done once
 
 
-async def test_a_cancelled_caller_ends_a_bound_operation_only(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_a_cancelled_caller_ends_only_a_bound_operation(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         call = asyncio.ensure_future(it.link.call("bound"))
         await it.worker.began.wait()
@@ -327,7 +332,7 @@ async def test_a_cancelled_caller_ends_a_bound_operation_only(tmp_path: Path) ->
 
 
 async def test_Z07_a_repeated_call_id_has_one_effect_and_the_same_answer(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         first = await it.link.call("echo", body=b"a", call_id="k1")
         again = await it.link.call("echo", body=b"b", call_id="k1")
@@ -336,26 +341,26 @@ async def test_Z07_a_repeated_call_id_has_one_effect_and_the_same_answer(tmp_pat
         await it.worker.began.wait()
         it.worker.release.set()
         assert {answer.body for answer in await asyncio.gather(*together)} == {b"late"}
-        assert it.worker.ran == ["k1", "k2"]
+        assert it.worker.executed == ["k1", "k2"]
 
 
-async def test_Z08_a_lost_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_Z08_the_call_of_a_lost_answer_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "failpoints"))
-    async with Failpoints(tmp_path / "failpoints") as failpoints, house(tmp_path) as it:
+    async with Failpoints(tmp_path / "failpoints") as failpoints, connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         failpoints.arm("answer.before_send", "raise")
         answer = await it.link.call("echo", body=b"x", timeout_s=2.0)
         assert answer.body == b"x"
         await failpoints.reached("answer.before_send")
-        assert len(it.worker.ran) == 1
+        assert len(it.worker.executed) == 1
 
 
 async def test_calls_fail_when_the_worker_is_lost(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         call = asyncio.ensure_future(it.link.call("wait"))
         await it.worker.began.wait()
-        it.link.fail(Unavailable("cannot go on: it died", code="worker_lost"))
+        it.link.fail(Unavailable("cannot continue: it died", code="worker_lost"))
         with pytest.raises(Unavailable, match="died"):
             await call
         with pytest.raises(Unavailable, match="died"):
@@ -363,18 +368,18 @@ async def test_calls_fail_when_the_worker_is_lost(tmp_path: Path) -> None:
         assert not it.link.is_open
 
 
-async def test_nothing_of_an_older_process_is_delivered_after_the_next_one_is_expected(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_no_message_of_an_older_process_is_delivered_once_the_next_one_is_expected(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
-        heartbeat, hello = await it.recorder.until_type(Heartbeat), it.recorder.heard[0]
+        heartbeat, hello = await it.recorder.until_type(Heartbeat), it.recorder.messages[0]
         assert isinstance(heartbeat, Heartbeat)
         assert isinstance(hello, Hello)
-        second = Recorder()
-        link = expect(it.router, second, ExpectedWorker(WORKSPACE, Generation(2), "other"))
-        before = len(it.recorder.heard)
+        newer = Recorder()
+        link = expect(it.router, newer, ExpectedWorker(WORKSPACE, Generation(2), "other"))
+        before = len(it.recorder.messages)
         assert it.worker.link.send_events([Event(kind="message", data=b"{}", number=8)])
         await eventually(lambda: it.router.counters.strangers > 0)
-        # Whatever still reaches the old link itself ends there.
+        # The old link drops all messages that still reach it.
         it.link.accepted(msgspec.structs.replace(hello, ready=True), "localhost:0:0:1")
         for message in (
             heartbeat,
@@ -384,14 +389,14 @@ async def test_nothing_of_an_older_process_is_delivered_after_the_next_one_is_ex
             LastWord(reason="bye", last_number=9, cancelled_runs=0, left_runs=[], flushed=True),
         ):
             it.link.receive(message)
-        assert len(it.recorder.heard) == before
+        assert len(it.recorder.messages) == before
         assert it.recorder.logs == [("log", 7)]
-        assert (second.heard, second.logs, link.is_open) == ([], [], False)
+        assert (newer.messages, newer.logs, link.is_open) == ([], [], False)
 
 
 async def test_too_many_calls_are_refused(tmp_path: Path) -> None:
     limits = msgspec.structs.replace(FAST, calls_in_flight_max=2)
-    async with house(tmp_path, limits=limits) as it:
+    async with connected(tmp_path, limits=limits) as it:
         await it.recorder.until_type(Ready)
         calls = [asyncio.ensure_future(it.link.call("wait")) for _ in range(2)]
         await it.worker.began.wait()
@@ -402,8 +407,8 @@ async def test_too_many_calls_are_refused(tmp_path: Path) -> None:
         await asyncio.gather(*calls)
 
 
-async def test_Z05_too_large_is_refused_before_it_is_sent(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_Z05_a_message_above_the_limit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         with pytest.raises(BulkheadError) as caught:
             await it.link.call("echo", body=b"x" * FAST.message_max_bytes)
@@ -414,40 +419,40 @@ async def test_Z05_too_large_is_refused_before_it_is_sent(tmp_path: Path) -> Non
         assert (await it.link.call("echo", body=b"fine")).body == b"fine"
 
 
-async def test_an_event_too_large_for_a_message_still_brings_its_number(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_an_event_too_large_for_a_message_is_replaced_by_one_with_its_number(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         big = Event(kind="message", data=b"x" * FAST.message_max_bytes, number=8)
         assert it.worker.link.send_events([big])
-        [omitted] = await it.recorder.until(lambda m: isinstance(m, list) and m[0].kind != MARK_KIND)  # type: ignore[misc]
+        [omitted] = await it.recorder.until_events(lambda batch: batch[0].kind != MARK_KIND)
         assert (omitted.number, omitted.kind) == (8, "omitted")
 
 
-async def test_events_arrive_in_order_and_credit_goes_back_in_lots(tmp_path: Path) -> None:
+async def test_events_arrive_in_order_and_credit_is_returned_in_batches(tmp_path: Path) -> None:
     limits = msgspec.structs.replace(FAST, event_window=8, heartbeat_interval_s=5.0)
-    async with house(tmp_path, limits=limits) as it:
+    async with connected(tmp_path, limits=limits) as it:
         await it.recorder.until_type(Ready)
         assert it.worker.link.send_events([Event(kind="message", data=b"{}", number=n) for n in (8, 9)])
-        await it.recorder.until(lambda m: isinstance(m, list) and m[-1].number == 9)
+        await it.recorder.until_events(lambda batch: batch[-1].number == 9)
         it.link.grant(1)
         it.link.grant(1)
-        await it.worker.source.until_credits(2)
-        assert it.worker.source.credits == 2
+        await it.worker.publisher.until_credits(2)
+        assert it.worker.publisher.credits == 2
 
 
-async def test_Z08_a_lost_last_event_is_noticed_by_the_heartbeat(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_Z08_the_loss_of_the_last_event_is_detected_by_the_heartbeat(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         it.worker.stats = WorkerStats(log_id="log", last_number=9)
-        [mark] = await it.recorder.until(lambda m: isinstance(m, list))  # type: ignore[misc]
+        [mark] = await it.recorder.until_events(lambda _batch: True)
         assert (mark.kind, mark.number) == (MARK_KIND, 9)
 
 
-async def test_a_restarted_supervisor_is_found_again(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_a_worker_reconnects_to_a_restarted_supervisor(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         await it.router.close()
-        await it.worker.source.until("disconnected")
+        await it.worker.publisher.until("disconnected")
         second = new_router(epoch=2)
         await second.start(tmp_path / "router.sock")
         recorder = Recorder()
@@ -461,24 +466,24 @@ async def test_a_restarted_supervisor_is_found_again(tmp_path: Path) -> None:
         await second.close()
 
 
-async def test_S06_commands_of_a_former_supervisor_are_rejected(
+async def test_S06_commands_of_a_previous_supervisor_are_rejected(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with house(tmp_path) as it:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
-        it.worker.link._handshake.epoch = Epoch(2)  # it has heard of a newer one
+        it.worker.link._handshake.epoch = Epoch(2)  # as if a newer supervisor had connected
         with pytest.raises(Conflict, match="epoch"):
             await it.link.call("echo")
         it.link.send(Shutdown(epoch=Epoch(1), reason="old", drain_s=1, flush_s=1))
         it.link.send(Shutdown(epoch=Epoch(2), reason="new", drain_s=1, flush_s=1))
         await eventually(lambda: bool(it.worker.shutdowns))
         assert [message.reason for message in it.worker.shutdowns] == ["new"]
-        assert it.worker.ran == []
+        assert it.worker.executed == []
         assert [record.message for record in caplog.records].count("command of a former supervisor") == 2
 
 
-async def test_the_last_word_arrives(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_the_last_message_of_a_worker_arrives(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         it.worker.link.closing("closing", 1)
         await it.worker.link.last_word(
@@ -492,7 +497,7 @@ async def test_the_last_word_arrives(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def stranger(router: Router, identity: bytes) -> AsyncIterator["zmq.Socket[bytes]"]:
+async def raw_peer(router: Router, identity: bytes) -> AsyncIterator["zmq.Socket[bytes]"]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, identity)
@@ -517,10 +522,10 @@ GARBAGE = [
 ]
 
 
-async def test_Z04_garbage_is_dropped_and_counted_and_its_sender_cut(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_Z04_garbage_is_dropped_and_counted_and_its_sender_disconnected(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
-        async with stranger(it.router, b"nobody") as socket:
+        async with raw_peer(it.router, b"unknown") as socket:
             random.seed(4)
             for _ in range(4):
                 for frame in GARBAGE:
@@ -531,18 +536,18 @@ async def test_Z04_garbage_is_dropped_and_counted_and_its_sender_cut(tmp_path: P
         assert (await it.link.call("echo", body=b"alive")).body == b"alive"
 
 
-async def test_Z10_frames_under_a_workers_name_from_another_process_do_not_count(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_Z10_frames_with_the_identity_of_a_worker_from_another_process_are_ignored(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         it.link.peer = "localhost:0:0:1"  # as if the accepted hello had come from there
-        count = len(it.recorder.heard)
+        count = len(it.recorder.messages)
         it.worker.link.send_events([Event(kind="message", data=b"{}", number=8)])
         await eventually(lambda: it.router.counters.strangers > 0)
-        assert len(it.recorder.heard) == count
+        assert len(it.recorder.messages) == count
 
 
-async def test_X05_a_stranger_without_token_or_with_another_pid_is_refused(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_X05_a_peer_without_token_or_with_another_pid_is_refused(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         hello = Hello(
             wire_version=WIRE_VERSION,
@@ -556,22 +561,22 @@ async def test_X05_a_stranger_without_token_or_with_another_pid_is_refused(tmp_p
             epoch=Epoch(0),
             ready=True,
         )
-        true_but_elsewhere = msgspec.structs.replace(hello, token="secret", pid=1)
-        odd_version = msgspec.structs.replace(hello, token="secret", wire_version=99)
-        for number, message in enumerate((hello, true_but_elsewhere, odd_version), 1):
-            async with stranger(it.router, b"w1.1") as socket:
+        right_token_wrong_pid = msgspec.structs.replace(hello, token="secret", pid=1)
+        unknown_version = msgspec.structs.replace(hello, token="secret", wire_version=99)
+        for number, message in enumerate((hello, right_token_wrong_pid, unknown_version), 1):
+            async with raw_peer(it.router, b"w1.1") as socket:
                 socket.send(encode(message, max_bytes=10_000))
                 await eventually(lambda number=number: it.router.counters.refused_hellos >= number)  # type: ignore[misc]
-        async with stranger(it.router, b"w1.1") as socket:
+        async with raw_peer(it.router, b"w1.1") as socket:
             socket.send(encode(Answer(call_id="1.1.1"), max_bytes=10_000))
             socket.send(b"\x63" + encode(hello, max_bytes=10_000)[1:])  # an unknown version
             await eventually(lambda: it.router.counters.refused_hellos >= 4)
 
 
-async def test_Z10_a_stranger_under_a_workers_public_name_disturbs_nobody(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_Z10_a_peer_with_the_identity_of_a_worker_does_not_disturb_it(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
-        async with stranger(it.router, b"w1.1") as socket:
+        async with raw_peer(it.router, b"w1.1") as socket:
             socket.send(encode(EventBatch(events=[]), max_bytes=1000))
             await eventually(lambda: it.router.counters.strangers == 1)
             assert (await it.link.call("echo", body=b"still")).body == b"still"
@@ -579,7 +584,7 @@ async def test_Z10_a_stranger_under_a_workers_public_name_disturbs_nobody(tmp_pa
 
 
 async def test_garbage_for_the_worker_is_dropped(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         assert it.router._socket is not None
         for frame in GARBAGE:
@@ -590,15 +595,15 @@ async def test_garbage_for_the_worker_is_dropped(tmp_path: Path) -> None:
         assert (await it.link.call("echo", body=b"alive")).body == b"alive"
 
 
-async def test_Z01_a_removed_socket_file_is_bound_again_and_links_go_on(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+async def test_Z01_a_removed_socket_file_is_bound_again_and_links_continue(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
         await it.recorder.until_type(Ready)
         (tmp_path / "router.sock").unlink()
         assert (await it.link.call("echo", body=b"old")).body == b"old"
         await eventually(lambda: it.router.counters.rebinds == 1)
-        assert it.worker.source.heard == [("connected", 7, FAST.event_window)]
+        assert it.worker.publisher.calls == [("connected", 7, FAST.event_window)]
         expect(it.router, Recorder(), ExpectedWorker(WorkspaceId("w2"), Generation(1), "t2"))
-        async with stranger(it.router, b"w2.1") as socket:
+        async with raw_peer(it.router, b"w2.1") as socket:
             socket.send(b"\x63\x01")
             await eventually(lambda: it.router.counters.refused_hellos == 1)
 

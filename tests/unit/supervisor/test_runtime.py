@@ -1,4 +1,4 @@
-"""The runtime directory: private, owned once, counted."""
+"""The runtime directory: private modes, one owner, the counter of supervisors."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_X04_modes_under_an_open_umask(tmp_path: Path) -> None:
+def test_X04_files_are_private_even_with_an_open_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         runtime = RuntimeDir(tmp_path / "run" / "bulkhead")
@@ -31,27 +31,27 @@ def test_X04_modes_under_an_open_umask(tmp_path: Path) -> None:
     runtime.unlock()
 
 
-def test_directory_of_ours_that_is_too_open_is_closed(tmp_path: Path) -> None:
+def test_a_directory_that_is_open_to_others_is_made_private(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     RuntimeDir(tmp_path).prepare()
     assert mode(tmp_path) == 0o700
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
-def test_X04_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_X04_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12345)
     with pytest.raises(RuntimeRefused, match="12345"):
         RuntimeDir(tmp_path).prepare()
 
 
-def test_link_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(RuntimeRefused, match="not a directory"):
         RuntimeDir(tmp_path / "link").prepare()
 
 
-def test_S06_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
+def test_S06_a_second_owner_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     first, second = RuntimeDir(tmp_path), RuntimeDir(tmp_path)
     first.prepare()
     first.lock()
@@ -67,7 +67,7 @@ def test_S06_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
     second.unlock()
 
 
-def test_epoch_counts_supervisors_and_survives_them(tmp_path: Path) -> None:
+def test_the_epoch_counts_supervisors_across_restarts(tmp_path: Path) -> None:
     epochs = []
     for _ in range(3):
         runtime = RuntimeDir(tmp_path)
@@ -86,27 +86,27 @@ def test_T07_a_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
     runtime.lock()
     for _ in range(3):
         epoch = runtime.next_epoch()
-    runtime.announce(["unix:///there"])
+    runtime.announce(["unix:///a"])
     assert not runtime.restore(), "nothing is missing"
     descriptors = len(os.listdir("/proc/self/fd"))
     shutil.rmtree(path)
     assert runtime.restore()
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert (mode(path), mode(runtime.workers)) == (0o700, 0o700)
-    assert json.loads((path / "supervisor.lock").read_text())["listeners"] == ["unix:///there"]
+    assert json.loads((path / "supervisor.lock").read_text())["listeners"] == ["unix:///a"]
     second = RuntimeDir(path)
     with pytest.raises(RuntimeTaken):
         second.lock()
     runtime.workers.rmdir()
-    assert runtime.restore(), "a part of it"
+    assert runtime.restore(), "only a part was missing"
     runtime.unlock()
-    assert not runtime.restore(), "it is not ours any more"
+    assert not runtime.restore(), "the lock was released"
     second.lock()
     assert second.next_epoch() == epoch + 1, "workers would refuse a smaller one"
     second.unlock()
 
 
-def test_T07_whoever_was_quicker_keeps_the_directory(tmp_path: Path) -> None:
+def test_T07_a_directory_that_another_server_took_is_not_restored(tmp_path: Path) -> None:
     path = tmp_path / "bulkhead"
     first, second = RuntimeDir(path), RuntimeDir(path)
     first.prepare()
@@ -117,13 +117,13 @@ def test_T07_whoever_was_quicker_keeps_the_directory(tmp_path: Path) -> None:
     with pytest.raises(RuntimeTaken, match="owns"):
         first.restore()
     second.unlock()
-    assert first.restore(), "now it is free"
+    assert first.restore(), "the directory is free again"
     with pytest.raises(RuntimeTaken):
         second.lock()
     first.unlock()
 
 
-def test_token_is_made_once(tmp_path: Path) -> None:
+def test_the_token_is_made_once(tmp_path: Path) -> None:
     path = tmp_path / "token"
     token = read_or_make_token(path, random.Random(1))
     assert len(token) == 64
@@ -131,7 +131,9 @@ def test_token_is_made_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "bits", "hint"), [("a" * 40, 0o644, "chmod 600"), ("short", 0o600, "16 ASCII")])
-def test_token_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, bits: int, hint: str) -> None:
+def test_a_token_that_others_can_read_or_that_is_short_is_refused(
+    tmp_path: Path, text: str, bits: int, hint: str
+) -> None:
     path = tmp_path / "token"
     path.write_text(text)
     path.chmod(bits)

@@ -1,4 +1,4 @@
-"""Flags, environment and file become one checked configuration; what is wrong is said with what would be right."""
+"""Flags, environment and file become one checked configuration; errors say what would be right."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from supervisor.config.errors import ConfigError
 from supervisor.config.listen_address import parse_listen_address
 
 
-def test_defaults_follow_xdg() -> None:
+def test_the_defaults_follow_the_xdg_variables() -> None:
     config = read_config([], {"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/7"})
     assert config.runtime_dir == Path("/run/user/7/bulkhead")
     assert config.state_dir == Path("/home/u/.local/state/bulkhead")
@@ -19,7 +19,7 @@ def test_defaults_follow_xdg() -> None:
     assert config.has_default_listener
 
 
-def test_service_managers_directories_win_over_xdg() -> None:
+def test_directories_of_the_service_manager_win_over_the_xdg_variables() -> None:
     env = {"RUNTIME_DIRECTORY": "/run/b:/run/other", "STATE_DIRECTORY": "/var/lib/b", "XDG_STATE_HOME": "/x"}
     config = read_config([], {"HOME": "/h", **env})
     assert config.runtime_dir == Path("/run/b")
@@ -40,7 +40,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert config.limits.flush_s == 5.0
 
 
-def test_file_in_the_configuration_directory_is_read(tmp_path: Path) -> None:
+def test_the_file_in_the_configuration_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / "bulkhead.json").write_text('{"server": {"on_last_detach": "cancel"}}')
     assert read_config([], {"CONFIGURATION_DIRECTORY": str(tmp_path)}).on_last_detach == "cancel"
 
@@ -52,7 +52,7 @@ def test_limits_from_the_environment_win_over_the_file(tmp_path: Path) -> None:
     assert (limits.drain_s, limits.flush_s) == (9, 2)
 
 
-def test_the_reference_servers_variables_count_below_ours() -> None:
+def test_settings_of_bulkhead_win_over_the_variables_of_the_reference_server() -> None:
     env = {"HOME": "/h", "CRUSH_SERVER_IDLE_TIMEOUT": "7", "CRUSH_SERVER_DETACH_GRACE": "0"}
     config = read_config([], env)
     assert (config.idle_exit_s, config.limits.detach_grace_s) == (7, 0)
@@ -61,13 +61,13 @@ def test_the_reference_servers_variables_count_below_ours() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "soon", "\u0663", "9" * 400])
-def test_a_reference_variable_that_is_no_number_counts_as_not_set(text: str) -> None:
+def test_a_variable_of_the_reference_server_that_is_not_a_number_is_ignored(text: str) -> None:
     env = {"HOME": "/h", "CRUSH_SERVER_IDLE_TIMEOUT": text, "CRUSH_SERVER_DETACH_GRACE": text}
     config = read_config([], env)
     assert (config.idle_exit_s, config.limits.detach_grace_s) == (None, 10)
 
 
-def test_workers_do_not_inherit_what_is_ours() -> None:
+def test_workers_do_not_inherit_the_variables_of_the_server() -> None:
     env = {"HOME": "/h", "PYTHONPATH": "/x", "NOTIFY_SOCKET": "/n", "LISTEN_FDS": "1", "BULKHEAD_TOKEN": "t", "A": "b"}
     assert read_config([], env).worker_env == {"HOME": "/h", "A": "b"}
 
@@ -103,14 +103,14 @@ def test_errors_say_what_would_be_right(arguments: list[str], env: dict[str, str
         read_config(arguments, {"HOME": "/h", **env})
 
 
-def test_unknown_word_in_the_file_is_named(tmp_path: Path) -> None:
+def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "b.json"
     file.write_text('{"server": {"hots": "unix:///a"}}')
     with pytest.raises(ConfigError, match=r"hots.*host, state_dir"):
         read_config(["--config", str(file)], {})
 
 
-def test_S10_limit_of_the_file_that_is_unknown_wrong_or_negative(tmp_path: Path) -> None:
+def test_S10_an_unknown_wrong_or_negative_limit_in_the_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "b.json"
     for limits, hint in (({"drain_z": 1}, "drain_z"), ({"drain_s": "1"}, "drain_s"), ({"drain_s": -1}, "from 0 up")):
         file.write_text(json.dumps({"server": {"limits": limits}}))
@@ -126,12 +126,12 @@ def test_Z03_paths_too_long_for_the_kernel_are_refused() -> None:
         read_config(["--runtime-dir", "/" + "r" * 100], {})
 
 
-def test_default_listener_moves_when_its_path_would_be_too_long() -> None:
+def test_the_default_listener_moves_when_its_path_would_be_too_long() -> None:
     config = read_config(["--runtime-dir", "/r"], {"XDG_RUNTIME_DIR": "/" + "x" * 100})
     assert config.listeners == (UnixAddress(Path("/r/bulkhead.sock")),)
 
 
-def test_tcp_addresses() -> None:
+def test_tcp_addresses_are_parsed_and_loopback_is_recognised() -> None:
     assert parse_listen_address("tcp://[::1]:80/ignored") == TcpAddress("::1", 80)
     assert TcpAddress("::1", 80).is_loopback
     assert TcpAddress("localhost", 80).is_loopback

@@ -1,4 +1,4 @@
-"""Each setting of the table can be given in every way that it names, and the ways have their order."""
+"""Each setting of the table can be given in every way that it lists, with the right precedence."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ DERIVED = {"has_default_listener", "worker_env"}
 
 @dataclass(frozen=True)
 class Example:
-    """A value of one setting, as text for its flag and as the file has it; a text for each variable with its value."""
+    """A value of one setting, as text for its flag, as JSON for the file, and as (text, value) for each variable."""
 
     expected: object
     flag: str = ""
@@ -79,16 +79,16 @@ BY_KEY = [setting for setting in SETTINGS if setting.key]
 BY_VARIABLE = [(setting, name) for setting in SETTINGS if setting.attribute in EXAMPLES for name in setting.variables]
 
 
-def named(setting: object) -> str:
+def case_id(setting: object) -> str:
     return setting.attribute if isinstance(setting, Setting) else str(setting)
 
 
-def words(setting: Setting) -> list[str]:
-    """The flag of a setting with the value of its example."""
+def flag_arguments(setting: Setting) -> list[str]:
+    """Return the flag of a setting with the value of its example."""
     return [setting.flag, EXAMPLES[setting.attribute].flag] if setting.metavar else [setting.flag]
 
 
-def configured(tmp_path: Path, server: dict[str, object], arguments: Sequence[str] = (), **env: str) -> ServerConfig:
+def config_from(tmp_path: Path, server: dict[str, object], arguments: Sequence[str] = (), **env: str) -> ServerConfig:
     file = tmp_path / "b.json"
     file.write_text(json.dumps({"server": server}))
     return read_config(["--config", str(file), *arguments], {"HOME": "/h", **env})
@@ -100,59 +100,59 @@ async def test_the_table_has_exactly_the_attributes_of_the_configuration() -> No
     assert set(EXAMPLES) == attributes, "each setting needs an example"
 
 
-@pytest.mark.parametrize("setting", BY_FLAG, ids=named)
+@pytest.mark.parametrize("setting", BY_FLAG, ids=case_id)
 async def test_a_setting_by_its_flag(setting: Setting) -> None:
     expected = EXAMPLES[setting.attribute].expected
-    assert getattr(read_config(words(setting), {"HOME": "/h"}), setting.attribute) == expected
+    assert getattr(read_config(flag_arguments(setting), {"HOME": "/h"}), setting.attribute) == expected
     assert getattr(read_config([], {"HOME": "/h"}), setting.attribute) != expected
 
 
-@pytest.mark.parametrize("setting", BY_KEY, ids=named)
+@pytest.mark.parametrize("setting", BY_KEY, ids=case_id)
 async def test_a_setting_by_its_key(setting: Setting, tmp_path: Path) -> None:
     example = EXAMPLES[setting.attribute]
-    config = configured(tmp_path, {setting.key: example.entry})
+    config = config_from(tmp_path, {setting.key: example.entry})
     assert getattr(config, setting.attribute) == example.expected
-    assert getattr(configured(tmp_path, {}), setting.attribute) != example.expected
+    assert getattr(config_from(tmp_path, {}), setting.attribute) != example.expected
 
 
-@pytest.mark.parametrize(("setting", "name"), BY_VARIABLE, ids=named)
+@pytest.mark.parametrize(("setting", "name"), BY_VARIABLE, ids=case_id)
 async def test_a_setting_by_its_variable(setting: Setting, name: str) -> None:
     text, expected = EXAMPLES[setting.attribute].variables[name]
     assert getattr(read_config([], {"HOME": "/h", name: text}), setting.attribute) == expected
     assert getattr(read_config([], {"HOME": "/h"}), setting.attribute) != expected
 
 
-@pytest.mark.parametrize("setting", [setting for setting in BY_FLAG if setting.key and setting.metavar], ids=named)
+@pytest.mark.parametrize("setting", [setting for setting in BY_FLAG if setting.key and setting.metavar], ids=case_id)
 async def test_a_flag_wins_over_the_file(setting: Setting, tmp_path: Path) -> None:
     other = {"listeners": "unix:///o", "idle_exit_s": 99, "log_level": "error"}.get(setting.attribute, "/other")
-    config = configured(tmp_path, {setting.key: other}, words(setting))
+    config = config_from(tmp_path, {setting.key: other}, flag_arguments(setting))
     assert getattr(config, setting.attribute) == EXAMPLES[setting.attribute].expected
 
 
-@pytest.mark.parametrize("setting", [setting for setting in BY_FLAG if not setting.metavar], ids=named)
+@pytest.mark.parametrize("setting", [setting for setting in BY_FLAG if not setting.metavar], ids=case_id)
 async def test_a_switch_wins_over_the_file(setting: Setting, tmp_path: Path) -> None:
-    config = configured(tmp_path, {setting.key: not setting.switch_value}, words(setting))
+    config = config_from(tmp_path, {setting.key: not setting.switch_value}, flag_arguments(setting))
     assert getattr(config, setting.attribute) is setting.switch_value
 
 
 @pytest.mark.parametrize(
-    ("setting", "name"), [(setting, name) for setting, name in BY_VARIABLE if setting.fallback], ids=named
+    ("setting", "name"), [(setting, name) for setting, name in BY_VARIABLE if setting.fallback], ids=case_id
 )
 async def test_the_file_wins_over_a_variable(setting: Setting, name: str, tmp_path: Path) -> None:
     example = EXAMPLES[setting.attribute]
-    config = configured(tmp_path, {setting.key: example.entry}, **{name: example.variables[name][0]})
+    config = config_from(tmp_path, {setting.key: example.entry}, **{name: example.variables[name][0]})
     assert getattr(config, setting.attribute) == example.expected
 
 
-@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.override], ids=named)
+@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.override], ids=case_id)
 async def test_an_overriding_variable_wins_over_the_file(setting: Setting, tmp_path: Path) -> None:
     (name,) = setting.variables
     text, expected = EXAMPLES[setting.attribute].variables[name]
-    config = configured(tmp_path, {setting.key: not expected}, **{name: text})
+    config = config_from(tmp_path, {setting.key: not expected}, **{name: text})
     assert getattr(config, setting.attribute) is expected
 
 
-async def test_the_file_is_found_by_flag_and_by_each_variable(tmp_path: Path) -> None:
+async def test_the_file_is_found_by_its_flag_and_by_each_variable(tmp_path: Path) -> None:
     file = tmp_path / "bulkhead" / "bulkhead.json"
     file.parent.mkdir()
     file.write_text('{"server": {"default_model": "p/m"}}')
@@ -166,9 +166,9 @@ async def test_a_repeated_flag_gives_all_its_values() -> None:
     assert config.listeners == (UnixAddress(Path("/a")), TcpAddress("127.0.0.1", 0))
 
 
-async def test_an_unknown_key_is_answered_with_all_known_ones(tmp_path: Path) -> None:
+async def test_an_unknown_key_is_refused_with_the_list_of_all_keys(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
-        configured(tmp_path, {"idle": 5})
+        config_from(tmp_path, {"idle": 5})
     assert "`idle`" in str(raised.value)
     assert str(raised.value).endswith("`server` takes " + ", ".join(setting.key for setting in BY_KEY))
 
@@ -180,13 +180,13 @@ async def test_help_explains_each_flag() -> None:
             assert " ".join(f"{setting.flag} {setting.metavar} {setting.help}".split()) in shown
 
 
-async def test_the_quick_start_has_the_same_help(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_python_m_supervisor_has_the_same_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--help"]) == 0
     quick = capsys.readouterr().out.split()
     assert quick == CliRunner().invoke(serve, ["--help"], prog_name="bulkhead serve").output.split()
 
 
-async def test_the_quick_start_refuses_a_wrong_flag(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_python_m_supervisor_refuses_a_wrong_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--hots", "unix:///a"]) == 2
     refusal = capsys.readouterr().err
     assert refusal.startswith("bulkhead: cannot read the command line: No such option '--hots'")

@@ -1,4 +1,4 @@
-"""The last line of CI: what pytest and schemathesis report, added up; a failure is never hidden."""
+"""The summary line of CI adds up the reports of pytest and schemathesis, and hides no failure."""
 
 import json
 import os
@@ -21,14 +21,14 @@ def write_reports(directory: Path, *, failures: int = 0, errors: int = 0, bad_ca
 
 
 def summary(directory: Path, status: int) -> tuple[int, list[str]]:
-    """Run the script; its exit status and the lines it printed."""
+    """Run the script; return its exit status and the printed lines."""
     command = [sys.executable, str(CI / "summary.py"), str(directory), str(status)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.stderr == ""
     return result.returncode, result.stdout.splitlines()
 
 
-async def test_all_is_well(tmp_path: Path) -> None:
+async def test_passed_and_skipped_tests_are_added_up(tmp_path: Path) -> None:
     write_reports(tmp_path)
     assert summary(tmp_path, 0) == (0, ["1027 passed, 0 failed, 23 skipped"])
 
@@ -49,7 +49,7 @@ async def test_a_failure_outside_the_tests_counts_as_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [None, "", "<testsuites>", '<testsuite tests="1" />'])
-async def test_a_report_that_is_missing_or_cut_fails_the_run(tmp_path: Path, content: str | None) -> None:
+async def test_a_missing_or_truncated_report_fails_the_run(tmp_path: Path, content: str | None) -> None:
     write_reports(tmp_path)
     (tmp_path / "pytest.xml").unlink()
     if content is not None:
@@ -67,8 +67,8 @@ async def test_a_run_without_any_report_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 2])
-async def test_ci_ends_with_the_summary_whatever_make_says(tmp_path: Path, status: int) -> None:
-    """`make` is replaced by a script that writes reports into the directory that CI names, then fails or not."""
+async def test_ci_ends_with_the_summary_whether_make_fails_or_not(tmp_path: Path, status: int) -> None:
+    """A script replaces `make`: it writes reports into the directory that CI passes, and exits with `status`."""
     write_reports(tmp_path / "reports")
     (tmp_path / "checkout" / ".ci").mkdir(parents=True)
     for name in ("run", "summary.py"):

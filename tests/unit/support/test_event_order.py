@@ -1,24 +1,26 @@
-"""The rules about the order of events, each fed with a stream that breaks it."""
-
-from typing import Any
+"""The rules for the order of events: a valid stream passes, and streams that break one rule do not."""
 
 import pytest
 
 from tests.support.checks.event_order import check_order
 from tests.support.checks.history import Seen
 
-
-def message(name: str, *parts: tuple[str, dict[str, Any]], change: str = "updated", role: str = "assistant") -> Seen:
-    held = [{"type": kind, "data": data} for kind, data in parts]
-    return Seen("message", change, {"id": name, "session_id": "s", "role": role, "parts": held})
+Part = tuple[str, dict[str, object]]
+"""Kind and data of a part of a message."""
 
 
-def text(value: str) -> tuple[str, dict[str, Any]]:
+def message(name: str, *parts: Part, change: str = "updated", role: str = "assistant") -> Seen:
+    stored_parts = [{"type": kind, "data": data} for kind, data in parts]
+    return Seen("message", change, {"id": name, "session_id": "s", "role": role, "parts": stored_parts})
+
+
+def text(value: str) -> Part:
     return ("text", {"text": value})
 
 
-FINISH = ("finish", {"reason": "end_turn", "time": 0})
-CALL, RESULT = ("tool_call", {"id": "c"}), ("tool_result", {"tool_call_id": "c"})
+FINISH: Part = ("finish", {"reason": "end_turn", "time": 0})
+CALL: Part = ("tool_call", {"id": "c"})
+RESULT: Part = ("tool_result", {"tool_call_id": "c"})
 USER = message("u", text("hi"), change="created", role="user")
 NEW = message("a", change="created")
 DONE = message("a", text("hello"), FINISH)
@@ -28,7 +30,7 @@ DROPPED = Seen("run_complete", "updated", {"session_id": "s", "run_id": "q", "me
 TOOL = message("t", RESULT, change="created", role="tool")
 
 
-def test_a_legal_order_passes() -> None:
+def test_a_valid_order_passes() -> None:
     grown = message("a", text("hel"), CALL)
     check_order([USER, NEW, grown, TOOL, DROPPED, message("a", text("hello"), CALL, FINISH), FINISHED, END])
     again = message("u2", text("more"), change="created", role="user")
@@ -52,6 +54,6 @@ def test_a_legal_order_passes() -> None:
         [USER, NEW, message("a", text("h"), CALL), message("a", CALL, text("h"))],
     ],
 )
-def test_a_broken_rule_is_found(seen: list[Seen]) -> None:
+def test_an_order_that_breaks_a_rule_is_found(seen: list[Seen]) -> None:
     with pytest.raises(AssertionError):
         check_order(seen)

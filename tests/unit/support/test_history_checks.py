@@ -1,7 +1,8 @@
-"""What checks is checked: the judge and the strict decoder are fed planted violations of each kind."""
+"""Check that the history checks and the strict decoder find planted violations of each kind."""
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from tests.support.checks.model_requests import InvalidRequest, check_anthropic,
 TEXT = {"type": "text", "data": {"text": "hi"}}
 
 
-def finish(reason: str) -> dict[str, Any]:
+def finish(reason: str) -> dict[str, object]:
     return {"type": "finish", "data": {"reason": reason, "time": 1}}
 
 
-def build_material() -> tuple[ClientLog, Stored]:
-    """One legal history: a prompt asked, accepted, completed, seen."""
+def valid_history() -> tuple[ClientLog, Stored]:
+    """Return a valid history: one prompt is sent, accepted, completed, and its events are received."""
     client_log = ClientLog(workspaces={"W": Path("/w")})
     client_log.submitted("W", "S", "r1")
     client_log.accepted("W", "S", "r1")
@@ -47,8 +48,8 @@ def with_run(stored: Stored, **changes: str) -> None:
     stored.runs[0] = dataclasses.replace(stored.runs[0], **changes)
 
 
-def test_a_legal_history_is_acquitted() -> None:
-    client_log, stored = build_material()
+def test_a_valid_history_has_no_findings() -> None:
+    client_log, stored = valid_history()
     assert check_history(client_log, [stored]) == []
 
 
@@ -70,7 +71,7 @@ def terminal_of_an_open_run(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, state="active", outcome="")
 
 
-def terminal_of_nobody(client_log: ClientLog, stored: Stored) -> None:
+def terminal_of_an_unknown_run(client_log: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(3, "run_complete", "r9"))
 
 
@@ -78,11 +79,11 @@ def ended_without_outcome(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, outcome="")
 
 
-def run_twice(client_log: ClientLog, stored: Stored) -> None:
+def run_stored_twice(client_log: ClientLog, stored: Stored) -> None:
     stored.runs.append(stored.runs[0])
 
 
-def run_of_nobody(client_log: ClientLog, stored: Stored) -> None:
+def run_without_a_prompt(client_log: ClientLog, stored: Stored) -> None:
     stored.runs.append(RunRow("r7", "S", "queued", ""))
 
 
@@ -90,27 +91,27 @@ def event_after_the_end(client_log: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(3, "message", "r1"))
 
 
-def hole_in_the_log(client_log: ClientLog, stored: Stored) -> None:
+def gap_in_the_log(client_log: ClientLog, stored: Stored) -> None:
     stored.events.append(EventRow(4, "session", ""))
 
 
-def broken_file(client_log: ClientLog, stored: Stored) -> None:
+def corrupt_database(client_log: ClientLog, stored: Stored) -> None:
     stored.check = "row 1 missing from index"
 
 
-def story_without_a_row(client_log: ClientLog, stored: Stored) -> None:
-    with_run(stored, message_id="nowhere")
+def final_message_missing(client_log: ClientLog, stored: Stored) -> None:
+    with_run(stored, message_id="missing")
 
 
-def story_without_an_end(client_log: ClientLog, stored: Stored) -> None:
+def final_message_without_a_finish(client_log: ClientLog, stored: Stored) -> None:
     stored.messages["a1"] = ("assistant", json.dumps([TEXT]))
 
 
-def story_that_says_otherwise(client_log: ClientLog, stored: Stored) -> None:
+def final_message_with_another_outcome(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, outcome="cancelled")
 
 
-def completed_without_a_story(client_log: ClientLog, stored: Stored) -> None:
+def completed_without_a_message(client_log: ClientLog, stored: Stored) -> None:
     with_run(stored, message_id="")
 
 
@@ -149,11 +150,11 @@ def client_saw_what_is_not_stored(client_log: ClientLog, stored: Stored) -> None
     client_log.streams[0].seen.append(Seen("session", "updated", {}, "L", 3, b"s"))
 
 
-def client_saw_something_else(client_log: ClientLog, stored: Stored) -> None:
+def client_saw_other_data(client_log: ClientLog, stored: Stored) -> None:
     client_log.streams[0].seen[0] = Seen("message", "created", {}, "L", 1, b"other")
 
 
-def client_is_moved_on(client_log: ClientLog, stored: Stored) -> None:
+def client_skips_events(client_log: ClientLog, stored: Stored) -> None:
     client_log.streams[0].seen.append(Seen("base", "", {}, "L", 3))
 
 
@@ -161,22 +162,24 @@ def log_changed_without_a_reset(client_log: ClientLog, stored: Stored) -> None:
     client_log.streams[0].seen.append(Seen("session", "updated", {}, "M", 3, b"s"))
 
 
-VIOLATIONS = {
+Violation = Callable[[ClientLog, Stored], None]
+
+VIOLATIONS: dict[Violation, str] = {
     lost_prompt: "acknowledged and is not stored",
     second_terminal: "has not 1 terminal",
     no_terminal: "has not 1 terminal",
     terminal_of_an_open_run: "has not 0 terminal",
-    terminal_of_nobody: "unknown run r9",
+    terminal_of_an_unknown_run: "unknown run r9",
     ended_without_outcome: "with outcome ''",
-    run_twice: "stored 2 times",
-    run_of_nobody: "was not requested",
+    run_stored_twice: "stored 2 times",
+    run_without_a_prompt: "was not requested",
     event_after_the_end: "after the end of r1",
-    hole_in_the_log: "have gaps",
-    broken_file: "quick_check",
-    story_without_a_row: "ends in message nowhere",
-    story_without_an_end: "ends in message a1",
-    story_that_says_otherwise: "its message says end_turn",
-    completed_without_a_story: "names no message",
+    gap_in_the_log: "have gaps",
+    corrupt_database: "quick_check",
+    final_message_missing: "ends in message missing",
+    final_message_without_a_finish: "ends in message a1",
+    final_message_with_another_outcome: "its message says end_turn",
+    completed_without_a_message: "names no message",
     open_tool_call: "c1 has no result",
     answered_twice: "c1 has 2 results",
     client_misses_one: "L.3 (run_complete) follows L.1",
@@ -184,22 +187,22 @@ VIOLATIONS = {
     client_sees_another_order: "L.1 (message) follows L.2",
     client_sees_two_ends: "saw 2 ends",
     client_saw_what_is_not_stored: "which the file does not hold",
-    client_saw_something_else: "differs from the file",
-    client_is_moved_on: "base L.3 comes after L.2",
+    client_saw_other_data: "differs from the file",
+    client_skips_events: "base L.3 comes after L.2",
     log_changed_without_a_reset: "M.3 (session) follows L.2",
 }
 
 
 @pytest.mark.parametrize("plant", VIOLATIONS, ids=lambda plant: plant.__name__)
-def test_a_planted_violation_is_found(plant: Any) -> None:
-    client_log, stored = build_material()
+def test_a_planted_violation_is_found(plant: Violation) -> None:
+    client_log, stored = valid_history()
     plant(client_log, stored)
     findings = check_history(client_log, [stored])
     assert any(VIOLATIONS[plant] in finding for finding in findings), findings
 
 
-def test_a_reset_begins_anew() -> None:
-    client_log, stored = build_material()
+def test_a_stream_may_continue_anywhere_after_a_reset() -> None:
+    client_log, stored = valid_history()
     cursor = {"reason": "too old", "cursor": "L.7"}
     client_log.streams[0].seen = [
         Seen("message", "created", {}, "L", 1, b"m1"),
@@ -208,8 +211,8 @@ def test_a_reset_begins_anew() -> None:
     assert check_history(client_log, [stored]) == []
 
 
-def test_a_resumed_stream_begins_after_its_cursor() -> None:
-    client_log, stored = build_material()
+def test_a_resumed_stream_must_begin_after_its_cursor() -> None:
+    client_log, stored = valid_history()
     client_log.streams[0].after = 1
     assert any("L.1 (message) follows L.1" in finding for finding in check_history(client_log, [stored]))
     del client_log.streams[0].seen[0]
@@ -234,12 +237,12 @@ def line(payload: object, kind: str = "message", change: str = "created") -> byt
     return json.dumps({"type": kind, "payload": {"type": change, "payload": payload}}).encode()
 
 
-def test_a_right_event_is_decoded() -> None:
+def test_a_valid_event_is_decoded() -> None:
     assert api_shapes.event(line(MESSAGE))["payload"]["payload"]["id"] == "m"
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "reason"),
     [
         ({"created_at": 1.0}, "integer literal"),
         ({"parts": None}, "a list"),
@@ -252,17 +255,17 @@ def test_a_right_event_is_decoded() -> None:
         ({"Updated_At": 1}, "would be read as 'updated_at'"),
     ],
 )
-def test_a_message_that_the_client_cannot_decode_is_refused(changes: dict[str, object], why: str) -> None:
-    with pytest.raises(api_shapes.ShapeError, match=why):
+def test_a_message_that_the_client_cannot_decode_is_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(api_shapes.ShapeError, match=reason):
         api_shapes.event(line(MESSAGE | changes))
 
 
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("data", "reason"),
     [
         (line({key: value for key, value in MESSAGE.items() if key != "parts"}), "'parts' is missing"),
         (line(None), "an object"),
-        (line(MESSAGE, kind="gossip"), "not an outer type"),
+        (line(MESSAGE, kind="unknown"), "not an outer type"),
         (line(MESSAGE, change="changed"), "inner type"),
         (line({"session_id": "s", "message_id": ""}, "run_complete", "created"), "inner type"),
         (line({"type": "error", "message": None}, "agent_event"), "an object"),
@@ -271,13 +274,13 @@ def test_a_message_that_the_client_cannot_decode_is_refused(changes: dict[str, o
         (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": 1, "created_at": 2'), "duplicate key"),
     ],
 )
-def test_an_event_that_the_client_would_lose_is_refused(data: bytes, why: str) -> None:
-    with pytest.raises(api_shapes.ShapeError, match=why):
+def test_an_event_that_the_client_would_drop_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(api_shapes.ShapeError, match=reason):
         api_shapes.event(data)
 
 
-@pytest.mark.parametrize("lost", ["config", "config.providers", "config.options", "config.options.tui"])
-def test_a_workspace_that_crashes_the_client_is_refused(lost: str) -> None:
+@pytest.mark.parametrize("path", ["config", "config.providers", "config.options", "config.options.tui"])
+def test_a_workspace_that_would_crash_the_client_is_refused(path: str) -> None:
     workspace: dict[str, Any] = {
         "id": "w",
         "path": "/w",
@@ -287,48 +290,48 @@ def test_a_workspace_that_crashes_the_client_is_refused(lost: str) -> None:
         "config": {"providers": {}, "options": {"tui": {}}},
     }
     api_shapes.WORKSPACE(workspace, "workspace")
-    *parents, last = lost.split(".")
-    place = workspace
+    *parents, last = path.split(".")
+    container = workspace
     for name in parents:
-        place = place[name]
-    place[last] = None
+        container = container[name]
+    container[last] = None
     with pytest.raises(api_shapes.ShapeError):
         api_shapes.WORKSPACE(workspace, "workspace")
 
 
-# --- the scripted model's eye -------------------------------------------------------------------------------------
+# --- requests to providers -------------------------------------------------------------------------------------
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
-ASK = {"role": "user", "content": "hi"}
+PROMPT = {"role": "user", "content": "hi"}
 
 
 @pytest.mark.parametrize(
     "messages",
     [
         [],
-        [ASK, {"role": "assistant", "content": "done"}],
-        [ASK, {"role": "assistant", "tool_calls": [CALL]}, ASK],
-        [ASK, {"role": "assistant", "tool_calls": [CALL]}],
-        [ASK, {"role": "tool", "tool_call_id": "c1", "content": "x"}],
-        [ASK, {"role": "system", "content": "late"}, ASK],
-        [ASK, {"role": "assistant", "content": ""}, ASK],
+        [PROMPT, {"role": "assistant", "content": "done"}],
+        [PROMPT, {"role": "assistant", "tool_calls": [CALL]}, PROMPT],
+        [PROMPT, {"role": "assistant", "tool_calls": [CALL]}],
+        [PROMPT, {"role": "tool", "tool_call_id": "c1", "content": "x"}],
+        [PROMPT, {"role": "system", "content": "late"}, PROMPT],
+        [PROMPT, {"role": "assistant", "content": ""}, PROMPT],
         [{"role": "user", "content": ""}],
     ],
 )
-def test_a_history_that_no_provider_takes_is_seen(messages: list[dict[str, Any]]) -> None:
+def test_a_request_that_no_provider_accepts_is_found(messages: list[dict[str, object]]) -> None:
     with pytest.raises(InvalidRequest):
         check_openai({"stream": True, "messages": messages})
 
 
-def test_a_history_with_an_answered_call_is_taken() -> None:
+def test_a_request_with_an_answered_call_passes() -> None:
     result = {"role": "tool", "tool_call_id": "c1", "content": "x"}
-    check_openai({"stream": True, "messages": [ASK, {"role": "assistant", "tool_calls": [CALL]}, result]})
+    check_openai({"stream": True, "messages": [PROMPT, {"role": "assistant", "tool_calls": [CALL]}, result]})
 
 
-def test_anthropic_wants_the_result_in_the_next_message() -> None:
+def test_anthropic_requires_the_result_in_the_next_message() -> None:
     use = {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "ls", "input": {}}]}
     result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "x"}]}
-    ask = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
-    check_anthropic({"stream": True, "messages": [ask, use, result]})
+    prompt = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
+    check_anthropic({"stream": True, "messages": [prompt, use, result]})
     with pytest.raises(InvalidRequest):
-        check_anthropic({"stream": True, "messages": [ask, use, ask]})
+        check_anthropic({"stream": True, "messages": [prompt, use, prompt]})

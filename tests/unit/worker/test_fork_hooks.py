@@ -1,4 +1,4 @@
-"""The zygote's forks run none of the library hooks that they do not need."""
+"""Forks of the zygote skip the hooks of libraries that they do not need."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from worker.zygote.fork_hooks import keep_forks_quiet, renew_random
 keep_forks_quiet()
 import concurrent.futures.thread, logging, random, threading
 ran = []
-os.register_at_fork(after_in_child=lambda: ran.append(1))  # one of somebody else
+os.register_at_fork(after_in_child=lambda: ran.append(1))  # a hook that is not on the list
 random.seed(1)
 read, write = os.pipe()
 pid = os.fork()
@@ -31,10 +31,10 @@ print(os.read(read, 100).decode())
 """
 
 
-def test_a_fork_without_the_hooks_works_and_draws_its_own_numbers() -> None:
+def test_a_fork_without_the_hooks_works_and_has_its_own_random_numbers() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", CODE], capture_output=True, text=True, check=True, env=dict(os.environ), timeout=30
     )
     hooks, number = done.stdout.split()
-    assert hooks == "1", "a hook that is not on the list did not run"
+    assert hooks == "1", "the hook that is not on the list did not run"
     assert float(number) != random.Random(1).random()

@@ -1,4 +1,4 @@
-"""Window and publisher: order, credit, holes, snapshots, batches."""
+"""Window and publisher: order, credit, gaps, snapshots, batches."""
 
 import asyncio
 import logging
@@ -29,90 +29,90 @@ def numbers(batch: list[Event]) -> list[int]:
     return [it.number for it in batch]
 
 
-def window(after: int = 0, credit: int = 100, count_max: int = 8, bytes_max: int = 1000) -> Window:
-    it = Window(count_max=count_max, bytes_max=bytes_max)
-    it.connected(after, credit)
-    return it
+def new_window(after: int = 0, credit: int = 100, count_max: int = 8, bytes_max: int = 1000) -> Window:
+    window = Window(count_max=count_max, bytes_max=bytes_max)
+    window.connected(after, credit)
+    return window
 
 
-def test_numbered_events_go_in_order_as_credit_allows() -> None:
-    it = window(credit=2)
-    it.committed([event(1), event(2), event(3)])
-    batch = it.next_batch(10, 1000)
+def test_numbered_events_are_sent_in_order_within_the_credit() -> None:
+    window = new_window(credit=2)
+    window.committed([event(1), event(2), event(3)])
+    batch = window.next_batch(10, 1000)
     assert numbers(batch) == [1, 2]
-    assert it.next_batch(10, 1000) == batch  # nothing changes until it went
-    it.went(batch)
-    assert it.next_batch(10, 1000) == []
-    it.credited(1)
-    assert numbers(it.next_batch(10, 1000)) == [3]
+    assert window.next_batch(10, 1000) == batch  # unchanged until the batch was sent
+    window.went(batch)
+    assert window.next_batch(10, 1000) == []
+    window.credited(1)
+    assert numbers(window.next_batch(10, 1000)) == [3]
 
 
-def test_a_batch_is_bounded_by_count_and_bytes_but_one_event_always_goes() -> None:
-    it = window()
-    it.committed([event(1, size=500), event(2), event(3), event(4)])
-    assert numbers(it.next_batch(10, 100)) == [1]
-    assert numbers(it.next_batch(3, 1000)) == [1, 2, 3]
+def test_a_batch_is_bounded_by_count_and_bytes_but_has_at_least_one_event() -> None:
+    window = new_window()
+    window.committed([event(1, size=500), event(2), event(3), event(4)])
+    assert numbers(window.next_batch(10, 100)) == [1]
+    assert numbers(window.next_batch(3, 1000)) == [1, 2, 3]
 
 
-def test_what_does_not_fit_is_a_hole_that_the_store_fills() -> None:
-    it = window(count_max=3)
-    it.committed([event(number) for number in range(1, 8)])
-    assert it.hole() is None  # first what is here
-    it.went(it.next_batch(10, 1000))
-    assert it.hole() == (3, 3)
-    it.committed([event(8)])
-    assert it.filled([event(4), event(5), event(6)])
-    assert numbers(it.next_batch(10, 1000)) == [4, 5, 6]
-    assert not it.is_drained
-    assert not it.filled([event(9)])
+def test_events_that_do_not_fit_are_a_gap_that_the_store_fills() -> None:
+    window = new_window(count_max=3)
+    window.committed([event(number) for number in range(1, 8)])
+    assert window.hole() is None  # the kept events are sent first
+    window.went(window.next_batch(10, 1000))
+    assert window.hole() == (3, 3)
+    window.committed([event(8)])
+    assert window.filled([event(4), event(5), event(6)])
+    assert numbers(window.next_batch(10, 1000)) == [4, 5, 6]
+    assert not window.is_drained
+    assert not window.filled([event(9)])
 
 
-def test_a_new_connection_starts_where_the_hello_said() -> None:
-    it = window(after=5)
-    it.committed([event(6), event(7)])
-    it.went(it.next_batch(10, 1000))
-    it.disconnected()
-    it.committed([event(8)])
-    assert it.next_batch(10, 1000) == []
-    assert it.hole() is None
-    it.connected(7, 10)
-    assert it.hole() == (7, 1)
-    it.filled([event(8)])
-    assert numbers(it.next_batch(10, 1000)) == [8]
+def test_a_new_connection_starts_at_the_number_of_the_hello() -> None:
+    window = new_window(after=5)
+    window.committed([event(6), event(7)])
+    window.went(window.next_batch(10, 1000))
+    window.disconnected()
+    window.committed([event(8)])
+    assert window.next_batch(10, 1000) == []
+    assert window.hole() is None
+    window.connected(7, 10)
+    assert window.hole() == (7, 1)
+    window.filled([event(8)])
+    assert numbers(window.next_batch(10, 1000)) == [8]
 
 
-def test_a_snapshot_waits_for_every_row_and_is_void_after_a_row_of_its_key() -> None:
-    it = window(credit=1)
-    it.with_snapshot(snapshot("m", b"1"))
-    it.with_snapshot(snapshot("m", b"2"))
-    it.committed([event(1), event(2)])
-    it.went(it.next_batch(10, 1000))
-    assert it.next_batch(10, 1000) == []  # the snapshot may build on row 2
-    it.credited(5)
-    assert [it.data for it in it.next_batch(10, 1000)] == [b"xx", b"2"]
-    it.committed([event(3, key="m")])
-    assert numbers(it.next_batch(10, 1000)) == [2, 3]
+def test_a_snapshot_waits_for_all_rows_and_is_dropped_after_a_row_of_its_key() -> None:
+    window = new_window(credit=1)
+    window.with_snapshot(snapshot("m", b"1"))
+    window.with_snapshot(snapshot("m", b"2"))
+    window.committed([event(1), event(2)])
+    window.went(window.next_batch(10, 1000))
+    assert window.next_batch(10, 1000) == []  # the snapshot may build on row 2
+    window.credited(5)
+    assert [event.data for event in window.next_batch(10, 1000)] == [b"xx", b"2"]
+    window.committed([event(3, key="m")])
+    assert numbers(window.next_batch(10, 1000)) == [2, 3]
 
 
-def test_a_snapshot_that_was_replaced_while_its_batch_went_is_sent_again() -> None:
-    it = window()
-    it.with_snapshot(snapshot("m", b"1"))
-    batch = it.next_batch(10, 1000)
-    it.with_snapshot(snapshot("m", b"2"))
-    it.went(batch)
-    assert [it.data for it in it.next_batch(10, 1000)] == [b"2"]
+def test_a_snapshot_replaced_during_a_send_is_sent_again() -> None:
+    window = new_window()
+    window.with_snapshot(snapshot("m", b"1"))
+    batch = window.next_batch(10, 1000)
+    window.with_snapshot(snapshot("m", b"2"))
+    window.went(batch)
+    assert [event.data for event in window.next_batch(10, 1000)] == [b"2"]
 
 
 def test_snapshots_are_bounded() -> None:
-    it = window()
+    window = new_window()
     for number in range(SNAPSHOTS_MAX + 5):
-        it.with_snapshot(snapshot(f"m{number}"))
-    assert len(it.next_batch(10_000, 10_000)) == SNAPSHOTS_MAX
+        window.with_snapshot(snapshot(f"m{number}"))
+    assert len(window.next_batch(10_000, 10_000)) == SNAPSHOTS_MAX
 
 
 @dataclass
 class Wire:
-    """Plays the link and the store for a publisher."""
+    """Stands in for the link and the store of a publisher."""
 
     batches: list[list[Event]] = field(default_factory=list)
     store: list[Event] = field(default_factory=list)
@@ -143,7 +143,7 @@ class Wire:
 
 
 @dataclass
-class HandClock:
+class ManualClock:
     """A clock that the test moves."""
 
     time: float = 0.0
@@ -155,7 +155,7 @@ class HandClock:
         return self.time
 
 
-async def test_what_happens_in_one_round_goes_in_one_batch() -> None:
+async def test_events_of_one_loop_iteration_are_sent_in_one_batch() -> None:
     wire = Wire()
     publisher = wire.publisher()
     publisher.connected(0, 100)
@@ -167,13 +167,13 @@ async def test_what_happens_in_one_round_goes_in_one_batch() -> None:
     await publisher.close()
 
 
-async def test_snapshots_that_follow_closely_are_merged_but_rows_do_not_wait() -> None:
-    wire, clock = Wire(), HandClock(100.0)
+async def test_quickly_following_snapshots_are_merged_but_rows_do_not_wait() -> None:
+    wire, clock = Wire(), ManualClock(100.0)
     publisher = wire.publisher(clock)
     publisher.connected(0, 100)
     publisher.snapshot(snapshot("m", b"1"))
     await eventually(lambda: len(wire.batches) == 1)
-    clock.time = 50.0  # so the pause will not end while we look
+    clock.time = 50.0  # the pause between snapshots does not end during the test
     for text in (b"2", b"3"):
         publisher.snapshot(snapshot("m", text))
         await asyncio.sleep(0)
@@ -183,7 +183,7 @@ async def test_snapshots_that_follow_closely_are_merged_but_rows_do_not_wait() -
     await publisher.close()
 
 
-async def test_a_blocked_socket_is_tried_again_when_it_takes_messages() -> None:
+async def test_a_blocked_socket_is_tried_again_when_it_is_writable() -> None:
     wire = Wire(is_open=False)
     publisher = wire.publisher()
     publisher.connected(0, 100)
@@ -197,7 +197,7 @@ async def test_a_blocked_socket_is_tried_again_when_it_takes_messages() -> None:
     await publisher.close()
 
 
-async def test_a_connection_after_a_silence_is_served_from_the_store() -> None:
+async def test_events_from_before_a_connection_are_read_from_the_store() -> None:
     wire = Wire(store=[event(number) for number in range(1, 31)])
     publisher = wire.publisher()
     publisher.committed(wire.store[:29])
@@ -209,7 +209,7 @@ async def test_a_connection_after_a_silence_is_served_from_the_store() -> None:
     await publisher.close()
 
 
-async def test_events_that_the_store_has_pruned_are_passed_over() -> None:
+async def test_events_that_the_store_has_pruned_are_skipped() -> None:
     wire = Wire(error=Conflict("cannot: pruned", code="reset"))
     publisher = wire.publisher()
     publisher.committed([event(50)])
@@ -217,11 +217,11 @@ async def test_events_that_the_store_has_pruned_are_passed_over() -> None:
     assert await publisher.drain(5.0)
     publisher.committed([event(51)])
     assert await publisher.drain(5.0)
-    assert wire.sent == [51]  # the supervisor sees by the number what is missing
+    assert wire.sent == [51]  # the supervisor detects the gap by the number
     await publisher.close()
 
 
-async def test_a_busy_store_is_asked_again() -> None:
+async def test_a_busy_store_is_read_again() -> None:
     wire = Wire(store=[event(1)], error=Unavailable("cannot: busy", code="storage_busy"))
     publisher = wire.publisher()
     publisher.committed([event(1)])
@@ -233,10 +233,10 @@ async def test_a_busy_store_is_asked_again() -> None:
     await publisher.close()
 
 
-async def test_draining_without_a_supervisor_or_credit_says_so() -> None:
+async def test_drain_reports_when_supervisor_or_credit_is_missing() -> None:
     wire = Wire(store=[event(1)])
     publisher = wire.publisher()
-    assert await publisher.drain(1.0)  # there is nothing to send
+    assert await publisher.drain(1.0)  # nothing to send
     publisher.committed([event(1)])
     assert not await publisher.drain(1.0)
     publisher.connected(0, 0)

@@ -1,4 +1,4 @@
-"""Adoption, records and the sweep: nothing may mistake one process for another."""
+"""Adoption, records and the process sweep: no process is mistaken for another."""
 
 import os
 import signal
@@ -35,22 +35,22 @@ def record(**changes: object) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("changes", "ticks", "verdict"),
+    ("changes", "ticks", "decision"),
     [
         ({}, 100, AdoptionDecision.ADOPT),
-        ({}, 101, AdoptionDecision.END),  # S11: the pid belongs to a stranger now
-        ({}, None, AdoptionDecision.END),  # it is dead
+        ({}, 101, AdoptionDecision.END),  # S11: the pid belongs to another process now
+        ({}, None, AdoptionDecision.END),  # the process has exited
         ({"boot_id": "another boot"}, 100, AdoptionDecision.END),
         ({"pid": 0, "start_ticks": 0}, None, AdoptionDecision.END),  # S03: died between record and fork
     ],
 )
-def test_S11_adoption_judges_by_identity(
-    changes: dict[str, object], ticks: int | None, verdict: AdoptionDecision
+def test_S11_a_process_is_adopted_only_by_its_identity(
+    changes: dict[str, object], ticks: int | None, decision: AdoptionDecision
 ) -> None:
-    assert decide_adoption(record(**changes), boot_id="this boot", start_ticks=ticks) is verdict
+    assert decide_adoption(record(**changes), boot_id="this boot", start_ticks=ticks) is decision
 
 
-def test_records_are_private_replaced_whole_and_read_back(tmp_path: Path) -> None:
+def test_records_are_private_and_replaced_atomically(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     store.write(record())
     store.write(record(pid=5))
@@ -71,42 +71,42 @@ def test_records_are_private_replaced_whole_and_read_back(tmp_path: Path) -> Non
         (ExitReport(), "without a word"),
     ],
 )
-def test_causes_are_told_in_words(report: ExitReport, cause: str) -> None:
+def test_each_exit_has_a_readable_cause(report: ExitReport, cause: str) -> None:
     assert report.cause == cause
 
 
-def test_P08_a_sweep_finds_what_carries_the_marker_and_nothing_else() -> None:
-    def start(workspace_id: str) -> "subprocess.Popen[bytes]":
+def test_P08_a_sweep_ends_exactly_the_processes_with_the_marker() -> None:
+    def start_marked(workspace_id: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, env={MARKER: workspace_id}, start_new_session=True)
 
-    mine = f"sweep{os.getpid()}"  # nobody else's on this machine
-    with start(mine) as ours, start(mine) as kept, start(mine + "b") as neighbour:
+    own_id = f"sweep{os.getpid()}"  # unique on this machine
+    with start_marked(own_id) as marked, start_marked(own_id) as kept, start_marked(own_id + "b") as neighbour:
         try:
-            assert process_sweep.sweep(mine, keep={kept.pid}, timeout_s=5.0) == 1
-            assert ours.wait() == -signal.SIGKILL
-            assert process_sweep.marked(mine) == [kept.pid]
-            assert process_sweep.marked(mine + "b") == [neighbour.pid]
+            assert process_sweep.sweep(own_id, keep={kept.pid}, timeout_s=5.0) == 1
+            assert marked.wait() == -signal.SIGKILL
+            assert process_sweep.marked(own_id) == [kept.pid]
+            assert process_sweep.marked(own_id + "b") == [neighbour.pid]
         finally:
             kept.kill()
             neighbour.kill()
 
 
-def test_P08_a_process_in_the_middle_of_an_exec_is_found_too() -> None:
-    """Its environment is empty for a moment; one look in fourteen at a process that only execs saw that."""
+def test_P08_a_process_during_an_exec_is_found_too() -> None:
+    """During an exec the environment is empty for a moment; about one scan in fourteen hits that moment."""
     workspace_id = f"exec{os.getpid()}"
-    again = 'exec sh -c "$0" "$0"'
+    exec_forever = 'exec sh -c "$0" "$0"'
     with subprocess.Popen(
-        ["sh", "-c", again, again], env={MARKER: workspace_id, "PATH": os.environ["PATH"]}
-    ) as restless:
+        ["sh", "-c", exec_forever, exec_forever], env={MARKER: workspace_id, "PATH": os.environ["PATH"]}
+    ) as process:
         try:
-            assert all(process_sweep.marked(workspace_id) == [restless.pid] for _ in range(200))
+            assert all(process_sweep.marked(workspace_id) == [process.pid] for _ in range(200))
             assert process_sweep.sweep(workspace_id, keep=(), timeout_s=5.0) == 1
-            assert restless.wait() == -signal.SIGKILL
+            assert process.wait() == -signal.SIGKILL
         finally:
-            restless.kill()
+            process.kill()
 
 
-def test_usage_is_measured_for_a_living_process_only() -> None:
+def test_usage_is_measured_only_for_a_living_process() -> None:
     usage = measure_process(os.getpid(), True)
     assert usage is not None
     assert usage.uss_bytes is not None

@@ -1,4 +1,4 @@
-"""The local model's small parts: which provider it is, how it is reached, when its process is idle."""
+"""Parts of the local model: its provider, its socket, and when its process is idle."""
 
 import asyncio
 import logging
@@ -24,56 +24,68 @@ SOCKET = "/run/model.sock"
 
 
 @pytest.fixture
-def asks_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are allowed: to a socket that nobody listens on, or to an answer from memory."""
+def allow_model_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow model requests: they go to a socket without a listener, or are answered from memory."""
     import pydantic_ai.models
 
     monkeypatch.setattr(pydantic_ai.models, "ALLOW_MODEL_REQUESTS", True)
 
 
-def load(tmp_path: Path, text: str = "{}", *, env: dict[str, str] | None = None, **options: str) -> WorkspaceConfig:
+def load(
+    tmp_path: Path,
+    text: str = "{}",
+    *,
+    env: dict[str, str] | None = None,
+    local_model: str = "",
+    default_model: str = "",
+) -> WorkspaceConfig:
     workspace = tmp_path / "w"
     workspace.mkdir()
     (workspace / "bulkhead.json").write_text(text)
-    return load_config(workspace, tmp_path / "data", {"HOME": str(tmp_path), **(env or {})}, **options)
+    return load_config(
+        workspace,
+        tmp_path / "data",
+        {"HOME": str(tmp_path), **(env or {})},
+        local_model=local_model,
+        default_model=default_model,
+    )
 
 
-def test_installed_and_nothing_configured_it_answers_and_says_so(tmp_path: Path) -> None:
-    found = load(tmp_path, local_model=SOCKET)
-    assert list(found.providers) == ["local", "builtin"]
-    assert (found.models["large"].provider, found.models["small"].model) == ("local", "smollm2")
-    assert found.providers["local"].base_url == "unix:///run/model.sock"
-    assert "local/smollm2" in found.hint
-    assert "ANTHROPIC_API_KEY" in found.hint
+def test_without_configuration_an_installed_local_model_is_used_and_a_hint_says_so(tmp_path: Path) -> None:
+    config = load(tmp_path, local_model=SOCKET)
+    assert list(config.providers) == ["local", "builtin"]
+    assert (config.models["large"].provider, config.models["small"].model) == ("local", "smollm2")
+    assert config.providers["local"].base_url == "unix:///run/model.sock"
+    assert "local/smollm2" in config.hint
+    assert "ANTHROPIC_API_KEY" in config.hint
 
 
-def test_a_provider_with_a_key_answers_before_it(tmp_path: Path) -> None:
-    found = load(tmp_path, local_model=SOCKET, env={"OPENAI_API_KEY": "k"})
-    assert found.models["large"].provider == "openai"
-    assert "local" in found.providers
-    assert found.hint == ""
+def test_a_provider_with_a_key_is_preferred_to_the_local_model(tmp_path: Path) -> None:
+    config = load(tmp_path, local_model=SOCKET, env={"OPENAI_API_KEY": "k"})
+    assert config.models["large"].provider == "openai"
+    assert "local" in config.providers
+    assert config.hint == ""
 
 
-def test_a_provider_of_the_user_with_this_name_is_the_users(tmp_path: Path) -> None:
+def test_a_configured_provider_of_the_same_name_replaces_the_local_model(tmp_path: Path) -> None:
     text = '{"providers": {"local": {"base_url": "http://127.0.0.1:1/v1", "models": [{"id": "m"}]}}}'
-    found = load(tmp_path, text, local_model=SOCKET)
-    assert (found.providers["local"].type, found.models["large"].model) == ("openai-compat", "m")
+    config = load(tmp_path, text, local_model=SOCKET)
+    assert (config.providers["local"].type, config.models["large"].model) == ("openai-compat", "m")
 
 
-def test_the_user_can_do_without(tmp_path: Path) -> None:
-    found = load(tmp_path, '{"providers": {"local": {"disable": true}}}', local_model=SOCKET)
-    assert list(found.providers) == ["builtin"]
+def test_the_local_model_can_be_disabled(tmp_path: Path) -> None:
+    config = load(tmp_path, '{"providers": {"local": {"disable": true}}}', local_model=SOCKET)
+    assert list(config.providers) == ["builtin"]
 
 
-def test_wanted_and_not_installed_is_an_error_that_says_what_installs_it(tmp_path: Path) -> None:
+def test_a_missing_local_model_is_an_error_that_says_how_to_install_it(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="make local-model"):
         load(tmp_path, default_model="local/smollm2")
 
 
-@pytest.mark.usefixtures("asks_models")
-async def test_nobody_listens(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("allow_model_requests")
+async def test_a_socket_without_a_listener_is_a_retryable_failure(tmp_path: Path) -> None:
     config = load(tmp_path, local_model=str(tmp_path / "none.sock"))
-
     log = logging.getLogger("bulkhead.test")
     models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log)
     rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
@@ -85,18 +97,18 @@ async def test_nobody_listens(tmp_path: Path) -> None:
     await models.close()
 
 
-@pytest.mark.usefixtures("asks_models")
-async def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("allow_model_requests")
+async def test_a_full_context_is_reported_as_context_overflow(tmp_path: Path) -> None:
     import httpx2
 
     config = load(tmp_path, local_model=SOCKET)
     error = {"code": 400, "message": "request (9 tokens) exceeds …", "type": "exceed_context_size_error", "n_ctx": 8}
 
-    def full(_request: httpx2.Request) -> httpx2.Response:
+    def reject(_request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(400, json={"error": error})
 
     log = logging.getLogger("bulkhead.test")
-    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(full))
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(reject))
     rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
     with pytest.raises(ModelFailure) as caught:
         async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
@@ -105,12 +117,11 @@ async def test_a_full_context_is_seen_as_one(tmp_path: Path) -> None:
     await models.close()
 
 
-async def test_one_that_cannot_even_be_started_is_refused_with_the_reason(short_root: Path) -> None:
-    folder = short_root / "lm"
-    folder.mkdir()
-
+async def test_requests_to_a_model_that_cannot_be_started_get_the_reason(short_root: Path) -> None:
+    directory = short_root / "lm"
+    directory.mkdir()
     model = LocalModel(
-        runtime_dir=folder,
+        runtime_dir=directory,
         command=["/nowhere/program"],
         env={"OPENAI_API_KEY": "k"},
         limits=Limits(),
@@ -128,11 +139,11 @@ async def test_one_that_cannot_even_be_started_is_refused_with_the_reason(short_
         await model.close(end=True)
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"/nowhere/program" in answer
-    assert list(folder.glob("*.sock")) == []
+    assert list(directory.glob("*.sock")) == []
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", True), ("0", False), ("", False)])
-def test_the_switch_of_the_environment_wins(tmp_path: Path, text: str, expected: bool) -> None:
+def test_the_variable_wins_over_the_file(tmp_path: Path, text: str, expected: bool) -> None:
     file = tmp_path / "b.json"
     file.write_text('{"server": {"local_model": false, "local_model_command": ["a", "b"]}}')
     config = read_config(["--config", str(file)], {"HOME": "/h", "BULKHEAD_LOCAL_MODEL": text})
@@ -141,12 +152,12 @@ def test_the_switch_of_the_environment_wins(tmp_path: Path, text: str, expected:
     assert "BULKHEAD_LOCAL_MODEL" not in config.worker_env
 
 
-def test_a_switch_that_is_none() -> None:
+def test_another_value_of_the_variable_is_refused() -> None:
     with pytest.raises(ConfigError, match="write 1 for on, 0 for off"):
         read_config([], {"HOME": "/h", "BULKHEAD_LOCAL_MODEL": "yes"})
 
 
-def test_who_waits_keeps_it_from_being_idle() -> None:
+def test_an_open_request_keeps_the_model_from_being_idle() -> None:
     now = [0.0]
     traffic = Traffic(lambda: now[0])
     traffic.asked(1)
@@ -158,9 +169,8 @@ def test_who_waits_keeps_it_from_being_idle() -> None:
     assert traffic.is_idle_for(10.0)
 
 
-async def test_the_front_carries_both_ways_and_ends_both_sides(short_root: Path) -> None:
+async def test_the_relay_copies_in_both_directions_and_closes_both_sides(short_root: Path) -> None:
     outer, inner = short_root / "outer.sock", short_root / "inner.sock"
-
     ended = asyncio.Event()
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -175,17 +185,17 @@ async def test_the_front_carries_both_ways_and_ends_both_sides(short_root: Path)
     listener.setblocking(False)
     async with await asyncio.start_unix_server(echo, str(inner)):
         traffic = Traffic(lambda: 0.0)
-        front = Relay(listener, inner, traffic)
-        front.open()
+        relay = Relay(listener, inner, traffic)
+        relay.open()
         reader, writer = await asyncio.open_unix_connection(str(outer))
         writer.write(b"hello")
         assert await reader.read(100) == b"HELLO"
         writer.close()
         await asyncio.wait_for(ended.wait(), 5.0)  # a client that leaves ends the answer
-        front.close()
+        relay.close()
         late_reader, late_writer = await asyncio.open_unix_connection(str(outer))
         late_writer.write(b"late")
-        listener.close()  # nobody took it: it waited for the next process, and there is none
+        listener.close()  # the connection was not accepted, and no process follows that could accept it
         with pytest.raises(OSError):
             await asyncio.wait_for(late_reader.read(100), 5.0)
         late_writer.close()

@@ -1,4 +1,4 @@
-"""A worker sleeps only when nothing can be lost by it (P11)."""
+"""A worker is evicted only when nothing can be lost by it (P11)."""
 
 from dataclasses import replace
 
@@ -9,23 +9,23 @@ from supervisor.workspaces.eviction import Eviction, EvictionFacts
 IDLE = EvictionFacts(claims=0, streams=0, calls=0, beat=10, open_runs=0, open_questions=0, children=0)
 
 
-def test_sleeps_after_being_idle_for_long_enough() -> None:
+def test_a_worker_is_evicted_after_the_idle_time() -> None:
     eviction = Eviction(idle_s=60)
     assert not eviction.observed(IDLE, now=0)
     assert not eviction.observed(IDLE, now=59)
     assert eviction.observed(IDLE, now=60)
 
 
-@pytest.mark.parametrize("what", ["claims", "streams", "calls", "open_runs", "open_questions", "children"])
-def test_P11_anything_open_keeps_it_awake(what: str) -> None:
+@pytest.mark.parametrize("field", ["claims", "streams", "calls", "open_runs", "open_questions", "children"])
+def test_P11_anything_open_prevents_the_eviction(field: str) -> None:
     eviction = Eviction(idle_s=0)
-    busy = replace(IDLE, **{what: 1})
+    busy = replace(IDLE, **{field: 1})
     assert not eviction.may_sleep(busy)
     assert not eviction.observed(busy, now=100)
     assert eviction.observed(IDLE, now=100)
 
 
-def test_work_in_between_starts_the_wait_again() -> None:
+def test_work_restarts_the_idle_time() -> None:
     eviction = Eviction(idle_s=60)
     eviction.observed(IDLE, now=0)
     eviction.observed(replace(IDLE, open_runs=1), now=30)
@@ -33,7 +33,7 @@ def test_work_in_between_starts_the_wait_again() -> None:
     assert eviction.observed(IDLE, now=121)
 
 
-def test_P11_beat_from_before_the_last_call_proves_nothing() -> None:
+def test_P11_a_heartbeat_from_before_the_last_call_does_not_count() -> None:
     eviction = Eviction(idle_s=0)
     eviction.called(10)  # a prompt was accepted; beat 11 may have been sent before that
     assert not eviction.observed(replace(IDLE, beat=10), now=0)
@@ -41,7 +41,7 @@ def test_P11_beat_from_before_the_last_call_proves_nothing() -> None:
     assert eviction.observed(replace(IDLE, beat=12), now=2)
 
 
-def test_new_worker_has_to_be_heard_first() -> None:
+def test_a_new_worker_is_not_evicted_before_its_first_heartbeat() -> None:
     eviction = Eviction(idle_s=0)
     eviction.called(500)
     eviction.started()

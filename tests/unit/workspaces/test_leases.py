@@ -1,4 +1,4 @@
-"""The claims of clients, fact by fact."""
+"""The leases of clients: which effects follow from which facts."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def leases() -> Leases:
     return Leases(create_grace_s=30, detach_grace_s=10)
 
 
-def test_create_holds_for_the_create_grace() -> None:
+def test_a_create_holds_the_lease_for_the_create_grace() -> None:
     claims = leases()
     assert claims.create(A, now=0) == [Arm(30)]
     assert claims.elapsed(now=29.9) == [Arm(30)]
@@ -21,7 +21,7 @@ def test_create_holds_for_the_create_grace() -> None:
     assert len(claims) == 0
 
 
-def test_stream_ends_the_hold_and_its_end_starts_the_detach_grace() -> None:
+def test_a_stream_ends_the_create_grace_and_its_end_starts_the_detach_grace() -> None:
     claims = leases()
     claims.create(A, now=0)
     assert claims.attach(A, stream=1) == [Arm(None)]
@@ -33,13 +33,13 @@ def test_stream_ends_the_hold_and_its_end_starts_the_detach_grace() -> None:
     assert claims.elapsed(now=210) == [Arm(None), LastClaimEnded()]
 
 
-def test_stream_of_a_client_that_never_created_is_a_claim() -> None:
+def test_a_stream_of_a_client_that_never_created_is_a_claim() -> None:
     claims = leases()
     assert claims.attach(A, stream=1) == [Arm(None)]
     assert claims.attached_clients == 1
 
 
-def test_last_of_several_streams_counts() -> None:
+def test_the_detach_grace_starts_with_the_end_of_the_last_stream() -> None:
     claims = leases()
     claims.attach(A, stream=1)
     claims.attach(A, stream=2)
@@ -47,14 +47,14 @@ def test_last_of_several_streams_counts() -> None:
     assert claims.detach(A, stream=2, now=6) == [Arm(16)]
 
 
-def test_release_without_a_stream_ends_the_claim_at_once() -> None:
+def test_a_release_without_a_stream_ends_the_claim_at_once() -> None:
     claims = leases()
     claims.create(A, now=0)
     assert claims.release(A) == [Arm(None), LastClaimEnded()]
     assert claims.release(A) == []
 
 
-def test_release_with_streams_skips_the_detach_grace() -> None:
+def test_a_release_with_open_streams_skips_the_detach_grace() -> None:
     claims = leases()
     claims.attach(A, stream=1)
     claims.attach(A, stream=2)
@@ -63,7 +63,7 @@ def test_release_with_streams_skips_the_detach_grace() -> None:
     assert claims.detach(A, stream=2, now=6) == [Arm(None), LastClaimEnded()]
 
 
-def test_create_clears_an_earlier_release() -> None:
+def test_a_create_clears_an_earlier_release() -> None:
     claims = leases()
     claims.attach(A, stream=1)
     claims.release(A)
@@ -71,7 +71,7 @@ def test_create_clears_an_earlier_release() -> None:
     assert claims.detach(A, stream=1, now=60) == [Arm(70)]
 
 
-def test_create_while_held_is_a_fresh_hold_and_keeps_the_session() -> None:
+def test_a_repeated_create_restarts_the_grace_and_keeps_the_session() -> None:
     claims = leases()
     claims.attach(A, stream=1)
     claims.view(A, SessionId("s"))
@@ -81,7 +81,7 @@ def test_create_while_held_is_a_fresh_hold_and_keeps_the_session() -> None:
     assert claims.viewed() == {"s": 1}
 
 
-def test_retire_ends_the_claim_under_open_streams() -> None:
+def test_a_retired_client_loses_its_claim_although_its_stream_is_open() -> None:
     claims = leases()
     claims.attach(A, stream=1)
     claims.attach(B, stream=2)
@@ -90,7 +90,7 @@ def test_retire_ends_the_claim_under_open_streams() -> None:
     assert claims.detach(A, stream=1, now=9) == []
 
 
-def test_stream_that_outlived_its_claim_does_not_count_for_the_next_one() -> None:
+def test_a_stream_of_an_earlier_claim_does_not_count_for_the_next_one() -> None:
     claims = leases()
     claims.attach(A, stream=1)
     claims.retire(A)
@@ -99,7 +99,7 @@ def test_stream_that_outlived_its_claim_does_not_count_for_the_next_one() -> Non
     assert claims.attached_clients == 1
 
 
-def test_last_gone_is_said_once_for_the_last_of_several() -> None:
+def test_the_end_of_the_last_claim_is_reported_once() -> None:
     claims = leases()
     claims.create(A, now=0)
     claims.create(B, now=1)
@@ -108,7 +108,7 @@ def test_last_gone_is_said_once_for_the_last_of_several() -> None:
     assert claims.elapsed(now=32) == [Arm(None)]
 
 
-def test_current_session_needs_a_stream() -> None:
+def test_the_current_session_needs_an_open_stream() -> None:
     claims = leases()
     claims.create(A, now=0)
     with pytest.raises(Conflict) as refused:

@@ -1,4 +1,4 @@
-"""Workspaces are found or made, one creation per path at a time, one id per directory for ever."""
+"""The registry finds or creates workspaces: one creation per path at a time, one lasting id per directory."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ import pytest
 from protocol.api.workspace import CreateWorkspace
 from protocol.base.clock import SystemClock
 from protocol.errors import Conflict, LimitReached, NotFound, Unavailable
-from protocol.ids import ClientId
+from protocol.ids import ClientId, WorkspaceId
 from protocol.limits import Limits
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.identity import Identity, resolve
@@ -26,7 +26,7 @@ A = ClientId("00000000-0000-4000-8000-00000000000a")
 
 
 class StubWorkspace:
-    """Takes the place of a workspace and records the clients that claim it."""
+    """Stands in for a workspace and records the clients that claim it."""
 
     def __init__(self, registration: Registration) -> None:
         self.registration = registration
@@ -65,10 +65,9 @@ async def registry_at(state: Path, **limits: Any) -> AsyncIterator[Registry]:
         await registry.close()
 
 
-async def test_same_directory_is_the_same_workspace(tmp_path: Path) -> None:
+async def test_the_same_directory_is_the_same_workspace(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "link").symlink_to("p")
-
     async with registry_at(tmp_path) as registry:
         first = await registry.create(CreateWorkspace(path=str(tmp_path / "link"), yolo=True), A)
         again = await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)
@@ -78,9 +77,8 @@ async def test_same_directory_is_the_same_workspace(tmp_path: Path) -> None:
         assert registry.find(first.registration.id) is first
 
 
-async def test_id_survives_a_restart(tmp_path: Path) -> None:
+async def test_the_id_of_a_workspace_survives_a_restart(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-
     async with registry_at(tmp_path) as registry:
         before = (await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)).registration
     async with registry_at(tmp_path) as registry:
@@ -89,29 +87,27 @@ async def test_id_survives_a_restart(tmp_path: Path) -> None:
         assert (await registry.create(CreateWorkspace(path=str(tmp_path / "p")), A)).registration == before
 
 
-async def test_concurrent_creates_make_one(tmp_path: Path) -> None:
+async def test_concurrent_creates_make_one_workspace(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-
     async with registry_at(tmp_path) as registry:
-        wish = CreateWorkspace(path=str(tmp_path / "p"))
-        made = await asyncio.gather(*(registry.create(wish, A) for _ in range(10)))
+        request = CreateWorkspace(path=str(tmp_path / "p"))
+        made = await asyncio.gather(*(registry.create(request, A) for _ in range(10)))
         assert len({id(workspace) for workspace in made}) == 1
         assert len(registry.registrations()) == 1
 
 
-async def test_caller_that_leaves_does_not_take_the_creation_with_it(tmp_path: Path) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_creation(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-
     async with registry_at(tmp_path) as registry:
-        wish = CreateWorkspace(path=str(tmp_path / "p"))
-        impatient = asyncio.ensure_future(registry.create(wish, A))
-        patient = asyncio.ensure_future(registry.create(wish, A))
+        request = CreateWorkspace(path=str(tmp_path / "p"))
+        impatient = asyncio.ensure_future(registry.create(request, A))
+        patient = asyncio.ensure_future(registry.create(request, A))
         await asyncio.sleep(0)
         impatient.cancel()
         assert (await patient).registration.identity.path == str(tmp_path / "p")
 
 
-async def test_retired_client_never_creates_again(tmp_path: Path) -> None:
+async def test_a_retired_client_cannot_create_again(tmp_path: Path) -> None:
     async with registry_at(tmp_path) as registry:
         workspace = await registry.create(CreateWorkspace(path=str(tmp_path)), A)
         registry.retire(A)
@@ -122,7 +118,7 @@ async def test_retired_client_never_creates_again(tmp_path: Path) -> None:
         assert refused.value.code == "client_retired"
 
 
-async def test_other_channels_are_refused(tmp_path: Path) -> None:
+async def test_a_create_with_other_channels_is_refused(tmp_path: Path) -> None:
     async with registry_at(tmp_path) as registry:
         await registry.create(CreateWorkspace(path=str(tmp_path), channels=["a", "b"]), A)
         await registry.create(CreateWorkspace(path=str(tmp_path), channels=["a", "b"]), A)
@@ -130,27 +126,25 @@ async def test_other_channels_are_refused(tmp_path: Path) -> None:
             await registry.create(CreateWorkspace(path=str(tmp_path), channels=["b", "a"]), A)
 
 
-async def test_H06_exchanged_directory_needs_a_word(tmp_path: Path) -> None:
+async def test_H06_another_directory_under_the_same_path_needs_a_new_registration(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-
     async with registry_at(tmp_path) as registry:
-        wish = CreateWorkspace(path=str(tmp_path / "p"))
-        old = await registry.create(wish, A)
+        request = CreateWorkspace(path=str(tmp_path / "p"))
+        old = await registry.create(request, A)
         (tmp_path / "p").rename(tmp_path / "moved")
         (tmp_path / "p").mkdir()
         with pytest.raises(Conflict, match="registration") as refused:
-            await registry.create(wish, A)
+            await registry.create(request, A)
         assert refused.value.code == "workspace_moved"
         await registry.remove(old.registration.id)
         assert cast(StubWorkspace, old).closed
-        new = await registry.create(wish, A)
+        new = await registry.create(request, A)
         assert new.registration.id != old.registration.id
 
 
 async def test_X11_registrations_are_bounded(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-
     async with registry_at(tmp_path, workspaces_max=1) as registry:
         await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
         with pytest.raises(LimitReached) as refused:
@@ -159,26 +153,26 @@ async def test_X11_registrations_are_bounded(tmp_path: Path) -> None:
         await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
 
 
-async def test_unknown_id(tmp_path: Path) -> None:
+async def test_an_unknown_id_is_refused(tmp_path: Path) -> None:
     async with registry_at(tmp_path) as registry:
         with pytest.raises(NotFound) as refused:
-            registry.find("nobody")
+            registry.find("unknown")
         assert refused.value.code == "workspace_unknown"
 
 
-async def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
+async def test_a_file_system_that_does_not_respond_delays_no_other_workspace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead, alive, back = tmp_path / "dead", tmp_path / "alive", threading.Event()
-    asked: list[str] = []
+    dead, alive, recovered = tmp_path / "dead", tmp_path / "alive", threading.Event()
+    resolved: list[str] = []
 
-    def hanging(path: str, env: Sequence[str]) -> Identity:
-        asked.append(path)
+    def resolve_slowly(path: str, env: Sequence[str]) -> Identity:
+        resolved.append(path)
         if path == str(dead):
-            back.wait()
+            recovered.wait()
         return resolve(path, env)
 
-    monkeypatch.setattr("supervisor.workspaces.registry.resolve", hanging)
+    monkeypatch.setattr("supervisor.workspaces.registry.resolve", resolve_slowly)
 
     try:
         dead.mkdir()
@@ -188,8 +182,8 @@ async def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
                 with pytest.raises(Unavailable, match="does not respond"):
                     await registry.create(CreateWorkspace(path=str(dead)), A)
                 await registry.create(CreateWorkspace(path=str(alive)), A)
-            assert asked.count(str(dead)) == 1, "each further thread would hang as well"
-            back.set()
+            assert resolved.count(str(dead)) == 1, "each further thread would hang as well"
+            recovered.set()
             async with asyncio.timeout(10):
                 while True:
                     try:
@@ -198,10 +192,10 @@ async def test_a_file_system_that_does_not_answer_holds_up_nobody_else(
                     except Unavailable:
                         await asyncio.sleep(0.01)
     finally:
-        back.set()
+        recovered.set()
 
 
-async def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
+async def test_requests_wait_for_the_start_up_to_a_deadline(tmp_path: Path) -> None:
     registry = Registry(
         table=WorkspaceTable(tmp_path / "roster.db"),
         filesystem=BoundedFilesystem(timeout_s=5.0),
@@ -219,8 +213,8 @@ async def test_requests_wait_for_the_start_with_a_bound(tmp_path: Path) -> None:
     await registry.close()
 
 
-async def test_lost_row_is_restored_under_its_old_id(tmp_path: Path) -> None:
+async def test_a_lost_registration_is_restored_under_its_old_id(tmp_path: Path) -> None:
     async with registry_at(tmp_path) as registry:
-        workspace = await registry.restore(cast(Any, "old-id"), str(tmp_path))
+        workspace = await registry.restore(WorkspaceId("old-id"), str(tmp_path))
         assert workspace.registration.id == "old-id"
         assert registry.find("old-id") is workspace

@@ -1,4 +1,4 @@
-"""One workspace: calls to its worker, the worker's death, sleep, and the end of claims."""
+"""One workspace: calls to its worker, crashes of the worker, eviction, and the end of claims."""
 
 import asyncio
 from pathlib import Path
@@ -11,10 +11,10 @@ from protocol.messages import Answer
 from tests.support.harness.stub_worker import workspace_at
 
 A = ClientId("a")
-LOST = Unavailable("gone", code="worker_lost")
+LOST = Unavailable("lost", code="worker_lost")
 
 
-async def test_answer_goes_through_unread(tmp_path: Path) -> None:
+async def test_the_response_of_the_worker_is_forwarded_undecoded(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     driver.answers = [Answer(call_id="1", status=202, body=b"not even json")]
     answer = await workspace.call("prompt.submit", body=b"\xff")
@@ -22,7 +22,7 @@ async def test_answer_goes_through_unread(tmp_path: Path) -> None:
     await workspace.close("end")
 
 
-async def test_W01_prompt_is_not_repeated_behind_the_clients_back(tmp_path: Path) -> None:
+async def test_W01_a_lost_prompt_is_not_repeated_by_the_server(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     driver.answers = [LOST, Answer(call_id="2")]
     with pytest.raises(Unavailable) as lost:
@@ -32,7 +32,7 @@ async def test_W01_prompt_is_not_repeated_behind_the_clients_back(tmp_path: Path
     await workspace.close("end")
 
 
-async def test_safe_operation_goes_to_the_next_worker_once(tmp_path: Path) -> None:
+async def test_a_safe_operation_is_repeated_once_on_the_next_worker(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     driver.answers = [LOST, Answer(call_id="2", body=b"[]"), LOST, LOST]
     assert (await workspace.call("session.list")).body == b"[]"
@@ -41,14 +41,14 @@ async def test_safe_operation_goes_to_the_next_worker_once(tmp_path: Path) -> No
     await workspace.close("end")
 
 
-async def test_W19_prompt_that_meets_a_worker_on_its_way_to_sleep_is_accepted_by_the_next(tmp_path: Path) -> None:
+async def test_W19_a_prompt_refused_by_a_closing_worker_is_accepted_by_the_next(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     driver.answers = [Conflict("closing", code="workspace_closing"), Answer(call_id="2", status=202)]
     assert (await workspace.call("prompt.submit")).status == 202
     await workspace.close("end")
 
 
-async def test_errors_of_an_operation_reach_the_caller(tmp_path: Path) -> None:
+async def test_the_error_of_an_operation_reaches_the_caller(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     driver.answers = [BadInput("empty", code="empty_prompt")]
     with pytest.raises(BadInput):
@@ -56,9 +56,8 @@ async def test_errors_of_an_operation_reach_the_caller(tmp_path: Path) -> None:
     await workspace.close("end")
 
 
-async def test_H05_sleeping_workspace_without_its_directory(tmp_path: Path) -> None:
+async def test_H05_a_workspace_whose_directory_is_missing_is_not_started(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
-
     workspace, driver = workspace_at(tmp_path / "p")
     driver.state = "asleep"
     (tmp_path / "p").rmdir()
@@ -68,7 +67,7 @@ async def test_H05_sleeping_workspace_without_its_directory(tmp_path: Path) -> N
     await workspace.close("end")
 
 
-async def test_nothing_is_woken_on_the_way_out(tmp_path: Path) -> None:
+async def test_a_call_that_must_not_wake_starts_no_worker(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     driver.state = "asleep"
     with pytest.raises(Unavailable):
@@ -77,7 +76,7 @@ async def test_nothing_is_woken_on_the_way_out(tmp_path: Path) -> None:
     await workspace.close("end")
 
 
-async def test_P11_sleeps_only_after_a_beat_later_than_the_last_call(tmp_path: Path) -> None:
+async def test_P11_a_worker_is_evicted_only_after_a_heartbeat_later_than_the_last_call(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path, evict_idle_s=0.0)
     driver.answers = [Answer(call_id="1", status=202)]
     await workspace.call("prompt.submit")
@@ -99,24 +98,24 @@ async def test_P11_sleeps_only_after_a_beat_later_than_the_last_call(tmp_path: P
     await workspace.close("end")
 
 
-async def test_P11_call_under_way_keeps_the_worker(tmp_path: Path) -> None:
+async def test_P11_an_open_call_prevents_the_eviction(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path, evict_idle_s=0.0)
     driver.answers = [Answer(call_id="1")]
 
-    async def look() -> None:
+    async def try_to_evict() -> None:
         workspace.observe()
         assert workspace.is_used
         with pytest.raises(Conflict) as refused:
             await workspace.evict()
         assert refused.value.code == "busy"
 
-    driver.before_answer = look
+    driver.before_answer = try_to_evict
     await workspace.call("session.list")
     assert driver.closed == []
     await workspace.close("end")
 
 
-async def test_evict_by_hand(tmp_path: Path) -> None:
+async def test_an_idle_worker_can_be_evicted_by_hand(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     await workspace.evict()
     await workspace.evict()
@@ -124,7 +123,7 @@ async def test_evict_by_hand(tmp_path: Path) -> None:
     await workspace.close("end")
 
 
-async def test_stream_is_a_claim_from_open_to_close(tmp_path: Path) -> None:
+async def test_a_stream_is_a_claim_from_open_to_close(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path, evict_idle_s=0.0, detach_grace_s=0.0)
     with workspace.attached(A, cursor=None, cursor_is_bad=False, wants_ids=False):
         workspace.view(A, SessionId("s"))
@@ -134,12 +133,12 @@ async def test_stream_is_a_claim_from_open_to_close(tmp_path: Path) -> None:
         assert driver.closed == []
     with pytest.raises(Conflict):
         workspace.view(A, SessionId("s"))
-    await asyncio.sleep(0.001)  # the detach grace of no length
+    await asyncio.sleep(0.001)  # the detach grace is 0 s
     assert not workspace.is_used
     await workspace.close("end")
 
 
-async def test_holds_run_out_by_themselves(tmp_path: Path) -> None:
+async def test_the_create_grace_ends_by_a_timer(tmp_path: Path) -> None:
     workspace, _ = workspace_at(tmp_path, create_grace_s=0.02)
     workspace.claim(A)
     assert workspace.is_used
@@ -149,7 +148,7 @@ async def test_holds_run_out_by_themselves(tmp_path: Path) -> None:
     await workspace.close("end")
 
 
-async def test_last_client_leaving_changes_nothing_by_default(tmp_path: Path) -> None:
+async def test_by_default_the_worker_continues_after_the_last_client(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     workspace.claim(A)
     workspace.release(A)
@@ -158,7 +157,7 @@ async def test_last_client_leaving_changes_nothing_by_default(tmp_path: Path) ->
     await workspace.close("end")
 
 
-async def test_last_client_leaving_ends_the_work_where_that_is_asked_for(tmp_path: Path) -> None:
+async def test_with_cancel_on_last_detach_the_last_client_closes_the_worker(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path, cancel_on_last_detach=True)
     workspace.claim(A)
     workspace.retire(A)
@@ -167,7 +166,7 @@ async def test_last_client_leaving_ends_the_work_where_that_is_asked_for(tmp_pat
     await workspace.close("end")
 
 
-async def test_detach_leaves_the_worker_and_ends_the_streams(tmp_path: Path) -> None:
+async def test_detach_all_keeps_the_worker_and_ends_the_streams(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     with workspace.attached(A, cursor=None, cursor_is_bad=False, wants_ids=False) as stream:
         await workspace.detach_all()
@@ -175,7 +174,7 @@ async def test_detach_leaves_the_worker_and_ends_the_streams(tmp_path: Path) -> 
     assert driver.closed == ["left"]
 
 
-async def test_S07_waiting_request_does_not_bring_a_closing_worker_back(tmp_path: Path) -> None:
+async def test_S07_a_waiting_request_does_not_restart_a_closing_worker(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     driver.state = "starting"
     driver.is_slow = True
@@ -191,7 +190,7 @@ async def test_S07_waiting_request_does_not_bring_a_closing_worker_back(tmp_path
     assert driver.state == "asleep"
 
 
-async def test_caller_that_gives_up_waiting_is_not_told_a_lie(tmp_path: Path) -> None:
+async def test_a_caller_that_is_cancelled_gets_its_cancellation(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
     driver.state = "starting"
     driver.is_slow = True

@@ -63,7 +63,7 @@ class Bash:
             raise ToolError("cannot run: the command contains a NUL character")
         limits, threads = context.limits, context.children.threads
         env = tool_environment(context.env)
-        policy = self._jobs.confinement
+        policy = self._jobs.sandbox_policy
         start = self._jobs.directory_of(context.session_id, context.workspace)
         plan = await threads.run(
             lambda _stop: _prepare(context, arguments, env, start), timeout_s=limits.search_deadline_s

@@ -73,9 +73,9 @@ class Jobs(Extension):
         clock: Clock,
         random: random.Random,
         log: logging.Logger,
-        confinement: SandboxPolicy | None = None,
+        sandbox_policy: SandboxPolicy | None = None,
     ) -> None:
-        self.confinement = confinement
+        self.sandbox_policy = sandbox_policy
         self._children = children
         self._limits = limits
         self._clock = clock
@@ -130,7 +130,7 @@ class Jobs(Extension):
         try:
             job.code = await job.child.exited_within(self._limits.job_max_s)
             if job.code is not None:
-                job.killed = job.killed or job.child.struck
+                job.killed = job.killed or job.child.kill_reason
                 await job.child.drained(self._limits.tool_pipe_grace_s)
             elif not job.killed:
                 job.killed = f"because it took longer than {self._limits.job_max_s:g} s"
