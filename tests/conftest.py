@@ -27,7 +27,7 @@ _harness = pytest.StashKey[ServerHarness]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "house(limits, env, arguments, zygote, start, neighbour, tcp): how the fixture `house` is built"
+        "markers", "house(limits, env, arguments, zygote, start, neighbour, tcp): options of the fixture `house`"
     )
 
 
@@ -46,7 +46,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
                     await stack.enter_async_context(value)
             await pyfuncitem.obj(**values)
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        if left:  # closed connections finish within one turn of the loop
+        if left:  # tasks of closed connections finish within one turn of the loop
             await asyncio.wait(left, timeout=1.0)
         left = [task for task in left if not task.done()]
         assert left == [], f"the test leaves tasks behind: {left}"
@@ -62,7 +62,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = outcome.get_result()
     harness = item.stash.get(_harness, None)
     if harness is not None and report.failed:
-        report.sections.append(("server", harness.story()))
+        report.sections.append(("server", harness.logs()))
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ async def submit(workspace: WorkspaceFixture, prompt: str, **more: object) -> st
     body = {"session_id": workspace.session, "prompt": prompt, **more}
     answer = (await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", body)).expect(202)
     run_id = str(answer.json()["run_id"])
-    workspace.client.client_log.asked(workspace.id, workspace.session, run_id)
+    workspace.client.client_log.submitted(workspace.id, workspace.session, run_id)
     workspace.client.client_log.accepted(workspace.id, workspace.session, run_id)
     return run_id
 
@@ -200,7 +200,7 @@ async def test_a_client_that_connects_later_receives_each_open_request_once(hous
             await watcher.ended(run_id)
     for watcher in (plain, late, resumed):
         ids = [e.payload["id"] for e in watcher.seen if e.kind == "permission_request"]
-        assert sorted(ids) == sorted([request["id"], other_request["id"]]), watcher.story()
+        assert sorted(ids) == sorted([request["id"], other_request["id"]]), watcher.summary()
     fresh = await house.watch(workspace.id, name="fresh")
     await fresh.ended(await workspace.prompt("/say bye"))
     assert not [e for e in fresh.seen if e.kind == "permission_request"]

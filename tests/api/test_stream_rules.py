@@ -248,7 +248,7 @@ async def test_removing_a_workspace_ends_its_streams_cleanly_and_no_others(house
     plain = await house.watch(workspace.id, name="plain", ids=False)
     (await workspace.client.request("DELETE", f"/v1/workspaces/{workspace.id}/registration")).expect(200)
     for watcher in (workspace.watcher, plain):
-        assert await watcher.over() == "clean"
+        assert await watcher.connection_ended() == "clean"
     assert workspace.watcher.retry_ms in RETRY
     reopened = await workspace.client.get(
         f"/v1/workspaces/{workspace.id}/events?client_id={workspace.client.client_id}"
@@ -261,7 +261,7 @@ async def test_removing_a_workspace_ends_its_streams_cleanly_and_no_others(house
     del house.client_log.workspaces[workspace.id]  # its database belongs to the new workspace now
     workspace.id = created["id"]
     assert (await workspace.client.session(workspace.id, workspace.session))["id"] == workspace.session
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -272,7 +272,7 @@ async def test_stopping_the_server_ends_streams_cleanly(house: ServerHarness, nu
     run, call = await workspace.streaming()
     house.server.send(number)
     for watcher in (workspace.watcher, plain):
-        assert await watcher.over() == "clean"
+        assert await watcher.connection_ended() == "clean"
     assert workspace.watcher.retry_ms in RETRY
     assert await house.server.ended() == 0
     if number == signal.SIGHUP:  # the worker continues, and the next server adopts it
@@ -291,10 +291,10 @@ async def test_killing_the_server_is_a_clean_end_for_a_plain_stream(house: Serve
     workspace = await house.workspace()
     plain = await house.watch(workspace.id, name="plain", ids=False)
     await house.server.kill9()
-    assert await plain.over() == "clean"  # after any other end the reference client would wait for ever
-    assert await workspace.watcher.over() == "cut"
+    assert await plain.connection_ended() == "clean"  # after any other end the reference client would wait for ever
+    assert await workspace.watcher.connection_ended() == "cut"
     await house.server.restart()
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 # --- quiet and slow clients ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.house(neighbour=False)
 async def workspace_with_messages(house: ServerHarness) -> WorkspaceFixture:
     """Open a workspace whose session has one prompt and one answer."""
     workspace = await house.workspace(model="openai")
-    house.client_log.asked(workspace.id, workspace.session, "")  # the server chooses the run id of a summary
+    house.client_log.submitted(workspace.id, workspace.session, "")  # the server chooses the run id of a summary
     run = await workspace.prompt("remember the word apple")
     await (await house.provider.next_call()).reply("noted")
     await workspace.ended(run)

@@ -32,8 +32,8 @@ async def restart_server(house: ServerHarness, *clients: Tui, number: signal.Sig
     assert await house.server.ended() == (-number if number == signal.SIGKILL else 0)
     await house.server.restart()
     for tui in clients:
-        if tui.crush.door.is_tcp:
-            tui.crush.door = ServerAddress(f"tcp://127.0.0.1:{port_of(house)}", token_of(house))
+        if tui.crush.address.is_tcp:
+            tui.crush.address = ServerAddress(f"tcp://127.0.0.1:{port_of(house)}", token_of(house))
 
 
 @BOTH

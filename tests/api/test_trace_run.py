@@ -29,8 +29,8 @@ def client_of(house: ServerHarness, way: str, **options: Any) -> Crush:
         return Crush(
             ServerAddress(f"tcp://127.0.0.1:{port_of(house)}/ignored", token_of(house)), house.client_log, **options
         )
-    door = ServerAddress(f"unix://{house.server.socket_path}")
-    return Crush(door, house.client_log, has_proxy=way == "proxied", **options)
+    address = ServerAddress(f"unix://{house.server.socket_path}")
+    return Crush(address, house.client_log, has_proxy=way == "proxied", **options)
 
 
 def trace(crush: Crush) -> list[str]:

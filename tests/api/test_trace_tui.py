@@ -95,7 +95,7 @@ async def test_the_stream_shows_a_turn_with_tools_in_order(house: ServerHarness,
         assert {"message", "session", "file", "run_complete", "agent_event", "permission_notification"} >= kinds
         sessions = [event.payload for event in tui.seen if event.kind == "session" and event.change == "updated"]
         assert sessions[-1]["prompt_tokens"] == tui.session["prompt_tokens"]
-        assert crush.asked("POST", "/lsps/start")  # a written file may need its language server
+        assert crush.calls_to("POST", "/lsps/start")  # a written file may need its language server
         assert [message["role"] for message in tui.messages] == ["user", "assistant", "tool", "tool", "assistant"]
         assert tui.busy_at_finish == [False]
 
@@ -161,8 +161,8 @@ async def test_sessions_are_renamed_deleted_and_started(house: ServerHarness, wa
             what="the new title",
         )
         first = tui.session["id"]
-        await tui.start_anew()
-        assert crush.asked("POST", "/lsps/stop")
+        await tui.start_new_session()
+        assert crush.calls_to("POST", "/lsps/stop")
         await answered(tui, "/say two")
         second = tui.session["id"]
         assert second != first

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.checks.history import read_stored
-from tests.support.harness.client_process import OtherProcess
+from tests.support.harness.client_process import ClientProcess
 from tests.support.harness.server_harness import ServerHarness
 
 pytestmark = pytest.mark.house(neighbour=False, limits={"create_grace_s": 600.0, "detach_grace_s": 600.0})
@@ -31,13 +31,13 @@ def reason_of(message: dict[str, Any]) -> str:
 async def test_a_client_cancels_the_run_of_another_and_both_reconnect_with_an_old_cursor(house: ServerHarness) -> None:
     path = house.directory("w", "openai")
     socket_path = house.server.socket_path
-    async with OtherProcess(socket_path) as one, OtherProcess(socket_path) as two:
+    async with ClientProcess(socket_path) as one, ClientProcess(socket_path) as two:
         assert one.pid != two.pid
         workspace, session = await one.ask("create", path=str(path))
         house.client_log.workspaces[workspace] = path / ".bulkhead"
         await one.ask("watch", workspace=workspace)
         run = await one.ask("prompt", workspace=workspace, session=session, prompt="tell me a story")
-        house.client_log.asked(workspace, session, run)
+        house.client_log.submitted(workspace, session, run)
         answer = await house.provider.next_call()
         await answer.tokens("once upon")
         await one.ask("shown", session=session, text="once upon")
@@ -46,7 +46,7 @@ async def test_a_client_cancels_the_run_of_another_and_both_reconnect_with_an_ol
         assert await two.ask("cancel", workspace=workspace, session=session) == 200
         seen_by_two = await two.ask("until_end", run=run)
         live = await one.ask("until_end", run=run)
-        await answer.left()
+        await answer.wait_closed()
 
         # The first client received everything, the client that connected later only the end.
         assert kinds(live)[-1] == "run_complete"
@@ -55,7 +55,7 @@ async def test_a_client_cancels_the_run_of_another_and_both_reconnect_with_an_ol
         # Each client that reconnects with an old cursor receives the same rest: the first, the second and a third.
         cursor = live[1][0]
         rest = after(live, cursor)
-        async with OtherProcess(socket_path) as three:
+        async with ClientProcess(socket_path) as three:
             for client in (one, two, three):
                 await client.ask("watch", workspace=workspace, after=cursor)
                 assert await client.ask("until_end", run=run) == rest
@@ -71,7 +71,7 @@ async def test_a_client_cancels_the_run_of_another_and_both_reconnect_with_an_ol
 
         # The session continues to work for both clients.
         run = await two.ask("prompt", workspace=workspace, session=session, prompt="go on")
-        house.client_log.asked(workspace, session, run)
+        house.client_log.submitted(workspace, session, run)
         await (await house.provider.next_call()).reply("a time")
         both = [await each.ask("until_end", run=run) for each in (one, two)]
         assert both[0] == both[1] == [*live[-1:], *after(both[0], live[-1][0])]

@@ -1,4 +1,4 @@
-"""Confine generated requests to temporary directories, and aim most of them at existing resources.
+"""Confine generated requests to temporary directories, and send most of them to existing resources.
 
 Only well-formed values are changed; values that are invalid on purpose are sent unchanged.
 """
@@ -15,7 +15,7 @@ from schemathesis.openapi.checks import EnsureResourceAvailability, UseAfterFree
 
 HOME = json.loads(os.environ["CONTRACT_HOME"])
 """`workspace` and `session`: ids of the permanent ones. `directories`: new workspaces go below this directory.
-`path`: an empty directory, the PATH of commands."""
+`path`: an empty directory, used as PATH of commands."""
 
 _removed: set[str] = set()
 _numbers = itertools.count(10)
@@ -75,7 +75,7 @@ def after_call(context: Any, case: Any, response: Any) -> None:
 
 @schemathesis.hook
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """Return whether a failure is real: the checks draw some conclusions from paths that do not hold for this API.
+    """Return whether a failure is real: some conclusions that the checks draw from paths do not hold for this API.
 
     DELETE of a workspace ends the claim of one client, as in the Crush API; the workspace itself stays. DELETE of its
     registration removes it, and a 404 is right from then on. A 404 can also be about a resource that the body names: an

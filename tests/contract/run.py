@@ -98,7 +98,7 @@ def main(command: str) -> int:
         finally:
             code = server.stop()
         if code != 0:
-            print(f"the server ended with {code}")
+            print(f"the server exited with {code}")
             failed = True
         if errors := [line for line in server.log.read_text().splitlines() if re.search(r"Z error |Traceback", line)]:
             print("the server's log has errors:", *errors[:20], sep="\n  ")

@@ -89,7 +89,7 @@ async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_delay_no_othe
             async with asyncio.timeout(10):
                 await answered.wait()
             for connection, body, run in zip(connections, bodies, runs, strict=True):
-                house.client_log.asked(workspace.id, workspace.session, run)
+                house.client_log.submitted(workspace.id, workspace.session, run)
                 connection.send(body[len(body) // 2 :])
             for connection in connections:
                 assert (await connection.answer())[0] == 202
@@ -99,7 +99,7 @@ async def test_C08_clients_that_stop_in_the_middle_of_large_bodies_delay_no_othe
 
 async def submit(workspace: WorkspaceFixture, run: str, text: str) -> Response:
     """Submit a prompt whose text is sent as UTF-8; escaped as JSON it would exceed the limit of a body."""
-    workspace.client.client_log.asked(workspace.id, workspace.session, run)
+    workspace.client.client_log.submitted(workspace.id, workspace.session, run)
     body = {"session_id": workspace.session, "run_id": run, "prompt": text}
     raw = json.dumps(body, ensure_ascii=False).encode()
     return await workspace.client.post(f"/v1/workspaces/{workspace.id}/agent", raw=raw)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, gone_at_the_end
+from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, closed_at_end
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
@@ -47,7 +47,7 @@ async def test_C04_every_id_that_was_sent_resumes_with_the_exact_rest(house: Ser
     first, last = before.events[0].number, before.events[-1].number
     cursors = [f"{before.log}.{number}" for number in (0, *range(first, last + 1))]
     readers = [LightReader(house.server.socket_path, workspace.id, cursor) for cursor in cursors]
-    with gone_at_the_end(readers):
+    with closed_at_end(readers):
         for reader in readers:
             assert await reader.open() == 200
         run = await workspace.prompt("/say live")
@@ -69,7 +69,7 @@ async def test_C04_a_cursor_that_is_invalid_or_foreign_gets_a_reset(house: Serve
         for name, log in logs.items():
             text = text.replace(name, log)
         readers.append(LightReader(house.server.socket_path, workspace.id, text))
-    with gone_at_the_end(readers):
+    with closed_at_end(readers):
         for reader in readers:
             assert await reader.open() == 200
         await eventually(
@@ -104,7 +104,7 @@ async def test_C05_a_stream_that_is_cut_after_every_event_loses_nothing(house: S
     run, call = await workspace.streaming("three")
     reader = LightReader(house.server.socket_path, workspace.id, f"{log}.0")
     reader.on_event = reader.close
-    with gone_at_the_end([reader]):
+    with closed_at_end([reader]):
         replayed = len(house.stored(workspace).events)
         for count in range(1, replayed + 1):
             assert await reader.open() == 200
@@ -128,7 +128,7 @@ async def test_C05_a_stream_that_is_cut_before_its_first_id_loses_nothing(house:
         LightReader(house.server.socket_path, workspace.id, cursor),
         LightReader(house.server.socket_path, workspace.id),
     ]
-    with gone_at_the_end(readers):
+    with closed_at_end(readers):
         for number in range(20):
             for reader in readers:
                 assert await reader.open() == 200

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from protocol.limits import DEFAULT_LIMITS
-from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, gone_at_the_end
+from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, closed_at_end
 from tests.support.clients.raw_connection import RawConnection, wire
 from tests.support.eventually import eventually
 from tests.support.fakes.proxy import Proxy
@@ -28,7 +28,7 @@ TRICKLE_S = 0.05
 async def test_C01_a_client_that_stops_reading_is_cut_and_resumes(house: ServerHarness) -> None:
     workspace = await house.workspace()
     slow = LightReader(house.server.socket_path, workspace.id)
-    with gone_at_the_end([slow]):
+    with closed_at_end([slow]):
         assert await slow.open(receive_buffer=1) == 200
         await eventually(lambda: slow.base, what="the first id")
         slow.pause()
@@ -36,7 +36,7 @@ async def test_C01_a_client_that_stops_reading_is_cut_and_resumes(house: ServerH
         await stream_much(workspace, 8)
         await eventually(lambda: "slow client cut" in house.server.log, what="the slow client cut")
         assert peak_bytes(house.server.pid) - before < KEPT_BYTES_MAX
-        slow.go_on()
+        slow.resume()
         await eventually(lambda: not slow.is_open, what="the end of its connection")
         await check_resumes(house, workspace, slow)
 
@@ -47,7 +47,7 @@ async def test_C01_a_client_that_vanishes_behind_a_proxy_is_cut_and_resumes(hous
     before = len(descriptors(house.server.pid))
     async with Proxy(house.root / "proxy", house.server.socket_path) as proxy:
         vanished = LightReader(proxy.path, workspace.id)
-        with gone_at_the_end([vanished]):
+        with closed_at_end([vanished]):
             assert await vanished.open() == 200
             await eventually(lambda: vanished.base, what="the first id")
             first = await workspace.prompt("/say before")
@@ -74,7 +74,7 @@ async def check_resumes(
     house: ServerHarness, workspace: WorkspaceFixture, reader: LightReader, before: LightReader | None = None
 ) -> None:
     """Reconnect with the last id; check that no event is missing or doubled, those that `before` has read included."""
-    with gone_at_the_end([reader]):
+    with closed_at_end([reader]):
         assert await reader.open() == 200
         last = await workspace.prompt("/say the last")
         await all_saw_end([reader], last)

@@ -11,7 +11,7 @@ from tests.support.harness.server_harness import ServerHarness, together
 async def test_C06_the_same_prompt_ten_times_at_once_is_one_run(house: ServerHarness) -> None:
     workspace = await house.workspace()
     body = {"session_id": workspace.session, "run_id": "the-key", "prompt": "/say once"}
-    house.client_log.asked(workspace.id, workspace.session, "the-key")
+    house.client_log.submitted(workspace.id, workspace.session, "the-key")
     answers = await together(
         *(house.new_client().post(f"/v1/workspaces/{workspace.id}/agent", body) for _ in range(10))
     )
@@ -50,7 +50,7 @@ async def test_C07_a_client_that_cancels_its_run_leaves_the_run_of_another_clien
     (await other.cancel(workspace.id, session, second)).expect(200)
     for each in (workspace.watcher, watcher):
         assert (await each.ended(second))["cancelled"] is True
-    await second_call.left()
+    await second_call.wait_closed()
     await call.reply(" continues")
     for each in (workspace.watcher, watcher):
         assert (await each.ended(first))["text"] == "first continues"

@@ -106,7 +106,7 @@ async def check_refused(house: ServerHarness) -> None:
 async def check_works(house: ServerHarness, workspace: WorkspaceFixture, existing: RawConnection) -> None:
     """Check that a run works over an existing connection."""
     run = str(uuid.uuid4())
-    house.client_log.asked(workspace.id, workspace.session, run)
+    house.client_log.submitted(workspace.id, workspace.session, run)
     body = json.dumps({"session_id": workspace.session, "run_id": run, "prompt": "/say still here"}).encode()
     existing.send(head("POST", f"/v1/workspaces/{workspace.id}/agent", {"Content-Length": str(len(body))}) + body)
     status, _, answer = await existing.answer()

@@ -59,7 +59,7 @@ async def test_H05_a_directory_that_is_moved_away_fails_the_workspace_until_it_i
     moved.rename(workspace.path)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
     assert texts(await workspace.messages())[:2] == ["/say first", "first"]
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 async def test_H05_a_directory_that_is_moved_away_with_its_database_fails_the_workspace(house: ServerHarness) -> None:
@@ -107,7 +107,7 @@ async def test_H05_another_directory_at_the_same_path_gets_no_worker(house: Serv
     workspace.path.rmdir()
     moved.rename(workspace.path)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @as_root

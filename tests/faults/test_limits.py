@@ -87,7 +87,7 @@ async def test_X11_too_many_workspaces_are_refused(house: ServerHarness) -> None
     )
     await workspace.works()
     (await workspace.client.request("DELETE", f"/v1/workspaces/{workspace.id}/registration")).expect(200)
-    await workspace.watcher.over()
+    await workspace.watcher.connection_ended()
     assert (await workspace.client.create(path))["id"] != workspace.id
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.clients.http_client import ConnectionLost
-from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, gone_at_the_end, open_all
+from tests.support.clients.light_reader import LightReader, all_saw_end, assert_exact, closed_at_end, open_all
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness
 from tests.support.process_usage import resident_bytes
@@ -39,7 +39,7 @@ async def test_C03_a_thousand_clients_follow_one_run(house: ServerHarness, many_
     run = await workspace.prompt("/tokens 100000 5")
     readers: list[LightReader] = []
     memory: dict[int, int] = {}
-    with gone_at_the_end(readers):
+    with closed_at_end(readers):
         for size in STEPS:
             readers += [LightReader(house.server.socket_path, workspace.id) for _ in range(size - len(readers))]
             for begin in range(0, size, 50):
@@ -74,7 +74,7 @@ async def test_C05_two_hundred_clients_reconnect_after_a_restart(house: ServerHa
     run, call = await workspace.streaming("before ")
     worker = await workspace.worker()
     readers = [LightReader(house.server.socket_path, workspace.id) for _ in range(RECONNECTING)]
-    with gone_at_the_end(readers):
+    with closed_at_end(readers):
         await open_all(readers)
         await eventually(
             lambda: all(reader.base and reader.retries_ms for reader in readers), what="the first id of each stream"

@@ -196,7 +196,7 @@ async def test_Z07_a_command_of_an_older_supervisor_is_not_executed(raw: RawSupe
     stale = msgspec.structs.replace(raw.call("session.create", {"title": "s"}), epoch=Epoch(4))
     await raw.send(stale)
     assert await raw.ask("session.list") == []
-    assert [m for m in raw.heard if isinstance(m, Answer) and m.call_id == stale.call_id and m.error is None] == []
+    assert [m for m in raw.received if isinstance(m, Answer) and m.call_id == stale.call_id and m.error is None] == []
 
 
 async def finished(raw: RawSupervisor, run: str) -> dict[str, object] | None:

@@ -178,7 +178,7 @@ async def test_L07_a_run_can_be_cancelled_during_every_failure(
     ended = await workspace.ended(run, timeout_s=5.0)
     assert ended["cancelled"] is True
     assert "error" not in ended
-    await call.left(timeout_s=1.0)
+    await call.wait_closed(timeout_s=1.0)
     assert (finish_of(await workspace.last_assistant()) or {})["reason"] == "canceled"
     assert len(house.provider.exchanges) == 1
     await workspace.works()
@@ -203,7 +203,7 @@ async def test_L01_a_refused_key_fails_the_run_at_once_and_is_not_shown(
     assert len(house.provider.exchanges) == 1, "a refused key was tried again"
     assert API_KEY not in str([event.payload for event in workspace.watcher.seen])
     assert API_KEY not in str(await workspace.messages())
-    assert API_KEY not in house.story()
+    assert API_KEY not in house.logs()
     await workspace.works()
 
 
@@ -249,7 +249,7 @@ async def test_L03_a_silent_provider_fails_the_run_at_the_deadline(
     ended = await end
     assert "sent nothing for 1 s" in ended["error"]
     assert (await workspace.run(run))["cause"] == "timeout"
-    await call.left()
+    await call.wait_closed()
     await workspace.works()
 
 
@@ -266,8 +266,8 @@ async def test_L03_slow_tokens_do_not_extend_the_deadline_of_the_run(house: Serv
     ended = await end
     assert "longer than 2 s" in ended["error"]
     assert ended["text"].startswith("xx"), "the text so far must be kept"
-    await call.left()
-    await workspace.works_unwatched()
+    await call.wait_closed()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -299,7 +299,7 @@ async def test_L05_a_line_of_100_MB_is_not_kept_in_memory(house: ServerHarness, 
     sent = 0
     block = b"y" * (1 << 20)
     await call.garbage(b"data: ")
-    while sent < LONG_LINE and not call.is_left:
+    while sent < LONG_LINE and not call.is_closed:
         await call.garbage(block)
         await asyncio.sleep(0)  # a write to a closed connection does not wait
         sent += len(block)

@@ -103,7 +103,7 @@ async def test_D01_a_run_on_a_disk_that_fills_up_fails_and_its_worker_stays(
     assert "torage" in end["error"], end
     row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("failed", "storage"), row
-    await call.left()
+    await call.wait_closed()
     assert (await workspace.worker()).identity == worker.identity, "the full disk ended the worker"
     assert len(await workspace.messages()) == 2
     disk.free()

@@ -60,7 +60,7 @@ async def test_D02_a_write_error_during_a_run_replaces_the_worker(house: ServerH
     forbid_growth(worker, workspace.data_dir / "workspace.db")
     await call.tokens("x" * 200_000)
     await worker.gone()
-    await call.left()
+    await call.wait_closed()
     await workspace.watcher.state("ready", skip=seen)
     assert (await workspace.ended(run))["error"]
     assert (await workspace.run(run))["outcome"] == "interrupted"
@@ -85,7 +85,7 @@ async def test_D06_a_log_that_is_removed_after_a_crash_resets_the_stream(house: 
     house.client_log.streams.remove(workspace.watcher.stream)
     house.client_log.workspaces.pop(workspace.id)
     workspace.session = await workspace.client.create_session(workspace.id)
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.house(limits=QUICK)
@@ -116,7 +116,7 @@ async def test_D07_a_run_fails_visibly_when_another_process_holds_the_write_lock
             503
         ).code == "storage_busy"
     await call.tokens("three")
-    await call.left()  # the run ends instead of continuing with text that may not be stored
+    await call.wait_closed()  # the run ends instead of continuing with text that may not be stored
     assert "another process holds the database" in (await workspace.ended(run))["error"]
     row = await workspace.run(run)
     assert (row["outcome"], row["cause"]) == ("failed", "storage"), row

@@ -143,7 +143,7 @@ async def test_D03_a_run_that_a_crash_left_open_ends_when_the_database_is_writab
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("kept so far")
     release = await stopped(house, workspace, crash=True)
-    await call.left()
+    await call.wait_closed()
     seen = len(workspace.watcher.seen)
     with immutable(workspace.data_dir / "workspace.db"):
         release()
@@ -241,7 +241,7 @@ async def test_D05_a_database_that_is_moved_while_open_fails_the_workspace(house
         await workspace.watcher.close()
         house.client_log.streams.remove(workspace.watcher.stream)  # its events are in the file that was moved away
         (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
-        await workspace.works_unwatched()
+        await workspace.works_with_new_stream()
         assert (await workspace.run(run))["outcome"] == "completed", (
             "the copy contains the prompt, which had not started"
         )
@@ -260,7 +260,7 @@ async def test_D05_a_database_that_is_removed_while_open_fails_the_workspace(hou
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
     assert (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(200).json() == []
     workspace.session = await workspace.client.create_session(workspace.id)
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 def digest(path: Path) -> bytes:

@@ -147,7 +147,7 @@ async def test_S07_sigterm_ends_the_server_its_workers_and_their_tools(house: Se
     house.notify.forget()
     house.server.send(signal.SIGTERM)
     await house.notify.wait("STOPPING=1")
-    assert await workspace.watcher.over() == "clean"
+    assert await workspace.watcher.connection_ended() == "clean"
     assert workspace.watcher.retry_ms > 0, "the stream has sent no `retry`"
     assert await house.server.ended() == 0
     assert [process.pid for process in processes if process.is_alive] == []

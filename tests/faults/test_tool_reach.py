@@ -190,7 +190,7 @@ async def test_T07_a_run_whose_command_kills_the_supervisor_ends_in_order(house:
         lambda: _has_ended(workspace, run), timeout_s=15, what="the run to end", state=lambda: house.server.log[-2000:]
     )
     assert "done" in (await result(workspace))["content"]
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 async def _has_ended(workspace: WorkspaceFixture, run: str) -> bool:
@@ -209,7 +209,7 @@ async def test_T07_a_database_that_is_moved_by_a_command_fails_the_workspace(hou
     assert (await house.worker(workspace.id))["generation"] == row["generation"]
     moved.rename(workspace.path / ".bulkhead")
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.house(limits={"evict_idle_s": 0.4})  # housekeeping, which checks the files, runs four times in this period

@@ -198,7 +198,7 @@ async def test_T08_a_command_gets_three_descriptors_and_no_secret(house: ServerH
     names = {line.partition("=")[0] for line in content.splitlines()}
     assert not names & {"NOTIFY_SOCKET", "BULKHEAD_LIMITS", "BULKHEAD_FAILPOINTS", "LISTEN_FDS", "BASH_ENV"}
     own = {name for name in names if name.startswith("BULKHEAD_")}
-    assert own == {"BULKHEAD_TOOL", "BULKHEAD_WORKSPACE_ID", "BULKHEAD_TEST_HOUSE"}
+    assert own == {"BULKHEAD_TOOL", "BULKHEAD_WORKSPACE_ID", "BULKHEAD_TEST_HARNESS"}
 
 
 def bash(command: str) -> str:

@@ -65,7 +65,7 @@ async def test_W04_killed_while_streaming(house: ServerHarness) -> None:
     await worker.kill()
     assert "signal 9" in (await workspace.watcher.state("restarting"))["reason"]
     end = await workspace.ended(run)
-    await call.left()
+    await call.wait_closed()
     await check_interrupted(workspace, run, end, "half a story")
     await workspace.works()
 
@@ -136,7 +136,7 @@ async def test_W09_killed_in_each_stage_of_the_shutdown(house: ServerHarness, st
     outcome = (await workspace.run(run))["outcome"]
     assert outcome == "interrupted" if stage == "a" else outcome in ("cancelled", "interrupted")
     assert len([e for e in house.stored(workspace).events if e.kind == "run_complete"]) == 1
-    await workspace.works_unwatched()
+    await workspace.works_with_new_stream()
 
 
 @pytest.mark.house(limits=QUICK_BEATS)

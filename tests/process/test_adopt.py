@@ -34,7 +34,7 @@ async def test_the_end_of_a_run_without_a_supervisor_is_reported_after_the_resta
     house.server.send(signal.SIGHUP)
     assert await house.server.ended() == 0
     await call.reply("after")
-    await call.left()
+    await call.wait_closed()
     await house.server.restart()
     assert (await workspace.ended(run))["text"] == "before after"
     assert texts(await workspace.last_assistant()) == "before after"

@@ -224,8 +224,8 @@ async def test_streams_end_cleanly_with_the_server(house: ServerHarness) -> None
     await house.neighbour.check()
     await house.neighbour.close()
     house.server.send(signal.SIGTERM)
-    assert await workspace.watcher.over() == "clean"
-    assert await plain.over() == "clean"
+    assert await workspace.watcher.connection_ended() == "clean"
+    assert await plain.connection_ended() == "clean"
     assert workspace.watcher.retry_ms >= 1000
     assert await house.server.ended() == 0
     assert not house.server.socket_path.exists()

@@ -10,7 +10,7 @@ async def test_a_cancel_by_another_client_is_not_an_error_for_any_client(house: 
     watcher = await house.watch(workspace.id, name="other", client=other)
     run, call = await workspace.streaming()
     (await other.cancel(workspace.id, workspace.session)).expect(200)
-    await call.left()
+    await call.wait_closed()
     for end in (await workspace.ended(run), await watcher.ended(run)):
         assert end["cancelled"] is True
         assert "error" not in end
@@ -52,7 +52,7 @@ async def test_a_cancel_also_cancels_the_queued_prompts(house: ServerHarness) ->
     (await workspace.client.cancel(workspace.id, workspace.session)).expect(200)
     for run in (first, second, third):
         assert (await workspace.ended(run))["cancelled"] is True
-    await call.left()
+    await call.wait_closed()
     assert len([m for m in await workspace.messages() if m["role"] == "user"]) == 1, (
         "a dropped prompt writes no messages"
     )

@@ -77,7 +77,7 @@ async def test_a_second_ctrl_c_exits_at_once(house: ServerHarness) -> None:
 async def log_prompts(house: ServerHarness, workspace: str) -> None:
     """Enter the prompts of a command into the client log, so that the harness checks them like all others."""
     for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
-        house.client_log.asked(workspace, run["session_id"], run["id"])
+        house.client_log.submitted(workspace, run["session_id"], run["id"])
         house.client_log.accepted(workspace, run["session_id"], run["id"])
 
 
@@ -138,10 +138,10 @@ async def test_run_in_a_busy_session_prints_its_own_answer_only(house: ServerHar
 
 async def test_run_reads_its_prompt_from_a_pipe(house: ServerHarness) -> None:
     path = house.directory("w", "script")
-    assert (await command(house.server, "run", cwd=path, given=b"/say piped\n")).expect(0).out == "piped\n"
-    both = await command(house.server, "run", "/say first", "-", cwd=path, given=b"/say second\n")
+    assert (await command(house.server, "run", cwd=path, stdin_data=b"/say piped\n")).expect(0).out == "piped\n"
+    both = await command(house.server, "run", "/say first", "-", cwd=path, stdin_data=b"/say second\n")
     assert both.expect(0).out == "first\nsecond\n"
-    assert "prompt is empty" in (await command(house.server, "run", cwd=path, given=b" \n")).expect(2).err
+    assert "prompt is empty" in (await command(house.server, "run", cwd=path, stdin_data=b" \n")).expect(2).err
 
 
 async def test_yolo_lasts_as_long_as_its_run(house: ServerHarness) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 
-from tests.support.checks.judge import judge
+from tests.support.checks.history_checks import check_history
 from tests.support.clients.http_client import finish_of
 from tests.support.harness.server_harness import ServerHarness
 
@@ -13,8 +13,8 @@ async def test_shutdown_while_streaming_keeps_the_partial_text_as_canceled(house
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("half an answer")
     assert await house.server.stop() == 0
-    await call.left()
-    assert workspace.watcher.ends == ["clean"] or await workspace.watcher.over() == "clean"
+    await call.wait_closed()
+    assert workspace.watcher.ends == ["clean"] or await workspace.watcher.connection_ended() == "clean"
     file = house.stored(workspace)
     [row] = file.runs
     assert (row.id, row.state, row.outcome) == (run, "ended", "cancelled")
@@ -31,7 +31,7 @@ async def test_the_end_of_a_run_cancelled_by_shutdown_is_still_sent_to_clients(h
     house.server.send(signal.SIGTERM)
     end = await workspace.ended(run)
     assert end["cancelled"] is True
-    assert await workspace.watcher.over() == "clean"
+    assert await workspace.watcher.connection_ended() == "clean"
     assert await house.server.ended() == 0
 
 
@@ -91,7 +91,7 @@ async def test_the_next_start_after_a_stop_serves_the_stored_sessions(house: Ser
     run = await workspace.prompt("/say remember me")
     await workspace.ended(run)
     assert await house.server.stop() == 0
-    assert judge(house.client_log, [house.stored(workspace)]) == []
+    assert check_history(house.client_log, [house.stored(workspace)]) == []
     house.neighbour.was_ended = True
     await house.server.restart()
     again = await workspace.client.create(workspace.path)

@@ -77,7 +77,7 @@ async def test_sourcegraph_needs_permission(house: ServerHarness) -> None:
         request = await requested(workspace.watcher)
         assert (request["tool_name"], request["action"]) == ("sourcegraph", "fetch")
         assert request["path"] == str(workspace.path)
-        assert pages.asked == []
+        assert pages.requested == []
         assert await resolved(workspace, request, "allow")
         await workspace.ended(run)
         (result,) = await results(workspace)
@@ -87,7 +87,7 @@ async def test_sourcegraph_needs_permission(house: ServerHarness) -> None:
         request = await requested(workspace.watcher, other_than=request["id"])
         assert await resolved(workspace, request, "deny")
         await workspace.ended(run)
-        assert pages.asked == [PATH]
+        assert pages.requested == [PATH]
 
 
 async def test_a_sub_agent_has_sourcegraph_but_not_crush_info_or_crush_logs(house: ServerHarness) -> None:

@@ -81,7 +81,7 @@ async def test_C_20_a_cancel_of_the_caller_ends_its_sub_agent(house: ServerHarne
     await workspace.watcher.text(session, "looking")
     await workspace.client.cancel(workspace.id, workspace.session)
     assert (await workspace.ended(run))["cancelled"]
-    await agent.left()
+    await agent.wait_closed()
     (end,) = await ends_of(workspace, session)
     assert end["cancelled"]
     assert texts((await messages_of(workspace, session))[-1]) == "looking"
@@ -164,7 +164,7 @@ async def test_agentic_fetch_has_only_the_web_tools(house: ServerHarness) -> Non
         await agent.tool_call("call-2", "web_fetch", {"url": pages.url("/p")})
         await agent.finish()
         second = await house.provider.next_call()
-        assert pages.asked == ["/p", "/p"]
+        assert pages.requested == ["/p", "/p"]
         await second.reply("42, says the page")
         back = await house.provider.next_call()
         assert "42, says the page" in str(back.body["messages"])

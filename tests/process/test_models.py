@@ -111,7 +111,7 @@ async def test_a_key_command_is_run_again_after_a_401(house: ServerHarness) -> N
     ended = await workspace.ended(run)
     assert "set providers.loop.api_key" in ended["error"]
     assert len(house.provider.exchanges) == 2, "the model was called again with the same key"
-    assert "key-0123456789" not in house.story()
+    assert "key-0123456789" not in house.logs()
 
 
 class TokenEndpoint:
@@ -180,7 +180,7 @@ async def test_an_expired_token_is_renewed_before_the_run(house: ServerHarness) 
         assert stored["oauth"]["expires_at"] > time.time() + 3000
         await workspace.works()
         assert len(endpoint.requests) == 1
-    assert "access-token" not in house.story()
+    assert "access-token" not in house.logs()
 
 
 async def test_a_refused_token_is_renewed_once_for_two_sessions(house: ServerHarness) -> None:

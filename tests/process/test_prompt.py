@@ -56,7 +56,7 @@ async def test_a_prompt_is_accepted_before_its_run_has_ended(house: ServerHarnes
 async def test_a_run_continues_when_the_client_of_its_prompt_disconnects(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     client = house.new_client()
-    house.client_log.asked(workspace.id, workspace.session, "r-left")
+    house.client_log.submitted(workspace.id, workspace.session, "r-left")
     await _send_and_disconnect(
         client, workspace.id, {"session_id": workspace.session, "run_id": "r-left", "prompt": "go on"}
     )

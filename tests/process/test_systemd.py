@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from tests.support.checks.history import ClientLog, read_stored
-from tests.support.checks.judge import judge
+from tests.support.checks.history_checks import check_history
 from tests.support.clients.http_client import Client, ConnectionLost
 from tests.support.clients.stream_reader import StreamReader
 from tests.support.eventually import eventually
-from tests.support.harness.private_systemd import Manager, outer_process
+from tests.support.harness.private_systemd import PrivateSystemd, outer_process
 from tests.support.processes import Identity
 
 
 @pytest.fixture
-def manager(short_root: Path) -> Manager:
-    return Manager(Path(tempfile.mkdtemp(dir=short_root)))
+def manager(short_root: Path) -> PrivateSystemd:
+    return PrivateSystemd(Path(tempfile.mkdtemp(dir=short_root)))
 
 
 async def test_S01_S07_workers_survive_a_supervisor_crash_and_restart_under_systemd(
-    manager: Manager, short_root: Path
+    manager: PrivateSystemd, short_root: Path
 ) -> None:
     path = Path(tempfile.mkdtemp(dir=short_root))
     (path / "w").mkdir()
@@ -73,30 +73,30 @@ async def test_S01_S07_workers_survive_a_supervisor_crash_and_restart_under_syst
             worker.close()
     stored = read_stored(workspace["id"], path / "w" / ".bulkhead")
     assert [(row.id, row.outcome) for row in stored.runs] == [(run, "cancelled")]
-    assert judge(client_log, [stored]) == []
+    assert check_history(client_log, [stored]) == []
 
 
-async def current_worker(manager: Manager, client: Client, workspace: str) -> Identity:
+async def current_worker(manager: PrivateSystemd, client: Client, workspace: str) -> Identity:
     """Return the identity of the worker that serves this workspace."""
     process = outer_process(manager, await inner_pid(client, workspace))
     process.close()
     return process.identity
 
 
-async def is_active(manager: Manager, unit: str) -> bool:
+async def is_active(manager: PrivateSystemd, unit: str) -> bool:
     return await manager.show(unit, "ActiveState") == "active"
 
 
-async def has_stopped(manager: Manager, unit: str) -> bool:
+async def has_stopped(manager: PrivateSystemd, unit: str) -> bool:
     state = [await manager.show(unit, name) for name in ("ActiveState", "Result")]
     return state == ["inactive", "success"]
 
 
-async def has_new_main(manager: Manager, unit: str, old: str) -> bool:
+async def has_new_main(manager: PrivateSystemd, unit: str, old: str) -> bool:
     return await is_active(manager, unit) and await manager.show(unit, "MainPID") not in ("0", old)
 
 
-async def supervisor_replaced(manager: Manager, old: str) -> None:
+async def supervisor_replaced(manager: PrivateSystemd, old: str) -> None:
     """Wait until the supervisor's unit has another main process that is active."""
     await eventually(lambda: has_new_main(manager, "bulkhead.service", old), timeout_s=15.0, what="a new supervisor")
 

@@ -11,11 +11,11 @@ from protocol.errors import BadInput, Conflict, NotFound
 from protocol.exit_codes import EXIT_CLEAN, EXIT_CORRUPT, EXIT_DIRECTORY, EXIT_LEFT, EXIT_LOCKED, EXIT_SCHEMA
 from protocol.limits import Limits
 from supervisor.launch.process_sweep import sweep
-from tests.support.harness.one_worker import Process, open_one_worker
+from tests.support.harness.one_worker import WorkerProcess, open_one_worker
 
 
-async def ready(worker: Process) -> Process:
-    await worker.until(lambda: worker.ear.readies)
+async def ready(worker: WorkerProcess) -> WorkerProcess:
+    await worker.until(lambda: worker.listener.readies)
     return worker
 
 
@@ -26,7 +26,7 @@ async def test_a_worker_answers_a_prompt_and_shuts_down_cleanly(tmp_path: Path) 
         run_id = await worker.submit(session_id, "/think hm\n/tokens 200 1000\n/say bye")
         done = await worker.ended(run_id)
         assert done["text"].endswith("t200\nbye")
-        assert worker.ear.snapshots
+        assert worker.listener.snapshots
         rows = await worker.ask("session.messages", sid=session_id)
         assert [row["role"] for row in rows] == ["user", "assistant"]
         assert rows[1]["id"] == done["message_id"]
@@ -43,10 +43,10 @@ async def test_a_worker_answers_a_prompt_and_shuts_down_cleanly(tmp_path: Path) 
             [],
             True,
         )
-        assert last_word.last_number == worker.ear.numbered[-1].number
+        assert last_word.last_number == worker.listener.numbered[-1].number
         assert await worker.exit_code() == EXIT_CLEAN
-        assert worker.ear.stages == ["closing", "draining", "flushing", "closed"]
-        numbers = [event.number for event in worker.ear.numbered]
+        assert worker.listener.stages == ["closing", "draining", "flushing", "closed"]
+        numbers = [event.number for event in worker.listener.numbered]
         assert numbers == list(range(1, len(numbers) + 1))
         assert (tmp_path / "project" / ".bulkhead" / ".gitignore").read_text() == "*\n"
 
@@ -125,7 +125,7 @@ async def test_C09_an_invalid_prompt_is_refused_and_stores_nothing(tmp_path: Pat
             with pytest.raises(BadInput):
                 await worker.link.call("prompt.submit", body=body)
         assert await worker.ask("run.list") == []
-        assert [event.kind for event in worker.ear.numbered] == ["session"]
+        assert [event.kind for event in worker.listener.numbered] == ["session"]
 
 
 async def test_shutdown_while_streaming_keeps_the_text_as_cancelled(tmp_path: Path) -> None:
@@ -135,16 +135,16 @@ async def test_shutdown_while_streaming_keeps_the_text_as_cancelled(tmp_path: Pa
             session_id = await worker.session()
             active = await worker.submit(session_id, "/tokens 5000 50")
             queued = await worker.submit(session_id, "later", "later")
-            await worker.until(lambda: len(worker.ear.snapshots) > 2)
+            await worker.until(lambda: len(worker.listener.snapshots) > 2)
             last_word = await worker.shut_down()
             assert last_word.cancelled_runs == 2
             assert last_word.left_runs == []
             assert await worker.exit_code() == EXIT_CLEAN
-            assert worker.ear.completes()[active]["cancelled"] is True
-            assert worker.ear.completes()[queued]["message_id"] == ""
+            assert worker.listener.completes()[active]["cancelled"] is True
+            assert worker.listener.completes()[queued]["message_id"] == ""
         async with stage.worker() as worker:
             await ready(worker)
-            assert worker.ear.readies[0].interrupted == []
+            assert worker.listener.readies[0].interrupted == []
             rows = await worker.ask("session.messages", sid=session_id)
             assert rows[1]["parts"][0]["data"]["text"].startswith("t1 t2")
             assert rows[1]["parts"][-1]["data"]["reason"] == "canceled"
@@ -157,14 +157,14 @@ async def test_W04_killed_while_streaming(tmp_path: Path) -> None:
             session_id = await worker.session()
             run_id = await worker.submit(session_id, "/tokens 5000 100")
             await worker.submit(session_id, "/say second", "second")
-            await worker.until(lambda: len(worker.ear.snapshots) > 5)
-            last = worker.ear.numbered[-1].number
+            await worker.until(lambda: len(worker.listener.snapshots) > 5)
+            last = worker.listener.numbered[-1].number
             worker.process.kill()
             assert await worker.exit_code() == -signal.SIGKILL
         async with stage.worker() as worker:
             await ready(worker)
-            assert worker.ear.readies[0].interrupted == [run_id]
-            assert worker.ear.readies[0].requeued == ["second"]
+            assert worker.listener.readies[0].interrupted == [run_id]
+            assert worker.listener.readies[0].requeued == ["second"]
             assert (await worker.ended("second"))["text"] == "second"
             answer = await worker.link.call("events.since", args={"number": str(last), "count": "100"})
             assert b"interrupted" in answer.body.lower()
@@ -183,15 +183,15 @@ async def test_W05_killed_while_a_tool_runs(tmp_path: Path) -> None:
             os.mkfifo(pid_file)
             call = json.dumps({"command": f"echo $$ > {pid_file}; sleep 300", "description": "x"})
             run_id = await worker.submit(session_id, f"/tool bash {call}")
-            await worker.until(lambda: any(b'"tool_call"' in event.data for event in worker.ear.numbered))
-            await worker.until(lambda: any(beat.children for beat in worker.ear.beats))
+            await worker.until(lambda: any(b'"tool_call"' in event.data for event in worker.listener.numbered))
+            await worker.until(lambda: any(beat.children for beat in worker.listener.beats))
             worker.process.kill()
             await worker.exit_code()
         # The launcher would end what the worker leaves behind; this test has none.
         assert sweep(stage.workspace_id, keep=(), timeout_s=5.0) >= 1
         async with stage.worker() as worker:
             await ready(worker)
-            assert worker.ear.readies[0].interrupted == [run_id]
+            assert worker.listener.readies[0].interrupted == [run_id]
             rows = await worker.ask("session.messages", sid=session_id)
             assert [row["role"] for row in rows] == ["user", "assistant", "tool"]
             assert rows[2]["parts"][0]["data"]["is_error"] is True
@@ -203,7 +203,7 @@ async def test_the_processes_of_a_cancelled_tool_end_before_its_run_ends(tmp_pat
         session_id = await worker.session()
         call = json.dumps({"command": "trap '' TERM; sleep 300 & wait", "description": "x"})
         run_id = await worker.submit(session_id, f"/tool bash {call}")
-        await worker.until(lambda: any(beat.children for beat in worker.ear.beats))
+        await worker.until(lambda: any(beat.children for beat in worker.listener.beats))
         await worker.ask("prompt.cancel", sid=session_id)
         assert (await worker.ended(run_id))["cancelled"] is True
         children = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children").read_text()
@@ -217,7 +217,7 @@ async def test_session_delete_cancels_its_run_first(tmp_path: Path) -> None:
         run_id = await worker.submit(session_id, "/hang")
         await worker.ask("session.delete", sid=session_id)
         assert (await worker.ended(run_id))["cancelled"] is True
-        kinds = [(event.kind, b'"type":"deleted"' in event.data) for event in worker.ear.numbered]
+        kinds = [(event.kind, b'"type":"deleted"' in event.data) for event in worker.listener.numbered]
         assert kinds[-1] == ("session", True)
         assert ("message", True) in kinds
         with pytest.raises(NotFound):
@@ -232,8 +232,8 @@ async def test_SIGTERM_starts_the_same_shutdown(tmp_path: Path) -> None:
         worker.process.send_signal(signal.SIGTERM)
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.exit_code() == EXIT_CLEAN
-        assert worker.ear.last_words[0].reason == "SIGTERM"
-        assert worker.ear.completes()[run_id]["cancelled"] is True
+        assert worker.listener.last_words[0].reason == "SIGTERM"
+        assert worker.listener.completes()[run_id]["cancelled"] is True
 
 
 async def test_a_drain_that_overruns_is_reported_and_left_to_recovery(tmp_path: Path) -> None:
@@ -243,13 +243,13 @@ async def test_a_drain_that_overruns_is_reported_and_left_to_recovery(tmp_path: 
             session_id = await worker.session()
             call = json.dumps({"command": "trap '' TERM; sleep 300 & wait", "description": "x"})
             run_id = await worker.submit(session_id, f"/tool bash {call}")
-            await worker.until(lambda: any(beat.children for beat in worker.ear.beats))
+            await worker.until(lambda: any(beat.children for beat in worker.listener.beats))
             last_word = await worker.shut_down(drain_s=0.0)
             assert last_word.left_runs == [run_id]
             assert await worker.exit_code() == EXIT_LEFT
         async with stage.worker() as worker:
             await ready(worker)
-            assert worker.ear.readies[0].interrupted == [run_id]
+            assert worker.listener.readies[0].interrupted == [run_id]
 
 
 async def test_S14_an_idle_worker_without_a_supervisor_exits(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ async def test_a_broken_configuration_is_reported_and_a_fixed_one_is_used_after_
                 await worker.submit(session_id, "hello")
             assert refused.value.code == "agent_not_ready"
             assert "bulkhead.json" in refused.value.message
-            await worker.until(lambda: any(beat.degraded == "configuration" for beat in worker.ear.beats))
+            await worker.until(lambda: any(beat.degraded == "configuration" for beat in worker.listener.beats))
             config.write_text("{}")
             await worker.ask("agent.update")
             assert (await worker.ask("agent.info"))["is_ready"] is True
@@ -319,7 +319,7 @@ async def test_agent_init_does_not_change_a_running_turn(tmp_path: Path) -> None
         await ready(worker)
         session_id = await worker.session()
         run_id = await worker.submit(session_id, "/tokens 20 40")
-        await worker.until(lambda: worker.ear.snapshots)
+        await worker.until(lambda: worker.listener.snapshots)
         (tmp_path / "project" / "bulkhead.json").write_text('{"options":{"disabled_tools":["bash"]}}')
         await worker.ask("agent.init", {"interactive": True})
         assert (await worker.ask("agent.info"))["is_busy"] is True

@@ -14,7 +14,7 @@ from protocol.ids import Epoch
 from protocol.limits import Limits
 from protocol.messages import Shutdown
 from tests.support.harness.failpoints import Failpoints
-from tests.support.harness.one_worker import MessageListener, OneWorker, Process, open_one_worker
+from tests.support.harness.one_worker import MessageListener, OneWorker, WorkerProcess, open_one_worker
 
 KILLED = -signal.SIGKILL
 
@@ -36,16 +36,16 @@ class CrashFixture:
     failpoints: Failpoints
 
     @asynccontextmanager
-    async def worker(self) -> AsyncGenerator[Process, None]:
+    async def worker(self) -> AsyncGenerator[WorkerProcess, None]:
         """Start the next worker, which may die before it is ready."""
         async with self.one_worker.worker(env={"BULKHEAD_FAILPOINTS": str(self.failpoints.path)}) as worker:
             yield worker
 
     @asynccontextmanager
-    async def ready_worker(self) -> AsyncGenerator[Process, None]:
+    async def ready_worker(self) -> AsyncGenerator[WorkerProcess, None]:
         """Start the next worker and wait until it is ready."""
         async with self.worker() as worker:
-            await worker.until(lambda: worker.ear.readies)
+            await worker.until(lambda: worker.listener.readies)
             yield worker
 
     async def crash_at(self, point: str, action: str = "kill") -> Crash:
@@ -57,7 +57,7 @@ class CrashFixture:
             (await self.failpoints.reached(point)).release(action)
             exit_code = await worker.exit_code()
             submitting.cancel()
-            return Crash(session_id, exit_code, worker.ear)
+            return Crash(session_id, exit_code, worker.listener)
 
 
 @asynccontextmanager
@@ -70,15 +70,15 @@ async def open_crashes(path: Path, limits: Limits | None = None) -> AsyncGenerat
         yield CrashFixture(one_worker, failpoints)
 
 
-async def streaming(worker: Process) -> str:
+async def streaming(worker: WorkerProcess) -> str:
     """Submit a prompt that never ends as the run `key`; return its session once it has an assistant message."""
     session_id = await worker.session()
     await worker.submit(session_id, "/hang", "key")
-    await worker.until(lambda: any(b'"assistant"' in event.data for event in worker.ear.numbered))
+    await worker.until(lambda: any(b'"assistant"' in event.data for event in worker.listener.numbered))
     return session_id
 
 
-async def stored_ends(worker: Process) -> int:
+async def stored_ends(worker: WorkerProcess) -> int:
     """Return how many `run_complete` events the log of the workspace has."""
     log = await worker.link.call("events.since", args={"number": "0", "count": "500"})
     return log.body.count(b'"type":"run_complete"')
@@ -102,8 +102,8 @@ async def test_W02_W03_a_prompt_killed_between_commit_and_start_runs_in_the_next
         crash = await crashes.crash_at(point)
         assert crash.exit_code == KILLED
         async with crashes.ready_worker() as worker:
-            assert worker.ear.readies[0].requeued == ["key"]
-            assert worker.ear.readies[0].interrupted == []
+            assert worker.listener.readies[0].requeued == ["key"]
+            assert worker.listener.readies[0].interrupted == []
             assert (await worker.ended("key"))["text"] == "hi"
             assert await worker.submit(crash.session_id, "/say hi", "key") == "key"
             assert len(await worker.ask("session.messages", sid=crash.session_id)) == 2
@@ -116,7 +116,7 @@ async def test_W07_a_committed_end_is_published_once_by_the_next_worker(tmp_path
         assert crash.messages.completes() == {}
         last = crash.messages.numbered[-1].number
         async with crashes.ready_worker() as worker:
-            assert worker.ear.readies[0].interrupted == []
+            assert worker.listener.readies[0].interrupted == []
             answer = await worker.link.call("events.since", args={"number": str(last), "count": "50"})
             assert answer.body.count(b'"run_complete"') == 1
             assert b'"text":"hi"' in answer.body
@@ -131,7 +131,7 @@ async def test_W08_D02_a_run_is_interrupted_when_its_end_could_not_be_written(
         crash = await crashes.crash_at("flush.mid", action)
         assert crash.exit_code == exit_code
         async with crashes.ready_worker() as worker:
-            assert worker.ear.readies[0].interrupted == ["key"]
+            assert worker.listener.readies[0].interrupted == ["key"]
             run = await worker.ask("run.get", run="key")
             assert (run["state"], run["outcome"]) == ("ended", "interrupted")
 
@@ -205,7 +205,7 @@ async def test_a_cancel_before_the_dispatch_cancels_the_committed_prompt(tmp_pat
         hit.release()
         assert await submitting == "key"
         await cancelling
-        assert worker.ear.completes()["key"]["cancelled"] is True
+        assert worker.listener.completes()["key"]["cancelled"] is True
         rows = await worker.ask("session.messages", sid=session_id)
         assert [row["role"] for row in rows] == ["user", "assistant"]
         assert rows[1]["parts"][0]["data"]["reason"] == "canceled"

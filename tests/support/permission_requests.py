@@ -9,14 +9,14 @@ from tests.support.harness.server_harness import WorkspaceFixture
 
 
 def bash(command: str) -> str:
-    """Return the line of a scripted prompt that runs a command."""
+    """Return a prompt for the scripted model that runs a command."""
     return "/tool bash " + json.dumps({"description": "a command", "command": command})
 
 
 async def requested(
     watcher: StreamReader, session: str = "", *, kind: str = "permission_request", other_than: str = ""
 ) -> dict[str, Any]:
-    """Wait for a request (of one session, with another id) and return the newest that the watcher has received."""
+    """Wait for a request, optionally of one session or with an id other than one; return the newest received."""
 
     def matches(event: Any) -> bool:
         payload = event.payload
@@ -50,13 +50,13 @@ async def waiting(workspace: WorkspaceFixture, what: str = "permissions") -> lis
 
 
 def outcomes(watcher: StreamReader, call_id: str) -> list[str]:
-    """Return the notifications about a tool call, in order."""
-    words = []
+    """Return the outcomes notified for a tool call, in order: `waiting`, `granted` or `denied`."""
+    results = []
     for event in watcher.seen:
         if event.kind == "permission_notification" and event.payload["tool_call_id"] == call_id:
             payload = event.payload
-            words.append("granted" if payload["granted"] else "denied" if payload["denied"] else "waiting")
-    return words
+            results.append("granted" if payload["granted"] else "denied" if payload["denied"] else "waiting")
+    return results
 
 
 async def init(workspace: WorkspaceFixture, interactive: bool) -> None:

@@ -7,13 +7,13 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-HOUSE_MARKER = "BULKHEAD_TEST_HOUSE"
+HARNESS_MARKER = "BULKHEAD_TEST_HARNESS"
 WORKSPACE_MARKER = "BULKHEAD_WORKSPACE_ID"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The identity of a process; a later process with the same pid has another one."""
+    """The identity of a process; a later process with the same pid has a different one."""
 
     pid: int
     start_ticks: int
@@ -99,7 +99,7 @@ class Pipe:
                     changed.clear()
                     self._data += os.read(self._fd, 65536)
         except TimeoutError:
-            raise AssertionError(f"nothing was written into {self.path} within {timeout_s} s") from None
+            raise AssertionError(f"no line was written to {self.path} within {timeout_s} s") from None
         finally:
             loop.remove_reader(self._fd)
         line, _, self._data = self._data.partition(b"\n")

@@ -5,13 +5,13 @@ from worker.toolkit.tool import AccessRequest, ToolDenied
 
 
 class RulesGate:
-    """Allows an access if the rules do, denies it otherwise."""
+    """Allow an access if the rules allow it; otherwise deny it."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
 
-    async def permit(self, wish: AccessRequest) -> None:
+    async def permit(self, request: AccessRequest) -> None:
         """Return if the rules allow the access. Raises ToolDenied."""
-        decision = self._rules.decide(wish.tool, wish.action)
+        decision = self._rules.decide(request.tool, request.action)
         if not decision.allowed:
             raise ToolDenied(decision.reason)

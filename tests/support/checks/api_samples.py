@@ -1,4 +1,4 @@
-"""One good sample of each shape of http-api 3 and 4, with everything in it, and what is wrong when it is changed."""
+"""Provide a complete valid sample of each API shape, and changes that make a sample invalid."""
 
 import json
 from typing import Any
@@ -303,8 +303,8 @@ GOOD: dict[str, tuple[Check, Any]] = {
     "error": (api_shapes.ERROR, {"message": "no", "code": "not_found"}),
 }
 FREE = {"range", "message", "config/$schema"}
-for _place in ("extra_body", "provider_options"):
-    FREE |= {f"config/providers/p/{_place}"}
+for _key in ("extra_body", "provider_options"):
+    FREE |= {f"config/providers/p/{_key}"}
 FREE |= {f"config/models/{size}/provider_options" for size in ("large", "small")}
 FREE |= {"config/recent_models/large/0/provider_options", "config/providers/p/models/0/options/provider_options"}
 FREE |= {"config/lsp/l/init_options", "config/lsp/l/options", "models/0/options/provider_options"}
@@ -438,4 +438,4 @@ EVENTS: dict[str, Any] = {
     "workspace_state": {"workspace_id": "w", "state": "ready", "reason": "", "pid": 1},
     "reset": {"reason": "gap", "cursor": "l.1"},
 }
-"""Outer type -> a payload."""
+"""Outer type -> a valid payload."""

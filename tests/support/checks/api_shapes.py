@@ -1,7 +1,7 @@
-"""The shapes of http-api 3 and 4, as the statically typed client needs them.
+"""Check the shapes of responses and events as the statically typed client decodes them.
 
-Independent of the shapes in `protocol`, on purpose. Integers are integer literals, what must be present is present,
-nothing is null that would crash, Base64 is padded, a key differs from a known one by more than its case.
+Independent of the shapes in `protocol`, on purpose. Integers are integer literals, required keys are present, no value
+is null that would crash the client, Base64 is padded, and no unknown key differs from a known one by case only.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ from tests.support.checks.tool_shapes import TODO, metadata, tool_input
 TEXTS = list_of(string)
 TEXT_MAP = map_of(string)
 
-# --- models and configuration (3.2 to 3.4) ------------------------------------------------------------------------
+# --- models and configuration -------------------------------------------------------------------------------------
 
 _SAMPLING: dict[str, Check] = {
     **dict.fromkeys(("temperature", "top_p", "frequency_penalty", "presence_penalty"), or_null(number)),
@@ -141,7 +141,7 @@ CONFIG = shape(
     },
 )
 
-# --- workspaces, sessions, files (3.1, 3.5, 3.7, 3.12) --------------------------------------------------------------
+# --- workspaces, sessions, files -------------------------------------------------------------------------------------
 
 SKILL_STATE = shape(strings("name", "path") | {"state": any_of(0, 1)}, {"error": string})
 SKILL_INFO = shape(
@@ -150,7 +150,7 @@ SKILL_INFO = shape(
     | {"source": one_of("system", "user", "project")}
 )
 WORKSPACE = shape(
-    # All that recovery sends back must be there: a later answer replaces what the client had (8.2).
+    # What the client sends back for recovery is required: each answer replaces the copy of the client.
     {"id": filled, "path": filled, "config": CONFIG, "data_dir": absolute, "version": filled},
     {"yolo": boolean, "debug": boolean, "env": TEXTS, "channels": TEXTS, "skills": list_of(SKILL_STATE)},
 )
@@ -165,11 +165,11 @@ FILE = shape(
     | {"version": integer, "created_at": seconds, "updated_at": seconds}
 )
 
-# --- messages (3.6) -----------------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------------------------
 
 _FINISH_REASONS = (
     *("end_turn", "max_tokens", "tool_use", "canceled", "error", "content_filter", "unknown", "stop"),
-    *("loop_detected", "step_limit"),  # ours; the client shows nothing for a word it does not know
+    *("loop_detected", "step_limit"),  # not in the Crush API; the client shows nothing for an unknown word
 )
 _CALL = shape({"id": filled, "name": string, "input": string}, {"type": string, "finished": boolean})
 _RESULT = shape(
@@ -220,7 +220,7 @@ MESSAGE = shape(
     {"is_summary_message": boolean},
 )
 
-# --- the agent, permissions, questions (3.9, 3.10, 4.3) -------------------------------------------------------------
+# --- the agent, permissions, questions ------------------------------------------------------------------------------
 
 _RUN_COMPLETE = shape(
     {"session_id": filled, "message_id": string},
@@ -229,14 +229,14 @@ _RUN_COMPLETE = shape(
 
 
 def RUN_COMPLETE(value: Any, where: str) -> None:
-    """Text is printed only when the message is named (8.9)."""
+    """Check a finished run; the client prints the text only if `message_id` is set."""
     _RUN_COMPLETE(value, where)
     expect(not value.get("text") or value["message_id"] != "", where, "a message_id beside text", value)
 
 
 _AGENT_EVENTS = (
     *("agent_finished", "error", "re_authenticate", "aws_sso_auth", "aws_sso_auth_result"),
-    "retrying",  # ours, told through `progress`; the client shows nothing for a word it does not know
+    "retrying",  # not in the Crush API, described in `progress`; the client shows nothing for an unknown word
 )
 AGENT_EVENT = shape(
     {"type": one_of(*_AGENT_EVENTS)},
@@ -269,7 +269,7 @@ _PERMISSION_REQUEST = shape(
 
 
 def PERMISSION_REQUEST(value: Any, where: str) -> None:
-    """`params` are decoded by the tool's name."""
+    """Check a permission request; the client decodes `params` by the name of the tool."""
     _PERMISSION_REQUEST(value, where)
     if value["params"] is not None and value["tool_name"] in _PARAMS:
         _PARAMS[value["tool_name"]](value["params"], f"{where}.params({value['tool_name']})")
@@ -279,7 +279,7 @@ _PERMISSION_NOTIFICATION = shape({"tool_call_id": filled, "granted": boolean, "d
 
 
 def PERMISSION_NOTIFICATION(value: Any, where: str) -> None:
-    """Waiting, granted or denied; never both of these."""
+    """Check a notification: waiting, granted or denied, but never both."""
     _PERMISSION_NOTIFICATION(value, where)
     expect(not (value["granted"] and value["denied"]), where, "one outcome", value)
 
@@ -294,7 +294,7 @@ _QUESTION = shape(
 def _question(value: Any, where: str) -> None:
     _QUESTION(value, where)
     ids = [choice["id"] for choice in value.get("choices", ())]
-    expect(len(set(ids)) == len(ids), where, "choices with ids of their own", ids)
+    expect(len(set(ids)) == len(ids), where, "choices with unique ids", ids)
     expect("choice" not in value["type"] or 2 <= len(ids) <= 5, where, "2 to 5 choices", ids)
 
 
@@ -308,7 +308,7 @@ QUESTION_REQUEST = shape(
     strings("confirm_title", "confirm_description"),
 )
 
-# --- language servers, MCP servers (3.11) ---------------------------------------------------------------------------
+# --- language servers, MCP servers ----------------------------------------------------------------------------------
 
 _MCP_STATE = one_of("disabled", "starting", "connected", "error", "needs auth")
 _LSP_STATE = any_of(*range(6))
@@ -332,7 +332,7 @@ MCP_PROMPT = shape(
 )
 DIAGNOSTIC = shape({}, {"severity": any_of(1, 2, 3, 4)})
 
-# --- the event stream (4.3) -----------------------------------------------------------------------------------------
+# --- the event stream -----------------------------------------------------------------------------------------------
 
 _EACH = ("created", "updated", "deleted")
 PAYLOADS: dict[str, tuple[tuple[str, ...], Check]] = {
@@ -358,7 +358,7 @@ PAYLOADS: dict[str, tuple[tuple[str, ...], Check]] = {
 
 
 def decodes_as(kind: type[msgspec.Struct]) -> Check:
-    """Make a check for a shape that is our own: the value has the fields of this type and no others."""
+    """Make a check for an event that only Bulkhead has: the value has the fields of this type and no others."""
 
     def check(value: Any, where: str) -> None:
         try:
@@ -371,7 +371,7 @@ def decodes_as(kind: type[msgspec.Struct]) -> Check:
 
 
 OWN_KINDS = frozenset(row.name for row in EVENTS.values() if row.is_own)
-"""Sent only on streams that asked for ids."""
+"""Events that are sent only on streams with `ids=1`."""
 PAYLOADS |= {
     row.name: (row.changes, decodes_as(row.payload))
     for row in EVENTS.values()
@@ -380,14 +380,14 @@ PAYLOADS |= {
 
 
 def event(line: bytes) -> dict[str, Any]:
-    """One `data:` line of the stream, decoded. Raises ShapeError where the client would lose or crash on it."""
+    """Decode the data of one event. Raises ShapeError if the client would drop it or crash."""
     value = parse(line, "event")
     shape({"type": filled, "payload": shape({"type": filled, "payload": an_object})})(value, "event")
     if list(value) != ["type", "payload"] or next(iter(value["payload"])) != "type":
         raise ShapeError(f"event: `type` must come first: {line[:120]!r}")
     kind, change, payload = value["type"], value["payload"]["type"], value["payload"]["payload"]
     if kind not in PAYLOADS:
-        raise ShapeError(f"event: {kind!r} is no outer type that the client knows")
+        raise ShapeError(f"event: {kind!r} is not an outer type that the client knows")
     changes, check = PAYLOADS[kind]
     if change not in changes:
         raise ShapeError(f"event {kind}: the inner type is one of {changes}, not {change!r}")

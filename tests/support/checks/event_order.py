@@ -1,4 +1,4 @@
-"""The order of events inside one run that clients rely on (http-api 4.4), checked on what one stream saw."""
+"""Check the order of the events within a run that clients rely on, as one stream received them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from tests.support.checks.history import Seen
 
 
 def check_order(seen: Sequence[Seen]) -> None:
-    """AssertionError when a rule is broken; of one stream, in the order of arrival."""
+    """Check the events of one stream, in the order of arrival. Raises AssertionError."""
     messages: dict[str, dict[str, Any]] = {}
     called: set[str] = set()
     ended: dict[str, str] = {}  # session -> the message that its last run ended with
@@ -23,21 +23,21 @@ def check_order(seen: Sequence[Seen]) -> None:
                 assert payload.get("text", "") == (texts[0]["text"] if texts else ""), (payload, last)
                 ended[payload["session_id"]] = payload["message_id"]
         elif event.kind == "agent_event" and payload["type"] == "agent_finished":
-            ended.setdefault(payload["session_id"], "")  # what was said is out before it is told that all is said
+            ended.setdefault(payload["session_id"], "")  # all message events come before this one
 
 
 def _message(event: Seen, messages: dict[str, dict[str, Any]], called: set[str], ended: dict[str, str]) -> None:
     message = event.payload
-    known = messages.get(message["id"])
+    previous = messages.get(message["id"])
     if event.change == "created":
-        assert known is None, f"created twice: {message}"
+        assert previous is None, f"created twice: {message}"
         if message["role"] == "user":
             ended.pop(message["session_id"], None)
     else:
-        assert known is not None, f"{event.change} before it was created: {message}"
-        was, now = _of(known, "text"), _of(message, "text")
-        assert not was or (now and now[0]["text"].startswith(was[0]["text"])), f"the text shrinks: {known} {message}"
-        kinds, before = ([part["type"] for part in each["parts"]] for each in (message, known))
+        assert previous is not None, f"{event.change} before it was created: {message}"
+        old, new = _of(previous, "text"), _of(message, "text")
+        assert not old or (new and new[0]["text"].startswith(old[0]["text"])), f"the text shrinks: {previous} {message}"
+        kinds, before = ([part["type"] for part in each["parts"]] for each in (message, previous))
         assert [kind for kind in kinds if kind in before][: len(before)] == before, f"parts move: {before} {kinds}"
     assert message["session_id"] not in ended, f"a message event after the run has ended: {message}"
     messages[message["id"]] = message

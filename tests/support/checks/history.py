@@ -1,4 +1,4 @@
-"""What clients did and saw, and what the files hold: the material of the judge."""
+"""Record what clients sent and received, and read what the database files contain, for the checks of a history."""
 
 import sqlite3
 from dataclasses import dataclass, field
@@ -8,7 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Seen:
-    """One event as a client got it. `number` is 0 for snapshots and our own notices; `log` is "" without an id."""
+    """One event as a client received it.
+
+    `number` is 0 for snapshots and for events of the supervisor; `log` is "" without an id.
+    """
 
     kind: str
     change: str
@@ -19,19 +22,21 @@ class Seen:
 
     @property
     def is_base(self) -> bool:
-        """No event, but the number after which the stream is complete."""
+        """Return whether this is not an event but the number after which the stream is complete."""
         return self.kind == "base"
 
     @property
     def is_reset(self) -> bool:
-        """Does the stream go on from another place after this?"""
+        """Return whether the stream continues from another number after this event."""
         return self.kind == "reset"
 
 
 @dataclass
 class Stream:
-    """One client's view of a workspace, over all its connections. It began after number `after` (None: wherever the
-    server was)."""
+    """The events that one client received from a workspace, over all its connections.
+
+    It began after number `after` (None: at the current number of the server).
+    """
 
     name: str
     workspace: str
@@ -42,7 +47,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class SubmittedPrompt:
-    """A prompt that some client sent, with the id it carries ("" for none)."""
+    """A prompt that a client sent, with the run id in the request ("" for none)."""
 
     workspace: str
     session: str
@@ -51,25 +56,25 @@ class SubmittedPrompt:
 
 @dataclass
 class ClientLog:
-    """Everything that the clients of one house noted."""
+    """The record of all clients of one test server."""
 
     workspaces: dict[str, Path] = field(default_factory=dict)  # id -> data directory
     prompts: list[SubmittedPrompt] = field(default_factory=list)
     acknowledged: list[SubmittedPrompt] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
 
-    def asked(self, workspace: str, session: str, run_id: str) -> None:
-        """A prompt is about to be sent."""
+    def submitted(self, workspace: str, session: str, run_id: str) -> None:
+        """Record that a prompt is about to be sent."""
         self.prompts.append(SubmittedPrompt(workspace, session, run_id))
 
     def accepted(self, workspace: str, session: str, run_id: str) -> None:
-        """A prompt was answered by 202."""
+        """Record that a prompt was answered with 202."""
         self.acknowledged.append(SubmittedPrompt(workspace, session, run_id))
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run as the file has it."""
+    """A stored run."""
 
     id: str
     session_id: str
@@ -83,7 +88,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class EventRow:
-    """An event as the file has it."""
+    """A stored event."""
 
     number: int
     kind: str
@@ -93,20 +98,20 @@ class EventRow:
 
 @dataclass
 class Stored:
-    """What one workspace's file holds."""
+    """The content of the database file of one workspace."""
 
     workspace: str
-    check: str = "ok"  # of PRAGMA quick_check
+    check: str = "ok"  # result of PRAGMA quick_check
     log: str = ""
     runs: list[RunRow] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
     messages: dict[str, tuple[str, str]] = field(default_factory=dict)  # id -> role, parts as JSON text
     order: list[str] = field(default_factory=list)  # message ids, oldest first
-    sessions: frozenset[str] | None = None  # ids of those that were not deleted; None: nobody looked
+    sessions: frozenset[str] | None = None  # ids of the stored sessions; None: not read
 
 
 def read_stored(workspace: str, data_dir: Path) -> Stored:
-    """Read a workspace's file, read-only, from outside its owner."""
+    """Read the file of a workspace, read-only, from outside the worker that owns it."""
     connection = sqlite3.connect(f"file:{data_dir / 'workspace.db'}?mode=ro", uri=True, timeout=5.0)
     try:
         check = "; ".join(row[0] for row in connection.execute("PRAGMA quick_check"))

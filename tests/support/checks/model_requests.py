@@ -1,6 +1,6 @@
-"""Would a real provider take this request? One check for each interface.
+"""Check that a real provider would accept a request, for each of the three interfaces.
 
-Roles in order, a result for every tool call and none besides, arguments that are objects, signatures where they were.
+The rules: roles in order, exactly one result per tool call, arguments that are objects, signatures preserved.
 """
 
 import json
@@ -8,15 +8,15 @@ from typing import Any
 
 
 class InvalidRequest(AssertionError):
-    """A real provider would refuse this request."""
+    """Raised for a request that a real provider would reject."""
 
 
 def check_openai(body: dict[str, Any]) -> None:
-    """Roles in order and every tool call answered right after it, once."""
+    """Check that roles are in order and each tool call is directly followed by exactly one result."""
     if not body.get("stream"):
         raise InvalidRequest("the request does not stream")
     open_calls: list[str] = []
-    has_talked = False
+    has_conversation = False
     for message in body["messages"]:
         role = message["role"]
         if role == "tool":
@@ -27,26 +27,26 @@ def check_openai(body: dict[str, Any]) -> None:
         if open_calls:
             raise InvalidRequest(f"a {role} message while the tool calls {open_calls} have no result")
         if role in ("system", "developer"):
-            if has_talked:
+            if has_conversation:
                 raise InvalidRequest("a system message in the middle")
             continue
-        has_talked = True
+        has_conversation = True
         if role == "assistant":
             open_calls = [call["id"] for call in message.get("tool_calls") or []]
             for call in message.get("tool_calls") or []:
                 _object(call["function"]["arguments"])
             if not open_calls and not message.get("content"):
-                raise InvalidRequest("an assistant message with nothing in it")
+                raise InvalidRequest("an empty assistant message")
         elif role != "user" or not message.get("content"):
             raise InvalidRequest(f"a message of role {role} with content {message.get('content')!r}")
     if open_calls:
         raise InvalidRequest(f"the tool calls {open_calls} have no result")
-    if not has_talked or body["messages"][-1]["role"] == "assistant":
+    if not has_conversation or body["messages"][-1]["role"] == "assistant":
         raise InvalidRequest("nothing to answer: the last message is the assistant's")
 
 
 def check_anthropic(body: dict[str, Any]) -> None:
-    """The first message is the user's; a `tool_use` is answered by the next message, which is the user's."""
+    """Check that the first and last message are the user's and each `tool_use` has its result in the next message."""
     if not body.get("stream"):
         raise InvalidRequest("the request does not stream")
     messages = body["messages"]
@@ -75,29 +75,29 @@ def _object(text: str) -> None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidRequest(f"tool arguments are no JSON: {text[:100]!r}") from error
+        raise InvalidRequest(f"tool arguments are not JSON: {text[:100]!r}") from error
     if not isinstance(value, dict):
-        raise InvalidRequest(f"tool arguments are no object: {text[:100]!r}")
+        raise InvalidRequest(f"tool arguments are not an object: {text[:100]!r}")
 
 
 def check_responses(body: dict[str, Any]) -> None:
-    """Items in order: every call has its output before anything else is said; an item of reasoning is one that the
-    provider gave, with its signature, and something follows it."""
+    """Check that items are in order: each call has its output before any other item, and each reasoning item has its
+    signature and is followed by the item that it led to."""
     if not body.get("stream"):
         raise InvalidRequest("the request does not stream")
     if body.get("store") is not False:
-        raise InvalidRequest("the answer would be kept by the provider")
+        raise InvalidRequest("the provider would store the answer")
     open_calls: list[str] = []
     answered: set[str] = set()
     reasoning = ""
-    has_talked = False
+    has_conversation = False
     last = ""
     for item in body["input"]:
         kind = item.get("type") or "message"
         last = item.get("role", kind)
         if kind == "function_call_output":
             if reasoning:
-                raise InvalidRequest(f"reasoning {reasoning} without what it led to")
+                raise InvalidRequest(f"reasoning {reasoning} without the item it led to")
             if item["call_id"] not in open_calls:
                 raise InvalidRequest(f"an output for {item['call_id']}, which is not open")
             open_calls.remove(item["call_id"])
@@ -108,7 +108,7 @@ def check_responses(body: dict[str, Any]) -> None:
             _object(item["arguments"])
             open_calls.append(item["call_id"])
             answered = set()
-            has_talked = True
+            has_conversation = True
         elif kind == "reasoning":
             if not item.get("encrypted_content"):
                 raise InvalidRequest(f"reasoning {item['id']} without its signature")
@@ -118,19 +118,19 @@ def check_responses(body: dict[str, Any]) -> None:
             role = item["role"]
             if open_calls and role != "assistant":
                 raise InvalidRequest(f"a {role} message while the calls {open_calls} have no output")
-            if role in ("system", "developer") and has_talked:
+            if role in ("system", "developer") and has_conversation:
                 raise InvalidRequest("a system message in the middle")
-            has_talked = has_talked or role not in ("system", "developer")
+            has_conversation = has_conversation or role not in ("system", "developer")
             if not item.get("content"):
-                raise InvalidRequest(f"a message of role {role} with nothing in it")
+                raise InvalidRequest(f"a message of role {role} without content")
             if reasoning and role != "assistant":
-                raise InvalidRequest(f"reasoning {reasoning} without what it led to")
+                raise InvalidRequest(f"reasoning {reasoning} without the item it led to")
         reasoning = ""
     if open_calls:
         raise InvalidRequest(f"the tool calls {open_calls} have no output")
     if reasoning:
-        raise InvalidRequest(f"reasoning {reasoning} without what it led to")
-    if not has_talked or last in ("assistant", "function_call"):
+        raise InvalidRequest(f"reasoning {reasoning} without the item it led to")
+    if not has_conversation or last in ("assistant", "function_call"):
         raise InvalidRequest("nothing to answer: the last item is the assistant's")
 
 

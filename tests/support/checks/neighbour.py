@@ -1,4 +1,4 @@
-"""The neighbour that must not notice: a second workspace whose run streams, checked after every test (P5)."""
+"""Check after every test that a second workspace, whose run streams during the test, was not disturbed (P5)."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -8,17 +8,19 @@ from tests.support.clients.stream_reader import StreamReader
 from tests.support.processes import Process
 
 RATE_PER_S = 20
-"""Slow enough to cost nothing, fast enough that the run streams at every moment of a test."""
+"""Slow enough to cost little CPU, fast enough that the run streams at every moment of a test."""
 
 
 class Neighbour:
-    """Streams from `start` to `check`. With `may_reconnect` its stream may be cut and resumed by id (S rows).
+    """A second workspace that streams from `start` to `check`.
 
-    With `was_ended` only its end is checked."""
+    Set `may_reconnect` if the test stops the supervisor: the stream may then be cut and resumed by id. Set `was_ended`
+    if the test ends the service and this run with it: only the cancellation of the run is checked.
+    """
 
     def __init__(self, client: Client, worker_pid: Callable[[str], Awaitable[int]], path: Path) -> None:
         self.may_reconnect = False
-        self.was_ended = False  # the story ends the whole service, and this run with it
+        self.was_ended = False
         self.workspace = ""
         self.process: Process | None = None
         self._client = client
@@ -28,7 +30,7 @@ class Neighbour:
         self._session = self._run = ""
 
     async def start(self) -> None:
-        """Healthy before: the run streams."""
+        """Create the workspace and start its run."""
         self._path.mkdir()
         self.workspace = (await self._client.create(self._path))["id"]
         self._session = await self._client.create_session(self.workspace, "neighbour")
@@ -40,28 +42,28 @@ class Neighbour:
         self.process = Process(await self._worker_pid(self.workspace))
 
     async def check(self) -> None:
-        """Healthy after: the same process, the same connection, still streaming, and its run ends when it is told."""
+        """Check that process and connection are the same, the run still streams, and it ends when cancelled."""
         assert self._watcher is not None
         assert self.process is not None
         if self.was_ended:
             assert (await self._watcher.ended(self._run)).get("cancelled") is True
             return
-        assert self.process.is_alive, "the bystander's worker died"
+        assert self.process.is_alive, "the worker of the second workspace died"
         pid = await self._worker_pid(self.workspace)
-        assert pid == self.process.pid, f"the bystander's worker was replaced: {self.process.pid} -> {pid}"
+        assert pid == self.process.pid, f"the worker of the second workspace was replaced: {self.process.pid} -> {pid}"
         if not self.may_reconnect:
-            assert self._watcher.ends == [], f"the bystander's stream ended: {self._watcher.ends}"
+            assert self._watcher.ends == [], f"the stream of the second workspace ended: {self._watcher.ends}"
         skip = len(self._watcher.seen)
-        await self._watcher.wait(lambda e: e.kind == "message", what="token of the bystander", skip=skip)
+        await self._watcher.wait(lambda e: e.kind == "message", what="token in the second workspace", skip=skip)
         (await self._client.cancel(self.workspace, self._session)).expect(200)
         end = await self._watcher.ended(self._run)
         assert end.get("cancelled") is True, end
         bad = [e for e in self._watcher.seen if e.is_reset or (e.kind == "agent_event" and e.payload.get("error"))]
         bad += [e for e in self._watcher.seen if e.kind == "workspace_state" and e.payload["state"] not in _HEALTHY]
-        assert bad == [], f"the bystander noticed: {bad}"
+        assert bad == [], f"the second workspace was disturbed: {bad}"
 
     async def close(self) -> None:
-        """Leave."""
+        """Close the stream and the pidfd."""
         if self._watcher is not None:
             self._watcher.resumes = False
             await self._watcher.close()

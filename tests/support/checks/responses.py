@@ -1,4 +1,4 @@
-"""What every route answers with success, and which statuses it may have: each answer of the tests goes through here."""
+"""Check every response that a test receives: its status, its headers and the shape of its body by route."""
 
 import re
 from typing import Any
@@ -24,7 +24,7 @@ from tests.support.checks.shape_checks import (
 )
 
 EMPTY = None
-"""No body at all."""
+"""No body."""
 
 _RUN = shape(
     strings("id", "session_id", "state", "outcome", "prompt", "message_id"),
@@ -133,9 +133,9 @@ _ROWS: tuple[tuple[str, str, Check | None], ...] = (
     ("POST", "/v1/workspaces/{}/mcp/docker/enable", EMPTY),
     ("POST", "/v1/workspaces/{}/mcp/docker/disable", EMPTY),
 )
-_WORDS = re.compile(r"\{\}")
+_PARAMETER = re.compile(r"\{\}")
 _PATTERNS = [
-    (method, re.compile("[^/]+".join(map(re.escape, _WORDS.split(path)))), check) for method, path, check in _ROWS
+    (method, re.compile("[^/]+".join(map(re.escape, _PARAMETER.split(path)))), check) for method, path, check in _ROWS
 ]
 STREAM = re.compile(r"/v1/workspaces/[^/]+/events")
 NOT_JSON = {"/v1/docs": "text/html", "/metrics": "text/plain"}
@@ -143,21 +143,21 @@ _KNOWN_CODES = any_of(400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 500, 502
 
 
 def known_routes() -> set[tuple[str, str]]:
-    """Method and path, with `{}` for each word of the caller."""
+    """Return method and path of each known route, with `{}` for each parameter."""
     return {(method, path) for method, path, _ in _ROWS}
 
 
 def check(method: str, target: str, status: int, headers: dict[str, str], body: bytes) -> None:
-    """Raises ShapeError when the client could not use this answer."""
+    """Raise ShapeError if the client could not use this response."""
     where = f"{method} {target[:200]} -> {status}"
     path = target.partition("?")[0]
     if headers.get("content-length", str(len(body))) != str(len(body)):
-        raise ShapeError(f"{where}: Content-Length does not say how long the body is: {headers}")
+        raise ShapeError(f"{where}: Content-Length is not the length of the body: {headers}")
     if "content-encoding" in headers or any(name.startswith("access-control-") for name in headers):
-        raise ShapeError(f"{where}: compressed, or open to other pages: {headers}")
+        raise ShapeError(f"{where}: compressed, or with CORS headers: {headers}")
     media = "application/json" if status >= 400 else NOT_JSON.get(path, "application/json")
     if body and not headers.get("content-type", "").startswith(media):
-        raise ShapeError(f"{where}: a body without its type: {headers}")
+        raise ShapeError(f"{where}: wrong Content-Type: {headers}")
     if status >= 400:
         _KNOWN_CODES(status, where)
         api_shapes.ERROR(api_shapes.parse(body, where), where)
@@ -166,36 +166,36 @@ def check(method: str, target: str, status: int, headers: dict[str, str], body: 
         if status == 503 and not headers.get("retry-after", "").isdecimal():
             raise ShapeError(f"{where}: 503 without Retry-After")
         return
-    wanted = 202 if method == "POST" and path.endswith("/agent") else 200
-    if status != wanted:
-        raise ShapeError(f"{where}: the client takes {wanted} and nothing else")
+    expected = 202 if method == "POST" and path.endswith("/agent") else 200
+    if status != expected:
+        raise ShapeError(f"{where}: the client accepts only {expected}")
     if path in NOT_JSON or (method == "GET" and STREAM.fullmatch(path)):
         return
     shape_of = _shape_of(method, path)
     if shape_of is EMPTY:
         if body:
-            raise ShapeError(f"{where}: no body is wanted: {body[:120]!r}")
+            raise ShapeError(f"{where}: expected no body: {body[:120]!r}")
         return
     value: Any = api_shapes.parse(body, where)
     shape_of(value, where)
 
 
 def check_stream(headers: dict[str, str]) -> None:
-    """Raises ShapeError when the client could not read the events behind these headers of a 200 (4.1)."""
-    wanted = {"cache-control": "no-cache"}
-    wrong = {name: headers.get(name) for name, value in wanted.items() if headers.get(name) != value}
+    """Raise ShapeError if the client could not read an event stream with these response headers."""
+    required = {"cache-control": "no-cache"}
+    wrong = {name: headers.get(name) for name, value in required.items() if headers.get(name) != value}
     if wrong or not headers.get("content-type", "").startswith("text/event-stream"):
         raise ShapeError(f"an event stream with {headers}")
     if "content-length" in headers or "content-encoding" in headers:
-        raise ShapeError(f"an event stream of a certain length, or compressed: {headers}")
+        raise ShapeError(f"an event stream with a length, or compressed: {headers}")
 
 
 def _shape_of(method: str, path: str) -> Check | None:
-    exact = [
+    matching = [
         (pattern.pattern.count("[^/]+"), check)
         for verb, pattern, check in _PATTERNS
         if verb == method and pattern.fullmatch(path)
     ]
-    if not exact:
-        raise ShapeError(f"{method} {path} succeeds, and no shape is known for it")
-    return min(exact, key=lambda found: found[0])[1]
+    if not matching:
+        raise ShapeError(f"{method} {path} succeeded, but its shape is not known")
+    return min(matching, key=lambda row: row[0])[1]

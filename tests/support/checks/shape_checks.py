@@ -1,7 +1,7 @@
-"""Checks from which shapes are built: what the client's statically typed decoder takes, and what it does not (0.1).
+"""Define the checks from which shapes are built: what the statically typed decoder of the client accepts.
 
-A check gets a value and where it stood, and raises ShapeError. It is stricter than the decoder where the decoder is
-lenient without a reason for us to need it: null, a key twice, a key that differs by its case.
+A check receives a value and its path in the document, and raises ShapeError. It is stricter than the decoder where the
+server has no reason to use the decoder's leniency: null, duplicate keys, keys that differ by case only.
 """
 
 import base64
@@ -17,11 +17,11 @@ _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)
 
 
 class ShapeError(AssertionError):
-    """The client could not decode this; the text says where and why."""
+    """Raised for a value that the client could not decode; the text says where and why."""
 
 
 def parse(text: bytes | str, where: str = "body") -> Any:
-    """JSON in UTF-8, without NaN, without a key twice, without anything after it."""
+    """Parse JSON in UTF-8; reject NaN, duplicate keys and trailing data."""
     try:
         decoded = text if isinstance(text, str) else text.decode()
         return json.loads(decoded, object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -30,19 +30,20 @@ def parse(text: bytes | str, where: str = "body") -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"a key stands twice among {[key for key, _ in pairs]}")
-    return found
+    decoded = dict(pairs)
+    if len(decoded) != len(pairs):
+        raise ValueError(f"duplicate key among {[key for key, _ in pairs]}")
+    return decoded
 
 
 def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
-def expect(is_right: bool, where: str, wanted: str, value: Any) -> None:
-    if not is_right:
-        raise ShapeError(f"{where}: {wanted} is wanted, not {str(value)[:120]!r} ({type(value).__name__})")
+def expect(is_valid: bool, where: str, expected: str, value: Any) -> None:
+    """Raise ShapeError, with what was `expected`, unless the value is valid."""
+    if not is_valid:
+        raise ShapeError(f"{where}: expected {expected}, not {str(value)[:120]!r} ({type(value).__name__})")
 
 
 def string(value: Any, where: str) -> None:
@@ -50,21 +51,21 @@ def string(value: Any, where: str) -> None:
 
 
 def filled(value: Any, where: str) -> None:
-    expect(isinstance(value, str) and value != "", where, "a string that is not empty", value)
+    expect(isinstance(value, str) and value != "", where, "a non-empty string", value)
 
 
 def integer(value: Any, where: str) -> None:
-    expect(type(value) is int and -(2**63) <= value < 2**63, where, "an integer literal of 64 bits", value)
+    expect(type(value) is int and -(2**63) <= value < 2**63, where, "a 64-bit integer literal", value)
 
 
 def seconds(value: Any, where: str) -> None:
-    """Unix seconds; a time in milliseconds would lie thousands of years ahead (0.4)."""
+    """Check Unix seconds; a time in milliseconds would be thousands of years ahead."""
     integer(value, where)
     expect(0 <= value < _FAR_S, where, "Unix seconds", value)
 
 
 def milliseconds(value: Any, where: str) -> None:
-    """Unix milliseconds; a time in seconds would lie in 1970."""
+    """Check Unix milliseconds; a time in seconds would be in 1970."""
     integer(value, where)
     expect(value >= _FAR_S, where, "Unix milliseconds", value)
 
@@ -82,11 +83,11 @@ def padded_base64(value: Any, where: str) -> None:
     try:
         base64.b64decode(value, validate=True)
     except ValueError as error:
-        raise ShapeError(f"{where}: padded standard Base64 is wanted: {error}") from error
+        raise ShapeError(f"{where}: expected padded standard Base64: {error}") from error
 
 
 def absolute(value: Any, where: str) -> None:
-    """A path that begins at the root."""
+    """Check an absolute path."""
     string(value, where)
     expect(value.startswith("/"), where, "an absolute path", value)
 
@@ -97,7 +98,7 @@ def date_time(value: Any, where: str) -> None:
     try:
         datetime.fromisoformat(value)
     except ValueError as error:
-        raise ShapeError(f"{where}: RFC 3339 is wanted: {error}") from error
+        raise ShapeError(f"{where}: expected RFC 3339: {error}") from error
 
 
 def anything(value: Any, where: str) -> None:
@@ -113,7 +114,7 @@ def nothing(value: Any, where: str) -> None:
 
 
 def one_of(*allowed: str) -> Check:
-    """A string of these."""
+    """Make a check for one of these strings."""
 
     def check(value: Any, where: str) -> None:
         expect(value in allowed, where, f"one of {allowed}", value)
@@ -122,7 +123,7 @@ def one_of(*allowed: str) -> Check:
 
 
 def any_of(*allowed: int) -> Check:
-    """An integer of these."""
+    """Make a check for one of these integers."""
 
     def check(value: Any, where: str) -> None:
         integer(value, where)
@@ -132,6 +133,8 @@ def any_of(*allowed: int) -> Check:
 
 
 def or_null(inner: Check) -> Check:
+    """Make a check for a value or null."""
+
     def check(value: Any, where: str) -> None:
         if value is not None:
             inner(value, where)
@@ -140,6 +143,8 @@ def or_null(inner: Check) -> Check:
 
 
 def list_of(inner: Check) -> Check:
+    """Make a check for a list whose items pass `inner`."""
+
     def check(value: Any, where: str) -> None:
         expect(isinstance(value, list), where, "a list", value)
         for index, item in enumerate(value):
@@ -149,7 +154,7 @@ def list_of(inner: Check) -> Check:
 
 
 def map_of(inner: Check, *keys: str) -> Check:
-    """An object of such values; with `keys`, no others."""
+    """Make a check for an object whose values pass `inner`; with `keys`, it may have no others."""
 
     def check(value: Any, where: str) -> None:
         expect(isinstance(value, dict), where, "an object", value)
@@ -161,7 +166,10 @@ def map_of(inner: Check, *keys: str) -> Check:
 
 
 def shape(required: dict[str, Check], optional: dict[str, Check] | None = None) -> Check:
-    """An object: all of `required`, any of `optional`, and other keys unless they differ from ours by case only."""
+    """Make a check for an object with all `required` and any `optional` keys.
+
+    Unknown keys are allowed unless they differ from a known one by case only.
+    """
     known = required | (optional or {})
     lower = {key.casefold(): key for key in known}
 
@@ -169,7 +177,7 @@ def shape(required: dict[str, Check], optional: dict[str, Check] | None = None) 
         expect(isinstance(value, dict), where, "an object", value)
         for key in required:
             if key not in value:
-                raise ShapeError(f"{where}: the key {key!r} is missing; there are {sorted(value)}")
+                raise ShapeError(f"{where}: the key {key!r} is missing; the keys are {sorted(value)}")
         for key, item in value.items():
             if key in known:
                 known[key](item, f"{where}.{key}")
@@ -180,7 +188,7 @@ def shape(required: dict[str, Check], optional: dict[str, Check] | None = None) 
 
 
 def both(*checks: Check) -> Check:
-    """All of these, in this order."""
+    """Make a check that runs all of these in order."""
 
     def check(value: Any, where: str) -> None:
         for each in checks:

@@ -1,6 +1,6 @@
-"""The JSON inside strings (http-api 3.14): what the client's renderers decode out of a tool result's `metadata`.
+"""Check the JSON inside strings: the `metadata` of a tool result, which the client decodes to render the result.
 
-The input of a call is the model's own; of it only this is certain, that it is an object when the call is finished.
+The input of a call comes from the model; it is only required to be an object when the call is finished.
 """
 
 from typing import Any
@@ -64,21 +64,21 @@ _METADATA: dict[str, Check] = {
 
 
 def tool_input(value: Any, where: str, *, is_finished: bool) -> None:
-    """A string; of a finished call one that holds an object, or nothing."""
+    """Check the input of a call: a string; if the call is finished, empty or a JSON object."""
     string(value, where)
     if is_finished and value:
         an_object(parse(value, where), where)
 
 
 def metadata(value: Any, where: str, *, name: str, is_error: bool) -> None:
-    """A string that holds an object, or nothing; of a call that worked, in the shape of its tool."""
+    """Check the metadata of a result: empty or a JSON object; if the call succeeded, in the shape of its tool."""
     string(value, where)
     if not value:
         return
-    held = parse(value, where)
-    an_object(held, where)
-    if "hook" in held:
-        _HOOKS(held["hook"], f"{where}.hook")
-    own = {key: item for key, item in held.items() if key != "hook"}
+    decoded = parse(value, where)
+    an_object(decoded, where)
+    if "hook" in decoded:
+        _HOOKS(decoded["hook"], f"{where}.hook")
+    own = {key: item for key, item in decoded.items() if key != "hook"}
     if name in _METADATA and own and not is_error:
         _METADATA[name](own, f"{where}({name})")

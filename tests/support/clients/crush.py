@@ -1,6 +1,6 @@
-"""A program that talks as the real client does (http-api 1.3, 1.7, 4): its connections, headers, bodies, start.
+"""Send requests as the real Crush client does: its connections, headers, bodies and start sequence.
 
-Every answer and event goes through the strict decoder. What was asked stands in `calls`, for tests of whole traces.
+The strict decoder checks each response and event. `calls` records all requests, for tests of whole traces.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ PROBE_S, HEALTH_S, READY_S, GONE_S = 0.2, 0.1, 10.0, 2.0
 LOCAL_HOST = "api.crush.localhost"
 
 RUNNING, OWN = "running", "own"
-"""How a start ends: with the server that is there, or the client would start one of its own."""
+"""Result of a start: the client uses the running server, or it would start one of its own."""
 
 _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where the server is, as `--host` says it, and the token that TCP asks for."""
+    """The address of a server in the form of `--host`, and the token required over TCP."""
 
     host: str
     token: str = ""
@@ -49,7 +49,7 @@ class ServerAddress:
 
 @dataclass(frozen=True)
 class Call:
-    """One request and how it was answered."""
+    """One request and the status of its response."""
 
     method: str
     path: str
@@ -60,29 +60,29 @@ class Call:
 
 
 def body_of(value: object) -> bytes:
-    """JSON as the client writes it: compact, UTF-8, and safe inside a page."""
+    """Encode JSON as the client does: compact, UTF-8, with the characters escaped that are unsafe in HTML."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).translate(_HTML).encode()
 
 
 def word(text: str) -> str:
-    """An id inside a path; `$` stays."""
+    """Quote an id for a path; `$` is not quoted."""
     return quote(text, safe="$&+=:@-._~")
 
 
 class Crush:
-    """One client process. Use as `async with`: its connections are closed at the end."""
+    """One client process. Use as `async with`; it closes its connections at the end."""
 
     def __init__(
         self,
-        door: ServerAddress,
+        address: ServerAddress,
         client_log: ClientLog,
         *,
         version: str = "v0.99.0",
         build_id: str = "abc123",
         has_proxy: bool = False,
     ) -> None:
-        """`has_proxy`: HTTP_PROXY is set, which makes targets on a Unix socket absolute."""
-        self.door = door
+        """`has_proxy`: HTTP_PROXY is set, which makes the client send absolute targets on a Unix socket."""
+        self.address = address
         self.client_log = client_log
         self.version = version
         self.build_id = build_id
@@ -102,28 +102,28 @@ class Crush:
         for _reader, writer in self._idle:
             writer.close()
 
-    # --- start (1.7) ----------------------------------------------------------------------------------------------
+    # --- start ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> str:
-        """Look whether this server can be used: RUNNING or OWN. By TCP nothing is asked."""
-        if self.door.is_tcp:
+        """Check whether the client would use this server: RUNNING or OWN. Over TCP it sends no request."""
+        if self.address.is_tcp:
             return RUNNING
-        path = Path(self.door.host.removeprefix("unix://"))
+        path = Path(self.address.host.removeprefix("unix://"))
         try:
             async with asyncio.timeout(PROBE_S):
-                _, writer = await self.door.connect()
+                _, writer = await self.address.connect()
         except (OSError, TimeoutError):
             return OWN
         writer.close()
         version = (await self.call("GET", "/v1/version")).json()
         is_same = (version["version"], version["build_id"]) == (self.version, self.build_id)
-        if not is_same and await self._asks_to_leave():
-            await self._vanished(path)
+        if not is_same and await self._requests_shutdown():
+            await self._wait_socket_removed(path)
             return OWN
-        await self._healthy()
+        await self._wait_healthy()
         return RUNNING
 
-    async def _asks_to_leave(self) -> bool:
+    async def _requests_shutdown(self) -> bool:
         status = (await self._control("shutdown_if_idle")).status
         if status == 400:  # an old server
             if (await self.call("GET", "/v1/workspaces")).json():
@@ -134,7 +134,7 @@ class Crush:
     async def _control(self, command: str) -> Response:
         return await self.call("POST", "/v1/control", {"command": command}, kind="text/plain")
 
-    async def _healthy(self) -> None:
+    async def _wait_healthy(self) -> None:
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError, ConnectionLost):
@@ -142,18 +142,18 @@ class Crush:
                     if (await self.call("GET", "/v1/health")).status // 100 == 2:
                         return
             await asyncio.sleep(HEALTH_S)
-        raise AssertionError(f"no health within {READY_S} s")
+        raise AssertionError(f"the server is not healthy within {READY_S} s")
 
-    async def _vanished(self, path: Path) -> None:
+    async def _wait_socket_removed(self, path: Path) -> None:
         deadline = time.monotonic() + GONE_S
         while path.exists():
-            assert time.monotonic() < deadline, "the server that agreed to leave keeps its socket"
+            assert time.monotonic() < deadline, "the server agreed to shut down but kept its socket"
             await asyncio.sleep(0.01)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
     async def call(self, method: str, path: str, body: object = None, *, kind: str = "application/json") -> Response:
-        """One request, on a connection that stays. `path` is encoded already. Raises ConnectionLost."""
+        """Send a request on a persistent connection. `path` must be quoted. Raises ConnectionLost."""
         data = b"" if body is None else body_of(body)
         try:
             async with asyncio.timeout(REQUEST_S):
@@ -166,39 +166,41 @@ class Crush:
         return answer
 
     async def ok(self, method: str, path: str, body: object = None) -> Any:
-        """The decoded answer of a request that has to succeed; None when it is empty. Raises ConnectionLost, on 503,
-        too, which only a server gives that comes or goes."""
+        """Send a request that must succeed; return the decoded body, None if it is empty.
+
+        Raises ConnectionLost, also on 503, which only a starting or stopping server returns.
+        """
         answer = await self.call(method, path, body)
         if answer.status == 503:
             raise ConnectionLost(f"{method} {path}: {answer.body[:500]!r}")
         assert answer.status in (200, 202), f"{method} {path}: {answer.status} {answer.body[:500]!r}"
         return answer.json() if answer.body else None
 
-    def asked(self, method: str, tail: str) -> list[Call]:
-        """The calls so far whose path, without its query, ends so."""
-        return [call for call in self.calls if call.method == method and call.path.partition("?")[0].endswith(tail)]
+    def calls_to(self, method: str, path_end: str) -> list[Call]:
+        """Return the calls so far whose path, without its query, ends with `path_end`."""
+        return [call for call in self.calls if call.method == method and call.path.partition("?")[0].endswith(path_end)]
 
     async def _exchange(self, method: str, path: str, data: bytes, kind: str) -> Response:
         head = self._head(method, path, data, kind)
-        for reader, writer in [each for each in self._idle if each[0].at_eof() or each[1].is_closing()]:
-            self._idle.remove((reader, writer))  # the server closed it meanwhile, which the client notices
+        for reader, writer in [pair for pair in self._idle if pair[0].at_eof() or pair[1].is_closing()]:
+            self._idle.remove((reader, writer))  # closed by the server, which the client notices
             writer.close()
         while True:
-            is_used = bool(self._idle)
-            reader, writer = self._idle.pop() if is_used else await self._connect()
-            is_kept = False
+            is_reused = bool(self._idle)
+            reader, writer = self._idle.pop() if is_reused else await self._connect()
+            is_persistent = False
             try:
                 writer.write(head + data)
                 await writer.drain()
                 status, headers = await read_head(reader)
                 body = await read_body(reader, headers)
-                is_kept = headers.get("connection", "").lower() != "close"
+                is_persistent = headers.get("connection", "").lower() != "close"
                 break
             except (OSError, asyncio.IncompleteReadError):
-                if not (is_used and method == "GET"):  # only these are safe to send again
+                if not (is_reused and method == "GET"):  # only a GET on a reused connection is safe to repeat
                     raise
             finally:
-                if is_kept:
+                if is_persistent:
                     self._idle.append((reader, writer))
                 else:
                     writer.close()
@@ -207,34 +209,34 @@ class Crush:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self.connections += 1
-        return await self.door.connect()
+        return await self.address.connect()
 
     def _head(self, method: str, path: str, data: bytes, kind: str, *more: str) -> bytes:
-        host = self.door.host.removeprefix("tcp://").partition("/")[0] if self.door.is_tcp else LOCAL_HOST
-        target = f"http://{host}{path}" if self._has_proxy and not self.door.is_tcp else path
+        host = self.address.host.removeprefix("tcp://").partition("/")[0] if self.address.is_tcp else LOCAL_HOST
+        target = f"http://{host}{path}" if self._has_proxy and not self.address.is_tcp else path
         lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "User-Agent: Go-http-client/1.1"]
         if method in ("POST", "PUT"):
             lines.append(f"Content-Length: {len(data)}")
         lines += list(more)
         if kind:
             lines.append(f"Content-Type: {kind}")
-        if self.door.token:
-            lines.append(f"Authorization: Bearer {self.door.token}")
-        if self.door.is_tcp:
+        if self.address.token:
+            lines.append(f"Authorization: Bearer {self.address.token}")
+        if self.address.is_tcp:
             lines.append("Accept-Encoding: gzip")
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     # --- workspaces and streams -----------------------------------------------------------------------------------
 
-    async def create(self, wish: dict[str, Any]) -> dict[str, Any]:
-        """`POST /v1/workspaces` with what every client adds."""
-        sent = {"id": "", "version": self.version, "client_id": self.client_id} | wish
-        found: dict[str, Any] = await self.ok("POST", "/v1/workspaces", sent)
-        self.client_log.workspaces[found["id"]] = Path(found["data_dir"])
-        return found
+    async def create(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Create a workspace with `options` and the fields that every client sends; return it."""
+        body = {"id": "", "version": self.version, "client_id": self.client_id} | options
+        workspace: dict[str, Any] = await self.ok("POST", "/v1/workspaces", body)
+        self.client_log.workspaces[workspace["id"]] = Path(workspace["data_dir"])
+        return workspace
 
     async def subscribe(self, workspace: str, on_event: Callable[[Seen], object] | None = None) -> "Subscription":
-        """The events of a workspace from now on. Raises Refused, ConnectionLost."""
+        """Open the event stream of a workspace. Raises SubscriptionRejected, ConnectionLost."""
         path = f"/v1/workspaces/{word(workspace)}/events?client_id={self.client_id}"
         more = ("Accept: text/event-stream", "Cache-Control: no-cache", "Connection: keep-alive")
         try:
@@ -246,7 +248,7 @@ class Crush:
                     self.calls.append(Call("GET", path, status))
                     if status != 200:
                         responses.check("GET", path, status, headers, await read_body(reader, headers))
-                        raise Refused(status)
+                        raise SubscriptionRejected(status)
                     responses.check_stream(headers)
                 except BaseException:
                     writer.close()
@@ -260,13 +262,13 @@ class Crush:
         return subscription
 
     async def retire(self, workspace: str) -> None:
-        """How every command ends; an old server is told by its workspace."""
+        """Detach this client, as at the end of each command; on an old server, from the one workspace."""
         if (await self.call("DELETE", f"/v1/clients/{self.client_id}")).status != 200:
             await self.call("DELETE", f"/v1/workspaces/{word(workspace)}?client_id={self.client_id}")
 
 
-class Refused(Exception):
-    """A subscription was answered by this status."""
+class SubscriptionRejected(Exception):
+    """Raised for a subscription that was answered with another status than 200."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"events: {status}")
@@ -274,7 +276,7 @@ class Refused(Exception):
 
 
 class Subscription:
-    """One open stream, read line by line as the client does it."""
+    """One open event stream, read line by line as the client does."""
 
     def __init__(
         self,
@@ -286,7 +288,7 @@ class Subscription:
         on_event: Callable[[Seen], object] | None,
     ) -> None:
         self.stream = Stream("crush", workspace)
-        self.has_ended = asyncio.Event()  # cleanly; a cut is an AssertionError, because the client never notices it
+        self.has_ended = asyncio.Event()  # clean end; a cut is a failure, because the client never notices it
         self._reader = reader
         self._writer = writer
         self._is_chunked = is_chunked
@@ -299,14 +301,14 @@ class Subscription:
     def seen(self) -> list[Seen]:
         return self.stream.seen
 
-    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, timeout_s: float = 15.0) -> Seen:
-        """The first event that `is_it`; AssertionError when the stream ends before or it does not come."""
+    async def wait(self, matches: Callable[[Seen], bool], *, what: str, timeout_s: float = 15.0) -> Seen:
+        """Wait for the first matching event and return it. Raises AssertionError if the stream ends or on timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     self._changed.clear()
                     for event in self.seen:
-                        if is_it(event):
+                        if matches(event):
                             return event
                     if self._failure is not None:
                         raise self._failure
@@ -314,24 +316,24 @@ class Subscription:
                         raise AssertionError(f"the stream ended before {what}")
                     await self._changed.wait()
         except TimeoutError:
-            story = "\n".join(f"{event.kind} {event.change} {str(event.payload)[:200]}" for event in self.seen[-40:])
-            raise AssertionError(f"no {what} within {timeout_s} s:\n{story}") from None
+            events = "\n".join(f"{event.kind} {event.change} {str(event.payload)[:200]}" for event in self.seen[-40:])
+            raise AssertionError(f"no {what} within {timeout_s} s:\n{events}") from None
 
     def check(self) -> None:
-        """Raises what went wrong on this stream."""
+        """Raise the failure of this stream, if there is one."""
         if self._failure is not None:
             raise self._failure
 
     async def end_of(self, run_id: str) -> dict[str, Any]:
-        """The `run_complete` of a run."""
+        """Wait for the `run_complete` of a run and return its payload."""
 
-        def is_it(event: Seen) -> bool:
+        def matches(event: Seen) -> bool:
             return event.kind == "run_complete" and event.payload.get("run_id", "") == run_id
 
-        return (await self.wait(is_it, what=f"end of run {run_id}")).payload
+        return (await self.wait(matches, what=f"end of run {run_id}")).payload
 
     async def close(self) -> None:
-        """Leave. What could not be decoded is raised here at the latest."""
+        """Close the stream; raise its failure, if there is one."""
         self._reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reading
@@ -365,7 +367,7 @@ class Subscription:
             raise api_shapes.ShapeError(f"the client logs a warning for this line: {line[:120]!r}")
         decoded = api_shapes.event(value)
         if decoded["type"] in api_shapes.OWN_KINDS:
-            raise api_shapes.ShapeError(f"{decoded['type']} on a stream that did not ask for ids")
+            raise api_shapes.ShapeError(f"{decoded['type']} on a stream without ids")
         inner = decoded["payload"]
         seen = Seen(decoded["type"], inner["type"], inner["payload"], data=value)
         self.seen.append(seen)

@@ -1,7 +1,7 @@
-"""The real client's terminal program, as far as the server notices it (http-api 7.2, 4.5).
+"""Repeat the requests of the interactive Crush client.
 
-What its user does is a method. Its stream is followed by a task that comes back after every end, recovers a workspace
-that is gone, and reads again what an event makes it read.
+Each user action is a method. A task follows the event stream: it reconnects after each end, creates a removed workspace
+again, and sends the requests that the client sends after an event.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.checks.history import Seen
-from tests.support.clients.crush import OWN, Crush, Refused, Subscription, word
+from tests.support.clients.crush import OWN, Crush, Subscription, SubscriptionRejected, word
 from tests.support.clients.crush_commands import is_configured
 from tests.support.clients.http_client import ConnectionLost
 
@@ -19,22 +19,22 @@ BACK_OFF_S, BACK_OFF_MAX_S = 0.25, 10.0
 
 
 class Tui:
-    """One terminal. Use as `async with`: inside, the burst after the start is over."""
+    """One interactive client. Use as `async with`: on entry it sends all requests of the start."""
 
-    def __init__(self, crush: Crush, path: Path, *, env: list[str] | None = None, **wish: Any) -> None:
+    def __init__(self, crush: Crush, path: Path, *, env: list[str] | None = None, **options: Any) -> None:
         self.crush = crush
         self.workspace: dict[str, Any] = {}
         self.session: dict[str, Any] = {}
         self.messages: list[dict[str, Any]] = []
-        self.seen: list[Seen] = []  # over all streams
-        self.opened = 0  # streams so far
+        self.seen: list[Seen] = []  # from all streams
+        self.opened = 0  # number of streams so far
         self.recoveries = 0
-        self.reloads = 0  # times that everything was read again behind a new stream
+        self.reloads = 0  # how often the session was reloaded after a reconnect
         self.stream: Subscription | None = None
-        self.busy_at_finish: list[bool] = []  # what was read on each `agent_finished`
-        self._wish = {"path": str(path), "env": env or ["PATH=/bin"]} | wish
+        self.busy_at_finish: list[bool] = []  # `is_busy` as read after each `agent_finished`
+        self._options = {"path": str(path), "env": env or ["PATH=/bin"]} | options
         self._changed = asyncio.Event()
-        self._todo: asyncio.Queue[Coroutine[Any, Any, object]] = asyncio.Queue()
+        self._requests: asyncio.Queue[Coroutine[Any, Any, object]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -45,12 +45,12 @@ class Tui:
     def base_of_session(self) -> str:
         return f"{self.base}/sessions/{word(self.session['id'])}"
 
-    # --- start and end --------------------------------------------------------------------------------------------
+    # --- start and stop -------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> "Tui":
         crush = self.crush
         assert await crush.start() != OWN
-        self.workspace = await crush.create(self._wish)
+        self.workspace = await crush.create(self._options)
         configured = is_configured(self.workspace)
         if configured:
             await crush.ok("POST", f"{self.base}/agent/init", {"interactive": True})
@@ -80,8 +80,8 @@ class Tui:
         for task in (follow, work):
             task.cancel()
         results = await asyncio.gather(follow, work, return_exceptions=True)
-        while not self._todo.empty():
-            self._todo.get_nowait().close()
+        while not self._requests.empty():
+            self._requests.get_nowait().close()
         if failed is not None:
             return
         for result in results:
@@ -92,20 +92,20 @@ class Tui:
         await self.crush.retire(self.workspace["id"])
 
     async def settled(self) -> None:
-        """Returns when every call that an event made necessary was answered."""
+        """Wait until all requests caused by events have been answered."""
         async with asyncio.timeout(15.0):
-            join = asyncio.ensure_future(self._todo.join())
+            join = asyncio.ensure_future(self._requests.join())
             await asyncio.wait({join, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
             join.cancel()
         self._check()
 
-    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, timeout_s: float = 15.0, skip: int = 0) -> Seen:
-        """The first event (after `skip`) that `is_it`."""
-        await self.until(lambda: any(map(is_it, self.seen[skip:])), what=what, timeout_s=timeout_s)
-        return next(event for event in self.seen[skip:] if is_it(event))
+    async def wait(self, matches: Callable[[Seen], bool], *, what: str, timeout_s: float = 15.0, skip: int = 0) -> Seen:
+        """Wait for the first matching event after the first `skip` events and return it."""
+        await self.until(lambda: any(map(matches, self.seen[skip:])), what=what, timeout_s=timeout_s)
+        return next(event for event in self.seen[skip:] if matches(event))
 
     async def until(self, check: Callable[[], bool], *, what: str, timeout_s: float = 15.0) -> None:
-        """Returns when `check` holds; it is asked after each event and each new stream."""
+        """Wait until `check` holds; it is called after each event and each new stream."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -115,9 +115,9 @@ class Tui:
                     self._check()
                     await self._changed.wait()
         except TimeoutError:
-            story = "\n".join(f"{event.kind} {event.change} {str(event.payload)[:160]}" for event in self.seen[-40:])
+            events = "\n".join(f"{event.kind} {event.change} {str(event.payload)[:160]}" for event in self.seen[-40:])
             calls = "\n".join(map(str, self.crush.calls[-40:]))
-            raise AssertionError(f"no {what} within {timeout_s} s:\n{story}\n{calls}") from None
+            raise AssertionError(f"no {what} within {timeout_s} s:\n{events}\n{calls}") from None
 
     def _check(self) -> None:
         for task in self._tasks:
@@ -126,34 +126,34 @@ class Tui:
         if self.stream is not None:
             self.stream.check()
 
-    # --- what the user does ---------------------------------------------------------------------------------------
+    # --- user actions ---------------------------------------------------------------------------------------------
 
     async def ask(self, prompt: str, attachments: list[dict[str, Any]] | None = None) -> None:
-        """Send a prompt, into a new session when there is none; and load what is shown then."""
+        """Send a prompt, in a new session if there is none, and load what the client then shows."""
         crush = self.crush
         assert (await crush.ok("GET", f"{self.base}/agent"))["is_ready"]
         if not self.session:
             self.session = await crush.ok("POST", f"{self.base}/sessions", {"title": "New Session"})
             assert self.session["id"]
-        sent: dict[str, Any] = {"session_id": self.session["id"], "prompt": prompt}
-        paths = [each["file_path"] for each in attachments or ()]
+        body: dict[str, Any] = {"session_id": self.session["id"], "prompt": prompt}
+        paths = [attachment["file_path"] for attachment in attachments or ()]
         if attachments:
-            sent["attachments"] = attachments
-        crush.client_log.asked(self.workspace["id"], self.session["id"], "")
+            body["attachments"] = attachments
+        crush.client_log.submitted(self.workspace["id"], self.session["id"], "")
         await asyncio.gather(
-            self._submit(sent),
+            self._submit(body),
             self.load(),
-            self.look_at(self.session["id"]),
+            self.show_session(self.session["id"]),
             *(self._note_read(path) for path in paths),
         )
 
-    async def _submit(self, sent: dict[str, Any]) -> None:
-        await self.crush.ok("POST", f"{self.base}/agent", sent)
+    async def _submit(self, body: dict[str, Any]) -> None:
+        await self.crush.ok("POST", f"{self.base}/agent", body)
         await self._probe(3)
         await self._read_queue()
 
     async def load(self) -> None:
-        """Everything of the session that is shown."""
+        """Read everything that the client shows of the session."""
         crush = self.crush
         self.session = await crush.ok("GET", self.base_of_session)
         files = await crush.ok("GET", f"{self.base_of_session}/history")
@@ -169,62 +169,62 @@ class Tui:
         await crush.ok("GET", f"{self.base_of_session}/messages/user")
         await self._read_queue()
 
-    async def look_at(self, session: str) -> int:
-        """Tell which session is shown; errors are ignored. The status."""
+    async def show_session(self, session: str) -> int:
+        """Announce which session is shown; return the status, which the client ignores."""
         path = f"{self.base}/current-session?client_id={self.crush.client_id}"
         return (await self.crush.call("POST", path, {"session_id": session})).status
 
     async def cancel(self) -> None:
-        """Esc, twice."""
+        """Cancel, as the client does on pressing Esc twice."""
         await self.crush.ok("POST", f"{self.base}/agent/sessions/{word(self.session['id'])}/cancel")
 
     async def clear(self) -> None:
-        """Esc while prompts wait."""
+        """Clear the queue, as the client does on pressing Esc while prompts are queued."""
         await self.crush.ok("POST", f"{self.base}/agent/sessions/{word(self.session['id'])}/prompts/clear")
 
     async def queued(self) -> list[str]:
-        """The prompts that wait, read as the status line does it."""
+        """Read the queued prompts as the status line does."""
         return await self._read_queue()
 
     async def rename(self, title: str) -> dict[str, Any]:
-        """Another title; the session as it is answered."""
+        """Change the title; return the session in the response."""
         self.session = await self.crush.ok("PUT", self.base_of_session, self.session | {"title": title})
         return self.session
 
     async def delete(self, session: str) -> bool:
-        """Delete out of the list of sessions; False when it is busy."""
+        """Delete a session from the list of sessions; return False if it is busy."""
         await self.crush.ok("GET", f"{self.base}/sessions")
-        is_somebody_busy = (await self.crush.ok("GET", f"{self.base}/agent"))["is_busy"]
-        if (await self.crush.ok("GET", f"{self.base}/agent/sessions/{word(session)}"))["is_busy"] and is_somebody_busy:
+        is_agent_busy = (await self.crush.ok("GET", f"{self.base}/agent"))["is_busy"]
+        if (await self.crush.ok("GET", f"{self.base}/agent/sessions/{word(session)}"))["is_busy"] and is_agent_busy:
             return False
         await self.crush.ok("DELETE", f"{self.base}/sessions/{word(session)}")
         return True
 
-    async def start_anew(self) -> None:
-        """A new session, which is made with its first prompt."""
+    async def start_new_session(self) -> None:
+        """Switch to a new session, which is created with its first prompt."""
         self.session, self.messages = {}, []
         await self.crush.ok("POST", f"{self.base}/lsps/stop")
-        await self.look_at("")
+        await self.show_session("")
         await self.crush.ok("GET", f"{self.base}/messages/user")
 
     async def shell(self, command: str) -> dict[str, Any]:
-        """`!command`."""
-        sent = {"session_id": self.session["id"], "command": command, "term_width": 80}
+        """Run a command, as the client does for `!command`."""
+        body = {"session_id": self.session["id"], "command": command, "term_width": 80}
         path = f"{self.base}/agent/sessions/{word(self.session['id'])}/shell"
-        return dict(await self.crush.ok("POST", path, sent))
+        return dict(await self.crush.ok("POST", path, body))
 
     async def last_read(self, path: str) -> str:
-        """`@file`: when the session read it."""
+        """Return when the session has read a file, as the client asks for `@file`."""
         query = f"session_id={word(self.session['id'])}&path={word(path)}"
         return str(await self.crush.ok("GET", f"{self.base}/filetracker/lastread?{query}"))
 
     async def configure(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        """A change of the configuration, and the workspace after it."""
+        """Change the configuration and read the workspace again."""
         await self.crush.ok("POST", f"{self.base}/config/{route}", body)
         self.workspace = await self.crush.ok("GET", self.base)
         return self.workspace
 
-    # --- reading again --------------------------------------------------------------------------------------------
+    # --- requests after events ------------------------------------------------------------------------------------
 
     async def _probe(self, times: int) -> None:
         for _ in range(times):
@@ -248,31 +248,31 @@ class Tui:
         await self.crush.ok("POST", f"{self.base}/filetracker/read", {"session_id": self.session["id"], "path": path})
         await self.crush.ok("POST", f"{self.base}/lsps/start", {"path": path})
 
-    def _noticed(self, event: Seen) -> None:
+    def _on_event(self, event: Seen) -> None:
         self.seen.append(event)
         self._changed.set()
-        ours = self.session.get("id", "")
+        shown = self.session.get("id", "")
         match event.kind:
             case "config_changed":
-                self._todo.put_nowait(self._refresh())
+                self._requests.put_nowait(self._refresh())
             case "lsp_event":
-                self._todo.put_nowait(self._read_language_servers())
+                self._requests.put_nowait(self._read_language_servers())
             case "mcp_event":
-                self._todo.put_nowait(self._mcp_changed(event.payload))
+                self._requests.put_nowait(self._mcp_changed(event.payload))
             case "agent_event" if event.payload["type"] in ("agent_finished", "error"):
-                self._todo.put_nowait(self._finished(event.payload.get("session_id", "")))
-            case "message" if event.change == "created" and event.payload["session_id"] == ours:
-                self._todo.put_nowait(self._stirred())
-            case "session" if event.change == "deleted" and event.payload["id"] == ours:
+                self._requests.put_nowait(self._finished(event.payload.get("session_id", "")))
+            case "message" if event.change == "created" and event.payload["session_id"] == shown:
+                self._requests.put_nowait(self._update_status())
+            case "session" if event.change == "deleted" and event.payload["id"] == shown:
                 self.session, self.messages = {}, []
 
     async def _refresh(self) -> None:
         self.workspace = await self.crush.ok("GET", self.base)
 
     async def _mcp_changed(self, payload: dict[str, Any]) -> None:
-        what = payload["type"].partition("_list_changed")
-        if what[1]:
-            await self.crush.ok("POST", f"{self.base}/mcp/refresh-{what[0]}", {"name": payload["name"]})
+        kind, is_list_change, _ = payload["type"].partition("_list_changed")
+        if is_list_change:
+            await self.crush.ok("POST", f"{self.base}/mcp/refresh-{kind}", {"name": payload["name"]})
             return
         await self.crush.call("POST", f"{self.base}/agent/update")
         await self._read_mcp()
@@ -280,50 +280,50 @@ class Tui:
 
     async def _finished(self, session: str) -> None:
         if session:
-            found = await self.crush.call("GET", f"{self.base}/agent/sessions/{word(session)}")
-            if found.status == 200:
-                self.busy_at_finish.append(found.json()["is_busy"])
-        await self._stirred()
+            answer = await self.crush.call("GET", f"{self.base}/agent/sessions/{word(session)}")
+            if answer.status == 200:
+                self.busy_at_finish.append(answer.json()["is_busy"])
+        await self._update_status()
 
-    async def _stirred(self) -> None:
+    async def _update_status(self) -> None:
         await self._probe(4)
         if self.session:
             await self._read_queue()
 
     async def _work(self) -> None:
         while True:
-            job = await self._todo.get()
-            with contextlib.suppress(ConnectionLost):  # the stream ends, too; everything is read again after it
-                await job
-            self._todo.task_done()
+            request = await self._requests.get()
+            with contextlib.suppress(ConnectionLost):  # the stream ends, too; everything is reloaded after it
+                await request
+            self._requests.task_done()
 
     # --- the stream -----------------------------------------------------------------------------------------------
 
     async def _subscribe(self) -> None:
-        self.stream = await self.crush.subscribe(self.workspace["id"], self._noticed)
+        self.stream = await self.crush.subscribe(self.workspace["id"], self._on_event)
         self.opened += 1
 
     async def _follow(self) -> None:
         while True:
             assert self.stream is not None
             await self.stream.has_ended.wait()
-            await self._come_back()
+            await self._reconnect()
             if self.session:
-                with contextlib.suppress(ConnectionLost):  # it went again; so does the stream
-                    await self.look_at(self.session["id"])
+                with contextlib.suppress(ConnectionLost):  # the server is gone again; the stream ends, too
+                    await self.show_session(self.session["id"])
                     await self.load()
                     self.reloads += 1
             self._changed.set()
 
-    async def _come_back(self) -> None:
+    async def _reconnect(self) -> None:
         pause_s = BACK_OFF_S
         while True:
             await asyncio.sleep(pause_s)
             try:
                 await self._subscribe()
                 return
-            except Refused as refused:
-                if refused.status == 404:
+            except SubscriptionRejected as rejected:
+                if rejected.status == 404:
                     with contextlib.suppress(ConnectionLost):
                         await self._recover()
             except ConnectionLost:
@@ -331,9 +331,9 @@ class Tui:
             pause_s = min(pause_s * 2, BACK_OFF_MAX_S)
 
     async def _recover(self) -> None:
-        """The workspace is gone: make it again out of what we have of it."""
-        kept = ("path", "data_dir", "debug", "yolo", "channels", "env")
-        self.workspace = await self.crush.create({key: self.workspace[key] for key in kept if key in self.workspace})
+        """Create a removed workspace again from the copy of the client."""
+        fields = ("path", "data_dir", "debug", "yolo", "channels", "env")
+        self.workspace = await self.crush.create({key: self.workspace[key] for key in fields if key in self.workspace})
         self.recoveries += 1
         if is_configured(self.workspace):
             await self.crush.ok("POST", f"{self.base}/agent/init", {"interactive": True})

@@ -1,4 +1,4 @@
-"""An event stream reader cheap enough for a thousand of them: it keeps numbered events as bytes and decodes nothing."""
+"""Read event streams so cheaply that a test can use a thousand: keep numbered events as bytes, decode nothing."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ OPEN_S = 15.0
 
 
 class LightReader:
-    """One client of one workspace over all its connections; goes on after `last_id`."""
+    """One client of one workspace, over all its connections; each continues after `last_id`."""
 
     def __init__(self, socket_path: Path, workspace: str, last_id: str = "") -> None:
         self.last_id = last_id
-        self.base = ""  # the id in front of the first event
-        self.events: list[tuple[str, bytes]] = []  # id and data, in the order they came
+        self.base = ""  # the id before the first event
+        self.events: list[tuple[str, bytes]] = []  # id and data, in the order of arrival
         self.resets: list[bytes] = []
         self.snapshots = 0
         self.retries_ms: list[int] = []
@@ -28,61 +28,61 @@ class LightReader:
         self._connection: _Connection | None = None
 
     async def open(self, *, receive_buffer: int = 0) -> int:
-        """Connect with the last id, if there is one; the status, once it is here. `last_id` is kept over this."""
-        assert self._connection is None, "it is open already"
+        """Connect with `last_id`, if it is set; return the status of the response."""
+        assert self._connection is None, "the stream is already open"
         loop = asyncio.get_running_loop()
-        found = self._connection = _Connection(self)
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.setblocking(False)
+        connection = self._connection = _Connection(self)
+        raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        raw.setblocking(False)
         try:
             if receive_buffer:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             async with asyncio.timeout(OPEN_S):
-                await loop.sock_connect(connection, str(self._socket_path))
-                await loop.create_connection(lambda: found, sock=connection)
-                found.ask(self._request())
-                return await found.status
+                await loop.sock_connect(raw, str(self._socket_path))
+                await loop.create_connection(lambda: connection, sock=raw)
+                connection.send(self._request())
+                return await connection.status
         except BaseException:
-            found.leave()
-            connection.close()
+            connection.abort()
+            raw.close()
             self._connection = None
             raise
 
     def close(self) -> None:
-        """Leave without a word. What is already in the buffers of this connection is not read any more."""
+        """Abort the connection; data in its buffers is not read."""
         if self._connection is not None:
-            self._connection.leave()
+            self._connection.abort()
         self._connection = None
 
     def pause(self) -> None:
-        """Read nothing from now on."""
+        """Stop reading."""
         assert self._connection is not None
-        self._connection.stop(True)
+        self._connection.set_reading(False)
 
-    def go_on(self) -> None:
-        """Read again."""
+    def resume(self) -> None:
+        """Start reading again."""
         assert self._connection is not None
-        self._connection.stop(False)
+        self._connection.set_reading(True)
 
     @property
     def is_open(self) -> bool:
-        """Does the stream go on, as far as the client can see?"""
+        """Return whether the stream is open, as far as the client can see."""
         return self._connection is not None and self._connection.status.done()
 
     def lost(self, connection: "_Connection") -> None:
-        """The other side ended this connection."""
+        """Forget a connection that the server has closed."""
         if connection is self._connection:
             self._connection = None
 
     def _request(self) -> bytes:
-        # By HTTP/1.0 the body is the bare stream; chunks are what the other clients of these tests read.
+        # With HTTP/1.0 the body is not chunked; the other clients of the tests read chunked bodies.
         lines = [f"GET /v1/workspaces/{self._workspace}/events?ids=1 HTTP/1.0", "Host: bulkhead"]
         if self.last_id:
             lines.append(f"Last-Event-ID: {self.last_id}")
         return "\r\n".join([*lines, "", ""]).encode()
 
     def block(self, block: bytes) -> None:
-        """One block of the stream came."""
+        """Record one block of the stream."""
         if self._connection is None:
             return  # closed by the block before it
         fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if line)
@@ -102,20 +102,20 @@ class LightReader:
         if event_id and data and self.on_event is not None:
             self.on_event()
 
-    # --- what was seen ----------------------------------------------------------------------------------------------
+    # --- events received --------------------------------------------------------------------------------------------
 
     def saw(self, text: bytes) -> bool:
-        """Is there a numbered event with these words?"""
+        """Return whether a numbered event contains `text`."""
         return any(text in data for _, data in reversed(self.events))
 
     def saw_end(self, run_id: str) -> bool:
-        """Did the end of this run come?"""
-        wanted = run_id.encode()
-        return any(data.startswith(b'{"type":"run_complete"') and wanted in data for _, data in reversed(self.events))
+        """Return whether the `run_complete` of a run has arrived."""
+        needle = run_id.encode()
+        return any(data.startswith(b'{"type":"run_complete"') and needle in data for _, data in reversed(self.events))
 
 
 class _Connection(asyncio.Protocol):
-    """One connection of an reader."""
+    """One connection of a reader."""
 
     def __init__(self, owner: LightReader) -> None:
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -124,18 +124,18 @@ class _Connection(asyncio.Protocol):
         self._head = b""
         self._rest = b""
 
-    def ask(self, request: bytes) -> None:
+    def send(self, request: bytes) -> None:
         assert self.transport is not None
         self.transport.write(request)
 
-    def stop(self, stops: bool) -> None:
+    def set_reading(self, is_reading: bool) -> None:
         assert self.transport is not None
-        if stops:
-            self.transport.pause_reading()
-        else:
+        if is_reading:
             self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
 
-    def leave(self) -> None:
+    def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
 
@@ -162,37 +162,37 @@ class _Connection(asyncio.Protocol):
 
 
 async def open_all(readers: Sequence[LightReader]) -> None:
-    """Let all of them connect at once; each has to be let in."""
+    """Connect all readers concurrently; each must be answered with 200."""
     statuses = await asyncio.gather(*(reader.open() for reader in readers))
     assert set(statuses) <= {200}, sorted(statuses)
 
 
 async def all_saw_end(readers: Sequence[LightReader], run_id: str, timeout_s: float = 15.0) -> None:
-    """Wait until the end of this run has come to each of them."""
+    """Wait until all readers have received the end of a run."""
     await eventually(
         lambda: all(reader.saw_end(run_id) for reader in readers),
         timeout_s=timeout_s,
-        what=f"the end of {run_id} at all {len(readers)}",
+        what=f"the end of {run_id} at all {len(readers)} readers",
         state=lambda: sum(not reader.saw_end(run_id) for reader in readers),
     )
 
 
 def assert_exact(reader: LightReader, stored: Stored, *, after: str) -> None:
-    """What came is exactly what the file holds after the id `after`, in order, none twice, none of another log."""
+    """Check that the reader received exactly the stored events after the id `after`, in order, without duplicates."""
     log, _, number = after.partition(".")
     assert log == stored.log, (after, stored.log)
-    wanted = [(f"{log}.{row.number}", row.data) for row in stored.events if row.number > int(number)]
+    expected = [(f"{log}.{row.number}", row.data) for row in stored.events if row.number > int(number)]
     assert reader.resets == []
-    got = reader.events
-    if got != wanted:
-        ids, wanted_ids = [event[0] for event in got], [event[0] for event in wanted]
-        assert ids == wanted_ids, f"after {after}"
-        raise AssertionError(f"after {after}: {[a for a, b in zip(got, wanted, strict=True) if a != b]}")
+    received = reader.events
+    if received != expected:
+        ids, expected_ids = [event[0] for event in received], [event[0] for event in expected]
+        assert ids == expected_ids, f"after {after}"
+        raise AssertionError(f"after {after}: {[a for a, b in zip(received, expected, strict=True) if a != b]}")
 
 
 @contextlib.contextmanager
-def gone_at_the_end(readers: Sequence[LightReader]) -> Iterator[None]:
-    """Close all of them, however the story ends."""
+def closed_at_end(readers: Sequence[LightReader]) -> Iterator[None]:
+    """Close all readers when the block ends."""
     try:
         yield
     finally:

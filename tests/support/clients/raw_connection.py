@@ -1,4 +1,4 @@
-"""Connections on which a test says what it likes, byte by byte, and sees when the other side has enough."""
+"""Send arbitrary bytes to the server on a connection, and see when the server closes it."""
 
 import asyncio
 import contextlib
@@ -8,48 +8,48 @@ from pathlib import Path
 from tests.support.clients.http_client import read_body, read_head
 
 WAIT_S = 10.0
-"""Far above the deadlines that these tests set, far below those that would apply if they did not work."""
+"""Far above the deadlines that the tests set, far below the defaults that would apply if those did not work."""
 
 
 class RawConnection:
-    """One connection to the server's socket. Made by `wire`."""
+    """One connection to the socket of the server. Create it with `wire`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     def send(self, data: bytes) -> None:
-        """Say this. Nobody may be there any more to hear it."""
+        """Send data; ignored if the server has closed the connection."""
         with contextlib.suppress(OSError):
             self._writer.write(data)
 
     async def sent(self) -> None:
-        """Wait until what was said is on its way, or nobody wants it."""
+        """Wait until the data has left the buffer or the connection is closed."""
         with contextlib.suppress(OSError):
             async with asyncio.timeout(WAIT_S):
                 await self._writer.drain()
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next answer: status, headers with names in lower case, body."""
+        """Read the next response: status, headers with names in lower case, body."""
         async with asyncio.timeout(WAIT_S):
             status, headers = await read_head(self._reader)
             return status, headers, await read_body(self._reader, headers)
 
     async def rest(self) -> bytes:
-        """All that comes until the server closes; AssertionError when it does not."""
-        found = b""
+        """Read until the server closes the connection. Raises AssertionError if it does not."""
+        received = b""
         try:
             async with asyncio.timeout(WAIT_S):
                 while data := await self._reader.read(65536):
-                    found += data
+                    received += data
         except ConnectionError:
             pass
         except TimeoutError:
-            raise AssertionError(f"the connection is still open; it said {found[:300]!r}") from None
-        return found
+            raise AssertionError(f"the connection is still open; received {received[:300]!r}") from None
+        return received
 
     async def trickle(self, data: bytes, every_s: float) -> bytes:
-        """Say `data` byte by byte, for ever if it does not end it; what the server said until it closed."""
+        """Send `data` byte by byte until the server closes the connection; return what it sent."""
         ending = asyncio.ensure_future(self.rest())
         for position in range(len(data)):
             self.send(data[position : position + 1])
@@ -59,18 +59,18 @@ class RawConnection:
         return await ending
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._writer.close()
 
 
 @contextlib.asynccontextmanager
 async def wire(path: Path) -> AsyncIterator[RawConnection]:
-    """A connection to the socket file `path`."""
+    """Connect to the socket file `path`."""
     reader, writer = await asyncio.open_unix_connection(path, limit=1 << 26)
-    found = RawConnection(reader, writer)
+    connection = RawConnection(reader, writer)
     try:
-        yield found
+        yield connection
     finally:
-        found.close()
+        connection.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()

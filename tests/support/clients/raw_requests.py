@@ -1,4 +1,4 @@
-"""Requests byte by byte, by TCP or by the Unix socket: what a program that should not be there would send."""
+"""Send hand-written requests over TCP or the Unix socket, as an unauthorized program would."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ SAY_S = 10.0
 
 @dataclass(frozen=True)
 class RawResponse:
-    """What the server said; status 0 when it closed without a word."""
+    """The response; status 0 if the server closed the connection without one."""
 
     status: int
     headers: dict[str, str]
@@ -26,12 +26,12 @@ class RawResponse:
 
 
 def port_of(house: ServerHarness) -> int:
-    """The port that the newest server of the house listens on."""
+    """Return the TCP port of the current server."""
     return int(re.findall(r"READY .*tcp://127\.0\.0\.1:(\d+)", house.server.log)[-1])
 
 
 def token_of(house: ServerHarness) -> str:
-    """The token that the server made for itself."""
+    """Return the token that the server has created."""
     return (house.server.runtime_dir / "token").read_text().strip()
 
 

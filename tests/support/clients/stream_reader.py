@@ -1,4 +1,4 @@
-"""One client's event stream: read by a task, decoded strictly, written into the diary; goes on by its last id."""
+"""Read the event stream of one client in a task: decode strictly, record in the client log, resume by the last id."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ OPEN_S = 10.0
 
 
 class StreamReader:
-    """Use as `async with`; inside, the stream is open: its headers have come."""
+    """One event stream. Use as `async with`: on entry the headers of the response have arrived."""
 
     def __init__(self, client: Client, workspace: str, *, name: str = "client", ids: bool = True) -> None:
         self.client = client
@@ -24,7 +24,7 @@ class StreamReader:
         self.ends: list[str] = []  # how each connection ended: `clean` or `cut`
         self.resumes = False  # connect again when the stream ends
         self.retry_ms = 0
-        self.on_event: Callable[[Seen], object] | None = None  # called in the moment an event arrives
+        self.on_event: Callable[[Seen], object] | None = None  # called when an event arrives
         self._last_id = ""
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -45,14 +45,14 @@ class StreamReader:
         await self.close()
 
     async def open(self, last_id: str | None = None) -> None:
-        """Connect, after `last_id` if one is given, and read from now on."""
+        """Connect, after `last_id` if one is given, and start reading."""
         if last_id is not None:
             self._last_id = last_id
         reader = await self._connect()
         self._reading = asyncio.get_running_loop().create_task(self._read(reader), name=f"watch {self.stream.name}")
 
     async def close(self) -> None:
-        """Leave; a stream that could not be decoded is raised here at the latest."""
+        """Close the stream; raise its failure, if there is one."""
         if self._reading is not None:
             self._reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -65,23 +65,23 @@ class StreamReader:
             failure, self._failure = self._failure, None
             raise failure
 
-    async def wait(self, is_it: Callable[[Seen], bool], *, what: str, timeout_s: float = 10.0, skip: int = 0) -> Seen:
-        """The first event (after `skip` events) that `is_it`; AssertionError with what was seen instead."""
+    async def wait(self, matches: Callable[[Seen], bool], *, what: str, timeout_s: float = 10.0, skip: int = 0) -> Seen:
+        """Wait for the first matching event after the first `skip` events and return it. Raises AssertionError."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     for event in self.seen[skip:]:
-                        if is_it(event):
+                        if matches(event):
                             return event
                     if self._failure is not None:
                         raise self._failure
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise AssertionError(f"{self.stream.name}: no {what} within {timeout_s} s\n{self.story()}") from None
+            raise AssertionError(f"{self.stream.name}: no {what} within {timeout_s} s\n{self.summary()}") from None
 
     async def ended(self, run_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
-        """The `run_complete` of a run."""
+        """Wait for the `run_complete` of a run and return its payload."""
         return (
             await self.wait(
                 lambda e: e.kind == "run_complete" and e.payload.get("run_id") == run_id,
@@ -91,7 +91,7 @@ class StreamReader:
         ).payload
 
     async def state(self, state: str, *, timeout_s: float = 10.0, skip: int = 0) -> dict[str, Any]:
-        """The `workspace_state` event that says `state`."""
+        """Wait for the `workspace_state` event with this state and return its payload."""
         return (
             await self.wait(
                 lambda e: e.kind == "workspace_state" and e.payload["state"] == state,
@@ -102,9 +102,9 @@ class StreamReader:
         ).payload
 
     async def text(self, session: str, text: str, *, timeout_s: float = 10.0) -> dict[str, Any]:
-        """An assistant message of `session` whose text holds `text`."""
+        """Wait for an assistant message of `session` that contains `text` and return it."""
 
-        def is_it(event: Seen) -> bool:
+        def matches(event: Seen) -> bool:
             message = event.payload
             return (
                 event.kind == "message"
@@ -113,10 +113,10 @@ class StreamReader:
                 and any(part["type"] == "text" and text in part["data"]["text"] for part in message["parts"])
             )
 
-        return (await self.wait(is_it, what=f"assistant text {text!r}", timeout_s=timeout_s)).payload
+        return (await self.wait(matches, what=f"assistant text {text!r}", timeout_s=timeout_s)).payload
 
-    async def over(self, timeout_s: float = 10.0) -> str:
-        """How the present connection ended: `clean` or `cut`."""
+    async def connection_ended(self, timeout_s: float = 10.0) -> str:
+        """Wait until the current connection has ended; return `clean` or `cut`."""
         count = len(self.ends)
         try:
             async with asyncio.timeout(timeout_s):
@@ -127,8 +127,8 @@ class StreamReader:
             raise AssertionError(f"{self.stream.name}: the stream does not end within {timeout_s} s") from None
         return self.ends[-1]
 
-    def story(self) -> str:
-        """What was seen, one line an event, for failures."""
+    def summary(self) -> str:
+        """Return the last events, one line each, for failure messages."""
         lines = []
         for event in self.seen[-60:]:
             lines.append(f"  {event.number:5} {event.kind} {event.change} {str(event.payload)[:200]}")
@@ -141,14 +141,14 @@ class StreamReader:
             reader, writer = await asyncio.open_unix_connection(self.client.socket_path, limit=1 << 26)
             try:
                 writer.write(head("GET", f"/v1/workspaces/{self.workspace}/events{query}", headers))
-                status, found = await read_head(reader)
+                status, received = await read_head(reader)
                 assert status == 200, (status, await reader.read(2000))
-                responses.check_stream(found)
+                responses.check_stream(received)
             except BaseException:
                 writer.close()
                 raise
         self._writer = writer
-        self._is_chunked = found.get("transfer-encoding", "").lower() == "chunked"
+        self._is_chunked = received.get("transfer-encoding", "").lower() == "chunked"
         self.stream.connections += 1
         return reader
 
@@ -172,7 +172,7 @@ class StreamReader:
             try:
                 return await self._connect()
             except (OSError, asyncio.IncompleteReadError, TimeoutError):
-                await asyncio.sleep(POLL_S)  # nothing announces that a server is back
+                await asyncio.sleep(POLL_S)  # no event announces that a server is back
             except AssertionError as error:
                 if "503" not in str(error):
                     raise
@@ -214,7 +214,7 @@ class StreamReader:
     _is_chunked = False
 
     def _block_ended(self) -> None:
-        """An id without data moves the cursor and shows nothing: from here on, it says, nothing is missing."""
+        """Handle an id without data: it moves the cursor to the number after which no event is missing."""
         if self._pending_id:
             self._last_id, self._pending_id = self._pending_id, ""
             log, _, number = self._last_id.partition(".")
@@ -223,7 +223,7 @@ class StreamReader:
     def _event(self, data: bytes) -> None:
         value = api_shapes.event(data)
         if not self.ids and value["type"] in api_shapes.OWN_KINDS:
-            raise api_shapes.ShapeError(f"{value['type']} on a stream that did not ask for ids")
+            raise api_shapes.ShapeError(f"{value['type']} on a stream without ids")
         log, _, number = self._pending_id.partition(".")
         if self._pending_id:
             self._last_id, self._pending_id = self._pending_id, ""

@@ -1,6 +1,7 @@
-"""A small language server for odd behaviour: `python language_server.py MODE NOTES`. Every line with BAD is an error.
+"""Run a language server that misbehaves on request: `python language_server.py MODE LOG`.
 
-It knows one symbol, `thing`, wherever that word stands. NOTES is a file that gets each message it hears, a line each.
+Each line that contains BAD gets a diagnostic. The only symbol is `thing`, at each occurrence of that word. LOG is a
+file to which each received message is appended as a line.
 """
 
 import json
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-MODE, NOTES = sys.argv[1], Path(sys.argv[2])
+MODE, LOG = sys.argv[1], Path(sys.argv[2])
 _texts: dict[str, str] = {}
 
 
@@ -20,13 +21,13 @@ def main() -> None:
     if MODE == "slow":
         time.sleep(1000)
     while (message := _read()) is not None:
-        with NOTES.open("a") as notes:
-            notes.write(json.dumps(message) + "\n")
-        _take(message)
+        with LOG.open("a") as log:
+            log.write(json.dumps(message) + "\n")
+        _handle(message)
     time.sleep(1000 if MODE == "stays" else 0)
 
 
-def _take(message: dict[str, Any]) -> None:
+def _handle(message: dict[str, Any]) -> None:
     params = message.get("params") or {}
     match message.get("method"):
         case "initialize":
@@ -35,16 +36,16 @@ def _take(message: dict[str, Any]) -> None:
             sys.stdout.buffer.write(b"Traceback: something went wrong\r\n\r\n" + b"x" * 5000)
             sys.stdout.buffer.flush()
         case "initialized" if MODE == "asks":
-            edit = {"changes": {"file:///tmp/x": []}}
+            edit: dict[str, Any] = {"changes": {"file:///tmp/x": []}}
             _send({"id": 1, "method": "workspace/applyEdit", "params": {"edit": edit}})
             _send({"id": "two", "method": "workspace/configuration", "params": {"items": [{"section": "a.b"}, {}]}})
             _send({"id": 3, "method": "made/up", "params": None})
         case "textDocument/didOpen":
-            _published(params["textDocument"]["uri"], params["textDocument"]["text"])
+            _publish(params["textDocument"]["uri"], params["textDocument"]["text"])
         case "textDocument/didChange":
-            _published(params["textDocument"]["uri"], params["contentChanges"][0]["text"])
+            _publish(params["textDocument"]["uri"], params["contentChanges"][0]["text"])
         case "textDocument/rename":
-            _send({"id": message["id"], "result": _renamed(params)})
+            _send({"id": message["id"], "result": _rename(params)})
         case "textDocument/definition":
             pass  # never answered
         case "shutdown":
@@ -55,28 +56,28 @@ def _take(message: dict[str, Any]) -> None:
             _send({"id": message["id"], "error": {"code": -32601, "message": "not today"}})
 
 
-def _published(uri: str, text: str) -> None:
+def _publish(uri: str, text: str) -> None:
     _texts[uri] = text
     if MODE == "silent":
         return
-    found = [
+    diagnostics = [
         {"range": _range(number, 0, len(line)), "message": f"bad: {line}", "severity": 1, "source": "odd"}
         for number, line in enumerate(text.split("\n"))
         if "BAD" in line
     ]
     if MODE == "huge":
         _send({"method": "window/logMessage", "params": {"type": 3, "message": "x" * 10_000_000}})
-    _send({"method": "textDocument/publishDiagnostics", "params": {"uri": uri, "diagnostics": found}})
+    _send({"method": "textDocument/publishDiagnostics", "params": {"uri": uri, "diagnostics": diagnostics}})
 
 
-def _renamed(params: dict[str, Any]) -> dict[str, Any]:
+def _rename(params: dict[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for uri, text in _texts.items():
         for number, line in enumerate(text.split("\n")):
             if (start := line.find("thing")) >= 0:
                 edit = {"range": _range(number, start, start + 5), "newText": params["newName"]}
                 changes.setdefault(uri, []).append(edit)
-    if MODE == "linked":  # it knows one file under two names, and says what it found first by the one
+    if MODE == "linked":  # it reports one file under two names, the first edit under only one of them
         (uri, (first, *others)), *_ = changes.items()
         changes = {uri: [first], uri.replace("a.odd", "link.odd"): [first, *others]}
     if MODE == "outside":
@@ -102,8 +103,8 @@ def _read() -> dict[str, Any] | None:
             length = int(value)
     if not line:
         return None
-    found: dict[str, Any] = json.loads(sys.stdin.buffer.read(length))
-    return found
+    message: dict[str, Any] = json.loads(sys.stdin.buffer.read(length))
+    return message
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An MCP server on the network that wants a login, and the server of its tokens, in the test's own process."""
+"""Run an MCP server over HTTP that requires a login, with its authorization server, in the process of the test."""
 
 import base64
 import hashlib
@@ -13,18 +13,18 @@ from tornado.web import Application, RequestHandler
 
 
 class McpHttpServer:
-    """What it knows, and what it saw. `hold` and `dead` are for bad days."""
+    """The state of both servers, and the requests to the token endpoint."""
 
     def __init__(self) -> None:
         self.clients: dict[str, dict[str, Any]] = {}
         self.codes: dict[str, dict[str, str]] = {}
         self.access: set[str] = set()
         self.renewals: set[str] = set()
-        self.seen: list[str] = []  # what was asked of the token server
+        self.seen: list[str] = []  # grant types requested from the token endpoint
         self.wants_login = True
         self.lifetime_s = 3600
-        self.renewal_status = 0  # another status than what is right
-        self._server = HTTPServer(Application([(r"/(.*)", _Any, {"of": self})]))
+        self.renewal_status = 0  # status with which a renewal fails; 0: it succeeds
+        self._server = HTTPServer(Application([(r"/(.*)", _Handler, {"server": self})]))
         sockets = bind_sockets(0, "127.0.0.1")
         self.port: int = sockets[0].getsockname()[1]
         self._server.add_sockets(sockets)
@@ -42,22 +42,22 @@ class McpHttpServer:
         await self._server.close_all_connections()
 
     def visit(self, url: str) -> str:
-        """What a browser would do with the address of a login: the address that it is sent to."""
+        """Log in as a browser would at this URL; return the URL that it is redirected to."""
         parts = urlsplit(url)
-        asked = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         assert url.startswith(f"{self.origin}/authorize?"), url
-        assert asked["redirect_uri"] in self.clients[asked["client_id"]]["redirect_uris"]
+        assert query["redirect_uri"] in self.clients[query["client_id"]]["redirect_uris"]
         code = secrets.token_hex(8)
-        self.codes[code] = asked
-        return asked["redirect_uri"] + "?" + urlencode({"code": code, "state": asked["state"]})
+        self.codes[code] = query
+        return query["redirect_uri"] + "?" + urlencode({"code": code, "state": query["state"]})
 
     def token(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        """The answer of the token server."""
+        """Return status and body of the answer of the token endpoint."""
         self.seen.append(form["grant_type"])
         if form["grant_type"] == "authorization_code":
-            asked = self.codes.pop(form["code"])
+            request = self.codes.pop(form["code"])
             digest = hashlib.sha256(form["code_verifier"].encode()).digest()
-            assert asked["code_challenge"] == base64.urlsafe_b64encode(digest).decode().rstrip("=")
+            assert request["code_challenge"] == base64.urlsafe_b64encode(digest).decode().rstrip("=")
         else:
             if self.renewal_status:
                 return self.renewal_status, {"error": "bad day"}
@@ -71,14 +71,14 @@ class McpHttpServer:
         return 200, {**answer, "expires_in": self.lifetime_s}
 
 
-class _Any(RequestHandler):
-    def initialize(self, of: McpHttpServer) -> None:
-        self.of = of
+class _Handler(RequestHandler):
+    def initialize(self, server: McpHttpServer) -> None:
+        self.server = server
 
     def get(self, path: str) -> None:
-        origin = self.of.origin
+        origin = self.server.origin
         if path.startswith(".well-known/oauth-protected-resource"):
-            self.write({"resource": self.of.url, "authorization_servers": [origin]})
+            self.write({"resource": self.server.url, "authorization_servers": [origin]})
         elif path.startswith(".well-known/oauth-authorization-server"):
             self.write(
                 {
@@ -98,13 +98,13 @@ class _Any(RequestHandler):
 
     def post(self, path: str) -> None:
         if path == "register":
-            client = {**json.loads(self.request.body), "client_id": f"client-{len(self.of.clients)}"}
-            self.of.clients[client["client_id"]] = client
+            client = {**json.loads(self.request.body), "client_id": f"client-{len(self.server.clients)}"}
+            self.server.clients[client["client_id"]] = client
             self.set_status(201)
             self.write(client)
         elif path == "token":
             form = {name: values[0] for name, values in parse_qs(self.request.body.decode()).items()}
-            status, answer = self.of.token(form)
+            status, answer = self.server.token(form)
             self.set_status(status)
             self.write(answer)
         else:
@@ -112,9 +112,9 @@ class _Any(RequestHandler):
 
     def _mcp(self) -> None:
         _, _, token = self.request.headers.get("Authorization", "").partition(" ")
-        if self.of.wants_login and token not in self.of.access:
+        if self.server.wants_login and token not in self.server.access:
             self.set_status(401)
-            where = f"{self.of.origin}/.well-known/oauth-protected-resource"
+            where = f"{self.server.origin}/.well-known/oauth-protected-resource"
             self.set_header("WWW-Authenticate", f'Bearer resource_metadata="{where}"')
             return
         message = json.loads(self.request.body)

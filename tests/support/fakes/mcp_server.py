@@ -1,5 +1,7 @@
-"""A small MCP server for odd behaviour, over its pipes: `python mcp_server.py MODE`. Its tools are named after what
-they do; `MODE` is what it does without being asked."""
+"""Run an MCP server over stdio that misbehaves on request: `python mcp_server.py MODE`.
+
+Each tool is named after what it does; MODE selects what the server does wrong by itself.
+"""
 
 import json
 import os
@@ -27,11 +29,11 @@ def main() -> None:
         for _ in range(4000):
             sys.stdout.write("x" * 65536)
     for line in sys.stdin:
-        _take(json.loads(line))
+        _handle(json.loads(line))
     time.sleep(1000 if MODE == "stays" else 0)
 
 
-def _take(message: dict[str, Any]) -> None:
+def _handle(message: dict[str, Any]) -> None:
     params = message.get("params") or {}
     match message["method"]:
         case "initialize":

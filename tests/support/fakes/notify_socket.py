@@ -1,4 +1,4 @@
-"""A fake service manager: the datagram socket that `NOTIFY_SOCKET` names."""
+"""Play a service manager: receive the notifications sent to `NOTIFY_SOCKET`."""
 
 import asyncio
 import socket
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Notify:
-    """Collects what the server tells its manager. Made before the server starts; waits inside the test's loop."""
+    """Collect the notifications of the server. Create it before the server starts; wait inside the event loop."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -15,26 +15,26 @@ class Notify:
         self._socket.bind(str(path))
 
     async def wait(self, text: str, timeout_s: float = 10.0) -> None:
-        """Returns when a message with the line `text` (or beginning with it) has come."""
+        """Wait until a message has arrived with a line that starts with `text`."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
                 while not self.has(text):
-                    self._take(await loop.sock_recv(self._socket, 65536))
+                    self._receive(await loop.sock_recv(self._socket, 65536))
         except TimeoutError:
-            raise AssertionError(f"no {text!r} within {timeout_s} s; the server said {self.messages}") from None
+            raise AssertionError(f"no {text!r} within {timeout_s} s; the messages are {self.messages}") from None
 
     def has(self, text: str) -> bool:
-        """Was this said already? Takes in what waits in the socket."""
+        """Receive the pending messages and return whether a line starts with `text`."""
         while True:
             try:
-                self._take(self._socket.recv(65536))
+                self._receive(self._socket.recv(65536))
             except BlockingIOError:
                 break
         return any(line.startswith(text) for message in self.messages for line in message.splitlines())
 
     def forget(self) -> None:
-        """What was said before does not count any more."""
+        """Discard all messages so far."""
         self.has("")
         self.messages.clear()
 
@@ -43,5 +43,5 @@ class Notify:
         self._socket.close()
         self.path.unlink(missing_ok=True)
 
-    def _take(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         self.messages.append(data.decode())

@@ -1,4 +1,4 @@
-"""The events of OpenAI's Responses API for the scripted provider: items one after the other, each opened and closed."""
+"""Build the events of OpenAI's Responses API for the scripted provider: items in sequence, each opened and closed."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ Event = dict[str, Any]
 
 
 class ResponseEvents:
-    """What has been said in one answer so far; each method gives the events that come next."""
+    """Track one response; each method returns the next events of it."""
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._number = 0
         self._items = 0
-        self._text: str | None = None  # of the message that is open
+        self._text: str | None = None  # text of the open message item
         self.usage: Event = {
             "input_tokens": 11,
             "input_tokens_details": {"cached_tokens": 0},
@@ -31,8 +31,8 @@ class ResponseEvents:
             item = {"type": "message", "id": self._id("msg"), "role": "assistant", "status": "in_progress"}
             events.append(self._item("added", item | {"content": []}))
         self._text += text
-        where = {"item_id": self._id("msg"), "output_index": self._items, "content_index": 0}
-        events.append(self._event("response.output_text.delta", **where, delta=text, logprobs=[]))
+        position = {"item_id": self._id("msg"), "output_index": self._items, "content_index": 0}
+        events.append(self._event("response.output_text.delta", **position, delta=text, logprobs=[]))
         return events
 
     def end_text(self) -> list[Event]:
@@ -49,10 +49,10 @@ class ResponseEvents:
         events = self.end_text()
         item_id = self._id("fc")
         item = {"type": "function_call", "id": item_id, "call_id": call_id, "name": name}
-        where = {"item_id": item_id, "output_index": self._items}
+        position = {"item_id": item_id, "output_index": self._items}
         events.append(self._item("added", item | {"arguments": "", "status": "in_progress"}))
-        events.append(self._event("response.function_call_arguments.delta", **where, delta=arguments))
-        events.append(self._event("response.function_call_arguments.done", **where, arguments=arguments, name=name))
+        events.append(self._event("response.function_call_arguments.delta", **position, delta=arguments))
+        events.append(self._event("response.function_call_arguments.done", **position, arguments=arguments, name=name))
         events.append(self._item("done", item | {"arguments": arguments, "status": "completed"}))
         self._items += 1
         return events
@@ -62,9 +62,9 @@ class ResponseEvents:
         item = {"type": "reasoning", "id": item_id, "summary": []}
         events.append(self._item("added", item))
         for index, text in enumerate(summaries):
-            where = {"item_id": item_id, "output_index": self._items, "summary_index": index}
-            events.append(self._event("response.reasoning_summary_text.delta", **where, delta=text))
-            events.append(self._event("response.reasoning_summary_text.done", **where, text=text))
+            position = {"item_id": item_id, "output_index": self._items, "summary_index": index}
+            events.append(self._event("response.reasoning_summary_text.delta", **position, delta=text))
+            events.append(self._event("response.reasoning_summary_text.done", **position, text=text))
         parts = [{"type": "summary_text", "text": text} for text in summaries]
         events.append(self._item("done", item | {"summary": parts, "encrypted_content": encrypted}))
         self._items += 1
@@ -77,8 +77,8 @@ class ResponseEvents:
     def _id(self, kind: str) -> str:
         return f"{kind}_{self._items}"
 
-    def _item(self, what: str, item: Event) -> Event:
-        return self._event(f"response.output_item.{what}", output_index=self._items, item=item)
+    def _item(self, change: str, item: Event) -> Event:
+        return self._event(f"response.output_item.{change}", output_index=self._items, item=item)
 
     def _response(self, status: str) -> Event:
         return {

@@ -1,4 +1,4 @@
-"""A proxy between a client and the server that can freeze: both sides stay connected, and nothing passes any more."""
+"""Forward connections to a server, with a switch that stops all data while both sides stay connected."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ PIECE_BYTES = 16 * 1024
 
 
 class Proxy:
-    """Use as `async with`; clients connect to `path` and come out at `target`."""
+    """Forward connections from the socket `path` to the socket `target`. Use as `async with`."""
 
     def __init__(self, path: Path, target: Path) -> None:
         self.path = path
@@ -34,21 +34,21 @@ class Proxy:
             writer.transport.abort()
 
     def freeze(self) -> None:
-        """From now on nothing passes, not even the end of a connection."""
+        """Stop forwarding, also of the end of a connection."""
         self._thawed.clear()
 
     def thaw(self) -> None:
-        """What waited passes now."""
+        """Forward again, first the data that was held back."""
         self._thawed.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_unix_connection(self._target, limit=PIECE_BYTES)
-        self._writers += [writer, back]
-        for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.get_running_loop().create_task(self._pass(source, sink))
+        upstream_reader, upstream_writer = await asyncio.open_unix_connection(self._target, limit=PIECE_BYTES)
+        self._writers += [writer, upstream_writer]
+        for source, sink in ((reader, upstream_writer), (upstream_reader, writer)):
+            task = asyncio.get_running_loop().create_task(self._forward(source, sink))
             self._tasks.add(task)
 
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(PIECE_BYTES):
                 await self._thawed.wait()

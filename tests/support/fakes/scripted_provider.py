@@ -1,8 +1,7 @@
-"""A scripted model on loopback that speaks like OpenAI, in both of its ways, and like Anthropic: the test decides
-token by token.
+"""Serve a model on loopback, with both interfaces of OpenAI and that of Anthropic, whose tokens the test sends.
 
-Every request waits as an `Exchange` until the test takes it with `next_call` and says what comes. Each request is
-checked: would a real provider take it? (`model_requests.py`)
+Each request waits as an `Exchange` until the test takes it with `next_call` and streams the answer. `model_requests`
+checks that a real provider would accept each request.
 """
 
 import asyncio
@@ -25,28 +24,28 @@ _STREAM = ("HTTP/1.1 200 OK", "Content-Type: text/event-stream", "Transfer-Encod
 
 @dataclass(eq=False)
 class Exchange:
-    """One request of a worker and our side of the answer."""
+    """One request of a worker, and the answer that the test streams."""
 
     dialect: str  # `openai` (chat completions), `responses` or `anthropic`
     body: dict[str, Any]
     headers: dict[str, str]
     _reader: asyncio.StreamReader = field(repr=False)
     _writer: asyncio.StreamWriter = field(repr=False)
-    _over: asyncio.Event = field(repr=False, default_factory=asyncio.Event)
+    _closed: asyncio.Event = field(repr=False, default_factory=asyncio.Event)
     _is_open: bool = False
     _blocks: int = 0
     _in_text: bool = False
     _tools: int = 0
     usage: tuple[int, int, int, int] = (11, 7, 0, 0)
-    """Tokens of the whole input and of the output; of the input, how many were read from and written to a cache."""
+    """Tokens: the whole input, the output, and the parts of the input read from and written to a cache."""
     cost: float | None = None
     _response: ResponseEvents = field(repr=False, default_factory=lambda: ResponseEvents(MODEL))
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation in the request, as this dialect writes it."""
-        found: list[dict[str, Any]] = self.body["input" if self.dialect == "responses" else "messages"]
-        return found
+        """The conversation in the request, in the format of the dialect."""
+        messages: list[dict[str, Any]] = self.body["input" if self.dialect == "responses" else "messages"]
+        return messages
 
     @property
     def prompt(self) -> str:
@@ -57,100 +56,101 @@ class Exchange:
         return ""
 
     async def tokens(self, *texts: str) -> None:
-        """Stream text, one event a piece."""
-        await self._open()
+        """Stream text, one event for each piece."""
+        await self.open()
         for text in texts:
             if self.dialect == "openai":
-                await self._chunk({"content": text})
+                await self.send_chunk({"content": text})
             elif self.dialect == "responses":
-                await self._say(self._response.text(text))
+                await self.send_events(self._response.text(text))
             else:
                 await self._begin_text()
-                await self._named(
+                await self.send_event(
                     "content_block_delta", {"index": self._blocks, "delta": {"type": "text_delta", "text": text}}
                 )
 
     async def tool_call(self, call_id: str, name: str, arguments: object) -> None:
-        """Ask for a tool. `arguments` that are a string go out as they are, valid JSON or not."""
-        await self._open()
+        """Call a tool. A string in `arguments` is sent unchanged, valid JSON or not."""
+        await self.open()
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
         if self.dialect == "openai":
             function = {"name": name, "arguments": text}
             call = {"index": self._tools, "id": call_id, "type": "function", "function": function}
-            await self._chunk({"tool_calls": [call]})
+            await self.send_chunk({"tool_calls": [call]})
         elif self.dialect == "responses":
-            await self._say(self._response.call(call_id, name, text))
+            await self.send_events(self._response.call(call_id, name, text))
         else:
             await self._end_text()
             index, self._blocks = self._blocks, self._blocks + 1
             block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
-            await self._named("content_block_start", {"index": index, "content_block": block})
+            await self.send_event("content_block_start", {"index": index, "content_block": block})
             delta = {"type": "input_json_delta", "partial_json": text}
-            await self._named("content_block_delta", {"index": index, "delta": delta})
-            await self._named("content_block_stop", {"index": index})
+            await self.send_event("content_block_delta", {"index": index, "delta": delta})
+            await self.send_event("content_block_stop", {"index": index})
         self._tools += 1
 
     async def thinking(self, item_id: str, texts: list[str], signature: str) -> None:
-        """Think: several summaries of one item for `responses`, else blocks of their own that share the signature."""
-        await self._open()
+        """Stream reasoning: summaries of one item for `responses`, else one block per text, all with the signature."""
+        await self.open()
         if self.dialect == "responses":
-            await self._say(self._response.reasoning(item_id, texts, signature))
+            await self.send_events(self._response.reasoning(item_id, texts, signature))
             return
         for text in texts:
             await self._end_text()
             index, self._blocks = self._blocks, self._blocks + 1
             block = {"type": "thinking", "thinking": "", "signature": ""}
-            await self._named("content_block_start", {"index": index, "content_block": block})
+            await self.send_event("content_block_start", {"index": index, "content_block": block})
             for delta in (
                 {"type": "thinking_delta", "thinking": text},
                 {"type": "signature_delta", "signature": signature},
             ):
-                await self._named("content_block_delta", {"index": index, "delta": delta})
-            await self._named("content_block_stop", {"index": index})
+                await self.send_event("content_block_delta", {"index": index, "delta": delta})
+            await self.send_event("content_block_stop", {"index": index})
 
     async def finish(self, reason: str | None = None) -> None:
-        """End in order; the reason is `stop`, or `tool_calls` when tools were asked for."""
-        await self._open()
+        """End the answer; the default reason is `stop`, or after a tool call `tool_calls`, or what the dialect uses."""
+        await self.open()
         if self.dialect == "openai":
-            await self._chunk({}, reason or ("tool_calls" if self._tools else "stop"))
-            taken, given, read, _ = self.usage
-            usage: dict[str, Any] = {"prompt_tokens": taken, "completion_tokens": given, "total_tokens": taken + given}
-            usage["prompt_tokens_details"] = {"cached_tokens": read}
+            await self.send_chunk({}, reason or ("tool_calls" if self._tools else "stop"))
+            input_tokens, output_tokens, cached, _ = self.usage
+            usage: dict[str, Any] = {"prompt_tokens": input_tokens, "completion_tokens": output_tokens}
+            usage["total_tokens"] = input_tokens + output_tokens
+            usage["prompt_tokens_details"] = {"cached_tokens": cached}
             usage |= {"cost": self.cost} if self.cost is not None else {}
             await self._data(_CHUNK | {"choices": [], "usage": usage})
             await self._write(b"data: [DONE]\n\n")
         elif self.dialect == "responses":
-            taken, given, read, _ = self.usage
-            details = {"input_tokens_details": {"cached_tokens": read}}
-            self._response.usage |= {"input_tokens": taken, "output_tokens": given, **details}
-            await self._say(self._response.end(reason or "completed"))
+            input_tokens, output_tokens, cached, _ = self.usage
+            details = {"input_tokens_details": {"cached_tokens": cached}}
+            self._response.usage |= {"input_tokens": input_tokens, "output_tokens": output_tokens, **details}
+            await self.send_events(self._response.end(reason or "completed"))
         else:
             await self._end_text()
             delta = {"stop_reason": reason or ("tool_use" if self._tools else "end_turn"), "stop_sequence": None}
-            await self._named("message_delta", {"delta": delta, "usage": {"output_tokens": self.usage[1]}})
-            await self._named("message_stop", {})
+            await self.send_event("message_delta", {"delta": delta, "usage": {"output_tokens": self.usage[1]}})
+            await self.send_event("message_stop", {})
         await self.cut()
 
     async def reply(self, *texts: str) -> None:
-        """A whole answer."""
+        """Stream a whole answer."""
         await self.tokens(*texts)
         await self.finish()
 
     async def cut(self) -> None:
-        """The body ends cleanly here; without `finish` before, no final event was sent."""
-        await self._open()
+        """End the HTTP body cleanly; without `finish` before, the final event is missing."""
+        await self.open()
         await self._write_raw(b"0\r\n\r\n")
         self._writer.close()
 
     def reset(self) -> None:
-        """The connection breaks: the peer gets a reset."""
+        """Reset the connection."""
         raw = self._writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def garbage(self, data: bytes) -> None:
-        """Bytes that no provider would send, inside the event stream."""
-        await self._open()
+        """Send bytes inside the event stream that no provider would send."""
+        await self.open()
         await self._write(data)
 
     async def refuse(
@@ -162,7 +162,7 @@ class Exchange:
         kind: str = "scripted",
         code: str | None = None,
     ) -> None:
-        """An error answer instead of a stream."""
+        """Answer with an error status instead of a stream."""
         body = json.dumps({"type": "error", "error": {"message": message, "type": kind, "code": code}}).encode()
         lines = [f"HTTP/1.1 {status} Scripted", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         if retry_after is not None:
@@ -171,37 +171,39 @@ class Exchange:
         self._writer.close()
 
     @property
-    def is_left(self) -> bool:
-        """Has the worker closed the connection?"""
-        return self._over.is_set()
+    def is_closed(self) -> bool:
+        """Return whether the worker has closed the connection."""
+        return self._closed.is_set()
 
-    async def left(self, timeout_s: float = 5.0) -> None:
-        """Returns when the worker has closed the connection."""
+    async def wait_closed(self, timeout_s: float = 5.0) -> None:
+        """Wait until the worker has closed the connection."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._over.wait()
+                await self._closed.wait()
         except TimeoutError:
-            raise AssertionError(f"the worker keeps its connection to the model for {timeout_s} s") from None
+            raise AssertionError(f"the worker did not close its connection to the model within {timeout_s} s") from None
 
-    async def _open(self) -> None:
+    async def open(self) -> None:
+        """Send the headers and the opening events of the answer, once."""
         if self._is_open:
             return
         self._is_open = True
         await self._write_raw(("\r\n".join(_STREAM) + "\r\n\r\n").encode())
         if self.dialect == "openai":
-            await self._chunk({"role": "assistant", "content": ""})
+            await self.send_chunk({"role": "assistant", "content": ""})
         elif self.dialect == "responses":
-            await self._say(self._response.begin())
+            await self.send_events(self._response.begin())
         else:
-            taken, _, read, written = self.usage
+            total, _, read, written = self.usage
             cached = {"cache_read_input_tokens": read, "cache_creation_input_tokens": written}
-            usage = {"input_tokens": taken - read - written, "output_tokens": 1, **cached}
+            usage = {"input_tokens": total - read - written, "output_tokens": 1, **cached}
             message = {"id": "m", "type": "message", "role": "assistant", "model": MODEL, "content": []}
-            await self._named(
+            await self.send_event(
                 "message_start", {"message": message | {"stop_reason": None, "stop_sequence": None, "usage": usage}}
             )
 
-    async def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> None:
+    async def send_chunk(self, delta: dict[str, Any], reason: str | None = None) -> None:
+        """Send a chunk of OpenAI's chat completions."""
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         await self._data(_CHUNK | {"choices": [choice]})
 
@@ -209,20 +211,22 @@ class Exchange:
         if not self._in_text:
             self._in_text = True
             block = {"type": "text", "text": ""}
-            await self._named("content_block_start", {"index": self._blocks, "content_block": block})
+            await self.send_event("content_block_start", {"index": self._blocks, "content_block": block})
 
     async def _end_text(self) -> None:
         if self._in_text:
             self._in_text = False
-            await self._named("content_block_stop", {"index": self._blocks})
+            await self.send_event("content_block_stop", {"index": self._blocks})
             self._blocks += 1
 
-    async def _named(self, name: str, value: dict[str, Any]) -> None:
+    async def send_event(self, name: str, value: dict[str, Any]) -> None:
+        """Send a named event of Anthropic's or OpenAI's Responses interface."""
         await self._write(f"event: {name}\ndata: {json.dumps({'type': name} | value)}\n\n".encode())
 
-    async def _say(self, events: list[dict[str, Any]]) -> None:
+    async def send_events(self, events: list[dict[str, Any]]) -> None:
+        """Send events of OpenAI's Responses interface."""
         for event in events:
-            await self._named(event["type"], event)
+            await self.send_event(event["type"], event)
 
     async def _data(self, value: dict[str, Any]) -> None:
         await self._write(f"data: {json.dumps(value)}\n\n".encode())
@@ -239,11 +243,11 @@ class Exchange:
         with contextlib.suppress(OSError):
             while await self._reader.read(65536):
                 pass
-        self._over.set()
+        self._closed.set()
 
 
 class Provider:
-    """The server. `requests` holds every body that came; an invalid one fails the test at its end."""
+    """The server. `exchanges` are all requests; an invalid one is in `violations` and fails the test at its end."""
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
@@ -264,7 +268,7 @@ class Provider:
             exchange._writer.close()
 
     async def next_call(self, timeout_s: float = 10.0) -> Exchange:
-        """The next request that nobody answered yet; AssertionError when none comes."""
+        """Wait for the next request that was not yet taken and return it. Raises AssertionError on timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._waiting.get()
@@ -274,7 +278,7 @@ class Provider:
             ) from None
 
     def config(self, dialect: str = "openai") -> dict[str, Any]:
-        """A `bulkhead.json` that makes this the model of a workspace."""
+        """Return the content of a `bulkhead.json` that selects this model."""
         kind = {"anthropic": "anthropic", "responses": "openai"}.get(dialect, "openai-compat")
         url = self.url if dialect == "anthropic" else f"{self.url}/v1"
         model = {"id": MODEL, "name": "Scripted", "context_window": 100_000, "default_max_tokens": 1000}
@@ -302,7 +306,7 @@ class Provider:
 
 
 class _Prefixed:
-    """Reads a header block whose first line was taken already, as if it had a status line."""
+    """Put a status line before a header block whose first line was read already, because `read_head` expects one."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader

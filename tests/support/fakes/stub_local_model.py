@@ -1,9 +1,9 @@
-"""Stands in for the process of the local model: takes the same options, does what the test and the prompt say.
+"""Replace the process of the local model: take the same options, and do what the test and the prompt say.
 
-Started by a real supervisor as `side_model.py MODE_FILE --listen-fd …`. The mode file says how it starts: `ok`,
-`broken` (leaves with 3), `slow` (not ready until the file says something else). A prompt is a directive: `/say TEXT`,
-`/pid`, `/keys` (what was in the request), `/hold` (begins, and ends when the file `go` beside the mode file is there).
-Standard library only: it runs without the packages of the tests.
+A real supervisor starts it as `stub_local_model.py MODE_FILE --listen-fd …`. The mode file selects how it starts: `ok`,
+`broken` (exits with 3), `slow` (not ready until the file changes). A prompt is a directive: `/say TEXT`, `/pid`,
+`/keys` (the keys of the request), `/hold` (streams, and finishes when the file `go` exists beside the mode file).
+Uses only the standard library, because it runs without the packages of the tests.
 """
 
 import argparse
@@ -21,29 +21,29 @@ POLL_S = 0.02
 
 
 class State:
-    """What the handlers and the main thread share."""
+    """State shared by the handlers and the main thread."""
 
     def __init__(self, mode: Path) -> None:
         self.mode = mode
-        self.under_way = 0
+        self.in_flight = 0
         self.last = time.monotonic()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Chat completions, streamed as OpenAI does it."""
+    """Answer chat completions, streamed as OpenAI does."""
 
     protocol_version = "HTTP/1.1"
     state: State
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.state.under_way += 1
+        self.state.in_flight += 1
         try:
             self._answer(body)
         except OSError:
-            pass  # the client left
+            pass  # the client has disconnected
         finally:
-            self.state.under_way -= 1
+            self.state.in_flight -= 1
             self.state.last = time.monotonic()
 
     def _answer(self, body: dict[str, object]) -> None:
@@ -72,12 +72,12 @@ class Handler(BaseHTTPRequestHandler):
         return [prompt.removeprefix("/say ")]
 
     def _send(self, chunk: dict[str, object]) -> None:
-        whole = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "smollm2", **chunk}
-        self.wfile.write(f"data: {json.dumps(whole)}\n\n".encode())
+        event = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "smollm2", **chunk}
+        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def address_string(self) -> str:
         return "local"
@@ -102,18 +102,18 @@ def main() -> None:
     for name in ("--idle-s", "--beat-s"):
         parser.add_argument(name, type=float)
     parser.add_argument("--inner")
-    told = parser.parse_args()
-    if told.mode.read_text() == "broken":
+    options = parser.parse_args()
+    if options.mode.read_text() == "broken":
         print("the file of the model is broken", file=sys.stderr)
         sys.exit(3)
-    while told.mode.read_text() == "slow":
+    while options.mode.read_text() == "slow":
         time.sleep(POLL_S)
-    state = Handler.state = State(told.mode)
-    control = socket.socket(fileno=told.control_fd)
-    control.settimeout(min(told.beat_s, told.idle_s / 4))
+    state = Handler.state = State(options.mode)
+    control = socket.socket(fileno=options.control_fd)
+    control.settimeout(min(options.beat_s, options.idle_s / 4))
     server = Server("unused", Handler, bind_and_activate=False)
     server.socket.close()
-    server.socket = socket.socket(fileno=told.listen_fd)
+    server.socket = socket.socket(fileno=options.listen_fd)
     threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True).start()
     control.send(b"ready\n")
     while True:
@@ -122,10 +122,10 @@ def main() -> None:
                 break
         except TimeoutError:
             control.send(b"beat\n")
-        if not state.under_way and time.monotonic() - state.last > told.idle_s:
+        if not state.in_flight and time.monotonic() - state.last > options.idle_s:
             os._exit(0)
-    server.shutdown()  # abandoned: only the answers under way
-    while state.under_way:
+    server.shutdown()  # the supervisor is gone: finish only the answers in flight
+    while state.in_flight:
         time.sleep(POLL_S)
     os._exit(0)
 

@@ -1,4 +1,4 @@
-"""A small web server on loopback: pages, redirects, floods and silence, as a test wants them."""
+"""Serve web pages on loopback: pages, redirects, endless, missing and incomplete responses, as a test defines them."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 def page(body: str | bytes, kind: str = "text/html; charset=utf-8", status: str = "200 OK", *more: str) -> Answer:
-    """An answer of one piece."""
+    """Make a complete response."""
     data = body.encode() if isinstance(body, str) else body
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -23,12 +23,12 @@ def page(body: str | bytes, kind: str = "text/html; charset=utf-8", status: str 
 
 
 def redirect(to: str) -> Answer:
-    """Go there."""
+    """Make a redirect."""
     return page("", "text/plain", "302 Found", f"Location: {to}")
 
 
 async def flood(writer: asyncio.StreamWriter) -> None:
-    """An answer without an end."""
+    """Send a response that never ends."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n")
     while True:
         writer.write(b"x" * 65536)
@@ -36,23 +36,22 @@ async def flood(writer: asyncio.StreamWriter) -> None:
 
 
 async def silence(writer: asyncio.StreamWriter) -> None:
-    """Nothing, ever."""
+    """Never respond."""
     await asyncio.Event().wait()
 
 
 async def cut(writer: asyncio.StreamWriter) -> None:
-    """An answer that breaks off."""
+    """Send a response that is shorter than its Content-Length."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1000\r\n\r\nhalf of it")
     await writer.drain()
 
 
 @dataclass
 class Pages:
-    """The server. `answers` by path; `asked` are the targets in their order, `bodies` what came with those of them
-    that sent something."""
+    """The server. `answers` maps paths; `requested` are the targets in order, `bodies` the non-empty request bodies."""
 
     answers: dict[str, Answer] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     port: int = 0
 
@@ -69,7 +68,7 @@ class Pages:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def url(self, path: str = "/") -> str:
-        """An address on this server."""
+        """Return a URL on this server."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,9 +78,9 @@ class Pages:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             target = head.split()[1].decode()
-            self.asked.append(target)
-            if sent := _LENGTH.search(head):
-                self.bodies.append(await reader.readexactly(int(sent[1])))
+            self.requested.append(target)
+            if length := _LENGTH.search(head):
+                self.bodies.append(await reader.readexactly(int(length[1])))
             await self.answers.get(target.partition("?")[0], page("nothing", status="404 Not Found"))(writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass

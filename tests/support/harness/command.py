@@ -1,4 +1,4 @@
-"""The `bulkhead` command as a person runs it: its own process, real pipes, the environment of a house."""
+"""Run the `bulkhead` command as a user does: a process of its own, real pipes, the directories of a test server."""
 
 import asyncio
 import json
@@ -13,31 +13,31 @@ COMMAND_S = 20.0
 
 
 def _take_signals() -> None:
-    """Tests that were started in the background ignore ctrl-C, and so would all that they start."""
+    """Restore ctrl-C: a test run that was started in the background ignores it, and its children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended."""
+    """The result of a command."""
 
     code: int
     out: str
     err: str
 
     def expect(self, code: int) -> "Finished":
-        """This, or AssertionError when its exit code is another one. A traceback is never right."""
+        """Return this result. Raises AssertionError for another exit code, or if the command printed a traceback."""
         assert "Traceback" not in self.err, self.err
-        assert self.code == code, f"exit code {code} was expected: {self}"
+        assert self.code == code, f"expected exit code {code}: {self}"
         return self
 
     def lines(self) -> list[Any]:
-        """Its output as JSON lines."""
+        """Parse the output as JSON lines."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
 class Command:
-    """A command that runs."""
+    """A running command."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -47,7 +47,7 @@ class Command:
     async def start(
         cls, server: Server, *words: str, cwd: object = "/", env: dict[str, str] | None = None, stdin: bool = False
     ) -> "Command":
-        """Start it with the directories of `server`."""
+        """Start the command with the directories of `server`."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "supervisor.cli.main", *words),
             cwd=str(cwd),
@@ -61,35 +61,35 @@ class Command:
         return cls(process)
 
     async def printed(self, text: str) -> None:
-        """Wait until `text` stands in its output."""
+        """Wait until the output contains `text`."""
         assert self._process.stdout is not None
         async with asyncio.timeout(COMMAND_S):
             while text not in self.out:
                 data = await self._process.stdout.read(4096)
-                assert data, f"{text!r} was expected; it ended after {self.out!r}: {await self.finished()}"
+                assert data, f"expected {text!r}; the output ended after {self.out!r}: {await self.finished()}"
                 self.out += data.decode()
 
     def interrupt(self) -> None:
-        """Ctrl-C."""
+        """Send ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
-    async def finished(self, given: bytes | None = None) -> Finished:
+    async def finished(self, stdin_data: bytes | None = None) -> Finished:
         """Its end; it gets `given` on standard input."""
         try:
             async with asyncio.timeout(COMMAND_S):
-                out, err = await self._process.communicate(given)
+                out, err = await self._process.communicate(stdin_data)
         except TimeoutError:
             self._process.kill()
             out, err = await self._process.communicate()
             raise AssertionError(
-                f"the command hangs; it said {self.out + out.decode()!r} and {err.decode()!r}"
+                f"the command hangs; its output is {self.out + out.decode()!r} and {err.decode()!r}"
             ) from None
         return Finished(self._process.returncode or 0, self.out + out.decode(), err.decode())
 
 
 async def command(
-    server: Server, *words: str, cwd: object = "/", env: dict[str, str] | None = None, given: bytes | None = None
+    server: Server, *words: str, cwd: object = "/", env: dict[str, str] | None = None, stdin_data: bytes | None = None
 ) -> Finished:
-    """Run a command to its end."""
-    started = await Command.start(server, *words, cwd=cwd, env=env, stdin=given is not None)
-    return await started.finished(given)
+    """Run a command, with `stdin_data` on standard input, and return its result."""
+    started = await Command.start(server, *words, cwd=cwd, env=env, stdin=stdin_data is not None)
+    return await started.finished(stdin_data)

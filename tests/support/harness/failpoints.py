@@ -1,4 +1,4 @@
-"""The test's end of the failpoints: a process that reaches one waits here until the test lets it go."""
+"""Control failpoints from a test: a process that reaches an armed one waits until the test releases it."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from protocol.base.failpoints import POINTS
 
 @dataclass(eq=False)
 class Hit:
-    """A process that stands at a point and waits."""
+    """A process that has reached an armed failpoint."""
 
     point: str
     pid: int
@@ -19,7 +19,7 @@ class Hit:
     _writer: asyncio.StreamWriter = field(repr=False)
 
     def release(self, action: str = "continue") -> None:
-        """Let it go on, or do `action` to it (`kill`, `stop`, `exit0`, `segv`, `spin`, `raise`, `error:<errno>`)."""
+        """Let it continue, or apply `action` (`kill`, `stop`, `exit0`, `segv`, `spin`, `raise`, `error:<errno>`)."""
         if not self._writer.is_closing():
             self._writer.write(action.encode() + b"\n")
             self._writer.close()
@@ -35,7 +35,7 @@ class _Armed:
 
 
 class Failpoints:
-    """Serves the control socket. A point that is not armed answers `continue` at once, and is counted."""
+    """Serve the control socket. Points that are not armed are counted and continue at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,14 +59,15 @@ class Failpoints:
     def arm(
         self, point: str, action: str | None = None, *, workspace: str | None = None, times: int = 1, skip: int = 0
     ) -> None:
-        """The next `times` processes that reach `point` (after `skip` more) do `action`; None holds each of them.
+        """Apply `action` to the next `times` processes that reach `point`, after the first `skip`; None holds them.
 
-        `workspace` limits this to one workspace, so that the bystander never stops."""
+        `workspace` limits this to one workspace, so that the second workspace is never stopped.
+        """
         assert point in POINTS, point
         self._armed.append(_Armed(point, action, workspace, times, skip))
 
     async def reached(self, point: str, *, workspace: str | None = None, timeout_s: float = 10.0) -> Hit:
-        """The next process that was stopped or struck at `point`. AssertionError with what was reached instead."""
+        """Wait for a process that was held or acted upon at `point`. Raises AssertionError with the points reached."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -80,7 +81,7 @@ class Failpoints:
             raise AssertionError(f"{point} was not reached within {timeout_s} s; counted: {self.counts}") from None
 
     def disarm(self) -> None:
-        """Nothing is armed any more and whoever waits goes on."""
+        """Disarm all points and release the processes that are held."""
         self._armed.clear()
         for hit in self._waiting:
             hit.release()

@@ -1,4 +1,4 @@
-"""The local model of a house: the real one, or the stand-in; and rooms where it answers."""
+"""Start a server with a local model, the real one or the stub, and make workspaces that use it."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ LOCAL = {"provider": "local", "model": "smollm2"}
 
 
 class LocalModelFixture:
-    """What serves the local model in one house, and what the stand-in is told."""
+    """Control the local model of one server; `mode` is the file that sets the behaviour of the stub."""
 
     def __init__(self, house: ServerHarness) -> None:
         self.house = house
@@ -23,9 +23,9 @@ class LocalModelFixture:
         self.mode.write_text("ok")
 
     async def start(self, *, default: dict[str, str] | None = SCRIPT, real: bool = False) -> None:
-        """Start the server with the stand-in; the scripted model answers where nothing else is said."""
-        stand_in = [sys.executable, "-P", stub_local_model.__file__, str(self.mode)]
-        config: dict[str, Any] = {} if real else {"server": {"local_model_command": stand_in}}
+        """Start the server with the stub, or the `real` model; `default` answers where a workspace selects no model."""
+        stub = [sys.executable, "-P", stub_local_model.__file__, str(self.mode)]
+        config: dict[str, Any] = {} if real else {"server": {"local_model_command": stub}}
         if default is not None:
             config["models"] = {"large": default, "small": default}
         path = self.house.root / "c" / "bulkhead" / "bulkhead.json"
@@ -34,10 +34,10 @@ class LocalModelFixture:
         await self.house.start()
 
     async def workspace(self, name: str = "w", *, max_tokens: int = 0) -> WorkspaceFixture:
-        """A workspace where the local model answers, with at most so many tokens (0: as many as it likes)."""
-        chosen = {**LOCAL, "max_tokens": max_tokens}
+        """Make a workspace in which the local model answers, with at most `max_tokens` tokens (0: no limit)."""
+        selected = {**LOCAL, "max_tokens": max_tokens}
         path = self.house.directory(name, "script")
-        (path / "bulkhead.json").write_text(json.dumps({"models": {"large": chosen, "small": chosen}}))
+        (path / "bulkhead.json").write_text(json.dumps({"models": {"large": selected, "small": selected}}))
         client = self.house.new_client()
         workspace = await client.create(path)
         session = await client.create_session(workspace["id"])
@@ -46,16 +46,16 @@ class LocalModelFixture:
         )
 
     def process(self) -> Process:
-        """The process that runs now, as the supervisor has it on record."""
+        """Return the current process of the local model, from the record of the supervisor."""
         return self.house.hold(json.loads(self.record.read_text())["pid"])
 
     def go(self) -> None:
-        """Let `/hold` end."""
+        """Let a `/hold` prompt finish."""
         self.mode.with_name("go").touch()
 
 
 async def answer(workspace: WorkspaceFixture, prompt: str) -> str:
-    """What a prompt is answered with; it must be."""
+    """Send a prompt that must succeed; return the text of the answer."""
     end = await workspace.ended(await workspace.prompt(prompt))
     assert "error" not in end, end
     return str(end["text"])

@@ -1,4 +1,4 @@
-"""One real worker process against a real router: no supervisor, no zygote, no HTTP."""
+"""Run one real worker process against a real router, without a supervisor, zygote or HTTP."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ LOG = logging.getLogger("bulkhead.test")
 
 @dataclass
 class MessageListener:
-    """Hears what a worker says, and wakes whoever waits for it."""
+    """Collect the messages of a worker; set `changed` on each one."""
 
     hellos: list[Hello] = field(default_factory=list)
     readies: list[Ready] = field(default_factory=list)
@@ -71,81 +71,82 @@ class MessageListener:
         self.changed.set()
 
     def completes(self) -> dict[str, dict[str, Any]]:
-        """The terminal events heard, by run id."""
-        found = [
+        """Return the payloads of the terminal events received, by run id."""
+        payloads = [
             msgspec.json.decode(event.data)["payload"]["payload"]
             for event in self.numbered
             if event.kind == "run_complete"
         ]
-        assert len({done["run_id"] for done in found}) == len(found)
-        return {done["run_id"]: done for done in found}
+        assert len({done["run_id"] for done in payloads}) == len(payloads)
+        return {done["run_id"]: done for done in payloads}
 
 
 @dataclass
-class Process:
-    """A running worker and the conversation with it."""
+class WorkerProcess:
+    """A running worker process with its link."""
 
     process: asyncio.subprocess.Process
     link: Link
-    ear: MessageListener
+    listener: MessageListener
     log_path: Path
 
     async def until(self, check: Any, timeout_s: float = 20.0) -> None:
-        """Wait until `check()` holds, looking whenever the worker said something."""
+        """Wait until `check()` holds; it is called after each message of the worker."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not check():
-                    self.ear.changed.clear()
-                    await self.ear.changed.wait()
+                    self.listener.changed.clear()
+                    await self.listener.changed.wait()
         except TimeoutError:
-            raise AssertionError(f"the worker did not get there; its log:\n{self.log_path.read_text()}") from None
+            raise AssertionError(f"the condition never held; log of the worker:\n{self.log_path.read_text()}") from None
 
     async def ask(self, operation: str, shape: Mapping[str, Any] | None = None, **args: str) -> Any:
-        """Do an operation; its decoded body."""
+        """Run an operation; return its decoded body."""
         body = b"" if shape is None else msgspec.json.encode(shape)
         answer: Answer = await self.link.call(operation, args=args, body=body, timeout_s=15.0)
         return msgspec.json.decode(answer.body) if answer.body else None
 
     async def session(self, title: str = "") -> str:
-        """Make a session; its id."""
+        """Create a session; return its id."""
         made = await self.ask("session.create", {"title": title})
         return str(made["id"])
 
     async def submit(self, session_id: str, prompt: str, run_id: str = "") -> str:
-        """Send a prompt; its run id."""
-        wish = {"session_id": session_id, "prompt": prompt, "run_id": run_id}
-        return str((await self.ask("prompt.submit", wish))["run_id"])
+        """Send a prompt; return its run id."""
+        body = {"session_id": session_id, "prompt": prompt, "run_id": run_id}
+        return str((await self.ask("prompt.submit", body))["run_id"])
 
     async def ended(self, run_id: str) -> dict[str, Any]:
-        """The terminal event of a run, once it came."""
-        await self.until(lambda: run_id in self.ear.completes())
-        return self.ear.completes()[run_id]
+        """Wait for the terminal event of a run and return its payload."""
+        await self.until(lambda: run_id in self.listener.completes())
+        return self.listener.completes()[run_id]
 
     async def shut_down(self, drain_s: float = 5.0, flush_s: float = 5.0) -> LastWord:
-        """The shutdown protocol; the last word."""
+        """Run the shutdown protocol; return the last message of the worker."""
         self.link.send(Shutdown(epoch=Epoch(1), reason="test", drain_s=drain_s, flush_s=flush_s))
-        await self.until(lambda: self.ear.last_words)
-        return self.ear.last_words[0]
+        await self.until(lambda: self.listener.last_words)
+        return self.listener.last_words[0]
 
     async def exit_code(self) -> int:
-        """How the process ended, once it has."""
+        """Wait until the process has exited and return its exit code."""
         async with asyncio.timeout(20.0):
             return await self.process.wait()
 
 
 class OneWorker:
-    """A router and a workspace, on which workers come and go."""
+    """A router and one workspace, for which workers are started one after another."""
 
     def __init__(self, router: Router, path: Path, limits: Limits) -> None:
         self.router = router
         self.path = path
         self.limits = limits
         self.generation = 0
-        self.workspace_id = WorkspaceId(new_uuid(random.SystemRandom()))  # sweeps go by it, over the whole machine
+        # Unique, because process sweeps search the whole machine for this id.
+        self.workspace_id = WorkspaceId(new_uuid(random.SystemRandom()))
 
     @asynccontextmanager
-    async def worker(self, **changes: Any) -> AsyncGenerator[Process, None]:
-        """Start the next worker of the workspace; killed at the end if it still lives."""
+    async def worker(self, **changes: Any) -> AsyncGenerator[WorkerProcess, None]:
+        """Start the next worker of the workspace; kill it at the end if it is still running."""
         self.generation += 1
         env = {"PATH": os.environ["PATH"], "HOME": str(self.path), **changes.pop("env", {})}
         spec = WorkerSpec(
@@ -160,9 +161,9 @@ class OneWorker:
             limits=self.limits,
         )
         spec = msgspec.structs.replace(spec, **changes)
-        ear = MessageListener()
+        listener = MessageListener()
         expected = ExpectedWorker(spec.workspace_id, spec.generation, spec.token)
-        link = self.router.expect(expected, LinkListeners(lifecycle=ear, events=ear))
+        link = self.router.expect(expected, LinkListeners(lifecycle=listener, events=listener))
         with tempfile.TemporaryFile() as file:
             file.write(spec_to_bytes(spec))
             file.flush()
@@ -170,7 +171,7 @@ class OneWorker:
                 sys.executable, "-P", "-m", "worker", "--spec-fd", str(file.fileno()), pass_fds=(file.fileno(),)
             )
         try:
-            yield Process(process, link, ear, Path(spec.log_path))
+            yield WorkerProcess(process, link, listener, Path(spec.log_path))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -181,7 +182,7 @@ class OneWorker:
 async def open_one_worker(
     path: Path, limits: Limits = DEFAULT_LIMITS, router_name: str = "router.sock"
 ) -> AsyncGenerator[OneWorker, None]:
-    """A router in `path`, and a project beside it."""
+    """Start a router in `path`, with a project directory beside it."""
     (path / "project").mkdir(exist_ok=True)
     router = Router(limits=limits, clock=SystemClock(), log=LOG, epoch=Epoch(1))
     await router.start(path / router_name)

@@ -1,4 +1,4 @@
-"""A private systemd in its own namespaces, running our unit files; nothing of it touches the host's manager."""
+"""Run the unit files under a private systemd in namespaces of its own, without touching the manager of the host."""
 
 import asyncio
 import os
@@ -28,8 +28,8 @@ exec env -i container=private PATH="$PATH" SYSTEMD_UNIT_PATH="$1" /lib/systemd/s
 """
 
 
-class Manager:
-    """Use as `async with`. `systemctl` talks to it; `root` is its file system as seen from outside."""
+class PrivateSystemd:
+    """Boot a private systemd and control it. Use as `async with`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -38,7 +38,7 @@ class Manager:
         self._popen: subprocess.Popen[bytes] | None = None
         self.pid = 0
 
-    async def __aenter__(self) -> "Manager":
+    async def __aenter__(self) -> "PrivateSystemd":
         skip_unless_possible()
         self._write_units()
         names = ("--pid", "--mount", "--cgroup", "--uts", "--ipc")
@@ -58,54 +58,56 @@ class Manager:
             self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         popen = self._popen
 
-        def find() -> bool:
+        def find_init() -> bool:
             if popen.poll() is not None:
                 pytest.skip(f"needs a private systemd, which does not boot here: {self.log[-500:]}")
-            below = [pid for pid in descendants(popen.pid) if parent_of(pid) == popen.pid]
-            self.pid = below[0] if below else 0
+            children = [pid for pid in descendants(popen.pid) if parent_of(pid) == popen.pid]
+            self.pid = children[0] if children else 0
             return self.pid != 0
 
-        await eventually(find, what="a private systemd", state=lambda: self.log)
+        await eventually(find_init, what="a private systemd", state=lambda: self.log)
         await eventually(self._is_up, timeout_s=15.0, what="the private systemd is up", state=lambda: self.log)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._popen is not None:
-            self._popen.kill()  # it ignores TERM; `--kill-child` takes the whole namespace along
+            self._popen.kill()  # it ignores TERM; `--kill-child` ends the whole namespace
             await asyncio.to_thread(self._popen.wait, 10)
 
     @property
     def log(self) -> str:
-        """What systemd and its services wrote."""
+        """Output of systemd and its services."""
         return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
 
     @property
     def run(self) -> Path:
-        """Its `/run`, from outside."""
+        """Its `/run`, as a path on the host."""
         return Path(f"/proc/{self.pid}/root/run")
 
     async def systemctl(self, *words: str, check: bool = True) -> str:
-        """Run systemctl inside; its output."""
+        """Run systemctl inside; return its output."""
         return await self.inside("systemctl", "--no-pager", *words, check=check)
 
     async def inside(self, *words: str, check: bool = True) -> str:
-        """Run a command in the namespaces of the private systemd; its output."""
+        """Run a command in the namespaces of the private systemd; return its output."""
         command = ["nsenter", "-t", str(self.pid), "-a", *words]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
-        assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{self.log[-6000:]}"
-        return done.stdout.strip()
+        result = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert not check or result.returncode == 0, f"{words}: {result.stdout}{result.stderr}\n{self.log[-6000:]}"
+        return result.stdout.strip()
 
     async def show(self, unit: str, name: str) -> str:
-        """One property of a unit."""
+        """Return one property of a unit."""
         return await self.systemctl("show", "--value", f"--property={name}", unit)
 
     async def kill_main(self, unit: str) -> None:
-        """SIGKILL to the main process of a unit alone."""
+        """Send SIGKILL to the main process of a unit only."""
         pid = await self.show(unit, "MainPID")
         await self.inside("kill", "-KILL", pid)
 
     def processes(self) -> list[int]:
-        """The pids, as seen from outside, of everything that runs our code or was started by it."""
+        """Return the host pids of the server, its workers and the programs they started (Python or `sleep`)."""
         return [pid for pid in descendants(self.pid) if "python" in _executable(pid) or "sleep" in _executable(pid)]
 
     def _write_units(self) -> None:
@@ -116,7 +118,7 @@ class Manager:
         for name in ("bulkhead.service", "bulkhead-workers.service"):
             folder = self._units / f"{name}.d"
             folder.mkdir()
-            # Installed or not, the scripted model is the default.
+            # The scripted model is the default, whether or not a local model is installed.
             (folder / "home.conf").write_text("[Service]\nEnvironment=HOME=/run/home BULKHEAD_LOCAL_MODEL=0\n")
         (self._units / "boot.target").write_text("[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\n")
 
@@ -125,9 +127,9 @@ class Manager:
 
 
 def skip_unless_possible() -> None:
-    """A private systemd needs root, the tools, and a kernel that has cgroup2."""
+    """Skip the test without root, the systemd tools or cgroup2."""
     if os.getuid() != 0:
-        pytest.skip("needs root: a private systemd lives in namespaces of its own")
+        pytest.skip("needs root: a private systemd runs in namespaces of its own")
     missing = [name for name in ("unshare", "nsenter", "systemctl") if shutil.which(name) is None]
     if missing or not INIT.exists():
         pytest.skip(f"needs systemd and its tools: {[*missing, INIT]}")
@@ -135,8 +137,8 @@ def skip_unless_possible() -> None:
         pytest.skip("needs cgroup2")
 
 
-def outer_process(manager: Manager, inner_pid: int) -> Process:
-    """The process that has `inner_pid` inside."""
+def outer_process(manager: PrivateSystemd, inner_pid: int) -> Process:
+    """Return the process whose pid inside the namespace is `inner_pid`."""
     for pid in descendants(manager.pid):
         try:
             status = Path(f"/proc/{pid}/status").read_text()

@@ -1,4 +1,4 @@
-"""The supervisor's end of the wire, frame by frame: what a real one would never send can be sent to a real worker."""
+"""Play the supervisor frame by frame, to send a real worker messages that a real supervisor would never send."""
 
 import asyncio
 import os
@@ -23,11 +23,11 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 class RawSupervisor:
-    """Forks one worker from the shared zygote and talks to it. Use as `async with`."""
+    """Fork one worker from the shared zygote and exchange messages with it. Use as `async with`."""
 
     def __init__(self, root: Path, zygote_socket: Path, *, limits: Limits, env: dict[str, str] | None = None) -> None:
         self.epoch = Epoch(5)
-        self.heard: list[ToSupervisor] = []
+        self.received: list[ToSupervisor] = []
         self.process: Process | None = None
         self.log_path = root / "log"
         self._zygote_socket = zygote_socket
@@ -54,9 +54,9 @@ class RawSupervisor:
         self._zygote = await connect_zygote(self._zygote_socket)
         pid = await fork(self._zygote, self.spec)
         self.process = Process(pid)
-        await self.hear(Hello)
+        await self.receive(Hello)
         await self.send(Welcome(epoch=self.epoch, credit=1000))
-        await self.hear(Ready)
+        await self.receive(Ready)
         return self
 
     async def __aexit__(self, failed: object, *_: object) -> None:
@@ -76,54 +76,54 @@ class RawSupervisor:
             self._context.term()
 
     async def send(self, message: ToWorker) -> None:
-        """Send a message of ours."""
+        """Send a valid message."""
         await self.send_frames(encode(message, max_bytes=MAX_BYTES))
 
     async def send_frames(self, *frames: bytes) -> None:
-        """Send any bytes."""
+        """Send arbitrary frames."""
         await self._socket.send_multipart([self._identity, *frames])
 
-    async def hear(self, kind: type[T], timeout_s: float = 10.0) -> T:
-        """The next message of that kind; others are kept in `heard`."""
+    async def receive(self, kind: type[T], timeout_s: float = 10.0) -> T:
+        """Wait for the next message of a type and return it; all messages are kept in `received`."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     self._identity, *frames = await self._socket.recv_multipart()
                     message = decode_to_supervisor(frames[0])
-                    self.heard.append(message)
+                    self.received.append(message)
                     if isinstance(message, kind):
                         return message
         except TimeoutError:
             raise AssertionError(f"no {kind.__name__} within {timeout_s} s\n{self.log_path.read_text()}") from None
 
     def call(self, operation: str, body: object = None, *, call_id: str = "", **args: str) -> Call:
-        """A call, not yet sent."""
+        """Build a call without sending it."""
         self._calls += 1
         data = b"" if body is None else msgspec.json.encode(body)
         call_id = call_id or f"c{self._calls}"
         return Call(call_id=call_id, epoch=self.epoch, operation=operation, args=args, body=data, within_s=10.0)
 
     async def answer(self, call: Call) -> Answer:
-        """Send a call and wait for its answer."""
+        """Send a call and return its answer."""
         await self.send(call)
         return await self.answer_to(call.call_id)
 
     async def answer_to(self, call_id: str) -> Answer:
-        """The next answer to this call."""
+        """Wait for the next answer to a call and return it."""
         while True:
-            answer = await self.hear(Answer)
+            answer = await self.receive(Answer)
             if answer.call_id == call_id:
                 return answer
 
     async def ask(self, operation: str, body: object = None, **args: str) -> Any:
-        """Do an operation that has to succeed; its decoded body."""
+        """Run an operation that must succeed; return its decoded body."""
         answer = await self.answer(self.call(operation, body, **args))
         assert answer.error is None, answer
         return msgspec.json.decode(answer.body) if answer.body else None
 
 
 async def connect_zygote(path: Path) -> socket.socket:
-    """A connection to a warm zygote; its greeting was read."""
+    """Connect to a warm zygote and read its greeting."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     connection.connect(str(path))
     connection.setblocking(False)
@@ -132,7 +132,7 @@ async def connect_zygote(path: Path) -> socket.socket:
 
 
 async def fork(zygote: socket.socket, spec: WorkerSpec) -> int:
-    """Have a worker forked; its pid."""
+    """Let the zygote fork a worker; return its pid."""
     descriptor = os.memfd_create("spec")
     try:
         os.write(descriptor, spec_to_bytes(spec))
@@ -147,7 +147,7 @@ async def fork(zygote: socket.socket, spec: WorkerSpec) -> int:
 
 
 async def exit_status(zygote: socket.socket, pid: int, timeout_s: float = 10.0) -> int:
-    """The exit code of a worker, negative for a signal, as its parent tells it."""
+    """Wait for the exit report of a worker; return its exit code, negative for a signal."""
     async with asyncio.timeout(timeout_s):
         while True:
             packet = decode_from_zygote(await asyncio.get_running_loop().sock_recv(zygote, 65536))

@@ -1,7 +1,7 @@
-"""The real server in a fresh directory, started by pytest-xprocess; and the zygote that all servers of a run share.
+"""Start a real server in a fresh directory by pytest-xprocess, and the zygote that all servers of a test session share.
 
-Warming up a zygote costs seconds of CPU. One is started for the whole test session; each server finds it under the
-name that its own zygote would have, and is told to start none. Tests of the zygote itself ask for a private one.
+Warming up a zygote costs seconds of CPU, so one is started per session. Each server finds it under the name that its
+own zygote would have, and runs with `--no-zygote`. Tests of the zygote itself use a private one.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from xprocess import ProcessStarter, XProcess
 
-from tests.support.processes import HOUSE_MARKER, Process
+from tests.support.processes import HARNESS_MARKER, Process
 
 START_S = 15.0
 STOP_S = 20.0
@@ -27,21 +27,21 @@ WARM_S = 60.0
 
 
 ZYGOTE_ENV = {"BULKHEAD_WORKSPACE_ID": "-" * 40, "SPT_NOENV": "1"}
-"""What whoever starts a zygote gives it: room for the marker of its workers, which they overwrite in place."""
+"""Environment for starting a zygote: it reserves space for the marker, which workers overwrite in place."""
 
 
 def zygote_command(socket_path: Path) -> list[str]:
-    """The command line of a zygote; it leaves by itself when nobody is connected for long."""
+    """Return the command line of a zygote, which exits by itself after a time without connections."""
     command = [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(socket_path)]
     return [*command, "--title-room", "." * 160]
 
 
 class ServerDied(AssertionError):
-    """The server did not become ready; the text ends with its log."""
+    """Raised when a process did not become ready; the text ends with its log."""
 
 
 class SharedZygote:
-    """A warmed zygote in a directory of its own. We stay connected: should the tests be killed, it leaves, too."""
+    """A warm zygote in a directory of its own. The connection stays open: if the tests are killed, the zygote exits."""
 
     def __init__(self, root: Path) -> None:
         self.socket_path = root / "zygote.sock"
@@ -59,7 +59,7 @@ class SharedZygote:
             )
 
     def wait_ready(self) -> None:
-        """Returns when it greets. Raises ServerDied."""
+        """Wait for the greeting of the zygote. Raises ServerDied."""
         deadline = time.monotonic() + WARM_S
         while time.monotonic() < deadline and self.popen.poll() is None:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -67,16 +67,16 @@ class SharedZygote:
             try:
                 connection.connect(str(self.socket_path))
                 if connection.recv(65536):
-                    connection.shutdown(socket.SHUT_RD)  # what it tells of its children is not for us
+                    connection.shutdown(socket.SHUT_RD)  # its reports about children are not needed
                     self._connection = connection
                     return
             except OSError:
-                time.sleep(0.05)  # nothing announces that the socket is there
+                time.sleep(0.05)  # no event announces the socket
             connection.close()
         raise ServerDied(f"the zygote is not ready (exit code {self.popen.poll()})\n{self.log_path.read_text()}")
 
     def close(self) -> None:
-        """End it; its last workers were ended by their tests."""
+        """Stop the zygote; each test has already stopped its workers."""
         if self._connection is not None:
             self._connection.close()
         self.popen.terminate()
@@ -88,7 +88,7 @@ class SharedZygote:
 
 
 class Server:
-    """One runtime directory and the server that owns it, over restarts. The starts block: call them off the loop."""
+    """One runtime directory and the server that owns it, across restarts. `start` blocks: call it in a thread."""
 
     def __init__(
         self,
@@ -116,8 +116,8 @@ class Server:
             "XDG_STATE_HOME": str(root / "s"),
             "XDG_CONFIG_HOME": str(root / "c"),
             "PYTHONUNBUFFERED": "1",
-            "BULKHEAD_LOCAL_MODEL": "0",  # installed or not, the scripted model is the default
-            HOUSE_MARKER: root.name,
+            "BULKHEAD_LOCAL_MODEL": "0",  # the scripted model is the default even if a local model is installed
+            HARNESS_MARKER: root.name,
             "BULKHEAD_LIMITS": json.dumps(dict(limits)),
         } | dict(env)
         for name in ("h", "r", "s", "c"):
@@ -129,24 +129,24 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the server that runs, or ran last."""
+        """Pid of the current or most recent server."""
         assert self.process is not None
         return self.process.pid
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command of this house runs in: the same directories, but nobody to notify."""
+        """Environment for commands: the directories of the server, without the notify socket."""
         return {key: value for key, value in self._env.items() if key != "NOTIFY_SOCKET"}
 
     @property
     def log(self) -> str:
-        """All that the servers of this directory have written."""
+        """Output of all servers of this directory."""
         path = Path(str(self._xprocess.getinfo(self.name).logpath))
         return path.read_text(errors="replace") if path.exists() else ""
 
     def start(self) -> None:
-        """Start and wait for READY. Raises ServerDied with the log."""
-        assert self._popen is None, "the server runs already"
+        """Start the server and wait for READY. Raises ServerDied with the log."""
+        assert self._popen is None, "the server is already running"
         server = self
 
         class Starter(ProcessStarter):  # type: ignore[misc]
@@ -160,7 +160,7 @@ class Server:
             def get_lines(self, log_file: Any) -> Any:
                 for line in super().get_lines(log_file):
                     if not line and server._has_ended():
-                        raise ServerDied(f"the server ended before it was ready\n{server.log}")
+                        raise ServerDied(f"the server exited before it was ready\n{server.log}")
                     yield line
 
         try:
@@ -173,23 +173,23 @@ class Server:
                 self.process = Process(self._popen.pid)
 
     def command(self) -> list[str]:
-        """The command line, `python -P` so that no folder of the user shadows ours."""
+        """Return the command line, with `python -P` so that no module in the working directory shadows the product."""
         return [sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "debug", *self._arguments]
 
     def run_another(
         self, *arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = START_S
     ) -> subprocess.CompletedProcess[str]:
-        """A second server on the same directories, which is expected to refuse. Blocks until it ends."""
+        """Run a second server on the same directories, which must refuse to start. Blocks until it exits."""
         env = self.environment | dict(env or {})
-        words = [*self.command(), *arguments]
-        return subprocess.run(words, env=env, cwd="/", capture_output=True, text=True, timeout=timeout_s, check=False)
+        command = [*self.command(), *arguments]
+        return subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=timeout_s, check=False)
 
     async def restart(self) -> None:
-        """Start again after the last one ended."""
+        """Start the server without blocking the event loop."""
         await asyncio.to_thread(self.start)
 
     async def ended(self, timeout_s: float = STOP_S) -> int:
-        """Its exit code, negative for a signal, once it has ended."""
+        """Wait until the server has exited; return its exit code, negative for a signal."""
         assert self.process is not None
         assert self._popen is not None
         await self.process.gone(timeout_s)
@@ -200,27 +200,27 @@ class Server:
         return code
 
     async def kill9(self) -> None:
-        """SIGKILL to the supervisor alone; returns when it is gone."""
+        """Send SIGKILL to the supervisor only and wait until it has exited."""
         self.send(signal.SIGKILL)
         assert await self.ended() == -signal.SIGKILL
 
     async def stop(self) -> int:
-        """SIGTERM, the whole protocol; the exit code."""
+        """Send SIGTERM, wait for the whole shutdown and return the exit code."""
         self.send(signal.SIGTERM)
         return await self.ended()
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to the supervisor."""
+        """Send a signal to the supervisor."""
         assert self.process is not None
         self.process.send(number)
 
     @property
     def is_running(self) -> bool:
-        """Was it started and not yet waited for?"""
+        """Return whether the server was started and its exit has not been waited for."""
         return self._popen is not None
 
     def close(self) -> None:
-        """Kill what still runs and give xprocess's files back."""
+        """Kill the server if it is running and close the files of xprocess."""
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait(5)
@@ -239,6 +239,6 @@ class Server:
 
 
 def skip_unless_linux() -> None:
-    """Process tests need pidfds and /proc."""
+    """Skip the test on other systems: process tests need pidfds and /proc."""
     if not sys.platform.startswith("linux"):
         pytest.skip("needs Linux: pidfd and /proc")

@@ -1,13 +1,12 @@
-"""Everything a story needs: server, scripted model, failpoints, clients, the bystander; and the checks after it.
+"""Start a server with a scripted model, failpoints and clients for a test, and check all of it after the test.
 
-A test asks for the fixture `house` and finds all of it running; when its story is told, the house is judged: the
-bystander noticed nothing, the server ends in order, nothing is left alive, and the history is legal.
+The fixture `house` gives a test a running `ServerHarness`. After the test, the harness checks that the second workspace
+was not disturbed, that the server stops in order, that no process is left, and that the history is legal.
 """
 
 import asyncio
 import contextlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from xprocess import XProcess
 
 from tests.support.checks.history import ClientLog, Stored, read_stored
-from tests.support.checks.judge import judge
+from tests.support.checks.history_checks import check_history
 from tests.support.checks.neighbour import Neighbour
 from tests.support.clients.http_client import Client
 from tests.support.clients.stream_reader import StreamReader
@@ -24,13 +23,13 @@ from tests.support.fakes.notify_socket import Notify
 from tests.support.fakes.scripted_provider import API_KEY, Exchange, Provider
 from tests.support.harness.failpoints import Failpoints
 from tests.support.harness.server import Server, SharedZygote
-from tests.support.processes import HOUSE_MARKER, WORKSPACE_MARKER, Pipe, Process, marked, mentioning, title
+from tests.support.processes import HARNESS_MARKER, WORKSPACE_MARKER, Pipe, Process, marked, mentioning, title
 
 LEFTOVER_S = 3.0
 
 
 class WorkspaceFixture:
-    """One workspace with one session and one watcher: where a story happens."""
+    """One workspace with one session and one open event stream."""
 
     def __init__(self, house: "ServerHarness", workspace: dict[str, Any], session: str, watcher: StreamReader) -> None:
         self._house = house
@@ -42,58 +41,59 @@ class WorkspaceFixture:
         self.client = watcher.client
 
     async def prompt(self, prompt: str, run_id: str | None = None) -> str:
-        """Send a prompt that has to be accepted; the run id."""
+        """Send a prompt that must be accepted; return its run id."""
         return await self.client.prompt(self.id, self.session, prompt, run_id)
 
     async def ended(self, run_id: str, timeout_s: float = 10.0) -> dict[str, Any]:
-        """The `run_complete` of a run."""
+        """Wait for the `run_complete` of a run and return its payload."""
         return await self.watcher.ended(run_id, timeout_s)
 
     async def messages(self) -> list[dict[str, Any]]:
-        """The session's messages, oldest first."""
+        """Return the messages of the session, oldest first."""
         return await self.client.messages(self.id, self.session)
 
     async def last_assistant(self) -> dict[str, Any]:
-        """The newest message of the assistant."""
+        """Return the newest message of the assistant."""
         return [message for message in await self.messages() if message["role"] == "assistant"][-1]
 
     async def worker(self) -> Process:
-        """The process of this workspace now; closed with the house."""
+        """Return the current worker process; the harness closes it."""
         return self._house.hold(await self._house.worker_pid(self.id))
 
     async def run(self, run_id: str) -> dict[str, Any]:
-        """A run as the API shows it."""
-        found: dict[str, Any] = (await self.client.get(f"/v1/workspaces/{self.id}/runs/{run_id}")).expect(200).json()
-        return found
+        """Return a run as the API shows it."""
+        row: dict[str, Any] = (await self.client.get(f"/v1/workspaces/{self.id}/runs/{run_id}")).expect(200).json()
+        return row
 
     async def streaming(self, text: str = "one two") -> tuple[str, Exchange]:
-        """M3: a run that has streamed `text` and waits for the model's next token, which the test holds."""
+        """Start a run that has streamed `text` and waits for the next token, which the test sends (moment M3)."""
         run_id = await self.prompt("tell me a story")
         call = await self._house.provider.next_call()
         await call.tokens(text)
         await self.watcher.text(self.session, text)
-        await self.messages()  # what was shown is stored when a read that came later is answered
+        await self.messages()  # a later read is answered only when the shown text is stored
         return run_id, call
 
     async def tool_running(self, command: str, pipe: Pipe) -> tuple[str, list[Process]]:
-        """M4: a run whose bash runs `command`, which writes the pids of its children into `pipe`. Wants `yolo`.
+        """Start a run in which bash runs `command`, which writes the pids of its children into `pipe` (moment M4).
 
-        Those that are gone already, because the command was over at once, are left out."""
+        Needs a workspace with `yolo`. Children that have already exited are left out.
+        """
         run_id = await self.prompt("/tool bash " + json.dumps({"description": "a child", "command": command}))
         pids = (await pipe.line()).split()
-        held = []
+        children = []
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                held.append(self._house.hold(int(pid)))
-        return run_id, held
+                children.append(self._house.hold(int(pid)))
+        return run_id, children
 
-    async def works_unwatched(self) -> None:
-        """The same without a stream: open one first, for the story's own has ended."""
+    async def works_with_new_stream(self) -> None:
+        """Open a new stream, because the first one has ended, and check that a prompt is answered."""
         self.watcher = await self._house.watch(self.id, name="after", client=self.client)
         await self.works()
 
     async def works(self) -> None:
-        """Healthy: a prompt is answered."""
+        """Check that a prompt is answered."""
         run_id = await self.prompt("/say still here" if self._house.is_scripted(self.path) else "are you there?")
         if not self._house.is_scripted(self.path):
             await (await self._house.provider.next_call()).reply("still here")
@@ -103,7 +103,7 @@ class WorkspaceFixture:
 
 
 class ServerHarness:
-    """Use as `async with` inside the test's loop; the fixture `house` does."""
+    """Own the server and everything around it. Use as `async with` inside the event loop of the test."""
 
     def __init__(
         self,
@@ -123,9 +123,9 @@ class ServerHarness:
         self.provider = Provider()
         self.failpoints = Failpoints(root / "f")
         self.notify = Notify(root / "n")
-        self.expects_exit = 0  # of the last stop, at the end
+        self.expects_exit = 0  # exit code of the stop after the test
         self.open_runs_are_fine = False  # the test leaves accepted runs unfinished on purpose
-        self.resets_are_fine = False  # the test asks for events that cannot be had
+        self.resets_are_fine = False  # the test requests events that are no longer available
         if tcp:
             arguments += ("--host", f"unix://{root / 'r' / 'bulkhead.sock'}", "--host", "tcp://127.0.0.1:0")
         extra = {"BULKHEAD_FAILPOINTS": str(self.failpoints.path), "NOTIFY_SOCKET": str(self.notify.path)}
@@ -140,23 +140,23 @@ class ServerHarness:
         self._pipes: list[Pipe] = []
         self._scripted: set[Path] = set()
 
-    # --- making things --------------------------------------------------------------------------------------------
+    # --- create --------------------------------------------------------------------------------------------------
 
     def new_client(self) -> Client:
-        """One more program that uses the API."""
+        """Create one more client of the API."""
         return Client(self.server.socket_path, self.client_log)
 
     async def watch(self, workspace: str, *, name: str, client: Client | None = None, ids: bool = True) -> StreamReader:
-        """One more event stream, closed with the house."""
+        """Open one more event stream; the harness closes it."""
         watcher = StreamReader(client or self.new_client(), workspace, name=name, ids=ids)
         await watcher.open()
         self._watchers.append(watcher)
-        if ids:  # what is so at the beginning must not be taken later for something new
-            await watcher.wait(lambda event: event.kind == "workspace_state", what="the state at the beginning")
+        if ids:  # the initial state must not be mistaken later for a change
+            await watcher.wait(lambda event: event.kind == "workspace_state", what="the initial state")
         return watcher
 
     def directory(self, name: str, model: str) -> Path:
-        """A fresh workspace directory. `model` is `script` (no network), `openai` or `anthropic` (the provider)."""
+        """Create a workspace directory. `model` is `script` (no network), `openai` or `anthropic` (the fake)."""
         path = self.root / name
         path.mkdir()
         if model == "script":
@@ -166,56 +166,56 @@ class ServerHarness:
         return path
 
     def pipe(self) -> Pipe:
-        """A named pipe that children write to and the test reads; closed with the house."""
+        """Create a named pipe that children write to and the test reads; the harness closes it."""
         pipe = Pipe(self.root / f"p{len(self._pipes)}")
         self._pipes.append(pipe)
         return pipe
 
     def is_scripted(self, path: Path) -> bool:
-        """Does the built-in scripted model answer there?"""
+        """Return whether the built-in scripted model answers in this directory."""
         return path in self._scripted
 
-    async def workspace(self, name: str = "w", *, model: str = "script", **wish: object) -> WorkspaceFixture:
-        """A workspace, a session, an open stream."""
+    async def workspace(self, name: str = "w", *, model: str = "script", **options: object) -> WorkspaceFixture:
+        """Create a workspace with a session and an open stream; `options` go into the request."""
         client = self.new_client()
-        workspace = await client.create(self.directory(name, model), **wish)
+        workspace = await client.create(self.directory(name, model), **options)
         session = await client.create_session(workspace["id"])
         watcher = await self.watch(workspace["id"], name=name, client=client)
         return WorkspaceFixture(self, workspace, session, watcher)
 
     def hold(self, pid: int) -> Process:
-        """A process by pidfd, given back with the house."""
+        """Open a process by pidfd; the harness closes it."""
         process = Process(pid)
         self._held.append(process)
         return process
 
-    # --- looking --------------------------------------------------------------------------------------------------
+    # --- inspect --------------------------------------------------------------------------------------------------
 
     async def worker(self, workspace: str) -> dict[str, Any]:
-        """The row of `GET /v1/workers`."""
+        """Return the row of a workspace in `GET /v1/workers`."""
         rows = (await self.new_client().get("/v1/workers")).expect(200).json()
         return next(dict(row) for row in rows if row["id"] == workspace)
 
     async def worker_pid(self, workspace: str) -> int:
-        """The pid of a workspace's worker, which must be there."""
+        """Return the pid of the worker of a workspace, which must be running."""
         row = await self.worker(workspace)
         assert row["pid"], row
         return int(row["pid"])
 
     def stored(self, workspace: WorkspaceFixture) -> Stored:
-        """What the file of a room holds now."""
+        """Read the current content of the database file of a workspace."""
         return read_stored(workspace.id, workspace.data_dir)
 
     def leftovers(self) -> list[tuple[int, str]]:
-        """Processes that carry this house's marker or name one of its directories, the server itself excepted."""
-        pids = {*marked(HOUSE_MARKER, self.root.name), *mentioning(str(self.root))}
+        """Return pid and title of the processes with this harness's marker or directory, except the server itself."""
+        pids = {*marked(HARNESS_MARKER, self.root.name), *mentioning(str(self.root))}
         for workspace in self.client_log.workspaces:
             pids.update(marked(WORKSPACE_MARKER, workspace))
         if self.server.is_running:
             pids.discard(self.server.pid)
         return [(pid, title(pid)) for pid in sorted(pids)]
 
-    # --- beginning and end ----------------------------------------------------------------------------------------
+    # --- start and stop -------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> "ServerHarness":
         await self.provider.__aenter__()
@@ -229,7 +229,7 @@ class ServerHarness:
         return self
 
     async def start(self) -> None:
-        """Start the server, and the bystander with it."""
+        """Start the server, and the run in the second workspace."""
         await self.server.restart()
         if self._has_neighbour and not self.neighbour.workspace:
             await self.neighbour.start()
@@ -237,11 +237,11 @@ class ServerHarness:
     async def __aexit__(self, failed: type[BaseException] | None, *_: object) -> None:
         try:
             if failed is None:
-                await self._judge()
+                await self._check()
         finally:
             await self._close()
 
-    async def _judge(self) -> None:
+    async def _check(self) -> None:
         self.failpoints.disarm()
         if self.server.is_running:
             if self._has_neighbour:
@@ -250,26 +250,26 @@ class ServerHarness:
                 await watcher.close()
             await self.neighbour.close()
             code = await self.server.stop()
-            assert code == self.expects_exit, f"the server ended with {code}"
+            assert code == self.expects_exit, f"the server exited with {code}"
         await eventually(
-            lambda: not self.leftovers(), timeout_s=LEFTOVER_S, what="nothing left alive", state=self.leftovers
+            lambda: not self.leftovers(), timeout_s=LEFTOVER_S, what="no process left", state=self.leftovers
         )
         for watcher in self._watchers:
             await watcher.close()
         files = [read_stored(workspace, path) for workspace, path in self.client_log.workspaces.items()]
-        findings = judge(self.client_log, files)
+        findings = check_history(self.client_log, files)
         if not self.open_runs_are_fine:
             open_runs = [(file, run) for file in files for run in file.runs if run.state != "ended"]
             findings += [f"{file.workspace}: run {run.id} is still {run.state}" for file, run in open_runs]
         if not self.resets_are_fine:
             reset = [stream.name for stream in self.client_log.streams if any(event.is_reset for event in stream.seen)]
             findings += [f"{name} was reset" for name in reset]
-        findings += [f"a provider would refuse: {text}" for text in self.provider.violations]
+        findings += [f"a provider would reject: {text}" for text in self.provider.violations]
         for path in self._logs():
             if API_KEY in path.read_text(errors="replace"):
-                findings.append(f"the model's key stands in {path}")
+                findings.append(f"the key of the model is in {path}")
         if API_KEY in self.server.log:
-            findings.append("the model's key stands in the server's log")
+            findings.append("the key of the model is in the log of the server")
         assert findings == [], "\n".join(findings)
 
     async def _close(self) -> None:
@@ -278,7 +278,7 @@ class ServerHarness:
             try:
                 await watcher.close()
             except AssertionError:
-                pass  # a story that failed already; its own error matters
+                pass  # the test has failed already; its own error matters
         await self.neighbour.close()
         await self.failpoints.__aexit__()
         await self.provider.__aexit__()
@@ -299,17 +299,13 @@ class ServerHarness:
     def _logs(self) -> list[Path]:
         return sorted((self.server.runtime_dir / "workers").glob("*.log"))
 
-    def story(self) -> str:
-        """The logs, for a failed test."""
+    def logs(self) -> str:
+        """Return the end of all logs, for the report of a failed test."""
         parts = [f"--- server\n{self.server.log[-12000:]}"]
         parts += [f"--- {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in self._logs()]
         return "\n".join(parts)
 
-    def remove(self) -> None:
-        """Remove the directory; after the story was printed if one was asked for."""
-        shutil.rmtree(self.root, ignore_errors=True)
 
-
-async def together(*works: Any) -> list[Any]:
-    """Run several requests at once; their results in order."""
-    return list(await asyncio.gather(*works))
+async def together(*requests: Any) -> list[Any]:
+    """Run several requests concurrently; return their results in order."""
+    return list(await asyncio.gather(*requests))

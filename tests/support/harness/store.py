@@ -1,4 +1,4 @@
-"""A real database in a directory of the test, and what its owner hears of it."""
+"""Open a real database in a directory of the test and collect its notifications."""
 
 import logging
 import random
@@ -13,21 +13,21 @@ from worker.store.database import Database
 
 @dataclass
 class StoreListener:
-    """What the database told its owner."""
+    """The events committed and the fatal errors reported by a database."""
 
     events: list[Event] = field(default_factory=list)
     fatal: list[BaseException] = field(default_factory=list)
 
 
-async def open_database(path: Path, heard: StoreListener | None = None, limits: Limits = DEFAULT_LIMITS) -> Database:
-    """Open the database at `path`; what it tells goes to `heard`."""
-    heard = heard or StoreListener()
+async def open_database(path: Path, listener: StoreListener | None = None, limits: Limits = DEFAULT_LIMITS) -> Database:
+    """Open the database at `path`; its notifications go to `listener`."""
+    listener = listener or StoreListener()
     return await Database.open(
         path,
         limits=limits,
         clock=SystemClock(),
         log=logging.getLogger("bulkhead.test"),
         random=random.Random(1),
-        on_commit=heard.events.extend,
-        on_fatal=heard.fatal.append,
+        on_commit=listener.events.extend,
+        on_fatal=listener.fatal.append,
     )

@@ -1,4 +1,4 @@
-"""A workspace whose worker is a small stand-in: it answers what the test says and does nothing by itself."""
+"""Make a workspace whose worker is a stub: it returns the answers that the test has queued."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from supervisor.workspaces.workspace_table import Registration
 
 
 class StubDriver:
-    """Stands in for the driver and its link: a worker that answers what the test says."""
+    """Replace a driver and its link: return the queued `answers` and record the `operations` called."""
 
     def __init__(self) -> None:
         self.crashes = CrashHistory()
@@ -31,7 +31,7 @@ class StubDriver:
         self.beat = 10
         self.open_runs = 0
         self.answers: list[Answer | BulkheadError] = []
-        self.asked: list[str] = []
+        self.operations: list[str] = []
         self.closed: list[str] = []
         self.before_answer: Callable[[], Awaitable[None]] | None = None
 
@@ -50,9 +50,9 @@ class StubDriver:
         return cast(Link, self)
 
     async def call(self, operation: str, *, args: Any, body: bytes, timeout_s: float) -> Answer:
-        if operation == "asks.open":  # of each new stream
+        if operation == "asks.open":  # called for each new stream
             return Answer(call_id="", body=msgspec.msgpack.encode([]))
-        self.asked.append(operation)
+        self.operations.append(operation)
         if self.before_answer is not None:
             await self.before_answer()
         answer = self.answers.pop(0)

@@ -34,8 +34,8 @@ PR_SET_CHILD_SUBREAPER = 36
 LOG = logging.getLogger("bulkhead.test")
 
 
-class Ledger:
-    """Keeps in memory what a session has seen."""
+class MemoryFileLedger:
+    """Keep in memory which files a session has read."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, str], str] = {}
@@ -48,7 +48,7 @@ class Ledger:
 
 
 class TodoLists:
-    """Keeps the lists of tasks in memory."""
+    """Keep the task lists in memory."""
 
     def __init__(self) -> None:
         self.lists: dict[str, list[Todo]] = {}
@@ -60,14 +60,14 @@ class TodoLists:
 
 
 class NoAgents:
-    """Refuses to run a sub-agent, for there are no runs in a bench."""
+    """Refuse to run a sub-agent: a bench has no runs."""
 
     async def answer(self, *, parent_session_id: str, session_id: str, prompt: str, kind: TaskKind = "task") -> str:
         raise ToolError("cannot run the agent: a bench has no runs")
 
 
 class RefusedQuestions:
-    """A user who answers no question."""
+    """Leave every question unanswered."""
 
     is_available = True
 
@@ -81,14 +81,14 @@ class RefusedQuestions:
 
 
 class ToolBench:
-    """Calls tools in one workspace, as one session."""
+    """Call tools in one workspace."""
 
     def __init__(self, workspace: Path, *, limits: Limits, rules: Rules, env: Mapping[str, str]) -> None:
         self.workspace = workspace
         self.limits = limits
         self.rules = rules
         self.env = env
-        self.ledger = Ledger()
+        self.ledger = MemoryFileLedger()
         self.code: CodeServers = NoCodeServers()
         self.takes_images = True
         self.gate: Gate = RulesGate(rules)
@@ -142,7 +142,7 @@ class ToolBench:
         return await invoke(self.toolbox, call, self.context(session_id))
 
     def process(self, pid: int) -> Process:
-        """Keep a pidfd of this process until the end of the bench."""
+        """Open a process by pidfd; the bench closes it."""
         self.processes.append(Process(pid))
         return self.processes[-1]
 
@@ -154,8 +154,8 @@ class ToolBench:
 async def bench(
     workspace: Path, *, limits: Limits | None = None, rules: Rules | None = None, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[ToolBench]:
-    """Make a bench in the resolved directory `workspace`; at its end no child process may be left."""
-    made = ToolBench(
+    """Make a bench in the resolved directory `workspace`; check at the end that no child process is left."""
+    tools = ToolBench(
         workspace,
         limits=limits or Limits(),
         rules=rules or Rules(skip=True),
@@ -164,11 +164,11 @@ async def bench(
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     try:
-        yield made
-        await made.jobs.close()
-        assert made.children.count == 0, "a tool left a child behind"
+        yield tools
+        await tools.jobs.close()
+        assert tools.children.count == 0, "a tool left a child behind"
     finally:
-        await made.children.close()
-        for process in made.processes:
+        await tools.children.close()
+        for process in tools.processes:
             process.close()
         libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Run the parts of a worker without its process: real database, dispatcher and turns, and a model led by the test."""
+"""Run the parts of a worker without its process: real database, dispatcher, turns, and a model led by the test."""
 
 import asyncio
 import logging
@@ -112,7 +112,7 @@ class WorkerHarness:
     dispatcher: Dispatcher
     drain: Drain
     model: SteeredModel
-    heard: StoreListener
+    listener: StoreListener
     recovered: Recovered
     shown: list[Event] = field(default_factory=list)
 
@@ -148,11 +148,11 @@ class WorkerHarness:
 
     def completes(self) -> list[dict[str, Any]]:
         """Return the payloads of all terminal events committed so far."""
-        return [payload(event) for event in self.heard.events if event.kind == "run_complete"]
+        return [payload(event) for event in self.listener.events if event.kind == "run_complete"]
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """Return the payloads of all numbered events of a kind."""
-        return [payload(event) for event in self.heard.events if event.kind == kind]
+        return [payload(event) for event in self.listener.events if event.kind == kind]
 
 
 async def until(check: Callable[[], bool]) -> None:
@@ -169,7 +169,7 @@ def payload(event: Event) -> dict[str, Any]:
 
 def outline(row: Message) -> str:
     """Return a row in short."""
-    words = [row.role]
+    words: list[str] = [row.role]
     for part in msgspec.to_builtins(row.parts):
         data = part["data"]
         match part["type"]:
@@ -185,7 +185,7 @@ def outline(row: Message) -> str:
 
 
 def texts(request: ModelRequest) -> list[str]:
-    """Return the texts in a request."""
+    """Return the text parts of all messages in a request."""
     return [part.data.text for row in request.messages for part in row.parts if isinstance(part, TextPart)]
 
 
@@ -199,10 +199,10 @@ async def open_worker_harness(
     before: Callable[[Transaction], None] | None = None,
 ) -> AsyncGenerator[WorkerHarness, None]:
     """Open a harness on the directory `path`. `before` writes to the database before recovery reads it."""
-    heard = StoreListener()
+    listener = StoreListener()
     shown: list[Event] = []
     clock, source = SystemClock(), random.Random(7)
-    database = await open_database(path / "workspace.db", heard, limits)
+    database = await open_database(path / "workspace.db", listener, limits)
     if before is not None:
         await database.write(before)
     writer = EndWriter(clock, source, lambda: MessageAuthor("led", "test"))
@@ -249,14 +249,14 @@ async def open_worker_harness(
             random=source,
             log=LOG,
         ),
-        finisher=RunFinisher(database=database, writer=writer, log=LOG, on_fatal=heard.fatal.append),
+        finisher=RunFinisher(database=database, writer=writer, log=LOG, on_fatal=listener.fatal.append),
         make_turn=make_turn,
         name_session=Titles(database=database, models=lambda: title_models, limits=limits, clock=clock, log=LOG).name,
         drain=drain,
         counter=AcceptCounter(recovered.last_accept_seq),
     )
     try:
-        yield WorkerHarness(database, dispatcher, drain, model, heard, recovered, shown)
+        yield WorkerHarness(database, dispatcher, drain, model, listener, recovered, shown)
     finally:
         await dispatcher.close(5)
         await children.close()

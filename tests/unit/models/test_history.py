@@ -162,8 +162,8 @@ async def test_the_thinking_of_another_provider_is_not_sent(old: str, new: str) 
         if old == "openai":
             task = asyncio.create_task(collect(client))
             exchange = await provider.next_call()
-            await exchange._open()
-            await exchange._chunk({"reasoning_content": "first"})
+            await exchange.open()
+            await exchange.send_chunk({"reasoning_content": "first"})
             await exchange.tool_call("c1", "view", "{}")
             await exchange.tool_call("c2", "view", "{}")
             await exchange.finish()
@@ -201,9 +201,9 @@ async def test_openrouter_gets_the_details_of_its_reasoning_back() -> None:
     async with open_client("openai", type="openrouter", **changes) as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange = await provider.next_call()
-        await exchange._open()
+        await exchange.open()
         for detail in details:
-            await exchange._chunk({"reasoning_details": [detail]})
+            await exchange.send_chunk({"reasoning_details": [detail]})
         await exchange.tool_call("c1", "view", "{}")
         await exchange.finish()
         step = stored(build_row(await task))

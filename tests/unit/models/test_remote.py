@@ -206,12 +206,12 @@ async def test_thinking_signatures_are_received_from_anthropic_and_sent_back() -
         exchange: Exchange = await provider.next_call()
         await exchange.tokens()
         block = {"type": "thinking", "thinking": "", "signature": ""}
-        await exchange._named("content_block_start", {"index": 0, "content_block": block})
+        await exchange.send_event("content_block_start", {"index": 0, "content_block": block})
         delta = {"type": "thinking_delta", "thinking": "new"}
-        await exchange._named("content_block_delta", {"index": 0, "delta": delta})
+        await exchange.send_event("content_block_delta", {"index": 0, "delta": delta})
         delta = {"type": "signature_delta", "signature": "sig-2"}
-        await exchange._named("content_block_delta", {"index": 0, "delta": delta})
-        await exchange._named("content_block_stop", {"index": 0})
+        await exchange.send_event("content_block_delta", {"index": 0, "delta": delta})
+        await exchange.send_event("content_block_stop", {"index": 0})
         exchange._blocks = 1
         await exchange.reply("done")
         events = await task
@@ -226,8 +226,8 @@ async def test_reasoning_content_of_a_compatible_server_becomes_thinking() -> No
     async with open_client("openai") as (provider, client):
         task = asyncio.create_task(collect(client))
         exchange: Exchange = await provider.next_call()
-        await exchange._open()
-        await exchange._chunk({"reasoning_content": "hm"})
+        await exchange.open()
+        await exchange.send_chunk({"reasoning_content": "hm"})
         await exchange.reply("done")
         events = await task
         assert events[0] == ThinkingDelta("hm")
@@ -333,7 +333,9 @@ async def test_L02_an_error_event_in_the_stream_is_retryable_depending_on_its_co
         task = asyncio.create_task(collect_failure(client))
         exchange = await provider.next_call()
         await exchange.tokens("half")
-        await exchange._say([{"type": "error", "sequence_number": 9, "code": code, "message": "no", "param": None}])
+        await exchange.send_events(
+            [{"type": "error", "sequence_number": 9, "code": code, "message": "no", "param": None}]
+        )
         await exchange.cut()
         error = await task
         assert (error.category, error.retryable, error.in_stream) == (category, retryable, True)
@@ -348,7 +350,7 @@ async def test_L03_the_deadline_of_the_first_event_is_not_extended_by_comments(d
             await exchange.garbage(b": keep-alive\n\n")
             await asyncio.wait({task}, timeout=0.05)
         assert (await task).category == "timeout"
-        await exchange.left()
+        await exchange.wait_closed()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -359,7 +361,7 @@ async def test_L03_a_stream_without_progress_times_out(dialect: str) -> None:
         await exchange.tokens("half")
         error = await task
         assert (error.category, error.in_stream, error.retryable) == ("timeout", True, False)
-        await exchange.left()
+        await exchange.wait_closed()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -381,7 +383,7 @@ async def test_L07_a_cancel_closes_the_connection_at_once(dialect: str, begun: b
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await exchange.left(1.0)
+        await exchange.wait_closed(1.0)
 
 
 async def test_lone_surrogates_are_replaced_in_streamed_text() -> None:
@@ -415,7 +417,7 @@ async def test_L05_an_event_that_exceeds_the_size_limit_ends_the_request(
         error = await task
         assert (error.category, error.retryable) == ("garbage", False)
         assert "longer than 100000 bytes" in error.message
-        await exchange.left()
+        await exchange.wait_closed()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

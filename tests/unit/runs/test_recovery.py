@@ -215,4 +215,4 @@ async def test_a_second_recovery_changes_nothing(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path) as house:
         assert house.recovered.interrupted == []
         assert await house.rows() == first
-        assert house.heard.events == []
+        assert house.listener.events == []

@@ -58,7 +58,7 @@ async def test_a_prompt_is_answered(tmp_path: Path) -> None:
             "message_id": ended.message_id,
             "text": "hi there",
         }
-        kinds = [event.kind for event in house.heard.events]
+        kinds = [event.kind for event in house.listener.events]
         assert kinds == [
             "message",  # the user's row
             "session",  # its title
@@ -68,7 +68,7 @@ async def test_a_prompt_is_answered(tmp_path: Path) -> None:
             "agent_event",
             "run_complete",
         ]
-        assert [event.number for event in house.heard.events] == list(range(1, 8))
+        assert [event.number for event in house.listener.events] == list(range(1, 8))
         assert house.of_kind("session")[0]["title"] == "hello"
         assert house.of_kind("agent_event")[0]["type"] == "agent_finished"
         assert not house.dispatcher.is_busy
@@ -108,7 +108,7 @@ async def test_W_02_a_prompt_that_cannot_run_is_refused_before_anything_is_store
             await house.submit("hello")
         assert closing.value.code == "workspace_closing"
         assert house.dispatcher.open_runs == 0
-        assert house.heard.events == []
+        assert house.listener.events == []
         assert await house.rows() == []
 
 
@@ -158,7 +158,7 @@ async def test_C_01_cancel_of_an_idle_session_leaves_no_trace(tmp_path: Path) ->
         await house.session()
         await house.dispatcher.cancel("s1")
         await house.dispatcher.cancel("unknown")
-        assert house.heard.events == []
+        assert house.listener.events == []
         run_id = await house.submit("hello")
         house.model.answer("hi")
         assert (await house.ended(run_id)).outcome == "completed"
@@ -273,7 +273,7 @@ async def test_C_12_a_tool_call_cut_by_a_cancel_is_completed_and_gets_a_result(t
         await house.session()
         run_id = await house.submit("hello")
         house.model.script.put_nowait(ToolCallStart("c1", "hold"))
-        await until(lambda: any(b'"c1"' in event.data for event in house.heard.events))
+        await until(lambda: any(b'"c1"' in event.data for event in house.listener.events))
         await house.dispatcher.cancel("s1")
         await house.ended(run_id)
         assert await house.outline() == ["user hello", "assistant call:c1:{} [canceled]", "tool error:c1"]
@@ -297,7 +297,7 @@ async def test_C_13_a_cancel_during_a_tool_gives_every_call_a_result(tmp_path: P
             "tool error:c2",
         ]
         assert tool.calls == 1
-        results = [event for event in house.heard.events if b"tool_result" in event.data]
+        results = [event for event in house.listener.events if b"tool_result" in event.data]
         assert len(results) == 2
 
 
@@ -562,10 +562,10 @@ async def test_the_first_snapshot_is_immediate_and_later_ones_are_merged(tmp_pat
         assert 2 <= len(house.shown) < 60
         assert all(event.is_snapshot and event.key for event in house.shown)
         assert b"0 " in house.shown[0].data
-        numbers_before = house.heard.events[-1].number
+        numbers_before = house.listener.events[-1].number
         house.model.finish()
         await house.ended(run_id)
-        assert house.heard.events[-1].number == numbers_before + 4
+        assert house.listener.events[-1].number == numbers_before + 4
         answer = (await house.rows())[1].parts[0].data.text  # type: ignore[union-attr]
         assert answer.split() == [str(number) for number in range(300)]
 
@@ -615,7 +615,7 @@ async def test_D01_a_run_on_a_full_disk_fails_and_its_end_is_stored_in_the_reser
         ended = await house.ended(run_id)
         assert (ended.outcome, ended.cause) == ("failed", "storage")
         assert len(house.completes()) == 1
-        assert house.heard.fatal == []
+        assert house.listener.fatal == []
         with pytest.raises(LimitReached) as refused:
             await house.submit("y" * 60_000)
         assert refused.value.code == "storage_full"
@@ -644,7 +644,7 @@ async def test_run_complete_is_the_last_event_of_a_run(tmp_path: Path) -> None:
         house.model.answer("b")
         await house.ended("two")
         for run_id in (first, "two"):
-            own = [event for event in house.heard.events if event.run_id == run_id]
+            own = [event for event in house.listener.events if event.run_id == run_id]
             assert own[-1].kind == "run_complete"
             assert payload(own[-1])["run_id"] == run_id
         assert [outline(row) for row in await house.rows()] == [

@@ -154,7 +154,7 @@ async def test_an_empty_query_sends_no_request(tmp_path: Path) -> None:
         result = await tools.call("sourcegraph", query=" \n")
         assert result.is_error
         assert "empty" in result.content
-        assert pages.asked == []
+        assert pages.requested == []
 
 
 async def test_without_permission_no_request_is_sent(tmp_path: Path) -> None:
@@ -171,14 +171,14 @@ async def test_without_permission_no_request_is_sent(tmp_path: Path) -> None:
         result = await tools.call("sourcegraph", query="x")
         assert result.is_error
         assert result.stop_turn
-        assert pages.asked == []
+        assert pages.requested == []
         (request,) = requests
         assert (request.action, request.path) == ("fetch", str(tmp_path))
         assert request.description == "Ask 127.0.0.1 for code with x"
         assert request.params == {"query": "x", "count": 10, "context_window": 10, "timeout": 0}
         tools.gate = RecordingGate(Rules(allowed=frozenset({"sourcegraph:fetch"})))
         assert not (await tools.call("sourcegraph", query="x")).is_error
-        assert pages.asked == [PATH]
+        assert pages.requested == [PATH]
 
 
 async def test_a_cancelled_search_ends_at_once(tmp_path: Path) -> None:

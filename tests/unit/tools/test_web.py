@@ -157,7 +157,7 @@ async def test_a_search_returns_titles_addresses_and_summaries(tmp_path: Path) -
         assert result.content == (
             "1. First one\n   https://example.org/a\n   About a\n\n2. Second\n   https://example.org/b\n   About b"
         )
-        assert pages.asked == ["/lite?q=how+to+paint+%26+sand"]
+        assert pages.requested == ["/lite?q=how+to+paint+%26+sand"]
         assert "1. First" in (await tools.call("web_search", query="x", max_results=1)).content
         pages.answers["/lite"] = page("<form id='challenge-form'></form>")
         blocked = await tools.call("web_search", query="x")
@@ -254,7 +254,7 @@ async def test_fetching_from_the_local_network_needs_permission(tmp_path: Path) 
         result = await tools.call("web_fetch", url=pages.url("/p"))
         assert result.is_error
         assert result.stop_turn
-        assert pages.asked == []
+        assert pages.requested == []
 
 
 async def test_without_permission_no_request_is_sent(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ async def test_without_permission_no_request_is_sent(tmp_path: Path) -> None:
             result = await tools.call(name, **args)
             assert result.is_error
             assert result.stop_turn
-        assert pages.asked == []
+        assert pages.requested == []
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x/y", "http://", "file:///etc/passwd", "x", "http://[::1"])

@@ -28,7 +28,7 @@ async def test_W01_a_lost_prompt_is_not_repeated_by_the_server(tmp_path: Path) -
     with pytest.raises(Unavailable) as lost:
         await workspace.call("prompt.submit")
     assert (lost.value.code, lost.value.retry_after_s) == ("worker_lost", 1.0)
-    assert driver.asked == ["prompt.submit"]
+    assert driver.operations == ["prompt.submit"]
     await workspace.close("end")
 
 

@@ -1,6 +1,6 @@
-"""Is this a legal history? Safety only; whether something happened at all is for the test to ask (fault-matrix 2.4).
+"""Check that a history is legal. Only safety is checked; a test itself checks that something happened at all.
 
-Each rule is a function from the material to findings, so that each can be fed a planted violation.
+Each rule is a function that returns findings, so that it can be tested with a planted violation.
 """
 
 import json
@@ -12,18 +12,18 @@ from tests.support.checks.history import ClientLog, Seen, Stored, Stream
 Finding = str
 
 
-def judge(client_log: ClientLog, files: Iterable[Stored]) -> list[Finding]:
-    """Every violation, in words; an empty list is an acquittal."""
+def check_history(client_log: ClientLog, files: Iterable[Stored]) -> list[Finding]:
+    """Return a sentence for each violation; an empty list means that the history is legal."""
     stored = {file.workspace: file for file in files}
     findings: list[Finding] = []
     for file in stored.values():
         findings += file_is_sound(file)
         findings += one_terminal_each(file)
-        findings += nothing_after_the_end(file)
-        findings += ends_tell_a_story(file)
-        findings += tool_calls_are_answered(file)
-    findings += acknowledged_is_stored(client_log, stored)
-    findings += one_run_a_key(client_log, stored)
+        findings += no_event_after_end(file)
+        findings += outcome_matches_message(file)
+        findings += tool_calls_have_results(file)
+    findings += accepted_is_stored(client_log, stored)
+    findings += one_run_per_prompt(client_log, stored)
     for stream in client_log.streams:
         findings += stream_is_gapless(stream)
         findings += terminal_seen_once(stream)
@@ -33,55 +33,55 @@ def judge(client_log: ClientLog, files: Iterable[Stored]) -> list[Finding]:
 
 
 def file_is_sound(file: Stored) -> list[Finding]:
-    """The database passes its own check and the numbers of its log have no hole (P6)."""
+    """Check that the database passes its own check and that the event numbers have no gap (P6)."""
     findings = [] if file.check == "ok" else [f"{file.workspace}: quick_check says {file.check}"]
     numbers = [event.number for event in file.events]
     if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        findings.append(f"{file.workspace}: the log's numbers have holes: {numbers}")
+        findings.append(f"{file.workspace}: the event numbers have gaps: {numbers}")
     return findings
 
 
-def acknowledged_is_stored(client_log: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
-    """What was answered 202 is in the file (P1)."""
+def accepted_is_stored(client_log: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
+    """Check that each prompt answered with 202 is in the file (P1)."""
     findings = []
-    for ask in client_log.acknowledged:
-        file = stored.get(ask.workspace)
-        if file is not None and ask.run_id not in {run.id for run in file.runs}:
-            findings.append(f"{ask.workspace}: run {ask.run_id} was acknowledged and is not stored")
+    for prompt in client_log.acknowledged:
+        file = stored.get(prompt.workspace)
+        if file is not None and prompt.run_id not in {run.id for run in file.runs}:
+            findings.append(f"{prompt.workspace}: run {prompt.run_id} was acknowledged and is not stored")
     return findings
 
 
-def one_run_a_key(client_log: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
-    """No run exists that nobody asked for, and none twice (P4)."""
+def one_run_per_prompt(client_log: ClientLog, stored: dict[str, Stored]) -> list[Finding]:
+    """Check that each run was requested and that none is stored twice (P4)."""
     findings = []
-    keyless = {ask.workspace for ask in client_log.prompts if not ask.run_id}
+    without_id = {prompt.workspace for prompt in client_log.prompts if not prompt.run_id}
     for file in stored.values():
-        asked = {ask.run_id for ask in client_log.prompts if ask.workspace == file.workspace}
-        tasks = {run.id for run in file.runs if run.kind in ("task", "web")}  # other runs asked for these
+        requested = {prompt.run_id for prompt in client_log.prompts if prompt.workspace == file.workspace}
+        tasks = {run.id for run in file.runs if run.kind in ("task", "web")}  # started by other runs
         for run_id, count in Counter(run.id for run in file.runs).items():
             if count > 1:
                 findings.append(f"{file.workspace}: run {run_id} is stored {count} times")
-            if run_id not in asked and file.workspace not in keyless and run_id not in tasks:
-                findings.append(f"{file.workspace}: run {run_id} was asked for by nobody")
+            if run_id not in requested and file.workspace not in without_id and run_id not in tasks:
+                findings.append(f"{file.workspace}: run {run_id} was not requested")
     return findings
 
 
 def one_terminal_each(file: Stored) -> list[Finding]:
-    """An ended run has exactly one terminal event, an open one none (P2)."""
+    """Check that an ended run has exactly one terminal event and an open one has none (P2)."""
     ends = Counter(event.run_id for event in file.events if event.kind == "run_complete")
     findings = []
     for run in file.runs:
-        wanted = 1 if run.state == "ended" else 0
-        if ends.pop(run.id, 0) != wanted:
-            findings.append(f"{file.workspace}: run {run.id} ({run.state}) has not {wanted} terminal event(s)")
+        expected = 1 if run.state == "ended" else 0
+        if ends.pop(run.id, 0) != expected:
+            findings.append(f"{file.workspace}: run {run.id} ({run.state}) has not {expected} terminal event(s)")
         if (run.outcome != "") != (run.state == "ended"):
             findings.append(f"{file.workspace}: run {run.id} is {run.state} with outcome {run.outcome!r}")
     findings += [f"{file.workspace}: a terminal event for the unknown run {run_id}" for run_id in ends]
     return findings
 
 
-def nothing_after_the_end(file: Stored) -> list[Finding]:
-    """After `run_complete` of a run no event of it follows."""
+def no_event_after_end(file: Stored) -> list[Finding]:
+    """Check that no event of a run follows its `run_complete`."""
     ended: set[str] = set()
     findings = []
     for event in file.events:
@@ -92,13 +92,13 @@ def nothing_after_the_end(file: Stored) -> list[Finding]:
     return findings
 
 
-def ends_tell_a_story(file: Stored) -> list[Finding]:
-    """The row that a terminal event names exists, is the assistant's, has ended and says the same as the outcome."""
+def outcome_matches_message(file: Stored) -> list[Finding]:
+    """Check that the message named by an ended run is a finished assistant message whose reason fits the outcome."""
     findings = []
-    wanted = {"cancelled": {"canceled"}, "interrupted": {"error"}, "failed": {"error"}}
+    reason_of = {"cancelled": {"canceled"}, "interrupted": {"error"}, "failed": {"error"}}
     for run in file.runs:
         if run.cause == "storage":
-            continue  # the shortest end there is: what was stored of the turn stays as it is (D01)
+            continue  # after a storage error only the end is written; the stored part of the turn stays as it is (D01)
         if file.sessions is not None and run.session_id not in file.sessions:
             continue  # its messages were deleted with their session
         if run.state != "ended" or not run.message_id:
@@ -109,13 +109,13 @@ def ends_tell_a_story(file: Stored) -> list[Finding]:
         reasons = [part["data"]["reason"] for part in json.loads(parts) if part["type"] == "finish"]
         if role != "assistant" or len(reasons) != 1:
             findings.append(f"{file.workspace}: run {run.id} ends in message {run.message_id}: {role!r} {reasons}")
-        elif reasons[0] not in wanted.get(run.outcome, {reasons[0]}):
+        elif reasons[0] not in reason_of.get(run.outcome, {reasons[0]}):
             findings.append(f"{file.workspace}: run {run.id} is {run.outcome} and its message says {reasons[0]}")
     return findings
 
 
-def tool_calls_are_answered(file: Stored) -> list[Finding]:
-    """With no run open, every tool call has a result, so that the next request is valid for a model (W05)."""
+def tool_calls_have_results(file: Stored) -> list[Finding]:
+    """Check that, if no run is open, each tool call has one result, so that the next model request is valid (W05)."""
     if any(run.state == "active" for run in file.runs):
         return []
     calls: set[str] = set()
@@ -127,12 +127,12 @@ def tool_calls_are_answered(file: Stored) -> list[Finding]:
             elif part["type"] == "tool_result":
                 results[part["data"]["tool_call_id"]] += 1
     findings = [f"{file.workspace}: tool call {call} has no result" for call in sorted(calls - set(results))]
-    twice = {call: count for call, count in results.items() if count > 1}
-    return findings + [f"{file.workspace}: tool call {call} has {count} results" for call, count in twice.items()]
+    duplicates = {call: count for call, count in results.items() if count > 1}
+    return findings + [f"{file.workspace}: tool call {call} has {count} results" for call, count in duplicates.items()]
 
 
 def stream_is_gapless(stream: Stream) -> list[Finding]:
-    """Numbers rise by one; only a `reset` begins anew (P6)."""
+    """Check that event numbers rise by one, except after a `reset` (P6)."""
     findings = []
     last: tuple[str, int] | None = None
     if stream.after is not None and stream.seen:
@@ -155,21 +155,21 @@ def stream_is_gapless(stream: Stream) -> list[Finding]:
 
 
 def terminal_seen_once(stream: Stream) -> list[Finding]:
-    """No client sees the end of one run twice."""
+    """Check that no client receives the end of a run twice."""
     ends: dict[str, list[int]] = {}
     for event in stream.seen:
         if event.kind == "run_complete" and event.payload.get("run_id"):
             ends.setdefault(event.payload["run_id"], []).append(event.number)
-    story = [(event.kind, event.number) for event in stream.seen if event.number]
+    numbered = [(event.kind, event.number) for event in stream.seen if event.number]
     return [
-        f"{stream.name}: saw {len(numbers)} ends of run {run}, as {numbers} in {story}"
+        f"{stream.name}: saw {len(numbers)} ends of run {run}, as {numbers} in {numbered}"
         for run, numbers in ends.items()
         if len(numbers) > 1
     ]
 
 
 def stream_equals_log(stream: Stream, file: Stored) -> list[Finding]:
-    """What a client saw under a number is what the file holds under it: nothing acknowledged to a client is undone."""
+    """Check that each event a client received is stored unchanged: nothing shown to a client is lost."""
     rows = {event.number: event for event in file.events}
     findings = []
     for event in stream.seen:

@@ -1,4 +1,4 @@
-"""The judge and the strict decoder find planted violations of each kind."""
+"""Check that the history checks and the strict decoder find planted violations of each kind."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.checks import api_shapes
 from tests.support.checks.history import ClientLog, EventRow, RunRow, Seen, Stored, Stream
-from tests.support.checks.judge import judge
+from tests.support.checks.history_checks import check_history
 from tests.support.checks.model_requests import InvalidRequest, check_anthropic, check_openai
 
 TEXT = {"type": "text", "data": {"text": "hi"}}
@@ -23,7 +23,7 @@ def finish(reason: str) -> dict[str, object]:
 def valid_history() -> tuple[ClientLog, Stored]:
     """Return a valid history: one prompt is sent, accepted, completed, and its events are received."""
     client_log = ClientLog(workspaces={"W": Path("/w")})
-    client_log.asked("W", "S", "r1")
+    client_log.submitted("W", "S", "r1")
     client_log.accepted("W", "S", "r1")
     events = [EventRow(1, "message", "r1", b"m1"), EventRow(2, "run_complete", "r1", b"end")]
     messages = {"a1": ("assistant", json.dumps([TEXT, finish("end_turn")]))}
@@ -50,11 +50,11 @@ def with_run(stored: Stored, **changes: str) -> None:
 
 def test_a_valid_history_has_no_findings() -> None:
     client_log, stored = valid_history()
-    assert judge(client_log, [stored]) == []
+    assert check_history(client_log, [stored]) == []
 
 
 def lost_prompt(client_log: ClientLog, stored: Stored) -> None:
-    client_log.asked("W", "S", "r2")
+    client_log.submitted("W", "S", "r2")
     client_log.accepted("W", "S", "r2")
 
 
@@ -172,9 +172,9 @@ VIOLATIONS: dict[Violation, str] = {
     terminal_of_an_unknown_run: "unknown run r9",
     ended_without_outcome: "with outcome ''",
     run_stored_twice: "stored 2 times",
-    run_without_a_prompt: "asked for by nobody",
+    run_without_a_prompt: "was not requested",
     event_after_the_end: "after the end of r1",
-    gap_in_the_log: "have holes",
+    gap_in_the_log: "have gaps",
     corrupt_database: "quick_check",
     final_message_missing: "ends in message missing",
     final_message_without_a_finish: "ends in message a1",
@@ -197,7 +197,8 @@ VIOLATIONS: dict[Violation, str] = {
 def test_a_planted_violation_is_found(plant: Violation) -> None:
     client_log, stored = valid_history()
     plant(client_log, stored)
-    assert any(VIOLATIONS[plant] in finding for finding in judge(client_log, [stored])), judge(client_log, [stored])
+    findings = check_history(client_log, [stored])
+    assert any(VIOLATIONS[plant] in finding for finding in findings), findings
 
 
 def test_a_stream_may_continue_anywhere_after_a_reset() -> None:
@@ -207,15 +208,15 @@ def test_a_stream_may_continue_anywhere_after_a_reset() -> None:
         Seen("message", "created", {}, "L", 1, b"m1"),
         Seen("reset", "updated", cursor, "L", 7),
     ]
-    assert judge(client_log, [stored]) == []
+    assert check_history(client_log, [stored]) == []
 
 
 def test_a_resumed_stream_must_begin_after_its_cursor() -> None:
     client_log, stored = valid_history()
     client_log.streams[0].after = 1
-    assert any("L.1 (message) follows L.1" in finding for finding in judge(client_log, [stored]))
+    assert any("L.1 (message) follows L.1" in finding for finding in check_history(client_log, [stored]))
     del client_log.streams[0].seen[0]
-    assert judge(client_log, [stored]) == []
+    assert check_history(client_log, [stored]) == []
 
 
 # --- the strict decoder -------------------------------------------------------------------------------------------
@@ -264,13 +265,13 @@ def test_a_message_that_the_client_cannot_decode_is_refused(changes: dict[str, o
     [
         (line({key: value for key, value in MESSAGE.items() if key != "parts"}), "'parts' is missing"),
         (line(None), "an object"),
-        (line(MESSAGE, kind="unknown"), "no outer type"),
+        (line(MESSAGE, kind="unknown"), "not an outer type"),
         (line(MESSAGE, change="changed"), "inner type"),
         (line({"session_id": "s", "message_id": ""}, "run_complete", "created"), "inner type"),
         (line({"type": "error", "message": None}, "agent_event"), "an object"),
         (b'{"payload": {"type": "created", "payload": {}}, "type": "message"}', "must come first"),
         (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": NaN'), "NaN"),
-        (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": 1, "created_at": 2'), "twice"),
+        (line(MESSAGE).replace(b'"created_at": 1', b'"created_at": 1, "created_at": 2'), "duplicate key"),
     ],
 )
 def test_an_event_that_the_client_would_drop_is_refused(data: bytes, reason: str) -> None:
