@@ -62,10 +62,10 @@ from worker.skills.service import SkillService
 from worker.store.database import Database
 from worker.store.database_file import StorageCorrupt, StorageUnusable
 from worker.store.event_log import StoredEventLog
-from worker.store.file_versions import StoredHistory
 from worker.store.migrations import SchemaNewer
-from worker.store.read_files import StoredFileLedger
-from worker.store.todos import StoredTodos
+from worker.store.tables.file_versions import StoredHistory
+from worker.store.tables.read_files import StoredFileLedger
+from worker.store.tables.todos import StoredTodos
 from worker.supervisor_lease import SupervisorLease
 from worker.toolkit.extension import Extensions
 from worker.tools.builtin import BuiltinTools, ToolDependencies, lsp_tools

@@ -14,9 +14,9 @@ from protocol.errors import BadInput
 from protocol.limits import Limits
 from worker.operations.decode import read
 from worker.operations.table import Handler, OperationRequest, OperationResponse
-from worker.store import read_files
 from worker.store.database import Database, Transaction
 from worker.store.open_file_guard import is_guarded
+from worker.store.tables import read_files
 
 NEVER = b'"0001-01-01T00:00:00Z"'
 

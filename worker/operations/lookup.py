@@ -4,7 +4,7 @@ from sqlalchemy import Connection
 
 from protocol.api.session import Session
 from protocol.errors import NotFound
-from worker.store import sessions
+from worker.store.tables import sessions
 
 
 def session_or_404(connection: Connection, session_id: str) -> Session:

@@ -10,8 +10,8 @@ from worker.config.live import LiveConfig
 from worker.operations.decode import number, read
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
-from worker.store import runs
 from worker.store.database import Database
+from worker.store.tables import runs
 
 RUNS_SHOWN = 100
 RUNS_SHOWN_MAX = 1000

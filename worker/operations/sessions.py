@@ -16,8 +16,8 @@ from worker.operations.decode import read
 from worker.operations.lookup import session_or_404
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
-from worker.store import file_versions, messages, sessions
 from worker.store.database import Database, Transaction
+from worker.store.tables import file_versions, messages, sessions
 from worker.tools.shell.jobs import Jobs
 
 USER_MESSAGES_MAX = 1000

@@ -23,8 +23,8 @@ from worker.processes.child import ChildProcesses
 from worker.processes.environment import user_environment
 from worker.runs import message_rows
 from worker.runs.drain import Drain
-from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
+from worker.store.tables import messages, sessions
 
 COLOURS = {"COLORTERM": "truecolor", "CLICOLOR_FORCE": "1", "FORCE_COLOR": "1"}
 TIMED_OUT = 124  # the exit code of timeout(1)

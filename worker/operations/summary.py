@@ -7,8 +7,8 @@ from worker.agent.message_draft import finish_of
 from worker.config.live import LiveConfig
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
-from worker.store import messages
 from worker.store.database import Database
+from worker.store.tables import messages
 
 
 class SummaryOperations:

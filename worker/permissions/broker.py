@@ -20,9 +20,9 @@ from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
 from worker.permissions.client_presence import ClientPresence
 from worker.permissions.requests import PendingRequests, RequestDecision
-from worker.store import permission_requests
 from worker.store.database import Database, Transaction
 from worker.store.rows import RequestKind, RequestState, StoredRequest
+from worker.store.tables import permission_requests
 
 
 @dataclass(frozen=True)

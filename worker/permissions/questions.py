@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from protocol.api.permission import QuestionItem, QuestionRequest, QuestionResponse
 from protocol.limits import Limits
 from worker.permissions.broker import PermissionBroker
-from worker.store import runs
 from worker.store.database import Database
 from worker.store.rows import StoredRequest
+from worker.store.tables import runs
 from worker.toolkit.tool import ToolContext, ToolError
 
 

@@ -10,8 +10,8 @@ from worker.agent.message_draft import finish_of, text_of
 from worker.runs import message_rows
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.transcript import charge
-from worker.store import messages, sessions
 from worker.store.database import Database, Transaction
+from worker.store.tables import messages, sessions
 from worker.toolkit.tool import ToolError
 from worker.tools.session.agent import TaskKind
 

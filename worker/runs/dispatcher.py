@@ -34,9 +34,10 @@ from worker.runs.session_queue import (
     Start,
 )
 from worker.runs.transcript import StoredTranscript
-from worker.store import messages, rows, runs, sessions
+from worker.store import rows
 from worker.store.database import Transaction
 from worker.store.rows import StoredRun
+from worker.store.tables import messages, runs, sessions
 
 
 class Dispatcher:

@@ -10,9 +10,10 @@ from protocol.ids import RunId
 from protocol.limits import Limits
 from worker.runs.run_end import CRASHED_REPEATEDLY, INTERRUPTED, EndWriter
 from worker.runs.transcript import charge
-from worker.store import rows, runs, sessions
+from worker.store import rows
 from worker.store.database import Database, Transaction
 from worker.store.rows import StoredRun
+from worker.store.tables import runs, sessions
 
 
 @dataclass(frozen=True)

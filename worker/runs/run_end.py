@@ -32,9 +32,10 @@ from worker.agent.message_draft import (
 from worker.agent.usage import Usage
 from worker.runs import message_rows
 from worker.runs.transcript import account, forget
-from worker.store import messages, permission_requests, rows, runs, sessions
+from worker.store import rows
 from worker.store.database import Database, Transaction
 from worker.store.rows import RequestState, StoredRun
+from worker.store.tables import messages, permission_requests, runs, sessions
 
 _BUSY_ATTEMPTS = 3
 

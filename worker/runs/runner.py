@@ -22,9 +22,10 @@ from worker.runs import message_rows
 from worker.runs.run_end import CANCELLED, SESSION_DELETED, Outcome, RunFinisher, UnwrittenRows
 from worker.runs.run_services import RunServices
 from worker.runs.transcript import StoredTranscript
-from worker.store import messages, rows, runs, sessions
+from worker.store import rows
 from worker.store.database import Transaction
 from worker.store.rows import StoredRun
+from worker.store.tables import messages, runs, sessions
 
 
 class TurnLike(Protocol):

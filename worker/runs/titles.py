@@ -17,8 +17,8 @@ from protocol.limits import Limits
 from worker.agent.titles import title_of, title_request
 from worker.agent.usage import cost_of
 from worker.models.client import Finished, ModelClient, ModelFailure, TextDelta
-from worker.store import sessions
 from worker.store.database import Database, Transaction
+from worker.store.tables import sessions
 
 ANSWER_CHARACTERS = 20_000
 

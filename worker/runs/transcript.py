@@ -25,9 +25,10 @@ from worker.agent.message_draft import finish_of, needs_store
 from worker.agent.usage import Usage
 from worker.runs import message_rows
 from worker.runs.run_services import RunServices
-from worker.store import messages, rows, runs, sessions
+from worker.store import rows
 from worker.store.database import Transaction
 from worker.store.rows import StoredRun
+from worker.store.tables import messages, runs, sessions
 
 
 class StoredTranscript:

@@ -7,11 +7,12 @@ from protocol.api.file import FileVersion
 from protocol.api.message import Message
 from protocol.api.permission import PermissionRequest
 from protocol.api.session import Session
-from worker.store import events, file_versions, messages, permission_requests, read_files, runs, sessions
+from worker.store import events
 from worker.store.database import Transaction
 from worker.store.engine import wrap
 from worker.store.migrations import migrate
 from worker.store.rows import RequestState, StoredRequest, StoredRun
+from worker.store.tables import file_versions, messages, permission_requests, read_files, runs, sessions
 
 
 def warm_up_store() -> None:

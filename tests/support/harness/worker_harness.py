@@ -41,10 +41,10 @@ from worker.runs.run_end import EndWriter, MessageAuthor, RunFinisher
 from worker.runs.run_services import RunServices
 from worker.runs.session_queue import AcceptCounter
 from worker.runs.titles import Titles
-from worker.store import messages, runs, sessions
 from worker.store.database import Database, Transaction
-from worker.store.read_files import StoredFileLedger
 from worker.store.rows import StoredRun
+from worker.store.tables import messages, runs, sessions
+from worker.store.tables.read_files import StoredFileLedger
 from worker.toolkit.tool import ToolContext
 from worker.toolkit.toolbox import Toolbox
 

@@ -20,9 +20,9 @@ from worker.permissions.broker import BrokerAnswer, PermissionBroker
 from worker.permissions.gate import PermissionGate, RunPolicy, request_path
 from worker.permissions.questions import batch_of, in_order
 from worker.permissions.rules import Rules
-from worker.store import permission_requests, sessions
 from worker.store.database import Database
 from worker.store.rows import RequestState, StoredRequest
+from worker.store.tables import permission_requests, sessions
 from worker.toolkit.tool import AccessRequest, ToolDenied
 
 

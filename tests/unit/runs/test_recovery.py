@@ -23,9 +23,10 @@ from protocol.api.session import Session
 from protocol.limits import DEFAULT_LIMITS, Limits
 from tests.support.harness.worker_harness import WorkerHarness, open_worker_harness
 from worker.runs import message_rows
-from worker.store import messages, rows, runs, sessions
+from worker.store import rows
 from worker.store.database import Transaction
 from worker.store.rows import StoredRun
+from worker.store.tables import messages, runs, sessions
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from worker.agent.titles import PROMPT_CHARACTERS, title_of, title_request
 from worker.models.client import Finished, TextDelta, Tokens
 from worker.models.failures import failure
 from worker.runs.titles import Titles
-from worker.store import sessions
+from worker.store.tables import sessions
 
 
 class TitleModel(PlayedModel):

@@ -17,10 +17,10 @@ from protocol.errors import LimitReached, Unavailable
 from protocol.limits import Limits
 from tests.support.harness.store import StoreListener, open_database
 from worker.store import events as event_rows
-from worker.store import sessions
 from worker.store.database import Database, Transaction
 from worker.store.database_file import StorageUnusable
 from worker.store.migrations import SchemaNewer
+from worker.store.tables import sessions
 
 
 def build_session(name: str = "s1", title: str = "") -> Session:

@@ -10,9 +10,9 @@ from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.limits import DEFAULT_LIMITS, Limits
 from tests.support.harness.store import StoreListener, open_database
-from worker.store import file_versions, sessions
 from worker.store.database import Database, Transaction
-from worker.store.file_versions import StoredHistory
+from worker.store.tables import file_versions, sessions
+from worker.store.tables.file_versions import StoredHistory
 
 
 @dataclass(frozen=True)

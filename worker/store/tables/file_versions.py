@@ -12,9 +12,9 @@ from protocol.api.file import FileVersion
 from protocol.base.clock import Clock
 from protocol.ids import RandomSource, new_uuid
 from protocol.limits import Limits
-from worker.store import sessions
 from worker.store.database import Database, Transaction
 from worker.store.schema import FILES
+from worker.store.tables import sessions
 
 _C = FILES.c
 _INSERT = insert(FILES)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from protocol.api.session import Todo
 from protocol.base.clock import Clock
 from protocol.errors import NotFound
-from worker.store import sessions
 from worker.store.database import Database, Transaction
+from worker.store.tables import sessions
 
 
 class StoredTodos:

@@ -4,8 +4,8 @@ import msgspec
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from protocol.api.message import Message, Part
-from worker.store import sessions
 from worker.store.schema import MESSAGES
+from worker.store.tables import sessions
 
 _C = MESSAGES.c
 _INSERT = insert(MESSAGES)
