@@ -3,8 +3,6 @@
 import asyncio
 import gc
 import json
-import logging
-import random
 import statistics
 import sys
 import time
@@ -152,8 +150,7 @@ async def _longest(kind: str) -> tuple[float, float]:
     choice = SelectedModel(model="bench", provider="p")
     config = WorkspaceConfig({"p": provider}, {"large": choice, "small": choice}, (), Options(), {}, "", (), (), ())
     transport = httpx2.MockTransport(answer)
-    log = logging.getLogger("bench")
-    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=transport)
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS, transport=transport)
     rows = _rows()
     blocked, dumped = [], []
     for _ in range(ROUNDS):

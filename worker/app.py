@@ -234,7 +234,7 @@ class Worker:
         spec, limits, clock, random, log = self._spec, self._limits, self._clock, self._random, self._log
         database, live = storage.database, services.live
         credentials = Credentials(live, spec, clock=clock, log=log)
-        models = LiveModels(live, credentials, limits=limits, clock=clock, random=random, log=log)
+        models = LiveModels(live, credentials, limits=limits, clock=clock, log=log)
         delegation = Delegation(database, clock)
         turns = TurnFactory(
             spec,

@@ -28,7 +28,7 @@ from protocol.api.message import (
 )
 from tests.support.checks.model_requests import CHECKS
 from tests.support.run_coroutine import run
-from tests.unit.agent.agent_harness import LIMITS, LOG, seeded
+from tests.unit.agent.agent_harness import LIMITS
 from worker.agent.history import repair
 from worker.agent.message_draft import calls_of, results_of
 from worker.models.client import ModelRequest
@@ -157,7 +157,7 @@ def test_a_repaired_history_is_a_valid_request_of_each_wire_format(wire_format: 
     last = Message(id="u1", session_id="s", role="user", parts=[TextPart(TextData(text="go"))])
 
     async def send(stored: list[Message]) -> None:
-        models = ModelRegistry(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(respond))
+        models = ModelRegistry(config, {}, LIMITS, transport=httpx2.MockTransport(respond))
         async for _ in models.large().stream(ModelRequest("system", repair([first, *stored, last], "loop"))):
             pass
         await models.close()

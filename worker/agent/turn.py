@@ -45,12 +45,12 @@ class Turn:
         limits: Limits,
         clock: Clock,
         log: logging.Logger,
-        max_tokens: int = 0,
         may_summarize: bool = True,
     ) -> None:
-        """`tool_context` takes a call and the id of its assistant row. `max_tokens` 0 leaves the limit to the model.
+        """`tool_context` takes a call and the id of its assistant row.
 
-        `may_summarize`: when the context is full, the conversation is summarised and the turn continues.
+        `may_summarize`: when the context is full, the conversation is summarised and the turn continues. It takes nine
+        parameters because a turn connects the model, the tools and the transcript, which know nothing of each other.
         """
         self._model = model
         self._toolbox = toolbox
@@ -60,7 +60,6 @@ class Turn:
         self._limits = limits
         self._clock = clock
         self._log = log
-        self._max_tokens = max_tokens
         self._request = StepRequest(model=model, transcript=transcript, limits=limits, clock=clock, log=log)
         self._loops = LoopDetector()
         self._budget = ContextBudget(model.model.context_window if may_summarize else 0)
@@ -146,7 +145,6 @@ class Turn:
             system=self._system_prompt,
             messages=repair(self._messages, self._model.provider_id),
             tools=self._toolbox.specs,
-            max_tokens=self._max_tokens,
         )
         row = await self._transcript.create_assistant(model=self._model.model.id, provider=self._model.provider_id)
         self._calls = None

@@ -5,8 +5,6 @@ created on first use and closed by `ModelRegistry.close`.
 """
 
 import asyncio
-import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -55,8 +53,6 @@ class ModelRegistry:
         config: WorkspaceConfig,
         env: Mapping[str, str],
         limits: Limits,
-        random: random.Random,
-        log: logging.Logger,
         *,
         clock: Clock | None = None,
         sleep: Sleeper = asyncio.sleep,

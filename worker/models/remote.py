@@ -46,7 +46,10 @@ class RemoteModel:
         caches: bool,
     ) -> None:
         """`make` builds the model of pydantic_ai, on first use. `secrets` never appear in a failure's text; `key_hint`
-        says where to put a correct key. `caches`: cache markers may be sent."""
+        says where to put a correct key. `caches`: cache markers may be sent.
+
+        It takes nine parameters because the registry computes all of them; the configuration itself is not read here.
+        """
         self.model = model
         self.provider_id = provider.id
         self.is_flat_rate = provider.flat_rate

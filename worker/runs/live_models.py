@@ -5,7 +5,6 @@ closed only at the end.
 """
 
 import logging
-import random
 from collections.abc import Mapping
 
 from protocol.base.clock import Clock
@@ -30,14 +29,12 @@ class LiveModels:
         *,
         limits: Limits,
         clock: Clock,
-        random: random.Random,
         log: logging.Logger,
     ) -> None:
         self._live = live
         self._credentials = credentials
         self._limits = limits
         self._clock = clock
-        self._random = random
         self._log = log
         self._registries: list[ModelRegistry] = []  # the newest is the current one
         live.subscribe(self._configure)
@@ -76,9 +73,7 @@ class LiveModels:
             await registry.close()
 
     def _configure(self, config: WorkspaceConfig, env: Mapping[str, str]) -> None:
-        registry = ModelRegistry(
-            config, env, self._limits, self._random, self._log, clock=self._clock, renew=self._renewed
-        )
+        registry = ModelRegistry(config, env, self._limits, clock=self._clock, renew=self._renewed)
         self._registries.append(registry)
 
     async def _renewed(self, kind: str, refused: ModelChoice) -> tuple[ModelClient, ModelChoice] | None:

@@ -5,8 +5,6 @@ closed afterwards. No thread, socket or loop may be left behind, since forks wou
 """
 
 import asyncio
-import logging
-import random
 from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -121,8 +119,7 @@ async def _ask(kind: str) -> None:
         secrets=(),
         data_dir=Path(),
     )
-    log = logging.getLogger("bulkhead.warm")
-    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(answer))
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS, transport=httpx2.MockTransport(answer))
     try:
         async with aclosing(models.large().stream(_request())) as events:
             async for _ in events:

@@ -12,7 +12,7 @@ from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
 from tests.support.fakes.scripted_provider import API_KEY
-from tests.unit.agent.agent_harness import LOG, seeded, user
+from tests.unit.agent.agent_harness import user
 from tests.unit.models.test_remote import allow_loopback as allow_loopback
 from tests.unit.models.test_remote import collect, open_client
 from worker.config.catalogue import BUILTIN_ID
@@ -119,7 +119,7 @@ async def sent_by(
     selected = SelectedModel(model=provider.models[0].id, provider="p", reasoning_effort="low")
     config = WorkspaceConfig({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
     transport = httpx2.MockTransport(reply)
-    models = ModelRegistry(config, env or {}, DEFAULT_LIMITS, seeded(), LOG, transport=transport)
+    models = ModelRegistry(config, env or {}, DEFAULT_LIMITS, transport=transport)
     events = await collect(models.large(), ModelRequest("be good", messages or [user("hi")]))
     await models.close()
     assert len(requests) == 1
@@ -226,7 +226,7 @@ async def test_a_conversation_with_calls_is_sent_to_bedrock_with_a_tool_configur
     config = WorkspaceConfig(
         {"p": provider}, {"large": SelectedModel(model=model.id, provider="p")}, (), Options(), {}, "", (), (), ()
     )
-    models = ModelRegistry(config, account, DEFAULT_LIMITS, seeded(), LOG)
+    models = ModelRegistry(config, account, DEFAULT_LIMITS)
     async with server:
         with pytest.raises(ModelFailure, match="seen"):
             await collect(models.large(), ModelRequest("be good", messages))

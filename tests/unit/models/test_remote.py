@@ -26,7 +26,7 @@ from protocol.api.message import (
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from protocol.limits import DEFAULT_LIMITS, Limits
 from tests.support.fakes.scripted_provider import API_KEY, Exchange, Provider
-from tests.unit.agent.agent_harness import LOG, seeded, user
+from tests.unit.agent.agent_harness import user
 from worker.agent.usage import cost_of
 from worker.config.catalogue import key_hint
 from worker.config.load import WorkspaceConfig
@@ -94,7 +94,7 @@ async def open_client(
 ) -> AsyncIterator[tuple[Provider, ModelClient]]:
     """Open a scripted provider and a client of it; every request must be valid for a real provider."""
     async with Provider() as provider:
-        models = ModelRegistry(config_of(provider, dialect, **changes), {}, limits, seeded(), LOG)
+        models = ModelRegistry(config_of(provider, dialect, **changes), {}, limits)
         try:
             yield provider, models.large()
         finally:
@@ -304,7 +304,7 @@ async def test_L04_a_stream_ended_by_a_reset_is_reported_as_cut(dialect: str) ->
 async def test_a_refused_connection_is_a_network_failure(dialect: str) -> None:
     async with Provider() as provider:
         config = config_of(provider, dialect, base_url="http://127.0.0.1:9/v1")
-        models = ModelRegistry(config, {}, DEFAULT_LIMITS, seeded(), LOG)
+        models = ModelRegistry(config, {}, DEFAULT_LIMITS)
         error = await collect_failure(models.large())
         assert (error.category, error.retryable) == ("network", True)
         await models.close()

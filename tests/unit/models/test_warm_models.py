@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.agent.agent_harness import LIMITS, LOG, seeded
+from tests.unit.agent.agent_harness import LIMITS
 from worker.config.load import WorkspaceConfig
 from worker.config.schema import Options
 from worker.models.client import ModelRequest
@@ -99,7 +99,7 @@ async def body_of(request: ModelRequest, kind: str) -> dict[str, Any]:
         model="warm/warm", provider="p", temperature=0.5, top_p=0.9, reasoning_effort="low", presence_penalty=0.1
     )
     config = WorkspaceConfig({"p": provider}, {"large": selected}, (), Options(), {}, "", (), (), ())
-    models = ModelRegistry(config, {}, LIMITS, seeded(), LOG, transport=httpx2.MockTransport(answer))
+    models = ModelRegistry(config, {}, LIMITS, transport=httpx2.MockTransport(answer))
     with override_allow_model_requests(True):
         async for _ in models.large().stream(request):
             pass

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import socket
 from pathlib import Path
 
@@ -86,8 +85,7 @@ def test_a_missing_local_model_is_an_error_that_says_how_to_install_it(tmp_path:
 @pytest.mark.usefixtures("allow_model_requests")
 async def test_a_socket_without_a_listener_is_a_retryable_failure(tmp_path: Path) -> None:
     config = load(tmp_path, local_model=str(tmp_path / "none.sock"))
-    log = logging.getLogger("bulkhead.test")
-    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log)
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS)
     rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
     with pytest.raises(ModelFailure, match="cannot reach the model of this machine") as caught:
         async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
@@ -107,8 +105,7 @@ async def test_a_full_context_is_reported_as_context_overflow(tmp_path: Path) ->
     def reject(_request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(400, json={"error": error})
 
-    log = logging.getLogger("bulkhead.test")
-    models = ModelRegistry(config, {}, DEFAULT_LIMITS, random.Random(0), log, transport=httpx2.MockTransport(reject))
+    models = ModelRegistry(config, {}, DEFAULT_LIMITS, transport=httpx2.MockTransport(reject))
     rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
     with pytest.raises(ModelFailure) as caught:
         async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
