@@ -71,14 +71,7 @@ async def test_a_second_ctrl_c_exits_at_once(house: ServerHarness) -> None:
     (await running.finished()).expect(130)
     hit.release()
     await eventually(lambda: _no_open_run(house, path), what="the run has ended")
-    await log_prompts(house, workspace)
-
-
-async def log_prompts(house: ServerHarness, workspace: str) -> None:
-    """Enter the prompts of a command into the client log, so that the harness checks them like all others."""
-    for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
-        house.client_log.submitted(workspace, run["session_id"], run["id"])
-        house.client_log.accepted(workspace, run["session_id"], run["id"])
+    await house.log_prompts(workspace)
 
 
 async def _no_open_run(house: ServerHarness, path: Path) -> bool:
@@ -96,7 +89,7 @@ async def test_run_reports_a_worker_that_died(house: ServerHarness) -> None:
     assert lost.out.startswith("t1 t2 t3")
     assert "signal 9" in lost.err
     assert "nterrupted" in lost.err
-    await log_prompts(house, workspace)
+    await house.log_prompts(workspace)
 
 
 async def test_run_survives_a_supervisor_restart(house: ServerHarness) -> None:

@@ -130,14 +130,7 @@ async def test_another_client_may_answer_the_request(house: ServerHarness) -> No
         assert answer.expect(200).json() == {"resolved": True}
         (await terminal.finished()).expect(0)
     assert (path / "one.txt").exists()
-    await log_prompts(house, workspace)
-
-
-async def log_prompts(house: ServerHarness, workspace: str) -> None:
-    """Enter the prompts of a command into the client log, so that the harness checks them like all others."""
-    for run in (await house.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
-        house.client_log.submitted(workspace, run["session_id"], run["id"])
-        house.client_log.accepted(workspace, run["session_id"], run["id"])
+    await house.log_prompts(workspace)
 
 
 @pytest.mark.parametrize(

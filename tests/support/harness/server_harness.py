@@ -206,6 +206,12 @@ class ServerHarness:
         """Read the current content of the database file of a workspace."""
         return read_stored(workspace.id, workspace.data_dir)
 
+    async def log_prompts(self, workspace: str) -> None:
+        """Enter the prompts of a command into the client log, so that they are checked like all others."""
+        for run in (await self.new_client().get(f"/v1/workspaces/{workspace}/runs")).expect(200).json():
+            self.client_log.submitted(workspace, run["session_id"], run["id"])
+            self.client_log.accepted(workspace, run["session_id"], run["id"])
+
     def leftovers(self) -> list[tuple[int, str]]:
         """Return pid and title of the processes with this harness's marker or directory, except the server itself."""
         pids = {*marked(HARNESS_MARKER, self.root.name), *mentioning(str(self.root))}
