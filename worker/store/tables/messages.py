@@ -118,7 +118,7 @@ def user_of_workspace(connection: Connection, count: int) -> list[Message]:
     return [_message(row) for row in connection.execute(_USER, {"count": count})]
 
 
-def _message(row: Row[tuple[Any, ...]]) -> Message:
+def _message(row: Row[*tuple[Any, ...]]) -> Message:
     # Unpacked, because each access by name costs as much as the rest: conversations have thousands of rows.
     _seq, row_id, session_id, _run_id, role, parts, model, provider, is_summary, created_at, updated_at = row
     return Message(
