@@ -222,6 +222,17 @@ async def test_files_and_images_are_attached_to_the_prompt(house: ServerHarness)
     ]
 
 
+async def test_a_chosen_model_that_cannot_be_used_ends_the_command_with_the_reason(house: ServerHarness) -> None:
+    path = house.directory("w", "script")
+    config = {"models": {"large": {"provider": "openai", "model": "gpt-x"}}}
+    (path / "bulkhead.json").write_text(json.dumps(config))
+    done = (await command(house.server, "run", "/say hello", cwd=path)).expect(1)
+    assert done.out == ""
+    assert "cannot use the large model 'openai/gpt-x'" in done.err
+    assert "set OPENAI_API_KEY" in done.err
+    assert "scripted model" not in done.err
+
+
 async def test_yolo_lasts_as_long_as_its_run(house: ServerHarness) -> None:
     path = house.directory("w", "script")
     prompt = '/tool write {"file_path": "made.txt", "content": "x"}\n/say ok'

@@ -47,10 +47,10 @@ class LiveConfig:
         self._chosen: dict[str, SelectedModel] = {}
         self._reading = asyncio.Lock()  # so that an earlier reading never replaces a later one
         self.skip_permissions = spec.skip_permissions
-        self.problem: BadInput | None = None
+        self._error: BadInput | None = None
         if isinstance(config, BadInput):
-            self.problem, config = config, empty_config(Path(spec.data_dir))
-            log.error(self.problem.message)
+            self._error, config = config, empty_config(Path(spec.data_dir))
+            log.error(self._error.message)
         self._current = config
         self._apply(config)
 
@@ -58,6 +58,13 @@ class LiveConfig:
     def current(self) -> WorkspaceConfig:
         """The configuration for the next turn."""
         return self._current
+
+    @property
+    def problem(self) -> BadInput | None:
+        """Why no prompt is accepted: the configuration cannot be read, or its models cannot be used."""
+        if self._error is None and self._current.model_problem:
+            return BadInput(self._current.model_problem)
+        return self._error
 
     @property
     def env(self) -> dict[str, str]:
@@ -86,7 +93,7 @@ class LiveConfig:
         """Change the file of a scope and use the result, in a thread; on failure the file stays as it was.
 
         `choose` holds models that count from now on although a project's file says otherwise; None leaves the choice
-        to the files again. Raises as `edit_file`.
+        to the files again. Raises as `edit_file`, and BadInput for a chosen model that cannot be used.
         """
         path = file_of(scope, Path(self._spec.data_dir), self._spec.env)
         async with self._reading:
@@ -94,14 +101,17 @@ class LiveConfig:
             chosen = {kind: model for kind, model in choices.items() if model is not None}
 
             def attempt(tree: Object) -> WorkspaceConfig:
-                return read_config(self._spec, chosen=chosen, unwritten={path: tree})
+                config = read_config(self._spec, chosen=chosen, unwritten={path: tree})
+                if config.model_problem and any(model is not None for model in (choose or {}).values()):
+                    raise BadInput(config.model_problem)
+                return config
 
             config = await asyncio.to_thread(edit_file, path, change, attempt, self._clock)
             self._chosen = chosen
             self._replace(config)
 
     def _replace(self, config: WorkspaceConfig) -> bool:
-        self.problem = None
+        self._error = None
         if config == self._current:
             return False
         self._current = config
@@ -116,6 +126,8 @@ class LiveConfig:
             self._register_secret(secret)
         for warning in config.warnings:
             self._log.warning(warning)
+        if config.model_problem:
+            self._log.error(config.model_problem)
         set_level("debug" if self._spec.debug or config.options.debug else self._spec.log_level)
 
 

@@ -57,6 +57,8 @@ class WorkspaceConfig:
     mcp: dict[str, McpSettings] = field(repr=False, default_factory=dict)
     tools: ToolSettings = field(default_factory=ToolSettings)
     raw: Object = field(repr=False, default_factory=dict)
+    model_problem: str = ""
+    """Why the models that the configuration asks for cannot be used, so that no prompt is accepted; "" if they can."""
 
     def wire(self) -> bytes:
         """Return the `Config` of the HTTP API as JSON: `providers` and `options.tui` are objects, secrets masked."""
@@ -165,6 +167,7 @@ def config_of(
         mcp=schema.mcp,
         tools=schema.tools,
         raw=layers.merged,
+        model_problem=resolved.problem,
     )
 
 
