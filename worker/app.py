@@ -200,8 +200,15 @@ class Worker:
     def _make_services(self, storage: _Storage) -> _Services:
         spec, limits, clock, random, log = self._spec, self._limits, self._clock, self._random, self._log
         workspace = Path(spec.path)
-        live = LiveConfig(spec, self._config, clock=clock, log=log, register_secret=self._register_secret)
         children = ChildProcesses(limits=limits, clock=clock, log=log, random=random)
+        live = LiveConfig(
+            spec,
+            self._config,
+            clock=clock,
+            log=log,
+            register_secret=self._register_secret,
+            in_thread=lambda job: children.threads.run(lambda _stop: job(), timeout_s=limits.disk_answer_s),
+        )
         languages = LanguageServers(
             workspace=workspace,
             children=children,
