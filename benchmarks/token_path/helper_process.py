@@ -1,11 +1,14 @@
 """Run a program of the benchmarks beside the server, in a process of its own that ends with this one."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 READY_S = 20.0
 STOP_S = 10.0
 
@@ -22,7 +25,10 @@ class Helper:
 async def helper(module: str, *arguments: str) -> AsyncIterator[Helper]:
     """Start `python -m MODULE`; yield it after its first line of output. It exits when its standard input closes."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", module, *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert child.stdin is not None
     assert child.stdout is not None
