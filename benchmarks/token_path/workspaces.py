@@ -1,6 +1,7 @@
 """Measure many workspaces: creating them, their first prompts, and what 100 of them cost while they are idle."""
 
 import asyncio
+import sys
 import time
 
 from benchmarks.server import Server
@@ -30,29 +31,32 @@ async def created_and_prompted(server: Server, tree: ProcessTree, count: int) ->
 
 
 async def idle(server: Server, tree: ProcessTree, count: int) -> Values:
-    """Measure workspaces that had one prompt each: memory, CPU use while idle, memory when they are asleep."""
+    """Measure workspaces that had one prompt each: CPU use while idle, memory then, and memory when they are asleep.
+
+    Clients stay attached while the workers are awake. Figures of awake workers are left out if some are asleep by then.
+    """
     conversations = []
     for path in make_projects(server.root, count):
         conversation = await ServerConversation.open(server, path)
         await conversation.reply(20)
         conversations.append(conversation)
     await tree.at_rest()
-    values = {"awake_pss": tree.pss_mb()}
     before, started = tree.cpu_s(), time.monotonic()
     await asyncio.sleep(IDLE_S)
-    values["idle_cpu"] = (tree.cpu_s() - before) / (time.monotonic() - started) * 100
-    _check_awake(await conversations[0].client.ask("GET", "/v1/workers"), count)
+    idle_cpu = (tree.cpu_s() - before) / (time.monotonic() - started) * 100
+    pss_mb = tree.pss_mb()
+    values: Values = {}
+    workers = await conversations[0].client.ask("GET", "/v1/workers")
+    awake = sum(worker["state"] == "ready" for worker in workers)
+    if awake == count:
+        values |= {"awake_pss": pss_mb, "idle_cpu": idle_cpu}
+    else:
+        print(f"memory and idle CPU are left out: only {awake} of {count} workers are awake", file=sys.stderr)
     for conversation in conversations:
         await _put_to_sleep(conversation)
     await tree.at_rest()
     values["asleep_pss"] = tree.pss_mb()
     return values
-
-
-def _check_awake(workers: list[dict[str, object]], count: int) -> None:
-    ready = sum(worker["state"] == "ready" for worker in workers)
-    if ready != count:
-        raise RuntimeError(f"cannot measure idle workers: {ready} of {count} are ready")
 
 
 async def _put_to_sleep(conversation: ServerConversation) -> None:
