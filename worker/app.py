@@ -177,6 +177,7 @@ class Worker:
             extensions=services.extensions,
             broker=services.broker,
             models=runs.models,
+            turns=runs.turns,
             database=storage.database,
         )
         service = WorkerService(parts, self._spec, lease=lease, end=end, clock=self._clock, log=self._log)
@@ -300,7 +301,15 @@ class Worker:
         handlers: dict[str, Handler] = {}
         for operations in (
             PromptOperations(dispatcher, database, live),
-            SessionOperations(dispatcher, database, services.jobs, limits=limits, clock=clock, random=random),
+            SessionOperations(
+                dispatcher,
+                database,
+                services.jobs,
+                limits=limits,
+                clock=clock,
+                random=random,
+                on_created=runs.turns.session_created,
+            ),
             WorkspaceOperations(database, live, services.skills, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, live=live, models=runs.models, turns=runs.turns, broker=broker),
             SummaryOperations(dispatcher, database, live),

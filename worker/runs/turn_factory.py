@@ -88,6 +88,14 @@ class TurnFactory:
         self.waits_for_extensions = True
         """Wait until all MCP servers are connected. False while a client watches, which prefers an early start."""
 
+    def session_created(self, session_id: str) -> None:
+        """Begin to read what the first turn of a new session needs; does not wait."""
+        self._git.begin(session_id, self._workspace, self._live.env)
+
+    async def close(self) -> None:
+        """End what is still read for later turns."""
+        await self._git.close()
+
     async def make_turn(self, run: StoredRun, transcript: StoredTranscript) -> Turn | SummaryTurn:
         """Build a turn from the current configuration. Raises BadInput when it has an error or an unusable model."""
         if self._live.problem is not None:
