@@ -46,6 +46,7 @@ class ServerConversation:
         self.workspace = workspace
         self._session = session
         self._events = events
+        self._ended_messages: set[str] = set()
 
     @classmethod
     async def open(cls, server: Server, directory: Path) -> "ServerConversation":
@@ -58,12 +59,15 @@ class ServerConversation:
 
     async def reply(self, tokens: int, rate: int = 0) -> Reply:
         """Submit a prompt and read events until its run has ended. Raises RuntimeError if the reply is not complete."""
-        run, seen = str(uuid.uuid4()), 0
+        run, seen, messages = str(uuid.uuid4()), 0, set[str]()
         result = Reply(posted=time.monotonic())
         posting = asyncio.create_task(self._post(directive(tokens, rate), run, result))
         async with asyncio.timeout(REPLY_S_MAX):
             async for event in self._events:
                 if event.kind == "message" and event.payload["role"] == "assistant" and (text := event.text):
+                    if event.payload["id"] in self._ended_messages:
+                        continue
+                    messages.add(event.payload["id"])
                     result.first = result.first or event.at
                     if rate:
                         result.delays += [event.at - float(stamp) for stamp in text[seen:].split()]
@@ -73,6 +77,7 @@ class ServerConversation:
                     _check_complete(event.payload, tokens)
                     break
             await posting
+        self._ended_messages |= messages
         return result
 
     async def _post(self, prompt: str, run: str, result: Reply) -> None:
