@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks import fanout, floors, latency, memory, models, reading, scale, starting, zygote
-from benchmarks.table import Figure, markdown
+from benchmarks.table import Figure, machine, markdown
 from benchmarks.token_path import group as token_path
 from benchmarks.token_path.options import Options, quick
 
@@ -60,8 +60,9 @@ def main() -> int:
         if group not in available:
             parser.error(f"unknown group {group!r}; use any of {names}")
     chosen = {group: available[group] for group in arguments.groups or available}
+    heading = machine()  # before, because of the load that it shows
     figures, failed = asyncio.run(measure(chosen))
-    table = markdown(figures)
+    table = markdown(figures, heading)
     print(table)
     if arguments.output:
         arguments.output.write_text(table + "\n", encoding="utf-8")

@@ -58,10 +58,10 @@ def percentile_ms(seconds: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] * 1000
 
 
-def markdown(figures: Sequence[Figure]) -> str:
-    """Format the table, below a line that describes the machine and the time."""
+def markdown(figures: Sequence[Figure], heading: str) -> str:
+    """Format the table below its heading."""
     lines = [
-        machine(),
+        heading,
         "",
         "| figure | must | goal | measured | spread | reached | floor in the same run | note |",
         "|---|---|---|---|---|---|---|---|",

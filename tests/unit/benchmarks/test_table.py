@@ -28,5 +28,5 @@ async def test_a_figure_tells_which_limit_it_reaches(
 
 async def test_the_table_shows_limits_spread_and_floor() -> None:
     figure = Figure(name="f", value=1234.5, unit="ms", must=2000, goal=0.5, spread=(1000, 2000), floor="bare 1 ms")
-    row = markdown([figure]).splitlines()[-1]
+    row = markdown([figure], "heading").splitlines()[-1]
     assert row == "| f | ≤ 2,000 ms | ≤ 0.5 ms | 1,234 ms | 1,000–2,000 | must | bare 1 ms |  |"
