@@ -1,7 +1,9 @@
 """Compare the requests of a wire with the recorded ones in `recorded_bodies/`."""
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,32 @@ def sent(name: str, title: str, make: Callable[[WireContext], Wire]) -> dict[str
     kind, cases = CASES[name]
     request = make(context_of(cases[title], kind)).request(cases[title].request())
     target = request.url.removeprefix(BASE_URL)
-    return {"target": target, "headers": dict(sorted(request.headers.items())), "body": json.loads(request.body)}
+    headers = {name.lower(): value for name, value in sorted(request.headers.items())}
+    return {"target": target, "headers": headers, "body": json.loads(request.body)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A place at which requests differ from the recorded ones on purpose; both patterns must match as a whole."""
+
+    reason: str
+    path: str
+    title: str = ".*"
+
+
+def check_requests(name: str, make: Callable[[WireContext], Wire], allowed: Sequence[Difference]) -> None:
+    """Fail for a request that differs from the recorded one at another place than `allowed`, or if one is not used."""
+    unexpected: dict[str, Any] = {}
+    used: set[Difference] = set()
+    for title, request in recorded(name).items():
+        for path, values in differences(request, sent(name, title, make)).items():
+            row = next((row for row in allowed if re.fullmatch(row.path, path) and re.fullmatch(row.title, title)), None)
+            if row is None:
+                unexpected[f"{title}: {path}"] = values
+            else:
+                used.add(row)
+    assert unexpected == {}
+    assert [row for row in allowed if row not in used] == []
 
 
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

@@ -88,11 +88,9 @@ class AnthropicWire:
 
     def _fixed_headers(self) -> dict[str, str]:
         provider = self._context.provider
-        key = provider.api_key.removeprefix("Bearer ") or "none"
-        own = {
-            "authorization": f"Bearer {key}",
-            "anthropic-version": SAMPLING_VERSION if self._options.samples else VERSION,
-        }
+        key = provider.api_key.strip().removeprefix("Bearer ")
+        own = {"anthropic-version": SAMPLING_VERSION if self._options.samples else VERSION}
+        own |= {"authorization": f"Bearer {key}"} if key else {}
         return own | {name.lower(): value for name, value in provider.extra_headers.items()}
 
     def _system(self, system: str) -> dict[str, Any]:

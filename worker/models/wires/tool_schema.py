@@ -56,12 +56,23 @@ def openai_schema(schema: Mapping[str, object], *, may_be_strict: bool) -> tuple
     """Return the schema for OpenAI's APIs, and whether it is sent as strict.
 
     Every object gets its `properties`, without which OpenAI drops it. With `may_be_strict`, an object that does not say
-    whether it allows other properties forbids them. A description next to a reference moves the reference into `anyOf`.
+    whether it allows other properties forbids them. A description next to a reference moves the reference into `anyOf`,
+    which is not accepted around the whole schema, so a reference there is replaced by its target.
     """
     walk = _Walk(is_openai=True, may_be_strict=may_be_strict)
-    adapted = walk.schema(schema)
+    adapted = walk.schema(_without_reference(schema))
     is_plain_object = adapted.get("type") == "object" and "anyOf" not in adapted
     return adapted, is_plain_object and walk.is_strict
+
+
+def _without_reference(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema with the definition that it refers to as a whole, as schemas of recursive types do."""
+    kind, _, name = str(schema.get("$ref", "")).removeprefix("#/").partition("/")
+    definitions = schema.get(kind)
+    target = definitions.get(name) if isinstance(definitions, Mapping) else None
+    if not isinstance(target, Mapping):
+        return schema
+    return {key: value for key, value in schema.items() if key != "$ref"} | dict(target)
 
 
 class _Walk:
