@@ -1,9 +1,9 @@
 """Read the streamed response of OpenAI's Responses API.
 
-Events: https://developers.openai.com/api/docs/api-reference/responses-streaming. A response consists of output items, each
-added, filled with deltas and done. Compatible servers and gateways change the ids of items between events, leave out the
-deltas, or put an item only into the final event; the index of an item is more reliable than its id. The items and the
-response itself are decoded only where they are read.
+Events: https://developers.openai.com/api/docs/api-reference/responses-streaming. A response consists of output items,
+each added, filled with deltas and done. Compatible servers and gateways change the ids of items between events, leave
+out the deltas, or put an item only into the final event; the index of an item is more reliable than its id. The items
+and the response itself are decoded only where they are read.
 """
 
 from dataclasses import dataclass, field
@@ -311,7 +311,10 @@ class ResponsesDecoder:
         return self._missing(response.output or [])
 
     def _missing(self, output: list[msgspec.Raw]) -> list[ModelEvent]:
-        """Return what only the final event contains. Ids may differ there: a kind of which anything came is complete."""
+        """Return what only the final event contains.
+
+        Ids may differ there, so a kind of item of which anything has arrived counts as complete.
+        """
         seen = {"message": bool(self._texts), "function_call": bool(self._calls), "reasoning": bool(self._reasoned)}
         if all(seen.values()):
             return []
