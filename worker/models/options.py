@@ -11,6 +11,8 @@ API_OPTION = "api"
 THINKING_TOKENS = 2000
 EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty")
+_OPENAI_REASONING = ("o1", "o3", "o4", "gpt-5", "gpt-6")
+_OPENAI_REASONING_ON_REQUEST = ("gpt-5.1", "gpt-5.2", "gpt-5.3", "gpt-5.4")
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
 
@@ -37,6 +39,22 @@ def sampling_of(model: Model, selected: SelectedModel) -> dict[str, Any]:
         if value is not None:
             values[name] = value
     return values
+
+
+def rejects_sampling(model: Model, provider: ProviderConfig, effort: str) -> bool:
+    """Return whether the model reasons in this request and then rejects sampling parameters, as OpenAI's models do.
+
+    `effort` is the effort that is sent, "" for none. At OpenAI and Azure the configuration says whether a model reasons;
+    elsewhere OpenAI's models are known by their names.
+    """
+    if effort == "none":
+        return False
+    if provider.type in ("openai", "azure"):
+        return model.can_reason
+    name = model.id.lower().removeprefix("openai/")
+    if not name.startswith(_OPENAI_REASONING) or name.startswith("gpt-5-chat"):
+        return False
+    return bool(effort) or not name.startswith(_OPENAI_REASONING_ON_REQUEST)
 
 
 def max_tokens_of(model: Model, selected: SelectedModel, requested: int) -> int:

@@ -40,6 +40,11 @@ class StreamDecoder(Protocol):
         """Return whether the final event was seen, so that the rest need not be awaited."""
         ...
 
+    @property
+    def progress(self) -> int:
+        """Return how many deltas were decoded so far, of arguments too; keep-alive events do not count."""
+        ...
+
     def event(self, name: str, data: bytes) -> list[ModelEvent]:
         """Translate one event; `name` is "" if it has none. Unknown kinds of events and unknown fields are ignored.
 
