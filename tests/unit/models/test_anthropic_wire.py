@@ -213,9 +213,22 @@ def test_two_calls_with_the_same_index_are_two_calls() -> None:
     ]
 
 
-def test_the_name_of_the_event_counts_when_its_data_has_no_type() -> None:
-    with pytest.raises(ModelFailure, match="busy"):
-        read({"error": {"type": "overloaded_error", "message": "busy"}}, name="error")
+@pytest.mark.parametrize(
+    ("kind", "category", "retryable"),
+    [
+        ("overloaded_error", "overloaded", True),
+        ("rate_limit_error", "rate_limit", True),
+        ("api_error", "server", True),
+        ("invalid_request_error", "bad_request", False),
+        ("something_new", "server", True),
+    ],
+)
+def test_L02_errors_within_the_stream(kind: str, category: str, retryable: bool) -> None:
+    error = {"error": {"type": kind, "message": "busy"}}
+    for event, name in (({"type": "error"} | error, ""), (error, "error"), (error, "")):
+        with pytest.raises(ModelFailure, match="busy") as caught:
+            read(*text(0, "half"), event, name=name)
+        assert (caught.value.category, caught.value.retryable, caught.value.in_stream) == (category, retryable, True)
 
 
 def test_unknown_events_blocks_and_deltas_are_ignored() -> None:

@@ -204,6 +204,35 @@ def test_items_without_an_index_are_told_apart_by_their_ids() -> None:
     ]
 
 
+def test_a_server_may_number_all_items_alike() -> None:
+    assert read(
+        added("message"),
+        event("output_text.delta", delta="Hello"),
+        done("message", content=parts("Hello")),
+        done("function_call", call_id="c1", name="view", arguments="1"),
+        done("function_call", call_id="c2", name="view", arguments="2"),
+        added("message"),
+        done("message", content=parts("bye")),
+        added("web_search_call"),
+        completed(output=_OUTPUT[1:]),
+    ) == [
+        TextDelta("Hello"),
+        ToolCallStart("c1", "view"),
+        ToolCallStart("c2", "view"),
+        TextDelta("bye"),
+        ToolCallEnd("c1", "1"),
+        ToolCallEnd("c2", "2"),
+        Finished("tool_use"),
+    ]
+
+
+def test_encrypted_reasoning_without_a_summary_is_kept_once() -> None:
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "secret"}
+    ended = event("output_item.done", item=item)
+    assert read(ended, completed(output=[item])) == [ThinkingEnd("secret", "rs_1", "loop"), Finished("end_turn")]
+    assert read(completed(output=[item])) == [ThinkingEnd("secret", "rs_1", "loop"), Finished("end_turn")]
+
+
 @pytest.mark.parametrize("arguments", ['{"a":1}', {"a": 1}])
 def test_arguments_may_come_only_at_the_end_of_the_call(arguments: object) -> None:
     events = [added("function_call", call_id="c1", name="view", arguments="")]
@@ -271,6 +300,7 @@ def test_L02_errors_within_the_stream(code: str, category: str, retryable: bool)
         {"type": "response.failed", "response": {"status": "failed", "error": error}},
         {"type": "error", "sequence_number": 3, **error},
         {"type": "error", "error": error},
+        {"error": error},
     ):
         with pytest.raises(ModelFailure, match="no") as caught:
             read(event("output_text.delta", delta="half"), failed)

@@ -138,6 +138,7 @@ class ResponsesDecoder:
         self._tokens = Tokens()
         self._calls: list[_Call] = []
         self._call_of: dict[_Key, _Call] = {}
+        self._seen: set[str | None] = set()  # kinds of items of which anything has arrived
         self._texts: set[_Key] = set()  # items whose text has arrived
         self._reasoned: set[_Key] = set()  # items whose thinking has arrived
         self._thinking: _Thinking | None = None
@@ -174,6 +175,8 @@ class ResponsesDecoder:
             case "error":
                 error = event.error or {"code": event.code, "message": event.message}
                 raise in_stream_failure(error, secrets=self._secrets)
+            case "" if event.error:
+                raise in_stream_failure(event.error, secrets=self._secrets)
             case _:
                 return []
 
@@ -203,6 +206,7 @@ class ResponsesDecoder:
         if not isinstance(text, str) or not text:
             return []
         self._texts.add(key)
+        self._seen.add("message")
         if self._joins_tokens:
             text = self._text_joiner.feed(text)
         events = self._end_thinking() if self._thinking is not None else []
@@ -221,6 +225,7 @@ class ResponsesDecoder:
             events = self._end_thinking()
             block = self._thinking = _Thinking(event.key, event.item_id or "", summary)
         self._reasoned.add(event.key)
+        self._seen.add("reasoning")
         if summary is None:
             if (event.content_index or 0) >= len(block.raw):
                 block.raw.append("")
@@ -249,6 +254,9 @@ class ResponsesDecoder:
 
     def _added(self, key: _Key, item: _Item) -> list[ModelEvent]:
         events = self._end_thinking()
+        self._seen.add(item.type)
+        self._texts.discard(key)  # some servers number all items alike
+        self._reasoned.discard(key)
         if item.type == "function_call" and item.name:
             events += self._start_call(key, item)
         return events
@@ -260,6 +268,7 @@ class ResponsesDecoder:
         return [*self._end_text(), ToolCallStart(call.id, item.name or "")]
 
     def _done(self, key: _Key, item: _Item) -> list[ModelEvent]:
+        self._seen.add(item.type)
         match item.type:
             case "function_call":
                 return self._done_call(key, item)
@@ -272,7 +281,7 @@ class ResponsesDecoder:
 
     def _done_call(self, key: _Key, item: _Item) -> list[ModelEvent]:
         call = self._call_of.get(key if key is not None else item.id)
-        if call is None:
+        if call is None or item.call_id not in (None, call.id):
             return [*self._end_thinking(), *self._start_call(key, item)]
         call.whole = _argument_text(item.arguments) or call.whole
         return []
@@ -315,13 +324,11 @@ class ResponsesDecoder:
 
         Ids may differ there, so a kind of item of which anything has arrived counts as complete.
         """
-        seen = {"message": bool(self._texts), "function_call": bool(self._calls), "reasoning": bool(self._reasoned)}
-        if all(seen.values()):
-            return []
+        seen = frozenset(self._seen)
         events: list[ModelEvent] = []
         for index, raw in enumerate(output):
             item = self._read(_items, raw, _Item())
-            if not seen.get(item.type or "", True):
+            if item.type not in seen:
                 events += self._done(f"final {index}", item)
         return events
 
