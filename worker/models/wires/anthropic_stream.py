@@ -147,7 +147,7 @@ class AnthropicDecoder:
         events = self._end_thinking()
         events += [ToolCallEnd(call.id, "".join(call.parts) or call.whole) for call in self._calls]
         reason = _REASONS.get(self._stop_reason, "unknown")
-        if self._calls and reason in ("end_turn", "unknown"):
+        if self._calls and (reason == "end_turn" or not self._stop_reason):
             reason = "tool_use"
         return [*events, Finished(reason, self._tokens)]
 
