@@ -289,11 +289,11 @@ _index = st.none() | st.integers(0, 3)
 _string = st.none() | st.text(max_size=4)
 _block = st.fixed_dictionaries(
     {"type": _kinds},
-    optional={name: _string for name in ("id", "name", "text", "thinking", "signature", "data")} | {"input": st.just({})},
+    optional=dict.fromkeys(("id", "name", "text", "thinking", "signature", "data"), _string) | {"input": st.just({})},
 )
 _delta = st.fixed_dictionaries(
     {"type": st.sampled_from(["text_delta", "thinking_delta", "signature_delta", "input_json_delta", "citations_delta"])},
-    optional={name: _string for name in ("text", "thinking", "signature", "partial_json", "stop_reason")},
+    optional=dict.fromkeys(("text", "thinking", "signature", "partial_json", "stop_reason"), _string),
 )
 _usage = st.fixed_dictionaries({}, optional={"input_tokens": st.none() | st.integers(0, 9), "output_tokens": st.integers(0, 9)})
 _events = st.one_of(
