@@ -118,22 +118,41 @@ ANTHROPIC: dict[str, Case] = {
     ),
     "version header": Case(provider={"extra_headers": {"anthropic-version": "2023-06-01"}}),
     "own key header": Case(provider={"extra_headers": {"X-Api-Key": "another"}}),
-    **{f"effort {effort}": Case(model={"id": "claude-opus-4-8", **_REASONS}, selected={"reasoning_effort": effort})
-       for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max")},
-    **{f"effort high of {name}": Case(model={"id": name, **_REASONS}, selected={"reasoning_effort": "high", "temperature": 0.5})
-       for name in CLAUDES},
-    **{f"effort max of {name}": Case(model={"id": name, **_REASONS}, selected={"reasoning_effort": "max"}) for name in CLAUDES},
-    **{f"effort xhigh of {name}": Case(model={"id": name, **_REASONS}, selected={"reasoning_effort": "xhigh"}) for name in CLAUDES},
+    **{
+        f"effort {effort}": Case(model={"id": "claude-opus-4-8", **_REASONS}, selected={"reasoning_effort": effort})
+        for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+    },
+    **{
+        f"effort high of {name}": Case(
+            model={"id": name, **_REASONS}, selected={"reasoning_effort": "high", "temperature": 0.5}
+        )
+        for name in CLAUDES
+    },
+    **{
+        f"effort max of {name}": Case(model={"id": name, **_REASONS}, selected={"reasoning_effort": "max"})
+        for name in CLAUDES
+    },
+    **{
+        f"effort xhigh of {name}": Case(model={"id": name, **_REASONS}, selected={"reasoning_effort": "xhigh"})
+        for name in CLAUDES
+    },
     **{f"thinking of {name}": Case(model={"id": name, **_REASONS}, selected={"think": True}) for name in CLAUDES},
-    **{f"sampling of {name}": Case(model={"id": name}, selected={"temperature": 0.5, "top_p": 0.3, "top_k": 3}) for name in CLAUDES},
+    **{
+        f"sampling of {name}": Case(model={"id": name}, selected={"temperature": 0.5, "top_p": 0.3, "top_k": 3})
+        for name in CLAUDES
+    },
     **{f"no limit of {name}": Case(model={"id": name, "default_max_tokens": 0}) for name in CLAUDES},
     **{f"great limit of {name}": Case(model={"id": name, "default_max_tokens": 1_000_000}) for name in CLAUDES},
     "great limit with a beta": Case(
         model={"id": "claude-opus-5", "default_max_tokens": 300_000},
         selected={"provider_options": {"betas": ["output-300k-2026-03-24"]}},
     ),
-    "limit below the budget": Case(model={"id": "claude-sonnet-4-5", **_REASONS, "default_max_tokens": 500}, selected={"think": True}),
-    "no limit and a budget": Case(model={"id": "claude-sonnet-4-5", **_REASONS, "default_max_tokens": 0}, selected={"think": True}),
+    "limit below the budget": Case(
+        model={"id": "claude-sonnet-4-5", **_REASONS, "default_max_tokens": 500}, selected={"think": True}
+    ),
+    "no limit and a budget": Case(
+        model={"id": "claude-sonnet-4-5", **_REASONS, "default_max_tokens": 0}, selected={"think": True}
+    ),
     "configured budget": Case(
         model={"id": "claude-sonnet-4-5", **_REASONS},
         selected={"provider_options": {"thinking": {"budget_tokens": 4096}}, "temperature": 0.5},
@@ -149,10 +168,18 @@ ANTHROPIC: dict[str, Case] = {
     "configured block binding": Case(
         HISTORIES["thinking_around_text_and_calls"],
         model={"id": "claude-opus-5-5", **_REASONS},
-        selected={"provider_options": {"thinking": {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "error"}}}},
+        selected={
+            "provider_options": {
+                "thinking": {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "error"}}
+            }
+        },
     ),
-    "configured effort": Case(model={"id": "claude-opus-4-8", **_REASONS}, selected={"provider_options": {"effort": "medium"}}),
-    "configured effort without reasoning": Case(model={"id": "claude-opus-4-8"}, selected={"provider_options": {"effort": "medium"}}),
+    "configured effort": Case(
+        model={"id": "claude-opus-4-8", **_REASONS}, selected={"provider_options": {"effort": "medium"}}
+    ),
+    "configured effort without reasoning": Case(
+        model={"id": "claude-opus-4-8"}, selected={"provider_options": {"effort": "medium"}}
+    ),
     "thinking in the extra body": Case(
         model={"id": "claude-opus-4-8", **_REASONS},
         selected={"reasoning_effort": "low"},
@@ -161,7 +188,10 @@ ANTHROPIC: dict[str, Case] = {
     "sampling in the extra body": Case(
         model={"id": "claude-opus-4-8"}, provider={"extra_body": {"temperature": 0.5, "metadata": {"user_id": "u"}}}
     ),
-    **{f"{name} of claude-opus-5-5": Case(HISTORIES[name], model={"id": "claude-opus-5-5", **_REASONS}) for name in _THINKS},
+    **{
+        f"{name} of claude-opus-5-5": Case(HISTORIES[name], model={"id": "claude-opus-5-5", **_REASONS})
+        for name in _THINKS
+    },
 }
 
 RESPONSES: dict[str, Case] = {
@@ -171,10 +201,20 @@ RESPONSES: dict[str, Case] = {
     "path in the address": Case(provider={"base_url": "/v1"}),
     "slash in the address": Case(provider={"base_url": "/v1/"}),
     "own authorization header": Case(provider={"extra_headers": {"Authorization": "Bearer another"}}),
-    **{f"effort {effort}": Case(model={"id": "gpt-5.4", **_REASONS}, selected={"reasoning_effort": effort})
-       for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max")},
-    **{f"reasoning of {name}": Case(HISTORIES["thinking_around_text_and_calls"], model={"id": name, **_REASONS}) for name in GPTS},
-    **{f"no reasoning of {name}": Case(HISTORIES["thinking_around_text_and_calls"], model={"id": name}, selected={"temperature": 0.5}) for name in GPTS},
+    **{
+        f"effort {effort}": Case(model={"id": "gpt-5.4", **_REASONS}, selected={"reasoning_effort": effort})
+        for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+    },
+    **{
+        f"reasoning of {name}": Case(HISTORIES["thinking_around_text_and_calls"], model={"id": name, **_REASONS})
+        for name in GPTS
+    },
+    **{
+        f"no reasoning of {name}": Case(
+            HISTORIES["thinking_around_text_and_calls"], model={"id": name}, selected={"temperature": 0.5}
+        )
+        for name in GPTS
+    },
     "options": Case(
         model=_REASONS,
         selected={
@@ -224,5 +264,8 @@ RESPONSES |= {
     "azure with a version": Case(provider={"type": "azure"}, env={"AZURE_OPENAI_API_VERSION": "2030-01-01"}),
     "azure, newer address": Case(provider={"type": "azure", "base_url": "/openai/v1"}),
 }
-CASES: dict[str, tuple[str, dict[str, Case]]] = {"anthropic": ("anthropic", ANTHROPIC), "responses": ("openai", RESPONSES)}
+CASES: dict[str, tuple[str, dict[str, Case]]] = {
+    "anthropic": ("anthropic", ANTHROPIC),
+    "responses": ("openai", RESPONSES),
+}
 """Name of the file with the recorded requests -> type of the provider, and the cases."""

@@ -23,7 +23,9 @@ def recorded(name: str) -> dict[str, dict[str, Any]]:
 def context_of(case: Case, kind: str) -> WireContext:
     """Return the context of a case whose provider has the type `kind`, unless the case says otherwise."""
     provider = case.configuration(str(case.provider.get("type", kind)), BASE_URL)
-    return WireContext(provider.models[0], provider, case.selection(), case.env, may_cache(case.env), (provider.api_key,))
+    return WireContext(
+        provider.models[0], provider, case.selection(), case.env, may_cache(case.env), (provider.api_key,)
+    )
 
 
 def sent(name: str, title: str, make: Callable[[WireContext], Wire]) -> dict[str, Any]:
@@ -50,7 +52,9 @@ def check_requests(name: str, make: Callable[[WireContext], Wire], allowed: Sequ
     used: set[Difference] = set()
     for title, request in recorded(name).items():
         for path, values in differences(request, sent(name, title, make)).items():
-            row = next((row for row in allowed if re.fullmatch(row.path, path) and re.fullmatch(row.title, title)), None)
+            row = next(
+                (row for row in allowed if re.fullmatch(row.path, path) and re.fullmatch(row.title, title)), None
+            )
             if row is None:
                 unexpected[f"{title}: {path}"] = values
             else:

@@ -136,6 +136,8 @@ class AnthropicDecoder:
                 return []
             case "error":
                 raise in_stream_failure(event.error, secrets=self._secrets)
+            case "" if event.error:
+                raise in_stream_failure(event.error, secrets=self._secrets)
             case _:
                 return []
 

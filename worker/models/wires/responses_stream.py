@@ -1,9 +1,9 @@
 """Read the streamed response of OpenAI's Responses API.
 
-Events: https://developers.openai.com/api/docs/api-reference/responses-streaming. A response consists of output items, each
-added, filled with deltas and done. Compatible servers and gateways change the ids of items between events, leave out the
-deltas, or put an item only into the final event; the index of an item is more reliable than its id. The items and the
-response itself are decoded only where they are read.
+Events: https://developers.openai.com/api/docs/api-reference/responses-streaming. A response consists of output items,
+each added, filled with deltas and done. Compatible servers and gateways change the ids of items between events, leave
+out the deltas, or put an item only into the final event; the index of an item is more reliable than its id. The items
+and the response itself are decoded only where they are read.
 """
 
 from dataclasses import dataclass, field
@@ -142,6 +142,7 @@ class ResponsesDecoder:
         self._tokens = Tokens()
         self._calls: list[_Call] = []
         self._call_of: dict[_Key, _Call] = {}
+        self._seen: set[str | None] = set()  # kinds of items of which anything has arrived
         self._texts: set[_Key] = set()  # items whose text has arrived
         self._reasoned: set[_Key] = set()  # items whose thinking has arrived
         self._thinking: _Thinking | None = None
@@ -180,6 +181,8 @@ class ResponsesDecoder:
             case "error":
                 error = event.error or {"code": event.code, "message": event.message}
                 raise in_stream_failure(error, secrets=self._secrets)
+            case "" if event.error:
+                raise in_stream_failure(event.error, secrets=self._secrets)
             case _:
                 return []
 
@@ -209,6 +212,7 @@ class ResponsesDecoder:
         if not isinstance(text, str) or not text:
             return []
         self._texts.add(key)
+        self._seen.add("message")
         if self._joins_tokens:
             text = self._text_joiner.feed(text)
         events = self._end_thinking() if self._thinking is not None else []
@@ -227,6 +231,7 @@ class ResponsesDecoder:
             events = self._end_thinking()
             block = self._thinking = _Thinking(event.key, event.item_id or "", summary)
         self._reasoned.add(event.key)
+        self._seen.add("reasoning")
         if summary is None:
             if (event.content_index or 0) >= len(block.raw):
                 block.raw.append("")
@@ -255,6 +260,9 @@ class ResponsesDecoder:
 
     def _added(self, key: _Key, item: _Item) -> list[ModelEvent]:
         events = self._end_thinking()
+        self._seen.add(item.type)
+        self._texts.discard(key)  # some servers number all items alike
+        self._reasoned.discard(key)
         if item.type == "function_call" and item.name:
             events += self._start_call(key, item)
         return events
@@ -266,6 +274,7 @@ class ResponsesDecoder:
         return [*self._end_text(), ToolCallStart(call.id, item.name or "")]
 
     def _done(self, key: _Key, item: _Item) -> list[ModelEvent]:
+        self._seen.add(item.type)
         match item.type:
             case "function_call":
                 return self._done_call(key, item)
@@ -278,7 +287,7 @@ class ResponsesDecoder:
 
     def _done_call(self, key: _Key, item: _Item) -> list[ModelEvent]:
         call = self._call_of.get(key if key is not None else item.id)
-        if call is None:
+        if call is None or item.call_id not in (None, call.id):
             return [*self._end_thinking(), *self._start_call(key, item)]
         call.whole = _argument_text(item.arguments) or call.whole
         return []
@@ -317,14 +326,15 @@ class ResponsesDecoder:
         return self._missing(response.output or [])
 
     def _missing(self, output: list[msgspec.Raw]) -> list[ModelEvent]:
-        """Return what only the final event contains. Ids may differ there: a kind of which anything came is complete."""
-        seen = {"message": bool(self._texts), "function_call": bool(self._calls), "reasoning": bool(self._reasoned)}
-        if all(seen.values()):
-            return []
+        """Return what only the final event contains.
+
+        Ids may differ there, so a kind of item of which anything has arrived counts as complete.
+        """
+        seen = frozenset(self._seen)
         events: list[ModelEvent] = []
         for index, raw in enumerate(output):
             item = self._read(_items, raw, _Item())
-            if not seen.get(item.type or "", True):
+            if item.type not in seen:
                 events += self._done(f"final {index}", item)
         return events
 

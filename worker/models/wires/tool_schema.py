@@ -2,8 +2,8 @@
 
 OpenAI's strict mode makes a model keep to a schema exactly. It accepts a part of JSON Schema only: every property is
 required, no other properties are allowed, and some keywords are unknown
-(https://developers.openai.com/api/docs/guides/structured-outputs#supported-schemas). A schema that has that form is sent
-as strict; any other keeps its meaning and is not.
+(https://developers.openai.com/api/docs/guides/structured-outputs#supported-schemas). A schema that has that form is
+sent as strict; any other keeps its meaning and is not.
 """
 
 import re
@@ -37,9 +37,7 @@ _NOT_STRICT = frozenset(
         "dependentSchemas",
     }
 )
-_STRICT_FORMATS = frozenset(
-    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-)
+_STRICT_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
 _LOOK_AROUND = re.compile(r"\(\?<?[=!]")
 _DEFINITION = re.compile(r"#(/(\$defs|definitions)/[^/]+)?")
 _TYPED = frozenset({"type", "$ref", "anyOf", "enum", "const"})
