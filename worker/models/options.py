@@ -44,8 +44,8 @@ def sampling_of(model: Model, selected: SelectedModel) -> dict[str, Any]:
 def rejects_sampling(model: Model, provider: ProviderConfig, effort: str) -> bool:
     """Return whether the model reasons in this request and then rejects sampling parameters, as OpenAI's models do.
 
-    `effort` is the effort that is sent, "" for none. At OpenAI and Azure the configuration says whether a model reasons;
-    elsewhere OpenAI's models are known by their names.
+    `effort` is the effort that is sent, "" for none. At OpenAI and Azure the configuration says whether a model
+    reasons; elsewhere OpenAI's models are known by their names.
     """
     if effort == "none":
         return False

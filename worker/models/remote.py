@@ -8,16 +8,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 
-from protocol.api.provider import Model, ProviderConfig
 from protocol.limits import Limits
 from worker.models.client import Category, ModelEvent, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
 from worker.models.failures import failure
-from worker.models.transport.deadline import Deadline
+from worker.models.transport.deadline import Deadline, DeadlinePassed
 from worker.models.transport.provider_http import ProviderHttp
 from worker.models.transport.response import ProviderResponse, TransportError
 from worker.models.transport.sse import EVENT_MAX_BYTES, Event, EventParser, TooLong
 from worker.models.wires.http_errors import failure_of, parse_error
-from worker.models.wires.wire import StreamDecoder, Wire
+from worker.models.wires.wire import StreamDecoder, Wire, WireContext
 
 ERROR_MAX_BYTES = 64 * 1024
 OK = 200
@@ -31,22 +30,20 @@ class RemoteModel:
         wire: Wire,
         http: ProviderHttp,
         *,
-        model: Model,
-        provider: ProviderConfig,
+        context: WireContext,
         limits: Limits,
-        secrets: tuple[str, ...],
         key_hint: str,
-        socket: str = "",
+        socket: str,
     ) -> None:
-        """`secrets` never appear in a failure's text; `key_hint` says where to put a correct key. `socket` is the path of
-        the Unix socket of a local model."""
-        self.model = model
-        self.provider_id = provider.id
-        self.is_flat_rate = provider.flat_rate
+        """`key_hint` says where to put a correct key. `socket` is the path of a local model's Unix socket, "" for
+        others."""
+        self.model = context.model
+        self.provider_id = context.provider.id
+        self.is_flat_rate = context.provider.flat_rate
         self._wire = wire
         self._http = http
         self._limits = limits
-        self._secrets = secrets
+        self._secrets = context.secrets
         self._key_hint = key_hint
         self._socket = socket
 
@@ -55,7 +52,7 @@ class RemoteModel:
         deadline = Deadline(self._limits.model_first_event_s)
         response = await self._open(request)
         try:
-            deadline.start(partial(response.interrupt, TimeoutError()))
+            deadline.start(partial(response.interrupt, DeadlinePassed()))
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if response.status != OK or kind == "text/html":
                 raise await self._refused(response, deadline)
@@ -101,7 +98,7 @@ class RemoteModel:
             return await response.read()
         except TransportError as error:
             raise self._fail("stream_cut" if has_begun else error.category, error.message, has_begun) from None
-        except TimeoutError:
+        except DeadlinePassed:
             raise self._too_slow(has_begun) from None
         finally:
             deadline.is_waiting = False

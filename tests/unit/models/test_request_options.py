@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+from worker.models.request_options import Wire, effort_of, may_cache, merge, settings_for
 
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
-from worker.models.request_options import Wire, effort_of, may_cache, merge, settings_for
 
 REASONING = Model(id="m", can_reason=True, default_max_tokens=5000)
 LEVELS = Model(

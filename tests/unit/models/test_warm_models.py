@@ -135,7 +135,6 @@ async def test_the_plain_transform_sends_the_same_body(
 
 async def test_values_that_are_not_given_are_dropped_at_every_depth() -> None:
     from openai import NOT_GIVEN, Omit
-
     from worker.models.openai_patch import plain_transform
 
     value = {"a": 1, "b": NOT_GIVEN, "c": [{"d": Omit(), "e": (1, 2)}], "f": None, "g": b"x"}

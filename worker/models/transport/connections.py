@@ -1,7 +1,7 @@
 """Keep aiohttp's connections to one kind of target: hosts, or a Unix socket.
 
-Only this module imports aiohttp. Its own retries, redirects, cookies, decompression and timeouts are off, apart from the
-time to connect. A cancelled request aborts its socket: aiohttp would first send what is still in the buffer.
+Only this module imports aiohttp. Its own retries, redirects, cookies, decompression and timeouts are off, apart from
+the time to connect. A cancelled request aborts its socket: aiohttp would first send what is still in the buffer.
 """
 
 import asyncio

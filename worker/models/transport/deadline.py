@@ -11,6 +11,10 @@ RECHECK_S = 1.0
 """How often a passed deadline is checked again while nothing is awaited."""
 
 
+class DeadlinePassed(Exception):
+    """A wait for a response took too long."""
+
+
 class Deadline:
     """The deadline of the waits for one response. Needs a running loop."""
 

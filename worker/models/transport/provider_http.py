@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
-from protocol.limits import Limits
 from protocol.version import BULKHEAD_VERSION
 from worker.models.transport.response import ProviderResponse, TransportError
 from worker.models.wires.wire import WireRequest
@@ -29,8 +28,9 @@ _REDIRECTS = frozenset({301, 302, 307, 308})
 class ProviderHttp:
     """The connections to the providers of one configuration."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._connect_s = limits.model_connect_s
+    def __init__(self, connect_s: float) -> None:
+        """`connect_s`: how long connecting may take, in seconds."""
+        self._connect_s = connect_s
         self._connections: dict[str, Connections] = {}
 
     async def open(self, request: WireRequest, socket: str = "") -> ProviderResponse:
@@ -92,11 +92,12 @@ class ProviderHttp:
 
 
 def proxy_of(url: str) -> str:
-    """Return the proxy that the environment names for an address, "" for none (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`)."""
+    """Return the proxy that the environment names for an address, "" for none (`HTTPS_PROXY`, `ALL_PROXY`,
+    `NO_PROXY`)."""
     parts = urlsplit(url)
-    proxies = getproxies_environment()
+    proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    if not proxy or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2], proxies):
         return ""
     return proxy if "://" in proxy else f"http://{proxy}"
 

@@ -37,6 +37,9 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
+_NO_PROGRESS = frozenset({"ping", "message_start"})
+
+
 class _Delta(msgspec.Struct):
     type: str | None = None
     text: str | None = None
@@ -100,6 +103,7 @@ class AnthropicDecoder:
 
     def __init__(self, provider_id: str, secrets: tuple[str, ...]) -> None:
         self.is_complete = False
+        self.progress = 0
         self._provider_id = provider_id
         self._secrets = secrets
         self._stop_reason = ""
@@ -112,7 +116,9 @@ class AnthropicDecoder:
     def event(self, name: str, data: bytes) -> list[ModelEvent]:
         """Translate one event. Raises ModelFailure for an error event and for unreadable data."""
         event = read_event(_decoder, data, self._secrets)
-        match event.type or name:
+        kind = event.type or name
+        self.progress += kind not in _NO_PROGRESS
+        match kind:
             case "content_block_delta":
                 return self._delta(event.index, event.delta) if event.delta is not None else []
             case "content_block_start":

@@ -64,11 +64,9 @@ class ChatWire:
         context = self._context
         model = context.model
         dialect = ChatDialect(
-            provider_id=context.provider.id,
             has_details=self._is_router,
             merges_system=context.provider.type in LOCAL_TYPES,
             breaks_tokens=self._breaks_tokens,
-            call_id_length=_call_id_length(model.id),
         )
         systems = [text for text in (context.provider.system_prompt_prefix, request.system) if text]
         turns = conversation(request.messages, model, media_in_results=False)
@@ -125,7 +123,9 @@ def _options(context: WireContext) -> _Options:
     options.pop(API_OPTION, None)
     effort = effort_of(model, selected)
     thinks = bool(model.can_reason and (effort or selected.think)) and effort != "none"
-    fields: dict[str, Any] = {name: value for name, value in sampling_of(model, selected).items() if name in _SENT_SAMPLING}
+    fields: dict[str, Any] = {
+        name: value for name, value in sampling_of(model, selected).items() if name in _SENT_SAMPLING
+    }
     body: dict[str, Any] = {}
     sends_effort = True
     if provider.type == "openrouter":
@@ -153,8 +153,3 @@ def _options(context: WireContext) -> _Options:
         value, old = options.pop(name), fields.get(_FIELDS[name])
         fields[_FIELDS[name]] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return _Options(fields, merge(merge(body, options), provider.extra_body))
-
-
-def _call_id_length(model_id: str) -> int:
-    """Return the required length of the ids of tool calls, 0 for any: Mistral refuses the ids of other providers."""
-    return 9 if model_id.lower().startswith(("mistral/", "mistralai/")) else 0

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import xxhash
 
 from protocol.api.message import ReasoningBlock, ToolCallData
 from worker.models.wires.content import Image, ModelTurn, Result, Turn, UserContent
@@ -17,7 +16,6 @@ IN_TEXT = "content"
 """The id of thinking that came between tags of the text."""
 CALL_EXTRA = "extra_content"
 """Google's compatible API signs a tool call in this field, and requires it back."""
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 Message = dict[str, Any]
 
@@ -26,11 +24,9 @@ Message = dict[str, Any]
 class ChatDialect:
     """How the server of a model differs from others."""
 
-    provider_id: str
     has_details: bool  # OpenRouter: thinking travels as `reasoning_details`
     merges_system: bool  # its chat template rejects a second system message
     breaks_tokens: bool  # it may read control tokens in texts
-    call_id_length: int  # required length of the ids of tool calls, 0 for any
 
 
 def chat_messages(systems: Sequence[str], turns: Sequence[Turn], dialect: ChatDialect) -> list[Message]:
@@ -52,8 +48,6 @@ def chat_messages(systems: Sequence[str], turns: Sequence[Turn], dialect: ChatDi
             messages += [_user_message(part, dialect) for part in turn.parts]
     if not dialect.has_details:
         _fill_thinking(messages)
-    if dialect.call_id_length:
-        _fit_call_ids(messages, dialect.call_id_length)
     return messages
 
 
@@ -119,7 +113,10 @@ class _Answer:
         call_message: Message = {
             "id": call.id,
             "type": "function",
-            "function": {"name": call.name, "arguments": self._text(_arguments(call.input, self.dialect.breaks_tokens))},
+            "function": {
+                "name": call.name,
+                "arguments": self._text(_arguments(call.input, self.dialect.breaks_tokens)),
+            },
         }
         if self.extra is not None:
             call_message[CALL_EXTRA], self.extra = self.extra, None
@@ -132,8 +129,8 @@ class _Answer:
 def _arguments(text: str, breaks_tokens: bool) -> str:
     """Return the arguments as the model wrote them, so that the provider finds them in its cache of the conversation.
 
-    Text that is no JSON object, which servers reject, becomes the value of one field. Escapes, which could hide a control
-    token, are resolved if tokens are to be broken.
+    Text that is no JSON object, which servers reject, becomes the value of one field. Escapes, which could hide a
+    control token, are resolved if tokens are to be broken.
     """
     if not text.strip():
         return "{}"
@@ -175,34 +172,3 @@ def _fill_thinking(messages: list[Message]) -> None:
             return
         if message["role"] == "assistant" and "tool_calls" in message:
             message.setdefault(name, "")
-
-
-def _fit_call_ids(messages: list[Message], length: int) -> None:
-    """Replace each id of a tool call that is not `length` letters and digits by a hash of it, other than all before."""
-    fitted: dict[str, str] = {}
-
-    def fit(call_id: str) -> str:
-        if call_id in fitted:
-            return fitted[call_id]
-        taken = set(fitted.values())
-        name, attempt = call_id, 0
-        while len(name) != length or not (name.isascii() and name.isalnum()) or name in taken:
-            name = _hashed(f"{call_id}#{attempt}", length)
-            attempt += 1
-        fitted[call_id] = name
-        return name
-
-    for message in messages:
-        if message["role"] == "tool":
-            message["tool_call_id"] = fit(message["tool_call_id"])
-        for call in message.get("tool_calls", ()):
-            call["id"] = fit(call["id"])
-
-
-def _hashed(text: str, length: int) -> str:
-    number = xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace"))
-    letters: list[str] = []
-    for _ in range(length):
-        number, digit = divmod(number, len(_ALPHABET))
-        letters.append(_ALPHABET[digit])
-    return "".join(letters)

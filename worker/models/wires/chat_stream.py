@@ -1,7 +1,7 @@
 """Decode the stream of a chat completion, and a whole completion where a server does not stream.
 
-Format: https://platform.openai.com/docs/api-reference/chat-streaming, with the additions of compatible servers: thinking
-in `reasoning` or `reasoning_content`, or between `<think>` tags; OpenRouter's `reasoning_details` and cost
+Format: https://platform.openai.com/docs/api-reference/chat-streaming, with the additions of compatible servers:
+thinking in `reasoning` or `reasoning_content`, or between `<think>` tags; OpenRouter's `reasoning_details` and cost
 (https://openrouter.ai/docs/use-cases/reasoning-tokens); contents as a list of parts; errors in an event.
 """
 
@@ -73,7 +73,8 @@ class ChatDecoder:
     """Decodes one response."""
 
     def __init__(self, provider_id: str, *, has_details: bool, joins_tokens: bool, secrets: tuple[str, ...]) -> None:
-        """`has_details`: thinking comes as `reasoning_details`. `joins_tokens`: the request had broken control tokens."""
+        """`has_details`: thinking comes as `reasoning_details`. `joins_tokens`: the request had broken control
+        tokens."""
         self.is_complete = False
         self.progress = 0
         self._provider_id = provider_id

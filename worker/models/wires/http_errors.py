@@ -1,11 +1,12 @@
 """Turn the errors of providers into ModelFailure: refused requests, and errors within a stream.
 
-The shapes: OpenAI `{"error": {message, type, code}}`, Anthropic `{"type": "error", "error": {type, message}}`, llama.cpp
-like OpenAI with a number as code, Ollama `{"error": "text"}`, servers built on FastAPI `{"detail": …}`, Google a list
-with one object, OpenRouter with the upstream's text in `metadata.raw`, and plain text or HTML of proxies.
+The shapes: OpenAI `{"error": {message, type, code}}`, Anthropic `{"type": "error", "error": {type, message}}`,
+llama.cpp like OpenAI with a number as code, Ollama `{"error": "text"}`, servers built on FastAPI `{"detail": …}`,
+Google a list with one object, OpenRouter with the upstream's text in `metadata.raw`, and plain text or HTML of
+proxies.
 
-Categories come from the provider's own code first, which is clearer than the status; the lists of codes are those of the
-providers' documentation.
+Categories come from the provider's own code first, which is clearer than the status; the lists of codes are those of
+the providers' documentation.
 """
 
 import html

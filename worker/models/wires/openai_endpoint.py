@@ -12,8 +12,8 @@ _OPENAI_ACCOUNT = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": 
 def openai_url(context: WireContext, path: str, *, by_deployment: bool = False) -> str:
     """Return the address of `path` (`/chat/completions`) at the provider.
 
-    An Azure resource without `/v1` at its end has the older address with a version of the API; `by_deployment`: the model
-    is part of it.
+    An Azure resource without `/v1` at its end has the older address with a version of the API; `by_deployment`: the
+    model is part of it.
     """
     provider = context.provider
     base = urlsplit(provider.base_url)

@@ -38,6 +38,9 @@ _Key = int | str | None
 T = TypeVar("T")
 
 
+_NO_PROGRESS = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive", "ping"})
+
+
 class _Event(msgspec.Struct):
     type: str | None = None
     delta: object = None  # a text, in all events that are read
@@ -128,6 +131,7 @@ class ResponsesDecoder:
 
     def __init__(self, provider_id: str, *, joins_tokens: bool, secrets: tuple[str, ...]) -> None:
         self.is_complete = False
+        self.progress = 0
         self._provider_id = provider_id
         self._secrets = secrets
         self._joins_tokens = joins_tokens
@@ -148,7 +152,9 @@ class ResponsesDecoder:
         if data == b"[DONE]":  # some gateways end with it
             return []
         event = read_event(_events, data, self._secrets)
-        match event.type or name:
+        kind = event.type or name
+        self.progress += kind not in _NO_PROGRESS
+        match kind:
             case "response.output_text.delta":
                 return self._text(event.key, event.delta)
             case "response.function_call_arguments.delta" | "response.function_call_arguments.done":
@@ -170,7 +176,7 @@ class ResponsesDecoder:
             case "response.refusal.done":
                 self._has_refusal = True
                 return self._text(event.key, event.refusal) if event.key not in self._texts else []
-            case "response.completed" | "response.incomplete" | "response.failed" as kind:
+            case "response.completed" | "response.incomplete" | "response.failed":
                 return self._ended(kind, self._read(_responses, event.response, _Response()))
             case "error":
                 error = event.error or {"code": event.code, "message": event.message}

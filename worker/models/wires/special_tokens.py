@@ -2,8 +2,8 @@
 
 Many hosts of open-weight models read a literal `<|im_start|>` in a message as the real control token, so that a tool
 result could begin a turn of another role. A zero-width joiner after the first character prevents that: no tokenizer
-matches the token then. The model may copy the joiner, or write another invisible character for it; both are removed from
-its answer, so that a file that it edits keeps the literal token.
+matches the token then. The model may copy the joiner, or write another invisible character for it; both are removed
+from its answer, so that a file that it edits keeps the literal token.
 
 The list of tokens and the list of models whose hosts do not read them are those of pydantic-ai 2.68
 (`pydantic_ai/_special_tokens.py`, `profiles/_special_tokens.py`; MIT).
