@@ -115,6 +115,8 @@ class AnthropicDecoder:
 
     def event(self, name: str, data: bytes) -> list[ModelEvent]:
         """Translate one event. Raises ModelFailure for an error event and for unreadable data."""
+        if data == b"[DONE]":  # some gateways end with it
+            return []
         event = read_event(_decoder, data, self._secrets)
         kind = event.type or name
         self.progress += kind not in _NO_PROGRESS
