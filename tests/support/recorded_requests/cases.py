@@ -1,17 +1,13 @@
 """The requests that are recorded for each API: a conversation, or a set of options, and what the configuration says."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-from protocol.api.message import Message
-from protocol.api.provider import Model, ProviderConfig, SelectedModel
-from tests.support.recorded_requests.histories import HISTORIES, PROVIDER_ID, user
+from tests.support.recorded_requests.case import KEY, Case
+from tests.support.recorded_requests.chat_cases import CHAT
+from tests.support.recorded_requests.histories import HISTORIES
 from tests.support.recorded_requests.tools import TOOLS, Tool
-from worker.models.client import ModelRequest
 
-BASE_URL = "http://provider.test"
-KEY = "key-0123456789"
 CLAUDES = (
     "claude-3-7-sonnet",
     "claude-sonnet-4-20250514",
@@ -31,33 +27,6 @@ CLAUDES = (
     "kimi-k2",
 )
 GPTS = ("gpt-4.1", "gpt-5", "gpt-5.3-codex", "gpt-5.4", "gpt-6-sol", "o3", "o1-mini", "ft:gpt-4o:me", "gpt-oss-120b")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One request, and the configuration with which it is made."""
-
-    messages: Sequence[Message] = field(default_factory=lambda: [user("hi")])
-    model: Mapping[str, Any] = field(default_factory=dict)
-    selected: Mapping[str, Any] = field(default_factory=dict)
-    provider: Mapping[str, Any] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    system: str = "be good"
-    tools: Sequence[Tool] = ()
-    max_tokens: int = 0
-
-    def configuration(self, kind: str, base_url: str) -> ProviderConfig:
-        """Return the provider, of the type `kind`, with the model."""
-        values = {"id": PROVIDER_ID, "type": kind, "base_url": base_url, "api_key": KEY, **self.provider}
-        values["base_url"] = base_url + str(self.provider.get("base_url", ""))
-        described = {"id": "scripted-1", "default_max_tokens": 1000, "supports_attachments": True, **self.model}
-        return ProviderConfig(**values, models=[Model(**described)])
-
-    def selection(self) -> SelectedModel:
-        return SelectedModel(**{"model": self.model.get("id", "scripted-1"), "provider": PROVIDER_ID, **self.selected})
-
-    def request(self) -> ModelRequest:
-        return ModelRequest(self.system, self.messages, self.tools, self.max_tokens)
 
 
 _REASONS = {"can_reason": True}
@@ -267,5 +236,6 @@ RESPONSES |= {
 CASES: dict[str, tuple[str, dict[str, Case]]] = {
     "anthropic": ("anthropic", ANTHROPIC),
     "responses": ("openai", RESPONSES),
+    "chat": ("openai-compat", CHAT),
 }
 """Name of the file with the recorded requests -> type of the provider, and the cases."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from protocol.limits import DEFAULT_LIMITS
-from tests.support.recorded_requests.cases import CASES, Case
+from tests.support.recorded_requests.case import Case
+from tests.support.recorded_requests.cases import CASES
 from worker.config.load import WorkspaceConfig
 from worker.config.schema import Options
 from worker.models.client import ModelFailure

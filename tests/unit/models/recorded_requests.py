@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.recorded_requests.cases import BASE_URL, CASES, Case
+from tests.support.recorded_requests.case import BASE_URL, Case
+from tests.support.recorded_requests.cases import CASES
 from worker.models.options import may_cache
 from worker.models.wires.wire import Wire, WireContext
 

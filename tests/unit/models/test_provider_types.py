@@ -27,6 +27,7 @@ from worker.models.wire_choice import APIS, api_of
 if TYPE_CHECKING:
     import httpx2
 
+
 @pytest.fixture(autouse=True)
 def allow_loopback() -> Iterator[None]:
     """Allow requests of the model library, which the suite forbids: here a part of the test answers them."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from protocol.base.text import join_surrogates
 from worker.models.client import Category, ModelFailure
 from worker.models.failures import category_of_status, failure
 
@@ -200,7 +201,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 def _facts(error: Any) -> ProviderError:
     if isinstance(error, str):
-        return ProviderError(message=error)
+        return ProviderError(message=join_surrogates(error))
     if not isinstance(error, dict):
         return ProviderError()
     message = _text(error.get("message")) or _detail(error.get("detail")) or _text(error.get("error"))
@@ -230,7 +231,7 @@ def _detail(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return join_surrogates(value) if isinstance(value, str) else ""
 
 
 def _plain(text: str) -> str:
