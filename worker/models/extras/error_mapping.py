@@ -3,6 +3,7 @@
 from worker.models.client import Category, ModelFailure
 from worker.models.failures import category_of_status, failure
 
+
 def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], key_hint: str) -> ModelFailure:
     """Return the failure for the exception of a library.
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -23,7 +24,8 @@ IDLE_S = 30.0
 LINGER_S = 1.0
 """How long the end of a body may be awaited after its last event."""
 BUFFER_BYTES = 64 * 1024
-_NOT_STARTED = "the connection failed before the provider answered"
+PIECE_BYTES = 256 * 1024
+"""A larger body is sent in pieces."""
 
 
 @dataclass(slots=True)
@@ -97,7 +99,11 @@ class Connections:
         token = _ATTEMPT.set(attempt)
         try:
             response = await self._session.post(
-                url, headers=headers, data=body, proxy=proxy or None, allow_redirects=False
+                url,
+                headers=headers,
+                data=body if len(body) <= PIECE_BYTES else BytesIO(body),  # sent in pieces: others get their turn
+                proxy=proxy or None,
+                allow_redirects=False,
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             attempt.abort()

@@ -38,8 +38,10 @@ class ProviderHttp:
 
         `socket` is the path of a Unix socket to connect to instead of the host. Raises TransportError.
         """
-        connections = self._of(socket)
         url = request.url
+        if not _is_http(url):
+            raise TransportError("bad_request", "cannot use the provider's base_url: it is no HTTP address")
+        connections = self._of(socket)
         headers = {
             "Content-Type": "application/json",
             "Accept": "text/event-stream",
@@ -55,10 +57,10 @@ class ProviderHttp:
                 return response
             response.abort()
             target = urljoin(url, response.headers.get("Location", ""))
-            if _origin(target) != _origin(url):
+            if not _is_http(target) or _origin(target) != _origin(url):
                 raise TransportError(
                     "not_found",
-                    f"the provider redirects to {urlsplit(target).netloc[:200]!r}, another host than the configured "
+                    f"the provider redirects to {target[:200]!r}, another host than the configured "
                     "one; set base_url to its address",
                 )
             url = target
@@ -102,13 +104,17 @@ def proxy_of(url: str) -> str:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return parts.scheme, parts.hostname or "", port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _check_encoding(response: "Reply") -> None:
