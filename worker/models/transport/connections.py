@@ -135,7 +135,7 @@ class Connections:
     async def close(self) -> None:
         """Close all connections."""
         for reply in list(self._lingering):
-            reply.abort()
+            reply.cut()
         await self._session.close()
 
     def _unreachable(self, url: str, error: Exception) -> TransportError:
@@ -183,16 +183,18 @@ class Reply:
             self._response.release()
             return
         self._lingering.add(self)
-        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._cut)
+        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self.cut)
         self._content.on_eof(self._end_lingering)
 
     def abort(self) -> None:
         """Close the connection at once; see `ProviderResponse`."""
-        if self in self._lingering:
-            self._cut()
-        if self._is_over:
-            return
-        self._is_over = True
+        if not self._is_over:
+            self._is_over = True
+            self.cut()
+
+    def cut(self) -> None:
+        """Close the connection, also if its end is awaited."""
+        self._end_lingering()
         self._response.close()
         self._attempt.abort()
 
@@ -200,11 +202,6 @@ class Reply:
         self._lingering.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-
-    def _cut(self) -> None:
-        self._end_lingering()
-        self._response.close()
-        self._attempt.abort()
 
 
 def _host(url: str) -> str:
