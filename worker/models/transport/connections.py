@@ -1,6 +1,6 @@
 """Keep aiohttp's connections to one kind of target: hosts, or a Unix socket.
 
-Only this module imports aiohttp. Its own retries, redirects, cookies, decompression and timeouts are off, apart from
+aiohttp's own retries, redirects, cookies, decompression and timeouts are off, apart from
 the time to connect. A cancelled request aborts its socket: aiohttp would first send what is still in the buffer.
 """
 
@@ -13,9 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-
+from worker.models.transport.http_library import ResponseHandler, aiohttp
 from worker.models.transport.response import TransportError
 from worker.web.tls import shared_tls
 
@@ -81,7 +79,7 @@ class Connections:
         if socket:
             connector = _SocketConnector(socket, limit=0, keepalive_timeout=IDLE_S)
         else:
-            connector = _HostConnector(ssl=shared_tls(), limit=0, keepalive_timeout=IDLE_S)
+            connector = _HostConnector(limit=0, keepalive_timeout=IDLE_S)
         connector._served = WeakSet()
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -95,6 +93,7 @@ class Connections:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, proxy: str) -> "Reply":
         """Send one request; return its response when the headers have arrived. Raises TransportError and Replaced."""
+        uses_tls = url.startswith("https:") or proxy.startswith("https:")
         attempt = _Attempt()
         token = _ATTEMPT.set(attempt)
         try:
@@ -103,6 +102,7 @@ class Connections:
                 headers=headers,
                 data=body if len(body) <= PIECE_BYTES else BytesIO(body),  # sent in pieces: others get their turn
                 proxy=proxy or None,
+                ssl=shared_tls() if uses_tls else True,
                 allow_redirects=False,
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
