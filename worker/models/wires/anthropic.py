@@ -5,12 +5,13 @@ and tool calls; the markers of the prompt cache are on the system prompt, the la
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from protocol.api.message import ReasoningBlock, ToolCallData
-from worker.models.client import ModelRequest
+from worker.models.client import ModelRequest, ToolShape
 from worker.models.wires.anthropic_options import BINDING_BETA, anthropic_options
 from worker.models.wires.anthropic_stream import REDACTED, AnthropicDecoder
 from worker.models.wires.content import (
@@ -23,6 +24,7 @@ from worker.models.wires.content import (
     conversation,
     session_headers,
 )
+from worker.models.wires.encoded_tools import EncodedTools
 from worker.models.wires.tool_schema import plain_schema
 from worker.models.wires.wire import WireContext, WireRequest, encode_body
 
@@ -44,16 +46,17 @@ class AnthropicWire:
         self._context = context
         self._options = anthropic_options(context)
         base_url = context.provider.base_url.rstrip("/").removesuffix("/v1")
+        self._tools = EncodedTools(self._declared)
         self._url = f"{base_url}/v1/messages"
         self._headers = self._fixed_headers()
         self._betas = self._options.betas | _listed(self._headers.pop("anthropic-beta", ""))
 
     def request(self, request: ModelRequest) -> WireRequest:
         """Return the HTTP request for a step of a conversation."""
-        options, caches = self._options, self._context.caches
+        options = self._options
         turns = conversation(request.messages, self._context.model, media_in_results=True)
         messages = [message for turn in turns if (message := _message(turn))["content"]]
-        if caches:
+        if self._context.caches:
             _mark_last_block(messages)
         body: dict[str, Any] = {
             "model": self._context.model.id,
@@ -63,13 +66,7 @@ class AnthropicWire:
             **self._system(request.system),
         }
         if request.tools:
-            body["tools"] = [
-                {"name": tool.name, "description": tool.description, "input_schema": plain_schema(tool.schema)}
-                for tool in request.tools
-            ]
-            body["tool_choice"] = {"type": "auto"}
-            if caches:
-                body["tools"][-1] |= _CACHED
+            body |= {"tools": self._tools.encode(request.tools), "tool_choice": {"type": "auto"}}
         body["messages"] = messages
         body |= options.extra
         betas = self._betas
@@ -92,6 +89,15 @@ class AnthropicWire:
         own = {"anthropic-version": SAMPLING_VERSION if self._options.samples else VERSION}
         own |= {"authorization": f"Bearer {key}"} if key else {}
         return own | {name.lower(): value for name, value in provider.extra_headers.items()}
+
+    def _declared(self, tools: Sequence[ToolShape]) -> list[Block]:
+        declared: list[Block] = [
+            {"name": tool.name, "description": tool.description, "input_schema": plain_schema(tool.schema)}
+            for tool in tools
+        ]
+        if self._context.caches:
+            declared[-1] |= _CACHED
+        return declared
 
     def _system(self, system: str) -> dict[str, Any]:
         text = "\n\n".join(part for part in (self._context.provider.system_prompt_prefix, system) if part)

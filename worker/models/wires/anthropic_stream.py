@@ -115,6 +115,8 @@ class AnthropicDecoder:
 
     def event(self, name: str, data: bytes) -> list[ModelEvent]:
         """Translate one event. Raises ModelFailure for an error event and for unreadable data."""
+        if data == b"[DONE]":  # some gateways end with it
+            return []
         event = read_event(_decoder, data, self._secrets)
         kind = event.type or name
         self.progress += kind not in _NO_PROGRESS
@@ -153,7 +155,7 @@ class AnthropicDecoder:
         events = self._end_thinking()
         events += [ToolCallEnd(call.id, "".join(call.parts) or call.whole) for call in self._calls]
         reason = _REASONS.get(self._stop_reason, "unknown")
-        if self._calls and reason in ("end_turn", "unknown"):
+        if self._calls and (reason == "end_turn" or not self._stop_reason):
             reason = "tool_use"
         return [*events, Finished(reason, self._tokens)]
 

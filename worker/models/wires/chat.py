@@ -22,6 +22,7 @@ from worker.models.options import (
 from worker.models.wires.chat_messages import ChatDialect, chat_messages
 from worker.models.wires.chat_stream import ChatDecoder
 from worker.models.wires.content import conversation, session_headers
+from worker.models.wires.encoded_tools import EncodedTools
 from worker.models.wires.openai_endpoint import openai_headers, openai_url, with_headers
 from worker.models.wires.special_tokens import reads_special_tokens
 from worker.models.wires.tool_schema import openai_schema
@@ -57,6 +58,7 @@ class ChatWire:
         self._url = openai_url(context, "/chat/completions", by_deployment=True)
         self._headers = openai_headers(context)
         self._breaks_tokens = reads_special_tokens(context.model.id)
+        self._tools = EncodedTools(self._declared)
         self._is_router = context.provider.type == "openrouter"
 
     def request(self, request: ModelRequest) -> WireRequest:
@@ -82,7 +84,7 @@ class ChatWire:
             # Most compatible servers know only the older name.
             body["max_completion_tokens" if self._is_official else "max_tokens"] = limit
         if request.tools:
-            body |= {"tools": self._tools(request.tools), "tool_choice": "auto"}
+            body |= {"tools": self._tools.encode(request.tools), "tool_choice": "auto"}
         else:
             body.pop("parallel_tool_calls", None)
         body |= self._options.extra
@@ -98,7 +100,7 @@ class ChatWire:
             secrets=self._context.secrets,
         )
 
-    def _tools(self, tools: Sequence[ToolShape]) -> list[dict[str, Any]]:
+    def _declared(self, tools: Sequence[ToolShape]) -> list[dict[str, Any]]:
         converted: list[dict[str, Any]] = []
         for tool in tools:
             # Strict schemas are left to OpenAI's own service; local servers fail on them.

@@ -15,6 +15,7 @@ from protocol.base.text import replace_surrogates
 from worker.models.client import ModelRequest, ToolShape
 from worker.models.options import API_OPTION, effort_of, max_tokens_of, merge, options_of, sampling_of
 from worker.models.wires.content import Image, ModelTurn, Result, Turn, UserContent, conversation, session_headers
+from worker.models.wires.encoded_tools import EncodedTools
 from worker.models.wires.openai_endpoint import openai_headers, openai_url, with_headers
 from worker.models.wires.responses_stream import RAW, ResponsesDecoder
 from worker.models.wires.special_tokens import break_tokens, reads_special_tokens
@@ -48,6 +49,7 @@ class ResponsesWire:
         self._url = openai_url(context, "/responses")
         self._headers = openai_headers(context)
         self._breaks_tokens = reads_special_tokens(model_id)
+        self._tools = EncodedTools(self._declared)
         self._has_phase = model_id.startswith(_PHASE_NAMES)
 
     def request(self, request: ModelRequest) -> WireRequest:
@@ -62,7 +64,7 @@ class ResponsesWire:
         if limit:
             body["max_output_tokens"] = limit
         if request.tools:
-            body |= {"tools": self._tools(request.tools), "tool_choice": "auto", **self._options.with_tools}
+            body |= {"tools": self._tools.encode(request.tools), "tool_choice": "auto", **self._options.with_tools}
         body["input"] = items
         body |= self._options.extra
         headers = with_headers(self._headers, session_headers(request.messages))
@@ -74,7 +76,7 @@ class ResponsesWire:
             self._context.provider.id, joins_tokens=self._breaks_tokens, secrets=self._context.secrets
         )
 
-    def _tools(self, tools: Sequence[ToolShape]) -> list[Item]:
+    def _declared(self, tools: Sequence[ToolShape]) -> list[Item]:
         converted: list[Item] = []
         for tool in tools:
             schema, is_strict = openai_schema(tool.schema, may_be_strict=self._may_be_strict)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -67,8 +67,11 @@ class Wire(Protocol):
     def decoder(self) -> StreamDecoder: ...
 
 
-def encode_body(body: dict[str, Any]) -> bytes:
-    """Return the body of a request as JSON, with a question mark for every surrogate, which UTF-8 cannot hold."""
+def encode_body(body: object) -> bytes:
+    """Return the body of a request, or a part of it, as JSON.
+
+    Every surrogate, which UTF-8 cannot hold, becomes a question mark.
+    """
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
