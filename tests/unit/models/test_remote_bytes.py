@@ -187,6 +187,17 @@ async def test_a_whole_completion_instead_of_a_stream_is_read() -> None:
         assert events == [Counted(Tokens(3, 2)), TextDelta("hello"), Finished("end_turn", Tokens(3, 2))]
 
 
+async def test_a_stream_that_is_declared_as_json_is_read_as_it_arrives() -> None:
+    async with opened() as (provider, client):
+        events = client.stream(ModelRequest("", [user("hi")]))
+        pull = asyncio.ensure_future(anext(events))
+        received = await provider.next_request()
+        await received.send(STREAM.replace(b"text/event-stream", b"application/json") + chunk(said("x")))
+        assert await pull == TextDelta("x")
+        await received.send(chunk(STOP + DONE) + chunk(b""))
+        assert [event async for event in events] == [Finished("end_turn")]
+
+
 @pytest.mark.parametrize(
     ("answer", "category", "text"),
     [
@@ -194,7 +205,7 @@ async def test_a_whole_completion_instead_of_a_stream_is_read() -> None:
         (plain(b'{"error": "no such model"}'), "server", "no such model"),
         (plain(b'{"detail": "Not Found"}'), "server", "Not Found"),
         (plain(b"{}"), "stream_cut", "before it was complete"),
-        (plain(b"half"), "server", "half"),
+        (plain(b"half"), "stream_cut", "before it was complete"),
         (plain(b'{"error": {"message": "busy", "code": 429}}', "text/event-stream"), "rate_limit", "busy"),
         (plain(b'data: {"error": {"message": "busy"}}\n\n', "text/plain"), "server", "busy"),
         (plain(b"", "text/event-stream"), "stream_cut", "before it was complete"),
