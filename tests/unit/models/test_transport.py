@@ -457,3 +457,47 @@ async def test_a_request_goes_through_the_proxy_of_the_environment(monkeypatch: 
         assert received.line == "POST http://provider.invalid/v1/x HTTP/1.1"
         assert received.headers["proxy-authorization"] == "Basic bWU6cHc="
         assert received.headers["authorization"] == "Bearer k"
+
+
+async def test_tls_goes_through_a_tunnel_of_the_proxy(
+    tls: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[str] = []
+    pipes: list[asyncio.Task[None]] = []
+
+    async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                sink.write(data)
+        sink.close()
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        host, _, port = heads[-1].split(" ")[1].rpartition(":")
+        upstream_reader, upstream_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        pipes.append(asyncio.ensure_future(pipe(reader, upstream_writer)))
+        pipes.append(asyncio.ensure_future(pipe(upstream_reader, writer)))
+
+    monkeypatch.setattr(connections, "shared_tls", lambda: tls[1])
+    proxy = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", f"http://me:pw@127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+    async with proxy, opened(tls=tls[0]) as (provider, http):
+        for _ in range(2):
+            sent = request(provider, Authorization="Bearer k")
+            response, received = await both(http.open(sent), provider, SMALL)
+            assert await whole(response) == b"ok"
+            assert received.headers["authorization"] == "Bearer k"
+        task = asyncio.create_task(http.open(request(provider)))
+        received = await provider.next_request()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await received.ended()
+        await asyncio.wait(pipes)
+    assert len(heads) == 1
+    assert heads[0].startswith("CONNECT 127.0.0.1:")
+    assert "Proxy-Authorization: Basic bWU6cHc=" in heads[0]
+    assert "Bearer" not in heads[0]
