@@ -446,6 +446,25 @@ def test_the_proxy_of_an_address(monkeypatch: pytest.MonkeyPatch, env: dict[str,
     assert proxy_of(url) == proxy
 
 
+async def test_a_proxy_that_cannot_be_used_or_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    http = ProviderHttp(5.0)
+    monkeypatch.setenv("https_proxy", "socks5://me:pw@x:1")
+    with pytest.raises(TransportError, match="use an http or https proxy") as caught:
+        await http.open(WireRequest("https://provider.invalid/", {}, b"{}"))
+    assert "pw" not in caught.value.message
+    await http.close()
+    async with opened() as (provider, http):
+        monkeypatch.setenv("https_proxy", provider.url)
+        running = asyncio.create_task(http.open(WireRequest("https://provider.invalid/", {}, b"{}")))
+        received = await provider.next_request()
+        await received.send(b"HTTP/1.1 407 Log in first\r\nContent-Length: 0\r\n\r\n")
+        with pytest.raises(TransportError, match=r"the proxy refused .*provider\.invalid: 407 Log in first") as caught:
+            await running
+        assert caught.value.category == "network"
+
+
 async def test_a_request_goes_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened() as (provider, http):
         monkeypatch.setenv("http_proxy", provider.url.replace("http://", "http://me:pw@"))

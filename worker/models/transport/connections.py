@@ -112,6 +112,11 @@ class Connections:
             raise self._unreachable(url, error) from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise TransportError("bad_request", "cannot use the provider's base_url: it is no HTTP address") from None
+        except aiohttp.ClientHttpProxyError as error:
+            attempt.abort()
+            raise TransportError(
+                "network", f"the proxy refused the connection to {_host(url)}: {error.status} {error.message[:200]}"
+            ) from None
         except aiohttp.ClientResponseError as error:
             attempt.abort()
             raise TransportError("garbage", f"cannot read the provider's response: {error.message[:200]}") from None

@@ -94,14 +94,23 @@ class ProviderHttp:
 
 
 def proxy_of(url: str) -> str:
-    """Return the proxy that the environment names for an address, "" for none (`HTTPS_PROXY`, `ALL_PROXY`,
-    `NO_PROXY`)."""
+    """Return the proxy that the environment names for an address, "" for none.
+
+    The variables are `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. Raises TransportError for a proxy that
+    does not speak HTTP.
+    """
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
     if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2], proxies):
         return ""
-    return proxy if "://" in proxy else f"http://{proxy}"
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not _is_http(proxy):
+        scheme = proxy.partition(":")[0][:20]
+        raise TransportError(
+            "bad_request", f"cannot use the proxy that the environment names ({scheme}://…): use an http or https proxy"
+        )
+    return proxy
 
 
 def _is_http(url: str) -> bool:
