@@ -57,23 +57,24 @@ class RemoteModel:
             if response.status != OK or kind == "text/html":
                 raise await self._refused(response, deadline)
             decoder = self._wire.decoder()
-            if kind == "application/json":
-                for event in await self._whole(response, decoder, deadline):
+            chunk = await self._read(response, deadline, has_begun=False)
+            if kind == "application/json" and chunk.lstrip()[:1] in b"{[":  # some streams are declared as JSON, too
+                for event in await self._whole(chunk, response, decoder, deadline):
                     yield event
                 return
             parser = EventParser()
-            is_end = False
-            while not (decoder.is_complete or is_end):
+            while True:
                 seen = decoder.progress
-                chunk = await self._read(response, deadline, has_begun=seen > 0)
-                is_end = not chunk
                 events, problem = self._decoded(chunk, parser, decoder)
                 for event in events:
                     yield event
                 if problem is not None:
                     raise problem
+                if not chunk or decoder.is_complete:
+                    break
                 if decoder.progress != seen:
                     deadline.move(self._limits.model_progress_s)
+                chunk = await self._read(response, deadline, has_begun=decoder.progress > 0)
             last = decoder.end()
             response.release()  # now: the consumer may take its time with the last events
             for event in last:
@@ -121,10 +122,13 @@ class RemoteModel:
         return merged(events), None
 
     async def _whole(
-        self, response: ProviderResponse, decoder: StreamDecoder, deadline: Deadline
+        self, first: bytes, response: ProviderResponse, decoder: StreamDecoder, deadline: Deadline
     ) -> Sequence[ModelEvent]:
-        """Return the events of a response that is JSON instead of a stream. Raises ModelFailure if it is an error."""
-        body = await self._body(response, deadline, EVENT_MAX_BYTES)
+        """Return the events of a response that is JSON instead of a stream, of which `first` was read.
+
+        Raises ModelFailure if it is an error.
+        """
+        body = first + await self._body(response, deadline, EVENT_MAX_BYTES)
         if parse_error(body).message:
             raise failure_of(OK, response.headers, body, key_hint=self._key_hint, secrets=self._secrets)
         events = decoder.event("", body)

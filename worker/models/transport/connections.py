@@ -1,6 +1,6 @@
 """Keep aiohttp's connections to one kind of target: hosts, or a Unix socket.
 
-Only this module imports aiohttp. Its own retries, redirects, cookies, decompression and timeouts are off, apart from
+aiohttp's own retries, redirects, cookies, decompression and timeouts are off, apart from
 the time to connect. A cancelled request aborts its socket: aiohttp would first send what is still in the buffer.
 """
 
@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-
+from worker.models.transport.http_library import ResponseHandler, aiohttp
 from worker.models.transport.response import TransportError
 from worker.web.tls import shared_tls
 
@@ -23,7 +22,8 @@ IDLE_S = 30.0
 LINGER_S = 1.0
 """How long the end of a body may be awaited after its last event."""
 BUFFER_BYTES = 64 * 1024
-_NOT_STARTED = "the connection failed before the provider answered"
+PIECE_BYTES = 256 * 1024
+"""A larger body is sent in pieces."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Connections:
         if socket:
             connector = _SocketConnector(socket, limit=0, keepalive_timeout=IDLE_S)
         else:
-            connector = _HostConnector(ssl=shared_tls(), limit=0, keepalive_timeout=IDLE_S)
+            connector = _HostConnector(limit=0, keepalive_timeout=IDLE_S)
         connector._served = WeakSet()
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -93,11 +93,17 @@ class Connections:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, proxy: str) -> "Reply":
         """Send one request; return its response when the headers have arrived. Raises TransportError and Replaced."""
+        uses_tls = url.startswith("https:") or proxy.startswith("https:")
         attempt = _Attempt()
         token = _ATTEMPT.set(attempt)
         try:
             response = await self._session.post(
-                url, headers=headers, data=body, proxy=proxy or None, allow_redirects=False
+                url,
+                headers=headers,
+                data=body if len(body) <= PIECE_BYTES else BytesIO(body),  # sent in pieces: others get their turn
+                proxy=proxy or None,
+                ssl=shared_tls() if uses_tls else True,
+                allow_redirects=False,
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             attempt.abort()
@@ -106,6 +112,11 @@ class Connections:
             raise self._unreachable(url, error) from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise TransportError("bad_request", "cannot use the provider's base_url: it is no HTTP address") from None
+        except aiohttp.ClientHttpProxyError as error:
+            attempt.abort()
+            raise TransportError(
+                "network", f"the proxy refused the connection to {_host(url)}: {error.status} {error.message[:200]}"
+            ) from None
         except aiohttp.ClientResponseError as error:
             attempt.abort()
             raise TransportError("garbage", f"cannot read the provider's response: {error.message[:200]}") from None
@@ -129,7 +140,7 @@ class Connections:
     async def close(self) -> None:
         """Close all connections."""
         for reply in list(self._lingering):
-            reply.abort()
+            reply.cut()
         await self._session.close()
 
     def _unreachable(self, url: str, error: Exception) -> TransportError:
@@ -177,16 +188,18 @@ class Reply:
             self._response.release()
             return
         self._lingering.add(self)
-        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._cut)
+        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self.cut)
         self._content.on_eof(self._end_lingering)
 
     def abort(self) -> None:
         """Close the connection at once; see `ProviderResponse`."""
-        if self in self._lingering:
-            self._cut()
-        if self._is_over:
-            return
-        self._is_over = True
+        if not self._is_over:
+            self._is_over = True
+            self.cut()
+
+    def cut(self) -> None:
+        """Close the connection, also if its end is awaited."""
+        self._end_lingering()
         self._response.close()
         self._attempt.abort()
 
@@ -194,11 +207,6 @@ class Reply:
         self._lingering.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-
-    def _cut(self) -> None:
-        self._end_lingering()
-        self._response.close()
-        self._attempt.abort()
 
 
 def _host(url: str) -> str:

@@ -38,8 +38,10 @@ class ProviderHttp:
 
         `socket` is the path of a Unix socket to connect to instead of the host. Raises TransportError.
         """
-        connections = self._of(socket)
         url = request.url
+        if not _is_http(url):
+            raise TransportError("bad_request", "cannot use the provider's base_url: it is no HTTP address")
+        connections = self._of(socket)
         headers = {
             "Content-Type": "application/json",
             "Accept": "text/event-stream",
@@ -55,10 +57,10 @@ class ProviderHttp:
                 return response
             response.abort()
             target = urljoin(url, response.headers.get("Location", ""))
-            if _origin(target) != _origin(url):
+            if not _is_http(target) or _origin(target) != _origin(url):
                 raise TransportError(
                     "not_found",
-                    f"the provider redirects to {urlsplit(target).netloc[:200]!r}, another host than the configured "
+                    f"the provider redirects to {target[:200]!r}, another host than the configured "
                     "one; set base_url to its address",
                 )
             url = target
@@ -92,23 +94,36 @@ class ProviderHttp:
 
 
 def proxy_of(url: str) -> str:
-    """Return the proxy that the environment names for an address, "" for none (`HTTPS_PROXY`, `ALL_PROXY`,
-    `NO_PROXY`)."""
+    """Return the proxy that the environment names for an address, "" for none.
+
+    The variables are `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. Raises TransportError for a proxy that
+    does not speak HTTP.
+    """
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
     if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2], proxies):
         return ""
-    return proxy if "://" in proxy else f"http://{proxy}"
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not _is_http(proxy):
+        scheme = proxy.partition(":")[0][:20]
+        raise TransportError(
+            "bad_request", f"cannot use the proxy that the environment names ({scheme}://…): use an http or https proxy"
+        )
+    return proxy
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return parts.scheme, parts.hostname or "", port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _check_encoding(response: "Reply") -> None:
