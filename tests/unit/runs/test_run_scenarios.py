@@ -556,7 +556,9 @@ async def test_the_first_snapshot_is_immediate_and_later_ones_are_merged(tmp_pat
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
-        for number in range(300):
+        house.model.say("0 ")
+        await until(lambda: house.shown != [])
+        for number in range(1, 300):
             house.model.say(f"{number} ")
         await until(lambda: any(b"299" in event.data for event in house.shown))
         assert 2 <= len(house.shown) < 60

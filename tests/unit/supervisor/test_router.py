@@ -105,9 +105,11 @@ class PublisherStub:
 
     calls: list[tuple[str, int, int]] = field(default_factory=list)
     credits: int = 0
+    unfit_keys: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def connected(self, last_number: int, credit: int) -> None:
+    def connected(self, last_number: int, credit: int, *, takes_growth: bool = False) -> None:
+        assert takes_growth
         self.calls.append(("connected", last_number, credit))
         self.changed.set()
 
@@ -120,6 +122,10 @@ class PublisherStub:
         self.changed.set()
 
     def writable(self) -> None:
+        self.changed.set()
+
+    def unfit(self, keys: list[str]) -> None:
+        self.unfit_keys += keys
         self.changed.set()
 
     async def until_credits(self, count: int) -> None:
