@@ -19,7 +19,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.events import MARK_KIND, Event, EventId, event_data
 from protocol.limits import Limits
-from supervisor.events.delivery import Delivery, Writer
+from supervisor.events.notifier import StreamNotifier, Writer
 from supervisor.events.publication import Publication
 from supervisor.events.replay import ReplayLog
 from supervisor.events.stream import ClientStream, base_text
@@ -73,7 +73,7 @@ class Hub:
         self._after_hole: list[Event] = []  # numbered events behind a hole
         self._filling = False
         self._streams: set[Stream] = set()
-        self._delivery = Delivery(clock=clock, on_delivered=self._delivered)
+        self._notifier = StreamNotifier(clock=clock, on_delivered=self._delivered)
         self._publication = Publication(self._replay.snapshots, limits=limits, clock=clock, on_published=self.wake)
         self._unfit: list[str] = []
         self._state_text = b""
@@ -281,7 +281,7 @@ class Hub:
 
     async def changed(self, timeout_s: float, writer: Writer | None = None) -> bool:
         """Wait until there is more to do than what `writer` did. Return False after `timeout_s` seconds."""
-        return await self._delivery.changed(timeout_s, writer)
+        return await self._notifier.changed(timeout_s, writer)
 
     def _changed(self) -> None:
         if self._replay.is_over:
@@ -291,7 +291,7 @@ class Hub:
 
     def wake(self) -> None:
         """Let every waiting stream check again."""
-        self._delivery.wake()
+        self._notifier.wake()
 
     def _delivered(self, took_s: float) -> None:
         self._publication.delivered(took_s)

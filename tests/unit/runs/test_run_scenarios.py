@@ -582,6 +582,30 @@ async def test_a_flush_stores_the_text_of_the_latest_snapshot_before_the_run_end
         assert (await house.outline())[1] == "assistant partial"
 
 
+async def test_growing_text_is_stored_at_the_configured_interval(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path, limits=Limits(snapshot_store_s=0.01)) as house:
+        await house.session()
+        await house.submit("hello")
+        house.model.say("one ")
+        await until(lambda: house.shown != [])
+        house.model.say("two")
+        while (await house.outline())[1:] != ["assistant one two"]:
+            await asyncio.sleep(0)
+
+
+async def test_growing_text_is_not_stored_before_the_interval(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path, limits=Limits(snapshot_store_s=3600.0)) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        house.model.say("one ")
+        await until(lambda: house.shown != [])
+        assert "one" not in (await house.outline())[1]
+        house.model.say("two")
+        house.model.finish()
+        await house.ended(run_id)
+        assert (await house.outline())[1] == "assistant one two [end_turn]"
+
+
 async def test_a_flush_for_one_client_publishes_a_snapshot_to_the_others(tmp_path: Path) -> None:
     async with open_worker_harness(tmp_path, limits=Limits(snapshot_interval_s=3600.0)) as house:
         await house.session()

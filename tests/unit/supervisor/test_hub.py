@@ -413,7 +413,7 @@ async def test_a_cancelled_reader_leaves_no_waiter_behind() -> None:
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert not hub._delivery._waiters
+    assert not hub._notifier._waiters
     hub.take([event(2)])
     await client.read()
     assert client.numbers == [2]

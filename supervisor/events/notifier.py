@@ -18,7 +18,7 @@ class Writer(Protocol):
         ...
 
 
-class Delivery:
+class StreamNotifier:
     """The streams that wait. `on_delivered` gets the seconds that one delivery to all writers took."""
 
     def __init__(self, *, clock: Clock, on_delivered: Callable[[float], None]) -> None:
