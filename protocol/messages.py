@@ -63,7 +63,7 @@ class Credit(WireMessage, frozen=True, kw_only=True, tag="credit"):
 
 
 class SendWhole(WireMessage, frozen=True, kw_only=True, tag="send_whole"):
-    """The growth of the snapshots with these keys did not fit: send them whole when they next grow."""
+    """The growth of the snapshots with these keys did not fit, because an event was lost: send them whole."""
 
     keys: list[str]
 

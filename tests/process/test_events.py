@@ -82,6 +82,21 @@ async def test_a_client_with_deltas_resumes_and_gets_the_whole_message_first(hou
     assert text.split() == [f"t{number}" for number in range(1, 201)]
 
 
+async def test_a_lost_batch_of_growing_text_is_made_good_by_the_whole_message(house: ServerHarness) -> None:
+    workspace = await house.workspace(model="openai")
+    watcher = await house.watch(workspace.id, name="deltas", deltas=True)
+    run, call = await workspace.streaming("one ")
+    await watcher.text(workspace.session, "one ")
+    house.failpoints.arm("events.before_send", "raise", workspace=workspace.id)
+    await call.tokens("two ")
+    await house.failpoints.reached("events.before_send", workspace=workspace.id)
+    await call.tokens("three ")
+    for reader in (watcher, workspace.watcher):
+        await reader.text(workspace.session, "one two three ")
+    await call.reply("four")
+    assert (await workspace.ended(run))["text"] == "one two three four"
+
+
 def followed(seen: list[Seen]) -> DeltaReader:
     client = DeltaReader()
     for event in seen:

@@ -118,8 +118,9 @@ class Publisher:
         self._schedule(0.0)
 
     def unfit(self, keys: list[str]) -> None:
-        """The supervisor could not append to the snapshots of these keys."""
+        """The supervisor could not append to the snapshots of these keys: send them whole with the next interval."""
         self._window.unfit(keys)
+        self._schedule(max(0.0, self._grow_at - self._clock.now()))
 
     def disconnected(self) -> None:
         """The connection is closed."""

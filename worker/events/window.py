@@ -49,7 +49,8 @@ class Window:
         self._bytes = 0
         self._snapshots: dict[str, Event | SnapshotSource] = {}
         self._offered: dict[str, tuple[Event, SnapshotSource]] = {}  # the events that sources made for the last batch
-        self._may_grow: dict[str, bool] = {}  # sources whose last event was sent: whether the supervisor has it
+        self._sent: dict[str, SnapshotSource] = {}  # sources of which the supervisor has a snapshot
+        self._whole: set[str] = set()  # the keys of those that it asked for again
         self._takes_growth = False
 
     @property
@@ -65,7 +66,7 @@ class Window:
         """A supervisor has everything up to `after`, or will fetch it. It has room for `credit` events."""
         self.is_connected = True
         self._takes_growth = takes_growth
-        self._may_grow.clear()
+        self._sent.clear()
         self.last = max(self.last, after)
         self.sent = after
         self._credit = credit
@@ -88,7 +89,6 @@ class Window:
             self.last = max(self.last, event.number)
             if event.key:
                 self.withdraw(event.key)
-                self._may_grow.pop(event.key, None)
             self._keep(event)
 
     def with_snapshot(self, snapshot: Event | SnapshotSource) -> None:
@@ -104,17 +104,19 @@ class Window:
 
     def is_first(self, key: str) -> bool:
         """Return whether no event of this source was sent since the connection or a numbered event of its key."""
-        return key not in self._may_grow
+        return key not in self._sent
 
     def withdraw(self, key: str) -> None:
-        """Do not send the snapshot of this key that waits."""
+        """Do not send the snapshot of this key that waits, and send the next one whole."""
         self._snapshots.pop(key, None)
+        self._sent.pop(key, None)
 
     def unfit(self, keys: list[str]) -> None:
-        """The supervisor does not have the snapshots of these keys: send them whole when they next grow."""
+        """The supervisor could not append to the snapshots of these keys: send them whole."""
         for key in keys:
-            if key in self._may_grow:
-                self._may_grow[key] = False
+            if key in self._sent:
+                self._whole.add(key)
+                self.with_snapshot(self._sent[key])
 
     def hole(self) -> tuple[int, int] | None:
         """Return what must be read from the store before anything else can be sent: after which number, how many."""
@@ -170,13 +172,15 @@ class Window:
             offered = self._offered.get(event.key)
             if offered is not None and offered[0] is event:
                 offered[1].sent()
-                self._may_grow[event.key] = self._takes_growth
+                self._sent[event.key] = offered[1]
+                self._whole.discard(event.key)
                 del self._snapshots[event.key]
             elif self._snapshots.get(event.key) is event:
                 del self._snapshots[event.key]
 
     def _made(self, key: str, source: SnapshotSource) -> Event:
-        event = source.next_event(may_grow=self._may_grow.get(key, False))
+        may_grow = self._takes_growth and key in self._sent and key not in self._whole
+        event = source.next_event(may_grow=may_grow)
         self._offered[key] = (event, source)
         return event
 

@@ -126,7 +126,8 @@ def test_a_whole_is_sent_where_growth_would_not_fit() -> None:
     window.connected(0, 100, takes_growth=True)
     assert is_whole(window, answer), "a new connection"
     window.unfit(["m", "unknown"])
-    assert is_whole(window, answer), "the supervisor asked for it"
+    (again,) = send(window)
+    assert again.growth is None, "the supervisor asked for it"
     assert not is_whole(window, answer)
     row = numbered_event(answer.draft.snapshot(), "updated", number=1, key="m")
     window.committed([row])
