@@ -13,7 +13,7 @@ from zmq.utils.monitor import parse_monitor_message
 from protocol.base.clock import Clock
 from protocol.base.zmq_pump import ZmqPump
 
-_READABLE = int(zmq.POLLIN)
+_READABLE, _NOBLOCK = int(zmq.POLLIN), int(zmq.NOBLOCK)  # plain numbers: operators of enums are slow
 _HIGH_WATER = 256
 """Messages queued by libzmq in each direction; more wait in the outbox, or are not made."""
 _OUTBOX_MAX = 1024
@@ -104,7 +104,7 @@ class DealerSocket:
         if self._socket is None:
             return False
         try:
-            self._socket.send(frame, zmq.NOBLOCK)
+            self._socket.send(frame, _NOBLOCK)
         except zmq.Again:
             self._is_blocked = True
             self._messages.wake()
