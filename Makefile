@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # The packages of requirements/*.lock; LOCKED=0 takes the newest that pyproject.toml allows.
 LOCKED ?= 1
+# Arguments of `make bench`, for example BENCH="--quick provider"; without any, all groups are measured.
+BENCH ?=
 # Set by CI: a directory for the reports of the tests.
 REPORTS ?=
 
@@ -31,6 +33,7 @@ help:
 	@echo "make contract hold a real server to its own description with schemathesis; part of make test"
 	@echo "make mcp-servers  install the MCP servers that the tests talk to, if there is npm; part of make test"
 	@echo "make bench    measure, each figure beside its floor"
+	@echo "make bench BENCH='--quick provider'   the same with arguments: here one group, small counts"
 	@echo "make machines draw docs/machines.md from the tables again"
 	@echo "make settings write docs/server-settings.md from the table of settings and the limits again"
 	@echo "make rules    write in docs/faults.md and docs/rules.md again which tests prove each row"
@@ -69,7 +72,7 @@ mcp-servers: tests/mcp/package-lock.json
 		echo "npm failed: the tests of its MCP servers are skipped"; fi
 
 bench: $(STAMP)
-	env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks
+	env -u PYTHONSAFEPATH $(BIN)/python -m benchmarks $(BENCH)
 
 machines: $(STAMP)
 	env -u PYTHONSAFEPATH $(BIN)/python -m tests.architecture.machines > docs/machines.md

@@ -2,15 +2,20 @@
 
 import argparse
 import asyncio
+import dataclasses
+import functools
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks import fanout, floors, latency, memory, models, reading, scale, starting, zygote
-from benchmarks.table import Figure, markdown
+from benchmarks.table import Figure, machine, markdown
+from benchmarks.token_path import group as token_path
+from benchmarks.token_path.options import Options, quick
 
-GROUPS: dict[str, Callable[[floors.Floors], Awaitable[list[Figure]]]] = {
+Group = Callable[[floors.Floors], Awaitable[list[Figure]]]
+GROUPS: dict[str, Group] = {
     "starting": starting.measure,
     "latency": latency.measure,
     "reading": reading.measure,
@@ -20,17 +25,18 @@ GROUPS: dict[str, Callable[[floors.Floors], Awaitable[list[Figure]]]] = {
     "models": models.measure,
     "zygote": zygote.measure,
 }
+PROVIDER = "provider"
 
 
-async def measure(groups: list[str]) -> tuple[list[Figure], list[str]]:
+async def measure(groups: dict[str, Group]) -> tuple[list[Figure], list[str]]:
     """Run the groups. Return their figures, and the names of the groups that failed."""
     figures, failed = [], []
     print("floors ...", file=sys.stderr, flush=True)
     bare = await floors.measure()
-    for group in groups:
+    for group, run in groups.items():
         print(f"{group} ...", file=sys.stderr, flush=True)
         try:
-            figures += await GROUPS[group](bare)
+            figures += await run(bare)
         except Exception:
             traceback.print_exc()
             failed.append(group)
@@ -40,15 +46,23 @@ async def measure(groups: list[str]) -> tuple[list[Figure], list[str]]:
 def main() -> int:
     """Print the table; return 1 if a group failed. A missed goal is reported, it does not change the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = ", ".join(GROUPS)
+    names = ", ".join((PROVIDER, *GROUPS))
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"what to measure: {names} (default: all of them)")
     parser.add_argument("--output", type=Path, help="also write the table (Markdown) to this file")
+    parser.add_argument("--repeat", type=int, metavar="N", help=f"repetitions of the group {PROVIDER} (default: 3)")
+    parser.add_argument("--quick", action="store_true", help=f"smoke test: small counts in the group {PROVIDER}")
     arguments = parser.parse_args()
+    options = quick() if arguments.quick else Options()
+    if arguments.repeat is not None:
+        options = dataclasses.replace(options, repetitions=max(1, arguments.repeat))
+    available = {PROVIDER: functools.partial(token_path.measure, options=options)} | GROUPS
     for group in arguments.groups:
-        if group not in GROUPS:
+        if group not in available:
             parser.error(f"unknown group {group!r}; use any of {names}")
-    figures, failed = asyncio.run(measure(arguments.groups or list(GROUPS)))
-    table = markdown(figures)
+    chosen = {group: available[group] for group in arguments.groups or available}
+    heading = machine()  # before, because of the load that it shows
+    figures, failed = asyncio.run(measure(chosen))
+    table = markdown(figures, heading)
     print(table)
     if arguments.output:
         arguments.output.write_text(table + "\n", encoding="utf-8")

@@ -69,9 +69,9 @@ class Client:
         """Create a session; return its id."""
         return str((await self.ask("POST", f"/v1/workspaces/{workspace}/sessions", {"title": "bench"}))["id"])
 
-    async def prompt(self, workspace: str, session: str, prompt: str) -> str:
-        """Submit a prompt; return the id of its run."""
-        body = {"session_id": session, "prompt": prompt, "run_id": str(uuid.uuid4())}
+    async def prompt(self, workspace: str, session: str, prompt: str, *, run: str = "") -> str:
+        """Submit a prompt; return the id of its run, which is `run` if that is given."""
+        body = {"session_id": session, "prompt": prompt, "run_id": run or str(uuid.uuid4())}
         return str((await self.ask("POST", f"/v1/workspaces/{workspace}/agent", body))["run_id"])
 
     async def worker(self, workspace: str, *, memory: bool = False) -> Json:

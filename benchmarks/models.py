@@ -9,10 +9,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.floors import Floors
 from benchmarks.server import running_server
 from benchmarks.table import Figure, shown
+
+if TYPE_CHECKING:
+    from protocol.api.message import Message
 
 WORKERS = 5
 MESSAGES = 1500
@@ -27,7 +31,8 @@ async def measure(floors: Floors) -> list[Figure]:
     async with model_server() as port, running_server() as service:
         client = service.client()
         for kind in KINDS:
-            first, second = [], []
+            first: list[float] = []
+            second: list[float] = []
             for number in range(WORKERS):
                 directory = service.make_directory(f"{kind}{number}")
                 (directory / "bulkhead.json").write_text(json.dumps(configured(kind, port)))
@@ -180,16 +185,16 @@ async def _watch(gaps: list[float]) -> None:
         last = now
 
 
-def _rows() -> list["object"]:
+def _rows() -> list["Message"]:
     from protocol.api import message as m
 
-    rows: list[object] = []
+    rows: list[m.Message] = []
     for number in range(MESSAGES // 3):
         call_id = f"c{number}"
         block = m.ReasoningBlock(thinking="t " * 100, signature="s" * 300, provider="p", id=f"rs_{number}")
         call = m.ToolCallData(id=call_id, name="view", input='{"file_path": "a/b/c.py"}', finished=True)
         result = m.ToolResultData(tool_call_id=call_id, name="view", content="a line of a file\n" * 60)
-        sides: list[tuple[str, list[object]]] = [
+        sides: list[tuple[m.Role, list[m.Part]]] = [
             ("user", [m.TextPart(m.TextData(text="please continue " * 20))]),
             (
                 "assistant",

@@ -1,6 +1,7 @@
 """Start a real server in a fresh directory, as a user would."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -8,39 +9,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from benchmarks.client import Client
+from benchmarks.client import Client, Json
 
 START_S = 30.0
 STOP_S = 30.0
+COMMAND = (sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "warning")
 
 
 class Server:
     """A running server. `started` is the start of its process on the monotonic clock, in seconds."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, configuration: Json | None = None, command: Sequence[str] = COMMAND) -> None:
         self.root = root
         self.socket_path = root / "r" / "bulkhead.sock"
-        for name in ("h", "r", "s", "c", "w"):
-            (root / name).mkdir(mode=0o700)
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(root / "h"),
-            "XDG_RUNTIME_DIR": str(root / "r"),
-            "XDG_STATE_HOME": str(root / "s"),
-            "XDG_CONFIG_HOME": str(root / "c"),
-            "BULKHEAD_LOCAL_MODEL": "0",  # the scripted model answers, whatever is installed
-        }
+        self.env = make_home(root, configuration)
         self.log_path = root / "log"
         with self.log_path.open("wb") as log:
             self.started = time.monotonic()
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "warning"],
+                command,
                 cwd="/",
-                env=env,
+                env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -82,11 +75,28 @@ class Server:
         return time.monotonic() - started
 
 
+def make_home(root: Path, configuration: Json | None = None) -> dict[str, str]:
+    """Create the directories of a user below `root`, with a `bulkhead.json`; return the environment that names them."""
+    for name in ("h", "r", "s", "c", "w"):
+        (root / name).mkdir(mode=0o700)
+    if configuration is not None:
+        (root / "c" / "bulkhead").mkdir()
+        (root / "c" / "bulkhead" / "bulkhead.json").write_text(json.dumps(configuration))
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(root / "h"),
+        "XDG_RUNTIME_DIR": str(root / "r"),
+        "XDG_STATE_HOME": str(root / "s"),
+        "XDG_CONFIG_HOME": str(root / "c"),
+        "BULKHEAD_LOCAL_MODEL": "0",  # the scripted model answers, whatever is installed
+    }
+
+
 @asynccontextmanager
-async def running_server() -> AsyncIterator[Server]:
+async def running_server(configuration: Json | None = None, command: Sequence[str] = COMMAND) -> AsyncIterator[Server]:
     """Start a fresh server and wait until it is healthy; stop it and remove its directory at the end."""
     root = Path(tempfile.mkdtemp(prefix="bulkhead-bench-"))
-    server = Server(root)
+    server = Server(root, configuration, command)
     try:
         await server.healthy()
         yield server

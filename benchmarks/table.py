@@ -11,28 +11,39 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A measured value. `goal` is its upper limit, or its lower limit if `more_is_better`."""
+    """A measured value. `must` and `goal` are its upper limits, or its lower limits if `more_is_better`."""
 
     name: str
     value: float
     unit: str
+    must: float | None = None
     goal: float | None = None
     more_is_better: bool = False
+    spread: tuple[float, float] | None = None  # the lowest and highest of several runs; the value is their median
     floor: str = ""  # the bare operation, measured in the same run
     note: str = ""
 
     @property
-    def is_reached(self) -> bool:
-        """Return whether the value reaches the goal."""
-        if self.goal is None:
-            return True
-        return self.value >= self.goal if self.more_is_better else self.value <= self.goal
+    def reached(self) -> str:
+        """Return which of the limits the value reaches: "goal", "must" or "no"; nothing if there is none."""
+        if self.must is None and self.goal is None:
+            return ""
+        if self._reaches(self.goal):
+            return "goal"
+        return "must" if self._reaches(self.must) else "no"
+
+    def _reaches(self, limit: float | None) -> bool:
+        if limit is None:
+            return False
+        return self.value >= limit if self.more_is_better else self.value <= limit
 
 
 def shown(value: float) -> str:
-    """Format a value with three significant digits; a measurement has no more."""
+    """Format a value with three significant digits, or two of a small one; a measurement has no more."""
     if value >= 1000:
         return f"{value:,.0f}"
+    if value < 0.1:
+        return f"{value:.2g}"
     return f"{value:.3g}" if value >= 100 else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
@@ -47,19 +58,23 @@ def percentile_ms(seconds: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] * 1000
 
 
-def markdown(figures: Sequence[Figure]) -> str:
-    """Format the table, below a line that describes the machine and the time."""
+def markdown(figures: Sequence[Figure], heading: str) -> str:
+    """Format the table below its heading."""
     lines = [
-        machine(),
+        heading,
         "",
-        "| figure | measured | goal | reached | floor in the same run | note |",
-        "|---|---|---|---|---|---|",
+        "| figure | must | goal | measured | spread | reached | floor in the same run | note |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for figure in figures:
         sign = "≥" if figure.more_is_better else "≤"
-        goal = f"{sign} {shown(figure.goal)} {figure.unit}" if figure.goal is not None else ""
-        reached = "" if figure.goal is None else "yes" if figure.is_reached else "**no**"
-        cells = (figure.name, f"{shown(figure.value)} {figure.unit}", goal, reached, figure.floor, figure.note)
+        must, goal = (
+            "" if limit is None else f"{sign} {shown(limit)} {figure.unit}" for limit in (figure.must, figure.goal)
+        )
+        spread = "" if figure.spread is None else "–".join(map(shown, figure.spread))
+        reached = "**no**" if figure.reached == "no" else figure.reached
+        measured = f"{shown(figure.value)} {figure.unit}"
+        cells = (figure.name, must, goal, measured, spread, reached, figure.floor, figure.note)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -10,11 +10,11 @@ import logging
 import os
 import random
 import signal
-import sys
 from functools import partial
 from typing import Any
 
 from protocol.base.clock import SystemClock
+from protocol.base.log_handler import keep_standard_descriptors, write_line
 from protocol.base.logs import Redactor, fields, set_up_logs
 from protocol.base.tasks import TaskOwner
 from protocol.ids import Generation, new_token
@@ -57,6 +57,7 @@ CLOSED_MAX = 100
 
 def serve(config: ServerConfig) -> int:
     """Run the server until it is asked to exit; return the exit code."""
+    keep_standard_descriptors()
     redactor = set_up_logs(config.log_level)
     log = logging.getLogger("bulkhead")
     for name in ("tornado", "asyncio"):  # libraries log to the same place
@@ -77,16 +78,16 @@ def serve(config: ServerConfig) -> int:
         runtime.lock()
         return asyncio.run(App(config, runtime, redactor, log).run())
     except RuntimeTaken as error:
-        print(f"bulkhead: {error}", file=sys.stderr)
+        write_line(2, f"bulkhead: {error}", is_last=True)
         return EXIT_TAKEN
     except (RuntimeRefused, WorkspaceTableFailed) as error:
-        print(f"bulkhead: {error}", file=sys.stderr)
+        write_line(2, f"bulkhead: {error}", is_last=True)
         return EXIT_USAGE
     except OSError as error:
-        print(f"bulkhead: cannot start: {error}", file=sys.stderr)
+        write_line(2, f"bulkhead: cannot start: {error}", is_last=True)
         return EXIT_USAGE
     except ListenFailed as error:
-        print(f"bulkhead: {error}", file=sys.stderr)
+        write_line(2, f"bulkhead: {error}", is_last=True)
         return EXIT_NO_LISTENER
     finally:
         runtime.unlock()
@@ -332,4 +333,4 @@ class App:
         names = " ".join(self._listeners.names)
         self._notifier.ready(f"listening on {names}")
         self._log.info("ready", extra=fields(listeners=names, adopted=len(records), runtime=self._runtime.path))
-        print(f"READY {names}", flush=True)
+        write_line(1, f"READY {names}")

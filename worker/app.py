@@ -177,6 +177,7 @@ class Worker:
             extensions=services.extensions,
             broker=services.broker,
             models=runs.models,
+            turns=runs.turns,
             database=storage.database,
         )
         service = WorkerService(parts, self._spec, lease=lease, end=end, clock=self._clock, log=self._log)
@@ -199,8 +200,15 @@ class Worker:
     def _make_services(self, storage: _Storage) -> _Services:
         spec, limits, clock, random, log = self._spec, self._limits, self._clock, self._random, self._log
         workspace = Path(spec.path)
-        live = LiveConfig(spec, self._config, clock=clock, log=log, register_secret=self._register_secret)
         children = ChildProcesses(limits=limits, clock=clock, log=log, random=random)
+        live = LiveConfig(
+            spec,
+            self._config,
+            clock=clock,
+            log=log,
+            register_secret=self._register_secret,
+            in_thread=lambda job: children.threads.run(lambda _stop: job(), timeout_s=limits.disk_answer_s),
+        )
         languages = LanguageServers(
             workspace=workspace,
             children=children,
@@ -300,7 +308,15 @@ class Worker:
         handlers: dict[str, Handler] = {}
         for operations in (
             PromptOperations(dispatcher, database, live),
-            SessionOperations(dispatcher, database, services.jobs, limits=limits, clock=clock, random=random),
+            SessionOperations(
+                dispatcher,
+                database,
+                services.jobs,
+                limits=limits,
+                clock=clock,
+                random=random,
+                on_created=runs.turns.session_created,
+            ),
             WorkspaceOperations(database, live, services.skills, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, live=live, models=runs.models, turns=runs.turns, broker=broker),
             SummaryOperations(dispatcher, database, live),

@@ -27,6 +27,7 @@ from worker.runs.credentials import Credentials
 from worker.runs.dispatcher import Dispatcher
 from worker.runs.drain import AwaitRuns, CancelAll, Drain, Effect, Flush, Leave, Refuse
 from worker.runs.live_models import LiveModels
+from worker.runs.turn_factory import TurnFactory
 from worker.store.database import Database
 from worker.store.error_classes import is_corrupt
 from worker.toolkit.extension import Extensions
@@ -45,6 +46,7 @@ class WorkerParts:
     extensions: Extensions
     broker: PermissionBroker
     models: LiveModels
+    turns: TurnFactory
     database: Database
 
 
@@ -179,6 +181,7 @@ class WorkerShutdown:
         await parts.extensions.close()
         await parts.broker.close()
         await parts.models.close()
+        await parts.turns.close()
         await parts.database.close(limits.settle_s)
 
     async def _finished(self, deadline: float, work: Coroutine[Any, Any, object]) -> bool:

@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from protocol.base.log_handler import DescriptorHandler
+
 _FIELDS = "bulkhead_fields"
 SECRET_LENGTH_MIN = 8
 
@@ -57,7 +59,7 @@ def _value(value: object) -> str:
 def set_up_logs(level: str, stream: TextIO | None = None) -> Redactor:
     """Send the `bulkhead` loggers to `stream` (standard error by default). Returns the redactor of that sink."""
     redactor = Redactor()
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _handler_of(stream or sys.stderr)
     handler.setFormatter(LineFormatter(redactor))
     root = logging.getLogger("bulkhead")
     root.handlers[:] = [handler]
@@ -65,6 +67,15 @@ def set_up_logs(level: str, stream: TextIO | None = None) -> Redactor:
     root.propagate = False
     logging.raiseExceptions = False  # a full or closed log sink never stops the service (H07)
     return redactor
+
+
+def _handler_of(stream: TextIO | None) -> logging.Handler:
+    if stream is None:  # standard error was closed when the process began
+        return logging.NullHandler()
+    try:
+        return DescriptorHandler(stream.fileno())
+    except (OSError, ValueError):  # a text in memory
+        return logging.StreamHandler(stream)
 
 
 def set_level(level: str) -> None:

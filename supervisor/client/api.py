@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import quote, urlencode
@@ -11,7 +11,7 @@ import msgspec
 
 from protocol.address import Address
 from protocol.api.agent import Accepted, AgentInfo, Prompt, Run
-from protocol.api.message import Message
+from protocol.api.message import Attachment, Message
 from protocol.api.permission import Grant, PermissionPolicy, PermissionRequest, Resolved
 from protocol.api.session import Session, WriteSession
 from protocol.api.workspace import CreateWorkspace, WorkerStatus, Workspace
@@ -152,6 +152,7 @@ class Api:
         session_id: str,
         prompt: str,
         *,
+        attachments: Sequence[Attachment] = (),
         run_id: str,
         permission_policy: PermissionPolicy = "",
     ) -> str:
@@ -160,7 +161,13 @@ class Api:
         Retries when the response was lost: the run id makes the request idempotent.
         """
         body = msgspec.json.encode(
-            Prompt(session_id=session_id, run_id=run_id, prompt=prompt, permission_policy=permission_policy)
+            Prompt(
+                session_id=session_id,
+                run_id=run_id,
+                prompt=prompt,
+                attachments=list(attachments),
+                permission_policy=permission_policy,
+            )
         )
         for attempt in range(SUBMIT_ATTEMPTS):
             try:

@@ -16,14 +16,16 @@ Sample = tuple[dict[str, str], float]
 
 
 def metrics_text(
-    rows: Sequence[WorkerStatus], *, version: str, streams: int, router: Counters, own: tuple[int, float]
+    rows: Sequence[WorkerStatus], *, version: str, streams: int, router: Counters, own: tuple[int, float], lost: int
 ) -> str:
-    """Return the whole text. `own` is what this process uses: bytes of memory, seconds of processor time."""
+    """Return the whole text. `own` is what this process uses: bytes of memory, seconds of processor time. `lost` counts
+    the log lines that could not be written."""
     families = (
         _family("bulkhead_info", "gauge", "This server.", [({"version": version}, 1)]),
         *_totals(rows, streams),
         *_workers([row for row in rows if row.pid]),
         *_router(router),
+        _one("bulkhead_log_lines_lost_total", "counter", "Lines of the server's log that were not written.", lost),
         _one("process_resident_memory_bytes", "gauge", "Memory of the supervisor.", own[0]),
         _one("process_cpu_seconds_total", "counter", "Processor time of the supervisor.", own[1]),
     )

@@ -1,5 +1,6 @@
 """Answer the operators' routes: workers with their state, resource use and crashes, and the server's metrics."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from protocol.api.workspace import WorkerStatus
+from protocol.base.log_handler import lines_lost
 from protocol.version import BULKHEAD_VERSION
 from supervisor.http.messages import Request, Response, json_response
 from supervisor.http.metrics import METRICS_TYPE, metrics_text
@@ -66,6 +68,7 @@ class StatusHandlers:
             streams=streams,
             router=self._counters,
             own=(own.rss_bytes, own.cpu_s) if own is not None else (0, 0.0),
+            lost=lines_lost(logging.getLogger("bulkhead")),
         )
         return Response(200, text.encode(), {"Content-Type": METRICS_TYPE})
 

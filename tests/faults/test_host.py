@@ -1,7 +1,10 @@
-"""Move, delete or lock a workspace's directory, while it is idle or while a tool runs (H05)."""
+"""Move, delete or lock a workspace's directory, idle or in use (H05), and leave the server's output unread (H07)."""
 
+import asyncio
+import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +16,43 @@ from supervisor.workspaces.identity import resolve
 from tests.faults.test_tools import bash, results
 from tests.support.clients.http_client import parts_of
 from tests.support.eventually import eventually
+from tests.support.harness.command import command
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture
 
 NOBODY_UID = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+
+
+async def test_H07_a_server_whose_output_nobody_reads_serves_and_ends_in_order(house: ServerHarness) -> None:
+    names = {"HOME": "h", "XDG_RUNTIME_DIR": "r", "XDG_STATE_HOME": "s", "XDG_CONFIG_HOME": "c"}
+    root, path = house.root / "unread", house.directory("p", "script")
+    for name in names.values():
+        (root / name).mkdir(mode=0o700, parents=True)
+    env = house.server.environment | {variable: str(root / name) for variable, name in names.items()}
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"x" * 4096)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "debug"),
+        cwd="/",
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=writer,
+        stderr=writer,
+    )
+    try:
+        await eventually((root / "r" / "bulkhead.sock").exists, timeout_s=30.0)
+        for number in range(3):
+            done = await command(house.server, "run", f"/say {number}", cwd=path, env=env)
+            assert done.expect(0).out == f"{number}\n"
+        process.terminate()
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(reader)
+        os.close(writer)
 
 
 @pytest.mark.house(limits={"restart_delay_s_max": 0.1})

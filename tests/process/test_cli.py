@@ -1,6 +1,7 @@
 """Test the command line against a real server: its output, its exit codes and its effects on runs."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -135,6 +136,101 @@ async def test_run_reads_its_prompt_from_a_pipe(house: ServerHarness) -> None:
     both = await command(house.server, "run", "/say first", "-", cwd=path, stdin_data=b"/say second\n")
     assert both.expect(0).out == "first\nsecond\n"
     assert "prompt is empty" in (await command(house.server, "run", cwd=path, stdin_data=b" \n")).expect(2).err
+
+
+async def shell(house: ServerHarness, line: str, path: Path) -> tuple[int, bytes, bytes]:
+    """Run a line in which `bulkhead` is the command; return exit code, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", f'bulkhead() {{ {sys.executable} -P -m supervisor.cli.main "$@"; }}; {line}'),
+        cwd=path,
+        env={**house.server.environment, "NO_COLOR": "1"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(50):
+        out, err = await process.communicate()
+    return process.returncode or 0, out, err
+
+
+@pytest.mark.parametrize(
+    ("line", "out"),
+    [
+        ("echo /say piped | bulkhead run '/say word'", b"word\npiped\n"),
+        ("(sleep 0.2; echo /say late) | bulkhead run '/say word'", b"word\nlate\n"),
+        ("printf '' | bulkhead run '/say word'", b"word\n"),
+        ("bulkhead run '/say word' <&-", b"word\n"),
+        ("bulkhead run '/say word' </dev/null", b"word\n"),
+        ("echo /say file >f; bulkhead run <f", b"file\n"),
+        ("echo /say file >f; bulkhead run '/say word' - <f", b"word\nfile\n"),
+        ("printf '/say a\\n/say b\\n' >f; while read -r line; do bulkhead run \"$line\"; done <f", b"a\nb\n"),
+    ],
+)
+async def test_a_pipe_is_added_to_the_prompt_and_other_input_is_left_alone(
+    house: ServerHarness, line: str, out: bytes
+) -> None:
+    code, printed, err = await shell(house, line, house.directory("w", "script"))
+    assert (code, printed) == (0, out), err
+
+
+async def test_a_silent_pipe_is_waited_for_and_the_terminal_says_so(house: ServerHarness) -> None:
+    path = house.directory("w", "script")
+    os.mkfifo(path / "pipe")
+    line = "cat pipe | bulkhead run '/say word' 2> >(tee -a err >&2)"
+    running = asyncio.create_task(shell(house, line, path))
+    writer = await asyncio.to_thread(open, path / "pipe", "w")
+    await eventually(
+        lambda: "redirect it from /dev/null" in (path / "err").read_text() if (path / "err").exists() else 0
+    )
+    writer.write("/say at last\n")
+    writer.close()
+    assert (await running)[:2] == (0, b"word\nat last\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("printf 'a\\0b' | bulkhead run x", "not text"),
+        ("bulkhead run --file missing x", "cannot attach missing: No such file"),
+        ("bulkhead run --file . x", "cannot attach ."),
+        ("bulkhead run --file /dev/zero x", "not a regular file"),
+        ("mkfifo f; bulkhead run --file f x", "not a regular file"),
+        ("printf '\\377\\376' >f; bulkhead run --file f x", "not UTF-8"),
+        ("echo text >f.png; bulkhead run --image f.png x", "not a PNG"),
+    ],
+)
+async def test_input_that_cannot_be_sent_is_named_and_nothing_is_sent(
+    house: ServerHarness, line: str, message: str
+) -> None:
+    code, out, err = await shell(house, line, house.directory("w", "script"))
+    assert (code, out) == (2, b"")
+    assert message in err.decode()
+
+
+async def test_files_and_images_are_attached_to_the_prompt(house: ServerHarness) -> None:
+    path = house.directory("w", "script")
+    (path / "notes.md").write_text("remember the milk")
+    (path / "picture").write_bytes(b"\x89PNG\r\n\x1a\nrest")
+    line = "bulkhead run --image picture --file notes.md '/say seen'; bulkhead messages --json"
+    code, out, err = await shell(house, line, path)
+    assert code == 0, err
+    user = next(row for row in map(json.loads, out.decode().splitlines()[1:]) if row["role"] == "user")
+    attached = [part["data"] for part in user["parts"] if part["type"] == "binary"]
+    assert [(data["Path"], data["MIMEType"]) for data in attached] == [
+        ("notes.md", "text/markdown"),
+        ("picture", "image/png"),
+    ]
+
+
+async def test_a_chosen_model_that_cannot_be_used_ends_the_command_with_the_reason(house: ServerHarness) -> None:
+    path = house.directory("w", "script")
+    config = {"models": {"large": {"provider": "openai", "model": "gpt-x"}}}
+    (path / "bulkhead.json").write_text(json.dumps(config))
+    done = (await command(house.server, "run", "/say hello", cwd=path)).expect(1)
+    assert done.out == ""
+    assert "cannot use the large model 'openai/gpt-x'" in done.err
+    assert "set OPENAI_API_KEY" in done.err
+    assert "scripted model" not in done.err
 
 
 async def test_yolo_lasts_as_long_as_its_run(house: ServerHarness) -> None:

@@ -108,6 +108,19 @@ async def test_the_data_directory_of_the_client_wins_over_the_configuration(hous
     assert not (workspace.path / ".state").exists()
 
 
+async def test_an_edited_file_counts_at_the_next_prompt(house: ServerHarness) -> None:
+    workspace = await configured(house, {"env": {"WORD": "first"}}, yolo=True)
+    assert "first" in (await tool(workspace, "bash", description="d", command="echo $WORD"))["content"]
+    (workspace.path / "bulkhead.json").write_text(json.dumps({"env": {"WORD": "second"}}))
+    assert "second" in (await tool(workspace, "bash", description="d", command="echo $WORD"))["content"]
+    (workspace.path / "bulkhead.json").write_text("{")
+    answer = await workspace.client.submit(workspace.id, workspace.session, "/say hello")
+    assert answer.status == 400
+    assert "bulkhead.json" in answer.body.decode()
+    (workspace.path / "bulkhead.json").write_text(json.dumps({"env": {"WORD": "third"}}))
+    assert "third" in (await tool(workspace, "bash", description="d", command="echo $WORD"))["content"]
+
+
 async def test_an_invalid_configuration_is_reported_with_file_and_line(house: ServerHarness) -> None:
     path = house.root / "w"
     path.mkdir()

@@ -1,9 +1,11 @@
 """Read the state of the git worktree for the system prompt, once for each session.
 
 The text stays the same for the session: a system prompt that changed with every edit would make the provider's cache of
-the whole conversation useless, and the agent can run git itself.
+the whole conversation useless, and the agent can run git itself. It is read when the session is created, in the
+background: three runs of git take longer than anything else before the first request to a model.
 """
 
+import asyncio
 import logging
 import re
 from collections import OrderedDict
@@ -11,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from protocol.base.logs import fields
+from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
+from worker.agent.project_context import is_git
 from worker.processes.child import ChildProcesses
 from worker.processes.environment import tool_environment
 
@@ -51,28 +55,51 @@ class GitStatus:
         self._children = children
         self._limits = limits
         self._log = log
-        self._by_session: OrderedDict[str, str] = OrderedDict()
+        self._tasks = TaskOwner("git", log)
+        self._by_session: OrderedDict[str, asyncio.Task[str]] = OrderedDict()
+
+    def begin(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> None:
+        """Begin to read the state for a new session; does not wait."""
+        self._reading(session_id, workspace, env)
 
     async def of(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> str:
-        """Return branch, status and last commits as lines of text; "" without git or outside a worktree. Bounded."""
-        text = self._by_session.get(session_id)
-        if text is None:
-            text = await self._read(workspace, tool_environment(env) | _ENVIRONMENT)
-            self._by_session[session_id] = text
+        """Return branch, status and last commits as lines of text; "" without git or outside a worktree. Bounded.
+
+        A caller that is cancelled does not end the reading, which the next one needs as well.
+        """
+        return await asyncio.shield(self._reading(session_id, workspace, env))
+
+    async def close(self) -> None:
+        """End what is still read."""
+        await self._tasks.close()
+
+    def _reading(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> asyncio.Task[str]:
+        task = self._by_session.get(session_id)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            work = self._read(workspace, tool_environment(env) | _ENVIRONMENT)
+            task = self._by_session[session_id] = self._tasks.start(work, f"status-{session_id}")
             while len(self._by_session) > SESSIONS_KEPT:
                 self._by_session.popitem(last=False)
-        return text
+        return task
 
     async def _read(self, workspace: Path, env: Mapping[str, str]) -> str:
+        try:
+            if not await self._children.threads.run(lambda _stop: is_git(workspace), timeout_s=self._limits.git_s):
+                return ""
+        except TimeoutError:
+            return ""
         env = {**env, **_as_variables(_SAFE_SETTINGS)}
         # Filters run when a file looks changed. Those of the user are intended, those of a repository are not trusted.
         own = await self._git(workspace, env, "config", "--show-scope", "--name-only", "--list")
         if own is None or (filters := _disable_filters(own)) is None:
             return ""
         env |= _as_variables({**_SAFE_SETTINGS, **filters})
-        # Submodules have their own configuration.
-        status = await self._git(
-            workspace, env, "status", "--short", "--branch", "--untracked-files=normal", "--ignore-submodules=dirty"
+        status, commits = await asyncio.gather(
+            # Submodules have their own configuration.
+            self._git(
+                workspace, env, "status", "--short", "--branch", "--untracked-files=normal", "--ignore-submodules=dirty"
+            ),
+            self._git(workspace, env, "log", "--oneline", "--no-decorate", "-n", "3"),
         )
         if status is None:
             return ""
@@ -80,7 +107,6 @@ class GitStatus:
         shown = changes[:STATUS_LINES]
         if len(changes) > STATUS_LINES:
             shown.append(f"… and {len(changes) - STATUS_LINES} more")
-        commits = await self._git(workspace, env, "log", "--oneline", "--no-decorate", "-n", "3")
         lines = [f"Branch: {head.removeprefix('## ').removeprefix('No commits yet on ')}"]
         lines += ["Changes:", *(f"  {line}" for line in shown)] if shown else ["Changes: none"]
         if commits:

@@ -22,6 +22,8 @@ DEPTH_MAX = 100
 """Maximum nesting of objects and lists, so that recursive functions stay far below the interpreter's limit."""
 
 INTEGER_BITS_MAX = 64
+TICK_S = 0.05
+"""Longer than the tick of the clock that file systems take their times from (4 to 10 ms on Linux, 1/100 s at most)."""
 DUPLICATES_SHOWN = 5  # duplicate keys that a warning names
 PROJECT_FILES = ("crush.json", ".crush.json", "bulkhead.json", ".bulkhead.json")
 SCRIPTS = ("crushrc", ".crushrc", "bulkheadrc", ".bulkheadrc")
@@ -61,6 +63,35 @@ class Layers:
     def files(self) -> tuple[Path, ...]:
         """The files that are used, lowest priority first."""
         return tuple(layer.path for layer in self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class FilesState:
+    """What tells one state of the configuration files from another: of each possible file its identity, size and times.
+
+    The time of the last change of status (ctime) moves with every write and every rename, and no program sets it.
+    """
+
+    files: tuple[tuple[str, int, int, int, int, int], ...]
+
+    def is_settled(self, now_s: float) -> bool:
+        """Return whether a later write must show in a later state: file systems count time in ticks, so two writes
+        within one tick look like one. `now_s` is the wall time before the state was read."""
+        newest_ns = max((changed_ns for *_, changed_ns in self.files), default=0)
+        return newest_ns < (now_s - TICK_S) * 1e9
+
+
+def files_state(workspace: Path, data_dir: Path, env: Mapping[str, str]) -> FilesState:
+    """Return the state of the files that `read_layers` would read. Blocks."""
+    states = []
+    for path, _ in _candidates(workspace, data_dir, env):
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        states.append((str(path), status.st_dev, status.st_ino, status.st_size, *times))
+    return FilesState(tuple(states))
 
 
 def read_layers(

@@ -1,12 +1,14 @@
-"""Hold the configuration of a workspace as it is now: read again on request, changed in files, passed to listeners.
+"""Hold the configuration of a workspace as it is now: read again when its files change, changed itself, passed on.
 
-A turn that runs keeps the configuration it was built with (W-27); a change counts from the next turn on.
+The files are compared when a prompt is accepted and when a turn is built. A turn that runs keeps the configuration it
+was built with (W-27); a change counts from the next turn on.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from protocol.api.provider import SelectedModel
 from protocol.base.clock import Clock
@@ -14,9 +16,18 @@ from protocol.base.logs import set_level
 from protocol.errors import BadInput
 from protocol.worker_spec import WorkerSpec
 from worker.config.edit import edit_file, file_of
-from worker.config.files import Object
+from worker.config.files import Object, files_state
 from worker.config.load import WorkspaceConfig, load_config
 from worker.config.schema import Options
+
+T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """Runs a job in a thread and returns its result. Raises what the job raises, and TimeoutError when it hangs."""
+
+    def __call__(self, job: Callable[[], T], /) -> Awaitable[T]: ...
+
 
 ConfigListener = Callable[[WorkspaceConfig, Mapping[str, str]], None]
 """Takes a configuration and the environment for child processes. Called on the loop; must not block."""
@@ -33,31 +44,50 @@ class LiveConfig:
         clock: Clock,
         log: logging.Logger,
         register_secret: Callable[[str], None],
+        in_thread: InThread = asyncio.to_thread,
     ) -> None:
         """Start with `config`, the result of `read_config` or its error.
 
         A workspace whose configuration cannot be read is open for its history, and `problem` says why it runs no
-        prompt. `register_secret` keeps a text out of every log line.
+        prompt. `register_secret` keeps a text out of every log line. `in_thread` runs a short job that reads files.
         """
         self._spec = spec
         self._clock = clock
         self._log = log
         self._register_secret = register_secret
+        self._in_thread = in_thread
         self._listeners: list[ConfigListener] = []
         self._chosen: dict[str, SelectedModel] = {}
         self._reading = asyncio.Lock()  # so that an earlier reading never replaces a later one
         self.skip_permissions = spec.skip_permissions
-        self.problem: BadInput | None = None
+        self._error: BadInput | None = None  # of the files as they are now
+        self._is_empty = isinstance(config, BadInput)  # no configuration could be read yet
         if isinstance(config, BadInput):
-            self.problem, config = config, empty_config(Path(spec.data_dir))
-            log.error(self.problem.message)
+            self._error, config = config, empty_config(Path(spec.data_dir))
+            log.error(self._error.message)
         self._current = config
+        state = config.state
+        # It was read a moment ago, hence the second.
+        self._compared_at = -1e9
+        self._seen = state if state is not None and state.is_settled(clock.wall() - 1.0) else None
         self._apply(config)
 
     @property
     def current(self) -> WorkspaceConfig:
         """The configuration for the next turn."""
         return self._current
+
+    @property
+    def problem(self) -> BadInput | None:
+        """Why no prompt is accepted: the files cannot be read, or the models that they ask for cannot be used."""
+        return self._error or self.turn_problem
+
+    @property
+    def turn_problem(self) -> BadInput | None:
+        """Why no turn can be built. When a file was made unreadable, accepted prompts run with what it said before."""
+        if self._is_empty:
+            return self._error
+        return BadInput(self._current.model_problem) if self._current.model_problem else None
 
     @property
     def env(self) -> dict[str, str]:
@@ -75,6 +105,31 @@ class LiveConfig:
         self._listeners.append(listener)
         listener(self._current, self.env)
 
+    async def refresh(self, max_age_s: float = 0.0) -> None:
+        """Read the configuration again if a file was changed, made or removed since; `problem` has an error of it.
+
+        Does nothing when the files were compared within the last `max_age_s` seconds.
+        """
+        spec = self._spec
+        now_s = self._clock.wall()
+        if self._clock.now() - self._compared_at < max_age_s:
+            return
+        self._compared_at = self._clock.now()
+        try:
+            state = await self._in_thread(lambda: files_state(Path(spec.path), Path(spec.data_dir), spec.env))
+        except TimeoutError:
+            self._log.warning("the configuration's files do not answer; it stays as it is")
+            return
+        if state == self._seen:
+            return
+        try:
+            await self.reload()
+        except BadInput as error:
+            if self._error is None or self._error.message != error.message:
+                self._log.error(error.message)
+            self._error = error
+        self._seen = state if state.is_settled(now_s) else None
+
     async def reload(self) -> bool:
         """Read the configuration again, in a thread; return whether it has changed. Raises BadInput."""
         async with self._reading:
@@ -86,7 +141,7 @@ class LiveConfig:
         """Change the file of a scope and use the result, in a thread; on failure the file stays as it was.
 
         `choose` holds models that count from now on although a project's file says otherwise; None leaves the choice
-        to the files again. Raises as `edit_file`.
+        to the files again. Raises as `edit_file`, and BadInput for a chosen model that cannot be used.
         """
         path = file_of(scope, Path(self._spec.data_dir), self._spec.env)
         async with self._reading:
@@ -94,14 +149,18 @@ class LiveConfig:
             chosen = {kind: model for kind, model in choices.items() if model is not None}
 
             def attempt(tree: Object) -> WorkspaceConfig:
-                return read_config(self._spec, chosen=chosen, unwritten={path: tree})
+                config = read_config(self._spec, chosen=chosen, unwritten={path: tree})
+                if config.model_problem and any(model is not None for model in (choose or {}).values()):
+                    raise BadInput(config.model_problem)
+                return config
 
             config = await asyncio.to_thread(edit_file, path, change, attempt, self._clock)
             self._chosen = chosen
             self._replace(config)
 
     def _replace(self, config: WorkspaceConfig) -> bool:
-        self.problem = None
+        self._error = None
+        self._is_empty = False
         if config == self._current:
             return False
         self._current = config
@@ -116,6 +175,8 @@ class LiveConfig:
             self._register_secret(secret)
         for warning in config.warnings:
             self._log.warning(warning)
+        if config.model_problem:
+            self._log.error(config.model_problem)
         set_level("debug" if self._spec.debug or config.options.debug else self._spec.log_level)
 
 

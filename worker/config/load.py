@@ -4,6 +4,7 @@
 in a thread, never on the loop.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from worker.config.check import InvalidConfig, convert, error_text, unknown_keys
 from worker.config.discover import DISCOVERY
 from worker.config.edit import RECENT_MAX
 from worker.config.expand import BadTemplate, Run, TimeBudget, expand, shell_runner
-from worker.config.files import Layers, Object, read_layers
+from worker.config.files import FilesState, Layers, Object, files_state, read_layers
 from worker.config.json_positions import KeyPath, dotted
 from worker.config.provenance import Provenance
 from worker.config.redaction import Redaction
@@ -57,6 +58,10 @@ class WorkspaceConfig:
     mcp: dict[str, McpSettings] = field(repr=False, default_factory=dict)
     tools: ToolSettings = field(default_factory=ToolSettings)
     raw: Object = field(repr=False, default_factory=dict)
+    model_problem: str = ""
+    """Why the models that the configuration asks for cannot be used, so that no prompt is accepted; "" if they can."""
+    state: FilesState | None = field(repr=False, default=None, compare=False)
+    """Of the files, before they were read; None for a configuration without files."""
 
     def wire(self) -> bytes:
         """Return the `Config` of the HTTP API as JSON: `providers` and `options.tui` are objects, secrets masked."""
@@ -117,7 +122,8 @@ def load_config(
     overrides both. `local_model` is the socket of the local model, "" for none. `unwritten` replaces the contents of
     files as in `read_layers`. Raises BadInput with the file and the error.
     """
-    return config_of(
+    state = files_state(workspace, data_dir, env)  # before the files: a change while they are read is then seen later
+    config = config_of(
         read_layers(workspace, data_dir, env, unwritten),
         workspace,
         data_dir,
@@ -127,6 +133,7 @@ def load_config(
         run=run,
         chosen=chosen,
     )
+    return dataclasses.replace(config, state=state)
 
 
 def config_of(
@@ -165,6 +172,7 @@ def config_of(
         mcp=schema.mcp,
         tools=schema.tools,
         raw=layers.merged,
+        model_problem=resolved.problem,
     )
 
 

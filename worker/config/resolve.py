@@ -3,7 +3,7 @@
 Expanding a key may run a command, so this blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -45,6 +45,7 @@ class ResolvedProviders:
     providers: dict[str, ProviderConfig]
     models: dict[str, SelectedModel]  # always has `large` and `small`
     hint: str  # tells the user why no configured model answers; "" if one does
+    problem: str  # why the models that the configuration asks for cannot be used; "" if they can
     warnings: tuple[str, ...]
     secrets: tuple[str, ...]
 
@@ -157,6 +158,9 @@ def resolve(
     `default_model` is `provider/model` and overrides the selection. `discovery` asks local servers for their models.
     `local_model` is the socket of the local model, "" for none. Raises BadInput if `default_model` names a provider
     that is not available, or a header cannot be expanded.
+
+    A model that was chosen by name and cannot be used is a `problem`, and so are configured providers none of which can
+    be used: no other model may answer in their place. The result then has the built-in models.
     """
     resolver = _Resolver(env, run)
     for known in KNOWN_PROVIDERS:
@@ -175,62 +179,104 @@ def resolve(
     if local_model and LOCAL_ID not in configured:
         providers[LOCAL_ID] = local_provider(local_model)
     providers[BUILTIN_ID] = BUILTIN
-    large = _large(providers, selected, default_model, resolver.warnings)
-    small = _small(providers, selected, large)
+    is_configured = any(not provider.disable for provider in configured.values())
+    problem = ""
+    if default_model:
+        _check_default(providers, default_model)
+    try:
+        large = _large(providers, selected, default_model, resolver.warnings, is_configured=is_configured)
+        small = _small(providers, selected, large, resolver.warnings)
+    except BadInput as error:
+        problem = error.message
+        large = small = SelectedModel(model=BUILTIN.models[0].id, provider=BUILTIN_ID)
     for choice in (large, small):
         providers[choice.provider] = _with_model(providers[choice.provider], choice.model)
-    hint = "" if has_own else HINT if large.provider == BUILTIN_ID else LOCAL_HINT
+    hint = "" if has_own or problem else HINT if large.provider == BUILTIN_ID else LOCAL_HINT
     return ResolvedProviders(
         providers,
         {"large": large, "small": small},
         hint,
+        problem,
         tuple(resolver.warnings),
         tuple(dict.fromkeys(resolver.secrets)),
     )
+
+
+def _check_default(providers: Mapping[str, ProviderConfig], default_model: str) -> None:
+    provider_id, _, model_id = default_model.partition("/")
+    if provider_id in KNOWN_BY_ID and provider_id not in providers and model_id:
+        raise BadInput(f"cannot use the default model {default_model!r}: no key; {key_hint(provider_id)}")
+    if provider_id == LOCAL_ID and provider_id not in providers:
+        raise BadInput(
+            f"cannot use the default model {default_model!r}: it is not installed; `make local-model` installs it"
+        )
+    if provider_id not in providers or not model_id:
+        raise BadInput(
+            f"cannot use the default model {default_model!r}: give provider/model with one of these providers: "
+            + ", ".join(providers)
+        )
 
 
 def _large(
     providers: Mapping[str, ProviderConfig],
     selected: Mapping[str, SelectedModel],
     default_model: str,
-    warnings: list[str],
+    warnings: Sequence[str],
+    *,
+    is_configured: bool,
 ) -> SelectedModel:
     if default_model:
         provider_id, _, model_id = default_model.partition("/")
-        if provider_id in KNOWN_BY_ID and provider_id not in providers and model_id:
-            raise BadInput(f"cannot use the default model {default_model!r}: no key; {key_hint(provider_id)}")
-        if provider_id == LOCAL_ID and provider_id not in providers:
-            raise BadInput(
-                f"cannot use the default model {default_model!r}: it is not installed; `make local-model` installs it"
-            )
-        if provider_id not in providers or not model_id:
-            raise BadInput(
-                f"cannot use the default model {default_model!r}: give provider/model with one of these providers: "
-                + ", ".join(providers)
-            )
         return SelectedModel(model=model_id, provider=provider_id)
-    choice = selected.get("large")
-    if choice is not None and choice.provider in providers and choice.model:
-        return choice
+    choice = _chosen("large", providers, selected, warnings)
     if choice is not None:
-        advice = f"; {key_hint(choice.provider)}" if choice.provider in KNOWN_BY_ID else ""
-        warnings.append(f"model {choice.provider}/{choice.model} is not used: its provider is not available{advice}")
+        return choice
+    reasons: list[str] = []
     for provider in providers.values():
         # Cloud credentials in the environment may serve other purposes: they do not select the cloud's models.
         known = KNOWN_BY_ID.get(provider.id)
-        if provider.models and (provider.api_key or known is None or not known.credentials):
+        may_replace = not is_configured or provider.id not in (BUILTIN_ID, LOCAL_ID)
+        if not provider.models:
+            reasons.append(f"provider {provider.id!r} has no models: list them in its models, or start its server")
+        elif may_replace and (provider.api_key or known is None or not known.credentials):
             return SelectedModel(model=provider.models[0].id, provider=provider.id)
-    raise AssertionError("the built-in provider always has a model")
+    reasons += [text for text in warnings if " is not used: " in text]
+    raise BadInput(
+        "cannot use any of the configured providers: " + ("; ".join(reasons) or "choose one in models.large")
+    )
 
 
 def _small(
-    providers: Mapping[str, ProviderConfig], selected: Mapping[str, SelectedModel], large: SelectedModel
+    providers: Mapping[str, ProviderConfig],
+    selected: Mapping[str, SelectedModel],
+    large: SelectedModel,
+    warnings: Sequence[str],
 ) -> SelectedModel:
-    choice = selected.get("small")
-    if choice is not None and choice.provider in providers and choice.model:
+    choice = _chosen("small", providers, selected, warnings)
+    if choice is not None:
         return choice
     known = KNOWN_BY_ID.get(large.provider)
     return SelectedModel(model=known.small_model, provider=known.id) if known is not None else large
+
+
+def _chosen(
+    kind: str, providers: Mapping[str, ProviderConfig], selected: Mapping[str, SelectedModel], warnings: Sequence[str]
+) -> SelectedModel | None:
+    """Return the model that the configuration selects by name, None if it selects none. Raises BadInput if it cannot
+    be used; `warnings` say why its provider is not available."""
+    choice = selected.get(kind)
+    if choice is None or not (choice.provider or choice.model):
+        return None
+    name = f"{choice.provider}/{choice.model}"
+    if not choice.model or not choice.provider:
+        raise BadInput(f"cannot use the {kind} model {name!r}: models.{kind} needs both a provider and a model")
+    if choice.provider in providers:
+        return choice
+    reason = next((text for text in warnings if text.startswith(f"provider {choice.provider!r} is not used: ")), "")
+    if not reason:
+        known = key_hint(choice.provider) if choice.provider in KNOWN_BY_ID else "no such provider is configured"
+        reason = f"provider {choice.provider!r} is not available: {known}; available are {', '.join(providers)}"
+    raise BadInput(f"cannot use the {kind} model {name!r}: {reason}")
 
 
 def _with_model(provider: ProviderConfig, model_id: str) -> ProviderConfig:

@@ -53,6 +53,8 @@ def report_of(workspace: Path, env: Mapping[str, str]) -> ConfigReport:
         problems += error.problems
     except BadInput as error:
         problems.append(error.message)
+    if config is not None and config.model_problem:
+        problems.append(config.model_problem)
     values = list(_written(layers, config.secrets if config is not None else ()))
     keys = {value.key for value in values}
     return ConfigReport(
@@ -60,7 +62,9 @@ def report_of(workspace: Path, env: Mapping[str, str]) -> ConfigReport:
         data_dir=str(data_dir),
         files=[_file(file) for file in files],
         values=_in_order([*values, *_defaults(keys, data_dir)]),
-        models={kind: f"{chosen.provider}/{chosen.model}" for kind, chosen in config.models.items()} if config else {},
+        models={kind: f"{chosen.provider}/{chosen.model}" for kind, chosen in config.models.items()}
+        if config is not None and not config.model_problem
+        else {},
         hint=config.hint if config is not None else "",
         warnings=list(config.warnings if config is not None else layers.warnings),
         problems=problems,

@@ -49,6 +49,7 @@ class AgentOperations:
 
     async def info(self, request: OperationRequest) -> OperationResponse:
         """Return whether any run is active, and which model would answer a prompt now."""
+        await self._live.refresh()
         is_busy = self._dispatcher.is_busy
         if self._live.problem is not None:
             info = AgentInfo(is_busy=is_busy, is_ready=False, model=Model(), model_cfg=SelectedModel())

@@ -61,6 +61,7 @@ class ConfigOperations:
 
     async def get(self, request: OperationRequest) -> OperationResponse:
         """Return the merged configuration, secrets masked."""
+        await self._live.refresh()
         return OperationResponse(self._live.current.wire())
 
     async def providers(self, request: OperationRequest) -> OperationResponse:

@@ -39,6 +39,7 @@ class PromptOperations:
     async def submit(self, request: OperationRequest) -> OperationResponse:
         """Accept a prompt; 202 once it is on disk. Raises BadInput `agent_not_ready` while no turn could be built."""
         body = read(request.body, Prompt)
+        await self._live.refresh()
         if self._live.problem is not None and not await self._was_accepted(body.run_id):
             raise BadInput(f"cannot accept a prompt: {self._live.problem.message}", code="agent_not_ready")
         if body.permission_policy == "allow" and not self._live.may_allow_runs:

@@ -27,6 +27,7 @@ class SummaryOperations:
 
         Raises BadInput `agent_not_ready`, NotFound `session_unknown`, Conflict `busy`, Upstream for a failed model.
         """
+        await self._live.refresh()
         if self._live.problem is not None:
             raise BadInput(f"cannot summarise: {self._live.problem.message}", code="agent_not_ready")
         run = await self._dispatcher.summarize(request.args.get("sid", ""))

@@ -36,6 +36,8 @@ from worker.toolkit.toolbox import Toolbox
 from worker.tools.builtin import BuiltinTools
 
 _PROJECT_CONTEXT_S = 10.0
+_CONFIG_AGE_S = 0.25
+"""A turn that starts right after its prompt was accepted does not compare the configuration's files once more."""
 _AGENTS: Mapping[str, AgentKind] = {TASK: "task", WEB: "web"}
 
 
@@ -88,10 +90,19 @@ class TurnFactory:
         self.waits_for_extensions = True
         """Wait until all MCP servers are connected. False while a client watches, which prefers an early start."""
 
+    def session_created(self, session_id: str) -> None:
+        """Begin to read what the first turn of a new session needs; does not wait."""
+        self._git.begin(session_id, self._workspace, self._live.env)
+
+    async def close(self) -> None:
+        """End what is still read for later turns."""
+        await self._git.close()
+
     async def make_turn(self, run: StoredRun, transcript: StoredTranscript) -> Turn | SummaryTurn:
         """Build a turn from the current configuration. Raises BadInput when it has an error or an unusable model."""
-        if self._live.problem is not None:
-            raise self._live.problem
+        await self._live.refresh(_CONFIG_AGE_S)
+        if self._live.turn_problem is not None:
+            raise self._live.turn_problem
         await self._models.ensure_fresh()
         setup = TurnSetup(self._live.current, self._models.registry, self._live.env)
         services = self._services

@@ -37,7 +37,7 @@ from worker.store.database_file import MOVED, READ_ONLY, DatabaseFile, StorageCo
 from worker.store.disk_reserve import DiskReserve
 from worker.store.engine import wrap
 from worker.store.error_classes import StorageErrorClass, is_corrupt, storage_fault
-from worker.store.migrations import SchemaNewer, check_schema, migrate, schema_version
+from worker.store.migrations import SchemaNewer, bring_up_to_date, check_schema, schema_version
 
 T = TypeVar("T")
 
@@ -316,7 +316,7 @@ class Database:
             raise StorageUnusable(f"cannot use the database {self.path}: WAL mode is needed, it stays in {mode!r}")
         for pragma in _PRAGMAS:
             self._raw.execute(f"PRAGMA {pragma}")
-        migrate(self._raw, self._random)
+        bring_up_to_date(self._raw, self.path, self._random, self._log)
         try:
             self._reserve.restore(self._raw)
         except (sqlite3.Error, OSError) as error:

@@ -80,6 +80,6 @@ def prune(connection: Connection, *, kept: int, kept_bytes: int) -> None:
 
 
 def log_id(connection: Connection) -> str:
-    """Return the random id that the log got when the file was created."""
+    """Return the random id of the log; a copy of the file gets another one when it is opened."""
     value: str = connection.execute(_LOG_ID).scalar_one()
     return value

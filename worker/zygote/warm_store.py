@@ -18,7 +18,7 @@ from worker.store.tables import file_versions, messages, permission_requests, re
 def warm_up_store() -> None:
     """Run the statements; leaves nothing open."""
     raw = sqlite3.connect(":memory:", isolation_level=None)
-    migrate(raw, random.Random(0))
+    migrate(raw, random.Random(0), "")
     connection = wrap(raw)
     transaction = Transaction(connection)
     session = Session(id="s", title="", created_at=1, updated_at=1)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ import click
 import msgspec
 
 from protocol.api.agent import AgentEvent, Run, RunComplete
-from protocol.api.message import Message
+from protocol.api.message import Attachment, Message
 from protocol.api.permission import PermissionNotification, PermissionRequest
 from protocol.api.session import Session
 from protocol.api.workspace import WorkspaceState
@@ -32,6 +33,7 @@ from supervisor.cli.common_options import (
     server_options,
     silence_stdout,
 )
+from supervisor.cli.prompt_input import read_attachments, read_prompt
 from supervisor.cli.terminal.formatting import note, strip_controls
 from supervisor.cli.terminal.permission_prompt import Action, PermissionPrompt, open_terminal
 from supervisor.cli.terminal.run_output import RunOutput, Text, text_of
@@ -45,7 +47,8 @@ CANCEL_S = 30.0
 EPILOG = """\b
 Examples:
   bulkhead run "explain this project"
-  git diff | bulkhead run "review this" -    the prompt, then the piped text
+  git diff | bulkhead run "review this"      the prompt, then the piped text
+  bulkhead run --file notes.md "summarise"   attaches a file; --image attaches a picture
   bulkhead run --continue "and the tests?"   continues the newest session
   bulkhead run --permissions allow "fix the typo in README.md"
   bulkhead run --json "hello" | jq -r .type
@@ -67,6 +70,22 @@ interrupted, 2 bad usage, 130 cancelled. Ctrl-C cancels this run only; pressed t
     metavar="DIR",
     help="Directory of the workspace; default: the current directory.",
 )
+@click.option(
+    "--file",
+    "files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Attach a text file. May be repeated.",
+)
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Attach a PNG, JPEG, GIF or WebP image. May be repeated.",
+)
 @click.option("--yolo", is_flag=True, help="Let all tools of this workspace run without asking until this run ends.")
 @click.option(
     "--permissions",
@@ -80,6 +99,8 @@ def run(
     session_id: str | None,
     is_continued: bool,
     cwd: Path | None,
+    files: tuple[Path, ...],
+    images: tuple[Path, ...],
     yolo: bool,
     permissions: Policy | None,
     as_json: bool,
@@ -88,9 +109,11 @@ def run(
 ) -> None:
     """Send a prompt and print the answer as it arrives.
 
-    Starts a server if none is running; that server exits when it has been idle for a minute.
+    The prompt is PROMPT followed by standard input, if that is a pipe, or if PROMPT is missing or ends with `-`. Starts
+    a server if none is running; that server exits when it has been idle for a minute.
     """
-    text = _prompt_text(prompt)
+    attachments = read_attachments(files, images)
+    text = read_prompt(prompt)
     if session_id and is_continued:
         raise click.UsageError("choose one of --session and --continue")
 
@@ -100,37 +123,32 @@ def run(
         if permissions == "ask" and terminal is None:
             raise click.UsageError("--permissions ask needs a terminal; use deny or allow")
         policy: Policy = permissions or ("deny" if terminal is None else "ask")
-        one_shot = _OneShot(target, directory(cwd), text, as_json=as_json, policy=policy, terminal=terminal)
+        request = _Request(text, attachments, policy)
+        one_shot = _OneShot(target, directory(cwd), request, as_json=as_json, terminal=terminal)
         return await one_shot.run(session_id, is_continued=is_continued, yolo=yolo)
 
     perform(work())
 
 
-def _prompt_text(words: tuple[str, ...]) -> str:
-    """Return the words, followed by standard input when there are no words or the last word is `-`."""
-    wants_input = not words or words[-1] == "-"
-    parts = [" ".join(words[:-1] if words and wants_input else words)]
-    if wants_input:
-        if sys.stdin.isatty() and not words:
-            raise click.UsageError('a prompt is needed: bulkhead run "…", or pipe one in')
-        parts.append(sys.stdin.buffer.read().decode(errors="replace").rstrip("\n"))
-    text = "\n\n".join(part for part in parts if part.strip())
-    if not text:
-        raise click.UsageError("the prompt is empty")
-    return text
+@dataclass(frozen=True)
+class _Request:
+    """What is submitted."""
+
+    prompt: str
+    attachments: list[Attachment]
+    policy: Policy
 
 
 class _OneShot:
     """Submits one prompt and follows its run to the end."""
 
     def __init__(
-        self, target: ServerTarget, path: Path, prompt: str, *, as_json: bool, policy: Policy, terminal: int | None
+        self, target: ServerTarget, path: Path, request: _Request, *, as_json: bool, terminal: int | None
     ) -> None:
         self._target = target
         self._path = path
-        self._prompt = prompt
+        self._request = request
         self._as_json = as_json
-        self._policy: Policy = policy
         self._terminal = terminal
         self._permission_prompt: PermissionPrompt | None = None
         self._sessions: set[str] = set()  # the run's own, and those of its sub-agents
@@ -226,16 +244,17 @@ class _OneShot:
             await self._api.submit(
                 self._workspace_id,
                 self._session_id,
-                self._prompt,
+                self._request.prompt,
+                attachments=self._request.attachments,
                 run_id=self._run_id,
-                permission_policy=self._policy,
+                permission_policy=self._request.policy,
             )
             self._sessions.add(self._session_id)
             if self._is_stopping():  # a cancel before the submit had nothing to cancel
                 await self._cancel()
             if self._as_json:
                 self._print(_accepted_line(self._workspace_id, self._session_id, self._run_id))
-            view = RunOutput(self._session_id, self._prompt, is_open=is_new)
+            view = RunOutput(self._session_id, self._request.prompt, is_open=is_new)
             return self._end(await self._follow(events, view), view)
 
     async def _follow(self, events: EventStream, view: RunOutput) -> RunComplete:

@@ -1,6 +1,7 @@
 """Open a real database in a directory of the test and collect its notifications."""
 
 import logging
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ async def open_database(path: Path, listener: StoreListener | None = None, limit
         limits=limits,
         clock=SystemClock(),
         log=logging.getLogger("bulkhead.test"),
-        random=random.Random(1),
+        random=random.Random(os.urandom(8)),
         on_commit=listener.events.extend,
         on_fatal=listener.fatal.append,
     )

@@ -1,5 +1,6 @@
 """Test the system prompt: its contents, their order, and that it does not change while its sources do not."""
 
+import asyncio
 import logging
 import os
 import random
@@ -142,6 +143,42 @@ async def test_the_git_status_is_read_once_per_session(tmp_path: Path) -> None:
     assert await GitStatus(children, Limits(), log).of("s1", tmp_path, {"PATH": "/nonexistent"}) == ""
     outside = tmp_path / ".git"  # the inside of a repository is not a worktree
     assert await GitStatus(children, Limits(), log).of("s1", outside, env) == ""
+    await children.close()
+
+
+async def test_the_git_status_is_read_from_the_creation_of_a_session_on_and_survives_a_cancelled_caller(
+    tmp_path: Path,
+) -> None:
+    work, programs = tmp_path / "work", tmp_path / "programs"
+    work.mkdir()
+    programs.mkdir()
+    _git(work, "init", "-q", "-b", "main")
+    gate, ran = tmp_path / "gate", tmp_path / "ran"
+    os.mkfifo(gate)
+    program = programs / "git"
+    program.write_text(
+        f'#!/bin/sh\necho "$1" >>{ran}\n[ "$1" != config ] || cat {gate}\nPATH={os.environ["PATH"]}\nexec git "$@"\n'
+    )
+    program.chmod(0o755)
+    env = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": "/"}
+    log = logging.getLogger("bulkhead.test")
+    children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
+    state = GitStatus(children, Limits(), log)
+
+    state.begin("s", work, env)
+    writer = await asyncio.to_thread(open, gate, "w")  # returns when git has been started
+    caller = asyncio.create_task(state.of("s", work, env))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    writer.close()
+    assert "Branch: main" in await state.of("s", work, env)
+    assert sorted(ran.read_text().split()) == ["config", "log", "status"]
+
+    state.begin("ended", work, env)
+    (await asyncio.to_thread(open, gate, "w")).close()
+    await state.close()
     await children.close()
 
 

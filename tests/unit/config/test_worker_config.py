@@ -299,7 +299,7 @@ def test_the_default_model_of_the_server_wins(tmp_path: Path) -> None:
         load(tmp_path, env, default_model="unknown/model")
 
 
-def test_a_selected_provider_without_key_falls_back_with_a_warning(tmp_path: Path) -> None:
+def test_a_selected_model_whose_provider_has_no_key_is_a_problem_with_the_reason(tmp_path: Path) -> None:
     write(
         tmp_path / "repo" / "sub" / "crush.json",
         {
@@ -308,8 +308,51 @@ def test_a_selected_provider_without_key_falls_back_with_a_warning(tmp_path: Pat
         },
     )
     config = load(tmp_path)
-    assert config.models["large"].provider == "builtin"
-    assert len(config.warnings) == 2
+    assert "cannot use the large model 'openai/gpt-5.4'" in config.model_problem
+    assert "MISSING is not set: no" in config.model_problem
+    assert config.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("tree", "reason"),
+    [
+        ({"models": {"large": {"model": "m", "provider": "gone"}}}, "no such provider is configured"),
+        ({"models": {"large": {"model": "m", "provider": "mistral"}}}, "provider 'mistral' is not available"),
+        ({"models": {"small": {"model": "m", "provider": "gone"}}}, "cannot use the small model 'gone/m'"),
+        ({"models": {"large": {"model": "m"}}}, "needs both a provider and a model"),
+        ({"providers": {"p": {"type": "openai-compat"}}}, "set its base_url"),
+        ({"providers": {"p": {"base_url": "http://x"}}}, "'p' has no models"),
+        ({"providers": {"openai": {}}}, "set OPENAI_API_KEY"),
+        (
+            {
+                "models": {"large": {"model": "m", "provider": "p"}},
+                "providers": {"p": {"base_url": "http://x", "disable": True, "models": [{"id": "m"}]}},
+            },
+            "provider 'p' is not available",
+        ),
+    ],
+)
+def test_no_other_model_answers_for_one_that_cannot_be_used(
+    tmp_path: Path, tree: dict[str, object], reason: str
+) -> None:
+    write(tmp_path / "repo" / "sub" / "crush.json", tree)
+    config = load(tmp_path)
+    assert reason in config.model_problem
+    assert config.hint == ""
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        {"providers": {"p": {"disable": True, "base_url": "http://x"}}},
+        {"models": {"large": {"model": "script", "provider": "builtin"}}, "providers": {"openai": {}}},
+    ],
+)
+def test_the_scripted_model_answers_where_nothing_else_is_asked_for(tmp_path: Path, tree: dict[str, object]) -> None:
+    write(tmp_path / "repo" / "sub" / "crush.json", tree)
+    config = load(tmp_path)
+    assert (config.model_problem, config.models["large"].provider) == ("", "builtin")
 
 
 def test_configured_models_replace_those_of_the_catalogue(tmp_path: Path) -> None:

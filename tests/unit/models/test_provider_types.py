@@ -266,5 +266,4 @@ def test_a_missing_key_is_named_by_its_variable() -> None:
     resolved = resolve(
         {"openai": ProviderConfig()}, selected, use_known=True, default_model="", env={}, run=lambda _: ""
     )
-    assert all("set OPENAI_API_KEY or providers.openai.api_key" in warning for warning in resolved.warnings)
-    assert len(resolved.warnings) == 2
+    assert "set OPENAI_API_KEY or providers.openai.api_key" in resolved.problem

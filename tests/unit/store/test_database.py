@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import os
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +50,70 @@ async def test_written_rows_are_read_after_reopening(tmp_path: Path) -> None:
     assert session is not None
     await reopened.close(5)
     assert os.stat(tmp_path / "workspace.db").st_mode & 0o777 == 0o600
+
+
+def _moved(path: Path) -> Path:
+    return path.rename(path.with_name("moved"))
+
+
+def _copied(path: Path) -> Path:
+    return Path(shutil.copytree(path, path.with_name("copy")))
+
+
+def _copied_with_times(path: Path) -> Path:
+    subprocess.run(["cp", "-a", path, path.with_name("copy")], check=True)
+    return path.with_name("copy")
+
+
+def _restored(path: Path) -> Path:
+    """Restore a backup at the former place, where the file may get its former inode number."""
+    backup = shutil.copytree(path, path.with_name("backup"))
+    shutil.rmtree(path)
+    return Path(shutil.copytree(backup, path))
+
+
+def _hard_linked(path: Path) -> Path:
+    place = path.with_name("linked")
+    place.mkdir()
+    os.link(path / "workspace.db", place / "workspace.db")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [(_moved, True), (_hard_linked, True), (_copied, False), (_copied_with_times, False), (_restored, False)],
+)
+async def test_the_event_log_of_a_copy_has_an_id_of_its_own(
+    tmp_path: Path, change: Callable[[Path], Path], is_same: bool
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    database = await open_database(folder / "workspace.db")
+    log_id = database.log_id
+    await database.write(create(build_session()))
+    await database.close(5)
+    place = change(folder)
+    ids = []
+    for _ in range(2):
+        database = await open_database(place / "workspace.db")
+        ids.append(database.log_id)
+        assert database.last_number == 1
+        await database.close(5)
+    assert ids[0] == ids[1]
+    assert (ids[0] == log_id) is is_same
+
+
+async def test_a_file_of_earlier_code_keeps_the_id_of_its_event_log(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "workspace.db")
+    await database.close(5)
+    raw = sqlite3.connect(tmp_path / "workspace.db")
+    raw.execute("DELETE FROM meta WHERE key = 'file'")
+    raw.commit()
+    raw.close()
+    for _ in range(2):
+        reopened = await open_database(tmp_path / "workspace.db")
+        assert reopened.log_id == database.log_id
+        await reopened.close(5)
 
 
 async def test_events_are_numbered_without_gaps_and_published_before_the_write_returns(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def schema_of(connection: sqlite3.Connection) -> dict[str, object]:
 
 def open_fresh(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
-    migrate(connection, random.Random(1))
+    migrate(connection, random.Random(1), "1:1")
     return connection
 
 
@@ -54,12 +54,12 @@ def test_there_is_a_step_for_every_version() -> None:
 
 def test_a_migrated_file_equals_a_fresh_one_and_keeps_its_rows(tmp_path: Path) -> None:
     with closing(open_version_1(tmp_path / "old.db")) as migrated, closing(open_fresh(tmp_path / "fresh.db")) as fresh:
-        assert migrate(migrated, random.Random(1)) == SCHEMA_VERSION - 1
+        assert migrate(migrated, random.Random(1), "1:1") == SCHEMA_VERSION - 1
         assert schema_of(migrated) == schema_of(fresh)
         assert migrated.execute("SELECT title FROM sessions").fetchall() == [("kept",)]
         assert migrated.execute("SELECT prompt FROM runs").fetchall() == [("p",)]
         assert migrated.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-        assert migrate(migrated, random.Random(1)) == 0
+        assert migrate(migrated, random.Random(1), "1:1") == 0
 
 
 def test_D11_a_step_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_D11_a_step_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyte
     with closing(open_version_1(tmp_path / "old.db")) as connection:
         before = schema_of(connection)
         with pytest.raises(sqlite3.OperationalError):
-            migrate(connection, random.Random(1))
+            migrate(connection, random.Random(1), "1:1")
         assert schema_of(connection) == before
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
 
@@ -88,12 +88,12 @@ def kill_process(connection):
 migrations.STEPS = (*migrations.STEPS[:-1], kill_process)
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("PRAGMA journal_mode=WAL")
-migrations.migrate(connection, random.Random(1))
+migrations.migrate(connection, random.Random(1), "1:1")
 """
     crashed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert crashed.returncode == -signal.SIGKILL
     connection = sqlite3.connect(path, isolation_level=None)
     assert schema_of(connection) == before
-    assert migrate(connection, random.Random(1)) == SCHEMA_VERSION - 1
+    assert migrate(connection, random.Random(1), "1:1") == SCHEMA_VERSION - 1
     assert connection.execute("SELECT title FROM sessions").fetchall() == [("kept",)]
     connection.close()

@@ -1,5 +1,7 @@
 """Read and write the table of messages. The order of a conversation is `seq`, never the clock (W-23)."""
 
+from typing import Any
+
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
@@ -116,15 +118,17 @@ def user_of_workspace(connection: Connection, count: int) -> list[Message]:
     return [_message(row) for row in connection.execute(_USER, {"count": count})]
 
 
-def _message(row: Row[tuple[object, ...]]) -> Message:
+def _message(row: Row[*tuple[Any, ...]]) -> Message:
+    # Unpacked, because each access by name costs as much as the rest: conversations have thousands of rows.
+    _seq, row_id, session_id, _run_id, role, parts, model, provider, is_summary, created_at, updated_at = row
     return Message(
-        id=row.id,
-        session_id=row.session_id,
-        role=row.role,
-        parts=_parts.decode(row.parts),
-        model=row.model,
-        provider=row.provider,
-        is_summary_message=bool(row.is_summary_message),
-        created_at=row.created_at,
-        updated_at=row.updated_at,
+        id=row_id,
+        session_id=session_id,
+        role=role,
+        parts=_parts.decode(parts),
+        model=model,
+        provider=provider,
+        is_summary_message=bool(is_summary),
+        created_at=created_at,
+        updated_at=updated_at,
     )
