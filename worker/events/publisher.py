@@ -150,7 +150,7 @@ class Publisher:
             if not self._send(batch):
                 break
             self._window.went(batch)
-            if not batch[-1].number:
+            if batch[-1].is_snapshot:
                 self._snapshots_sent(batch)
             if self._window.is_drained:
                 break
@@ -161,10 +161,10 @@ class Publisher:
 
     def _snapshots_sent(self, batch: list[Event]) -> None:
         now = self._clock.now()
-        if not batch[0].number:  # else the first snapshot of an answer would not be sent at once
+        if batch[0].is_snapshot:  # else the first snapshot of an answer would not be sent at once
             self._sent_at = now
         interval_s = self._limits.snapshot_interval_s
-        size = sum([len(event.data) for event in batch if not event.number])
+        size = sum([len(event.data) for event in batch if event.is_snapshot])
         pause_s = size / self._limits.snapshot_bytes_per_s
         # The next multiple of the interval: the clock is the same for all workers.
         self._grow_at = max(now + pause_s, (now // interval_s + 1) * interval_s) if interval_s > 0 else now + pause_s
