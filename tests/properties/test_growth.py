@@ -84,7 +84,6 @@ class Growing(RuleBasedStateMachine):
         self.clients: list[Client] = []
         self.shrinks = 0  # resets of the draft
         self.calls = 0
-        self.unfit: list[str] = []  # of the last batch
         self.answers = 0
         self.begin()
 
@@ -116,7 +115,7 @@ class Growing(RuleBasedStateMachine):
                 self.pass_batch(is_lost=True)
             case "refused":
                 self.window.next_batch(100, 100_000)  # the socket takes nothing, so it is made again
-        if fate == "sent" and self.draft.message_id not in self.unfit:
+        if fate == "sent":
             self.check_log()
 
     def check_log(self) -> None:
@@ -187,9 +186,9 @@ class Growing(RuleBasedStateMachine):
         self.clients[index % len(self.clients)].read(self.shrinks)
 
     def pass_batch(self, *, is_lost: bool) -> None:
-        self.unfit = []
         while batch := self.window.next_batch(100, 100_000):
             self.window.went(batch)
+            unfit: list[str] = []
             for event in msgspec.msgpack.decode(msgspec.msgpack.encode(batch), type=list[Event]):
                 if event.number:
                     if event.number == self.log.last + 1:
@@ -199,8 +198,8 @@ class Growing(RuleBasedStateMachine):
                 elif event.growth is None:
                     self.log.snapshots.replace(event)
                 elif not self.log.snapshots.grow(event):
-                    self.unfit.append(event.key)
-            self.window.unfit(self.unfit)
+                    unfit.append(event.key)
+            self.window.unfit(unfit)
 
     @invariant()
     def all_clients_can_catch_up(self) -> None:
