@@ -268,7 +268,7 @@ class Worker:
         dispatcher = Dispatcher(
             RunServices(
                 database=database,
-                publish_snapshot=storage.publisher.snapshot,
+                publisher=storage.publisher,
                 owner=TaskOwner("runs", log),
                 limits=limits,
                 clock=clock,
