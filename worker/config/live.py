@@ -100,6 +100,11 @@ class LiveConfig:
         section = self._current.raw.get("permissions")
         return not isinstance(section, dict) or section.get("allow_run_policy") is not False
 
+    @property
+    def holds_choices(self) -> bool:
+        """Whether clients chose something that the workspace's next worker would not know."""
+        return bool(self._chosen) or self.skip_permissions != self._spec.skip_permissions
+
     def subscribe(self, listener: ConfigListener) -> None:
         """Call `listener` with the current configuration, and again after each change."""
         self._listeners.append(listener)
