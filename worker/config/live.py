@@ -21,6 +21,8 @@ from worker.config.load import WorkspaceConfig, load_config
 from worker.config.schema import Options
 
 T = TypeVar("T")
+WRITE_S = 0.1
+"""How long after a change an unreadable file is read once more."""
 
 
 class InThread(Protocol):
@@ -127,13 +129,21 @@ class LiveConfig:
             return
         if state == self._seen:
             return
+        error = await self._reloaded()
+        if error is not None and not state.is_settled(now_s):
+            await asyncio.sleep(WRITE_S)  # an editor may be in the middle of writing the file
+            error = await self._reloaded()
+        if error is not None and (self._error is None or self._error.message != error.message):
+            self._log.error(error.message)
+        self._error = error
+        self._seen = state if state.is_settled(now_s) else None
+
+    async def _reloaded(self) -> BadInput | None:
         try:
             await self.reload()
         except BadInput as error:
-            if self._error is None or self._error.message != error.message:
-                self._log.error(error.message)
-            self._error = error
-        self._seen = state if state.is_settled(now_s) else None
+            return error
+        return None
 
     async def reload(self) -> bool:
         """Read the configuration again, in a thread; return whether it has changed. Raises BadInput."""
