@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,6 +109,22 @@ async def find_worker(api: Api, cwd: Path | None, workspace: str | None) -> Work
         f"{path} is not a workspace yet: `bulkhead run` there creates it; `bulkhead ps` lists the existing ones",
         code="workspace_unknown",
     )
+
+
+def without_directory(workers: Sequence[WorkerStatus]) -> list[WorkerStatus]:
+    """Return the workspaces that have no directory at their path, as this machine sees it."""
+    return [worker for worker in workers if not os.path.isdir(worker.path)]
+
+
+def at_path(workers: Sequence[WorkerStatus], text: str) -> WorkerStatus | None:
+    """Return the workspace of a path, which may be gone, or None. Raises BadInput when only a path can be meant."""
+    path = os.path.abspath(os.path.expanduser(text))
+    for worker in workers:
+        if worker.path in _spellings(Path(path)):
+            return worker
+    if "/" in text or os.path.isdir(path):
+        raise BadInput(f"{path} is not a workspace; `bulkhead ps` lists them")
+    return None
 
 
 def _spellings(path: Path) -> tuple[str, str]:
