@@ -160,6 +160,8 @@ class WorkspaceTable:
         self._rows.pop(workspace_id, None)
 
     def _write(self, statements: list[tuple[str, dict[str, Any]]]) -> None:
+        import sqlite3
+
         from sqlalchemy.exc import SQLAlchemyError
 
         if not self._is_open:
@@ -171,7 +173,7 @@ class WorkspaceTable:
             with self._connection.begin():
                 for statement, values in statements:
                     self._connection.execute(self._text(statement), values)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise WorkspaceTableFailed(f"cannot write {self._path}: {error}") from error
 
     def _start_again(self) -> list[tuple[str, dict[str, Any]]]:
@@ -179,7 +181,9 @@ class WorkspaceTable:
         rows = dict(self._rows)
         if self._connection is not None:
             # Into the old file; SQLite would apply what stays in the log to the new one.
-            self._connection.exec_driver_sql("pragma wal_checkpoint(truncate)")
+            raw = self._connection.connection.driver_connection  # SQLAlchemy would begin a transaction first
+            assert raw is not None
+            raw.execute("pragma wal_checkpoint(truncate)")
         self._close()
         self._file = None
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -65,7 +65,8 @@ async def test_the_rows_of_version_1_are_kept(tmp_path: Path) -> None:
         connection.execute(
             "create table registrations (id text primary key, path text not null unique, asked_path text not null,"
             " device integer not null, inode integer not null, data_dir text not null,"
-            " skip_permissions integer not null, debug integer not null, channels text not null, registered_at_ms integer not null) strict"
+            " skip_permissions integer not null, debug integer not null, channels text not null,"
+            " registered_at_ms integer not null) strict"
         )
         row = ("w1", "/p", "/asked", 2049, 77, "/p/.bulkhead", 1, 0, '["a"]', 5)
         connection.execute(f"insert into registrations values ({','.join('?' * len(row))})", row)
