@@ -14,6 +14,9 @@ from protocol.base.atomic_file import replace_file
 from protocol.ids import WorkspaceId
 
 MARK_NAME = "workspace-id"
+DATABASE_NAME = "workspace.db"
+"""The file of a workspace, beside the mark. Only its worker opens it."""
+
 _READ_MAX_BYTES = 64
 # Only the form that `new_uuid` makes: the id becomes part of file names.
 _ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\n?\Z")

@@ -12,13 +12,12 @@ from pathlib import Path
 from protocol.base.file_identity import birth_ns
 from protocol.errors import BadInput, Denied
 from protocol.ids import WorkspaceId
-from protocol.workspace_mark import make_private_dir, read_mark, write_mark
+from protocol.workspace_mark import DATABASE_NAME, make_private_dir, read_mark, write_mark
 from supervisor.workspaces.recognition import Folder, Identity, Missing, Seen, Unreadable
 
 PATH_LENGTH_MAX = 4096
 NAME_LENGTH_MAX = 255
 DEFAULT_DATA_DIR = ".bulkhead"
-DATABASE_NAME = "workspace.db"
 
 
 def resolve(requested: str, env: Sequence[str]) -> Identity:
