@@ -51,6 +51,12 @@ def write_mark(data_dir: Path, workspace_id: WorkspaceId) -> None:
         replace_file(data_dir / MARK_NAME, workspace_id.encode() + b"\n")
 
 
+def remove_mark(data_dir: Path, workspace_id: WorkspaceId) -> None:
+    """Remove the mark if it has this id. Blocks. Raises OSError."""
+    if read_mark(data_dir) == workspace_id:
+        (data_dir / MARK_NAME).unlink(missing_ok=True)
+
+
 def make_private_dir(data_dir: Path) -> None:
     """Create a data directory, accessible only to this user and ignored by version control. Blocks. Raises OSError."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

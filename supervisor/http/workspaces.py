@@ -103,9 +103,9 @@ class WorkspaceHandlers:
         """Make another directory the folder of a workspace. Raises Conflict when it belongs to another one."""
         self._admission.check()
         path = request.json(AdoptDirectory).path
+        workspace = await self._find(request)
         if not path.startswith("/"):
             raise BadInput("cannot adopt a directory: `path` must be its absolute path")
-        workspace = await self._find(request)
         await self._registry.adopt(workspace.registration.id, path)
         return Response()
 

@@ -1,6 +1,7 @@
 """Look at folders off the event loop, each access with a deadline."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from protocol.api.workspace import CreateWorkspace
 from protocol.base.logs import fields
 from protocol.errors import BulkheadError, Unavailable
 from protocol.ids import WorkspaceId
+from protocol.workspace_mark import remove_mark
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.identity import check_data_dir, look, look_again, mark_folder, resolve
 from supervisor.workspaces.recognition import Folder, Known, Missing, Seen, Unreadable
@@ -71,6 +73,12 @@ class FolderProbe:
             await self._filesystem.run(str(path), lambda: mark_folder(folder, data_dir, workspace_id))
         except (OSError, BulkheadError) as error:
             self._log.info("folder not marked", extra=fields(workspace=workspace_id, path=path, error=error))
+
+    async def unmark(self, registration: Registration) -> None:
+        """Remove the mark of a workspace that is forgotten, if that is possible."""
+        data_dir = Path(registration.data_dir)
+        with contextlib.suppress(OSError, BulkheadError):
+            await self._filesystem.run(registration.identity.path, lambda: remove_mark(data_dir, registration.id))
 
     async def is_in(self, pid: int, folder: Folder) -> bool:
         """Return whether this folder is the working directory of a process.

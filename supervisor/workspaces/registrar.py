@@ -112,13 +112,14 @@ class Registrar:
         return await self._finish(stored, folder)
 
     async def remove(self, workspace_id: WorkspaceId) -> None:
-        """End the worker of a workspace and forget it; its files stay. Raises NotFound."""
+        """End the worker of a workspace and forget it; of its files, only the mark is removed. Raises NotFound."""
         workspace = self._workspaces.find(workspace_id)
         await workspace.close("registration removed")
         async with self._changing:
             await self._table.remove(workspace_id)
             self._index.remove(workspace_id)
         await self._workspaces.drop(workspace_id, "registration removed")
+        await self._folders.unmark(workspace.registration)
 
     async def _drop_gone(self) -> None:
         """Remove registrations whose folder, with the data inside it, is gone; it has the id if it comes back."""

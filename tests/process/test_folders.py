@@ -34,6 +34,7 @@ async def test_a_folder_renamed_while_its_worker_sleeps_is_found_by_the_command_
     (await command(house.server, "run", "/say before", cwd=path)).expect(0)
     [before] = await rows(house, path)
     new = path.rename(house.root / "new")
+    assert await prompts(house, new) == ["/say before"], "also by a command that makes no workspace"
     (await command(house.server, "run", "/say after", cwd=new)).expect(0)
     assert [row["id"] for row in await rows(house, new)] == [before["id"]]
     assert await rows(house, path) == []
@@ -121,14 +122,16 @@ async def test_forget_and_adopt_by_the_command_line(house: ServerHarness) -> Non
     (await command(house.server, "forget", row["id"][:8], "--yes")).expect(0)
     assert await rows(house, path) == []
     (await command(house.server, "run", "/say second", cwd=path)).expect(0)
-    assert [one["id"] for one in await rows(house, path)] == [row["id"]], "the folder has its id"
+    [again] = await rows(house, path)
+    assert again["id"] != row["id"]
+    assert await prompts(house, path) == ["/say second", "/say first"]
 
     shutil.rmtree(path)
     place = house.directory("place", "script")
     asked = (await command(house.server, "adopt", str(place))).expect(1)
-    assert f"--as {row['id'][:8]}" in asked.err
+    assert f"--as {again['id'][:8]}" in asked.err
     (await command(house.server, "adopt", ".", "--yes", cwd=place)).expect(0)
-    assert [one["id"] for one in await rows(house, place)] == [row["id"]]
+    assert [one["id"] for one in await rows(house, place)] == [again["id"]]
     (await command(house.server, "run", "/say third", cwd=place)).expect(0)
     nothing = (await command(house.server, "adopt", str(house.root))).expect(1)
     assert "--as" in nothing.err

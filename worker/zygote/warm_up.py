@@ -12,7 +12,6 @@ import io
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from types import CodeType
 
@@ -29,6 +28,7 @@ from worker.link.dealer_socket import DealerSocket
 from worker.link.worker_link import WorkerLink
 from worker.main import run_worker
 from worker.zygote.code_layout import code_run_by, relocate_code
+from worker.zygote.warm_folder import warm_folder
 
 _WORKERS = 8
 """The interpreter specialises a function after about so many calls."""
@@ -69,8 +69,8 @@ def code_of_idle_worker() -> list[CodeType]:
 def run_throwaway(make: type[Worker], times: int = 1) -> None:
     """Run workers in temporary directories, one after the other, to their end. Raises WarmUpFailed."""
     for _ in range(times):
-        with tempfile.TemporaryDirectory(prefix="bulkhead-warm-") as folder:
-            _run(Path(folder), make)
+        with warm_folder() as folder:
+            _run(folder, make)
 
 
 def _run(folder: Path, make: type[Worker]) -> None:

@@ -25,7 +25,7 @@ def forget(workspace: str | None, is_gone: bool, yes: bool, host: str | None, to
     """Remove a workspace from the server's list; its files stay.
 
     Its worker is ended first, and its open runs are cancelled. Conversations are files in the directory: `bulkhead run`
-    there finds them again.
+    there finds them again, as a new workspace.
     """
     if is_gone and workspace is not None:
         raise click.UsageError("choose one of ID, PATH and --gone")

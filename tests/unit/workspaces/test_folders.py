@@ -301,10 +301,12 @@ async def test_adopting_the_registered_path_accepts_what_is_there(tmp_path: Path
         await registry.check_folder(before.id)
 
 
-async def test_a_workspace_that_was_forgotten_is_found_by_its_folder(tmp_path: Path) -> None:
+async def test_a_folder_that_was_forgotten_is_a_new_workspace_with_the_same_data(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     async with registry_at(tmp_path) as registry:
         before = await use(registry, tmp_path / "a")
         await registry.remove(before.id)
         assert registry.registrations() == []
-        assert (await use(registry, tmp_path / "a")).id == before.id
+        after = await use(registry, tmp_path / "a")
+        assert after.id != before.id
+        assert after.data_dir == before.data_dir
