@@ -34,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     fork_deadline_s: float = 5.0  # a warm zygote forks within milliseconds; one that does not is replaced
     start_deadline_s: float = 20.0  # from a worker's fork to ready, recovery included
     heartbeat_interval_s: float = 0.5  # between two heartbeats that a worker is asked for
+    heartbeat_idle_interval_s: float = 20.0  # the same while nothing runs; any message ends it
     heartbeat_lost_s: float = 5.0  # a worker whose loop sends no heartbeat for this time is killed and replaced
     restart_intensity: int = 3  # deaths within the period after which a worker is not restarted (Erlang's rule)
     restart_period_s: float = 60.0  # the period in which deaths are counted
@@ -45,7 +46,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     kill_deadline_s: float = 2.0  # from SIGKILL until the whole process tree is reaped
     poison_deaths_max: int = 2  # a run whose start killed its worker this many times fails
     supervisor_lease_s: float = 60.0  # an idle worker without a supervisor exits after this time
-    evict_idle_s: float = 900.0  # a workspace without clients and work for this time may be put to sleep
+    evict_idle_s: float = 60.0  # a workspace without clients and work for this time may be put to sleep
+    evict_attached_idle_s: float = 900.0  # the same with clients; they stay, and the next request wakes it
 
     # --- shutdown: a budget for each stage, together below systemd's stop timeout --------------------------------
     drain_s: float = 5.0  # for runs to end after they are cancelled
@@ -64,8 +66,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # --- runs and messages --------------------------------------------------------------------------------------
     queued_prompts_max: int = 256  # prompts that wait in one session
     prompt_max_bytes: int = 16 * 1024 * 1024  # one prompt with its attachments
-    snapshot_interval_s: float = 0.033  # shortest time between two snapshots of a growing message, shown and stored
-    snapshot_bytes_per_s: int = 4_000_000  # a long message is sent less often, or its cost would grow with its square
+    snapshot_interval_s: float = 0.025  # between two events about growing messages; the first text is sent at once
+    snapshot_bytes_per_s: int = 4_000_000  # a long message is sent whole less often: its cost would grow quadratically
+    snapshot_store_s: float = 1.0  # between two writes of a growing message: a killed worker loses at most this much
     run_max_s: float = 24 * 3600.0  # one run, from its start to its end
     steps_max: int = 500  # model requests of one run
     tools_parallel_max: int = 5  # tool calls of one run that run at the same time

@@ -14,12 +14,12 @@ from supervisor.workspaces.registry import Registry
 
 INTERVAL_S_MAX = 1.0
 INTERVAL_S_MIN = 0.05
+OBSERVE_S_MAX = 15.0
 
 
-def interval_for(*, evict_idle_s: float, idle_exit_s: float | None) -> float:
-    """Return the seconds between two rounds: a quarter of the shorter idle time, within bounds."""
-    shortest = min(evict_idle_s, idle_exit_s or INTERVAL_S_MAX)
-    return min(INTERVAL_S_MAX, max(INTERVAL_S_MIN, shortest / 4))
+def interval_for(idle_s: float, most_s: float) -> float:
+    """Return the seconds between two checks of something that counts after `idle_s`: a quarter, within bounds."""
+    return min(most_s, max(INTERVAL_S_MIN, idle_s / 4))
 
 
 class Housekeeping:
@@ -33,30 +33,40 @@ class Housekeeping:
         registry: Registry,
         admission: Admission,
         on_idle: Callable[[], None],
-        interval_s: float,
+        evict_idle_s: float,
+        idle_exit_s: float | None,
         clock: Clock,
         log: logging.Logger,
     ) -> None:
-        """`on_idle` is called once, when the server was idle for long enough to exit."""
+        """`on_idle` is called once, when the server was idle for `idle_exit_s`.
+
+        There are nine parameters because each periodic check looks after another part of the server.
+        """
         self._runtime = runtime
         self._listeners = listeners
         self._registry = registry
         self._admission = admission
         self._on_idle = on_idle
-        self._interval_s = interval_s
+        self._has_idle_exit = idle_exit_s is not None
+        self._observe_s = interval_for(evict_idle_s, OBSERVE_S_MAX)
+        self._interval_s = min(self._observe_s, interval_for(idle_exit_s or INTERVAL_S_MAX * 4, INTERVAL_S_MAX))
         self._clock = clock
         self._log = log
         self._runtime_problem = ""
 
     async def run(self) -> None:
         """Check again and again, until cancelled."""
+        observed_at = self._clock.now()
         while True:
             await asyncio.sleep(self._interval_s)
             self._check_runtime_dir()
             self._listeners.restore()
-            for workspace in self._registry.touched():
-                workspace.observe()
-            if self._admission.observed(is_busy=self._registry.is_busy, now=self._clock.now()):
+            now = self._clock.now()
+            if now - observed_at >= self._observe_s:
+                observed_at = now
+                for workspace in self._registry.touched():
+                    workspace.observe()
+            if self._has_idle_exit and self._admission.observed(is_busy=self._registry.is_busy, now=now):
                 self._on_idle()
 
     def _check_runtime_dir(self) -> None:

@@ -167,7 +167,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/workspaces/{id}/events",
         "Events of the workspace as Server-Sent Events; the response does not end",
         gives=EVENT_STREAM,
-        query={**_CALLER, "ids": "ids"},
+        query={**_CALLER, "ids": "ids", "deltas": "deltas"},
         headers=("Last-Event-ID",),
         codes=("too_many_clients", "server_exiting"),
     ),

@@ -27,7 +27,7 @@ from supervisor.launch.records import RecordStore
 from supervisor.routing.link import EventListener, ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router
 from supervisor.workers.crash_history import Crash, CrashHistory
-from supervisor.workers.heartbeat import HeartbeatState, HeartbeatWatch
+from supervisor.workers.heartbeat import HeartbeatWatch
 from supervisor.workers.lifecycle import (
     Effect,
     FailCalls,
@@ -119,6 +119,7 @@ class WorkerDriver:
         self._started_wall: float | None = None
         self._started_at = 0.0
         self._timer = Timer(clock, self._elapsed)
+        self._watch_timer = Timer(clock, self._look_at_heartbeat)
         self._changed: asyncio.Event = asyncio.Event()
         self._published = ("", "")
         self._is_closed = False  # no other worker will be started
@@ -145,6 +146,7 @@ class WorkerDriver:
                         raise self._exiting()
                     link = self._link
                     if self._lifecycle.state is WorkerState.READY and link is not None and link.is_open:
+                        self._expect_heartbeat()
                         return link
                     if self._lifecycle.state is WorkerState.FAILED:
                         message = (
@@ -202,6 +204,7 @@ class WorkerDriver:
         self._is_closed = self._is_stopped = True
         self._wake_waiters()
         self._timer.cancel()
+        self._watch_timer.cancel()
         await self._tasks.close()
         if self._handle is not None:
             if not leave_worker:
@@ -383,7 +386,7 @@ class WorkerDriver:
         self._handle = handle
         self._watch = HeartbeatWatch(self._limits, self._clock.now())
         self._tasks.start(self._await_exit(handle), "exit")
-        self._tasks.start(self._watch_heartbeat(handle, self._watch), "heartbeat")
+        self._watch_timer.set(self._watch.look_at)
 
     async def _await_exit(self, handle: Handle) -> None:
         report = await handle.exited()
@@ -394,14 +397,19 @@ class WorkerDriver:
         self._perform(self._lifecycle.exited(report.cause, self._clock.now()))
         self._records.remove(self._workspace_id)
 
-    async def _watch_heartbeat(self, handle: Handle, watch: HeartbeatWatch) -> None:
-        """Watch the heartbeat while the process lives."""
-        while self._handle is handle:
-            await asyncio.sleep(self._limits.heartbeat_interval_s)
-            beat = watch.look(self._clock.now())
-            # Before `ready` a worker recovers; that has the start deadline instead.
-            if self._handle is handle and beat is HeartbeatState.LOST and self._lifecycle.state is WorkerState.READY:
-                self._perform(self._lifecycle.beat_lost(self._clock.now()))
+    def _expect_heartbeat(self) -> None:
+        """The worker is about to get a message, which ends the long intervals of an idle one."""
+        if self._watch.expect(self._clock.now()) and self._handle is not None:
+            self._watch_timer.set(self._watch.look_at)
+
+    def _look_at_heartbeat(self) -> None:
+        if self._handle is None:
+            return
+        is_lost = self._watch.is_lost(self._clock.now())
+        self._watch_timer.set(self._watch.look_at)
+        # Before `ready` a worker recovers; that has the start deadline instead.
+        if is_lost and self._lifecycle.state is WorkerState.READY:
+            self._perform(self._lifecycle.beat_lost(self._clock.now()))
 
     def _record_exit(self, handle: Handle, report: ExitReport) -> None:
         lifetime_s = round(self._clock.now() - self._started_at, 3)
@@ -450,7 +458,7 @@ class WorkerDriver:
         self._last_beat = message
         self._loop_lag_max_s = max(self._loop_lag_max_s, message.loop_lag_s)
         self._cannot_store = message.failed
-        self._watch.beat(self._clock.now())
+        self._watch.beat(self._clock.now(), message.interval_s)
         status = self.status()
         if (status.state, status.reason) != self._published:
             self._publish()  # degraded, unable to store, or recovered from that

@@ -21,7 +21,7 @@ from protocol.errors import Conflict
 from protocol.events import Event, EventId
 from protocol.ids import ClientId, SessionId
 from protocol.limits import Limits
-from protocol.messages import Answer
+from protocol.messages import Answer, SendWhole
 from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
 from supervisor.workers.crash_history import Crash
@@ -64,7 +64,7 @@ class ManagedWorkspace:
         self._tasks = TaskOwner(f"workspace.{registration.id}", log)
         self._leases = Leases(create_grace_s=limits.create_grace_s, detach_grace_s=limits.detach_grace_s)
         self._timer = Timer(clock, self._elapsed)
-        self._eviction = Eviction(idle_s=limits.evict_idle_s)
+        self._eviction = Eviction(idle_s=limits.evict_idle_s, attached_idle_s=limits.evict_attached_idle_s)
         self._evicting = False
         self._streams = 0
         self._link: Link | None = None
@@ -162,13 +162,21 @@ class ManagedWorkspace:
 
     @contextmanager
     def attached(
-        self, client_id: ClientId, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool
+        self,
+        client_id: ClientId,
+        *,
+        cursor: EventId | None,
+        cursor_is_bad: bool,
+        wants_ids: bool,
+        wants_deltas: bool,
     ) -> "Iterator[Stream]":
         """Open a stream of this workspace's events for a client; it is closed at the end of the block.
 
         The stream is subscribed before the claim begins, so that no event is missed.
         """
-        stream = self.hub.open_stream(cursor=cursor, cursor_is_bad=cursor_is_bad, wants_ids=wants_ids)
+        stream = self.hub.open_stream(
+            cursor=cursor, cursor_is_bad=cursor_is_bad, wants_ids=wants_ids, wants_deltas=wants_deltas
+        )
         self._streams += 1
         number = self._streams
         self._perform(self._leases.attach(client_id, number))
@@ -227,10 +235,12 @@ class ManagedWorkspace:
         self._report_attached()
 
     def on_events(self, batch: list[Event], link: Link) -> None:
-        """Pass events to the hub; grant credit for as many as it took."""
+        """Pass events to the hub; grant credit for as many as it took, and ask for snapshots that it misses."""
         taken = self.hub.take(batch)
         if taken:
             link.grant(taken)
+        if unfit := self.hub.take_unfit():
+            link.send(SendWhole(keys=unfit))
 
     # --- sleep ------------------------------------------------------------------------------------------------------
 
@@ -247,7 +257,9 @@ class ManagedWorkspace:
     async def _evict(self) -> None:
         try:
             await failpoint("evict.decided")
-            if self._eviction.may_sleep(self._facts()):  # a request may have come while a failpoint waited
+            if (
+                self._eviction.idle_time_s(self._facts()) is not None
+            ):  # a request may have come while a failpoint waited
                 await self._sleep("idle")
         finally:
             self._evicting = False
@@ -290,6 +302,7 @@ class ManagedWorkspace:
             open_runs=beat.open_runs if beat else 0,
             open_questions=beat.open_questions if beat else 0,
             children=beat.children if beat else 0,
+            holds_choices=beat.holds_choices if beat else False,
         )
 
     def _call_ended(self) -> None:
