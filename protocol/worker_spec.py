@@ -15,7 +15,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     workspace_id: WorkspaceId
     generation: Generation
     path: str  # the workspace's directory, resolved
-    directory: tuple[int, int] | None = None  # device and inode that `path` must have; None for any
+    directory: tuple[int, int] | None = None  # inode and birth (ns, 0: unknown) of `path`; None for any
     data_dir: str  # absolute; the worker creates it, locks it and owns its content
     endpoint: str  # the supervisor's ROUTER socket, `ipc://…`
     token: str  # proves to the supervisor that it started this worker

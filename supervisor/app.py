@@ -162,10 +162,9 @@ class App:
             log=log,
         )
         self._table = WorkspaceTable(self._config.state_dir / "roster.db")
-        self._filesystem = BoundedFilesystem(timeout_s=limits.disk_answer_s)
         self._registry = Registry(
             table=self._table,
-            filesystem=self._filesystem,
+            filesystem=BoundedFilesystem(timeout_s=limits.disk_answer_s),
             make_workspace=self._make_workspace,
             state_dir=self._config.state_dir,
             limits=limits,
@@ -218,7 +217,7 @@ class App:
         return ManagedWorkspace(
             registration=registration,
             make_driver=self._make_driver,
-            in_thread=partial(self._filesystem.run, registration.identity.path),
+            check_folder=partial(self._registry.check_folder, registration.id),
             limits=self._limits,
             clock=self._clock,
             log=self._log,
@@ -228,7 +227,7 @@ class App:
     def _make_driver(self, workspace: ManagedWorkspace) -> WorkerDriver:
         return WorkerDriver(
             workspace_id=workspace.registration.id,
-            make_spec=partial(self._make_spec, workspace.registration),
+            make_spec=lambda generation: self._make_spec(workspace.registration, generation),
             backend=self._backend,
             limits=self._limits,
             clock=self._clock,
@@ -243,7 +242,7 @@ class App:
             workspace_id=registration.id,
             generation=generation,
             path=registration.identity.path,
-            directory=registration.identity.key,
+            directory=(registration.identity.inode, registration.identity.birth_ns),
             data_dir=registration.data_dir,
             endpoint=self._router.endpoint,
             token=token,
@@ -299,6 +298,7 @@ class App:
             "stream_events": streams,
             "restart_worker": workspaces.restart,
             "evict_worker": workspaces.evict,
+            "adopt_directory": workspaces.adopt,
             "remove_registration": workspaces.unregister,
             "openapi": description.openapi,
             "docs": description.docs,

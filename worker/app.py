@@ -19,6 +19,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.errors import BadInput, BulkheadError
 from protocol.exit_codes import EXIT_CORRUPT, EXIT_SCHEMA
 from protocol.worker_spec import WorkerSpec
+from protocol.workspace_mark import DATABASE_NAME
 from worker.config.live import LiveConfig
 from worker.config.load import WorkspaceConfig
 from worker.events.publisher import Publisher
@@ -73,8 +74,6 @@ from worker.tools.session.crush_info_text import WorkerSnapshot
 from worker.tools.shell.jobs import Jobs
 from worker.tools.shell.sandbox import SandboxPolicy
 from worker.web.search import Search
-
-DATABASE_NAME = "workspace.db"
 
 
 @dataclass(frozen=True)

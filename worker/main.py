@@ -5,6 +5,7 @@ a worker that the zygote forked and for one that was started by command line.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -18,8 +19,9 @@ from protocol.errors import BadInput
 from protocol.exit_codes import EXIT_DIRECTORY, EXIT_LOCKED, EXIT_NO_LOCKS, EXIT_STORAGE
 from protocol.secrets import is_secret_name
 from protocol.worker_spec import WorkerSpec
+from protocol.workspace_mark import make_private_dir, read_mark, write_mark
 from worker.app import Worker
-from worker.config.data_dir import data_dir_of
+from worker.config.data_dir import data_dir_of, is_outside, own_place
 from worker.config.live import read_config
 from worker.config.load import WorkspaceConfig
 from worker.store.lock import DataLock, Locked, NoLocks
@@ -40,10 +42,8 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
         log.error(f"cannot work in {spec.path}: it is not a readable directory", extra=identity)
         return EXIT_DIRECTORY
     data_dir = data_dir_of(Path(spec.path), Path(spec.data_dir), spec.env)
-    spec = replace(spec, data_dir=str(data_dir))
     try:
-        _make_data_dir(data_dir)
-        lock = DataLock.take(data_dir, generation=spec.generation, timeout_s=spec.limits.lock_deadline_s / 2)
+        data_dir, lock = _take_place(spec, data_dir)
     except Locked as error:
         log.error(str(error), extra=identity)
         return EXIT_LOCKED
@@ -53,6 +53,7 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
     except OSError as error:
         log.error(f"cannot use data directory {data_dir}: {error}", extra=identity)
         return EXIT_STORAGE
+    spec = replace(spec, data_dir=str(data_dir))
     try:
         config: WorkspaceConfig | BadInput
         try:
@@ -74,9 +75,26 @@ def run_worker(spec: WorkerSpec, make: type[Worker] = Worker) -> int:
         lock.release()
 
 
-def _make_data_dir(data_dir: Path) -> None:
-    """Create the data directory, accessible only to this user and ignored by the workspace's version control."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ignore = data_dir / ".gitignore"
-    if not ignore.exists() and os.access(data_dir, os.W_OK):  # a read-only one is used as it is (D03)
-        ignore.write_text("*\n")
+def _take_place(spec: WorkerSpec, configured: Path) -> tuple[Path, DataLock]:
+    """Create and lock the data directory; return it. `configured` may belong to another workspace.
+
+    Raises Locked, NoLocks, OSError.
+    """
+    workspace = Path(spec.path)
+    while True:
+        place = own_place(workspace, configured, spec.workspace_id)
+        make_private_dir(place)
+        try:
+            lock = DataLock.take(place, generation=spec.generation, timeout_s=spec.limits.lock_deadline_s / 2)
+        except Locked:
+            if own_place(workspace, configured, spec.workspace_id) == place:
+                raise
+            continue  # its owner has marked it meanwhile
+        if own_place(workspace, configured, spec.workspace_id) == place:
+            break
+        lock.release()
+    # Only a directory of the configuration: the supervisor marks the one that it knows, and has checked its owner.
+    if str(configured) != spec.data_dir and is_outside(workspace, place) and read_mark(place) is None:
+        with contextlib.suppress(OSError):  # read-only
+            write_mark(place, spec.workspace_id)
+    return place, lock

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import setproctitle
 
+from protocol.base.file_identity import birth_ns
 from protocol.base.process_identity import read_stat
 from protocol.exit_codes import EXIT_DIRECTORY, EXIT_USAGE
 from protocol.worker_spec import MARKER, WorkerSpec
@@ -49,7 +50,7 @@ def become_worker(spec: WorkerSpec) -> int:
     except OSError as error:
         print(f"cannot enter the workspace directory {spec.path}: {error}", file=sys.stderr, flush=True)
         return EXIT_DIRECTORY
-    if spec.directory is not None and _directory_identity() != spec.directory:
+    if spec.directory is not None and not _is_here(*spec.directory):
         print(f"cannot use the workspace directory {spec.path}: it is another one now", file=sys.stderr, flush=True)
         return EXIT_DIRECTORY
     from worker.main import run_worker
@@ -57,9 +58,10 @@ def become_worker(spec: WorkerSpec) -> int:
     return run_worker(spec)
 
 
-def _directory_identity() -> tuple[int, int]:
-    status = os.stat(".")
-    return status.st_dev, status.st_ino
+def _is_here(inode: int, birth: int) -> bool:
+    """Return whether the current directory has this inode and birth time, as far as both are known."""
+    now = birth_ns(".")
+    return os.stat(".").st_ino == inode and (not now or not birth or now == birth)
 
 
 def become_subreaper() -> None:

@@ -43,6 +43,12 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"[]"))
 
 
+class AdoptDirectory(msgspec.Struct, frozen=True):
+    """`POST …/directory`: the absolute path of the directory that is the workspace's folder from now on."""
+
+    path: Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1})] = ""
+
+
 class CurrentSession(msgspec.Struct, frozen=True):
     """`POST …/current-session`: the session that the client shows; empty for none."""
 

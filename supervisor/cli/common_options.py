@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import msgspec
 from protocol.address import Address, TcpAddress
 from protocol.api.workspace import WorkerStatus
 from protocol.errors import BadInput, BulkheadError, NotFound
+from protocol.workspace_mark import read_mark
 from supervisor.cli.terminal.formatting import note
 from supervisor.client.address import default_address, parse_server_address
 from supervisor.client.api import Api
@@ -91,7 +92,11 @@ def directory(cwd: Path | None) -> Path:
 
 
 async def find_worker(api: Api, cwd: Path | None, workspace: str | None) -> WorkerStatus:
-    """Return the workspace that the options select; never registers one. Raises NotFound, BadInput."""
+    """Return the workspace that the options select. Raises NotFound, BadInput.
+
+    Never makes a new one; a directory that has the mark of a workspace, but another path than the server knows, is
+    registered under its path first.
+    """
     workers = await api.workers()
     if workspace:
         matches = [worker for worker in workers if worker.id.startswith(workspace)]
@@ -102,13 +107,37 @@ async def find_worker(api: Api, cwd: Path | None, workspace: str | None) -> Work
             raise NotFound(f"there is no workspace {workspace!r}; `bulkhead ps` lists them", code="workspace_unknown")
         return (exact or matches)[0]
     path = directory(cwd)
-    for worker in workers:
+    is_moved = all(worker.path not in _spellings(path) for worker in workers) and _has_mark(path)
+    if is_moved:
+        await api.create_workspace(path)
+    for worker in await api.workers() if is_moved else workers:
         if worker.path in _spellings(path):
             return worker
     raise NotFound(
         f"{path} is not a workspace yet: `bulkhead run` there creates it; `bulkhead ps` lists the existing ones",
         code="workspace_unknown",
     )
+
+
+def without_directory(workers: Sequence[WorkerStatus]) -> list[WorkerStatus]:
+    """Return the workspaces that have no directory at their path, as this machine sees it."""
+    return [worker for worker in workers if not os.path.isdir(worker.path)]
+
+
+def at_path(workers: Sequence[WorkerStatus], text: str) -> WorkerStatus | None:
+    """Return the workspace of a path, which may be gone, or None. Raises BadInput when only a path can be meant."""
+    path = os.path.abspath(os.path.expanduser(text))
+    for worker in workers:
+        if worker.path in _spellings(Path(path)):
+            return worker
+    if "/" in text or os.path.isdir(path):
+        raise BadInput(f"{path} is not a workspace; `bulkhead ps` lists them")
+    return None
+
+
+def _has_mark(path: Path) -> bool:
+    """Return whether a directory says that it is a workspace."""
+    return read_mark(path / ".bulkhead") is not None
 
 
 def _spellings(path: Path) -> tuple[str, str]:

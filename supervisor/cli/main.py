@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("listings:runs", "List the runs of a workspace."),
     "cancel": ("cancel:cancel", "Cancel a run, all runs of a session, or all runs of a workspace."),
     "restart": ("restart:restart", "Replace the worker of a workspace."),
+    "adopt": ("adopt:adopt", "Make a directory the folder of an existing workspace."),
+    "forget": ("forget:forget", "Remove a workspace from the server's list; its files stay."),
     "stop": ("stop:stop", "Stop the server: cancel all runs and store their state."),
     "config": ("config:config", "Show a directory's configuration and the origin of each value."),
     "doctor": ("doctor:doctor", "Check whether this host has what Bulkhead needs."),

@@ -14,7 +14,7 @@ from protocol.api.agent import Accepted, AgentInfo, Prompt, Run
 from protocol.api.message import Attachment, Message
 from protocol.api.permission import Grant, PermissionPolicy, PermissionRequest, Resolved
 from protocol.api.session import Session, WriteSession
-from protocol.api.workspace import CreateWorkspace, WorkerStatus, Workspace
+from protocol.api.workspace import AdoptDirectory, CreateWorkspace, WorkerStatus, Workspace
 from protocol.errors import CODES, BulkheadError, ErrorInfo, Internal, Unavailable, from_info
 from protocol.ids import new_uuid
 from protocol.version import BULKHEAD_VERSION
@@ -98,6 +98,14 @@ class Api:
     async def restart(self, workspace_id: str) -> None:
         """Replace the worker; also restarts a workspace in state `failed`."""
         await self._call("POST", _at(workspace_id, "restart"))
+
+    async def adopt(self, workspace_id: str, path: Path) -> None:
+        """Make the directory at `path` the folder of a workspace."""
+        await self._call("POST", _at(workspace_id, "directory"), msgspec.json.encode(AdoptDirectory(str(path))))
+
+    async def forget(self, workspace_id: str) -> None:
+        """Remove the registration of a workspace; its files stay."""
+        await self._call("DELETE", _at(workspace_id, "registration"))
 
     async def skips_permissions(self, workspace_id: str) -> bool:
         """Return whether tools run without asking."""

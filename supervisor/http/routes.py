@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from protocol.api.server import Command, Version
-from protocol.api.workspace import CreateWorkspace, CurrentSession, WorkerStatus, Workspace
+from protocol.api.workspace import AdoptDirectory, CreateWorkspace, CurrentSession, WorkerStatus, Workspace
 from protocol.errors import STATUS_BY_CODE, BadInput, NotFound
 
 
@@ -179,6 +179,14 @@ ROUTES: tuple[Route, ...] = (
         codes=WAKING,
     ),
     _handler("evict_worker", "POST", "/v1/workspaces/{id}/evict", "Evict an idle worker now", codes=("busy", *WAKING)),
+    _handler(
+        "adopt_directory",
+        "POST",
+        "/v1/workspaces/{id}/directory",
+        "Make another directory the folder of the workspace; its worker is ended",
+        takes=AdoptDirectory,
+        codes=("storage_failed", "forbidden", *WAKING),
+    ),
     _handler(
         "remove_registration",
         "DELETE",

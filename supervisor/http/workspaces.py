@@ -1,11 +1,11 @@
-"""Answer the workspace routes: create, list, release, retire, current session, restart, evict, unregister."""
+"""Answer the workspace routes: create, list, release, retire, current session, restart, evict, adopt, unregister."""
 
 import asyncio
 import logging
 
 import msgspec
 
-from protocol.api.workspace import EMPTY_CONFIG, CreateWorkspace, CurrentSession, Description
+from protocol.api.workspace import EMPTY_CONFIG, AdoptDirectory, CreateWorkspace, CurrentSession, Description
 from protocol.api.workspace import Workspace as WorkspaceShape
 from protocol.base.logs import fields
 from protocol.errors import BadInput, BulkheadError
@@ -46,11 +46,11 @@ class WorkspaceHandlers:
         if not body.path:
             raise BadInput("cannot create a workspace: `path` must name its directory")
         client_id = request.client_id(given=body.client_id)
-        identity = await self._registry.resolve(body)  # before admission: a wrong path is wrong for every server
+        folder = await self._registry.resolve(body)  # before admission: a wrong path is wrong for every server
         self._admission.create_began()
         try:
             await self._registry.wait_open()
-            workspace = await self._registry.create(body, client_id, identity)
+            workspace = await self._registry.create(body, client_id, folder)
             if body.version not in ("", BULKHEAD_VERSION):
                 self._log.debug("client of another version", extra=fields(version=body.version[:40]))
             return json_response(_shape(workspace.registration, workspace, await workspace.describe()))
@@ -97,6 +97,16 @@ class WorkspaceHandlers:
         """Let the worker sleep now. Raises Conflict `busy` when something would be lost."""
         workspace = await self._find(request)
         await workspace.evict()
+        return Response()
+
+    async def adopt(self, request: Request) -> Response:
+        """Make another directory the folder of a workspace. Raises Conflict when it belongs to another one."""
+        self._admission.check()
+        path = request.json(AdoptDirectory).path
+        workspace = await self._find(request)
+        if not path.startswith("/"):
+            raise BadInput("cannot adopt a directory: `path` must be its absolute path")
+        await self._registry.adopt(workspace.registration.id, path)
         return Response()
 
     async def unregister(self, request: Request) -> Response:

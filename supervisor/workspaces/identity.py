@@ -1,32 +1,23 @@
-"""Find out which directory a path means, and refuse one that was exchanged for another.
+"""Look at the directories that paths lead to, and find the place of their data.
 
 These functions access the file system and may block: call them in a thread.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import BadInput, Conflict, Denied
+from protocol.base.file_identity import birth_ns
+from protocol.errors import BadInput, Denied
+from protocol.ids import WorkspaceId
+from protocol.workspace_mark import DATABASE_NAME, make_private_dir, read_mark, write_mark
+from supervisor.workspaces.recognition import Folder, Identity, Missing, Seen, Unreadable
 
 PATH_LENGTH_MAX = 4096
 NAME_LENGTH_MAX = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """One directory: its path, and the device and inode that identify it."""
-
-    path: str  # resolved, absolute
-    device: int
-    inode: int
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """The identity of the directory, independent of its path."""
-        return (self.device, self.inode)
+DEFAULT_DATA_DIR = ".bulkhead"
 
 
 def resolve(requested: str, env: Sequence[str]) -> Identity:
@@ -58,36 +49,71 @@ def resolve(requested: str, env: Sequence[str]) -> Identity:
         raise BadInput(f"cannot use the `path` {requested}: it is not a directory")
     if not os.access(resolved, os.R_OK | os.X_OK):
         raise Denied(f"cannot use the `path` {requested}: this user may not read it", code="forbidden")
-    return Identity(str(resolved), status.st_dev, status.st_ino)
+    return Identity(str(resolved), status.st_ino, birth_ns(resolved))
 
 
-def check(identity: Identity) -> None:
-    """Raise Conflict `workspace_moved` unless the directory is still at its path."""
+def look(identity: Identity, requested: str = "") -> Folder:
+    """Return what is at a resolved path now. Raises OSError.
+
+    `requested` names the data directory, "" the default one.
+    """
+    data_dir = _absolute(identity, requested or DEFAULT_DATA_DIR)
+    status = os.stat(identity.path)
+    data_key: tuple[int, int] | None = None
+    with contextlib.suppress(OSError, ValueError):  # most often there is none yet
+        data_status = os.stat(data_dir)
+        data_key = (data_status.st_dev, data_status.st_ino)
+    return Folder(
+        identity=Identity(identity.path, status.st_ino, birth_ns(identity.path)),
+        device=status.st_dev,
+        data_dir=data_dir,
+        data_key=data_key,
+        mark=read_mark(Path(data_dir)) if data_key is not None else None,
+        has_database=data_key is not None and os.path.exists(os.path.join(data_dir, DATABASE_NAME)),
+        is_writable=os.access(identity.path, os.W_OK),
+    )
+
+
+def look_again(identity: Identity, data_dir: str) -> Seen:
+    """Return what is at the path of a registration now. A link there counts as no directory."""
     try:
-        status = os.stat(identity.path, follow_symlinks=False)
+        if not stat.S_ISDIR(os.lstat(identity.path).st_mode):
+            return Missing()
+        return look(identity, data_dir)
+    except (FileNotFoundError, NotADirectoryError):
+        return Missing()
     except OSError as error:
-        raise Conflict(
-            f"cannot use this workspace: its directory {identity.path} is missing ({error.strerror}); bring it back",
-            code="workspace_moved",
-        ) from None
-    if (status.st_dev, status.st_ino) != identity.key or not stat.S_ISDIR(status.st_mode):
-        raise Conflict(
-            f"cannot use this workspace: {identity.path} is not the directory that was registered; if that is right, "
-            "DELETE its registration and create it again",
-            code="workspace_moved",
-        )
+        return Unreadable(error.strerror or str(error))
 
 
-def data_dir_for(identity: Identity, requested: str, fallback: Path) -> str:
+def mark_folder(folder: Folder, data_dir: str, workspace_id: WorkspaceId) -> None:
+    """Write the workspace's id into its data directory, unless the folder is gone.
+
+    Raises OSError; the directory may be read-only. The mark is then missing, and only the registration has the id.
+    """
+    if os.path.isdir(folder.identity.path):  # else the parents of the data directory would be created again
+        make_private_dir(Path(data_dir))
+        write_mark(Path(data_dir), workspace_id)
+
+
+def data_dir_for(folder: Folder, requested: str, fallback: Path) -> str:
     """Return the directory of the workspace's own file.
 
     This is the requested one, else one inside the workspace, else (when that is not writable) `fallback`.
     """
-    if requested:
-        return _absolute(identity, requested)
-    if os.access(identity.path, os.W_OK):
-        return os.path.join(identity.path, ".bulkhead")
-    return str(fallback)
+    return folder.data_dir if requested or folder.is_writable else str(fallback)
+
+
+def moved_data_dir(old: Identity, new: Identity, data_dir: str) -> str:
+    """Return the data directory after a move: one inside the folder moves with it."""
+    if is_inside(old, data_dir):
+        return os.path.join(new.path, os.path.relpath(data_dir, old.path))
+    return data_dir
+
+
+def is_inside(identity: Identity, data_dir: str) -> bool:
+    """Return whether the data directory is inside the folder, by its path."""
+    return data_dir.startswith(identity.path.rstrip("/") + "/")
 
 
 def check_data_dir(identity: Identity, requested: str) -> None:

@@ -3,26 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from protocol.base.clock import Clock
 from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError, Conflict, Unavailable
+from protocol.ids import WorkspaceId
 from protocol.limits import Limits
 from protocol.messages import Answer
 from protocol.operations import OPERATIONS
 from supervisor.routing.link import Link
 from supervisor.workers.driver import WorkerDriver
-from supervisor.workspaces.identity import Identity, check
 
 SLEEPING = frozenset({"asleep", "failed"})
 """States in which the directory is checked first, because a new process would start in it."""
-
-
-class RunBlocking(Protocol):
-    """Runs `work`, which may block, on a thread."""
-
-    def __call__(self, work: Callable[[], None]) -> Awaitable[None]: ...
 
 
 class WorkerCaller:
@@ -31,23 +24,25 @@ class WorkerCaller:
     def __init__(
         self,
         *,
-        identity: Identity,
+        workspace_id: WorkspaceId,
         driver: WorkerDriver,
-        in_thread: RunBlocking,
+        check_folder: Callable[[], Awaitable[None]],
         limits: Limits,
         clock: Clock,
         log: logging.Logger,
         on_call_ended: Callable[[], None],
     ) -> None:
-        """`on_call_ended` is called after every call, successful or not."""
+        """`check_folder` raises Conflict unless a worker may start in the workspace's directory.
+
+        `on_call_ended` is called after every call, successful or not.
+        """
         self.in_flight = 0
-        self._identity = identity
         self._driver = driver
-        self._in_thread = in_thread
+        self._check_folder = check_folder
         self._limits = limits
         self._clock = clock
         self._on_call_ended = on_call_ended
-        self._tasks = TaskOwner(f"caller.{identity.path}", log)
+        self._tasks = TaskOwner(f"caller.{workspace_id}", log)
         self._waiting: set[asyncio.Task[Link]] = set()
         self.is_ending = False
 
@@ -101,7 +96,7 @@ class WorkerCaller:
     async def check_directory(self) -> None:
         """Before a process is started: raise Conflict unless the directory is still the registered one."""
         if self._driver.status().state in SLEEPING:
-            await self._in_thread(lambda: check(self._identity))
+            await self._check_folder()
 
     def check_open(self) -> None:
         """Raise Unavailable once `end` was called."""

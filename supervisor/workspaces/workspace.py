@@ -5,7 +5,7 @@ has nothing to do.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from supervisor.workers.crash_history import Crash
 from supervisor.workers.driver import DriverStatus, WorkerDriver
 from supervisor.workspaces.eviction import Eviction, EvictionFacts
 from supervisor.workspaces.leases import Arm, Effect, LastClaimEnded, Leases
-from supervisor.workspaces.worker_calls import SLEEPING, RunBlocking, WorkerCaller
+from supervisor.workspaces.worker_calls import SLEEPING, WorkerCaller
 from supervisor.workspaces.workspace_table import Registration
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ManagedWorkspace:
         *,
         registration: Registration,
         make_driver: "Callable[[ManagedWorkspace], WorkerDriver]",
-        in_thread: RunBlocking,
+        check_folder: Callable[[], Awaitable[None]],
         limits: Limits,
         clock: Clock,
         log: logging.Logger,
@@ -71,9 +71,9 @@ class ManagedWorkspace:
         self.hub = Hub(workspace_id=registration.id, limits=limits, clock=clock, log=log, fetch=self._fetch)
         self.driver = make_driver(self)
         self._caller = WorkerCaller(
-            identity=registration.identity,
+            workspace_id=registration.id,
             driver=self.driver,
-            in_thread=in_thread,
+            check_folder=check_folder,
             limits=limits,
             clock=clock,
             log=log,
@@ -98,6 +98,13 @@ class ManagedWorkspace:
         self._caller.check_open()
         await self._caller.check_directory()
         await self.driver.restart(reason)
+
+    async def relocate(self) -> None:
+        """End a worker that was started with a former directory; the next request starts one in the present one.
+
+        Its runs end as in a restart, and its failure is forgotten.
+        """
+        await self.driver.close("folder moved")
 
     async def evict(self) -> None:
         """Let the worker sleep now. Raises Conflict `busy` when something would be lost."""

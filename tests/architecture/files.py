@@ -57,6 +57,7 @@ PURE = (
     "supervisor/workers/restart.py",
     "supervisor/workspaces/eviction.py",
     "supervisor/workspaces/leases.py",
+    "supervisor/workspaces/recognition.py",
     "worker/agent/context_budget.py",
     "worker/agent/history.py",
     "worker/agent/loop_detection.py",

@@ -28,6 +28,7 @@ DOCUMENT: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document()))
 METHODS = {"get", "put", "post", "delete"}
 
 EMPTY_RESPONSES = {"health", "control", "retire_client", "release_workspace", "set_current_session"} | {
+    "adopt_directory",
     "restart_worker",
     "evict_worker",
     "remove_registration",

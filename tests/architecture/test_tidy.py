@@ -70,7 +70,7 @@ async def test_D10_only_the_store_opens_a_database() -> None:
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "sqlite3.connect":
                 openers.add(name_of(path))
             if isinstance(node, ast.Constant) and node.value == "workspace.db":
-                assert name_of(path) == "worker/app.py", f"{name_of(path)} names the database"
+                assert name_of(path) == "protocol/workspace_mark.py", f"{name_of(path)} names the database"
     assert openers == allowed, "use the worker's own connection; backups use its backup API"
 
 

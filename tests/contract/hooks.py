@@ -20,7 +20,7 @@ HOME = json.loads(os.environ["CONTRACT_HOME"])
 _removed: set[str] = set()
 _numbers = itertools.count(10)
 
-KEEPS_OWN_ID = {"remove_registration", "restart_worker", "evict_worker", "session_delete"}
+KEEPS_OWN_ID = {"adopt_directory", "remove_registration", "restart_worker", "evict_worker", "session_delete"}
 """Operations that would end or disturb the permanent workspace; they keep the generated id."""
 
 NAMES_IN_BODY = {

@@ -133,16 +133,30 @@ async def test_H05_a_run_ends_in_order_when_its_directory_is_deleted(house: Serv
 
 
 async def test_H05_another_directory_at_the_same_path_gets_no_worker(house: ServerHarness) -> None:
-    workspace = await with_data_outside(house)
+    workspace = await house.workspace()
     worker = await workspace.worker()
     moved = workspace.path.rename(house.root / "moved")
     workspace.path.mkdir()
     await worker.kill()
     await wait_for_state(house, workspace, "failed")
-    assert (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(409).code == "workspace_moved"
+    refused = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions")).expect(409)
+    assert refused.code == "workspace_moved"
+    assert b"bulkhead run" in refused.body
     workspace.path.rmdir()
     moved.rename(workspace.path)
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/restart")).expect(200)
+    await workspace.works_with_new_stream()
+
+
+async def test_H06_a_directory_made_again_has_the_conversations_that_are_kept_elsewhere(house: ServerHarness) -> None:
+    workspace = await with_data_outside(house)
+    await workspace.ended(await workspace.prompt("/say first"))
+    worker = await workspace.worker()
+    shutil.rmtree(workspace.path)
+    workspace.path.mkdir()
+    await worker.kill()
+    await wait_for_state(house, workspace, "failed")
+    assert texts(await workspace.messages()) == ["/say first", "first"]
     await workspace.works_with_new_stream()
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from protocol.errors import BadInput
+from protocol.ids import WorkspaceId
+from protocol.workspace_mark import read_mark
 from worker.config.expand import expand
 from worker.config.files import examine_files, merged_layers
 
@@ -35,6 +37,22 @@ def data_dir_of(workspace: Path, given: Path, env: Mapping[str, str]) -> Path:
     if path == "~" or path.startswith("~/"):
         path = env.get("HOME", "~") + path[1:]
     return Path(os.path.normpath(workspace / path)) if path and "\0" not in path else given
+
+
+def own_place(workspace: Path, data_dir: Path, workspace_id: WorkspaceId) -> Path:
+    """Return where a workspace keeps its data, given its configured data directory. Blocks.
+
+    A directory outside the workspace may be configured for several: the first one has it, and marks it with its id;
+    each other one has a directory below it, named by its id.
+    """
+    if not is_outside(workspace, data_dir) or read_mark(data_dir) in (None, workspace_id):
+        return data_dir
+    return data_dir / workspace_id
+
+
+def is_outside(workspace: Path, data_dir: Path) -> bool:
+    """Return whether a data directory is not inside the workspace, links resolved. Blocks."""
+    return not Path(os.path.realpath(data_dir)).is_relative_to(os.path.realpath(workspace))
 
 
 def _no_command(command: str) -> str:

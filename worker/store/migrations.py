@@ -8,12 +8,12 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from protocol.base.file_identity import file_identity
 from protocol.base.logs import fields
 from protocol.ids import RandomSource
 from worker.store.database_file import StorageUnusable
 from worker.store.disk_reserve import RESERVE_ROW_BYTES, RESERVE_ROWS
 from worker.store.error_classes import is_corrupt
-from worker.store.file_identity import file_identity
 from worker.store.schema import (
     ASKS,
     ASKS_OPEN,

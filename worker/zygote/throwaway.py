@@ -7,7 +7,6 @@ calls of a client that opens a workspace and sends one prompt, and ends the work
 import asyncio
 import contextlib
 import io
-import tempfile
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from worker.app import Worker
 from worker.link.dealer_socket import DealerSocket
 from worker.link.worker_link import WorkerLink
 from worker.main import run_worker
+from worker.zygote.warm_folder import warm_folder
 from worker.zygote.warm_provider import WarmProvider
 
 _PROVIDER: ContextVar[WarmProvider | None] = ContextVar("provider", default=None)
@@ -37,13 +37,13 @@ def run_throwaway(make: type[Worker], provider: str = "") -> None:
 
     `provider` is the type of the provider that answers its prompt; "" stands for the scripted model.
     """
-    with tempfile.TemporaryDirectory(prefix="bulkhead-warm-") as folder, contextlib.ExitStack() as stack:
+    with warm_folder() as folder, contextlib.ExitStack() as stack:
         if provider:
             server = WarmProvider()
             stack.callback(server.close)
             stack.callback(_PROVIDER.reset, _PROVIDER.set(server))
-            (Path(folder) / "bulkhead.json").write_text(server.configuration(provider))
-        _run(Path(folder), make)
+            (folder / "bulkhead.json").write_text(server.configuration(provider))
+        _run(folder, make)
 
 
 def _run(folder: Path, make: type[Worker]) -> None:

@@ -7,6 +7,7 @@ _SCRIPT = {"model": "script", "provider": "builtin"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "control": {"command": "shutdown_if_idle"},
     "create_workspace": {"path": "/tmp", "client_id": "1b671a64-40d5-491e-99b0-da01ff1f3341"},
+    "adopt_directory": {"path": "/home/you/project"},
     "set_current_session": {"session_id": ""},
     "session.create": {"title": "A session"},
     "session.put": {"title": "A better name"},

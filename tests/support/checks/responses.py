@@ -64,6 +64,7 @@ _ROWS: tuple[tuple[str, str, Check | None], ...] = (
     ("POST", "/v1/workspaces/{}/current-session", EMPTY),
     ("POST", "/v1/workspaces/{}/restart", EMPTY),
     ("POST", "/v1/workspaces/{}/evict", EMPTY),
+    ("POST", "/v1/workspaces/{}/directory", EMPTY),
     ("DELETE", "/v1/workspaces/{}/registration", EMPTY),
     ("GET", "/v1/workspaces/{}/config", api_shapes.CONFIG),
     ("GET", "/v1/workspaces/{}/providers", list_of(api_shapes.CATALOGUE_PROVIDER)),

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from protocol.base.clock import SystemClock
-from protocol.errors import BulkheadError
+from protocol.errors import BulkheadError, Conflict
 from protocol.ids import WorkspaceId
 from protocol.limits import Limits
 from protocol.messages import Answer, Heartbeat
@@ -73,15 +73,16 @@ def workspace_at(
 ) -> tuple[ManagedWorkspace, StubDriver]:
     driver = StubDriver()
 
-    async def in_thread(work: Callable[[], None]) -> None:
-        work()
+    async def check_folder() -> None:
+        if not path.is_dir():
+            raise Conflict("cannot use this workspace: its directory is missing", code="workspace_moved")
 
     workspace = ManagedWorkspace(
         registration=Registration(
             id=WorkspaceId("w"), identity=resolve(str(path), ()), asked_path=str(path), data_dir=str(path / "d")
         ),
         make_driver=lambda _: cast(WorkerDriver, driver),
-        in_thread=in_thread,
+        check_folder=check_folder,
         limits=Limits(**limits),
         clock=SystemClock(),
         log=logging.getLogger("bulkhead.test"),

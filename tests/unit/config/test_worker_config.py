@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import BadInput
+from protocol.ids import WorkspaceId
 from protocol.limits import Limits
+from protocol.workspace_mark import write_mark
 from worker.config import files as config_files
-from worker.config.data_dir import data_dir_of
+from worker.config.data_dir import data_dir_of, own_place
 from worker.config.discover import DISCOVER_S
 from worker.config.expand import COMMANDS_S, CommandFailed, TimeBudget, expand, shell_runner
 from worker.config.files import merge, project_dirs
@@ -514,3 +516,19 @@ def test_the_configured_data_directory_is_expanded(tmp_path: Path, written: int 
 def test_broken_files_do_not_move_the_data_directory(tmp_path: Path) -> None:
     write(tmp_path / "bulkhead.json", "{")
     assert data_dir_of(tmp_path, tmp_path / ".bulkhead", {}) == tmp_path / ".bulkhead"
+
+
+def test_a_data_directory_outside_belongs_to_its_first_workspace(tmp_path: Path) -> None:
+    work, shared = tmp_path / "work", tmp_path / "shared"
+    shared.mkdir()
+    (tmp_path / "link").symlink_to("work")
+    first, second = WorkspaceId("00000000-0000-4000-8000-000000000001"), WorkspaceId("x")
+    assert own_place(work, shared, first) == shared
+    write_mark(shared, first)
+    assert own_place(work, shared, first) == shared
+    assert own_place(work, shared, second) == shared / second
+    inside = work / "data"
+    inside.mkdir(parents=True)
+    write_mark(inside, first)  # copied together with the folder
+    assert own_place(work, inside, second) == inside
+    assert own_place(work, tmp_path / "link" / "data", second) == tmp_path / "link" / "data"

@@ -16,8 +16,10 @@ from protocol.base.clock import SystemClock
 from protocol.errors import Conflict, LimitReached, NotFound, Unavailable
 from protocol.ids import ClientId, WorkspaceId
 from protocol.limits import Limits
+from supervisor.workers.driver import DriverStatus
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
-from supervisor.workspaces.identity import Identity, resolve
+from supervisor.workspaces.identity import resolve
+from supervisor.workspaces.recognition import Identity
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import ManagedWorkspace
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable
@@ -26,7 +28,7 @@ A = ClientId("00000000-0000-4000-8000-00000000000a")
 
 
 class StubWorkspace:
-    """Stands in for a workspace and records the clients that claim it."""
+    """Stands in for a workspace and records the clients that claim it, and how often its worker was ended."""
 
     def __init__(self, registration: Registration) -> None:
         self.registration = registration
@@ -34,6 +36,9 @@ class StubWorkspace:
         self.claims: list[ClientId] = []
         self.retired: list[ClientId] = []
         self.closed = ""
+        self.relocated = 0
+        self.is_used = False
+        self.driver = StubDriver()
 
     def claim(self, client_id: ClientId) -> None:
         self.claims.append(client_id)
@@ -43,6 +48,16 @@ class StubWorkspace:
 
     async def close(self, reason: str) -> None:
         self.closed = reason
+
+    async def relocate(self) -> None:
+        self.relocated += 1
+
+
+class StubDriver:
+    """Stands in for the driver of a worker that sleeps."""
+
+    def status(self) -> DriverStatus:
+        return DriverStatus("asleep", "", None, 0, None, 0, None)
 
 
 @asynccontextmanager
@@ -126,22 +141,6 @@ async def test_a_create_with_other_channels_is_refused(tmp_path: Path) -> None:
             await registry.create(CreateWorkspace(path=str(tmp_path), channels=["b", "a"]), A)
 
 
-async def test_H06_another_directory_under_the_same_path_needs_a_new_registration(tmp_path: Path) -> None:
-    (tmp_path / "p").mkdir()
-    async with registry_at(tmp_path) as registry:
-        request = CreateWorkspace(path=str(tmp_path / "p"))
-        old = await registry.create(request, A)
-        (tmp_path / "p").rename(tmp_path / "moved")
-        (tmp_path / "p").mkdir()
-        with pytest.raises(Conflict, match="registration") as refused:
-            await registry.create(request, A)
-        assert refused.value.code == "workspace_moved"
-        await registry.remove(old.registration.id)
-        assert cast(StubWorkspace, old).closed
-        new = await registry.create(request, A)
-        assert new.registration.id != old.registration.id
-
-
 async def test_X11_registrations_are_bounded(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -151,6 +150,22 @@ async def test_X11_registrations_are_bounded(tmp_path: Path) -> None:
             await registry.create(CreateWorkspace(path=str(tmp_path / "b")), A)
         assert refused.value.code == "too_many_workspaces"
         await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
+
+
+async def test_X11_a_registration_whose_folder_is_gone_gives_its_place_back(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    async with registry_at(tmp_path, workspaces_max=2) as registry:
+        kept = await registry.create(CreateWorkspace(path=str(tmp_path / "a")), A)
+        gone = await registry.create(CreateWorkspace(path=str(tmp_path / "b")), A)
+        (tmp_path / "b").rename(tmp_path / "away")
+        cast(StubWorkspace, gone).is_used = True
+        with pytest.raises(LimitReached):
+            await registry.create(CreateWorkspace(path=str(tmp_path / "c")), A)
+        cast(StubWorkspace, gone).is_used = False
+        new = await registry.create(CreateWorkspace(path=str(tmp_path / "c")), A)
+        assert {one.id for one in registry.registrations()} == {kept.registration.id, new.registration.id}
+        assert cast(StubWorkspace, gone).closed
 
 
 async def test_an_unknown_id_is_refused(tmp_path: Path) -> None:
@@ -172,7 +187,7 @@ async def test_a_file_system_that_does_not_respond_delays_no_other_workspace(
             recovered.wait()
         return resolve(path, env)
 
-    monkeypatch.setattr("supervisor.workspaces.registry.resolve", resolve_slowly)
+    monkeypatch.setattr("supervisor.workspaces.folder_probe.resolve", resolve_slowly)
 
     try:
         dead.mkdir()

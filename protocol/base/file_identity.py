@@ -1,4 +1,4 @@
-"""Tell a database file from a copy of it: by its inode and the time of its birth.
+"""Tell a file or directory from a copy of it: by its inode and the time of its birth.
 
 A moved or renamed file keeps both. A copy, and a file that was restored from a backup, have others, although their
 content is the same. The device is left out: its number changes with a reboot, a loop device or a snapshot.
@@ -21,10 +21,11 @@ def file_identity(path: Path) -> str:
 
     Raises OSError when the file does not exist.
     """
-    return f"{os.stat(path).st_ino}:{_birth_ns(path)}"
+    return f"{os.stat(path).st_ino}:{birth_ns(path)}"
 
 
-def _birth_ns(path: Path) -> int:
+def birth_ns(path: str | Path) -> int:
+    """Return when the file was made, in nanoseconds since the epoch; 0 when that is unknown, or there is no file."""
     statx = getattr(ctypes.CDLL(None), "statx", None)
     if statx is None:  # another C library
         return 0
