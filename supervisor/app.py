@@ -116,6 +116,7 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._exit.request, ExitMode.SHUT_DOWN, number.name)
+        loop.add_signal_handler(signal.SIGUSR2, self._exit.request, ExitMode.SHUT_DOWN_CANCELLING, "SIGUSR2")
         loop.add_signal_handler(signal.SIGHUP, self._exit.request, ExitMode.DETACH, "SIGHUP")
         starting: asyncio.Task[None] | None = None
         try:

@@ -121,6 +121,7 @@ class WorkerDriver:
         self._timer = Timer(clock, self._elapsed)
         self._changed: asyncio.Event = asyncio.Event()
         self._published = ("", "")
+        self._cancels_queued = False  # of the shutdown that was requested last
         self._is_closed = False  # no other worker will be started
         self._is_stopped = False  # the supervisor exits: nothing is decided here
 
@@ -158,12 +159,16 @@ class WorkerDriver:
             message = f"cannot use this workspace yet: its worker is not ready after {timeout_s:g} s"
             raise Unavailable(message, code="worker_starting", retry_after_s=1.0) from error
 
-    async def close(self, reason: str, *, for_good: bool = False) -> LastWord | None:
+    async def close(
+        self, reason: str, *, for_good: bool = False, cancel_queued: bool = False
+    ) -> LastWord | None:
         """End the worker by the shutdown protocol, and by force after its budgets; return its last word if it sent one.
 
+        Runs that have not begun are left for the next worker, with `cancel_queued` cancelled.
         With `for_good` no other worker is started: callers that wait for one, and later ones, get `server_exiting`.
         """
         self._is_closed = self._is_closed or for_good
+        self._cancels_queued = cancel_queued
         self._wake_waiters()
         self._perform(self._lifecycle.unwant(reason, self._clock.now()))
         limits = self._limits
@@ -180,6 +185,7 @@ class WorkerDriver:
             raise self._exiting()
         self._log.info("restart asked for", extra=self._fields(reason=reason))
         generation = self._generation
+        self._cancels_queued = False
         self._perform(self._lifecycle.restart(self._clock.now()))
         limits = self._limits
         with contextlib.suppress(TimeoutError):
@@ -337,7 +343,15 @@ class WorkerDriver:
         if self._link is not None:
             limits = self._limits
             epoch = self._router.epoch
-            self._link.send(Shutdown(epoch=epoch, reason=reason, drain_s=limits.drain_s, flush_s=limits.flush_s))
+            self._link.send(
+                Shutdown(
+                    epoch=epoch,
+                    reason=reason,
+                    drain_s=limits.drain_s,
+                    flush_s=limits.flush_s,
+                    cancel_queued=self._cancels_queued,
+                )
+            )
 
     def _kill(self, reason: str, dump: bool) -> None:
         self._log.warning("worker killed", extra=self._fields(reason=reason))

@@ -109,11 +109,14 @@ class ManagedWorkspace:
             )
         await self._sleep("evicted by hand")
 
-    async def close(self, reason: str) -> None:
-        """End the worker through the shutdown protocol, then every stream, cleanly. It is not started again."""
+    async def close(self, reason: str, *, cancel_queued: bool = False) -> None:
+        """End the worker through the shutdown protocol, then every stream, cleanly. It is not started again.
+
+        Runs that have not begun stay accepted on disk, unless they are cancelled with `cancel_queued`.
+        """
         self._caller.end()
         try:
-            await self.driver.close(reason, for_good=True)
+            await self.driver.close(reason, for_good=True, cancel_queued=cancel_queued)
         finally:
             await self._release_all()
 
@@ -245,8 +248,8 @@ class ManagedWorkspace:
         finally:
             self._evicting = False
 
-    async def _sleep(self, reason: str) -> None:
-        last_word = await self.driver.close(reason)
+    async def _sleep(self, reason: str, *, cancel_queued: bool = False) -> None:
+        last_word = await self.driver.close(reason, cancel_queued=cancel_queued)
         self._log.info("worker sleeps", extra=fields(workspace=self.registration.id, reason=reason, word=last_word))
 
     # --- status -----------------------------------------------------------------------------------------------------
@@ -310,7 +313,7 @@ class ManagedWorkspace:
         """Cancel the runs by ending the worker, if the server's setting says so. Without it runs continue."""
         self._log.debug("last client left", extra=fields(workspace=self.registration.id))
         if self._cancel_on_last_detach and self.driver.status().state != "asleep":
-            self._tasks.start(self._sleep("last client left"), "last_gone")
+            self._tasks.start(self._sleep("last client left", cancel_queued=True), "last_gone")
 
 
 def _to_shape(crash: Crash) -> WorkerCrash:
