@@ -20,7 +20,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.ids import Generation, new_token
 from protocol.local_model import is_installed
 from protocol.secrets import is_secret_name
-from protocol.worker_spec import MARKER, WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from supervisor.admission import Admission
 from supervisor.config.server_config import ServerConfig
 from supervisor.housekeeping import Housekeeping, interval_for, ping_watchdog
@@ -40,8 +40,9 @@ from supervisor.launch.records import RecordStore
 from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
 from supervisor.local_model.process import LocalModel
 from supervisor.routing.router import Router
-from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors, make_private
+from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors
 from supervisor.shutdown import ExitDecision, ExitMode, ShutdownSequence
+from supervisor.state_dir import StateDir
 from supervisor.systemd import Notifier, inherited_sockets
 from supervisor.workers.adopter import Adopter
 from supervisor.workers.driver import WorkerBackend, WorkerDriver
@@ -70,13 +71,13 @@ def serve(config: ServerConfig) -> int:
     # A umask may take rights from other users, never from this one: the server must be able to read its own files.
     os.umask(os.umask(0o077) & 0o077)
     allow_descriptors()
-    runtime = RuntimeDir(config.runtime_dir)
+    runtime, state = RuntimeDir(config.runtime_dir), StateDir(config.state_dir)
     try:
         runtime.prepare()
-        config.state_dir.mkdir(parents=True, exist_ok=True)
-        make_private(config.state_dir)
+        state.prepare()
         runtime.lock()
-        return asyncio.run(App(config, runtime, redactor, log).run())
+        state.lock()
+        return asyncio.run(App(config, runtime, state, redactor, log).run())
     except RuntimeTaken as error:
         write_line(2, f"bulkhead: {error}", is_last=True)
         return EXIT_TAKEN
@@ -90,15 +91,19 @@ def serve(config: ServerConfig) -> int:
         write_line(2, f"bulkhead: {error}", is_last=True)
         return EXIT_NO_LISTENER
     finally:
+        state.unlock()
         runtime.unlock()
 
 
 class App:
     """One server, from start to end."""
 
-    def __init__(self, config: ServerConfig, runtime: RuntimeDir, redactor: Redactor, log: logging.Logger) -> None:
+    def __init__(
+        self, config: ServerConfig, runtime: RuntimeDir, state: StateDir, redactor: Redactor, log: logging.Logger
+    ) -> None:
         self._config = config
         self._runtime = runtime
+        self._state = state
         self._redactor = redactor
         self._log = log
         self._limits = config.limits
@@ -122,6 +127,7 @@ class App:
         try:
             self._listeners.open()
             self._runtime.announce(self._listeners.names)
+            self._state.announce(self._runtime.path, self._listeners.names)
             starting = self._tasks.start(self._start_or_note(), "start")
             first: set[asyncio.Future[Any]] = {starting, self._exit.made}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -147,10 +153,14 @@ class App:
 
     def _build(self) -> None:
         limits, clock, log = self._limits, self._clock, self._log
-        self._router = Router(limits=limits, clock=clock, log=log, epoch=self._runtime.next_epoch())
-        self._records = RecordStore(self._runtime.workers)
+        self._state.load_identity(self._random)
+        epoch = self._runtime.next_epoch(at_least=self._state.last_epoch())
+        self._state.store_epoch(epoch)
+        self._router = Router(limits=limits, clock=clock, log=log, epoch=epoch)
+        self._records = RecordStore(self._state.records, spare=self._runtime.workers)
         self._launcher = LocalLauncher(
             runtime_dir=self._runtime.path,
+            state_id=self._state.identity,
             limits=limits,
             clock=clock,
             log=log,
@@ -199,6 +209,8 @@ class App:
         )
         self._housekeeping = Housekeeping(
             runtime=self._runtime,
+            state=self._state,
+            records=self._records,
             listeners=self._listeners,
             registry=self._registry,
             admission=self._admission,
@@ -253,7 +265,8 @@ class App:
             token=token,
             log_path=str(self._runtime.workers / f"{registration.id}.log"),
             log_level=self._config.log_level,
-            env={**self._config.worker_env, MARKER: registration.id},
+            state_id=self._state.identity,
+            env=dict(self._config.worker_env),
             skip_permissions=registration.skip_permissions,
             debug=registration.debug,
             default_model=self._config.default_model,

@@ -8,10 +8,16 @@ from protocol.base.clock import Clock
 from protocol.base.logs import fields
 from supervisor.admission import Admission
 from supervisor.http.listener_set import ListenerSet
+from supervisor.launch.records import RecordStore
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken
+from supervisor.state_dir import StateDir
 from supervisor.systemd import Notifier
 from supervisor.workspaces.registry import Registry
 
+REFRESH_S = 3600.0
+"""How often the times of runtime files are set to now. Cleaners of /tmp remove what is some days old."""
+RECORDS_S = 2.0
+"""How often to check that the records of the workers exist."""
 INTERVAL_S_MAX = 1.0
 INTERVAL_S_MIN = 0.05
 
@@ -29,6 +35,8 @@ class Housekeeping:
         self,
         *,
         runtime: RuntimeDir,
+        state: StateDir,
+        records: RecordStore,
         listeners: ListenerSet,
         registry: Registry,
         admission: Admission,
@@ -39,6 +47,8 @@ class Housekeeping:
     ) -> None:
         """`on_idle` is called once, when the server was idle for long enough to exit."""
         self._runtime = runtime
+        self._state = state
+        self._records = records
         self._listeners = listeners
         self._registry = registry
         self._admission = admission
@@ -46,29 +56,43 @@ class Housekeeping:
         self._interval_s = interval_s
         self._clock = clock
         self._log = log
-        self._runtime_problem = ""
+        self._problems: dict[str, str] = {}  # of each place that could not be restored
+        self._refreshed_at = self._records_at = clock.now()
 
     async def run(self) -> None:
         """Check again and again, until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
-            self._check_runtime_dir()
+            self._check_files()
             self._listeners.restore()
             for workspace in self._registry.touched():
                 workspace.observe()
             if self._admission.observed(is_busy=self._registry.is_busy, now=self._clock.now()):
                 self._on_idle()
 
-    def _check_runtime_dir(self) -> None:
-        """Make the runtime directory again when it was removed, as programs that clean up temporary files do."""
+    def _check_files(self) -> None:
+        """Make again what programs that clean up removed: the two directories, their locks, the workers' records."""
+        now = self._clock.now()
+        self._restore("runtime directory", self._runtime.restore)
+        self._restore("state directory", self._state.restore)
+        if now - self._records_at >= RECORDS_S:
+            self._records_at = now
+            self._restore("records of workers", self._records.restore)
+        if now - self._refreshed_at >= REFRESH_S:
+            self._refreshed_at = now
+            self._runtime.refresh()
+
+    def _restore(self, what: str, restore: Callable[[], int]) -> None:
         try:
-            if self._runtime.restore():
-                self._log.error("runtime directory vanished, made again", extra=fields(path=self._runtime.path))
-                self._runtime_problem = ""
+            if restore():
+                self._log.error(
+                    f"{what} vanished, made again", extra=fields(runtime=self._runtime.path, state=self._state.path)
+                )
+                self._problems.pop(what, None)
         except (RuntimeRefused, RuntimeTaken, OSError) as error:
-            if str(error) != self._runtime_problem:  # it is tried in every round
-                self._runtime_problem = str(error)
-                self._log.error("cannot make the runtime directory again", extra=fields(reason=error))
+            if str(error) != self._problems.get(what):  # it is tried in every round
+                self._problems[what] = str(error)
+                self._log.error(f"cannot make the {what} again", extra=fields(reason=error))
 
 
 async def ping_watchdog(notifier: Notifier, every_s: float) -> None:

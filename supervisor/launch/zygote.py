@@ -24,7 +24,7 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import Unavailable
 from protocol.limits import Limits
-from protocol.worker_spec import MARKER
+from protocol.worker_spec import MARKER, MARKER_ROOM
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Exited,
@@ -45,7 +45,7 @@ _RETRY = Backoff(first_s=1.0, max_s=60.0)
 _EXITS_KEPT = 1024
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _TITLE_ROOM = "." * 160
-_PLACEHOLDER = "-" * 40
+_PLACEHOLDER = "-" * MARKER_ROOM
 """Space in the zygote's environment for the marker of a forked worker, as in worker/process_setup.py."""
 
 

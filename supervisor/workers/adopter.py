@@ -56,6 +56,7 @@ class Adopter:
             try:
                 workspace = await self._find_workspace(record.workspace_id, record.path)
                 workspace.driver.adopt(handle, record)
+                self._records.adopted(record)
                 self._log.info("worker adopted", extra=fields(workspace=record.workspace_id, pid=handle.pid))
                 return
             except BulkheadError as error:

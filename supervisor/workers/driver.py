@@ -159,9 +159,7 @@ class WorkerDriver:
             message = f"cannot use this workspace yet: its worker is not ready after {timeout_s:g} s"
             raise Unavailable(message, code="worker_starting", retry_after_s=1.0) from error
 
-    async def close(
-        self, reason: str, *, for_good: bool = False, cancel_queued: bool = False
-    ) -> LastWord | None:
+    async def close(self, reason: str, *, for_good: bool = False, cancel_queued: bool = False) -> LastWord | None:
         """End the worker by the shutdown protocol, and by force after its budgets; return its last word if it sent one.
 
         Runs that have not begun are left for the next worker, with `cancel_queued` cancelled.
@@ -322,6 +320,7 @@ class WorkerDriver:
                 token=spec.token,
                 started_wall=self._started_wall or 0.0,
                 path=spec.path,
+                endpoint=spec.endpoint,
             )
         )
 

@@ -28,8 +28,8 @@ WITHIN_S = 30.0
 
 @click.command(
     epilog="\b\nExamples:\n  bulkhead stop\n  bulkhead stop --runtime-dir /tmp/mine\n"
-    "\b\nRuns that have begun end as cancelled and keep the answer so far; those that cannot end in time are recovered\n"
-    "at the next start. Prompts that wait stay accepted, and run at the next start of the server, in order;\n"
+    "\b\nRuns that have begun end as cancelled and keep the answer so far; those that cannot end in time are\n"
+    "recovered at the next start. Prompts that wait stay accepted, and run at the next start of the server, in order;\n"
     "--cancel-queued cancels them too. A server that systemd runs must be stopped with systemctl."
 )
 @click.option("--runtime-dir", type=click.Path(path_type=Path), metavar="DIR", help="Runtime directory of the server.")

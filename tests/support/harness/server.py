@@ -26,7 +26,7 @@ STOP_S = 20.0
 WARM_S = 60.0
 
 
-ZYGOTE_ENV = {"BULKHEAD_WORKSPACE_ID": "-" * 40, "SPT_NOENV": "1"}
+ZYGOTE_ENV = {"BULKHEAD_WORKSPACE_ID": "-" * 64, "SPT_NOENV": "1"}
 """Environment for starting a zygote: it reserves space for the marker, which workers overwrite in place."""
 
 
