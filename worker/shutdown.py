@@ -1,7 +1,8 @@
 """End a worker: the reason to end, the orderly shutdown, and the quick end after a storage failure.
 
 The orderly shutdown performs the effects of `Drain`: refuse, cancel, wait, flush, last word, each stage with a
-deadline. Runs that had not begun stay accepted on disk, unless the request cancels them too. It is the same after a `Shutdown` message, after SIGTERM, and when no supervisor was heard for too long.
+deadline. Runs that had not begun stay accepted on disk, unless the request cancels them too. It is the same after a
+`Shutdown` message, after SIGTERM, and when no supervisor was heard for too long.
 """
 
 import asyncio

@@ -103,6 +103,7 @@ class Server:
         self.name = root.name
         self.root = root
         self.runtime_dir = root / "r" / "bulkhead"
+        self.state_dir = root / "s" / "bulkhead"
         self.socket_path = root / "r" / "bulkhead.sock"
         self.process: Process | None = None
         self.exit_codes: list[int] = []
