@@ -44,8 +44,10 @@ from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_d
 from supervisor.shutdown import ExitDecision, ExitMode, ShutdownSequence
 from supervisor.state_dir import StateDir
 from supervisor.systemd import Notifier, inherited_sockets
+from supervisor.waking import Waking
 from supervisor.workers.adopter import Adopter
 from supervisor.workers.driver import WorkerBackend, WorkerDriver
+from supervisor.workspaces.debt_file import DebtFile
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import ManagedWorkspace
@@ -147,6 +149,8 @@ class App:
         self._admission.stopped()
         await self._shutdown.run(mode)
         await self._tasks.close()
+        self._waking.take_stock()
+        await self._debts.close()
         self._notifier.close()
 
     # --- building ---------------------------------------------------------------------------------------------------
@@ -177,6 +181,7 @@ class App:
             log=log,
         )
         self._table = WorkspaceTable(self._config.state_dir / "roster.db")
+        self._debts = DebtFile(self._config.state_dir / "owing.json", log)
         self._filesystem = BoundedFilesystem(timeout_s=limits.disk_answer_s)
         self._registry = Registry(
             table=self._table,
@@ -207,12 +212,15 @@ class App:
         self._adopter = Adopter(
             launcher=self._launcher, records=self._records, find_workspace=self._registry.restore, log=log
         )
+        self._waking = Waking(debts=self._debts, registry=self._registry, clock=clock, log=log)
         self._housekeeping = Housekeeping(
             runtime=self._runtime,
             state=self._state,
             records=self._records,
+            debts=self._debts,
             listeners=self._listeners,
             registry=self._registry,
+            waking=self._waking,
             admission=self._admission,
             on_idle=partial(self._exit.request, ExitMode.SHUT_DOWN, "idle"),
             interval_s=interval_for(evict_idle_s=limits.evict_idle_s, idle_exit_s=self._config.idle_exit_s),
@@ -239,6 +247,7 @@ class App:
             clock=self._clock,
             log=self._log,
             cancel_on_last_detach=self._config.on_last_detach == "cancel",
+            debts=self._debts,
         )
 
     def _make_driver(self, workspace: ManagedWorkspace) -> WorkerDriver:
@@ -331,6 +340,7 @@ class App:
 
     async def _start(self) -> None:
         await self._registry.load()
+        self._debts.load()
         self._local_model.open()
         if not self._exit.made.done():
             await self._launcher.start_zygote()

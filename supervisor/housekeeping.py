@@ -12,10 +12,14 @@ from supervisor.launch.records import RecordStore
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken
 from supervisor.state_dir import StateDir
 from supervisor.systemd import Notifier
+from supervisor.waking import Waking
+from supervisor.workspaces.debt_file import DebtFile
 from supervisor.workspaces.registry import Registry
 
 REFRESH_S = 3600.0
 """How often the times of runtime files are set to now. Cleaners of /tmp remove what is some days old."""
+WAKING_S = 0.1
+"""Between two rounds while workspaces wait for their turn to be woken."""
 RECORDS_S = 2.0
 """How often to check that the records of the workers exist."""
 INTERVAL_S_MAX = 1.0
@@ -37,8 +41,10 @@ class Housekeeping:
         runtime: RuntimeDir,
         state: StateDir,
         records: RecordStore,
+        debts: DebtFile,
         listeners: ListenerSet,
         registry: Registry,
+        waking: Waking,
         admission: Admission,
         on_idle: Callable[[], None],
         interval_s: float,
@@ -49,8 +55,10 @@ class Housekeeping:
         self._runtime = runtime
         self._state = state
         self._records = records
+        self._debts = debts
         self._listeners = listeners
         self._registry = registry
+        self._waking = waking
         self._admission = admission
         self._on_idle = on_idle
         self._interval_s = interval_s
@@ -62,12 +70,14 @@ class Housekeeping:
     async def run(self) -> None:
         """Check again and again, until cancelled."""
         while True:
-            await asyncio.sleep(self._interval_s)
+            self._waking.look()
+            await asyncio.sleep(WAKING_S if self._waking.is_waking else self._interval_s)
             self._check_files()
             self._listeners.restore()
             for workspace in self._registry.touched():
                 workspace.observe()
-            if self._admission.observed(is_busy=self._registry.is_busy, now=self._clock.now()):
+            is_busy = self._registry.is_busy or self._waking.is_pending
+            if self._admission.observed(is_busy=is_busy, now=self._clock.now()):
                 self._on_idle()
 
     def _check_files(self) -> None:
@@ -78,6 +88,7 @@ class Housekeeping:
         if now - self._records_at >= RECORDS_S:
             self._records_at = now
             self._restore("records of workers", self._records.restore)
+            self._restore("list of open work", self._debts.restore)
         if now - self._refreshed_at >= REFRESH_S:
             self._refreshed_at = now
             self._runtime.refresh()

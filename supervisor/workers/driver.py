@@ -214,6 +214,11 @@ class WorkerDriver:
             self._handle = None
         self._drop_link()
 
+    @property
+    def last_word(self) -> LastWord | None:
+        """The last message of the newest worker, if it left in order; None while none has."""
+        return self._last_word
+
     def status(self) -> DriverStatus:
         """Return the worker's status as clients see it."""
         reason = self._lifecycle.reason

@@ -41,11 +41,13 @@ class Eviction:
         self._idle_since = None
         self._beat_needed = 1
 
+    def is_reported(self, facts: EvictionFacts) -> bool:
+        """Return whether the newest heartbeat was sent after the last call had ended."""
+        return not facts.calls and facts.beat is not None and facts.beat >= self._beat_needed
+
     def may_sleep(self, facts: EvictionFacts) -> bool:
         """Return whether nothing would be lost if the worker went to sleep at this moment."""
-        if facts.claims or facts.streams or facts.calls:
-            return False
-        if facts.beat is None or facts.beat < self._beat_needed:
+        if facts.claims or facts.streams or not self.is_reported(facts):
             return False
         return not (facts.open_runs or facts.open_questions or facts.children)
 
