@@ -39,6 +39,7 @@ from supervisor.launch.process_usage import measure_process
 from supervisor.launch.records import RecordStore
 from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
 from supervisor.local_model.process import LocalModel
+from supervisor.older_runtimes import OlderRuntimes
 from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors
 from supervisor.shutdown import ExitDecision, ExitMode, ShutdownSequence
@@ -149,6 +150,7 @@ class App:
         self._admission.stopped()
         await self._shutdown.run(mode)
         await self._tasks.close()
+        self._older_runtimes.release()
         self._waking.take_stock()
         await self._debts.close()
         self._notifier.close()
@@ -157,6 +159,7 @@ class App:
 
     def _build(self) -> None:
         limits, clock, log = self._limits, self._clock, self._log
+        self._older_runtimes = OlderRuntimes(log)
         self._state.load_identity(self._random)
         epoch = self._runtime.next_epoch(at_least=self._state.last_epoch())
         self._state.store_epoch(epoch)
@@ -345,9 +348,12 @@ class App:
         if not self._exit.made.done():
             await self._launcher.start_zygote()
         records = await self._table.in_thread(self._records.read_all)
-        await self._adopter.adopt_all(records)
+        adopted = await self._adopter.adopt_all(records)
+        older = self._older_runtimes.take(
+            [record.endpoint for record in adopted], f"ipc://{self._runtime.router_socket}"
+        )
         # Only now: a worker that connects again has to find its link.
-        await self._router.start(self._runtime.router_socket)
+        await self._router.start(self._runtime.router_socket, older)
         self._registry.open()
         if self._exit.made.done():
             return
@@ -356,5 +362,5 @@ class App:
             self._tasks.start(ping_watchdog(self._notifier, self._notifier.watchdog_s / 3), "watchdog")
         names = " ".join(self._listeners.names)
         self._notifier.ready(f"listening on {names}")
-        self._log.info("ready", extra=fields(listeners=names, adopted=len(records), runtime=self._runtime.path))
+        self._log.info("ready", extra=fields(listeners=names, adopted=len(adopted), runtime=self._runtime.path))
         write_line(1, f"READY {names}")

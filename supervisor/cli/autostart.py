@@ -17,6 +17,7 @@ from protocol.address import Address
 from protocol.errors import Unavailable
 from supervisor.client.address import default_runtime_dir
 from supervisor.client.api import Api
+from supervisor.client.running_server import running_address
 
 IDLE_EXIT_S = 60
 START_S = 20.0
@@ -53,6 +54,8 @@ async def wait_healthy(api: Api, process: "subprocess.Popen[bytes]", log_path: P
     deadline = loop.time() + START_S
     while not await api.is_healthy():
         code = process.poll()
+        if code == EXIT_TAKEN and (other := running_address(os.environ)) not in (None, api.address):
+            raise Unavailable(f"the server did not start, because another one of this user runs: use --host {other}")
         if code is not None and code != EXIT_TAKEN:
             raise Unavailable(f"the server did not start (exit code {code}):\n{_tail(log_path)}")
         if loop.time() > deadline:
