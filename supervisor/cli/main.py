@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("listings:runs", "List the runs of a workspace."),
     "cancel": ("cancel:cancel", "Cancel a run, all runs of a session, or all runs of a workspace."),
     "restart": ("restart:restart", "Replace the worker of a workspace."),
-    "stop": ("stop:stop", "Stop the server: cancel all runs and store their state."),
+    "stop": ("stop:stop", "Stop the server: cancel the runs that have begun, keep the prompts that wait."),
     "config": ("config:config", "Show a directory's configuration and the origin of each value."),
     "doctor": ("doctor:doctor", "Check whether this host has what Bulkhead needs."),
     "demo": ("demo:demo", "Show that one workspace survives the crash of another."),

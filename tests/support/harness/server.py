@@ -173,6 +173,10 @@ class Server:
             if self._popen is not None and self._popen.poll() is None:
                 self.process = Process(self._popen.pid)
 
+    def add_arguments(self, *arguments: str) -> None:
+        """Start the server with these further arguments from now on."""
+        self._arguments += arguments
+
     def command(self) -> list[str]:
         """Return the command line, with `python -P` so that no module in the working directory shadows the product."""
         return [sys.executable, "-P", "-m", "supervisor", "serve", "--log-level", "debug", *self._arguments]
