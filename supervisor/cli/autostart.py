@@ -1,8 +1,8 @@
 """Start a server in the background, for `bulkhead run` without a running server and for the demo.
 
 `start_server` uses the default address, so that other commands find the server, and lets it exit when it is idle. When
-several are started at once, the lock of the runtime directory lets one live; the others exit with code 3, which is not
-an error.
+several are started at once, the locks of the runtime and the state directory let one live; the others exit with code 3,
+which is not an error.
 """
 
 import asyncio
