@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,59 +130,33 @@ def _answer(head: str) -> bytes:
 # --- the long conversation, in a process of its own ----------------------------------------------------------------
 
 
-async def _longest(kind: str) -> tuple[float, float]:
-    """Return two medians in ms: the longest callback of a request, and encoding the body of that request to JSON."""
-    import httpx2
-
+def _longest(kind: str) -> tuple[float, float]:
+    """Return two medians in ms: making a request, and encoding its body to JSON with the standard library."""
     from protocol.api.provider import Model, ProviderConfig, SelectedModel
-    from protocol.limits import DEFAULT_LIMITS
     from worker.agent.history import repair
-    from worker.config.load import WorkspaceConfig
-    from worker.config.schema import Options
     from worker.models.client import ModelRequest
-    from worker.models.registry import ModelRegistry
+    from worker.models.wires.anthropic import AnthropicWire
+    from worker.models.wires.chat import ChatWire
+    from worker.models.wires.responses import ResponsesWire
+    from worker.models.wires.wire import WireContext
     from worker.zygote import warm_models
-
-    bodies: list[bytes] = []
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        bodies.append(request.content)
-        body = warm_models._ANSWERS.get(kind, warm_models._OPENAI_ANSWER)
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
     model = Model(id="bench", can_reason=True)
     provider = ProviderConfig(id="p", type=kind, base_url="http://127.0.0.1:9/v1", api_key="b", models=[model])
     choice = SelectedModel(model="bench", provider="p")
-    config = WorkspaceConfig({"p": provider}, {"large": choice, "small": choice}, (), Options(), {}, "", (), (), ())
-    transport = httpx2.MockTransport(answer)
-    models = ModelRegistry(config, {}, DEFAULT_LIMITS, transport=transport)
+    context = WireContext(model=model, provider=provider, selected=choice, env={}, caches=True, secrets=())
+    wire = {"openai": ResponsesWire, "openai-compat": ChatWire, "anthropic": AnthropicWire}[kind](context)
     rows = _rows()
     blocked, dumped = [], []
     for _ in range(ROUNDS):
-        gaps: list[float] = []
-        watch = asyncio.create_task(_watch(gaps))
-        await asyncio.sleep(0)
-        request = ModelRequest("be good", repair(rows, "p"), [warm_models.WarmTool()])
-        async with aclosing(models.large().stream(request)) as events:
-            async for _event in events:
-                pass
-        watch.cancel()
-        blocked.append(max(gaps) * 1000)
-        body = json.loads(bodies.pop())
         started = time.thread_time()
-        json.dumps(body)
+        body = wire.request(ModelRequest("be good", repair(rows, "p"), [warm_models.WarmTool()])).body
+        blocked.append((time.thread_time() - started) * 1000)
+        tree = json.loads(body)
+        started = time.thread_time()
+        json.dumps(tree)
         dumped.append((time.thread_time() - started) * 1000)
-    await models.close()
     return statistics.median(blocked), statistics.median(dumped)
-
-
-async def _watch(gaps: list[float]) -> None:
-    last = time.thread_time()
-    while True:
-        await asyncio.sleep(0)
-        now = time.thread_time()
-        gaps.append(now - last)
-        last = now
 
 
 def _rows() -> list["Message"]:
@@ -217,7 +191,7 @@ def main() -> int:
     warm_up()
     gc.collect()
     gc.freeze()
-    print(json.dumps(asyncio.run(_longest(sys.argv[1]))))
+    print(json.dumps(_longest(sys.argv[1])))
     return 0
 
 

@@ -3,6 +3,7 @@
 A numbered event is a row of the workspace's event log: stored in the same transaction as the change that it reports,
 replayable, numbered without holes. An event without a number (number 0) is a snapshot of something that is still
 growing or changing: a newer snapshot with the same `key` replaces it, and a numbered event with that key makes it void.
+An event with a `growth` has no number either: it appends to the snapshot of its key that was sent before it.
 
 `data` is the finished JSON envelope of the HTTP API, `{"type", "payload": {"type", "payload"}}`, on one line. Between
 the worker that makes it and the client no process parses it.
@@ -12,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +23,7 @@ from protocol.api.envelope import Change, StreamReset
 from protocol.api.file import FileVersion
 from protocol.api.lsp import LspEvent
 from protocol.api.mcp import McpEvent
-from protocol.api.message import Message
+from protocol.api.message import GrowingField, Message, MessageDelta
 from protocol.api.permission import PermissionNotification, PermissionRequest, QuestionNotification, QuestionRequest
 from protocol.api.services import SkillsChanged
 from protocol.api.session import Session
@@ -29,11 +31,27 @@ from protocol.api.workspace import WorkspaceState
 from protocol.ids import RunId, SessionId
 
 
+class Growth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where an event appends to a snapshot. The event's `data` is the appended text, escaped for a JSON string.
+
+    The snapshot is the message whose id is the event's `key`. `part` and `field` name its only string that grows, and
+    `at` is the length of that string before, in Unicode code points.
+    """
+
+    base: int  # bytes of the snapshot before its tail; one with another length is not what this continues
+    part: int
+    field: GrowingField
+    at: int
+    tail: bytes = b""  # the new tail; empty if it is unchanged
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One event of one workspace."""
 
     kind: str  # the outer type of the envelope, a key of `EVENTS`
     data: bytes
+    tail_bytes: int = 0  # of a snapshot that may grow: how much of `data` comes after the growing text
+    growth: Growth | None = None
     number: int = 0
     key: str = ""  # what the event is about (a message id, a server's name)
     session_id: SessionId = SessionId("")
@@ -41,7 +59,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_snapshot(self) -> bool:
-        """Return whether this event has no number, so that a newer one may replace it."""
+        """Return whether this event has no number: it is a snapshot, or the growth of one."""
         return self.number == 0
 
 
@@ -79,7 +97,12 @@ class EventKind:
     changes: tuple[Change, ...]
     summary: str
     delivery: Delivery = Delivery.NUMBERED
-    is_own: bool = False  # sent only on streams that asked for ids: the Crush client logs a warning for unknown kinds
+    needs: Literal["", "ids", "deltas"] = ""  # the query parameter by which a stream asks for this kind
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether only streams that asked for it get this kind: the Crush client does not know it."""
+        return bool(self.needs)
 
 
 _CREATED: tuple[Change, ...] = ("created",)
@@ -98,6 +121,14 @@ EVENTS: Mapping[str, EventKind] = {
             "message", Message, _ALL, "A message of a session, as it is now", delivery=Delivery.NUMBERED_AND_SNAPSHOT
         ),
         EventKind(
+            "message_delta",
+            MessageDelta,
+            _UPDATED,
+            "Text to append to a message, instead of a snapshot of the whole message",
+            delivery=Delivery.SUPERVISOR,
+            needs="deltas",
+        ),
+        EventKind(
             "permission_notification",
             PermissionNotification,
             _CREATED,
@@ -112,7 +143,7 @@ EVENTS: Mapping[str, EventKind] = {
             _UPDATED,
             "Events are missing: load everything again and continue from `cursor`",
             delivery=Delivery.SUPERVISOR,
-            is_own=True,
+            needs="ids",
         ),
         EventKind("run_complete", RunComplete, _UPDATED, "The end of a run, exactly once for each run"),
         EventKind("session", Session, _ALL, "A session, as it is now"),
@@ -124,7 +155,7 @@ EVENTS: Mapping[str, EventKind] = {
             _UPDATED,
             "The state of the workspace and its worker",
             delivery=Delivery.SUPERVISOR,
-            is_own=True,
+            needs="ids",
         ),
     )
 }

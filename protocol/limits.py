@@ -64,8 +64,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # --- runs and messages --------------------------------------------------------------------------------------
     queued_prompts_max: int = 256  # prompts that wait in one session
     prompt_max_bytes: int = 16 * 1024 * 1024  # one prompt with its attachments
-    snapshot_interval_s: float = 0.033  # shortest time between two snapshots of a growing message, shown and stored
-    snapshot_bytes_per_s: int = 4_000_000  # a long message is sent less often, or its cost would grow with its square
+    snapshot_interval_s: float = 0.025  # between two events about growing messages; the first text is sent at once
+    snapshot_bytes_per_s: int = 4_000_000  # a long message is sent whole less often: its cost would grow quadratically
+    snapshot_store_s: float = 1.0  # between two writes of a growing message: a killed worker loses at most this much
     run_max_s: float = 24 * 3600.0  # one run, from its start to its end
     steps_max: int = 500  # model requests of one run
     tools_parallel_max: int = 5  # tool calls of one run that run at the same time

@@ -6,8 +6,8 @@ message, so that both sides use the same ones. New fields are optional; a new me
 Order: the messages of one link arrive in the order they were sent, in each direction. Nothing else is guaranteed.
 
 Sequence: on every new connection the worker sends `Hello`, and the supervisor replies with `Welcome` or `Refusal`. The
-worker sends `Ready` once recovery is done. From then on `Call`/`Answer`, `EventBatch`/`Credit` and `Heartbeat`
-interleave, until `Shutdown`, `Closing` and `LastWord`.
+worker sends `Ready` once recovery is done. From then on `Call`/`Answer`, `EventBatch`/`Credit`/`SendWhole` and
+`Heartbeat` interleave, until `Shutdown`, `Closing` and `LastWord`.
 """
 
 import msgspec
@@ -29,6 +29,7 @@ class Welcome(WireMessage, frozen=True, kw_only=True, tag="welcome"):
 
     epoch: Epoch
     credit: int  # numbered events that the worker may send before it receives more credit
+    takes_growth: bool = False  # events with a `growth` may be sent
 
 
 class Refusal(WireMessage, frozen=True, kw_only=True, tag="refusal"):
@@ -59,6 +60,12 @@ class Credit(WireMessage, frozen=True, kw_only=True, tag="credit"):
     """The worker may send `more` further numbered events."""
 
     more: int
+
+
+class SendWhole(WireMessage, frozen=True, kw_only=True, tag="send_whole"):
+    """The growth of the snapshots with these keys did not fit, because an event was lost: send them whole."""
+
+    keys: list[str]
 
 
 class Attached(WireMessage, frozen=True, kw_only=True, tag="attached"):
@@ -134,7 +141,7 @@ class Answer(WireMessage, frozen=True, kw_only=True, tag="answer"):
 
 
 class EventBatch(WireMessage, frozen=True, kw_only=True, tag="events"):
-    """Events in order. The numbers of numbered events have no gaps; snapshots may be in between."""
+    """Events in order. The numbers of numbered events have no gaps; snapshots and their growth may be in between."""
 
     events: list[Event]
 
@@ -157,5 +164,5 @@ class LastWord(WireMessage, frozen=True, kw_only=True, tag="last_word"):
     flushed: bool
 
 
-ToWorker = Welcome | Refusal | Call | CancelCall | Credit | Attached | Shutdown
+ToWorker = Welcome | Refusal | Call | CancelCall | Credit | SendWhole | Attached | Shutdown
 ToSupervisor = Hello | Ready | Heartbeat | Answer | EventBatch | Closing | LastWord

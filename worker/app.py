@@ -268,7 +268,7 @@ class Worker:
         dispatcher = Dispatcher(
             RunServices(
                 database=database,
-                publish_snapshot=storage.publisher.snapshot,
+                publisher=storage.publisher,
                 owner=TaskOwner("runs", log),
                 limits=limits,
                 clock=clock,
@@ -308,15 +308,7 @@ class Worker:
         handlers: dict[str, Handler] = {}
         for operations in (
             PromptOperations(dispatcher, database, live),
-            SessionOperations(
-                dispatcher,
-                database,
-                services.jobs,
-                limits=limits,
-                clock=clock,
-                random=random,
-                on_created=runs.turns.session_created,
-            ),
+            SessionOperations(dispatcher, database, services.jobs, limits=limits, clock=clock, random=random),
             WorkspaceOperations(database, live, services.skills, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, live=live, models=runs.models, turns=runs.turns, broker=broker),
             SummaryOperations(dispatcher, database, live),

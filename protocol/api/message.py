@@ -181,6 +181,25 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     is_summary_message: bool = False
 
 
+GrowingField = Literal["text", "thinking"]
+
+
+class MessageDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """Text to append to the message `message_id`: to `field` of the data of its part number `part`, counted from 0.
+
+    `at` is the length of that text before, in Unicode code points. A client that has another length has missed a
+    delta; it ignores further ones until the next whole message.
+    """
+
+    message_id: str
+    session_id: str
+    run_id: str
+    part: int
+    field: GrowingField
+    at: int
+    text: str
+
+
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     """A file that is sent with a prompt. `content` is padded Base64."""
 

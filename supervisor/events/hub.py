@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
+from typing import Protocol
 
 from protocol.api.workspace import WorkspaceState
 from protocol.base.backoff import Backoff
@@ -18,6 +19,8 @@ from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.events import MARK_KIND, Event, EventId, event_data
 from protocol.limits import Limits
+from supervisor.events.notifier import StreamNotifier, Writer
+from supervisor.events.publication import Publication
 from supervisor.events.replay import ReplayLog
 from supervisor.events.stream import ClientStream, base_text
 
@@ -28,6 +31,14 @@ _FETCH_ATTEMPTS = 5
 _FETCH_PAUSE = Backoff(first_s=0.4, max_s=3.2)
 _PAGE_PAUSE = Backoff(first_s=1.0, max_s=30.0)
 """Between two fetches for one client while there is no worker."""
+
+
+class Output(Protocol):
+    """The connection of one client."""
+
+    def try_write(self, data: bytes) -> bool:
+        """Send `data` now. Return False if a part of it could not be sent and waits for the next write."""
+        ...
 
 
 class Hub:
@@ -56,12 +67,15 @@ class Hub:
             kept_bytes=limits.replay_kept_bytes,
             behind_max=limits.stream_queue_max,
             behind_max_bytes=limits.stream_queue_max_bytes,
+            snapshot_max_bytes=limits.message_max_bytes,
         )
         self.known_to = 0  # the highest number that the worker has mentioned
         self._after_hole: list[Event] = []  # numbered events behind a hole
         self._filling = False
         self._streams: set[Stream] = set()
-        self._waiters: set[asyncio.Future[bool]] = set()
+        self._notifier = StreamNotifier(clock=clock, on_delivered=self._delivered)
+        self._publication = Publication(self._replay.snapshots, limits=limits, clock=clock, on_published=self.wake)
+        self._unfit: list[str] = []
         self._state_text = b""
         self._closed = False
 
@@ -109,24 +123,37 @@ class Hub:
         for event in events:
             if event.number == 0:
                 if self._replay.log_id and not self._closed:
-                    self._replay.with_snapshot(event)
+                    self._take_snapshot(event)
             elif event.kind == MARK_KIND:
                 self.known_to = max(self.known_to, event.number)
             else:
                 numbered += 1
                 self._take_numbered(event)
         self._fill_hole()
+        self._publication.grown()
         self._changed()
         return numbered
+
+    def take_unfit(self) -> list[str]:
+        """Return the keys of snapshots that could not be continued since the last call."""
+        unfit, self._unfit = self._unfit, []
+        return unfit
 
     def state_changed(self, state: WorkspaceState) -> None:
         """Send the state of the worker to clients that asked for ids (P12)."""
         self._state_text = b"data: " + event_data(state) + b"\n\n"
         if state.state not in _ALIVE:
-            self._replay.snapshots_voided()
+            self._replay.snapshots.clear()  # the worker that made them has ended
         if not self._closed:
             self._replay.remarked(self._state_text)
             self._changed()
+
+    def _take_snapshot(self, event: Event) -> None:
+        snapshots = self._replay.snapshots
+        if event.growth is None:
+            snapshots.replace(event)
+        elif not snapshots.grow(event) and event.key not in self._unfit:
+            self._unfit.append(event.key)
 
     def _take_numbered(self, event: Event) -> None:
         replay = self._replay
@@ -209,7 +236,9 @@ class Hub:
 
     # --- streams ----------------------------------------------------------------------------------------------------
 
-    def open_stream(self, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool) -> "Stream":
+    def open_stream(
+        self, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool, wants_deltas: bool = False
+    ) -> "Stream":
         """Subscribe a client, from now on or from the event after `cursor`."""
         preamble = b""
         if wants_ids:
@@ -220,6 +249,7 @@ class Hub:
             cursor=cursor,
             cursor_is_bad=cursor_is_bad,
             wants_ids=wants_ids,
+            wants_deltas=wants_deltas,
             known_to=self.known_to,
             preamble=preamble,
         )
@@ -232,6 +262,7 @@ class Hub:
     def close(self) -> None:
         """End every stream cleanly, after the events that it has already. The hub takes no further ones."""
         self._closed = True
+        self._publication.close()
         for stream in self._streams:
             stream.client.end()
         self.wake()
@@ -248,17 +279,9 @@ class Hub:
         self._streams.discard(stream)
         self.wake()
 
-    async def changed(self, timeout_s: float) -> bool:
-        """Wait until something changed. Return False after `timeout_s` seconds."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(timeout_s, _set_result, waiter, False)
-        self._waiters.add(waiter)
-        try:
-            return await waiter
-        finally:
-            timer.cancel()
-            self._waiters.discard(waiter)
+    async def changed(self, timeout_s: float, writer: Writer | None = None) -> bool:
+        """Wait until there is more to do than what `writer` did. Return False after `timeout_s` seconds."""
+        return await self._notifier.changed(timeout_s, writer)
 
     def _changed(self) -> None:
         if self._replay.is_over:
@@ -268,9 +291,10 @@ class Hub:
 
     def wake(self) -> None:
         """Let every waiting stream check again."""
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            _set_result(waiter, True)
+        self._notifier.wake()
+
+    def _delivered(self, took_s: float) -> None:
+        self._publication.delivered(took_s)
 
 
 class Stream:
@@ -283,9 +307,27 @@ class Stream:
         self._page_of: EventId | None = None
         self._attempt = 0
         self._next_fetch_at = 0.0
+        self._output: Output | None = None
+        self._has_written = False
+        self._is_partial = False  # the output could not take all of it
 
-    async def next_chunk(self, timeout_s: float) -> bytes | None:
-        """Return all waiting events as SSE text; b"" when none came within `timeout_s`; None at the clean end."""
+    def write(self) -> bool:
+        """Send the text that is there to the output. Return whether there is more to do (Writer)."""
+        assert self._output is not None
+        while text := self.client.take():
+            self._has_written = True
+            if not self._output.try_write(text):
+                self._is_partial = True
+                return True
+        return self.client.is_over or self.client.wants_page is not None
+
+    async def next_chunk(self, timeout_s: float, output: Output | None = None) -> bytes | None:
+        """Return all waiting events as SSE text; b"" when none came within `timeout_s`; None at the clean end.
+
+        With an `output`, events that come while this waits are sent to it at once. When it could not take all, this
+        returns b"", so that the caller waits for it.
+        """
+        self._output = output
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
@@ -305,7 +347,15 @@ class Stream:
                     self._fetch_page(cursor)
                 elif self._page is None:
                     wait_s = min(wait_s, self._next_fetch_at - now)
-            await self._hub.changed(wait_s)
+            if output is None:
+                await self._hub.changed(wait_s)
+                continue
+            self._has_written = self._is_partial = False
+            await self._hub.changed(wait_s, self)
+            if self._is_partial:
+                return b""
+            if self._has_written:
+                deadline = loop.time() + timeout_s
 
     def add_open_requests(self, events: Sequence[Event]) -> None:
         """Send the client those events of open requests that are older than its stream."""
@@ -340,8 +390,3 @@ class Stream:
             self._hub.known_to = max(self._hub.known_to, page[-1].number)
         if isinstance(page, BulkheadError) or not self.client.paged(cursor, page, self._hub.known_to):
             self.client.reset("the events are no longer stored")
-
-
-def _set_result(waiter: "asyncio.Future[bool]", value: bool) -> None:
-    if not waiter.done():
-        waiter.set_result(value)

@@ -3,8 +3,8 @@
 Theory of operation. Everything that may be sent to a client is in one log in memory, under positions that only grow:
 numbered events, and the supervisor's own remarks (`workspace_state`) that only clients with ids get. A client is a
 position in this log (stream.py), not a queue of its own; a slow client costs only the items that it is behind, and
-text that several clients need at once is joined once. Snapshots are beside the log: the newest of each key, void as
-soon as a numbered event of that key arrives; they are always newer than every numbered event of their key.
+text that several clients need at once is joined once. Snapshots are beside the log (snapshots.py): the newest of each
+key, void as soon as a numbered event of that key arrives; they are always newer than every numbered event of their key.
 
 The log also finds the events after a number for clients that resume: in memory, by fetching from the worker, or not
 at all (reset).
@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.events import EVENTS, Event, EventId
+from supervisor.events.snapshots import Snapshots, on_one_line
 
 _COMPACT_AT = 1024
-SNAPSHOTS_MAX = 1024
-"""Snapshots of one workspace; above it the oldest is dropped. The numbered event of its key is sent all the same."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +36,11 @@ class Item:
 
 def encode_event(event: Event, log_id: str) -> Item:
     """Return the SSE text of `event`."""
-    data = event.data
-    if b"\n" in data or b"\r" in data:
-        # The worker promises one line. JSON has line ends only between its tokens, where a space is equivalent.
-        data = data.replace(b"\n", b" ").replace(b"\r", b" ")
     head = b"id: %b.%d\n" % (log_id.encode(), event.number) if event.number else b""
     row = EVENTS.get(event.kind)
-    return Item(event.number, head, b"data: " + data + b"\n\n", is_plain=row is not None and not row.is_own)
+    return Item(
+        event.number, head, b"data: " + on_one_line(event.data) + b"\n\n", is_plain=row is not None and not row.is_own
+    )
 
 
 def join(items: Sequence[Item], wants_ids: bool) -> bytes:
@@ -80,21 +77,22 @@ ReplaySource = FromMemory | AskWorker | CursorLost
 class ReplayLog:
     """The log in memory: positions `start <= p < end`, and the newest snapshots. `last` is the newest number."""
 
-    def __init__(self, *, kept: int, kept_bytes: int, behind_max: int, behind_max_bytes: int) -> None:
+    def __init__(
+        self, *, kept: int, kept_bytes: int, behind_max: int, behind_max_bytes: int, snapshot_max_bytes: int
+    ) -> None:
         self.log_id = ""
         self.last = 0
         self.start = 0
-        self.version = 0  # counts snapshots
+        self.snapshots = Snapshots(bytes_max=snapshot_max_bytes)
         self._kept = kept
         self._kept_bytes = kept_bytes
         self._behind_max = max(kept, behind_max)
         self._behind_max_bytes = max(kept_bytes, behind_max_bytes)
         self._items: list[Item] = []
         self._deleted = 0  # leading items that are void; deleted many at a time
-        self._texts: dict[tuple[int, bool, bool], tuple[bytes, int]] = {}  # joined since the last change
+        self._texts: dict[tuple[int, bool], tuple[bytes, int]] = {}  # joined since the last change
         self._bytes = 0
         self._charged = 0  # the same, with an upper bound for each item
-        self._snapshots: dict[str, tuple[int, Item]] = {}  # oldest first
 
     @property
     def end(self) -> int:
@@ -122,7 +120,7 @@ class ReplayLog:
             self._deleted = 0
             self._texts.clear()
             self._bytes = self._charged = 0
-            self._snapshots.clear()
+            self.snapshots.clear()
         self.log_id = log_id
         self.last = last
 
@@ -135,26 +133,12 @@ class ReplayLog:
         assert event.number == self.last + 1, (event.number, self.last)
         self.last = event.number
         if event.key:
-            self._snapshots.pop(event.key, None)
+            self.snapshots.remove(event.key)
         self._keep(encode_event(event, self.log_id))
 
     def remarked(self, text: bytes) -> None:
         """Add a text without a number that clients with ids get at this position; it is never replayed."""
         self._keep(Item(0, b"", text, False))
-
-    def with_snapshot(self, event: Event) -> None:
-        """Keep a snapshot; it replaces the one of the same key."""
-        self._snapshots.pop(event.key, None)
-        if len(self._snapshots) >= SNAPSHOTS_MAX:
-            del self._snapshots[next(iter(self._snapshots))]
-        self.version += 1
-        self._texts.clear()
-        self._snapshots[event.key] = (self.version, encode_event(event, self.log_id))
-
-    def snapshots_voided(self) -> None:
-        """Delete all snapshots, because the worker that made them has ended."""
-        self._texts.clear()
-        self._snapshots.clear()
 
     def trim(self, passed: int) -> None:
         """Delete items above the limits: first those before `passed`, then also items that slow clients still need.
@@ -205,28 +189,11 @@ class ReplayLog:
 
     def text(self, position: int, bytes_max: int, *, wants_ids: bool) -> tuple[bytes, int]:
         """Return the text of `items` and the position after it. Clients at one position share one text."""
-        key = (position, wants_ids, False)
+        key = (position, wants_ids)
         if (entry := self._texts.get(key)) is None:
             items = self.items(position, bytes_max)
             entry = self._texts[key] = (join(items, wants_ids), position + len(items))
         return entry
-
-    def snapshots_text(self, after_version: int, *, wants_ids: bool) -> bytes:
-        """Return the text of the snapshots newer than `after_version`."""
-        key = (after_version, wants_ids, True)
-        if (entry := self._texts.get(key)) is None:
-            entry = self._texts[key] = (join(self.snapshots(after_version), wants_ids), self.version)
-        return entry[0]
-
-    def snapshots(self, after_version: int) -> list[Item]:
-        """Return the snapshots newer than `after_version`, oldest first."""
-        newer: list[Item] = []
-        for version, item in reversed(self._snapshots.values()):
-            if version <= after_version:
-                break
-            newer.append(item)
-        newer.reverse()
-        return newer
 
     def _keep(self, item: Item) -> None:
         self._texts.clear()

@@ -27,7 +27,10 @@ class StreamState(Enum):
 
 
 class ClientStream(Machine[StreamState]):
-    """One client's stream. Clients with `wants_ids` may have a cursor and get the supervisor's own remarks."""
+    """One client's stream. Clients with `wants_ids` may have a cursor and get the supervisor's own remarks.
+
+    Clients with `wants_deltas` get the text that is added to a snapshot that they have.
+    """
 
     table = {
         StreamState.BEHIND: {
@@ -60,14 +63,17 @@ class ClientStream(Machine[StreamState]):
         cursor: EventId | None,
         cursor_is_bad: bool,
         wants_ids: bool,
+        wants_deltas: bool,
         known_to: int,
         preamble: bytes = b"",
     ) -> None:
         super().__init__(StreamState.LIVE)
         self.wants_ids = wants_ids
+        self._wants_deltas = wants_deltas
         self.position = log.end
         self._log = log
-        self._version = log.version
+        # With deltas a client needs what they are appended to: it begins with the newest snapshots.
+        self._version = 0 if wants_deltas else log.snapshots.version
         self._cursor: EventId | None = None  # while behind: the last event that the client has
         self._skip_through = 0  # the client has the events up to here already, from an earlier stream
         self._remarks_from = log.end
@@ -123,9 +129,10 @@ class ClientStream(Machine[StreamState]):
         text = b""
         while not text and self.position < self._log.end:
             text = self._take_items()
-        if self.position == self._log.end and self._version < self._log.version:
-            text += self._log.snapshots_text(self._version, wants_ids=self.wants_ids)
-            self._version = self._log.version
+        snapshots = self._log.snapshots
+        if self.position == self._log.end and self._version < snapshots.version:
+            text += snapshots.text(self._version, wants_ids=self.wants_ids, wants_deltas=self._wants_deltas)
+            self._version = snapshots.version
         if not text and self.state is StreamState.ENDING:
             self._move("drained", StreamState.OVER)
         return text
@@ -215,6 +222,8 @@ class ClientStream(Machine[StreamState]):
         self._cursor = None
         self._skip_through = 0
         self.position = self._log.end
+        if self._wants_deltas:
+            self._version = 0
         self._texts.append(reset_text(self._log, reason))
 
 

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable
 from http import HTTPStatus
@@ -117,7 +118,7 @@ class Acceptor:
         self._take = take
         self._log = log
         self._resume: asyncio.TimerHandle | None = None
-        self._responder = OverloadResponder(_NO_DESCRIPTORS, self._is_admitted)
+        self._responder = OverloadResponder(_no_descriptors, self._is_admitted)
         self._rejected = 0
         self._is_paused = False
 
@@ -215,6 +216,21 @@ _NOT_HTTP = closing_response(
 _HEAD_TOO_LARGE = closing_response(
     error_response(BadInput("cannot read these headers: they are far too large", code="headers_too_large"))
 )
-_NO_DESCRIPTORS = closing_response(
-    error_response(Unavailable("cannot accept this connection: no descriptors are left; try again in a moment"))
-)
+_NO_DESCRIPTORS = {
+    status: closing_response(
+        error_response(
+            Unavailable(
+                "cannot accept this connection: no descriptors are left; try again in a moment",
+                status=status,
+                retry_after_s=1.0,
+            )
+        )
+    )
+    for status in (503, 504)
+}
+_FIRST_CALL = re.compile(rb"POST /v1/workspaces[ ?]")
+
+
+def _no_descriptors(request: bytes) -> bytes:
+    """Return the answer to a request that begins so; see `Route.status`."""
+    return _NO_DESCRIPTORS[504 if _FIRST_CALL.match(request) else 503]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from protocol.errors import Unavailable
 from supervisor.admission import Admission
 from supervisor.http.messages import Handler, Request, Response
 from supervisor.http.routes import ROUTES
@@ -27,4 +28,8 @@ class RouteDispatcher:
             self._admission.used()
         if request.route.operation:
             return await self._forward(request)
-        return await self._handlers[request.route.handler](request)
+        try:
+            return await self._handlers[request.route.handler](request)
+        except Unavailable as error:
+            error.status = request.route.status(error.code)
+            raise

@@ -94,7 +94,7 @@ def error_response(error: BulkheadError) -> Response:
         headers["Allow"] = ", ".join(error.allowed)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if error.status == 503:
+    if error.status == 503 or (error.status == 504 and error.retry_after_s is not None):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s or 1.0)))
     body = _encoder.encode(ErrorBody(message=error.message, code=error.code))
     return Response(error.status, body, headers)

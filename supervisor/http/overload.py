@@ -24,12 +24,12 @@ READ_BYTES = 64 * 1024
 class OverloadResponder:
     """Holds the reserve of one listener; each reserved descriptor serves one connection at a time."""
 
-    def __init__(self, answer: bytes, is_admitted: Callable[[socket.socket, Any], bool]) -> None:
-        """Send `answer` to every connection for which `is_admitted`, called with the peer's address, is true.
+    def __init__(self, answer: Callable[[bytes], bytes], is_admitted: Callable[[socket.socket, Any], bool]) -> None:
+        """Answer every connection for which `is_admitted`, called with the peer's address, is true.
 
-        `is_admitted` closes the others.
+        `answer` takes the beginning of the request, b"" when none came in time. `is_admitted` closes the others.
         """
-        self._answer_bytes = answer
+        self._answer_to = answer
         self._is_admitted = is_admitted
         self._reserve: list[int] = []
         self._unanswered: set[socket.socket] = set()
@@ -68,27 +68,27 @@ class OverloadResponder:
 
     def _readable(self, connection: socket.socket) -> None:
         try:
-            has_ended = not connection.recv(READ_BYTES)
+            data = connection.recv(READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
-            has_ended = True
-        if has_ended:
+            data = b""
+        if not data:
             self._close(connection)
             self.refill()
         elif connection in self._unanswered:
-            self._answer(connection)
+            self._answer(connection, data)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _answer(self, connection: socket.socket, request: bytes) -> None:
         self._unanswered.discard(connection)
         self._set_deadline(connection, LINGER_S)
         with contextlib.suppress(OSError):  # the client has disconnected, which the next read reports
-            connection.send(self._answer_bytes)
+            connection.send(self._answer_to(request))
             connection.shutdown(socket.SHUT_WR)
 
     def _expired(self, connection: socket.socket) -> None:
         if connection in self._unanswered:
-            self._answer(connection)
+            self._answer(connection, b"")
         else:
             self._close(connection)
             self.refill()

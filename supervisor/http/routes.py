@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from protocol.api.server import Command, Version
 from protocol.api.workspace import CreateWorkspace, CurrentSession, WorkerStatus, Workspace
-from protocol.errors import BadInput, NotFound
+from protocol.errors import STATUS_BY_CODE, BadInput, NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,16 @@ class Route:
     codes: tuple[str, ...] = ()  # error codes that only this handler has
     is_use: bool = True  # whether this request counts as use of the server (--idle-exit)
     sends_env: bool = False  # whether the operation gets the environment of the workspace's first client, as `env`
+    is_first_call: bool = False  # the first request of a client, which takes 503 to mean that the server exits
+
+    def status(self, code: str) -> int:
+        """Return the HTTP status of an error code on this route.
+
+        On 503 to its first request the Crush client removes the socket file and starts a server of its own there. It
+        gets 504 instead, unless the server does exit.
+        """
+        status = STATUS_BY_CODE[code]
+        return 504 if self.is_first_call and status == 503 and code != "server_exiting" else status
 
 
 def _operation(operation: str, method: str, path: str, summary: str, **more: Any) -> Route:
@@ -123,6 +133,7 @@ ROUTES: tuple[Route, ...] = (
         takes=CreateWorkspace,
         gives=Workspace,
         codes=("client_retired", "conflict", "too_many_workspaces", "storage_failed", *_DESCRIBING),
+        is_first_call=True,
     ),
     _handler(
         "get_workspace",
@@ -156,7 +167,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/workspaces/{id}/events",
         "Events of the workspace as Server-Sent Events; the response does not end",
         gives=EVENT_STREAM,
-        query={**_CALLER, "ids": "ids"},
+        query={**_CALLER, "ids": "ids", "deltas": "deltas"},
         headers=("Last-Event-ID",),
         codes=("too_many_clients", "server_exiting"),
     ),

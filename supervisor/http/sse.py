@@ -32,6 +32,8 @@ WRITE_AT_ONCE_BYTES = 256 * 1024
 KEEP_ALIVE = b"\n"
 """An empty line, which every client ignores."""
 
+_YES = ("1", "true")
+
 IDLE_READ_BYTES = 64 * 1024
 """Limit for bytes that a client sends on an open stream, where none are expected."""
 
@@ -72,12 +74,16 @@ class EventStreams:
             )
         last_id = request.headers.get("Last-Event-ID", "")
         cursor = parse_event_id(last_id)
-        wants_ids = bool(last_id) or request.query.get("ids") in ("1", "true")
+        wants_ids = bool(last_id) or request.query.get("ids") in _YES
         self._open += 1
         try:
             # Subscribe before sending the first byte, so that a client that has seen the headers misses no event.
             with workspace.attached(
-                client_id, cursor=cursor, cursor_is_bad=bool(last_id) and cursor is None, wants_ids=wants_ids
+                client_id,
+                cursor=cursor,
+                cursor_is_bad=bool(last_id) and cursor is None,
+                wants_ids=wants_ids,
+                wants_deltas=request.query.get("deltas") in _YES,
             ) as events:
                 workspace.wake()
                 output = _Output(
@@ -121,8 +127,11 @@ class EventStreams:
             if requests is not None and workspace.driver.status().answers:
                 # Before later events, so that none of them refers to a request that the client has not seen.
                 await asyncio.wait({requests}, timeout=self._limits.stream_asks_s)
-            while (chunk := await events.next_chunk(self._limits.stream_keepalive_s)) is not None:
-                await output.write(chunk or KEEP_ALIVE)
+            while (chunk := await events.next_chunk(self._limits.stream_keepalive_s, output)) is not None:
+                if chunk or not output.has_rest:
+                    await output.write(chunk or KEEP_ALIVE)
+                else:
+                    await output.drain()
             if wants_ids:
                 await output.write(b"retry: %d\n\n" % self._retry_ms())
             await output.end()
@@ -144,6 +153,7 @@ class _Output:
         self._stream = stream
         self._is_chunked = is_chunked
         self._deadline_s = limits.stream_write_deadline_s
+        self._rest = b""  # of a write that the kernel did not take completely
         stream.max_write_buffer_size = WRITE_AT_ONCE_BYTES * 2
         stream.max_buffer_size = IDLE_READ_BYTES
         stream.set_nodelay(True)
@@ -172,11 +182,42 @@ class _Output:
         ]
         await self._send("\r\n".join([*lines, "", ""]).encode())
 
+    @property
+    def has_rest(self) -> bool:
+        """Return whether a part of what was passed to `try_write` was not sent."""
+        return bool(self._rest)
+
+    def try_write(self, data: bytes) -> bool:
+        """Send bytes without waiting. Return False if not all was sent: `drain` sends the rest (Output).
+
+        Tornado's stream has nothing to send while this is called, so its socket may be used without it.
+        """
+        data = self._framed(data)
+        if self._rest or self._stream.closed():
+            self._rest += data
+            return False
+        try:
+            sent = self._stream.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the connection is broken, which the next regular write reports
+            sent = 0
+        self._rest = data[sent:]
+        return not self._rest
+
+    async def drain(self) -> None:
+        """Send what `try_write` left. Raises as `write`."""
+        rest, self._rest = self._rest, b""
+        for begin in range(0, len(rest), WRITE_AT_ONCE_BYTES):
+            await self._send(rest[begin : begin + WRITE_AT_ONCE_BYTES])
+
     async def write(self, data: bytes) -> None:
         """Send bytes. Raises StreamClosedError, and TimeoutError when the client does not read for too long."""
+        if self._rest:
+            await self.drain()
         for begin in range(0, len(data), WRITE_AT_ONCE_BYTES):
             piece = data[begin : begin + WRITE_AT_ONCE_BYTES] if len(data) > WRITE_AT_ONCE_BYTES else data
-            await self._send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+            await self._send(self._framed(piece))
 
     async def end(self) -> None:
         if self._is_chunked:
@@ -185,6 +226,9 @@ class _Output:
     def close(self) -> None:
         self._stream.set_close_callback(None)
         self._stream.close()
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
 
     async def _send(self, data: bytes) -> None:
         async with asyncio.timeout(self._deadline_s):

@@ -211,7 +211,7 @@ class Link:
         self._owed = 0
         self._seen_number = max(self._seen_number, hello.last_number)
         self._behind_at = None
-        self._send_message(self, Welcome(epoch=self._epoch, credit=self._limits.event_window))
+        self._send_message(self, Welcome(epoch=self._epoch, credit=self._limits.event_window, takes_growth=True))
         if hello.ready:
             self._events.on_log_opened(hello.log_id, hello.last_number, self)
         self._lifecycle.on_hello(hello)

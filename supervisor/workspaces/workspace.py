@@ -22,7 +22,7 @@ from protocol.errors import Conflict
 from protocol.events import Event, EventId
 from protocol.ids import ClientId, SessionId
 from protocol.limits import Limits
-from protocol.messages import Answer
+from protocol.messages import Answer, SendWhole
 from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
 from supervisor.workers.crash_history import Crash
@@ -174,13 +174,21 @@ class ManagedWorkspace:
 
     @contextmanager
     def attached(
-        self, client_id: ClientId, *, cursor: EventId | None, cursor_is_bad: bool, wants_ids: bool
+        self,
+        client_id: ClientId,
+        *,
+        cursor: EventId | None,
+        cursor_is_bad: bool,
+        wants_ids: bool,
+        wants_deltas: bool,
     ) -> "Iterator[Stream]":
         """Open a stream of this workspace's events for a client; it is closed at the end of the block.
 
         The stream is subscribed before the claim begins, so that no event is missed.
         """
-        stream = self.hub.open_stream(cursor=cursor, cursor_is_bad=cursor_is_bad, wants_ids=wants_ids)
+        stream = self.hub.open_stream(
+            cursor=cursor, cursor_is_bad=cursor_is_bad, wants_ids=wants_ids, wants_deltas=wants_deltas
+        )
         self._streams += 1
         number = self._streams
         self._perform(self._leases.attach(client_id, number))
@@ -239,10 +247,12 @@ class ManagedWorkspace:
         self._report_attached()
 
     def on_events(self, batch: list[Event], link: Link) -> None:
-        """Pass events to the hub; grant credit for as many as it took."""
+        """Pass events to the hub; grant credit for as many as it took, and ask for snapshots that it misses."""
         taken = self.hub.take(batch)
         if taken:
             link.grant(taken)
+        if unfit := self.hub.take_unfit():
+            link.send(SendWhole(keys=unfit))
 
     # --- sleep ------------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ PURE = (
     "supervisor/config/errors.py",
     "supervisor/config/listen_address.py",
     "supervisor/events/replay.py",
+    "supervisor/events/snapshots.py",
     "supervisor/events/stream.py",
     "supervisor/http/openapi/document.py",
     "supervisor/http/openapi/examples.py",

@@ -40,7 +40,7 @@ def _event_rows() -> Iterator[Iterable[str]]:
     for row in EVENTS.values():
         changes = ", ".join(f"`{change}`" for change in row.changes)
         payload = f"`{row.payload.__name__}`" if row.payload is not None else ""
-        delivery = row.delivery.value + ("; only with `?ids=1`" if row.is_own else "")
+        delivery = row.delivery.value + (f"; only with `?{row.needs}=1`" if row.needs else "")
         yield (f"`{row.name}`", changes, payload, delivery, row.summary)
 
 

@@ -238,6 +238,11 @@ async def test_W16_a_worker_that_dies_at_every_start_fails_the_workspace(house: 
     refused = await workspace.client.submit(workspace.id, workspace.session, "/say hi")
     assert refused.expect(503).code == "worker_failed"
     assert failed["reason"] in refused.json()["message"]
+    # The Crush client takes 503 to its first request for the end of the server, and puts its own in its place.
+    body = {"path": str(workspace.path), "client_id": workspace.client.client_id}
+    created = (await workspace.client.post("/v1/workspaces", body)).expect(504)
+    assert created.code == "worker_failed"
+    assert failed["reason"] in created.json()["message"]
     row = await house.worker(workspace.id)
     assert (row["state"], row["pid"]) == ("failed", None)
     assert spawned == 3, "the first worker and two replacements: the third death within the period ends the restarts"

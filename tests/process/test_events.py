@@ -1,7 +1,11 @@
 """Test event streams: complete and resumable with ids, reduced for plain clients, and a reset for any gap (P6)."""
 
+from copy import deepcopy
+
 import pytest
 
+from tests.support.checks.history import Seen
+from tests.support.clients.delta_reader import DeltaReader
 from tests.support.harness.server_harness import ServerHarness
 
 
@@ -32,6 +36,77 @@ async def test_text_grows_and_the_end_comes_last(house: ServerHarness) -> None:
     assert len(set(lengths)) > 2, f"no snapshot of the growing message came: {lengths}"
     after = workspace.watcher.seen[[e.kind for e in workspace.watcher.seen].index("run_complete") + 1 :]
     assert [e for e in after if e.kind == "message"] == []
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["ids", "plain"])
+async def test_a_client_with_deltas_gets_what_is_added_and_ends_with_the_stored_message(
+    house: ServerHarness, ids: bool
+) -> None:
+    workspace = await house.workspace()
+    early = await house.watch(workspace.id, name="early", ids=ids, deltas=True)
+    run = await workspace.prompt('/think Let us "see" ä \U0001f600\n/tokens 60 100')
+    await early.wait(lambda e: e.kind == "message_delta" and e.payload["at"] > 20, what="a delta in the middle")
+    late = await house.watch(workspace.id, name="late", ids=ids, deltas=True)
+    end = await workspace.ended(run)
+    stored = (await workspace.client.get(f"/v1/workspaces/{workspace.id}/sessions/{workspace.session}/messages")).json()
+    answer = next(row for row in stored if row["id"] == end["message_id"])
+    for watcher in (early, late):
+        await watcher.ended(run)
+        client = followed(watcher.seen)
+        assert client.messages[answer["id"]] == answer
+        assert client.deltas > 5
+        assert client.skipped == 0
+        wholes = [e for e in watcher.seen if e.kind == "message" and e.payload["id"] == answer["id"]]
+        assert len(wholes) < client.deltas, "the whole message was sent again and again"
+
+
+async def test_a_client_with_deltas_resumes_and_gets_the_whole_message_first(house: ServerHarness) -> None:
+    workspace = await house.workspace()
+    watcher = await house.watch(workspace.id, name="resuming", deltas=True)
+    run = await workspace.prompt("/tokens 200 100")
+    await watcher.wait(lambda e: e.kind == "message_delta", what="a delta")
+    await watcher.close()
+    client = followed(watcher.seen)
+    count = len(watcher.seen)
+    last = next(e for e in reversed(watcher.seen) if e.number)
+    await watcher.open(f"{last.log}.{last.number}")
+    await watcher.wait(lambda e: e.kind == "message_delta", what="a delta", skip=count)
+    await watcher.ended(run)
+    first = next(e for e in watcher.seen[count:] if e.kind.startswith("message"))
+    assert first.kind == "message"
+    for event in watcher.seen[count:]:
+        take(client, event)
+    assert client.skipped == 0
+    end = await workspace.ended(run)
+    text = client.messages[end["message_id"]]["parts"][0]["data"]["text"]
+    assert text.split() == [f"t{number}" for number in range(1, 201)]
+
+
+async def test_a_lost_batch_of_growing_text_is_made_good_by_the_whole_message(house: ServerHarness) -> None:
+    workspace = await house.workspace(model="openai")
+    watcher = await house.watch(workspace.id, name="deltas", deltas=True)
+    run, call = await workspace.streaming("one ")
+    await watcher.text(workspace.session, "one ")
+    house.failpoints.arm("events.before_send", "raise", workspace=workspace.id)
+    await call.tokens("two ")
+    await house.failpoints.reached("events.before_send", workspace=workspace.id)
+    await call.tokens("three ")
+    for reader in (watcher, workspace.watcher):
+        await reader.text(workspace.session, "one two three ")
+    await call.reply("four")
+    assert (await workspace.ended(run))["text"] == "one two three four"
+
+
+def followed(seen: list[Seen]) -> DeltaReader:
+    client = DeltaReader()
+    for event in seen:
+        take(client, event)
+    return client
+
+
+def take(client: DeltaReader, event: Seen) -> None:
+    if event.kind.startswith("message"):
+        client.take({"type": event.kind, "payload": {"type": event.change, "payload": deepcopy(event.payload)}})
 
 
 async def test_a_stream_resumes_after_the_last_id(house: ServerHarness) -> None:

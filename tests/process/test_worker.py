@@ -179,6 +179,7 @@ async def test_W04_killed_while_streaming(tmp_path: Path) -> None:
             run_id = await worker.submit(session_id, "/tokens 5000 100")
             await worker.submit(session_id, "/say second", "second")
             await worker.until(lambda: len(worker.listener.snapshots) > 5)
+            await worker.ask("session.messages", sid=session_id)  # stores what was streamed
             last = worker.listener.numbered[-1].number
             worker.process.kill()
             assert await worker.exit_code() == -signal.SIGKILL

@@ -4,7 +4,7 @@ import json
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.api.message import (
@@ -26,12 +26,15 @@ from protocol.api.message import (
     ToolResultData,
     ToolResultPart,
 )
+from protocol.api.provider import Model, ProviderConfig, SelectedModel
 from tests.support.checks.model_requests import CHECKS
-from tests.support.run_coroutine import run
-from tests.unit.agent.agent_harness import LIMITS
 from worker.agent.history import repair
 from worker.agent.message_draft import calls_of, results_of
 from worker.models.client import ModelRequest
+from worker.models.wires.anthropic import AnthropicWire
+from worker.models.wires.chat import ChatWire
+from worker.models.wires.responses import ResponsesWire
+from worker.models.wires.wire import WireContext
 
 ids = st.sampled_from(["c1", "c2", "c3", "c4"])
 texts = st.sampled_from(["", " ", "hello", "more words"])
@@ -129,43 +132,17 @@ def test_a_repair_keeps_all_texts(stored: list[Message]) -> None:
 
 
 @pytest.mark.parametrize("wire_format", ["openai", "responses", "anthropic"])
-def test_a_repaired_history_is_a_valid_request_of_each_wire_format(wire_format: str) -> None:
-    import httpx2
-    from pydantic_ai.models import override_allow_model_requests
-
-    from protocol.api.provider import Model, ProviderConfig, SelectedModel
-    from worker.config.load import WorkspaceConfig
-    from worker.config.schema import Options
-    from worker.models.registry import ModelRegistry
-    from worker.zygote import warm_models
-
-    kind = {"openai": "openai-compat", "responses": "openai", "anthropic": "anthropic"}[wire_format]
-    body = warm_models._ANSWERS.get(kind, warm_models._OPENAI_ANSWER)
-    check = CHECKS[wire_format]
-
-    def respond(request: httpx2.Request) -> httpx2.Response:
-        check(json.loads(request.content))
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
-
-    provider = ProviderConfig(
-        id="loop", type=kind, base_url="http://x/v1", api_key="k", models=[Model(id="m", can_reason=True)]
-    )
-    config = WorkspaceConfig(
-        {"loop": provider}, {"large": SelectedModel(model="m", provider="loop")}, (), Options(), {}, "", (), (), ()
-    )
+@given(stored=messages)
+def test_a_repaired_history_is_a_valid_request_of_each_wire_format(wire_format: str, stored: list[Message]) -> None:
+    kind, make = {
+        "openai": ("openai-compat", ChatWire),
+        "responses": ("openai", ResponsesWire),
+        "anthropic": ("anthropic", AnthropicWire),
+    }[wire_format]
+    model = Model(id="m", can_reason=True)
+    provider = ProviderConfig(id="loop", type=kind, base_url="http://x/v1", api_key="k", models=[model])
+    wire = make(WireContext(model, provider, SelectedModel(model="m", provider="loop"), {}, True, ()))
     first = Message(id="u0", session_id="s", role="user", parts=[TextPart(TextData(text="begin"))])
     last = Message(id="u1", session_id="s", role="user", parts=[TextPart(TextData(text="go"))])
-
-    async def send(stored: list[Message]) -> None:
-        models = ModelRegistry(config, {}, LIMITS, transport=httpx2.MockTransport(respond))
-        async for _ in models.large().stream(ModelRequest("system", repair([first, *stored, last], "loop"))):
-            pass
-        await models.close()
-
-    @settings(max_examples=60, deadline=None)
-    @given(messages)
-    def check_history(stored: list[Message]) -> None:
-        run(send(stored))
-
-    with override_allow_model_requests(True):
-        check_history()
+    request = ModelRequest("system", repair([first, *stored, last], "loop"))
+    CHECKS[wire_format](json.loads(wire.request(request).body))

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from protocol.api.message import FinishPart, Message, ReasoningPart, TextPart, ToolCallPart
-from worker.agent.message_draft import MessageDraft, close_message, finish_of, needs_store
+from worker.agent.message_draft import MessageDraft, close_message, finish_of
 
 texts = st.sampled_from(["a", "bc ", "\n", "\n\nx", "é"])
 
@@ -15,7 +15,7 @@ class Drafting(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.draft = MessageDraft(Message(id="m", session_id="s", role="assistant", parts=[]))
-        self.stored = self.draft.snapshot()
+        self.received = ""  # the growing string of a receiver that gets what is appended
         self.now = 1
         self.start_again()
 
@@ -70,8 +70,14 @@ class Drafting(RuleBasedStateMachine):
         self.start_again()
 
     @rule()
-    def store(self) -> None:
-        self.stored = self.draft.snapshot()
+    def take(self) -> None:
+        appended = self.draft.take_appended()
+        if appended is None:
+            self.received = self.draft.growing_text
+        else:
+            assert appended.at == len(self.received)
+            self.received += appended.text
+            assert self.received == self.draft.growing_text
 
     @invariant()
     def the_snapshot_agrees_with_the_model(self) -> None:
@@ -96,22 +102,10 @@ class Drafting(RuleBasedStateMachine):
         assert names == self.order
 
     @invariant()
-    def changes_of_tool_calls_need_a_store(self) -> None:
-        snapshot = self.draft.snapshot()
-        states = [
-            {part.data.id: part.data.finished for part in row.parts if isinstance(part, ToolCallPart)}
-            for row in (self.stored, snapshot)
-        ]
-        if states[0] != states[1]:
-            assert needs_store(self.stored, snapshot)
-        assert not needs_store(snapshot, snapshot)
-
-    @invariant()
     def it_can_be_closed_at_any_moment(self) -> None:
         closed = close_message(self.draft.snapshot(), "canceled", self.now)
         assert isinstance(closed.parts[-1], FinishPart)
         assert finish_of(closed) is not None
-        assert needs_store(self.stored, closed)
         for part in closed.parts:
             if isinstance(part, ToolCallPart):
                 assert part.data.finished

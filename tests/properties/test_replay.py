@@ -31,7 +31,7 @@ class ClientsUnderFacts(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log = ReplayLog(kept=6, kept_bytes=600, behind_max=10, behind_max_bytes=1000)
+        self.log = ReplayLog(kept=6, kept_bytes=600, behind_max=10, behind_max_bytes=1000, snapshot_max_bytes=10_000)
         self.generation = 0
         self.stored: list[Event] = []  # in the worker's database
         self.keys: dict[int, str] = {}
@@ -59,7 +59,9 @@ class ClientsUnderFacts(RuleBasedStateMachine):
     @rule(key=st.sampled_from(KEYS[:2]))
     def snapshot(self, key: str) -> None:
         self.version += 1
-        self.log.with_snapshot(Event(kind="message", data=b'{"p":"%b","v":%d}' % (key.encode(), self.version), key=key))
+        self.log.snapshots.replace(
+            Event(kind="message", data=b'{"p":"%b","v":%d}' % (key.encode(), self.version), key=key)
+        )
 
     @rule()
     def supervisor_event(self) -> None:
@@ -74,7 +76,13 @@ class ClientsUnderFacts(RuleBasedStateMachine):
         if wants_ids and has_cursor:
             cursor = EventId(self.log_id if same else "other", max(0, last - back))
         stream = ClientStream(
-            self.log, cursor=cursor, cursor_is_bad=False, wants_ids=wants_ids, known_to=last, preamble=b""
+            self.log,
+            cursor=cursor,
+            cursor_is_bad=False,
+            wants_ids=wants_ids,
+            wants_deltas=False,
+            known_to=last,
+            preamble=b"",
         )
         can_serve = cursor is not None and cursor.log_id == self.log_id and cursor.number <= last
         assert cursor is None or can_serve or stream.state is StreamState.LIVE

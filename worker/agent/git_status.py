@@ -1,8 +1,8 @@
 """Read the state of the git worktree for the system prompt, once for each session.
 
 The text stays the same for the session: a system prompt that changed with every edit would make the provider's cache of
-the whole conversation useless, and the agent can run git itself. It is read when the session is created, in the
-background: three runs of git take longer than anything else before the first request to a model.
+the whole conversation useless, and the agent can run git itself. It can be begun early: three runs of git take longer
+than anything else before the first request to a model.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class GitStatus:
         self._by_session: OrderedDict[str, asyncio.Task[str]] = OrderedDict()
 
     def begin(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> None:
-        """Begin to read the state for a new session; does not wait."""
+        """Begin to read the state for a session, unless it was read; does not wait."""
         self._reading(session_id, workspace, env)
 
     async def of(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> str:

@@ -3,10 +3,13 @@
 In the API a row has at most one reasoning part, one text part and one finish part. The thinking blocks with the
 metadata that a provider wants back are kept separately and in order in `ReasoningData.blocks` (W-22). Parts are in the
 order in which they first appeared; the finish part is last.
+
+The text and the thinking are lists of pieces, joined when they are read: appending to a long answer costs as much as
+appending to a short one.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -14,6 +17,7 @@ from protocol.api.message import (
     FinishData,
     FinishPart,
     FinishReason,
+    GrowingField,
     Message,
     Part,
     ReasoningBlock,
@@ -30,6 +34,32 @@ from protocol.api.message import (
 EMPTY_INPUT = "{}"
 
 
+class Appended(NamedTuple):
+    """The text that was appended to the growing string of a draft, and the length before, in Unicode code points."""
+
+    at: int
+    text: str
+
+
+class _Pieces:
+    """A string that grows at its end."""
+
+    __slots__ = ("_pieces", "length")
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self.length = 0  # in code points
+
+    def append(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self.length += len(piece)
+
+    def text(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+
 class MessageDraft:
     """One assistant row. The caller passes all times, in Unix seconds."""
 
@@ -39,9 +69,9 @@ class MessageDraft:
         self._clear()
 
     def _clear(self) -> None:
-        self._text = ""
-        self._thinking = ""
-        self._block_thinking = ""
+        self._texts: dict[GrowingField, _Pieces] = {"text": _Pieces(), "thinking": _Pieces()}
+        self._block_from = 0  # where the open block begins in the thinking, in code points
+        self._ends_with_newline = False  # the thinking
         self._block_before_text = True
         self._block_calls_before = 0
         self._block_is_open = False
@@ -51,6 +81,14 @@ class MessageDraft:
         self._calls: dict[str, ToolCallData] = {}
         self._order: list[str] = []  # "reasoning", "text", and "call:" with the id of a call
         self._finish: FinishData | None = None
+        self._growing: GrowingField | None = None
+        self._appended: list[str] = []  # to the growing string, since the last `take_appended`
+        self._is_changed = True  # in any other way, since then
+
+    @property
+    def row(self) -> Message:
+        """Return the row without the parts that were streamed."""
+        return self._row
 
     @property
     def message_id(self) -> str:
@@ -59,7 +97,33 @@ class MessageDraft:
     @property
     def text(self) -> str:
         """Return the text so far."""
-        return self._text
+        return self._texts["text"].text()
+
+    @property
+    def growing(self) -> tuple[int, GrowingField] | None:
+        """Return the part and the field of the string that was appended to last; None after any other change."""
+        if self._growing is None:
+            return None
+        return self._order.index("text" if self._growing == "text" else "reasoning"), self._growing
+
+    @property
+    def growing_text(self) -> str:
+        """Return the string that `growing` names; "" if it names none."""
+        return self._texts[self._growing].text() if self._growing is not None else ""
+
+    @property
+    def size(self) -> int:
+        """Return the length of all streamed text, in Unicode code points."""
+        return sum(pieces.length for pieces in self._texts.values())
+
+    def take_appended(self) -> Appended | None:
+        """Return what was appended since the last call; None if the draft has changed in another way as well."""
+        text = "".join(self._appended)
+        self._appended.clear()
+        is_changed, self._is_changed = self._is_changed, False
+        if is_changed or self._growing is None:
+            return None
+        return Appended(self._texts[self._growing].length - len(text), text)
 
     @property
     def calls(self) -> list[ToolCallData]:
@@ -72,16 +136,19 @@ class MessageDraft:
             text = text[1:]
         if not text:
             return
-        self._add_part("text")
-        self._text += text
+        self._append("text", text)
 
     def add_thinking(self, text: str, now: int) -> None:
         """Append to the open thinking block, or open one."""
         self._open_block(now)
-        if not self._block_thinking and self._thinking and not self._thinking.endswith("\n"):
-            self._thinking += "\n\n"
-        self._block_thinking += text
-        self._thinking += text
+        if not text:
+            return
+        thinking = self._texts["thinking"]
+        if self._block_from == thinking.length and thinking.length and not self._ends_with_newline:
+            self._append("thinking", "\n\n")
+            self._block_from = thinking.length
+        self._append("thinking", text)
+        self._ends_with_newline = text.endswith("\n")
 
     def end_thinking(
         self,
@@ -91,14 +158,14 @@ class MessageDraft:
         block_id: str = "",
         provider: str = "",
         details: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Close the open block. A block may have only metadata (redacted thinking)."""
+    ) -> bool:
+        """Close the open block; return False without one. A block may have only metadata (redacted thinking)."""
         if not self._block_is_open and not (signature or block_id):
-            return
+            return False
         self._open_block(now)
         self._blocks.append(
             ReasoningBlock(
-                thinking=self._block_thinking,
+                thinking=self._block_thinking(),
                 signature=signature,
                 id=block_id,
                 provider=provider,
@@ -107,17 +174,21 @@ class MessageDraft:
                 details=dict(details or {}),
             )
         )
-        self._block_thinking, self._block_is_open = "", False
+        self._block_is_open = False
         self._reasoning_finished = now
+        self._change()
+        return True
 
     def start_tool_call(self, call_id: str, name: str) -> None:
         """Add a call whose input is still being written; one with the same id is replaced."""
         self._add_part("call:" + call_id)
         self._calls[call_id] = ToolCallData(id=call_id, name=name)
+        self._change()
 
     def end_tool_call(self, call_id: str, text: str) -> None:
         """Complete the input of a started call; `text` is valid JSON."""
         self._calls[call_id] = replace(self._calls[call_id], input=text, finished=True)
+        self._change()
 
     def reset(self) -> None:
         """Drop everything that was streamed, because the same request is sent again."""
@@ -126,15 +197,29 @@ class MessageDraft:
     def finish(self, reason: FinishReason, now: int, *, message: str = "", details: str = "") -> None:
         """Set the finish part, replacing an earlier one."""
         self._finish = FinishData(reason=reason, time=now, message=message, details=details)
+        self._change()
 
     def snapshot(self) -> Message:
-        """Return the row with its current parts."""
+        """Return the row with its current parts, as it is stored."""
+        text, thinking = self.text, self._texts["thinking"].text()
+        return self._row_with(text, self._reasoning(thinking, self._stored_blocks()))
+
+    def snapshot_around(self, growing: str) -> Message:
+        """Return the row as clients see it while it grows, with `growing` in place of the growing string.
+
+        It has no block for the thinking that is still open: the same text would be in it twice.
+        """
+        text = growing if self._growing == "text" else self.text
+        thinking = growing if self._growing == "thinking" else self._texts["thinking"].text()
+        return self._row_with(text, self._reasoning(thinking, list(self._blocks)))
+
+    def _row_with(self, text: str, reasoning: ReasoningData) -> Message:
         parts: list[Part] = []
         for what in self._order:
             if what == "text":
-                parts.append(TextPart(TextData(text=self._text)))
+                parts.append(TextPart(TextData(text=text)))
             elif what == "reasoning":
-                parts.append(ReasoningPart(self._reasoning()))
+                parts.append(ReasoningPart(reasoning))
             else:
                 parts.append(ToolCallPart(self._calls[what[5:]]))
         if self._finish is not None:
@@ -145,66 +230,48 @@ class MessageDraft:
         if what not in self._order:
             self._order.append(what)
 
+    def _append(self, field: GrowingField, text: str) -> None:
+        self._texts[field].append(text)
+        if self._growing != field:
+            self._add_part("text" if field == "text" else "reasoning")
+            self._change()
+            self._growing = field
+        self._appended.append(text)
+
+    def _change(self) -> None:
+        """Note a change that is not growth: clients need the whole row next."""
+        self._growing = None
+        self._is_changed = True
+        self._appended.clear()
+
     def _open_block(self, now: int) -> None:
         if self._block_is_open:
             return
         self._add_part("reasoning")
+        self._change()
         self._block_is_open = True
-        self._block_before_text = not self._text
+        self._block_from = self._texts["thinking"].length
+        self._block_before_text = not self._texts["text"].length
         self._block_calls_before = len(self._calls)
         self._reasoning_started = self._reasoning_started or now
         self._reasoning_finished = 0
 
-    def _reasoning(self) -> ReasoningData:
+    def _block_thinking(self) -> str:
+        return self._texts["thinking"].text()[self._block_from :] if self._block_is_open else ""
+
+    def _reasoning(self, thinking: str, blocks: list[ReasoningBlock]) -> ReasoningData:
         return ReasoningData(
-            thinking=self._thinking,
+            thinking=thinking,
             signature=self._blocks[-1].signature if self._blocks else "",
             started_at=self._reasoning_started,
             finished_at=self._reasoning_finished,
-            blocks=self._stored_blocks(),
+            blocks=blocks,
         )
 
     def _stored_blocks(self) -> list[ReasoningBlock]:
         if not self._block_is_open:
             return list(self._blocks)
-        return [*self._blocks, ReasoningBlock(thinking=self._block_thinking, before_text=self._block_before_text)]
-
-
-def needs_store(stored: Message | None, new: Message) -> bool:
-    """Return whether `new` must be written before the update returns, given the stored state of that row.
-
-    True when it has a finish part, another number of tool calls, a call with another `finished` flag, or reasoning that
-    has ended since. More text, or more input of an open call, may be written later.
-    """
-    old, current = _milestones(stored), _milestones(new)
-    has_ended_reasoning = current.reasoning_ended and not old.reasoning_ended
-    return current.finish is not None or current.calls != old.calls or has_ended_reasoning
-
-
-class _Milestones:
-    """The parts of a row that `needs_store` compares."""
-
-    __slots__ = ("calls", "finish", "reasoning_ended")
-
-    def __init__(self) -> None:
-        self.calls: dict[str, bool] = {}
-        self.finish: FinishData | None = None
-        self.reasoning_ended = False
-
-
-def _milestones(message: Message | None) -> _Milestones:
-    milestones = _Milestones()
-    for part in message.parts if message is not None else ():
-        match part:
-            case ToolCallPart(data):
-                milestones.calls[data.id] = data.finished
-            case FinishPart(data):
-                milestones.finish = data
-            case ReasoningPart(data):
-                milestones.reasoning_ended = data.finished_at > 0
-            case _:
-                pass
-    return milestones
+        return [*self._blocks, ReasoningBlock(thinking=self._block_thinking(), before_text=self._block_before_text)]
 
 
 def finish_of(message: Message) -> FinishData | None:

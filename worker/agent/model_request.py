@@ -101,22 +101,27 @@ class StepRequest:
                 if isinstance(event, Counted):
                     self._tokens = event.tokens
                     continue
-                self._apply(event, draft)
-                await self._transcript.update(draft.snapshot())
+                if self._apply(event, draft):
+                    await self._transcript.update(draft.snapshot())
+                else:
+                    self._transcript.grown(draft)
         if finished is None:
             raise failure("stream_cut", "the model's answer ended before it was complete", in_stream=True)
         self._tokens = finished.tokens
         self._close_open_calls(draft)
         return finished.reason
 
-    def _apply(self, event: ModelEvent, draft: MessageDraft) -> None:
+    def _apply(self, event: ModelEvent, draft: MessageDraft) -> bool:
+        """Add the event to the draft. Return whether the draft must be stored at once."""
         match event:
             case TextDelta(text):
                 draft.add_text(text)
+                return False
             case ThinkingDelta(text):
                 draft.add_thinking(text, self._now())
+                return False
             case ThinkingEnd(signature, block_id, provider, details):
-                draft.end_thinking(
+                return draft.end_thinking(
                     self._now(), signature=signature, block_id=block_id, provider=provider, details=details
                 )
             case ToolCallStart(call_id, name):
@@ -125,7 +130,8 @@ class StepRequest:
                 unique = self._unique_ids[call_id].pop(0)
                 draft.end_tool_call(unique, self._check_input(unique, text))
             case _:
-                pass
+                return False
+        return True
 
     def _unique(self, call_id: str) -> str:
         """Return an id that is unique in this conversation; some servers reuse ids (L06)."""
@@ -159,10 +165,17 @@ class StepRequest:
             "model request failed, trying again",
             extra=fields(category=error.category, status=error.provider_status, attempt=attempts, in_s=delay_s),
         )
-        draft.reset()
-        await self._transcript.update(draft.snapshot())
+        await self._reset(draft)
         text = f"{error.title}: {error.message} (attempt {attempts}, next in {delay_s:g} s)"
         await self._transcript.agent_event(AgentEvent(type="retrying", progress=text))
+
+    async def _reset(self, draft: MessageDraft) -> None:
+        had_calls = bool(draft.calls)
+        draft.reset()
+        if had_calls:
+            await self._transcript.update(draft.snapshot())
+        else:
+            self._transcript.grown(draft)
 
     async def _account(self, ended: Ended) -> None:
         usage = self._usage(ended)

@@ -5,6 +5,7 @@ from typing import Protocol
 from protocol.api.agent import AgentEvent
 from protocol.api.message import Message, ToolResultData
 from protocol.api.session import Session
+from worker.agent.message_draft import MessageDraft
 from worker.agent.usage import Usage
 
 
@@ -27,8 +28,15 @@ class Transcript(Protocol):
         """Store this finished summary; the history for the model begins with it from now on."""
         ...
 
+    def grown(self, draft: MessageDraft) -> None:
+        """Show and store the draft, each at its own pace: text was appended to it, or all of its text was dropped."""
+        ...
+
     async def update(self, message: Message) -> None:
-        """Publish this state of a row; it is written at once if `needs_store`, else within the snapshot interval."""
+        """Store this state of a row before this returns: a tool call began or ended, or reasoning ended.
+
+        A row with the finish that ends the turn is stored with the end of the run.
+        """
         ...
 
     async def create_tool(self, result: ToolResultData) -> Message:

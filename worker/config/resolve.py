@@ -184,7 +184,14 @@ def resolve(
     if default_model:
         _check_default(providers, default_model)
     try:
-        large = _large(providers, selected, default_model, resolver.warnings, is_configured=is_configured)
+        large = _large(
+            providers,
+            selected,
+            default_model,
+            resolver.warnings,
+            is_configured=is_configured,
+            is_local_own=LOCAL_ID in configured,
+        )
         small = _small(providers, selected, large, resolver.warnings)
     except BadInput as error:
         problem = error.message
@@ -224,6 +231,7 @@ def _large(
     warnings: Sequence[str],
     *,
     is_configured: bool,
+    is_local_own: bool,
 ) -> SelectedModel:
     if default_model:
         provider_id, _, model_id = default_model.partition("/")
@@ -235,10 +243,10 @@ def _large(
     for provider in providers.values():
         # Cloud credentials in the environment may serve other purposes: they do not select the cloud's models.
         known = KNOWN_BY_ID.get(provider.id)
-        may_replace = not is_configured or provider.id not in (BUILTIN_ID, LOCAL_ID)
+        is_own = provider.id != BUILTIN_ID and (provider.id != LOCAL_ID or is_local_own)
         if not provider.models:
             reasons.append(f"provider {provider.id!r} has no models: list them in its models, or start its server")
-        elif may_replace and (provider.api_key or known is None or not known.credentials):
+        elif (is_own or not is_configured) and (provider.api_key or known is None or not known.credentials):
             return SelectedModel(model=provider.models[0].id, provider=provider.id)
     reasons += [text for text in warnings if " is not used: " in text]
     raise BadInput(

@@ -1,7 +1,9 @@
 """Send committed events in order, and the newest snapshot of each key, as credit and socket allow.
 
 The events of one iteration of the event loop are sent in one batch; the first event after a pause is sent at once.
-Snapshots that follow each other closely wait a few milliseconds, so that several share a batch.
+Snapshots that follow each other closely wait a few milliseconds, so that several share a batch. Growing messages are
+sent every `snapshot_interval_s`, and long ones that must be sent whole less often. The workers of a machine send them
+at the same moments, so that the supervisor wakes once for all of them.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from protocol.base.tasks import TaskOwner
 from protocol.errors import BulkheadError
 from protocol.events import Event
 from protocol.limits import Limits
-from worker.events.window import Window
+from worker.events.window import SnapshotSource, Window
 
 SNAPSHOT_PAUSE_S = 0.01
 """The minimum time between two batches that hold only snapshots."""
@@ -33,8 +35,9 @@ class Publisher:
         self._window = Window(count_max=limits.event_window, bytes_max=8 * limits.event_batch_max_bytes)
         self._tasks = TaskOwner("publisher", log)
         self._timer: asyncio.Handle | None = None
-        self._timer_is_late = False
+        self._timer_at = 0.0
         self._sent_at = 0.0  # of a batch that held only snapshots
+        self._grow_at = 0.0  # when growing messages may be sent next
         self._fetching = False
         self._changed = asyncio.Event()
 
@@ -64,6 +67,22 @@ class Publisher:
         self._window.with_snapshot(event)
         self._schedule(max(0.0, self._sent_at + SNAPSHOT_PAUSE_S - self._clock.now()))
 
+    def grow(self, source: SnapshotSource) -> None:
+        """Send what has changed in this growing message: its first text at once, more at the next interval."""
+        if self._window.holds(source):
+            return  # it will be in the event that waits
+        self._window.with_snapshot(source)
+        is_first = self._window.is_first(source.key)
+        self._schedule(0.0 if is_first else max(0.0, self._grow_at - self._clock.now()))
+
+    def hurry(self) -> None:
+        """Send what waits for the next interval now."""
+        self._schedule(0.0)
+
+    def withdraw(self, key: str) -> None:
+        """Send no snapshot of this key until `grow` or `snapshot` is called again."""
+        self._window.withdraw(key)
+
     async def drain(self, timeout_s: float) -> bool:
         """Wait until the socket has everything. Return False after `timeout_s` seconds or without a supervisor."""
         try:
@@ -88,15 +107,20 @@ class Publisher:
 
     # --- called by the link (worker.link.interfaces.EventSource) ------------------------------------------------------
 
-    def connected(self, last_number: int, credit: int) -> None:
+    def connected(self, last_number: int, credit: int, *, takes_growth: bool = False) -> None:
         """Send the events after `last_number`, the end of the log as a supervisor knows it."""
-        self._window.connected(last_number, credit)
+        self._window.connected(last_number, credit, takes_growth=takes_growth)
         self._schedule(0.0)
 
     def credit(self, more: int) -> None:
         """The supervisor has room for `more` numbered events."""
         self._window.credited(more)
         self._schedule(0.0)
+
+    def unfit(self, keys: list[str]) -> None:
+        """The supervisor could not append to the snapshots of these keys: send them whole with the next interval."""
+        self._window.unfit(keys)
+        self._schedule(max(0.0, self._grow_at - self._clock.now()))
 
     def disconnected(self) -> None:
         """The connection is closed."""
@@ -110,12 +134,13 @@ class Publisher:
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def _schedule(self, delay_s: float) -> None:
+        at = self._clock.now() + delay_s if delay_s > 0 else 0.0
         if self._timer is not None:
-            if not self._timer_is_late or delay_s > 0:
+            if at >= self._timer_at:
                 return
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer_is_late = delay_s > 0
+        self._timer_at = at
         self._timer = loop.call_later(delay_s, self._flush) if delay_s > 0 else loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -125,14 +150,24 @@ class Publisher:
             if not self._send(batch):
                 break
             self._window.went(batch)
-            if all(event.is_snapshot for event in batch):
-                self._sent_at = (
-                    self._clock.now()
-                )  # not for other batches, so that the first snapshot of an answer is sent at once
+            if batch[-1].is_snapshot:
+                self._snapshots_sent(batch)
+            if self._window.is_drained:
+                break
         if self._window.hole() is not None and not self._fetching:
             self._fetching = True
             self._tasks.start(self._fill(), "fill")
         self._changed.set()
+
+    def _snapshots_sent(self, batch: list[Event]) -> None:
+        now = self._clock.now()
+        if batch[0].is_snapshot:  # else the first snapshot of an answer would not be sent at once
+            self._sent_at = now
+        interval_s = self._limits.snapshot_interval_s
+        size = sum([len(event.data) for event in batch if event.is_snapshot])
+        pause_s = size / self._limits.snapshot_bytes_per_s
+        # The next multiple of the interval: the clock is the same for all workers.
+        self._grow_at = max(now + pause_s, (now // interval_s + 1) * interval_s) if interval_s > 0 else now + pause_s
 
     async def _fill(self) -> None:
         try:

@@ -24,6 +24,7 @@ class Handshake:
         self.has_said_ready = False
         self.hello_number = 0  # the last event number of the latest hello
         self.credit = 0  # of the latest welcome
+        self.takes_growth = False  # of the latest welcome
         self._spec = spec
         self._stats = stats
         self._identity = own_identity()
@@ -64,6 +65,7 @@ class Handshake:
         self.epoch = message.epoch
         self.is_welcome = True
         self.credit = message.credit
+        self.takes_growth = message.takes_growth
 
     def ready(self) -> Ready:
         """Make the message that calls may come, with the numbers as they are now."""

@@ -34,12 +34,19 @@ class LinkCallbacks:
 class EventSource(Protocol):
     """The publisher, as the link uses it."""
 
-    def connected(self, last_number: int, credit: int) -> None:
-        """A supervisor has every event up to `last_number` or asks for it; `credit` more may be sent."""
+    def connected(self, last_number: int, credit: int, *, takes_growth: bool = False) -> None:
+        """A supervisor has every event up to `last_number` or asks for it; `credit` more may be sent.
+
+        `takes_growth`: it can append to the snapshots that it has.
+        """
         ...
 
     def credit(self, more: int) -> None:
         """`more` further events may be sent."""
+        ...
+
+    def unfit(self, keys: list[str]) -> None:
+        """The supervisor could not append to the snapshots of these keys."""
         ...
 
     def disconnected(self) -> None:

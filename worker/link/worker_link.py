@@ -26,6 +26,7 @@ from protocol.messages import (
     LastWord,
     Ready,
     Refusal,
+    SendWhole,
     Shutdown,
     ToSupervisor,
     ToWorker,
@@ -179,7 +180,7 @@ class WorkerLink:
                 if message.epoch < self.epoch:
                     self._reject_stale(message, message.epoch)
                     return
-            case Credit():
+            case Credit() | SendWhole():
                 pass
         self._callbacks.on_supervisor_heard()
         self._obey(message)
@@ -201,14 +202,18 @@ class WorkerLink:
         self._handshake.welcomed(message)
         self._log.info("supervisor found", extra=self._fields(epoch=message.epoch))
         if self._handshake.has_said_ready:
-            self._publisher.connected(self._handshake.hello_number, message.credit)
+            self._connected(self._handshake.hello_number)
         elif self._handshake.owes_ready:
             self._say_ready()
 
     def _say_ready(self) -> None:
         message = self._handshake.ready()
         self._send(message)
-        self._publisher.connected(message.last_number, self._handshake.credit)
+        self._connected(message.last_number)
+
+    def _connected(self, last_number: int) -> None:
+        handshake = self._handshake
+        self._publisher.connected(last_number, handshake.credit, takes_growth=handshake.takes_growth)
 
     def _hello_again(self) -> None:
         if self._socket.is_open and not self.is_welcome:
@@ -222,6 +227,8 @@ class WorkerLink:
                 self._calls.cancel(message.call_id)
             case Credit():
                 self._publisher.credit(message.more)
+            case SendWhole():
+                self._publisher.unfit(message.keys)
             case Attached():
                 self._callbacks.on_attached(message.clients)
             case Shutdown():

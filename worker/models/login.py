@@ -1,12 +1,15 @@
 """Renew OAuth logins: decide when a token is due, request a new one, and read the response."""
 
+import base64
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote_plus, urlencode
+
+import msgspec
 
 from worker.models.failures import failure
-
-if TYPE_CHECKING:
-    import httpx2
+from worker.models.transport.provider_http import ProviderHttp
+from worker.models.wires.wire import WireRequest
 
 MARGIN_S = 30.0
 ANSWER_MAX_BYTES = 64 * 1024
@@ -29,36 +32,38 @@ def can_renew(login: Mapping[str, Any] | None) -> bool:
     return login is not None and bool(_text(login, "refresh_token")) and bool(_text(_client(login), "token_url"))
 
 
-async def exchange(login: Mapping[str, Any], http: "httpx2.AsyncClient", now: Callable[[], float]) -> dict[str, Any]:
-    """Request a new token and return the updated login. Raises ModelFailure (`auth`), and what the client raises.
+async def exchange(login: Mapping[str, Any], http: ProviderHttp, now: Callable[[], float]) -> dict[str, Any]:
+    """Request a new token and return the updated login. Raises ModelFailure (`auth`) and TransportError.
 
-    `now` returns the Unix time.
+    `now` returns the Unix time. The caller bounds the time.
     """
     client = _client(login)
     form = {"grant_type": "refresh_token", "refresh_token": _text(login, "refresh_token")}
-    basic: dict[str, Any] = {}
+    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
     if client.get("auth_style") == _BY_HEADER and _text(client, "client_secret"):
-        basic["auth"] = (_text(client, "client_id"), _text(client, "client_secret"))
+        # Both are encoded before they are joined (RFC 6749, section 2.3.1).
+        pair = f"{quote_plus(_text(client, 'client_id'))}:{quote_plus(_text(client, 'client_secret'))}"
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
     else:
         form |= {name: _text(client, name) for name in ("client_id", "client_secret") if _text(client, name)}
-    response = await http.post(
-        _text(client, "token_url"),
-        data=form,
-        **basic,
-        headers={"accept": "application/json"},
-        follow_redirects=False,
-    )
+    response = await http.open(WireRequest(_text(client, "token_url"), headers, urlencode(form).encode()))
+    body = b""
     try:
-        fields = response.json() if len(response.content) <= ANSWER_MAX_BYTES else {}
-    except ValueError:
+        while len(body) <= ANSWER_MAX_BYTES and (part := await response.read()):
+            body += part
+    finally:
+        response.abort()
+    try:
+        fields = msgspec.json.decode(body) if len(body) <= ANSWER_MAX_BYTES else {}
+    except (msgspec.DecodeError, UnicodeDecodeError):
         fields = {}
     token = fields.get("access_token") if isinstance(fields, dict) else None
-    if response.status_code != 200 or not isinstance(token, str) or not token:
+    if response.status != 200 or not isinstance(token, str) or not token:
         reason = _text(fields, "error") if isinstance(fields, dict) else ""
         raise failure(
             "auth",
-            f"the login could not be renewed ({reason[:100] or f'status {response.status_code}'}); log in again",
-            status=response.status_code,
+            f"the login could not be renewed ({reason[:100] or f'status {response.status}'}); log in again",
+            status=response.status,
             secrets=secrets_of(login),
         )
     lifetime_s = int(_number(fields, "expires_in"))

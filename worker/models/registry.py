@@ -1,13 +1,11 @@
 """Provide the client of each configured model.
 
-The HTTP clients are set up here: no retries of their own, one shared TLS context, bounded connect time. They are
-created on first use and closed by `ModelRegistry.close`.
+The connections to providers are opened on first use, shared by all models, and closed by `ModelRegistry.close`.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
@@ -17,18 +15,22 @@ from worker.config.catalogue import BUILTIN_ID, LOCAL_ID, key_hint
 from worker.config.load import WorkspaceConfig
 from worker.models.client import ModelClient
 from worker.models.key_renewal import RenewingModel
-from worker.models.local_model import at_socket, socket_transport
-from worker.models.provider_clients import make_wire_model, wire_of
+from worker.models.local_model import at_socket
+from worker.models.options import may_cache
 from worker.models.remote import RemoteModel
-from worker.models.request_options import may_cache
-from worker.models.response_limits import client_options
 from worker.models.script import ScriptModel, Sleeper
-from worker.web.tls import shared_tls
+from worker.models.transport.provider_http import ProviderHttp
+from worker.models.wire_choice import Api, api_of
+from worker.models.wires.anthropic import AnthropicWire
+from worker.models.wires.chat import ChatWire
+from worker.models.wires.responses import ResponsesWire
+from worker.models.wires.wire import Wire, WireContext
 
 if TYPE_CHECKING:
     import httpx2
 
-CLOSE_S = 2.0
+    from worker.models.extras.library_model import LibraryHttp
+    from worker.models.extras.settings import Extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +61,16 @@ class ModelRegistry:
         transport: "httpx2.AsyncBaseTransport | None" = None,
         renew: "Renew | None" = None,
     ) -> None:
-        """`transport` replaces the network, for the warm-up. `env` provides switches, and projects and regions of cloud
-        providers. `renew` looks for a newer key after a 401."""
+        """`transport` replaces the network of the library clients (Google). `env` provides switches, and projects and
+        regions of cloud providers. `renew` looks for a newer key after a 401."""
         self._renew = renew
         self._config = config
         self._env = env
         self._limits = limits
         self._script = ScriptModel(sleep=sleep, clock=clock or SystemClock(), limits=limits)
         self._transport = transport
-        self._http: httpx2.AsyncClient | None = None
-        self._socket_http: httpx2.AsyncClient | None = None
+        self._http = ProviderHttp(limits.model_connect_s)
+        self._library_http: LibraryHttp | None = None
 
     def choice(self, kind: str = "large") -> ModelChoice:
         """Return the model selected for `large` or `small`."""
@@ -109,52 +111,51 @@ class ModelRegistry:
 
     async def close(self) -> None:
         """Close the connections."""
-        clients = (self._http, self._socket_http)
-        self._http = self._socket_http = None
-        for http in clients:
-            if http is not None:
-                async with asyncio.timeout(CLOSE_S):
-                    await http.aclose()
+        await self._http.close()
+        if self._library_http is not None:
+            await self._library_http.close()
 
     def _client(self, choice: ModelChoice) -> ModelClient:
         provider, model = choice.provider, choice.model
         if provider.id == BUILTIN_ID:
             return self._script
-        wire = wire_of(provider, model, choice.selected)
-        http = self._client_http
+        api = api_of(provider, model, choice.selected)
+        socket = ""
         if provider.type == LOCAL_ID:
             socket, provider = at_socket(provider)
-            http = partial(self._client_socket, socket)
-        return RemoteModel(
-            wire=wire,
+        context = WireContext(
             model=model,
             provider=provider,
             selected=choice.selected,
-            make=lambda: make_wire_model(wire, provider, model, http=http, env=self._env, limits=self._limits),
-            limits=self._limits,
-            secrets=self._config.secrets,
-            key_hint=key_hint(provider.id),
+            env=self._env,
             caches=may_cache(self._env),
+            secrets=self._config.secrets,
+        )
+        if api == "google" or api == "bedrock":
+            return self._library_client(api, context)
+        return RemoteModel(
+            _wire(api, context),
+            self._http,
+            context=context,
+            limits=self._limits,
+            key_hint=key_hint(provider.id),
+            socket=socket,
         )
 
-    def _client_http(self) -> "httpx2.AsyncClient":
-        if self._http is None:
-            self._http = self._make_http(self._transport)
-        return self._http
+    def _library_client(self, extra: "Extra", context: WireContext) -> ModelClient:
+        from worker.models.extras.library_model import LibraryHttp, LibraryModel
 
-    def _client_socket(self, socket: str) -> "httpx2.AsyncClient":
-        if self._socket_http is None:
-            self._socket_http = self._make_http(self._transport or socket_transport(socket))
-        return self._socket_http
+        if self._library_http is None:
+            self._library_http = LibraryHttp(self._limits, self._transport)
+        hint = key_hint(context.provider.id)
+        return LibraryModel(extra, context, self._library_http, limits=self._limits, key_hint=hint)
 
-    def _make_http(self, transport: "httpx2.AsyncBaseTransport | None") -> "httpx2.AsyncClient":
-        import httpx2
 
-        # The read timeout only backs up our own deadlines, which count events.
-        read_s = max(self._limits.model_first_event_s, self._limits.model_progress_s) + 5.0
-        return httpx2.AsyncClient(
-            verify=shared_tls(),
-            timeout=httpx2.Timeout(read_s, connect=self._limits.model_connect_s),
-            transport=transport,
-            **client_options(),
-        )
+def _wire(api: Api, context: WireContext) -> Wire:
+    match api:
+        case "anthropic":
+            return AnthropicWire(context)
+        case "responses":
+            return ResponsesWire(context)
+        case _:
+            return ChatWire(context)

@@ -1,32 +1,25 @@
-"""Call a model through pydantic_ai and translate its events and errors.
+"""Call a model: send the request of its wire, decode the response as it arrives, and keep the deadlines.
 
-Two deadlines apply: until the first event, and between two events. Both count events of the model and not bytes, to
-detect a server that only keeps the connection alive (L03). The libraries' own retries are off.
+Two deadlines apply: until the first event, and between two events. Both count what the decoder understood and not
+bytes, to detect a server that only keeps the connection alive (L03). Nothing is retried here.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 
-from protocol.api.message import ToolCallPart
-from protocol.api.provider import Model, ProviderConfig, SelectedModel
-from protocol.errors import BadInput
 from protocol.limits import Limits
-from worker.models.client import Category, ModelEvent, ModelFailure, ModelRequest
-from worker.models.error_mapping import described
-from worker.models.event_translation import Translation
+from worker.models.client import Category, ModelEvent, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
 from worker.models.failures import failure
-from worker.models.message_format import to_wire
-from worker.models.request_options import Wire, settings_for
+from worker.models.transport.deadline import Deadline, DeadlinePassed
+from worker.models.transport.provider_http import ProviderHttp
+from worker.models.transport.response import ProviderResponse, TransportError
+from worker.models.transport.sse import EVENT_MAX_BYTES, Event, EventParser, TooLong
+from worker.models.wires.http_errors import failure_of, parse_error
+from worker.models.wires.wire import StreamDecoder, Wire, WireContext
 
-if TYPE_CHECKING:
-    from pydantic_ai.models import Model as WireModel
-    from pydantic_ai.models import ModelRequestParameters
-    from pydantic_ai.tools import ToolDefinition
-
-T = TypeVar("T")
-_END: Any = object()
+ERROR_MAX_BYTES = 64 * 1024
+OK = 200
 
 
 class RemoteModel:
@@ -34,142 +27,164 @@ class RemoteModel:
 
     def __init__(
         self,
-        *,
         wire: Wire,
-        model: Model,
-        provider: ProviderConfig,
-        selected: SelectedModel,
-        make: Callable[[], "WireModel"],
+        http: ProviderHttp,
+        *,
+        context: WireContext,
         limits: Limits,
-        secrets: tuple[str, ...],
         key_hint: str,
-        caches: bool,
+        socket: str,
     ) -> None:
-        """`make` builds the model of pydantic_ai, on first use. `secrets` never appear in a failure's text; `key_hint`
-        says where to put a correct key. `caches`: cache markers may be sent.
-
-        It takes nine parameters because the registry computes all of them; the configuration itself is not read here.
-        """
-        self.model = model
-        self.provider_id = provider.id
-        self.is_flat_rate = provider.flat_rate
+        """`key_hint` says where to put a correct key. `socket` is the path of a local model's Unix socket, "" for
+        others."""
+        self.model = context.model
+        self.provider_id = context.provider.id
+        self.is_flat_rate = context.provider.flat_rate
         self._wire = wire
-        self._provider = provider
-        self._selected = selected
-        self._make = make
+        self._http = http
         self._limits = limits
-        self._secrets = secrets
+        self._secrets = context.secrets
         self._key_hint = key_hint
-        self._caches = caches
-        self._wire_model: WireModel | None = None
+        self._socket = socket
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Send the request once; see `ModelClient`."""
-        has_begun = False
-
-        def fail(category: Category, message: str) -> ModelFailure:
-            return failure(category, message, in_stream=has_begun, secrets=self._secrets)
-
+        deadline = Deadline(self._limits.model_first_event_s)
+        response = await self._open(request)
         try:
-            async with AsyncExitStack() as stack:
-                async with asyncio.timeout(self._limits.model_first_event_s):
-                    response = await stack.enter_async_context(self._open(request))
-                    events = aiter(response)
-                    event = await anext(events, _END)
-                translation = Translation(self.provider_id)
-                while event is not _END:
-                    has_begun = True
-                    counted = translation.counted(response.usage)
-                    if counted is not None:
-                        yield counted
-                    for translated in translation.events(event):
-                        yield translated
-                    event = await self._before_progress_deadline(anext(events, _END))
-                for event in translation.ends(response.get(), fail):
+            deadline.start(partial(response.interrupt, DeadlinePassed()))
+            kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            if response.status != OK or kind == "text/html":
+                raise await self._refused(response, deadline)
+            decoder = self._wire.decoder()
+            chunk = await self._read(response, deadline, has_begun=False)
+            if kind == "application/json" and chunk.lstrip()[:1] in b"{[":  # some streams are declared as JSON, too
+                for event in await self._whole(chunk, response, decoder, deadline):
                     yield event
+                return
+            parser = EventParser()
+            while True:
+                seen = decoder.progress
+                events, problem = self._decoded(chunk, parser, decoder)
+                for event in events:
+                    yield event
+                if problem is not None:
+                    raise problem
+                if not chunk or decoder.is_complete:
+                    break
+                if decoder.progress != seen:
+                    deadline.move(self._limits.model_progress_s)
+                chunk = await self._read(response, deadline, has_begun=decoder.progress > 0)
+            last = decoder.end()
+            response.release()  # now: the consumer may take its time with the last events
+            for event in last:
+                yield event
+        finally:
+            deadline.stop()
+            response.abort()  # without effect after `release`
+
+    async def _open(self, request: ModelRequest) -> ProviderResponse:
+        first_s = self._limits.model_first_event_s
+        try:
+            async with asyncio.timeout(first_s):
+                return await self._http.open(self._wire.request(request), self._socket)
+        except TransportError as error:
+            raise self._fail(error.category, error.message, has_begun=False) from None
         except TimeoutError:
-            limit_s = self._limits.model_progress_s if has_begun else self._limits.model_first_event_s
-            raise fail("timeout", f"the model sent nothing for {limit_s:g} s") from None
-        except (ModelFailure, BadInput):
-            raise
-        except Exception as error:
-            # Third-party code: on an unexpected response it raises anything, even AttributeError.
-            # Text and chain of such an error may quote the key (L01).
-            raise described(error, has_begun, secrets=self._secrets, key_hint=self._key_hint) from None
+            raise self._too_slow(has_begun=False) from None
 
-    def _open(self, request: ModelRequest) -> Any:
-        from pydantic_ai.direct import model_request_stream
+    async def _read(self, response: ProviderResponse, deadline: Deadline, *, has_begun: bool) -> bytes:
+        deadline.is_waiting = True
+        try:
+            return await response.read()
+        except TransportError as error:
+            raise self._fail("stream_cut" if has_begun else error.category, error.message, has_begun) from None
+        except DeadlinePassed:
+            raise self._too_slow(has_begun) from None
+        finally:
+            deadline.is_waiting = False
 
-        if self._wire_model is None:
-            self._wire_model = self._make()
-        wire_model = self._wire_model
-        messages = to_wire(
-            request.messages,
-            system=(self._provider.system_prompt_prefix, request.system),
-            wire=self._wire,
-            wire_name=wire_model.system,
-            model=self.model,
-        )
-        settings: Any = settings_for(
-            self._wire,
-            self.model,
-            self._provider,
-            self._selected,
-            profile=wire_model.profile,
-            max_tokens=request.max_tokens,
-            headers=_headers(request),
-            caches=self._caches,
-        )
-        parameters = self._parameters(request)
-        if self._wire == "bedrock" and not request.tools and _has_calls(request):
-            parameters.function_tools.append(_no_tool())
-            settings["tool_choice"] = "none"
-        return model_request_stream(wire_model, messages, model_settings=settings, model_request_parameters=parameters)
+    def _decoded(
+        self, chunk: bytes, parser: EventParser, decoder: StreamDecoder
+    ) -> tuple[list[ModelEvent], ModelFailure | None]:
+        """Return the events in the bytes of one read, b"" at the end, and the failure that ends them."""
+        events: list[ModelEvent] = []
+        try:
+            pending: list[Event] = parser.feed(chunk) if chunk else parser.end()
+            for name, data in pending:
+                events += decoder.event(name, data)
+                if decoder.is_complete:
+                    break
+        except ModelFailure as error:
+            return merged(events), error
+        except TooLong as error:
+            return merged(events), self._fail("garbage", f"cannot read the model's answer: {error}", has_begun=True)
+        return merged(events), None
 
-    def _parameters(self, request: ModelRequest) -> "ModelRequestParameters":
-        from pydantic_ai.models import ModelRequestParameters
-        from pydantic_ai.tools import ToolDefinition
+    async def _whole(
+        self, first: bytes, response: ProviderResponse, decoder: StreamDecoder, deadline: Deadline
+    ) -> Sequence[ModelEvent]:
+        """Return the events of a response that is JSON instead of a stream, of which `first` was read.
 
-        # Strict schemas are left to OpenAI's own service; local servers fail on them.
-        strict = None if self._provider.type in ("openai", "azure") else False
-        return ModelRequestParameters(
-            function_tools=[
-                ToolDefinition(
-                    name=tool.name,
-                    description=tool.description,
-                    parameters_json_schema=dict(tool.schema),
-                    strict=strict,
-                )
-                for tool in request.tools
-            ]
-        )
+        Raises ModelFailure if it is an error.
+        """
+        body = first + await self._body(response, deadline, EVENT_MAX_BYTES)
+        if parse_error(body).message:
+            raise failure_of(OK, response.headers, body, key_hint=self._key_hint, secrets=self._secrets)
+        events = decoder.event("", body)
+        events += decoder.end()
+        response.release()
+        return events
 
-    async def _before_progress_deadline(self, pull: Awaitable[T]) -> T:
-        async with asyncio.timeout(self._limits.model_progress_s):
-            return await pull
+    async def _refused(self, response: ProviderResponse, deadline: Deadline) -> ModelFailure:
+        """Return the failure for an error status, or for a web page instead of an answer."""
+        try:
+            body = await self._body(response, deadline, ERROR_MAX_BYTES)
+        except ModelFailure:
+            body = b""  # the status says enough
+        response.release()
+        if response.status == OK:
+            text = parse_error(body).message
+            return self._fail(
+                "garbage", f"the provider answered with a web page ({text}); check base_url", has_begun=False
+            )
+        return failure_of(response.status, response.headers, body, key_hint=self._key_hint, secrets=self._secrets)
 
+    async def _body(self, response: ProviderResponse, deadline: Deadline, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while size < limit and (part := await self._read(response, deadline, has_begun=False)):
+            parts.append(part)
+            size += len(part)
+        return b"".join(parts)[:limit]
 
-def _has_calls(request: ModelRequest) -> bool:
-    return any(isinstance(part, ToolCallPart) for message in request.messages for part in message.parts)
+    def _too_slow(self, has_begun: bool) -> ModelFailure:
+        limit_s = self._limits.model_progress_s if has_begun else self._limits.model_first_event_s
+        return self._fail("timeout", f"the model sent nothing for {limit_s:g} s", has_begun)
 
-
-def _no_tool() -> "ToolDefinition":
-    """Return a dummy tool: Bedrock rejects a conversation with tool calls (a summary) if no tool is declared."""
-    from pydantic_ai.tools import ToolDefinition
-
-    return ToolDefinition(
-        name="none",
-        description="There are no tools now. Do not call this.",
-        parameters_json_schema={"type": "object", "properties": {}},
-    )
+    def _fail(self, category: Category, message: str, has_begun: bool) -> ModelFailure:
+        return failure(category, message, in_stream=has_begun, secrets=self._secrets)
 
 
-def _headers(request: ModelRequest) -> dict[str, str]:
-    """Return headers that route a conversation to the provider's cache of it; they do not reveal the session's id."""
-    import xxhash
-
-    session_id = next((message.session_id for message in request.messages if message.session_id), "")
-    if not session_id:
-        return {}
-    name = xxhash.xxh3_64_hexdigest(session_id.encode())
-    return {"x-session-id": name, "x-session-affinity": name}
+def merged(events: list[ModelEvent]) -> list[ModelEvent]:
+    """Return the events with neighbouring deltas of the same kind joined: what one read brought is one change."""
+    if len(events) < 2:
+        return events
+    joined: list[ModelEvent] = []
+    texts: list[str] = []
+    kind: type[TextDelta] | type[ThinkingDelta] = TextDelta
+    for event in events:
+        if isinstance(event, TextDelta | ThinkingDelta):
+            if texts and type(event) is not kind:
+                joined.append(kind("".join(texts)))
+                texts = []
+            kind = type(event)
+            texts.append(event.text)
+            continue
+        if texts:
+            joined.append(kind("".join(texts)))
+            texts = []
+        joined.append(event)
+    if texts:
+        joined.append(kind("".join(texts)))
+    return joined

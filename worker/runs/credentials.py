@@ -25,7 +25,8 @@ from worker.config.edit import literal, set_key
 from worker.config.files import Object, read_json, state_file
 from worker.config.live import LiveConfig
 from worker.models.login import can_renew, exchange, is_due
-from worker.web.tls import shared_tls
+from worker.models.transport.provider_http import ProviderHttp
+from worker.models.transport.response import TransportError
 
 LOCK_S = 45.0
 LOCK_POLL_S = 0.1
@@ -84,17 +85,15 @@ class Credentials:
             return False
 
     async def _exchange(self, provider_id: str, provider: ProviderConfig) -> None:
-        import httpx2
-
         assert provider.oauth is not None
+        http = ProviderHttp(EXCHANGE_S)
         try:
-            async with (
-                asyncio.timeout(EXCHANGE_S),
-                httpx2.AsyncClient(verify=shared_tls(), timeout=httpx2.Timeout(EXCHANGE_S)) as http,
-            ):
+            async with asyncio.timeout(EXCHANGE_S):
                 login = await exchange(provider.oauth, http, self._clock.wall)
-        except httpx2.HTTPError as error:
-            raise Unavailable(f"cannot renew the login of {provider_id}: {type(error).__name__}") from None
+        except TransportError as error:
+            raise Unavailable(f"cannot renew the login of {provider_id}: {error.message}") from None
+        finally:
+            await http.close()
         parents = ["providers", provider_id]
 
         def change(tree: Object) -> None:

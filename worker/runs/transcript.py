@@ -1,12 +1,12 @@
-"""Store the rows of one run while it works: forced writes with a numbered event, snapshots in between.
+"""Store the rows of one run while it works: forced writes with a numbered event, growing text in between.
 
-A growing message is shown at once and then at most every `snapshot_interval_s`, a very long one less often; each
-snapshot is stored as well, at the same pace, without an event of its own. What must not be lost (a new tool call, the
-end of reasoning, a finish) is written before `update` returns, with a numbered event. The finish that ends the whole
-turn is kept back: the run's end writes it, in the same transaction as the terminal event.
+A growing message is shown through the publisher, at its pace, and stored at most every `snapshot_store_s`, without an
+event of its own: a killed worker loses at most that much of the text. What must not be lost (a new tool call, the end
+of reasoning, a finish) is written before `update` returns, with a numbered event. The finish that ends the whole turn
+is kept back: the run's end writes it, in the same transaction as the terminal event.
 
-Order: the database takes jobs in the order of their submission, so a buffered write can never overtake a later forced
-one; and no snapshot is shown once a forced write of the same message was submitted.
+Order: the database takes jobs in the order of their submission, so a write of growing text can never overtake a later
+forced one; and a growing message is not shown while a forced write of it is under way.
 """
 
 import asyncio
@@ -18,12 +18,11 @@ from protocol.api.agent import AgentEvent
 from protocol.api.message import Message, ToolResultData
 from protocol.api.session import Session
 from protocol.errors import BulkheadError
-from protocol.events import snapshot_event
 from protocol.ids import new_uuid
-from protocol.limits import Limits
-from worker.agent.message_draft import finish_of, needs_store
+from worker.agent.message_draft import MessageDraft, finish_of
 from worker.agent.usage import Usage
 from worker.runs import message_rows
+from worker.runs.growing_message import GrowingMessage
 from worker.runs.run_services import RunServices
 from worker.store import rows
 from worker.store.database import Transaction
@@ -44,16 +43,15 @@ class StoredTranscript:
         """`take_merged` takes the prompts out of the queue that join this turn now."""
         self._run = run
         self._database = services.database
-        self._publish_snapshot = services.publish_snapshot
+        self._publisher = services.publisher
         self._owner = services.owner
         self._limits = services.limits
         self._clock = services.clock
         self._random = services.random
         self._take_merged = take_merged
-        self._stored: Message | None = None  # the newest state that was submitted to the database
-        self._pending: Message | None = None  # newer than that
-        self._shown_at = -1e9
-        self._pace_s = services.limits.snapshot_interval_s
+        self._growing: GrowingMessage | None = None  # the draft that was added to last
+        self._is_unstored = False  # it has grown since it was submitted to the database
+        self._stored_at = -1e9
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -86,24 +84,31 @@ class StoredTranscript:
                 runs.set_message(transaction.connection, self._run.id, row.id)
 
         await self._database.write(job)
-        self._stored, self._pending, self._shown_at = row, None, -1e9
+        self._stored_at = self._clock.now()
         return row
 
+    def grown(self, draft: MessageDraft) -> None:
+        """Show and store the draft at the paces above. Raises storage errors of earlier writes."""
+        self._raise_failure()
+        growing = self._growing
+        if growing is None or growing.draft is not draft:
+            growing = self._growing = GrowingMessage(draft, run_id=self._run.id, clock=self._clock)
+        self._publisher.grow(growing)
+        self._is_unstored = True
+        if self._timer is None:
+            self._arm()
+
     async def update(self, message: Message) -> None:
-        """Show and store this state of the row, at the pace above. Raises storage errors, also of earlier snapshots."""
+        """Store this state of the row, unless it ends the turn. Raises storage errors, also of earlier writes."""
         self._raise_failure()
         finish = finish_of(message)
         message = replace(message, updated_at=self._now())
+        self._drop_pending()
         if finish is not None and finish.reason != "tool_use":
-            self._drop_pending()
             self.unstored_last = message
-        elif needs_store(self._stored, message):
-            self._drop_pending()
-            self._stored = message
-            await self._database.write(lambda transaction: self._change(transaction, message))
         else:
-            self._pending = message
-            self._arm()
+            await self._database.write(lambda transaction: self._change(transaction, message))
+            self._stored_at = self._clock.now()
 
     async def discard(self, message: Message) -> None:
         """Delete a row that stayed without content, and notify clients."""
@@ -117,7 +122,7 @@ class StoredTranscript:
     async def summarized(self, message: Message) -> None:
         """Store a finished summary and let the conversation begin with it."""
         self._drop_pending()
-        message = self._stored = replace(message, updated_at=self._now())
+        message = replace(message, updated_at=self._now())
 
         def job(transaction: Transaction) -> None:
             self._change(transaction, message)
@@ -181,12 +186,11 @@ class StoredTranscript:
         await self._database.write(job)
 
     async def flush(self) -> None:
-        """Show and store the pending state: before the conversation is read, and at the end of the process."""
-        if self._pending is not None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            self._snapshot()
+        """Show and store the growing message as it is now: before the conversation is read, and at the end."""
+        self._publisher.hurry()
+        if self._is_unstored:
+            self._cancel_timer()
+            self._store()
         if self._writing is not None:
             await asyncio.wait({self._writing})
 
@@ -195,43 +199,37 @@ class StoredTranscript:
         self._drop_pending()
         self._failure = None
 
-    # --- snapshots ---------------------------------------------------------------------------------------------------
+    # --- growing text -----------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Schedule the pending state: now, after the interval, or after the write under way (W-24)."""
-        if self._timer is not None or self._writing is not None or self._pending is None:
-            return
-        wait_s = self._shown_at + self._pace_s - self._clock.now()
-        if wait_s <= 0:
-            self._snapshot()
-        else:
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._due)
+        """Schedule the next write: after the interval, or after the write under way (W-24)."""
+        if self._timer is None and self._writing is None and self._is_unstored:
+            wait_s = self._stored_at + self._store_interval_s() - self._clock.now()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._due)
+
+    def _store_interval_s(self) -> float:
+        """Return the time between two writes. Each write is a whole message, so long ones are written less often."""
+        size = self._growing.draft.size if self._growing is not None else 0
+        return max(self._limits.snapshot_store_s, size / self._limits.snapshot_bytes_per_s)
 
     def _due(self) -> None:
         self._timer = None
-        self._snapshot()
+        self._store()
 
-    def _snapshot(self) -> None:
-        message = self._pending
-        if message is None:
-            return
-        self._pending = None
-        self._stored = message
-        snapshot = snapshot_event(
-            message, "updated", key=message.id, session_id=message.session_id, run_id=self._run.id
-        )
-        self._shown_at = self._clock.now()
-        self._pace_s = snapshot_pace_s(len(snapshot.data), self._limits)
-        self._publish_snapshot(snapshot)
+    def _store(self) -> None:
+        assert self._growing is not None
+        self._is_unstored = False
+        self._stored_at = self._clock.now()
+        message = replace(self._growing.draft.snapshot(), updated_at=self._now())
         # Submitted here and not in the task, so that it cannot overtake a forced write that follows.
         try:
             posted = self._database.post(lambda transaction: messages.change(transaction.connection, message))
         except BulkheadError as error:
             self._failure = error
             return
-        self._writing = self._owner.start(self._finish_snapshot(posted), f"snapshot-{message.id}")
+        self._writing = self._owner.start(self._finish_store(posted), f"snapshot-{message.id}")
 
-    async def _finish_snapshot(self, posted: "asyncio.Future[None]") -> None:
+    async def _finish_store(self, posted: "asyncio.Future[None]") -> None:
         try:
             await self._database.finish(posted)
         except Exception as error:  # raised at the turn's next update, so that it ends visibly (W-28)
@@ -242,10 +240,15 @@ class StoredTranscript:
         self._arm()
 
     def _drop_pending(self) -> None:
+        self._cancel_timer()
+        self._is_unstored = False
+        if self._growing is not None:
+            self._publisher.withdraw(self._growing.key)
+
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._pending = None
 
     # --- helpers ----------------------------------------------------------------------------------------------------
 
@@ -274,11 +277,6 @@ class StoredTranscript:
 
     def _now_ms(self) -> int:
         return int(self._clock.wall() * 1000)
-
-
-def snapshot_pace_s(size_bytes: int, limits: Limits) -> float:
-    """Return how long to wait after a snapshot of this size. Each is a whole message, so long ones come less often."""
-    return max(limits.snapshot_interval_s, size_bytes / limits.snapshot_bytes_per_s)
 
 
 def forget(transaction: Transaction, message: Message, *, run_id: str, now: int) -> None:

@@ -90,10 +90,6 @@ class TurnFactory:
         self.waits_for_extensions = True
         """Wait until all MCP servers are connected. False while a client watches, which prefers an early start."""
 
-    def session_created(self, session_id: str) -> None:
-        """Begin to read what the first turn of a new session needs; does not wait."""
-        self._git.begin(session_id, self._workspace, self._live.env)
-
     async def close(self) -> None:
         """End what is still read for later turns."""
         await self._git.close()
@@ -114,10 +110,12 @@ class TurnFactory:
                 clock=services.clock,
                 log=self._log,
             )
+        model = setup.models.small() if run.kind == WEB else setup.models.large()
+        if run.kind not in DELEGATED and not _is_local(model, setup.config):
+            self._git.begin(run.session_id, self._workspace, setup.env)  # takes longer than all else here
         if self.waits_for_extensions:
             await self._extensions.settled()
         await self._extensions.refresh()
-        model = setup.models.small() if run.kind == WEB else setup.models.large()
         toolbox = self._toolbox(run, setup, model)
         tool_context = self._tool_context(run, setup, model)
         system_prompt = await self._system_prompt(run, setup, model, notes=self._extensions.notes())

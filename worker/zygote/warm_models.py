@@ -1,14 +1,11 @@
-"""Warm up the model libraries in the zygote: imports, schemas and caches that the first request would else pay for.
+"""Warm up what the first request to a real model needs: imports, TLS certificates, encoders and decoders.
 
-Makes one streamed call per kind of provider through a transport that answers from memory, on a loop of its own that is
-closed afterwards. No thread, socket or loop may be left behind, since forks would inherit it.
+Makes one request of each API in memory and decodes an answer. No thread, socket or loop may be left behind, since forks
+would inherit it.
 """
 
-import asyncio
+import importlib
 from collections.abc import Mapping
-from contextlib import aclosing
-from pathlib import Path
-from typing import Any
 
 from protocol.api.message import (
     Message,
@@ -23,12 +20,12 @@ from protocol.api.message import (
     ToolResultPart,
 )
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
-from protocol.limits import DEFAULT_LIMITS
-from worker.config.load import WorkspaceConfig
-from worker.config.schema import Options
 from worker.models.client import ModelRequest
-from worker.models.openai_patch import patch_openai
-from worker.models.registry import ModelRegistry
+from worker.models.transport.sse import EventParser
+from worker.models.wires.anthropic import AnthropicWire
+from worker.models.wires.chat import ChatWire
+from worker.models.wires.responses import ResponsesWire
+from worker.models.wires.wire import Wire, WireContext
 from worker.web.tls import shared_tls
 
 _OPENAI_ANSWER = (
@@ -72,9 +69,6 @@ _ANTHROPIC_ANSWER = (
 )
 
 
-_ANSWERS = {"anthropic": _ANTHROPIC_ANSWER, "openai": _RESPONSES_ANSWER}
-
-
 class WarmTool:
     """A tool as a model sees it."""
 
@@ -88,44 +82,27 @@ class WarmTool:
 
 
 def warm_up() -> None:
-    """Load and run everything that a request to a real model needs. Call it before any loop runs."""
-    patch_openai()
+    """Load and run everything that a request to a real model needs."""
     shared_tls()
-    for kind in ("openai", "openai-compat", "openrouter", "anthropic"):
-        asyncio.run(_ask(kind))
+    importlib.import_module("worker.models.transport.connections")
+    _run(ChatWire(_context("openai-compat")), _OPENAI_ANSWER)
+    _run(ResponsesWire(_context("openai")), _RESPONSES_ANSWER)
+    _run(AnthropicWire(_context("anthropic")), _ANTHROPIC_ANSWER)
 
 
-async def _ask(kind: str) -> None:
-    import httpx2
+def _run(wire: Wire, answer: bytes) -> None:
+    wire.request(_request())
+    decoder = wire.decoder()
+    for name, data in EventParser().feed(answer):
+        decoder.event(name, data)
+    decoder.end()
 
-    body = _ANSWERS.get(kind, _OPENAI_ANSWER)
 
-    def answer(request: Any) -> Any:
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
-
-    provider = ProviderConfig(
-        id="warm", type=kind, base_url="http://127.0.0.1:9/v1", api_key="warm", models=[Model(id="warm/warm")]
-    )
-    selected = SelectedModel(model="warm/warm", provider="warm")
-    config = WorkspaceConfig(
-        providers={"warm": provider},
-        models={"large": selected, "small": selected},
-        allowed_tools=(),
-        options=Options(),
-        env={},
-        hint="",
-        warnings=(),
-        files=(),
-        secrets=(),
-        data_dir=Path(),
-    )
-    models = ModelRegistry(config, {}, DEFAULT_LIMITS, transport=httpx2.MockTransport(answer))
-    try:
-        async with aclosing(models.large().stream(_request())) as events:
-            async for _ in events:
-                pass
-    finally:
-        await models.close()
+def _context(kind: str) -> WireContext:
+    model = Model(id="warm/warm")
+    provider = ProviderConfig(id="warm", type=kind, base_url="http://127.0.0.1:9/v1", api_key="warm", models=[model])
+    selected = SelectedModel(model=model.id, provider="warm")
+    return WireContext(model=model, provider=provider, selected=selected, env={}, caches=True, secrets=())
 
 
 def _request() -> ModelRequest:

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from protocol.errors import CODES
 from protocol.operations import OPERATIONS
 from protocol.version import BULKHEAD_VERSION
 from supervisor.http.openapi import parameters
@@ -178,7 +177,7 @@ class _Errors:
         """Return the error answers of `route` by status."""
         by_status: defaultdict[int, list[str]] = defaultdict(list)
         for code in sorted(codes(route)):
-            by_status[CODES[code][1]].append(code)
+            by_status[route.status(code)].append(code)
         return {
             str(status): {"$ref": f"#/components/responses/{self._name(status, tuple(names))}"}
             for status, names in sorted(by_status.items())

@@ -23,6 +23,10 @@ QUERY: dict[str, tuple[str, dict[str, Any]]] = {
         "`1`: numbered events carry an SSE `id:`, with which a stream can be resumed. Anything else: no ids.",
         _TEXT,
     ),
+    "deltas": (
+        "`1`: text that is added to a message comes as `message_delta`. Anything else: the whole message each time.",
+        _TEXT,
+    ),
     "memory": ("`full`: measure private memory too, which takes longer. Anything else has no effect.", _TEXT),
     "session_id": ("Only of this session.", _TEXT),
     "path": ("The file; a relative path counts from the workspace.", {"type": "string", "pattern": r"^[^\x00]*$"}),

@@ -437,5 +437,14 @@ EVENTS: dict[str, Any] = {
     "update_available": {"current_version": "1", "latest_version": "2", "is_development": False},
     "workspace_state": {"workspace_id": "w", "state": "ready", "reason": "", "pid": 1},
     "reset": {"reason": "gap", "cursor": "l.1"},
+    "message_delta": {
+        "message_id": "m",
+        "session_id": "s",
+        "run_id": "r",
+        "part": 0,
+        "field": "text",
+        "at": 3,
+        "text": "more",
+    },
 }
 """Outer type -> a valid payload."""

@@ -371,7 +371,7 @@ def decodes_as(kind: type[msgspec.Struct]) -> Check:
 
 
 OWN_KINDS = frozenset(row.name for row in EVENTS.values() if row.is_own)
-"""Events that are sent only on streams with `ids=1`."""
+"""Events that are sent only on streams that asked for them."""
 PAYLOADS |= {
     row.name: (row.changes, decodes_as(row.payload))
     for row in EVENTS.values()

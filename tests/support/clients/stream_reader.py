@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from protocol.events import EVENTS
 from tests.support.checks import api_shapes, responses
 from tests.support.checks.history import Seen, Stream
 from tests.support.clients.http_client import Client, head, read_chunk, read_head
@@ -16,8 +17,11 @@ OPEN_S = 10.0
 class StreamReader:
     """One event stream. Use as `async with`: on entry the headers of the response have arrived."""
 
-    def __init__(self, client: Client, workspace: str, *, name: str = "client", ids: bool = True) -> None:
+    def __init__(
+        self, client: Client, workspace: str, *, name: str = "client", ids: bool = True, deltas: bool = False
+    ) -> None:
         self.client = client
+        self.deltas = deltas
         self.workspace = workspace
         self.ids = ids
         self.stream = Stream(name, workspace)
@@ -136,6 +140,7 @@ class StreamReader:
 
     async def _connect(self) -> asyncio.StreamReader:
         query = f"?client_id={self.client.client_id}" + ("&ids=1" if self.ids else "")
+        query += "&deltas=1" if self.deltas else ""
         headers = {"Last-Event-ID": self._last_id} if self._last_id else {}
         async with asyncio.timeout(OPEN_S):
             reader, writer = await asyncio.open_unix_connection(self.client.socket_path, limit=1 << 26)
@@ -222,8 +227,9 @@ class StreamReader:
 
     def _event(self, data: bytes) -> None:
         value = api_shapes.event(data)
-        if not self.ids and value["type"] in api_shapes.OWN_KINDS:
-            raise api_shapes.ShapeError(f"{value['type']} on a stream without ids")
+        asked = {"ids": self.ids, "deltas": self.deltas}
+        if (needs := EVENTS[value["type"]].needs) and not asked[needs]:
+            raise api_shapes.ShapeError(f"{value['type']} on a stream without {needs}")
         log, _, number = self._pending_id.partition(".")
         if self._pending_id:
             self._last_id, self._pending_id = self._pending_id, ""

@@ -146,9 +146,11 @@ class ServerHarness:
         """Create one more client of the API."""
         return Client(self.server.socket_path, self.client_log)
 
-    async def watch(self, workspace: str, *, name: str, client: Client | None = None, ids: bool = True) -> StreamReader:
+    async def watch(
+        self, workspace: str, *, name: str, client: Client | None = None, ids: bool = True, deltas: bool = False
+    ) -> StreamReader:
         """Open one more event stream; the harness closes it."""
-        watcher = StreamReader(client or self.new_client(), workspace, name=name, ids=ids)
+        watcher = StreamReader(client or self.new_client(), workspace, name=name, ids=ids, deltas=deltas)
         await watcher.open()
         self._watchers.append(watcher)
         if ids:  # the initial state must not be mistaken later for a change

@@ -21,7 +21,9 @@ from protocol.events import Event
 from protocol.limits import DEFAULT_LIMITS, Limits
 from tests.support.harness.store import StoreListener, open_database
 from tests.support.rules_gate import RulesGate
+from tests.support.snapshot_reader import SnapshotReader
 from worker.agent.turn import Turn
+from worker.events.publisher import Publisher
 from worker.models.client import (
     Finished,
     ModelClient,
@@ -115,6 +117,7 @@ class WorkerHarness:
     listener: StoreListener
     recovered: Recovered
     shown: list[Event] = field(default_factory=list)
+    """The whole snapshots that clients would get."""
 
     async def session(self, name: str = "s1", title: str = "named") -> str:
         """Make a session."""
@@ -201,6 +204,7 @@ async def open_worker_harness(
     """Open a harness on the directory `path`. `before` writes to the database before recovery reads it."""
     listener = StoreListener()
     shown: list[Event] = []
+    reader = SnapshotReader()
     clock, source = SystemClock(), random.Random(7)
     database = await open_database(path / "workspace.db", listener, limits)
     if before is not None:
@@ -239,10 +243,20 @@ async def open_worker_harness(
             log=LOG,
         )
 
+    async def fetch(after: int, count: int) -> list[Event]:
+        raise AssertionError("no numbered event is sent by this publisher")
+
+    def show(events: list[Event]) -> bool:
+        shown.extend(reader.read(event) for event in events)
+        return True
+
+    publisher = Publisher(limits=limits, clock=clock, log=LOG)
+    publisher.bind(send=show, fetch=fetch)
+    publisher.connected(0, 0, takes_growth=True)
     dispatcher = Dispatcher(
         RunServices(
             database=database,
-            publish_snapshot=shown.append,
+            publisher=publisher,
             owner=TaskOwner("runs", LOG),
             limits=limits,
             clock=clock,
@@ -259,5 +273,6 @@ async def open_worker_harness(
         yield WorkerHarness(database, dispatcher, drain, model, listener, recovered, shown)
     finally:
         await dispatcher.close(5)
+        await publisher.close()
         await children.close()
         await database.close(5)

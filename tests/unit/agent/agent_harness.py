@@ -17,7 +17,7 @@ from protocol.api.session import Session
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
 from tests.support.rules_gate import RulesGate
-from worker.agent.message_draft import finish_of, needs_store
+from worker.agent.message_draft import MessageDraft, finish_of
 from worker.agent.turn import Turn
 from worker.agent.usage import Usage
 from worker.models.client import Finished, ModelClient, ModelEvent, ModelRequest
@@ -39,7 +39,6 @@ class MemoryTranscript:
 
     def __init__(self, queued: Sequence[list[Message]] = ()) -> None:
         self.rows: dict[str, Message] = {}
-        self.stored: dict[str, Message] = {}
         self.usages: list[Usage] = []
         self.events: list[AgentEvent] = []
         self.updates = 0
@@ -69,19 +68,23 @@ class MemoryTranscript:
             provider=provider,
             is_summary_message=is_summary,
         )
-        self.rows[row.id] = self.stored[row.id] = row
+        self.rows[row.id] = row
         return row
 
+    def grown(self, draft: MessageDraft) -> None:
+        self._keep(draft.snapshot())
+
     async def update(self, message: Message) -> None:
+        self._keep(message)
+
+    def _keep(self, message: Message) -> None:
         before = self.rows[message.id]
         assert finish_of(before) is None, "a finished row is never rewritten (W-04)"
         self.updates += 1
         self.rows[message.id] = message
-        if needs_store(self.stored[message.id], message):
-            self.stored[message.id] = message
 
     async def discard(self, message: Message) -> None:
-        del self.rows[message.id], self.stored[message.id]
+        del self.rows[message.id]
         self.discarded += 1
 
     async def summarized(self, message: Message) -> None:

@@ -8,7 +8,6 @@ from worker.agent.message_draft import (
     calls_of,
     close_message,
     finish_of,
-    needs_store,
     text_of,
 )
 
@@ -64,30 +63,40 @@ def test_a_reset_discards_everything_that_was_streamed() -> None:
     assert draft.snapshot() == ROW
 
 
-def test_tool_calls_ended_thinking_and_the_finish_are_stored_at_once_and_text_is_not() -> None:
+def test_appended_text_is_reported_until_anything_else_changes() -> None:
     draft = MessageDraft(ROW)
-    stored = draft.snapshot()
     draft.add_text("a")
-    assert not needs_store(stored, draft.snapshot())
-    draft.add_thinking("t", 1)
-    assert not needs_store(stored, draft.snapshot())
-    draft.end_thinking(2)
-    assert needs_store(stored, draft.snapshot())
-    stored = draft.snapshot()
-    draft.start_tool_call("c1", "ls")
-    assert needs_store(stored, draft.snapshot())
-    stored = draft.snapshot()
-    draft.end_tool_call("c1", "{}")
-    assert needs_store(stored, draft.snapshot())
-    stored = draft.snapshot()
+    assert draft.take_appended() is None, "a new part is not growth"
+    assert draft.growing == (0, "text")
     draft.add_text("b")
-    assert not needs_store(stored, draft.snapshot())
-    draft.finish("tool_use", 3)
-    assert needs_store(stored, draft.snapshot())
-    assert not needs_store(None, ROW)
-    stored = draft.snapshot()
-    draft.reset()
-    assert needs_store(stored, draft.snapshot()), "dropped tool calls are written"
+    draft.add_text("ü")
+    assert draft.take_appended() == (1, "bü")
+    assert draft.take_appended() == (3, "")
+    draft.add_thinking("t", 1)
+    assert draft.take_appended() is None
+    draft.add_thinking("u", 1)
+    assert draft.growing == (1, "thinking")
+    assert draft.take_appended() == (1, "u")
+    draft.end_thinking(2)
+    draft.add_text("c")
+    assert draft.take_appended() is None, "the end of the thinking is not growth"
+    draft.add_text("d")
+    draft.start_tool_call("c1", "ls")
+    assert draft.take_appended() is None
+    assert draft.growing is None
+
+
+def test_clients_get_no_block_for_thinking_that_is_open() -> None:
+    draft = MessageDraft(ROW)
+    draft.add_thinking("one", 5)
+    draft.end_thinking(6)
+    draft.add_thinking("two", 7)
+    shown, stored = draft.snapshot_around(draft.growing_text).parts[0], draft.snapshot().parts[0]
+    assert isinstance(shown, ReasoningPart)
+    assert isinstance(stored, ReasoningPart)
+    assert shown.data.thinking == stored.data.thinking == "one\n\ntwo"
+    assert [block.thinking for block in shown.data.blocks] == ["one"]
+    assert [block.thinking for block in stored.data.blocks] == ["one", "two"]
 
 
 def test_closing_a_row_completes_its_open_parts() -> None:

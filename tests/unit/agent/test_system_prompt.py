@@ -146,7 +146,7 @@ async def test_the_git_status_is_read_once_per_session(tmp_path: Path) -> None:
     await children.close()
 
 
-async def test_the_git_status_is_read_from_the_creation_of_a_session_on_and_survives_a_cancelled_caller(
+async def test_the_git_status_can_be_begun_early_and_survives_a_cancelled_caller(
     tmp_path: Path,
 ) -> None:
     work, programs = tmp_path / "work", tmp_path / "programs"

@@ -30,8 +30,8 @@ from protocol.api.message import (
 )
 from tests.support.fakes.scripted_provider import Exchange, Provider
 from tests.unit.agent.agent_harness import user
+from tests.unit.models.test_provider_types import allow_loopback as allow_loopback
 from tests.unit.models.test_provider_types import gemini, gemini_answer, sent_by
-from tests.unit.models.test_remote import allow_loopback as allow_loopback
 from tests.unit.models.test_remote import collect, open_client
 from worker.agent.history import repair
 from worker.agent.message_draft import MessageDraft

@@ -1,8 +1,12 @@
 """Test stored logins: when a token is renewed, what the renewal sends, and that a 401 is retried once."""
 
+import asyncio
+import base64
 import json
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -13,9 +17,7 @@ from worker.models.client import Finished, ModelClient, ModelEvent, ModelFailure
 from worker.models.failures import failure
 from worker.models.key_renewal import RenewingModel
 from worker.models.login import can_renew, exchange, is_due
-
-if TYPE_CHECKING:
-    import httpx2
+from worker.models.transport.provider_http import ProviderHttp
 
 LOGIN: dict[str, Any] = {
     "access_token": "old-access-token",
@@ -52,47 +54,78 @@ def test_a_login_without_a_token_url_or_a_refresh_token_cannot_be_renewed() -> N
     assert not can_renew({**LOGIN, "refresh_token": ""})
 
 
-def http_client(status: int, body: object, requests: list["httpx2.Request"] | None = None) -> "httpx2.AsyncClient":
-    """Return an HTTP client that answers every request in this way and adds it to `seen`."""
-    import httpx2
+@dataclass
+class TokenEndpoint:
+    """Serves on loopback, answers every request in the same way, and keeps head and body of each."""
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        if requests is not None:
-            requests.append(request)
-        return httpx2.Response(status, content=body if isinstance(body, bytes) else json.dumps(body).encode())
+    status: int
+    body: bytes
+    requests: list[tuple[str, bytes]] = field(default_factory=list)
+    url: str = ""
 
-    return httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
+        self.requests.append((head, await reader.readexactly(length)))
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (self.status, len(self.body)) + self.body)
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def token_endpoint(status: int, body: object) -> AsyncIterator[TokenEndpoint]:
+    endpoint = TokenEndpoint(status, body if isinstance(body, bytes) else json.dumps(body).encode())
+    server = await asyncio.start_server(endpoint.answer, "127.0.0.1", 0)
+    endpoint.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
+    async with server:
+        yield endpoint
+
+
+async def renewed(endpoint: TokenEndpoint, login: dict[str, Any], now: float = 0.0) -> dict[str, Any]:
+    """Renew a login at this endpoint."""
+    http = ProviderHttp(5.0)
+    try:
+        return await exchange({**login, "client": {**login["client"], "token_url": endpoint.url}}, http, lambda: now)
+    finally:
+        await http.close()
 
 
 async def test_a_renewed_login_keeps_the_fields_that_the_response_leaves_out() -> None:
-    requests: list[httpx2.Request] = []
-    async with http_client(200, {"access_token": "new", "expires_in": 60}, requests) as http:
-        login = await exchange(LOGIN, http, lambda: 500.0)
-    assert login == {**LOGIN, "access_token": "new", "expires_in": 60, "expires_at": 560}
-    assert parse_qs(requests[0].content.decode()) == {
+    async with token_endpoint(200, {"access_token": "new", "expires_in": 60}) as endpoint:
+        login = await renewed(endpoint, LOGIN, 500.0)
+        client = {**LOGIN["client"], "token_url": endpoint.url}
+    assert login == {**LOGIN, "client": client, "access_token": "new", "expires_in": 60, "expires_at": 560}
+    assert parse_qs(endpoint.requests[0][1].decode()) == {
         "grant_type": ["refresh_token"],
         "refresh_token": ["old-refresh-token"],
         "client_id": ["me"],
         "client_secret": ["hidden-secret"],
     }
     by_header = {**LOGIN, "client": {**LOGIN["client"], "auth_style": 2}}
-    async with http_client(200, {"access_token": "new", "refresh_token": "next"}, requests) as http:
-        login = await exchange(by_header, http, lambda: 500.0)
+    async with token_endpoint(200, {"access_token": "new", "refresh_token": "next"}) as endpoint:
+        login = await renewed(endpoint, by_header, 500.0)
     assert (login["refresh_token"], login["expires_at"]) == ("next", 0)
-    assert requests[1].headers["authorization"].startswith("Basic ")
-    assert b"hidden-secret" not in requests[1].content
+    head, body = endpoint.requests[0]
+    pair = base64.b64encode(b"me:hidden-secret").decode()
+    assert f"Authorization: Basic {pair}" in head
+    assert b"hidden-secret" not in body
 
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(400, {"error": "invalid_grant old-refresh-token"}), (200, {}), (200, b"<html>"), (200, []), (500, b"")],
+    [
+        (400, {"error": "invalid_grant old-refresh-token"}),
+        (200, {}),
+        (200, b"<html>"),
+        (200, []),
+        (200, b'{"access_token": "' + b"x" * 70_000 + b'"}'),
+        (500, b""),
+    ],
 )
-async def test_a_failed_renewal_asks_for_a_new_login_and_names_no_secret(
-    status: int, body: bytes | dict[str, Any] | list[Any]
-) -> None:
-    async with http_client(status, body) as http:
+async def test_a_failed_renewal_asks_for_a_new_login_and_names_no_secret(status: int, body: object) -> None:
+    async with token_endpoint(status, body) as endpoint:
         with pytest.raises(ModelFailure) as caught:
-            await exchange(LOGIN, http, lambda: 0.0)
+            await renewed(endpoint, LOGIN)
     assert "log in again" in caught.value.message
     assert "old-refresh-token" not in caught.value.message
     assert caught.value.category == "auth"

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,20 +13,29 @@ from protocol.errors import BadInput
 from protocol.limits import DEFAULT_LIMITS
 from tests.support.fakes.scripted_provider import API_KEY
 from tests.unit.agent.agent_harness import user
-from tests.unit.models.test_remote import allow_loopback as allow_loopback
 from tests.unit.models.test_remote import collect, open_client
 from worker.config.catalogue import BUILTIN_ID
 from worker.config.discover import LOCAL_TYPES
 from worker.config.load import WorkspaceConfig
 from worker.config.resolve import resolve
 from worker.config.schema import Options
-from worker.models import provider_clients
 from worker.models.client import Finished, ModelEvent, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
-from worker.models.provider_clients import WIRES, wire_of
+from worker.models.extras import clients
 from worker.models.registry import ModelRegistry
+from worker.models.wire_choice import APIS, api_of
 
 if TYPE_CHECKING:
     import httpx2
+
+
+@pytest.fixture(autouse=True)
+def allow_loopback() -> Iterator[None]:
+    """Allow requests of the model library, which the suite forbids: here a part of the test answers them."""
+    from pydantic_ai.models import override_allow_model_requests
+
+    with override_allow_model_requests(True):
+        yield
+
 
 MODEL = Model(id="m")
 CHOICE = SelectedModel(model="m", provider="p")
@@ -38,9 +47,9 @@ def provider_of(kind: str, **changes: Any) -> ProviderConfig:
 
 def test_an_unknown_type_is_refused_with_a_list_of_the_supported_ones() -> None:
     with pytest.raises(BadInput) as caught:
-        wire_of(provider_of("unknown"), MODEL, CHOICE)
+        api_of(provider_of("unknown"), MODEL, CHOICE)
     assert "'unknown' is not supported" in caught.value.message
-    for kind in WIRES:
+    for kind in APIS:
         assert kind in caught.value.message
 
 
@@ -48,19 +57,19 @@ def test_an_unknown_type_is_refused_with_a_list_of_the_supported_ones() -> None:
 def test_a_missing_library_is_named_with_how_to_install_it(
     kind: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider_clients, "find_spec", lambda name: None)
+    monkeypatch.setattr(clients, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=rf"install bulkhead-agents\[{extra}\]"):
-        wire_of(provider_of(kind), MODEL, CHOICE)
+        api_of(provider_of(kind), MODEL, CHOICE)
 
 
 def test_the_interface_of_openai_can_be_chat_or_responses() -> None:
-    assert wire_of(provider_of("openai"), MODEL, CHOICE) == "responses"
+    assert api_of(provider_of("openai"), MODEL, CHOICE) == "responses"
     chat = {"provider_options": {"api": "chat"}}
-    assert wire_of(provider_of("openai", **chat), MODEL, CHOICE) == "chat"
-    assert wire_of(provider_of("openai-compat", provider_options={"api": "responses"}), MODEL, CHOICE) == "responses"
+    assert api_of(provider_of("openai", **chat), MODEL, CHOICE) == "chat"
+    assert api_of(provider_of("openai-compat", provider_options={"api": "responses"}), MODEL, CHOICE) == "responses"
     for kind, api in (("anthropic", "chat"), ("openai", "other")):
         with pytest.raises(BadInput, match="chat or responses"):
-            wire_of(provider_of(kind, provider_options={"api": api}), MODEL, CHOICE)
+            api_of(provider_of(kind, provider_options={"api": api}), MODEL, CHOICE)
 
 
 @pytest.mark.parametrize("kind", sorted({*LOCAL_TYPES, "openai-compat", "vercel", "hyper"}))
@@ -126,33 +135,6 @@ async def sent_by(
     return requests[0], events
 
 
-@pytest.mark.parametrize(
-    ("base_url", "env", "target"),
-    [
-        (
-            "https://me.azure.com",
-            {},
-            f"https://me.azure.com/openai/responses?api-version={provider_clients.AZURE_API_VERSION}",
-        ),
-        (
-            "https://me.azure.com",
-            {"AZURE_OPENAI_API_VERSION": "2030-01-01"},
-            "https://me.azure.com/openai/responses?api-version=2030-01-01",
-        ),
-        ("https://me.azure.com/openai/v1", {}, "https://me.azure.com/openai/v1/responses"),
-    ],
-)
-async def test_azure_is_asked_over_responses_with_its_api_version(
-    base_url: str, env: dict[str, str], target: str
-) -> None:
-    from worker.zygote import warm_models
-
-    provider = provider_of("azure", base_url=base_url, models=[MODEL])
-    request, _ = await sent_by(provider, warm_models._RESPONSES_ANSWER, env)
-    assert str(request.url) == target
-    assert "k" in (request.headers.get("api-key"), request.headers.get("authorization", "").removeprefix("Bearer "))
-
-
 def gemini(**changes: Any) -> ProviderConfig:
     model = Model(id="gemini-3.8-flash", can_reason=True)
     return provider_of("google", base_url="https://generativelanguage.googleapis.com", models=[model], **changes)
@@ -190,7 +172,7 @@ def test_bedrock_is_reached_with_a_key_or_with_the_credentials_of_the_account() 
         (provider_of("bedrock", base_url=""), {}),
         (provider_of("bedrock", base_url="", api_key="", id="bedrock-europe"), account),
     ):
-        model = provider_clients.make_wire_model(
+        model = clients.make_model(
             "bedrock", provider, MODEL, http=lambda: pytest.fail("not used"), env=env, limits=DEFAULT_LIMITS
         )
         assert model.system == "bedrock"

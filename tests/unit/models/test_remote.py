@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -32,7 +32,6 @@ from worker.config.catalogue import key_hint
 from worker.config.load import WorkspaceConfig
 from worker.config.resolve import resolve
 from worker.config.schema import Options
-from worker.models import response_limits
 from worker.models.client import (
     Counted,
     Finished,
@@ -48,18 +47,10 @@ from worker.models.client import (
     ToolCallStart,
 )
 from worker.models.registry import ModelRegistry
+from worker.models.transport.sse import EventParser
 from worker.zygote.warm_models import WarmTool
 
 DIALECTS = ("openai", "responses", "anthropic")
-
-
-@pytest.fixture(autouse=True)
-def allow_loopback() -> Iterator[None]:
-    """Allow model requests, which the suite forbids: here they go to a server of the test."""
-    from pydantic_ai.models import override_allow_model_requests
-
-    with override_allow_model_requests(True):
-        yield
 
 
 def config_of(provider: Provider, dialect: str, **changes: Any) -> WorkspaceConfig:
@@ -116,13 +107,23 @@ async def collect_failure(client: ModelClient) -> ModelFailure:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_text_is_streamed_token_by_token_and_ends_with_usage(dialect: str) -> None:
+async def test_text_is_passed_on_as_it_arrives_and_ends_with_usage(dialect: str) -> None:
     async with open_client(dialect) as (provider, client):
-        task = asyncio.create_task(collect(client))
-        await (await provider.next_call()).reply("Hel", "lo")
-        events = await task
-        assert [event for event in events if isinstance(event, TextDelta)] == [TextDelta("Hel"), TextDelta("lo")]
-        finished = events[-1]
+        events: asyncio.Queue[ModelEvent] = asyncio.Queue()
+
+        async def read() -> None:
+            async for event in client.stream(ModelRequest("be good", [user("hi")])):
+                if not isinstance(event, Counted):
+                    events.put_nowait(event)
+
+        task = asyncio.create_task(read())
+        exchange: Exchange = await provider.next_call()
+        for text in ("Hel", "lo"):
+            await exchange.tokens(text)
+            assert await events.get() == TextDelta(text)
+        await exchange.finish()
+        await task
+        finished = events.get_nowait()
         assert isinstance(finished, Finished)
         assert finished.reason == "end_turn"
         assert (finished.tokens.input, finished.tokens.output) == (11, 7)
@@ -407,7 +408,7 @@ async def test_the_key_is_never_logged(caplog: pytest.LogCaptureFixture) -> None
 async def test_L05_an_event_that_exceeds_the_size_limit_ends_the_request(
     dialect: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response_limits.EventMeter.__init__, "__defaults__", (100_000, 10_000_000))
+    monkeypatch.setattr(EventParser.__init__, "__defaults__", (100_000, 10_000_000))
 
     async with open_client(dialect) as (provider, client):
         task = asyncio.create_task(collect_failure(client))

@@ -1,11 +1,19 @@
 """Test the options of a request for each interface: limits, sampling, effort, thinking and free options."""
 
+import json
 from typing import Any
 
 import pytest
 
 from protocol.api.provider import Model, ProviderConfig, SelectedModel
-from worker.models.request_options import Wire, effort_of, may_cache, merge, settings_for
+from tests.unit.agent.agent_harness import user
+from worker.models.client import ModelRequest
+from worker.models.extras.settings import Extra, settings_for
+from worker.models.options import effort_of, max_tokens_of, may_cache, merge
+from worker.models.wires.anthropic import AnthropicWire
+from worker.models.wires.chat import ChatWire
+from worker.models.wires.responses import ResponsesWire
+from worker.models.wires.wire import WireContext
 
 REASONING = Model(id="m", can_reason=True, default_max_tokens=5000)
 LEVELS = Model(
@@ -15,50 +23,34 @@ LEVELS = Model(
     reasoning_levels=["low", "high"],
     default_reasoning_effort="high",
 )
-OLD_CLAUDE = {"supports_thinking": True}
-NEW_CLAUDE = {
-    "supports_thinking": True,
-    "anthropic_supports_effort": True,
-    "anthropic_disallows_budget_thinking": True,
-    "anthropic_disallows_sampling_settings": True,
-}
+WIRES = {"chat": ChatWire, "responses": ResponsesWire, "anthropic": AnthropicWire}
 
 
-def options(wire: Wire, model: Model = REASONING, **changes: Any) -> dict[str, Any]:
-    profile = changes.pop("profile", {})
-    provider = ProviderConfig(**{"id": "p", "type": "openai-compat"} | changes.pop("provider", {}))
-    max_tokens, caches = changes.pop("max_tokens", 0), changes.pop("caches", False)
-    return settings_for(
-        wire,
-        model,
-        provider,
-        SelectedModel(model="m", provider="p", **changes),
-        profile=profile,
-        max_tokens=max_tokens,
-        headers={},
-        caches=caches,
+def sent(api: str, model: Model = REASONING, **changes: Any) -> dict[str, Any]:
+    """Return the body of a request with these options."""
+    provider = ProviderConfig(
+        **{"id": "p", "type": "openai-compat", "base_url": "http://x"} | changes.pop("provider", {})
     )
+    caches = changes.pop("caches", False)
+    selected = SelectedModel(model="m", provider="p", **changes)
+    wire = WIRES[api](WireContext(model, provider, selected, {}, caches, ()))
+    body: dict[str, Any] = json.loads(wire.request(ModelRequest("be good", [user("hi")])).body)
+    return body
+
+
+def settings(extra: Extra, model: Model = REASONING, *, caches: bool = False, **changes: Any) -> dict[str, Any]:
+    """Return the settings of a request through the library."""
+    selected = SelectedModel(model="m", provider="p", **changes)
+    provider = ProviderConfig(id="p", type=extra)
+    return settings_for(extra, model, provider, selected, max_tokens=0, headers={}, caches=caches)
 
 
 @pytest.mark.parametrize(
-    ("requested", "selected", "default", "sent"), [(40, 9, 5, 40), (0, 9, 5, 9), (0, 0, 5, 5), (0, 0, 0, None)]
+    ("requested", "selected", "default", "limit"), [(40, 9, 5, 40), (0, 9, 5, 9), (0, 0, 5, 5), (0, 0, 0, 0)]
 )
-def test_the_most_specific_limit_of_the_answer_is_sent(
-    requested: int, selected: int, default: int, sent: int | None
-) -> None:
-    selected_model = SelectedModel(model="m", provider="p", max_tokens=selected)
-    provider = ProviderConfig(id="p", type="openai-compat")
-    settings = settings_for(
-        "chat",
-        Model(id="m", default_max_tokens=default),
-        provider,
-        selected_model,
-        profile={},
-        max_tokens=requested,
-        headers={},
-        caches=False,
-    )
-    assert settings.get("max_tokens") == sent
+def test_the_most_specific_limit_of_the_answer_is_sent(requested: int, selected: int, default: int, limit: int) -> None:
+    chosen = SelectedModel(model="m", provider="p", max_tokens=selected)
+    assert max_tokens_of(Model(id="m", default_max_tokens=default), chosen, requested) == limit
 
 
 @pytest.mark.parametrize(
@@ -81,74 +73,94 @@ def test_the_effort_is_a_level_that_the_model_supports(model: Model, configured:
 
 def test_sampling_of_the_selected_model_overrides_that_of_the_catalogue() -> None:
     model = Model(id="m", options={"temperature": 0.1, "top_p": 0.2})
-    settings = options("chat", model, temperature=0.0)
-    assert (settings["temperature"], settings["top_p"]) == (0.0, 0.2)
+    body = sent("chat", model, temperature=0.0)
+    assert (body["temperature"], body["top_p"]) == (0.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "effort", "is_sent"),
+    [
+        ("m", "openai-compat", "high", True),
+        ("gpt-5", "openai-compat", "", False),
+        ("openai/gpt-5", "openrouter", "", False),
+        ("openai/gpt-5.2", "openrouter", "", True),
+        ("gpt-5.2", "openai-compat", "high", False),
+        ("gpt-5", "openai-compat", "none", True),
+        ("m", "azure", "", False),
+        ("m", "azure", "none", True),
+    ],
+)
+def test_sampling_is_not_sent_to_openai_models_that_reason(name: str, kind: str, effort: str, is_sent: bool) -> None:
+    provider = {"type": kind, "base_url": "http://x/v1"}
+    body = sent("chat", Model(id=name, can_reason=True), provider=provider, temperature=0.5, reasoning_effort=effort)
+    assert ("temperature" in body) == is_sent
 
 
 def test_options_are_merged_deeply_and_the_selected_model_wins() -> None:
     model = Model(id="m", options={"provider_options": {"a": {"x": 1, "y": 1, "z": 1}, "user": "catalogue"}})
-    settings = options(
+    body = sent(
         "chat",
         model,
         provider={"provider_options": {"a": {"y": 2, "z": 2}}, "extra_body": {"b": 1}},
         provider_options={"a": {"z": 3}, "user": "selected"},
     )
-    assert settings["extra_body"] == {"a": {"x": 1, "y": 2, "z": 3}, "b": 1}
-    assert settings["openai_user"] == "selected"
+    assert body["a"] == {"x": 1, "y": 2, "z": 3}
+    assert body["b"] == 1
+    assert body["user"] == "selected"
     assert merge({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
 
 
 def test_openai_is_asked_for_reasoning_summaries_and_not_to_store_anything() -> None:
-    settings = options("responses", reasoning_effort="high", temperature=0.5)
-    assert (settings["openai_reasoning_effort"], settings["openai_reasoning_summary"]) == ("high", "auto")
-    assert settings["openai_store"] is False
-    assert "temperature" not in settings, "a reasoning model refuses a temperature"
-    plain = options("responses", Model(id="m"), reasoning_effort="high", temperature=0.5)
-    assert "openai_reasoning_effort" not in plain
-    assert "openai_reasoning_summary" not in plain
+    openai = {"type": "openai"}
+    body = sent("responses", provider=openai, reasoning_effort="high", temperature=0.5)
+    assert body["reasoning"] == {"effort": "high", "summary": "auto"}
+    assert body["store"] is False
+    assert "temperature" not in body, "a reasoning model refuses a temperature"
+    plain = sent("responses", Model(id="m"), provider=openai, reasoning_effort="high", temperature=0.5)
+    assert "reasoning" not in plain
     assert plain["temperature"] == 0.5
-    overridden = options("responses", provider_options={"reasoning_summary": "detailed", "store": True})
-    assert (overridden["openai_reasoning_summary"], overridden["openai_store"]) == ("detailed", True)
+    overridden = sent("responses", provider=openai, provider_options={"reasoning_summary": "detailed", "store": True})
+    assert (overridden["reasoning"]["summary"], overridden["store"]) == ("detailed", True)
+
+
+def claude(name: str, **changes: Any) -> Model:
+    return Model(**{"id": name, "can_reason": True, "default_max_tokens": 5000} | changes)
 
 
 def test_anthropic_gets_a_thinking_budget_within_the_limit_of_the_answer() -> None:
-    settings = options("anthropic", think=True, temperature=0.5, profile=OLD_CLAUDE)
-    assert settings["anthropic_thinking"] == {"type": "enabled", "budget_tokens": 2000}
-    assert settings["anthropic_betas"] == ["interleaved-thinking-2025-05-14"]
-    assert "temperature" not in settings
-    assert settings["max_tokens"] == 5000
-    small = options(
-        "anthropic", Model(id="m", can_reason=True, default_max_tokens=1000), think=True, profile=OLD_CLAUDE
-    )
+    body = sent("anthropic", claude("claude-haiku-4-5"), think=True, temperature=0.5)
+    assert body["thinking"] == {"type": "enabled", "budget_tokens": 2000}
+    assert "temperature" not in body
+    assert body["max_tokens"] == 5000
+    small = sent("anthropic", claude("claude-haiku-4-5", default_max_tokens=1000), think=True)
     assert small["max_tokens"] == 3000, "the limit includes the thinking budget"
-    overridden = options("anthropic", provider_options={"thinking": {"budget_tokens": 4096}}, profile=OLD_CLAUDE)
-    assert overridden["anthropic_thinking"] == {"type": "enabled", "budget_tokens": 4096}
-    assert "anthropic_thinking" not in options("anthropic", profile=OLD_CLAUDE)
-    assert "anthropic_thinking" not in options("anthropic", Model(id="m"), think=True, profile=OLD_CLAUDE)
+    thinking = {"thinking": {"budget_tokens": 4096}}
+    overridden = sent("anthropic", claude("claude-haiku-4-5"), provider_options=thinking)
+    assert overridden["thinking"] == {"type": "enabled", "budget_tokens": 4096}
+    assert "thinking" not in sent("anthropic", claude("claude-haiku-4-5"))
+    assert "thinking" not in sent("anthropic", claude("claude-haiku-4-5", can_reason=False), think=True)
 
 
 def test_newer_anthropic_models_get_an_effort_instead_of_a_budget() -> None:
-    settings = options("anthropic", reasoning_effort="low", temperature=0.5, profile=NEW_CLAUDE)
-    assert settings["thinking"] == "low"
-    assert "anthropic_thinking" not in settings
-    assert "temperature" not in settings
-    assert options("anthropic", think=True, profile=NEW_CLAUDE)["anthropic_thinking"] == {"type": "adaptive"}
+    body = sent("anthropic", claude("claude-opus-4-8"), reasoning_effort="low", temperature=0.5)
+    assert body["output_config"] == {"effort": "low"}
+    assert body["thinking"] == {"type": "adaptive"}
+    assert "temperature" not in body
+    assert sent("anthropic", claude("claude-opus-4-8"), think=True)["thinking"] == {"type": "adaptive"}
 
 
 def test_other_providers_get_their_own_thinking_options() -> None:
-    assert options("openrouter", reasoning_effort="low")["openrouter_reasoning"] == {"enabled": True, "effort": "low"}
-    assert options("openrouter")["openrouter_usage"] == {"include": True}
-    vercel = options("chat", think=True, provider={"type": "vercel"})
-    assert vercel["extra_body"] == {"reasoning": {"enabled": True}}
-    assert options("chat", reasoning_effort="low")["openai_reasoning_effort"] == "low"
-    assert options("chat", think=True, provider={"id": "zai"})["extra_body"] == {
-        "thinking": {"type": "enabled"},
-        "tool_stream": True,
-    }
-    assert options("chat", think=True, provider={"id": "alibaba-cn"})["extra_body"] == {"enable_thinking": True}
-    gemini = options("google", Model(id="gemini-2.5-pro", can_reason=True), think=True)
+    router = {"type": "openrouter"}
+    assert sent("chat", provider=router, reasoning_effort="low")["reasoning"] == {"enabled": True, "effort": "low"}
+    assert sent("chat", provider=router)["usage"] == {"include": True}
+    assert sent("chat", think=True, provider={"type": "vercel"})["reasoning"] == {"enabled": True}
+    assert sent("chat", reasoning_effort="low")["reasoning_effort"] == "low"
+    zai = sent("chat", think=True, provider={"id": "zai"})
+    assert (zai["thinking"], zai["tool_stream"]) == ({"type": "enabled"}, True)
+    assert sent("chat", think=True, provider={"id": "alibaba-cn"})["enable_thinking"] is True
+    gemini = settings("google", Model(id="gemini-2.5-pro", can_reason=True), think=True)
     assert gemini["google_thinking_config"] == {"thinking_budget": 2000, "include_thoughts": True}
-    newer = options("google", Model(id="gemini-3.8-flash", can_reason=True), reasoning_effort="high")
+    newer = settings("google", Model(id="gemini-3.8-flash", can_reason=True), reasoning_effort="high")
     assert newer["google_thinking_config"] == {"thinking_level": "high", "include_thoughts": True}
 
 
@@ -157,13 +169,13 @@ def test_cache_markers_can_be_switched_off(name: str) -> None:
     assert may_cache({})
     assert may_cache({name: "0"})
     assert not may_cache({name: "TRUE"})
-    assert options("anthropic", caches=True)["anthropic_cache_messages"] is True
-    assert "anthropic_cache_messages" not in options("anthropic")
-    assert options("bedrock", caches=True)["bedrock_cache_messages"] is True
-    assert "anthropic_cache_messages" not in options("chat", caches=True)
-    gateway = {"providerOptions": {"gateway": {"caching": "auto"}}}
-    assert options("chat", caches=True, provider={"type": "vercel"})["extra_body"] == gateway
-    assert "extra_body" not in options("chat", provider={"type": "vercel"})
+    assert "cache_control" in str(sent("anthropic", caches=True))
+    assert "cache_control" not in str(sent("anthropic"))
+    assert settings("bedrock", caches=True)["bedrock_cache_messages"] is True
+    assert "cache_control" not in str(sent("chat", caches=True))
+    vercel = {"type": "vercel"}
+    assert sent("chat", caches=True, provider=vercel)["providerOptions"] == {"gateway": {"caching": "auto"}}
+    assert "providerOptions" not in sent("chat", provider=vercel)
     order = {"provider_options": {"providerOptions": {"gateway": {"order": ["vertex"]}}}}
-    overridden = options("chat", caches=True, provider={"type": "vercel"} | order)
-    assert overridden["extra_body"]["providerOptions"]["gateway"] == {"caching": "auto", "order": ["vertex"]}
+    overridden = sent("chat", caches=True, provider=vercel | order)
+    assert overridden["providerOptions"]["gateway"] == {"caching": "auto", "order": ["vertex"]}

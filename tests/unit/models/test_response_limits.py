@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.models.response_limits import EventMeter
+from worker.models.extras.response_limits import EventMeter
 
 PIECES = st.lists(st.sampled_from([b"data: x", b"\n", b"\r\n", b"\r", b"\n\n", b"yyyyyyyy", b""]), max_size=30)
 

@@ -31,6 +31,7 @@ from protocol.messages import (
     LastWord,
     Ready,
     Refusal,
+    SendWhole,
     Shutdown,
     ToSupervisor,
     ToWorker,
@@ -46,6 +47,7 @@ TO_WORKER: list[ToWorker] = [
     Call(call_id="c", epoch=Epoch(3), operation="session.get", args={"sid": "ü"}, body=b'{"a":1}', within_s=1.5),
     CancelCall(call_id="c", epoch=Epoch(3)),
     Credit(more=5),
+    SendWhole(keys=["m"]),
     Attached(epoch=Epoch(3), clients=2),
     Shutdown(epoch=Epoch(3), reason="idle", drain_s=1.0, flush_s=2.0),
 ]

@@ -591,7 +591,9 @@ async def test_the_first_snapshot_is_immediate_and_later_ones_are_merged(tmp_pat
     async with open_worker_harness(tmp_path) as house:
         await house.session()
         run_id = await house.submit("hello")
-        for number in range(300):
+        house.model.say("0 ")
+        await until(lambda: house.shown != [])
+        for number in range(1, 300):
             house.model.say(f"{number} ")
         await until(lambda: any(b"299" in event.data for event in house.shown))
         assert 2 <= len(house.shown) < 60
@@ -613,6 +615,30 @@ async def test_a_flush_stores_the_text_of_the_latest_snapshot_before_the_run_end
         await until(lambda: house.shown != [])
         await house.dispatcher.flush()
         assert (await house.outline())[1] == "assistant partial"
+
+
+async def test_growing_text_is_stored_at_the_configured_interval(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path, limits=Limits(snapshot_store_s=0.01)) as house:
+        await house.session()
+        await house.submit("hello")
+        house.model.say("one ")
+        await until(lambda: house.shown != [])
+        house.model.say("two")
+        while (await house.outline())[1:] != ["assistant one two"]:  # noqa: ASYNC110 - the write is not announced
+            await asyncio.sleep(0)
+
+
+async def test_growing_text_is_not_stored_before_the_interval(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path, limits=Limits(snapshot_store_s=3600.0)) as house:
+        await house.session()
+        run_id = await house.submit("hello")
+        house.model.say("one ")
+        await until(lambda: house.shown != [])
+        assert "one" not in (await house.outline())[1]
+        house.model.say("two")
+        house.model.finish()
+        await house.ended(run_id)
+        assert (await house.outline())[1] == "assistant one two [end_turn]"
 
 
 async def test_a_flush_for_one_client_publishes_a_snapshot_to_the_others(tmp_path: Path) -> None:

@@ -124,10 +124,10 @@ class Client:
         return [block.id for block in self.blocks if block.data.get("type") == "reset"]
 
 
-def open_client(hub: Hub, cursor: str | None = None, *, wants_ids: bool = True) -> Client:
+def open_client(hub: Hub, cursor: str | None = None, *, wants_ids: bool = True, wants_deltas: bool = False) -> Client:
     parsed = parse_event_id(cursor) if cursor is not None else None
     bad = cursor is not None and parsed is None
-    return Client(hub.open_stream(cursor=parsed, cursor_is_bad=bad, wants_ids=wants_ids))
+    return Client(hub.open_stream(cursor=parsed, cursor_is_bad=bad, wants_ids=wants_ids, wants_deltas=wants_deltas))
 
 
 def opened_hub(store: EventStore, through: int, limits: Limits = SMALL) -> Hub:
@@ -413,7 +413,7 @@ async def test_a_cancelled_reader_leaves_no_waiter_behind() -> None:
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert not hub._waiters
+    assert not hub._notifier._waiters
     hub.take([event(2)])
     await client.read()
     assert client.numbers == [2]

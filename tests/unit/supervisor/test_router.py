@@ -29,6 +29,7 @@ from protocol.messages import (
     Hello,
     LastWord,
     Ready,
+    SendWhole,
     Shutdown,
 )
 from protocol.operations import Operation
@@ -105,9 +106,11 @@ class PublisherStub:
 
     calls: list[tuple[str, int, int]] = field(default_factory=list)
     credits: int = 0
+    unfit_keys: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def connected(self, last_number: int, credit: int) -> None:
+    def connected(self, last_number: int, credit: int, *, takes_growth: bool = False) -> None:
+        assert takes_growth
         self.calls.append(("connected", last_number, credit))
         self.changed.set()
 
@@ -120,6 +123,10 @@ class PublisherStub:
         self.changed.set()
 
     def writable(self) -> None:
+        self.changed.set()
+
+    def unfit(self, keys: list[str]) -> None:
+        self.unfit_keys += keys
         self.changed.set()
 
     async def until_credits(self, count: int) -> None:
@@ -290,6 +297,13 @@ async def test_an_older_generation_is_refused(tmp_path: Path) -> None:
     async with connected(tmp_path, generation=0) as it:
         await eventually(lambda: it.router.counters.refused_hellos == 1)
         assert not it.link.is_open
+
+
+async def test_a_worker_is_asked_for_whole_snapshots(tmp_path: Path) -> None:
+    async with connected(tmp_path) as it:
+        await it.recorder.until_type(Ready)
+        it.link.send(SendWhole(keys=["m", "n"]))
+        await eventually(lambda: it.worker.publisher.unfit_keys == ["m", "n"])
 
 
 async def test_a_worker_that_is_expected_only_later_is_accepted(tmp_path: Path) -> None:

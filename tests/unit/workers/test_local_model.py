@@ -1,6 +1,7 @@
 """Parts of the local model: its provider, its socket, and when its process is idle."""
 
 import asyncio
+import json
 import logging
 import socket
 from pathlib import Path
@@ -15,19 +16,12 @@ from supervisor.__main__ import read_config
 from supervisor.config.errors import ConfigError
 from supervisor.local_model.process import LocalModel
 from supervisor.local_model.server import Relay, Traffic
+from tests.support.fakes.raw_provider import RawProvider
 from worker.config.load import WorkspaceConfig, load_config
 from worker.models.client import ModelFailure, ModelRequest
 from worker.models.registry import ModelRegistry
 
 SOCKET = "/run/model.sock"
-
-
-@pytest.fixture
-def allow_model_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow model requests: they go to a socket without a listener, or are answered from memory."""
-    import pydantic_ai.models
-
-    monkeypatch.setattr(pydantic_ai.models, "ALLOW_MODEL_REQUESTS", True)
 
 
 def load(
@@ -82,7 +76,6 @@ def test_a_missing_local_model_is_an_error_that_says_how_to_install_it(tmp_path:
         load(tmp_path, default_model="local/smollm2")
 
 
-@pytest.mark.usefixtures("allow_model_requests")
 async def test_a_socket_without_a_listener_is_a_retryable_failure(tmp_path: Path) -> None:
     config = load(tmp_path, local_model=str(tmp_path / "none.sock"))
     models = ModelRegistry(config, {}, DEFAULT_LIMITS)
@@ -95,23 +88,23 @@ async def test_a_socket_without_a_listener_is_a_retryable_failure(tmp_path: Path
     await models.close()
 
 
-@pytest.mark.usefixtures("allow_model_requests")
-async def test_a_full_context_is_reported_as_context_overflow(tmp_path: Path) -> None:
-    import httpx2
-
-    config = load(tmp_path, local_model=SOCKET)
+async def test_a_full_context_is_reported_as_context_overflow(tmp_path: Path, short_root: Path) -> None:
+    path = short_root / "model.sock"
+    config = load(tmp_path, local_model=str(path))
     error = {"code": 400, "message": "request (9 tokens) exceeds …", "type": "exceed_context_size_error", "n_ctx": 8}
-
-    def reject(_request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(400, json={"error": error})
-
-    models = ModelRegistry(config, {}, DEFAULT_LIMITS, transport=httpx2.MockTransport(reject))
-    rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
-    with pytest.raises(ModelFailure) as caught:
-        async for _ in models.large().stream(ModelRequest(system="", messages=rows)):
-            pass
-    assert caught.value.category == "context_overflow", caught.value.message
-    await models.close()
+    body = json.dumps({"error": error}).encode()
+    async with RawProvider(path=path) as server:
+        models = ModelRegistry(config, {}, DEFAULT_LIMITS)
+        rows = [Message(id="1", session_id="s", role="user", parts=[TextPart(TextData(text="hello"))])]
+        events = models.large().stream(ModelRequest(system="", messages=rows))
+        pull = asyncio.ensure_future(anext(events))
+        received = await server.next_request()
+        assert received.line == "POST /v1/chat/completions HTTP/1.1"
+        await received.send(b"HTTP/1.1 400 X\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        with pytest.raises(ModelFailure) as caught:
+            await pull
+        assert caught.value.category == "context_overflow", caught.value.message
+        await models.close()
 
 
 async def test_requests_to_a_model_that_cannot_be_started_get_the_reason(short_root: Path) -> None:

@@ -125,7 +125,7 @@ async def test_an_idle_worker_can_be_evicted_by_hand(tmp_path: Path) -> None:
 
 async def test_a_stream_is_a_claim_from_open_to_close(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path, evict_idle_s=0.0, detach_grace_s=0.0)
-    with workspace.attached(A, cursor=None, cursor_is_bad=False, wants_ids=False):
+    with workspace.attached(A, cursor=None, cursor_is_bad=False, wants_ids=False, wants_deltas=False):
         workspace.view(A, SessionId("s"))
         assert workspace.status().clients == 1
         workspace.observe()
@@ -168,7 +168,7 @@ async def test_with_cancel_on_last_detach_the_last_client_closes_the_worker(tmp_
 
 async def test_detach_all_keeps_the_worker_and_ends_the_streams(tmp_path: Path) -> None:
     workspace, driver = workspace_at(tmp_path)
-    with workspace.attached(A, cursor=None, cursor_is_bad=False, wants_ids=False) as stream:
+    with workspace.attached(A, cursor=None, cursor_is_bad=False, wants_ids=False, wants_deltas=False) as stream:
         await workspace.detach_all()
         assert await stream.next_chunk(1.0) is None
     assert driver.closed == ["left"]

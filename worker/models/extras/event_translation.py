@@ -1,8 +1,4 @@
-"""Translate the events of pydantic_ai into ours, for one stream.
-
-Signatures: OpenAI's Responses API sends several summaries for one reasoning item, and its signature after the last of
-them. It is kept on the last block here; `message_format.py` moves it to the first one when the block is sent back.
-"""
+"""Translate the events of pydantic_ai into ours, for one stream."""
 
 import json
 from collections.abc import Callable
@@ -44,8 +40,6 @@ class Translation:
     def __init__(self, provider_id: str) -> None:
         self._provider_id = provider_id
         self._calls: dict[int, str] = {}  # part index -> tool call id
-        self._items: dict[int, str] = {}  # part index -> id of the reasoning item
-        self._signatures: dict[str, str] = {}  # id of the reasoning item -> signature
         self._counted = Tokens()
 
     def events(self, event: Any) -> list[ModelEvent]:
@@ -67,18 +61,13 @@ class Translation:
                 if part.part_kind == "tool-call":
                     self._calls[event.index] = part.tool_call_id
                     return ToolCallStart(part.tool_call_id, part.tool_name)
-                if part.part_kind == "thinking" and part.id:
-                    self._items[event.index] = part.id
                 return _delta(part.part_kind, getattr(part, "content", ""))
             case "part_delta":
                 delta = event.delta
-                if delta.part_delta_kind == "thinking" and delta.signature_delta and event.index in self._items:
-                    self._signatures[self._items[event.index]] = delta.signature_delta
                 return _delta(delta.part_delta_kind, getattr(delta, "content_delta", ""))
             case "part_end" if event.part.part_kind == "thinking":
                 part = event.part
-                signature = part.signature or self._signatures.get(part.id or "", "")
-                return ThinkingEnd(signature, part.id or "", self._provider_id, part.provider_details or {})
+                return ThinkingEnd(part.signature or "", part.id or "", self._provider_id, part.provider_details or {})
             case _:
                 return None
 

@@ -3,9 +3,6 @@
 from worker.models.client import Category, ModelFailure
 from worker.models.failures import category_of_status, failure
 
-LLAMA_OVERFLOW = "exceed_context_size_error"
-"""llama.cpp's error type for a full context; the library reports it as a bad request."""
-
 
 def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], key_hint: str) -> ModelFailure:
     """Return the failure for the exception of a library.
@@ -26,9 +23,7 @@ def described(error: Exception, has_begun: bool, *, secrets: tuple[str, ...], ke
         retry_after_s = error.retry_after
         has_begun = has_begun or error.in_stream
     category = _category(error, status, has_begun)
-    if isinstance(error, exceptions.ModelAPIError) and error.provider_error_type == LLAMA_OVERFLOW:
-        category = "context_overflow"
-    elif category == "server" and not status and code.startswith("invalid_"):
+    if category == "server" and not status and code.startswith("invalid_"):
         category = "bad_request"  # an error inside the stream has no status; repeating the request would not help
     message = _message(error)
     if status == 401 and key_hint:
