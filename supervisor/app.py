@@ -40,6 +40,7 @@ from supervisor.launch.records import RecordStore
 from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
 from supervisor.local_model.process import LocalModel
 from supervisor.older_runtimes import OlderRuntimes
+from supervisor.owned_files import OwnedFiles
 from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors
 from supervisor.shutdown import ExitDecision, ExitMode, ShutdownSequence
@@ -217,18 +218,21 @@ class App:
         )
         self._waking = Waking(debts=self._debts, registry=self._registry, clock=clock, log=log)
         self._housekeeping = Housekeeping(
-            runtime=self._runtime,
-            state=self._state,
-            records=self._records,
-            debts=self._debts,
-            listeners=self._listeners,
+            files=OwnedFiles(
+                runtime=self._runtime,
+                state=self._state,
+                records=self._records,
+                debts=self._debts,
+                listeners=self._listeners,
+                clock=clock,
+                log=log,
+            ),
             registry=self._registry,
             waking=self._waking,
             admission=self._admission,
             on_idle=partial(self._exit.request, ExitMode.SHUT_DOWN, "idle"),
             interval_s=interval_for(evict_idle_s=limits.evict_idle_s, idle_exit_s=self._config.idle_exit_s),
             clock=clock,
-            log=log,
         )
         self._shutdown = ShutdownSequence(
             registry=self._registry,

@@ -40,6 +40,7 @@ class Waking:
 
     def take_stock(self) -> None:
         """Update the book from what the workers reported last, without waking any."""
-        now = self._clock.now()
+        book, now = self._debts.book, self._clock.now()
         for workspace in self._registry.touched():
-            self._debts.book.observe(workspace.registration.id, workspace.debt_facts(), now)
+            if workspace.driver.may_owe or book.open_runs(workspace.registration.id):
+                book.observe(workspace.registration.id, workspace.debt_facts(), now)

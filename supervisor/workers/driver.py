@@ -215,6 +215,14 @@ class WorkerDriver:
         self._drop_link()
 
     @property
+    def may_owe(self) -> bool:
+        """Return whether the worker reported an open run last. Cheap: it is asked for every worker each second."""
+        beat, word = self._last_beat, self._last_word
+        return bool(beat is not None and beat.open_runs) or (
+            word is not None and bool(word.held_runs or word.left_runs)
+        )
+
+    @property
     def last_word(self) -> LastWord | None:
         """The last message of the newest worker, if it left in order; None while none has."""
         return self._last_word

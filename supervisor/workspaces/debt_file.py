@@ -43,9 +43,14 @@ class DebtFile:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             self._log.error("list of open work not read", extra=fields(path=self._path, reason=error))
 
-    async def accept(self, workspace_id: WorkspaceId) -> None:
-        """Mark a workspace before a prompt's answer. Returns when the mark is on disk; a failure is only logged."""
+    def begin(self, workspace_id: WorkspaceId) -> None:
+        """Mark a workspace because a run may be accepted now, and begin to write the mark."""
         self.book.accept(workspace_id)
+        self.write()
+
+    async def accept(self, workspace_id: WorkspaceId) -> None:
+        """Return when the mark of a workspace is on disk, before a prompt's answer; a failure is only logged."""
+        self.begin(workspace_id)
         wanted = self.book.changes
         try:
             async with asyncio.timeout(WRITE_S):

@@ -4,7 +4,6 @@ It wakes the worker when a request needs one, passes the worker's events to the 
 has nothing to do.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -99,9 +98,9 @@ class ManagedWorkspace:
         """
         if operation not in _ACCEPTING or self._debts is None:
             return await self._caller.call(operation, args=args, body=body, wakes=wakes)
-        marking = self._tasks.start(self._debts.accept(self.registration.id), "owes")
+        self._debts.begin(self.registration.id)  # written while the worker stores the run
         answer = await self._caller.call(operation, args=args, body=body, wakes=wakes)
-        await asyncio.wait({marking})  # bounded by the file's own limit
+        await self._debts.accept(self.registration.id)
         return answer
 
     async def describe(self) -> Description:
