@@ -169,3 +169,21 @@ async def test_S22_two_servers_with_a_state_directory_each_leave_each_other_alon
     assert await house.server.ended() == 0
     await house.server.restart()
     await workspace.works()
+
+
+async def test_S22_a_lock_file_that_a_crash_left_behind_stops_no_start(house: ServerHarness) -> None:
+    workspace = await house.workspace()
+    house.neighbour.may_reconnect = True
+    workspace.watcher.resumes = True
+    await house.server.kill9()
+    lock = house.server.state_dir / "supervisor.lock"
+    owner = json.loads(lock.read_text())
+    assert owner["pid"] == house.server.pid
+    lock.write_text(
+        json.dumps(owner | {"pid": os.getpid(), "start_ticks": 1})
+    )  # the pid belongs to another process now
+    stale = await command(house.server, "ps", env={"XDG_RUNTIME_DIR": ""})
+    assert stale.code == 1, stale
+    await house.server.restart()
+    assert json.loads(lock.read_text())["pid"] == house.server.pid
+    await workspace.works()
