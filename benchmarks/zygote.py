@@ -11,7 +11,7 @@ import sys
 from benchmarks.floors import Floors
 from benchmarks.table import Figure
 
-MEASURES = ("code_layout", "fork_hooks", "heap", "huge_pages")
+MEASURES = ("code_layout", "heap", "huge_pages", "immortal", "warm_up")
 
 
 async def measure(floors: Floors) -> list[Figure]:

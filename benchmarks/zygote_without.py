@@ -1,7 +1,6 @@
 """Be a zygote without one of its measures: warm up, fork idle workers, print what they cost as JSON.
 
-`python -m benchmarks.zygote_without NAME`; an empty NAME leaves nothing out. Nothing but `os` and `sys` is imported
-before the fork hooks are filtered, as in worker/zygote/__main__.py.
+`python -m benchmarks.zygote_without NAME`; an empty NAME leaves nothing out.
 """
 
 import os
@@ -14,27 +13,26 @@ def main() -> int:
     """Print the median private memory of an idle worker in kB, and the fastest fork in milliseconds."""
     left_out = sys.argv[1]
     os.environ.setdefault("SPT_NOENV", "1")
-    if left_out != "fork_hooks":
-        from worker.zygote.fork_hooks import keep_forks_quiet
-
-        keep_forks_quiet()
-
-    import gc
     import json
+    import signal
     import statistics
-    from pathlib import Path
 
-    gc.disable()  # as `preload` does before it imports
-    from worker.zygote import heap, huge_pages, preload, warm_up
+    from worker.zygote import preload, warm_up
+    from worker.zygote.template import BLOCKED
 
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     if left_out == "code_layout":
         warm_up.relocate_code = lambda codes: None
     if left_out == "heap":
-        heap.fill_holes = lambda: None
+        warm_up.fill_holes = lambda: None
+    if left_out == "huge_pages":
+        warm_up.huge_ranges = lambda maps: iter(())
     preload.preload()
-    if left_out != "huge_pages":
-        for address in huge_pages.huge_ranges(Path("/proc/self/maps").read_text()):
-            huge_pages.collapse(address)
+    if left_out == "immortal":
+        warm_up.make_immortal = lambda: iter(())
+    if left_out != "warm_up":
+        for _ in warm_up.warm_up():
+            pass
     private_kb, fork_s = zip(*(_fork() for _ in range(FORKS)), strict=True)
     print(json.dumps({"private_kb": statistics.median(private_kb), "fork_ms": min(fork_s) * 1000}))
     return 0
@@ -44,23 +42,21 @@ def _fork() -> tuple[int, float]:
     """Fork an idle worker; return its private memory in kB, and how long the fork took in seconds."""
     import time
 
-    from worker.zygote import warm_up
-    from worker.zygote.fork_hooks import renew_random
+    from worker.zygote import throwaway
 
     reader, writer = os.pipe()
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        renew_random()
 
-        def report(link: warm_up.IdleLink) -> None:
+        def report(link: throwaway.IdleLink) -> None:
             with open("/proc/self/smaps_rollup") as file:
                 private_kb = sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
             os.write(writer, str(private_kb).encode())
             finish(link)
 
-        finish, warm_up.IdleLink.finish = warm_up.IdleLink.finish, report
-        warm_up.run_throwaway(warm_up.IdleWorker)
+        finish, throwaway.IdleLink.finish = throwaway.IdleLink.finish, report
+        throwaway.run_throwaway(throwaway.IdleWorker)
         os._exit(0)
     took_s = time.monotonic() - began
     os.close(writer)

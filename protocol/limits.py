@@ -34,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     fork_deadline_s: float = 5.0  # a warm zygote forks within milliseconds; one that does not is replaced
     start_deadline_s: float = 20.0  # from a worker's fork to ready, recovery included
     heartbeat_interval_s: float = 0.5  # between two heartbeats that a worker is asked for
+    heartbeat_idle_interval_s: float = 20.0  # the same while nothing runs; any message ends it
     heartbeat_lost_s: float = 5.0  # a worker whose loop sends no heartbeat for this time is killed and replaced
     restart_intensity: int = 3  # deaths within the period after which a worker is not restarted (Erlang's rule)
     restart_period_s: float = 60.0  # the period in which deaths are counted
@@ -45,7 +46,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     kill_deadline_s: float = 2.0  # from SIGKILL until the whole process tree is reaped
     poison_deaths_max: int = 2  # a run whose start killed its worker this many times fails
     supervisor_lease_s: float = 60.0  # an idle worker without a supervisor exits after this time
-    evict_idle_s: float = 900.0  # a workspace without clients and work for this time may be put to sleep
+    evict_idle_s: float = 60.0  # a workspace without clients and work for this time may be put to sleep
+    evict_attached_idle_s: float = 900.0  # the same with clients; they stay, and the next request wakes it
 
     # --- shutdown: a budget for each stage, together below systemd's stop timeout --------------------------------
     drain_s: float = 5.0  # for runs to end after they are cancelled

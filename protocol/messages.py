@@ -119,13 +119,15 @@ class Ready(WireMessage, frozen=True, kw_only=True, tag="ready"):
 
 
 class Heartbeat(WireMessage, frozen=True, kw_only=True, tag="heartbeat"):
-    """Sent by the worker's event loop every `heartbeat_interval_s`."""
+    """Sent by the worker's event loop every `heartbeat_interval_s`, more seldom while the worker is idle."""
 
     sequence: int
     loop_lag_s: float
+    interval_s: float = 0.0  # the next one comes within this time; 0: within `heartbeat_interval_s`
     open_runs: int  # accepted, queued or active
     open_questions: int = 0  # open permission requests and questions
     children: int = 0  # live child processes of tools
+    holds_choices: bool = False  # something that clients chose is only in this process, or a server of an extension
     last_number: int = 0
     degraded: str = ""  # why this worker has reduced service, "" if it has not
     failed: str = ""  # as in `Ready`

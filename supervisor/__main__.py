@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"bulkhead: {error}", file=sys.stderr)
         return EXIT_USAGE
-    from supervisor.app import serve
+    from supervisor.start import serve
 
     return serve(config)
 

@@ -10,20 +10,20 @@ import logging
 import os
 import random
 import signal
+import subprocess
 from functools import partial
 from typing import Any
 
 from protocol.base.clock import SystemClock
-from protocol.base.log_handler import keep_standard_descriptors, write_line
-from protocol.base.logs import Redactor, fields, set_up_logs
+from protocol.base.log_handler import write_line
+from protocol.base.logs import Redactor, fields
 from protocol.base.tasks import TaskOwner
 from protocol.ids import Generation, new_token
 from protocol.local_model import is_installed
-from protocol.secrets import is_secret_name
 from protocol.worker_spec import WorkerSpec
 from supervisor.admission import Admission
 from supervisor.config.server_config import ServerConfig
-from supervisor.housekeeping import Housekeeping, interval_for, ping_watchdog
+from supervisor.housekeeping import Housekeeping, ping_watchdog
 from supervisor.http.control import ControlHandlers
 from supervisor.http.dispatch import RouteDispatcher
 from supervisor.http.forward import Forward
@@ -42,7 +42,7 @@ from supervisor.local_model.process import LocalModel
 from supervisor.older_runtimes import OlderRuntimes
 from supervisor.owned_files import OwnedFiles
 from supervisor.routing.router import Router
-from supervisor.runtime import RuntimeDir, RuntimeRefused, RuntimeTaken, allow_descriptors
+from supervisor.runtime import RuntimeDir
 from supervisor.shutdown import ExitDecision, ExitMode, ShutdownSequence
 from supervisor.state_dir import StateDir
 from supervisor.systemd import Notifier, inherited_sockets
@@ -55,61 +55,55 @@ from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import ManagedWorkspace
 from supervisor.workspaces.workspace_table import Registration, WorkspaceTable, WorkspaceTableFailed
 
-EXIT_CLEAN, EXIT_USAGE, EXIT_TAKEN, EXIT_NO_LISTENER = 0, 2, 3, 4
+EXIT_CLEAN, EXIT_USAGE, EXIT_NO_LISTENER = 0, 2, 4
 CLOSED_MAX = 100
 """Data directories of other workspaces that are closed to a worker's commands, at most."""
 
 
-def serve(config: ServerConfig) -> int:
-    """Run the server until it is asked to exit; return the exit code."""
-    keep_standard_descriptors()
-    redactor = set_up_logs(config.log_level)
-    log = logging.getLogger("bulkhead")
+def run_app(
+    config: ServerConfig,
+    runtime: RuntimeDir,
+    state: StateDir,
+    redactor: Redactor,
+    log: logging.Logger,
+    zygote: "subprocess.Popen[bytes] | None",
+) -> int:
+    """Run the server in locked directories until it is asked to exit; return the exit code. Raises OSError.
+
+    `zygote` is the process of its zygote, if that was started already.
+    """
     for name in ("tornado", "asyncio"):  # libraries log to the same place
         library = logging.getLogger(name)
         library.handlers, library.propagate = log.handlers, False
         library.setLevel(logging.WARNING)
-    for name, value in config.worker_env.items():
-        if is_secret_name(name):
-            redactor.register(value)
-    # A umask may take rights from other users, never from this one: the server must be able to read its own files.
-    os.umask(os.umask(0o077) & 0o077)
-    allow_descriptors()
-    runtime, state = RuntimeDir(config.runtime_dir), StateDir(config.state_dir)
     try:
-        runtime.prepare()
-        state.prepare()
-        runtime.lock()
-        state.lock()
-        return asyncio.run(App(config, runtime, state, redactor, log).run())
-    except RuntimeTaken as error:
+        return asyncio.run(App(config, runtime, state, redactor, log, zygote).run())
+    except WorkspaceTableFailed as error:
         write_line(2, f"bulkhead: {error}", is_last=True)
-        return EXIT_TAKEN
-    except (RuntimeRefused, WorkspaceTableFailed) as error:
-        write_line(2, f"bulkhead: {error}", is_last=True)
-        return EXIT_USAGE
-    except OSError as error:
-        write_line(2, f"bulkhead: cannot start: {error}", is_last=True)
         return EXIT_USAGE
     except ListenFailed as error:
         write_line(2, f"bulkhead: {error}", is_last=True)
         return EXIT_NO_LISTENER
-    finally:
-        state.unlock()
-        runtime.unlock()
 
 
 class App:
     """One server, from start to end."""
 
     def __init__(
-        self, config: ServerConfig, runtime: RuntimeDir, state: StateDir, redactor: Redactor, log: logging.Logger
+        self,
+        config: ServerConfig,
+        runtime: RuntimeDir,
+        state: StateDir,
+        redactor: Redactor,
+        log: logging.Logger,
+        zygote: "subprocess.Popen[bytes] | None",
     ) -> None:
         self._config = config
         self._runtime = runtime
         self._state = state
         self._redactor = redactor
         self._log = log
+        self._zygote = zygote
         self._limits = config.limits
         self._clock = SystemClock()
         self._random = random.SystemRandom()
@@ -173,6 +167,7 @@ class App:
             clock=clock,
             log=log,
             spawn_zygote=self._config.spawn_zygote,
+            zygote_process=self._zygote,
         )
         self._backend = WorkerBackend(launcher=self._launcher, records=self._records, router=self._router)
         own_command = LOCAL_MODEL_COMMAND if is_installed() else ()
@@ -231,7 +226,8 @@ class App:
             waking=self._waking,
             admission=self._admission,
             on_idle=partial(self._exit.request, ExitMode.SHUT_DOWN, "idle"),
-            interval_s=interval_for(evict_idle_s=limits.evict_idle_s, idle_exit_s=self._config.idle_exit_s),
+            evict_idle_s=limits.evict_idle_s,
+            idle_exit_s=self._config.idle_exit_s,
             clock=clock,
         )
         self._shutdown = ShutdownSequence(

@@ -47,6 +47,7 @@ class StatsSource:
             open_runs=self.dispatcher.open_runs,
             open_questions=self.broker.open_count,
             children=self.children.count + self.extensions.busy,
+            holds_choices=self.live.holds_choices or bool(self.extensions.connected),
             degraded=database.degraded or ("configuration" if self.live.problem is not None else ""),
             failed=database.failed,
         )
@@ -114,7 +115,9 @@ class WorkerService:
     async def _watch_lease(self) -> None:
         """Leave when no supervisor was heard for too long and no run is open (S14)."""
         while not self._end.requested.done():
-            await asyncio.sleep(min(1.0, self._spec.limits.supervisor_lease_s / 4))
+            await asyncio.sleep(self._spec.limits.supervisor_lease_s / 4)
+            if self._parts.link.is_welcome:
+                self._lease.heard(self._clock.now())
             if self._lease.is_over(open_runs=self._parts.dispatcher.open_runs, now=self._clock.now()):
                 self._end.leave("no supervisor")
 

@@ -2,7 +2,7 @@
 
 
 class SupervisorLease:
-    """The lease of a worker. Every message of a supervisor renews it."""
+    """The lease of a worker. Every message of a supervisor renews it, and the connection to one."""
 
     def __init__(self, *, supervisor_lease_s: float, now: float) -> None:
         self._lease_s = supervisor_lease_s
@@ -14,7 +14,7 @@ class SupervisorLease:
         self._heard_at = now
 
     def is_over(self, *, open_runs: int, now: float) -> bool:
-        """Return whether the worker should leave. Call it every second or so.
+        """Return whether the worker should leave. Call it about every quarter of the lease.
 
         Runs are never cut: with an open run the answer is no, and once it has ended after the lease, yes. If there was
         no call for half a lease, this process did not run (it was stopped, or the machine was suspended; H01) and could

@@ -32,6 +32,7 @@ POINTS = (
     "wake.before_spawn",  # M9: a worker is wanted, not yet spawned (supervisor)
     "tools.confine",  # the rules for a confined command are about to be made
     "evict.decided",  # M9: an eviction is decided (supervisor)
+    "zygote.warm_up",  # M9: a template is about to warm up (zygote)
 )
 
 

@@ -21,6 +21,7 @@ from supervisor.launch import process_sweep
 from supervisor.launch.adoption import AdoptionDecision, decide_adoption
 from supervisor.launch.launcher import ExitReport, Handle, Record
 from supervisor.launch.zygote import ZygoteLink
+from supervisor.launch.zygote_process import LOG_NAME, SOCKET_NAME
 
 _EXIT_REPORT_S = 0.5
 """The zygote reports an exit within this time or not at all."""
@@ -39,21 +40,24 @@ class LocalLauncher:
         log: logging.Logger,
         spawn_zygote: bool,
         zygote_socket: Path | None = None,
+        zygote_process: "subprocess.Popen[bytes] | None" = None,
         state_id: str = "",
     ) -> None:
-        """`state_id` is the identity of the server's state directory, part of the marker of its workers' processes."""
+        """`zygote_process` is a zygote of this runtime directory that this process has started already. `state_id` is
+        the identity of the server's state directory, part of the marker of its workers' processes."""
         self._state_id = state_id
         self._limits = limits
         self._clock = clock
         self._log = log
         self._logs = runtime_dir / "workers"
         self._zygote = ZygoteLink(
-            socket_path=zygote_socket or runtime_dir / "zygote.sock",
-            log_path=runtime_dir / "zygote.log",
+            socket_path=zygote_socket or runtime_dir / SOCKET_NAME,
+            log_path=runtime_dir / LOG_NAME,
             may_spawn=spawn_zygote,
             limits=limits,
             clock=clock,
             log=log,
+            process=zygote_process,
         )
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="launch")
 

@@ -13,7 +13,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -24,7 +23,6 @@ from protocol.base.logs import fields
 from protocol.base.tasks import TaskOwner
 from protocol.errors import Unavailable
 from protocol.limits import Limits
-from protocol.worker_spec import MARKER, MARKER_ROOM
 from protocol.zygote import (
     PACKET_MAX_BYTES,
     Exited,
@@ -38,23 +36,30 @@ from protocol.zygote import (
     decode_from_zygote,
     encode_packet,
 )
+from supervisor.launch.zygote_process import spawn_zygote
 
 _POLL_S = 0.01
 _RETRY = Backoff(first_s=1.0, max_s=60.0)
 """After the second failure in a row; the first is followed by another try at once."""
 _EXITS_KEPT = 1024
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
-_TITLE_ROOM = "." * 160
-_PLACEHOLDER = "-" * MARKER_ROOM
-"""Space in the zygote's environment for the marker of a forked worker, as in worker/process_setup.py."""
 
 
 class ZygoteLink:
     """Connects one supervisor to the zygote of its runtime directory."""
 
     def __init__(
-        self, *, socket_path: Path, log_path: Path, may_spawn: bool, limits: Limits, clock: Clock, log: logging.Logger
+        self,
+        *,
+        socket_path: Path,
+        log_path: Path,
+        may_spawn: bool,
+        limits: Limits,
+        clock: Clock,
+        log: logging.Logger,
+        process: "subprocess.Popen[bytes] | None" = None,
     ) -> None:
+        """`process` is a zygote that this process has started already, at `socket_path`."""
         self._socket_path = socket_path
         self._log_path = log_path
         self._may_spawn = may_spawn
@@ -62,7 +67,7 @@ class ZygoteLink:
         self._clock = clock
         self._log = log
         self._tasks = TaskOwner("zygote", log)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = process
         self._connection: socket.socket | None = None
         self._hello: asyncio.Future[ZygoteHello] | None = None
         self._joining: asyncio.Task[None] | None = None
@@ -203,23 +208,7 @@ class ZygoteLink:
         return connection
 
     def _spawn(self) -> None:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "NOTIFY_"))}
-        environment.update({MARKER: _PLACEHOLDER, "SPT_NOENV": "1"})
-        command = [sys.executable, "-P", "-m", "worker.zygote", "--socket", str(self._socket_path)]
-        command += ["--title-room", _TITLE_ROOM]
-        log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd="/",
-                start_new_session=True,  # a Ctrl-C for the supervisor must not reach it
-            )
-        finally:
-            os.close(log)
+        self._process = spawn_zygote(self._socket_path, self._log_path)
         self._log.info("zygote started", extra=fields(pid=self._process.pid))
 
     # --- talking ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from supervisor.launch.records import RecordStore
 from supervisor.routing.link import EventListener, ExpectedWorker, Link, LinkListeners
 from supervisor.routing.router import Router
 from supervisor.workers.crash_history import Crash, CrashHistory
-from supervisor.workers.heartbeat import HeartbeatState, HeartbeatWatch
+from supervisor.workers.heartbeat import HeartbeatWatch
 from supervisor.workers.lifecycle import (
     Effect,
     FailCalls,
@@ -112,13 +112,14 @@ class WorkerDriver:
         self._handle: Handle | None = None
         self._link: Link | None = None
         self._late_answers = 0  # of the links before this one
-        self._last_word: LastWord | None = None
+        self.last_word: LastWord | None = None  # of the newest worker, if it left in order
         self._last_beat: Heartbeat | None = None
         self._loop_lag_max_s = 0.0
         self._cannot_store = ""  # the reason, from the worker's last message
         self._started_wall: float | None = None
         self._started_at = 0.0
         self._timer = Timer(clock, self._elapsed)
+        self._watch_timer = Timer(clock, self._look_at_heartbeat)
         self._changed: asyncio.Event = asyncio.Event()
         self._published = ("", "")
         self._cancels_queued = False  # of the shutdown that was requested last
@@ -146,6 +147,7 @@ class WorkerDriver:
                         raise self._exiting()
                     link = self._link
                     if self._lifecycle.state is WorkerState.READY and link is not None and link.is_open:
+                        self._expect_heartbeat()
                         return link
                     if self._lifecycle.state is WorkerState.FAILED:
                         message = (
@@ -175,7 +177,7 @@ class WorkerDriver:
             async with asyncio.timeout(budget_s):
                 while self._lifecycle.state not in _ENDED:
                     await self._change()
-        return self._last_word
+        return self.last_word
 
     async def restart(self, reason: str) -> None:
         """Replace the worker, also a `failed` one; return when the new one is ready. Raises as `ready` does."""
@@ -206,6 +208,7 @@ class WorkerDriver:
         self._is_closed = self._is_stopped = True
         self._wake_waiters()
         self._timer.cancel()
+        self._watch_timer.cancel()
         await self._tasks.close()
         if self._handle is not None:
             if not leave_worker:
@@ -217,15 +220,10 @@ class WorkerDriver:
     @property
     def may_owe(self) -> bool:
         """Return whether the worker reported an open run last. Cheap: it is asked for every worker each second."""
-        beat, word = self._last_beat, self._last_word
+        beat, word = self._last_beat, self.last_word
         return bool(beat is not None and beat.open_runs) or (
             word is not None and bool(word.held_runs or word.left_runs)
         )
-
-    @property
-    def last_word(self) -> LastWord | None:
-        """The last message of the newest worker, if it left in order; None while none has."""
-        return self._last_word
 
     def status(self) -> DriverStatus:
         """Return the worker's status as clients see it."""
@@ -305,7 +303,7 @@ class WorkerDriver:
     async def _launch(self) -> Handle:
         """Start the process of the next generation. Raises BulkheadError, OSError."""
         self._generation = Generation(self._generation + 1)
-        self._last_word = None
+        self.last_word = None
         self._last_beat = None
         self._loop_lag_max_s = 0.0
         self._cannot_store = ""
@@ -355,15 +353,8 @@ class WorkerDriver:
         if self._link is not None:
             limits = self._limits
             epoch = self._router.epoch
-            self._link.send(
-                Shutdown(
-                    epoch=epoch,
-                    reason=reason,
-                    drain_s=limits.drain_s,
-                    flush_s=limits.flush_s,
-                    cancel_queued=self._cancels_queued,
-                )
-            )
+            budgets = {"drain_s": limits.drain_s, "flush_s": limits.flush_s}
+            self._link.send(Shutdown(epoch=epoch, reason=reason, cancel_queued=self._cancels_queued, **budgets))
 
     def _kill(self, reason: str, dump: bool) -> None:
         self._log.warning("worker killed", extra=self._fields(reason=reason))
@@ -409,7 +400,7 @@ class WorkerDriver:
         self._handle = handle
         self._watch = HeartbeatWatch(self._limits, self._clock.now())
         self._tasks.start(self._await_exit(handle), "exit")
-        self._tasks.start(self._watch_heartbeat(handle, self._watch), "heartbeat")
+        self._watch_timer.set(self._watch.look_at)
 
     async def _await_exit(self, handle: Handle) -> None:
         report = await handle.exited()
@@ -420,14 +411,19 @@ class WorkerDriver:
         self._perform(self._lifecycle.exited(report.cause, self._clock.now()))
         self._records.remove(self._workspace_id)
 
-    async def _watch_heartbeat(self, handle: Handle, watch: HeartbeatWatch) -> None:
-        """Watch the heartbeat while the process lives."""
-        while self._handle is handle:
-            await asyncio.sleep(self._limits.heartbeat_interval_s)
-            beat = watch.look(self._clock.now())
-            # Before `ready` a worker recovers; that has the start deadline instead.
-            if self._handle is handle and beat is HeartbeatState.LOST and self._lifecycle.state is WorkerState.READY:
-                self._perform(self._lifecycle.beat_lost(self._clock.now()))
+    def _expect_heartbeat(self) -> None:
+        """The worker is about to get a message, which ends the long intervals of an idle one."""
+        if self._watch.expect(self._clock.now()) and self._handle is not None:
+            self._watch_timer.set(self._watch.look_at)
+
+    def _look_at_heartbeat(self) -> None:
+        if self._handle is None:
+            return
+        is_lost = self._watch.is_lost(self._clock.now())
+        self._watch_timer.set(self._watch.look_at)
+        # Before `ready` a worker recovers; that has the start deadline instead.
+        if is_lost and self._lifecycle.state is WorkerState.READY:
+            self._perform(self._lifecycle.beat_lost(self._clock.now()))
 
     def _record_exit(self, handle: Handle, report: ExitReport) -> None:
         lifetime_s = round(self._clock.now() - self._started_at, 3)
@@ -435,7 +431,7 @@ class WorkerDriver:
         if self._lifecycle.state in (WorkerState.CLOSING, WorkerState.KILLING) and not self._lifecycle.wanted:
             self._log.info("worker ended", extra=extra)
             return
-        if self._last_word is not None:
+        if self.last_word is not None:
             self._log.info("worker left", extra=extra)
             return
         self.crashes.add(
@@ -476,7 +472,7 @@ class WorkerDriver:
         self._last_beat = message
         self._loop_lag_max_s = max(self._loop_lag_max_s, message.loop_lag_s)
         self._cannot_store = message.failed
-        self._watch.beat(self._clock.now())
+        self._watch.beat(self._clock.now(), message.interval_s)
         status = self.status()
         if (status.state, status.reason) != self._published:
             self._publish()  # degraded, unable to store, or recovered from that
@@ -487,7 +483,7 @@ class WorkerDriver:
 
     def on_last_word(self, message: LastWord) -> None:
         """Take the worker's announcement that it exits by itself, in order."""
-        self._last_word = message
+        self.last_word = message
         self._perform(self._lifecycle.last_word())
 
     def _exiting(self) -> Unavailable:

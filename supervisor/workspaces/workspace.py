@@ -71,7 +71,7 @@ class ManagedWorkspace:
         self._tasks = TaskOwner(f"workspace.{registration.id}", log)
         self._leases = Leases(create_grace_s=limits.create_grace_s, detach_grace_s=limits.detach_grace_s)
         self._timer = Timer(clock, self._elapsed)
-        self._eviction = Eviction(idle_s=limits.evict_idle_s)
+        self._eviction = Eviction(idle_s=limits.evict_idle_s, attached_idle_s=limits.evict_attached_idle_s)
         self._evicting = False
         self._streams = 0
         self._link: Link | None = None
@@ -268,7 +268,9 @@ class ManagedWorkspace:
     async def _evict(self) -> None:
         try:
             await failpoint("evict.decided")
-            if self._eviction.may_sleep(self._facts()):  # a request may have come while a failpoint waited
+            if (
+                self._eviction.idle_time_s(self._facts()) is not None
+            ):  # a request may have come while a failpoint waited
                 await self._sleep("idle")
         finally:
             self._evicting = False
@@ -311,6 +313,7 @@ class ManagedWorkspace:
             open_runs=beat.open_runs if beat else 0,
             open_questions=beat.open_questions if beat else 0,
             children=beat.children if beat else 0,
+            holds_choices=beat.holds_choices if beat else False,
         )
 
     @property

@@ -200,7 +200,11 @@ async def test_a_broken_file_is_named_and_left_alone(house: ServerHarness, scope
         assert f"{path}: line 3, column 5" in refused.json()["message"]
     assert path.read_text() == broken
     assert notifications(workspace.watcher) == 0
-    await workspace.works()  # the last valid configuration is still in use
+    refused = await workspace.client.submit(workspace.id, workspace.session, "/say hello")
+    assert refused.expect(400).code == "agent_not_ready"
+    assert f"{path}: line 3, column 5" in refused.json()["message"]
+    path.write_text("{}")
+    await workspace.works()
 
 
 async def test_a_change_in_progress_when_the_worker_is_killed_is_made_once_by_the_next_worker(

@@ -203,7 +203,7 @@ async def test_a_request_to_a_failed_workspace_logs_no_traceback(house: ServerHa
     path = house.directory("w", "script")
     (path / ".bulkhead").touch()
     client = house.new_client()
-    refused(await create(client, {"path": str(path), "client_id": client.client_id}), 503, "worker_failed")
+    refused(await create(client, {"path": str(path), "client_id": client.client_id}), 504, "worker_failed")
     [workspace] = (await client.get("/v1/workspaces")).expect(200).json()
     for _ in range(3):
         refused(await client.get(f"/v1/workspaces/{workspace['id']}/sessions"), 503, "worker_failed")

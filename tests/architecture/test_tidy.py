@@ -26,6 +26,8 @@ OWN_TIME = {
     "worker/zygote/preload.py",  # blocks, in the zygote
     "worker/store/lock.py",  # blocks, before there is a loop
     "worker/zygote/server.py",  # never has a loop
+    "worker/zygote/template.py",  # the same
+    "worker/zygote/template_pool.py",  # the same
 }
 """Files that read the time from the system, and why."""
 

@@ -103,7 +103,7 @@ async def test_D07_a_prompt_gets_503_while_another_process_holds_the_write_lock(
     assert (await workspace.worker()).identity == worker.identity
 
 
-@pytest.mark.house(limits=QUICK)
+@pytest.mark.house(limits={**QUICK, "snapshot_store_s": 0.0})
 async def test_D07_a_run_fails_visibly_when_another_process_holds_the_write_lock(house: ServerHarness) -> None:
     workspace = await house.workspace(model="openai")
     run, call = await workspace.streaming("one ")

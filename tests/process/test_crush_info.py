@@ -52,10 +52,14 @@ async def test_crush_info_describes_the_configuration_of_the_current_turn(house:
     assert "never asked for: write" in text
     assert "up to date" in text
     assert KEY not in text
-    (workspace.path / "bulkhead.json").write_text('{"permissions": {"allowed_tools": ["edit"]}}')
-    text = await tool(workspace, "crush_info")
+    change = {"file_path": "bulkhead.json", "content": '{"permissions": {"allowed_tools": ["edit"]}}'}
+    await workspace.ended(
+        await workspace.prompt(f"/tool write {json.dumps(change)}\n/say x\n/tool crush_info {{}}\n/say y")
+    )
+    text = (await results(workspace))[-1]["content"]
     assert "other files than those above are in use now" in text
     assert "changed since it was read: permissions" in text
+    assert "up to date" in await tool(workspace, "crush_info")
     (await workspace.client.post(f"/v1/workspaces/{workspace.id}/permissions/skip", {"skip": True})).expect(200)
     assert "skipped: tools run without asking" in await tool(workspace, "crush_info")
 

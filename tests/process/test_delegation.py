@@ -119,6 +119,7 @@ async def test_the_death_of_a_worker_interrupts_caller_and_sub_agent_once(house:
     run, agent, session = await delegated(house, workspace)
     await agent.tokens("looking")
     await workspace.watcher.text(session, "looking")
+    await messages_of(workspace, session)  # stores the text
     await (await workspace.worker()).kill()
     assert (await workspace.ended(run))["error"]
     messages = await messages_of(workspace, session)

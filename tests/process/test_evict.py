@@ -7,6 +7,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.harness.server_harness import ServerHarness, WorkspaceFixture, together
 
+ATTACHED = {"evict_idle_s": 0.1, "evict_attached_idle_s": 0.3, "heartbeat_interval_s": 0.05}
 QUICK = {"evict_idle_s": 0.2, "create_grace_s": 0.2, "detach_grace_s": 0.1}
 
 
@@ -92,3 +93,28 @@ async def test_W19_two_requests_wake_one_worker(house: ServerHarness) -> None:
         key: n for key, n in before.items() if key[0] == "wake.before_spawn"
     }
     assert (await house.worker(workspace.id))["generation"] == 2
+
+
+@pytest.mark.house(limits=ATTACHED, neighbour=False)
+async def test_an_idle_worker_sleeps_while_a_client_stays_attached(house: ServerHarness) -> None:
+    workspace = await house.workspace()
+    first = await workspace.prompt("/say one")
+    await workspace.ended(first)
+    worker = await workspace.worker()
+    await asleep(house, workspace)
+    assert not worker.is_alive
+    second = await workspace.prompt("/say two")
+    await workspace.ended(second)  # on the same stream, and the checks after the test find its numbers complete
+    assert [run["outcome"] for run in (await workspace.run(first), await workspace.run(second))] == ["completed"] * 2
+
+
+@pytest.mark.house(limits=ATTACHED, neighbour=False)
+async def test_P11_a_worker_that_skips_permissions_for_an_attached_client_does_not_sleep(house: ServerHarness) -> None:
+    workspace = await house.workspace()
+    path = f"/v1/workspaces/{workspace.id}/permissions/skip"
+    (await workspace.client.post(path, {"skip": True})).expect(200)
+    other = await house.workspace("other")
+    await asleep(house, other)
+    assert (await house.worker(workspace.id))["state"] == "ready"
+    (await workspace.client.post(path, {"skip": False})).expect(200)
+    await asleep(house, workspace)

@@ -205,7 +205,9 @@ async def test_servers_can_be_started_and_stopped_and_a_missing_one_is_an_error_
     await in_state(workspace, 2)
 
 
-@pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
+@pytest.mark.house(
+    limits={"evict_idle_s": 0.5, "evict_attached_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1}
+)
 async def test_a_language_server_does_not_keep_a_worker_awake(house: ServerHarness) -> None:
     workspace = await code_workspace(house)
     worker = await workspace.worker()

@@ -274,7 +274,9 @@ async def _open_url(url: str) -> None:
     writer.close()
 
 
-@pytest.mark.house(limits={"evict_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1})
+@pytest.mark.house(
+    limits={"evict_idle_s": 0.5, "evict_attached_idle_s": 0.5, "create_grace_s": 0.2, "detach_grace_s": 0.1}
+)
 async def test_a_server_does_not_keep_a_worker_awake_and_ends_with_it(house: ServerHarness) -> None:
     workspace = await mcp_workspace(house, {"odd": odd("stays")})
     worker = await workspace.worker()

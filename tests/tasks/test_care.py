@@ -89,6 +89,7 @@ async def test_work_resumes_after_a_crash_of_the_worker(house: ServerHarness) ->
     call = await house.provider.next_call()
     await call.tokens("now the readme")
     await workspace.watcher.text(workspace.session, "now the readme")
+    await workspace.messages()  # stores the text
     await (await workspace.worker()).kill()
     assert (await workspace.ended(run))["error"]
     assert changed(workspace.path) == ["shop/cart.py"], "what was done before the crash is kept"

@@ -21,6 +21,8 @@ from worker.config.load import WorkspaceConfig, load_config
 from worker.config.schema import Options
 
 T = TypeVar("T")
+WRITE_S = 0.1
+"""How long after a change an unreadable file is read once more."""
 
 
 class InThread(Protocol):
@@ -100,6 +102,11 @@ class LiveConfig:
         section = self._current.raw.get("permissions")
         return not isinstance(section, dict) or section.get("allow_run_policy") is not False
 
+    @property
+    def holds_choices(self) -> bool:
+        """Whether clients chose something that the workspace's next worker would not know."""
+        return bool(self._chosen) or self.skip_permissions != self._spec.skip_permissions
+
     def subscribe(self, listener: ConfigListener) -> None:
         """Call `listener` with the current configuration, and again after each change."""
         self._listeners.append(listener)
@@ -122,13 +129,21 @@ class LiveConfig:
             return
         if state == self._seen:
             return
+        error = await self._reloaded()
+        if error is not None and not state.is_settled(now_s):
+            await asyncio.sleep(WRITE_S)  # an editor may be in the middle of writing the file
+            error = await self._reloaded()
+        if error is not None and (self._error is None or self._error.message != error.message):
+            self._log.error(error.message)
+        self._error = error
+        self._seen = state if state.is_settled(now_s) else None
+
+    async def _reloaded(self) -> BadInput | None:
         try:
             await self.reload()
         except BadInput as error:
-            if self._error is None or self._error.message != error.message:
-                self._log.error(error.message)
-            self._error = error
-        self._seen = state if state.is_settled(now_s) else None
+            return error
+        return None
 
     async def reload(self) -> bool:
         """Read the configuration again, in a thread; return whether it has changed. Raises BadInput."""

@@ -16,6 +16,7 @@ class WorkerStats:
     open_runs: int = 0
     open_questions: int = 0
     children: int = 0
+    holds_choices: bool = False
     degraded: str = ""
     failed: str = ""
 

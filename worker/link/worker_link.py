@@ -36,6 +36,7 @@ from protocol.worker_spec import WorkerSpec
 from worker.link.calls import CallRunner
 from worker.link.dealer_socket import DealerSocket
 from worker.link.handshake import Handshake
+from worker.link.heartbeat import Heartbeats
 from worker.link.interfaces import EventSource, LinkCallbacks, WorkerStats
 from worker.operations.reply_cache import ReplyCache
 from worker.operations.table import OperationTable
@@ -78,6 +79,8 @@ class WorkerLink:
             clock=clock,
             listener=self,
         )
+        self._heartbeats = Heartbeats(limits=spec.limits, clock=clock, is_busy=self._is_busy, beat=self._beat)
+        self._beats = 0
         self._bad_messages = 0
         self._has_failpoints = ENVIRONMENT in os.environ
 
@@ -94,7 +97,7 @@ class WorkerLink:
     async def start(self) -> None:
         """Begin to connect; does not wait for a supervisor."""
         self._socket.start()
-        self._tasks.start(self._beat(), "heartbeat")
+        self._heartbeats.start()
 
     async def ready(self, message: Ready) -> None:
         """Recovery is done: calls may come. The numbers in `message` are brought up to date when it is sent."""
@@ -106,6 +109,7 @@ class WorkerLink:
         """Send a batch; False when the socket takes nothing now, `publisher.writable` is called when it does."""
         if not self.is_welcome or self._socket.is_busy:
             return False
+        self._heartbeats.stir()
         if self._has_failpoints and not _passes("events.before_send"):
             return True  # lost, as the test asked
         try:
@@ -131,6 +135,7 @@ class WorkerLink:
 
     async def close(self) -> None:
         """End the calls that still run and let what was sent leave the process, bounded."""
+        self._heartbeats.stop()
         await self._calls.close()
         await self._tasks.close()
         if not self._socket.is_open:
@@ -158,6 +163,7 @@ class WorkerLink:
 
     def on_frames(self, frames: list[bytes]) -> None:
         """Decode a message and act on it; count and drop what cannot be read."""
+        self._heartbeats.stir()
         try:
             if len(frames) != 1:
                 raise WireError(f"cannot read {len(frames)} frames; one is a message")
@@ -251,33 +257,31 @@ class WorkerLink:
         if self.is_welcome or isinstance(message, Hello):
             self._socket.send(encode(message, max_bytes=self._limits.message_max_bytes))
 
-    async def _beat(self) -> None:
-        """Send heartbeats from the loop itself: when the loop hangs, they stop (W12)."""
-        sequence = 0
-        interval_s = self._limits.heartbeat_interval_s
-        while True:
-            due = self._clock.now() + interval_s
-            await asyncio.sleep(interval_s)
-            self._socket.check()
-            if not self.is_welcome:
-                continue
-            self._callbacks.on_supervisor_heard()
-            if self._socket.is_busy:
-                continue
-            sequence += 1
-            stats = self._stats()
-            self._send(
-                Heartbeat(
-                    sequence=sequence,
-                    loop_lag_s=round(max(0.0, self._clock.now() - due), 4),
-                    open_runs=stats.open_runs,
-                    open_questions=stats.open_questions,
-                    children=stats.children,
-                    last_number=stats.last_number,
-                    degraded=stats.degraded,
-                    failed=stats.failed,
-                )
+    def _is_busy(self) -> bool:
+        """Return whether the supervisor has to learn soon of changes that no message of its own causes."""
+        stats = self._stats()
+        return bool(stats.open_runs or stats.degraded or stats.failed)
+
+    def _beat(self, loop_lag_s: float, interval_s: float) -> None:
+        self._socket.check()
+        if not self.is_welcome or self._socket.is_busy:
+            return
+        self._beats += 1
+        stats = self._stats()
+        self._send(
+            Heartbeat(
+                sequence=self._beats,
+                loop_lag_s=loop_lag_s,
+                interval_s=interval_s,
+                open_runs=stats.open_runs,
+                open_questions=stats.open_questions,
+                children=stats.children,
+                holds_choices=stats.holds_choices,
+                last_number=stats.last_number,
+                degraded=stats.degraded,
+                failed=stats.failed,
             )
+        )
 
     def _fields(self, **values: object) -> dict[str, object]:
         return fields(workspace=self._spec.workspace_id, generation=self._spec.generation, **values)

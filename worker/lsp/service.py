@@ -165,6 +165,11 @@ class LanguageServers(Extension):
         server = self._servers.get(name)
         return server.diagnostics.by_uri if server is not None else None
 
+    @property
+    def connected(self) -> int:
+        """Count the connected servers."""
+        return sum(server.connected_at is not None for server in self._servers.values())
+
     def infos(self) -> dict[str, LspInfo]:
         """Return all servers as the API shows them, by name."""
         return {

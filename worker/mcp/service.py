@@ -144,6 +144,11 @@ class McpService(Extension):
         """Count the logins under way: the worker must be awake when the browser returns."""
         return sum(server.is_logging_in for server in self._servers.values())
 
+    @property
+    def connected(self) -> int:
+        """Count the connected servers."""
+        return sum(server.connected_at is not None for server in self._servers.values())
+
     async def settled(self) -> None:
         """Wait until no server is connecting. Bounded."""
         await asyncio.gather(*(server.settled() for server in self._servers.values()))

@@ -36,6 +36,11 @@ class Extension:
         """How many activities keep this worker from being put to sleep."""
         return 0
 
+    @property
+    def connected(self) -> int:
+        """How many connected servers the worker keeps, whose state would be lost with it."""
+        return 0
+
     async def settled(self) -> None:
         """Return when everything that `configure` began has finished. Bounded."""
 
@@ -80,6 +85,11 @@ class Extensions:
     def busy(self) -> int:
         """How many activities keep this worker from being put to sleep."""
         return sum(extension.busy for extension in self._extensions)
+
+    @property
+    def connected(self) -> int:
+        """How many connected servers the worker keeps, whose state would be lost with it."""
+        return sum(extension.connected for extension in self._extensions)
 
     async def close(self) -> None:
         """Close each. Bounded."""

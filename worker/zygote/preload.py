@@ -1,4 +1,4 @@
-"""Import and warm up everything that workers share, and check that no thread, socket or loop was left behind."""
+"""Import what every worker needs, and check that no thread, socket or loop was left behind."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,6 @@ MODULES = (
     "yaml",
     "worker.main",
     "worker.app",
-    "worker.zygote.warm_models",
 )
 
 _THREAD_END_S = 1.0
@@ -31,25 +30,16 @@ class NotClean(Exception):
 
 
 def preload() -> None:
-    """Import and warm up everything a worker needs, then freeze it. Raises NotClean, ImportError, WarmUpFailed."""
+    """Import what the first run of a worker needs, then freeze it. Raises NotClean, ImportError."""
     # The collector is off until everything is frozen: it would leave holes in shared pages, and a fork that fills a
-    # hole makes the page private. It would also cost a third of the warm-up.
+    # hole makes the page private. It would also cost a third of the imports.
     gc.disable()
     _use_one_arena()
     before = open_descriptors()
     for name in MODULES:
         importlib.import_module(name)
-    from worker.zygote.heap import fill_holes
-    from worker.zygote.warm_models import warm_up
-    from worker.zygote.warm_store import warm_up_store
-    from worker.zygote.warm_up import warm_up_worker
-
-    warm_up()
-    warm_up_store()
     faulthandler.enable()
-    warm_up_worker()
     check_clean(before)
-    fill_holes()
     # The collector skips frozen objects, so their pages stay shared with every fork. No collection before that: with
     # one, each worker was measured to have 1.3 MB more private memory (CPython 3.11).
     gc.freeze()

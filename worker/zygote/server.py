@@ -1,8 +1,8 @@
-"""Fork workers on request from a process that has everything imported; report their exits to every supervisor.
+"""Start workers on request, by templates that have everything imported; report their exits to every supervisor.
 
-One thread, no event loop, no lock, no socket but its own. It binds its socket at once, so supervisors may connect
-while it still imports; its hello says that it is ready. As the parent of the workers, and by PR_SET_CHILD_SUBREAPER of
-everything that they leave behind, it alone can read exit codes.
+One thread, no event loop, no lock. The zygote itself imports almost nothing. It binds its socket at once and accepts
+supervisors when the first template is ready; its hello says so. By PR_SET_CHILD_SUBREAPER it is the parent of the
+workers and of everything that they leave behind, so it alone can read exit codes.
 
 On SIGTERM every worker gets SIGTERM and drains by itself. The zygote waits for them, kills those that overrun their
 budget, and exits with 0.
@@ -19,56 +19,37 @@ import socket
 import stat
 import sys
 import time
-import traceback
-from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import msgspec
 import setproctitle
 
-from protocol.base.process_identity import read_stat
 from protocol.exit_codes import EXIT_USAGE
 from protocol.limits import DEFAULT_LIMITS, Limits, limits_from_json
 from protocol.version import BULKHEAD_VERSION
-from protocol.worker_spec import spec_from_bytes
 from protocol.zygote import (
-    PACKET_MAX_BYTES,
     Exited,
     Forget,
     Fork,
     Forked,
-    ForkedChild,
     FromZygote,
     Quit,
     ZygoteHello,
     decode_to_zygote,
     encode_packet,
 )
-from worker.process_setup import become_subreaper, become_worker
-from worker.zygote.fork_hooks import renew_random
-from worker.zygote.huge_pages import collapse, huge_ranges
-from worker.zygote.preload import preload
+from worker.process_setup import become_subreaper
+from worker.zygote import packets
+from worker.zygote.children import ChildTable
+from worker.zygote.template import run_template
+from worker.zygote.template_pool import Template, TemplatePool
 
 IDLE_MAX_S = 120.0
 """Exit after this time without a connection and without children, unless started with --stay."""
-EXITS_KEPT = 256
-"""How many unacknowledged exits are kept; the oldest are forgotten first."""
-HELLO_CHILDREN_MAX = 512
-"""How many children a hello lists, the dead first. So many always fit into one packet."""
-_BLOCKED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that the zygote handles, and that a worker must not receive with the zygote's handlers."""
-
-
-@dataclass(slots=True)
-class _Child:
-    """A forked worker. `status` is that of wait(2), None while it lives."""
-
-    start_ticks: int
-    status: int | None = None
-    max_rss_bytes: int = 0
+_TEMPLATE_END_S = 2.0
+_KILL_LOOK_S = 0.2
+EXIT_NO_TEMPLATE = 1
 
 
 class Zygote:
@@ -79,13 +60,21 @@ class Zygote:
         self._stay = stay
         self._limits = limits
         self._connections: set[socket.socket] = set()
-        self._children: dict[int, _Child] = {}
+        self._children = ChildTable()
+        self._forks: dict[str, tuple[socket.socket, str]] = {}  # requester and its request id, by that of the pool
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._templates = TemplatePool(
+            run_template=self._be_template,
+            watch=lambda template: self._watch(template.channel, template),
+            unwatch=lambda template: self._unwatch(template.channel),
+            on_forked=self._forked,
+            fork_deadline_s=limits.fork_deadline_s / 2,
+        )
+        self._is_accepting = False
         self._kill_at: float | None = None  # after a SIGTERM: when to kill the workers that still live
         self._is_quitting = False  # end as soon as no child lives, unless a fork is requested before
         self._idle_since = time.monotonic()
-        self._small_pages = deque(huge_ranges(Path("/proc/self/maps").read_text()))  # not in huge pages yet
 
     def serve(self) -> int:
         """Serve until the zygote is not needed; return the exit code."""
@@ -94,14 +83,17 @@ class Zygote:
         signal.signal(signal.SIGTERM, self._terminate)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is for the supervisor
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._templates.start()
+        self._watch(self._wake_read)
         while not self._is_over():
-            events = self._selector.select(timeout=0.0 if self._may_collapse() else 1.0)
-            if not events and self._may_collapse():
-                collapse(self._small_pages.popleft())
-            for key, _ in events:
-                if key.fileobj is self._listener:
+            timeout_s = self._templates.look()
+            if self._kill_at is not None:
+                timeout_s = min(timeout_s, _KILL_LOOK_S)
+            self._accept_when_ready()
+            for key, _ in self._selector.select(timeout_s):
+                if isinstance(key.data, Template):
+                    self._templates.read(key.data)
+                elif key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj == self._wake_read:
                     with contextlib.suppress(BlockingIOError):
@@ -110,22 +102,31 @@ class Zygote:
                     self._read(key.fileobj)
             self._reap()
             self._kill_overdue()
-        return 0
+        has_failed = self._templates.has_failed
+        self._templates.close(_TEMPLATE_END_S)
+        return EXIT_NO_TEMPLATE if has_failed else 0
+
+    def _watch(self, file: socket.socket | int, data: Template | None = None) -> None:
+        self._selector.register(file, selectors.EVENT_READ, data)
+
+    def _unwatch(self, file: socket.socket) -> None:
+        self._selector.unregister(file)
+
+    def _accept_when_ready(self) -> None:
+        """Say hello from the first template on; until then supervisors wait in the backlog of the socket."""
+        if self._templates.was_ready and not self._is_accepting:
+            self._is_accepting = True
+            self._watch(self._listener)
+            notify_ready()
+            print("zygote ready", flush=True)
 
     def _is_over(self) -> bool:
-        living = self._living()
-        if self._kill_at is not None or self._is_quitting:
-            return not living
+        living = self._children.living()
+        if self._kill_at is not None or self._is_quitting or self._templates.has_failed:
+            return not living and not self._forks
         if living or self._connections or self._stay:
             self._idle_since = time.monotonic()
         return time.monotonic() - self._idle_since > IDLE_MAX_S
-
-    def _may_collapse(self) -> bool:
-        """Return whether no worker lives: pages that it shares would become private by the move to huge pages."""
-        return bool(self._small_pages) and not self._living()
-
-    def _living(self) -> list[int]:
-        return [pid for pid, child in self._children.items() if child.status is None]
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
@@ -134,13 +135,13 @@ class Zygote:
             return
         limits = self._limits
         self._kill_at = time.monotonic() + limits.drain_s + limits.flush_s + limits.exit_s
-        for pid in self._living():
+        for pid in self._children.living():
             _kill(pid, signal.SIGTERM)
 
     def _kill_overdue(self) -> None:
         """Kill workers that outlived the budget of the shutdown."""
         if self._kill_at is not None and time.monotonic() > self._kill_at:
-            for pid in self._living():
+            for pid in self._children.living():
                 _kill(pid, signal.SIGKILL)
 
     # --- supervisors ------------------------------------------------------------------------------------------------
@@ -152,15 +153,14 @@ class Zygote:
             return  # it disconnected again, or no descriptor is left; the next one may succeed
         connection.setblocking(False)
         self._connections.add(connection)
-        self._selector.register(connection, selectors.EVENT_READ)
+        self._watch(connection)
         self._reap()
-        dead_first = sorted(self._children, key=lambda pid: self._children[pid].status is None)
-        children = [self._described(pid) for pid in dead_first[:HELLO_CHILDREN_MAX]]
-        self._send(connection, ZygoteHello(pid=os.getpid(), code_version=BULKHEAD_VERSION, children=children))
+        hello = ZygoteHello(pid=os.getpid(), code_version=BULKHEAD_VERSION, children=self._children.listed())
+        self._send(connection, hello)
 
     def _read(self, connection: socket.socket) -> None:
         try:
-            data, descriptors = _receive(connection)
+            data, descriptors = packets.receive(connection)
         except BlockingIOError:
             return
         except OSError:
@@ -171,11 +171,9 @@ class Zygote:
                 return
             match decode_to_zygote(data):
                 case Fork(request_id=request_id):
-                    self._send(connection, self._fork(request_id, descriptors))
+                    self._fork(connection, request_id, descriptors)
                 case Forget(pid=pid, start_ticks=start_ticks):
-                    child = self._children.get(pid)
-                    if child is not None and child.start_ticks == start_ticks and child.status is not None:
-                        del self._children[pid]
+                    self._children.forget(pid, start_ticks)
                 case Quit():
                     self._is_quitting = True
         except msgspec.MsgspecError as error:
@@ -201,59 +199,37 @@ class Zygote:
 
     # --- children ---------------------------------------------------------------------------------------------------
 
-    def _fork(self, request_id: str, descriptors: list[int]) -> Forked:
-        if self._kill_at is not None:
-            return Forked(request_id=request_id, error="cannot fork: the zygote is ending")
-        if len(descriptors) != 1:
-            return Forked(request_id=request_id, error="cannot fork: the request carries no spec")
-        self._is_quitting = False
-        # Blocked until both sides know which they are: the child would handle a SIGTERM in between as the zygote, and
-        # the zygote's would miss a child that is not in the list yet.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    def _fork(self, connection: socket.socket, request_id: str, descriptors: list[int]) -> None:
+        """Let a template fork a worker; `_forked` gets the answer."""
         try:
-            pid = os.fork()
-            if pid == 0:
-                self._run_worker(descriptors[0])
-            forked = read_stat(pid)
-            assert forked is not None, "a child that is not reaped is in /proc, also as a zombie"
-            start_ticks = forked.start_ticks
-            self._children[pid] = _Child(start_ticks)
+            if self._kill_at is not None:
+                raise OSError("the zygote is ending")
+            if len(descriptors) != 1:
+                raise OSError("the request carries no spec")
+            self._is_quitting = False
+            self._forks[self._templates.fork(descriptors[0])] = connection, request_id
         except OSError as error:
-            return Forked(request_id=request_id, error=f"cannot fork: {error}")
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
-        return Forked(request_id=request_id, pid=pid, start_ticks=start_ticks)
+            self._send(connection, Forked(request_id=request_id, error=f"cannot fork: {error}"))
 
-    def _run_worker(self, spec_descriptor: int) -> NoReturn:
-        """Be a worker from here on."""
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            renew_random()
-            for number in _BLOCKED:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
-            os.setsid()
-            self._selector.close()
-            for connection in self._connections:
-                connection.close()
-            self._listener.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
-            with os.fdopen(spec_descriptor, "rb") as file:
-                file.seek(0)
-                spec = spec_from_bytes(file.read())
-            code = become_worker(spec)
-        except msgspec.MsgspecError as error:
-            print(f"cannot read the worker's spec: {error}", file=sys.stderr)
-            code = EXIT_USAGE
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+    def _forked(self, forked: Forked) -> None:
+        connection, request_id = self._forks.pop(forked.request_id)
+        if forked.pid:
+            self._children.add(forked.pid, forked.start_ticks)
+            if self._kill_at is not None:
+                _kill(forked.pid, signal.SIGTERM)
+        if connection in self._connections:
+            self._send(connection, msgspec.structs.replace(forked, request_id=request_id))
+
+    def _be_template(self, channel: socket.socket) -> NoReturn:
+        """Be a template from here on, without anything of the zygote."""
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        for connection in self._connections:
+            connection.close()
+        self._listener.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        run_template(channel)
 
     def _reap(self) -> None:
         while True:
@@ -263,40 +239,18 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            child = self._children.get(pid)
-            if child is None or child.status is not None:
-                continue  # an orphan of a dead worker, perhaps with that worker's pid; it only had to be reaped
-            child.status = status
-            child.max_rss_bytes = usage.ru_maxrss * 1024
-            self._forget_oldest()
-            exited = Exited(child=self._described(pid))
+            if not self._children.is_living(pid):
+                self._templates.read_all()  # a new worker is reported before it can end, perhaps not read yet
+            self._templates.reaped(pid)
+            if not self._children.is_living(pid):
+                continue  # a template, or an orphan of a dead worker, perhaps with that worker's pid
+            exited = Exited(child=self._children.exited(pid, status, usage.ru_maxrss * 1024))
             for connection in list(self._connections):
                 self._send(connection, exited)
-
-    def _described(self, pid: int) -> ForkedChild:
-        child = self._children[pid]
-        return ForkedChild(
-            pid=pid, start_ticks=child.start_ticks, status=child.status, max_rss_bytes=child.max_rss_bytes
-        )
-
-    def _forget_oldest(self) -> None:
-        dead = [pid for pid, child in self._children.items() if child.status is not None]
-        for pid in dead[:-EXITS_KEPT]:
-            del self._children[pid]
 
 
 def _handle_nothing(number: int, frame: FrameType | None) -> None:
     """Exist: the wake-up descriptor is written only for signals with a Python handler."""
-
-
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """Receive one packet and its descriptors. Raises OSError."""
-    try:
-        data, descriptors, _, _ = socket.recv_fds(connection, PACKET_MAX_BYTES, 4)
-    except ConnectionResetError:
-        # The peer closed with unread data; the kernel reports that first, and then what the peer had sent before.
-        data, descriptors, _, _ = socket.recv_fds(connection, PACKET_MAX_BYTES, 4)
-    return data, descriptors
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
@@ -358,7 +312,4 @@ def main() -> int:
         print(f"{error}", file=sys.stderr)
         return EXIT_USAGE
     setproctitle.setproctitle(f"bulkhead zygote {options.socket}")
-    preload()
-    notify_ready()
-    print("zygote ready", flush=True)
     return Zygote(listener, stay=options.stay, limits=limits).serve()

@@ -57,9 +57,9 @@ def serve(**flags: object) -> None:
     except ConfigError as error:
         click.echo(f"bulkhead: {error}", err=True)
         sys.exit(2)
-    from supervisor import app
+    from supervisor import start
 
-    sys.exit(app.serve(config))
+    sys.exit(start.serve(config))
 
 
 def parse_flags(words: Sequence[str]) -> dict[str, object]:

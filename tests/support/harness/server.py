@@ -59,7 +59,7 @@ class SharedZygote:
             )
 
     def wait_ready(self) -> None:
-        """Wait for the greeting of the zygote. Raises ServerDied."""
+        """Wait for the greeting of the zygote and for its warm template. Raises ServerDied."""
         deadline = time.monotonic() + WARM_S
         while time.monotonic() < deadline and self.popen.poll() is None:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -69,11 +69,16 @@ class SharedZygote:
                 if connection.recv(65536):
                     connection.shutdown(socket.SHUT_RD)  # its reports about children are not needed
                     self._connection = connection
+                    self._wait_warm(deadline)
                     return
             except OSError:
                 time.sleep(0.05)  # no event announces the socket
             connection.close()
         raise ServerDied(f"the zygote is not ready (exit code {self.popen.poll()})\n{self.log_path.read_text()}")
+
+    def _wait_warm(self, deadline: float) -> None:
+        while "zygote warm" not in self.log_path.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)  # the log is the only sign; the test of the memory of workers needs a warm template
 
     def close(self) -> None:
         """Stop the zygote; each test has already stopped its workers."""

@@ -203,6 +203,20 @@ async def test_a_file_that_was_made_unreadable_stops_new_prompts_and_no_accepted
     assert live.env["MARK"] == "2"
 
 
+async def test_a_file_that_is_being_written_is_read_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"env": {"MARK": "1"}})
+    live = live_config(tmp_path)
+    write(tmp_path, '{"env": {"MA')
+
+    async def go_on(_: float) -> None:
+        write(tmp_path, {"env": {"MARK": "2"}})
+
+    monkeypatch.setattr("worker.config.live.asyncio.sleep", go_on)
+    await live.refresh()
+    assert live.problem is None
+    assert live.env["MARK"] == "2"
+
+
 async def test_a_model_that_cannot_be_used_is_a_problem_until_a_key_is_there(tmp_path: Path) -> None:
     models = {"models": {"large": {"provider": "openai", "model": "gpt-x"}}}
     write(tmp_path, models)

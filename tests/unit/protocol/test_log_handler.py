@@ -16,6 +16,7 @@ import pytest
 from protocol.base.log_handler import DescriptorHandler, lines_lost, write_line
 
 PIPE_BYTES = 4096
+END = b"the end"
 
 
 @contextmanager
@@ -37,6 +38,12 @@ def logger_of(handler: logging.Handler) -> logging.Logger:
     return log
 
 
+def _read_to_the_end(reader: int) -> None:
+    text = b""
+    while END not in text:
+        text = text[-len(END) :] + os.read(reader, 65536)
+
+
 def drain(reader: int, until: bytes) -> bytes:
     text = b""
     while until not in text:
@@ -53,11 +60,12 @@ def test_H07_lines_to_a_reader_who_does_not_read_are_dropped_and_reported(kind: 
         log.info("%s", f"{number} " + "y" * 1000)
     assert handler.lost > 0
     assert lines_lost(log) == handler.lost
-    begun = threading.Thread(target=handler.close)
-    begun.start()
-    text = drain(reader, b"y")
-    begun.join()
-    assert text.startswith(b"0 ")
+    assert drain(reader, b"y").startswith(b"0 ")
+    reading = threading.Thread(target=_read_to_the_end, args=(reader,))
+    reading.start()
+    handler.close()
+    os.write(writer, END)
+    reading.join()
     os.close(reader)
     os.close(writer)
 
