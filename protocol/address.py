@@ -84,6 +84,13 @@ def default_runtime_dir(env: Mapping[str, str], uid: int) -> Path:
     return Path(f"/tmp/bulkhead-{uid}")
 
 
+def default_state_dir(env: Mapping[str, str], home: Path) -> Path:
+    """Return where a server keeps its list of workspaces unless it is configured otherwise. `home` is the user's."""
+    if given := first_directory(env.get("STATE_DIRECTORY", "")):
+        return given
+    return Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "bulkhead"
+
+
 def default_address(runtime_dir: Path, env: Mapping[str, str]) -> UnixAddress:
     """Return where a server with this runtime directory listens unless it is configured otherwise."""
     xdg = env.get("XDG_RUNTIME_DIR")

@@ -82,6 +82,7 @@ class Shutdown(WireMessage, frozen=True, kw_only=True, tag="shutdown"):
     reason: str
     drain_s: float  # how long runs may take to end after they are cancelled
     flush_s: float  # how long the last writes may take; then the worker exits anyway
+    cancel_queued: bool = False  # cancel also the runs that have not begun; else the next worker runs them
 
 
 # --- worker to supervisor -----------------------------------------------------------------------------------------
@@ -161,6 +162,7 @@ class LastWord(WireMessage, frozen=True, kw_only=True, tag="last_word"):
     last_number: int
     cancelled_runs: int
     left_runs: list[RunId]  # not ended within the budget; the next recovery ends them
+    held_runs: list[RunId] = []  # accepted and not begun; the next worker runs them
     flushed: bool
 
 

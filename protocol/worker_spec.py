@@ -8,11 +8,23 @@ from protocol.limits import DEFAULT_LIMITS, Limits
 MARKER = "BULKHEAD_WORKSPACE_ID"
 """The environment variable that marks all processes started by a worker, so that they can be found."""
 
+MARKER_ROOM = 64
+"""The longest value of the marker in bytes: the space that a zygote keeps for it in its environment."""
+
+
+def marker_value(workspace_id: str, state_id: str) -> str:
+    """Return the value of MARKER: the workspace and the state directory of its server.
+
+    Servers with copies of one state directory have workspaces with equal ids, and must not end each other's processes.
+    """
+    return f"{workspace_id}@{state_id}" if state_id else workspace_id
+
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a worker needs to start."""
 
     workspace_id: WorkspaceId
+    state_id: str = ""  # the identity of the server's state directory
     generation: Generation
     path: str  # the workspace's directory, resolved
     directory: tuple[int, int] | None = None  # inode and birth (ns, 0: unknown) of `path`; None for any
@@ -28,6 +40,11 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     local_model: str = ""  # the Unix socket of the local model, "" if there is none
     closed: list[str] = []  # directories of the server that confined commands must not read
     limits: Limits = DEFAULT_LIMITS
+
+    @property
+    def marker(self) -> str:
+        """The value of MARKER for the processes of this worker."""
+        return marker_value(self.workspace_id, self.state_id)
 
 
 def spec_to_bytes(spec: WorkerSpec) -> bytes:

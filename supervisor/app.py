@@ -20,7 +20,7 @@ from protocol.base.logs import Redactor, fields
 from protocol.base.tasks import TaskOwner
 from protocol.ids import Generation, new_token
 from protocol.local_model import is_installed
-from protocol.worker_spec import MARKER, WorkerSpec
+from protocol.worker_spec import WorkerSpec
 from supervisor.admission import Admission
 from supervisor.config.server_config import ServerConfig
 from supervisor.housekeeping import Housekeeping, ping_watchdog
@@ -39,12 +39,17 @@ from supervisor.launch.process_usage import measure_process
 from supervisor.launch.records import RecordStore
 from supervisor.local_model.process import COMMAND as LOCAL_MODEL_COMMAND
 from supervisor.local_model.process import LocalModel
+from supervisor.older_runtimes import OlderRuntimes
+from supervisor.owned_files import OwnedFiles
 from supervisor.routing.router import Router
 from supervisor.runtime import RuntimeDir
 from supervisor.shutdown import ExitDecision, ExitMode, ShutdownSequence
+from supervisor.state_dir import StateDir
 from supervisor.systemd import Notifier, inherited_sockets
+from supervisor.waking import Waking
 from supervisor.workers.adopter import Adopter
 from supervisor.workers.driver import WorkerBackend, WorkerDriver
+from supervisor.workspaces.debt_file import DebtFile
 from supervisor.workspaces.filesystem_probe import BoundedFilesystem
 from supervisor.workspaces.registry import Registry
 from supervisor.workspaces.workspace import ManagedWorkspace
@@ -58,11 +63,12 @@ CLOSED_MAX = 100
 def run_app(
     config: ServerConfig,
     runtime: RuntimeDir,
+    state: StateDir,
     redactor: Redactor,
     log: logging.Logger,
     zygote: "subprocess.Popen[bytes] | None",
 ) -> int:
-    """Run the server in a locked runtime directory until it is asked to exit; return the exit code. Raises OSError.
+    """Run the server in locked directories until it is asked to exit; return the exit code. Raises OSError.
 
     `zygote` is the process of its zygote, if that was started already.
     """
@@ -71,7 +77,7 @@ def run_app(
         library.handlers, library.propagate = log.handlers, False
         library.setLevel(logging.WARNING)
     try:
-        return asyncio.run(App(config, runtime, redactor, log, zygote).run())
+        return asyncio.run(App(config, runtime, state, redactor, log, zygote).run())
     except WorkspaceTableFailed as error:
         write_line(2, f"bulkhead: {error}", is_last=True)
         return EXIT_USAGE
@@ -87,12 +93,14 @@ class App:
         self,
         config: ServerConfig,
         runtime: RuntimeDir,
+        state: StateDir,
         redactor: Redactor,
         log: logging.Logger,
         zygote: "subprocess.Popen[bytes] | None",
     ) -> None:
         self._config = config
         self._runtime = runtime
+        self._state = state
         self._redactor = redactor
         self._log = log
         self._zygote = zygote
@@ -111,11 +119,13 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._exit.request, ExitMode.SHUT_DOWN, number.name)
+        loop.add_signal_handler(signal.SIGUSR2, self._exit.request, ExitMode.SHUT_DOWN_CANCELLING, "SIGUSR2")
         loop.add_signal_handler(signal.SIGHUP, self._exit.request, ExitMode.DETACH, "SIGHUP")
         starting: asyncio.Task[None] | None = None
         try:
             self._listeners.open()
             self._runtime.announce(self._listeners.names)
+            self._state.announce(self._runtime.path, self._listeners.names)
             starting = self._tasks.start(self._start_or_note(), "start")
             first: set[asyncio.Future[Any]] = {starting, self._exit.made}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -135,16 +145,24 @@ class App:
         self._admission.stopped()
         await self._shutdown.run(mode)
         await self._tasks.close()
+        self._older_runtimes.release()
+        self._waking.take_stock()
+        await self._debts.close()
         self._notifier.close()
 
     # --- building ---------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         limits, clock, log = self._limits, self._clock, self._log
-        self._router = Router(limits=limits, clock=clock, log=log, epoch=self._runtime.next_epoch())
-        self._records = RecordStore(self._runtime.workers)
+        self._older_runtimes = OlderRuntimes(log)
+        self._state.load_identity(self._random)
+        epoch = self._runtime.next_epoch(at_least=self._state.last_epoch())
+        self._state.store_epoch(epoch)
+        self._router = Router(limits=limits, clock=clock, log=log, epoch=epoch)
+        self._records = RecordStore(self._state.records, spare=self._runtime.workers)
         self._launcher = LocalLauncher(
             runtime_dir=self._runtime.path,
+            state_id=self._state.identity,
             limits=limits,
             clock=clock,
             log=log,
@@ -162,6 +180,7 @@ class App:
             log=log,
         )
         self._table = WorkspaceTable(self._config.state_dir / "roster.db")
+        self._debts = DebtFile(self._config.state_dir / "owing.json", log)
         self._registry = Registry(
             table=self._table,
             filesystem=BoundedFilesystem(timeout_s=limits.disk_answer_s),
@@ -191,16 +210,24 @@ class App:
         self._adopter = Adopter(
             launcher=self._launcher, records=self._records, find_workspace=self._registry.restore, log=log
         )
+        self._waking = Waking(debts=self._debts, registry=self._registry, clock=clock, log=log)
         self._housekeeping = Housekeeping(
-            runtime=self._runtime,
-            listeners=self._listeners,
+            files=OwnedFiles(
+                runtime=self._runtime,
+                state=self._state,
+                records=self._records,
+                debts=self._debts,
+                listeners=self._listeners,
+                clock=clock,
+                log=log,
+            ),
             registry=self._registry,
+            waking=self._waking,
             admission=self._admission,
             on_idle=partial(self._exit.request, ExitMode.SHUT_DOWN, "idle"),
             evict_idle_s=limits.evict_idle_s,
             idle_exit_s=self._config.idle_exit_s,
             clock=clock,
-            log=log,
         )
         self._shutdown = ShutdownSequence(
             registry=self._registry,
@@ -222,6 +249,7 @@ class App:
             clock=self._clock,
             log=self._log,
             cancel_on_last_detach=self._config.on_last_detach == "cancel",
+            debts=self._debts,
         )
 
     def _make_driver(self, workspace: ManagedWorkspace) -> WorkerDriver:
@@ -248,7 +276,8 @@ class App:
             token=token,
             log_path=str(self._runtime.workers / f"{registration.id}.log"),
             log_level=self._config.log_level,
-            env={**self._config.worker_env, MARKER: registration.id},
+            state_id=self._state.identity,
+            env=dict(self._config.worker_env),
             skip_permissions=registration.skip_permissions,
             debug=registration.debug,
             default_model=self._config.default_model,
@@ -314,13 +343,17 @@ class App:
 
     async def _start(self) -> None:
         await self._registry.load()
+        self._debts.load()
         self._local_model.open()
         if not self._exit.made.done():
             await self._launcher.start_zygote()
         records = await self._table.in_thread(self._records.read_all)
-        await self._adopter.adopt_all(records)
+        adopted = await self._adopter.adopt_all(records)
+        older = self._older_runtimes.take(
+            [record.endpoint for record in adopted], f"ipc://{self._runtime.router_socket}"
+        )
         # Only now: a worker that connects again has to find its link.
-        await self._router.start(self._runtime.router_socket)
+        await self._router.start(self._runtime.router_socket, older)
         self._registry.open()
         if self._exit.made.done():
             return
@@ -329,5 +362,5 @@ class App:
             self._tasks.start(ping_watchdog(self._notifier, self._notifier.watchdog_s / 3), "watchdog")
         names = " ".join(self._listeners.names)
         self._notifier.ready(f"listening on {names}")
-        self._log.info("ready", extra=fields(listeners=names, adopted=len(records), runtime=self._runtime.path))
+        self._log.info("ready", extra=fields(listeners=names, adopted=len(adopted), runtime=self._runtime.path))
         write_line(1, f"READY {names}")

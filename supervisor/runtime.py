@@ -5,29 +5,20 @@ anything else in the directory or remove stale sockets.
 """
 
 import contextlib
-import errno
-import fcntl
-import json
 import os
 import resource
 import stat
 from pathlib import Path
 
 from protocol.base.atomic_file import replace_file
-from protocol.base.process_identity import own_start_ticks
 from protocol.ids import Epoch, RandomSource, new_token
-from protocol.version import BULKHEAD_VERSION
+from supervisor.owner_lock import DirectoryTaken, OwnerLock, RuntimeTaken
+from supervisor.private_directory import RuntimeRefused, make_private
+
+__all__ = ["RuntimeDir", "RuntimeRefused", "RuntimeTaken", "allow_descriptors", "read_or_make_token"]
 
 TOKEN_LENGTH_MIN = 16
 DESCRIPTORS_WANTED = 65536
-
-
-class RuntimeRefused(Exception):
-    """The directory cannot be used as it is; the text says why and what would be right. Exit code 2."""
-
-
-class RuntimeTaken(Exception):
-    """Another supervisor owns the directory; the text names it. Exit code 3."""
 
 
 class RuntimeDir:
@@ -35,8 +26,7 @@ class RuntimeDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock_fd: int | None = None
-        self._listeners: list[str] = []
+        self._lock = OwnerLock(path)
         self._epoch = Epoch(0)
 
     @property
@@ -55,9 +45,13 @@ class RuntimeDir:
         return self.path / "token"
 
     @property
+    def _epoch_file(self) -> Path:
+        return self.path / "epoch"
+
+    @property
     def is_locked(self) -> bool:
         """Return whether this process holds the lock."""
-        return self._lock_fd is not None
+        return self._lock.is_held
 
     def prepare(self) -> None:
         """Create the directory, or check the existing one. Raises RuntimeRefused."""
@@ -70,68 +64,57 @@ class RuntimeDir:
 
     def lock(self) -> None:
         """Take the lock. Raises RuntimeTaken, which names the owner."""
-        path = self.path / "supervisor.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = _owner_of(os.pread(fd, 65536, 0))
-            os.close(fd)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
+            self._lock.take()
+        except DirectoryTaken as error:
             raise RuntimeTaken(
-                f"cannot start: {owner} owns {self.path}; stop it with `bulkhead stop`, or choose another --runtime-dir"
+                f"cannot start: {error} owns {self.path}; stop it with `bulkhead stop`, or choose another --runtime-dir"
             ) from None
-        self._lock_fd = fd
-        self.announce([])
 
     def announce(self, listeners: list[str]) -> None:
         """Write into the lock file which process holds it and where it listens."""
-        assert self._lock_fd is not None
-        self._listeners = listeners
-        owner = {"pid": os.getpid(), "start_ticks": own_start_ticks(), "version": BULKHEAD_VERSION}
-        data = json.dumps({**owner, "listeners": listeners}).encode()
-        os.pwrite(self._lock_fd, data, 0)
-        os.ftruncate(self._lock_fd, len(data))
+        self._lock.announce(listeners=listeners)
 
-    def next_epoch(self) -> Epoch:
-        """Return the number of this supervisor, one more than the last of this directory; on disk before it is used."""
+    def next_epoch(self, *, at_least: int = 0) -> Epoch:
+        """Return the number of this supervisor, one more than the last of this directory and than `at_least`.
+
+        It is in the file before it is used. When the file was lost, workers that know a higher epoch refuse this
+        supervisor and are replaced.
+        """
         assert self.is_locked
-        path = self.path / "epoch"
         try:
-            last = int(path.read_text())
+            last = int(self._epoch_file.read_text())
         except (FileNotFoundError, ValueError):
-            last = 0  # the file was lost; workers that know a higher epoch refuse this supervisor and are replaced
-        replace_file(path, f"{last + 1}\n".encode(), sync=True)
-        self._epoch = Epoch(last + 1)
+            last = 0
+        self._epoch = Epoch(max(last, at_least) + 1)
+        replace_file(self._epoch_file, f"{self._epoch}\n".encode())
         return self._epoch
 
     def restore(self) -> bool:
-        """Create the directory again if it was removed while this process owns it; return whether it was.
+        """Make again what was removed while this process owns the directory; return whether anything was.
 
-        Without it no worker can be started. Records of workers are lost, and so is a token file: the next supervisor
-        starts new workers. Raises RuntimeRefused, RuntimeTaken when another supervisor was quicker, OSError.
+        Without it no worker can be started. Raises RuntimeRefused, RuntimeTaken when another supervisor was quicker,
+        OSError.
         """
-        if self._lock_fd is None:
-            return False
-        is_in_place = _is_at(self._lock_fd, self.path / "supervisor.lock")
-        if is_in_place and self.workers.is_dir():
+        if not self._lock.is_held or (self._lock.is_in_place and self.workers.is_dir() and self._epoch_file.exists()):
             return False
         self.prepare()
-        if not is_in_place:
-            old, listeners = self._lock_fd, self._listeners
-            self.lock()  # the old file has no name: it protects nothing
-            os.close(old)
-            self.announce(listeners)
-            replace_file(self.path / "epoch", f"{self._epoch}\n".encode(), sync=True)
+        if not self._lock.is_in_place:
+            self.lock()
+        replace_file(self._epoch_file, f"{self._epoch}\n".encode())
         return True
 
+    def refresh(self) -> None:
+        """Set the times of everything in the directory to now, so that no cleaner takes it for abandoned."""
+        for folder in (self.path, self.workers):
+            with contextlib.suppress(OSError):
+                for entry in [*os.scandir(folder), folder]:
+                    with contextlib.suppress(OSError):
+                        os.utime(entry, follow_symlinks=False)
+
     def unlock(self) -> None:
-        """Release the directory, as the last act of a supervisor. The file stays: removing it would race."""
-        if self._lock_fd is not None:
-            os.ftruncate(self._lock_fd, 0)
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        """Release the directory, as the last act of a supervisor."""
+        self._lock.release()
 
 
 def allow_descriptors() -> None:
@@ -141,24 +124,6 @@ def allow_descriptors() -> None:
     if soft != resource.RLIM_INFINITY and soft < target:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-
-
-def make_private(path: Path) -> None:
-    """Create a directory with mode 0700, or check the owner of the existing one. Raises RuntimeRefused, OSError."""
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise RuntimeRefused(f"cannot use {path}: it is not a directory; remove it or choose another path")
-    if status.st_uid != os.getuid():
-        raise RuntimeRefused(
-            f"cannot use {path}: it belongs to user {status.st_uid}, and this server runs as {os.getuid()}; "
-            "choose another path"
-        )
-    if stat.S_IMODE(status.st_mode) != 0o700:
-        path.chmod(0o700)
 
 
 def read_or_make_token(path: Path, source: RandomSource) -> str:
@@ -183,18 +148,3 @@ def read_or_make_token(path: Path, source: RandomSource) -> str:
             "remove the file to have one created"
         )
     return token
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except OSError:
-        return False
-
-
-def _owner_of(data: bytes) -> str:
-    try:
-        owner = json.loads(data)
-        return f"the supervisor with pid {owner['pid']} (version {owner['version']})"
-    except (ValueError, KeyError, TypeError):
-        return "another supervisor that is starting or ending"

@@ -23,7 +23,8 @@ EXTEND_EVERY_S = 1.0
 class ExitMode(Enum):
     """How a server exits."""
 
-    SHUT_DOWN = "shut down"  # the workers end too
+    SHUT_DOWN = "shut down"  # the workers end too; what had not begun stays accepted
+    SHUT_DOWN_CANCELLING = "shut down, cancel what waits"
     DETACH = "detach"  # the workers stay for the next supervisor
 
 
@@ -102,10 +103,11 @@ class ShutdownSequence:
 
     async def _end_parts(self, mode: ExitMode) -> None:
         limits = self._limits
-        is_end = mode is ExitMode.SHUT_DOWN
+        is_end = mode is not ExitMode.DETACH
+        cancels = mode is ExitMode.SHUT_DOWN_CANCELLING
         workers_s = limits.drain_s + limits.flush_s + limits.exit_s + 2 * limits.kill_deadline_s + 1.0
         ends = [
-            workspace.close("server shuts down") if is_end else workspace.detach_all()
+            workspace.close("server shuts down", cancel_queued=cancels) if is_end else workspace.detach_all()
             for workspace in self._registry.touched()
         ]
         await self._within(workers_s, "workers", *ends)

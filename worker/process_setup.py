@@ -17,10 +17,10 @@ import setproctitle
 from protocol.base.file_identity import birth_ns
 from protocol.base.process_identity import read_stat
 from protocol.exit_codes import EXIT_DIRECTORY, EXIT_USAGE
-from protocol.worker_spec import MARKER, WorkerSpec
+from protocol.worker_spec import MARKER, MARKER_ROOM, WorkerSpec
 
 GENERATION_MARKER = "BULKHEAD_GENERATION"
-PLACEHOLDER = "-" * 40
+PLACEHOLDER = "-" * MARKER_ROOM
 """The value of MARKER in the zygote's own environment: space that a forked worker overwrites in place."""
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -73,9 +73,9 @@ def become_subreaper() -> None:
 def _take_environment(spec: WorkerSpec) -> None:
     os.environ.clear()
     os.environ.update(clean_environment(spec.env))
-    os.environ[MARKER] = spec.workspace_id
+    os.environ[MARKER] = spec.marker
     os.environ[GENERATION_MARKER] = str(spec.generation)
-    mark_in_place(spec.workspace_id)
+    mark_in_place(spec.marker)
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -83,12 +83,12 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in env.items() if key and "=" not in key and "\0" not in key + value}
 
 
-def mark_in_place(workspace_id: str) -> None:
+def mark_in_place(marker: str) -> None:
     """Write the marker where /proc/<pid>/environ shows it: a fork inherits its parent's, and setenv does not reach it.
 
     The memory is this process's own; /proc/self/stat has its addresses. Does nothing when the placeholder is missing.
     """
-    value = workspace_id.encode()
+    value = marker.encode()
     stat = read_stat(os.getpid())
     if stat is None:
         return

@@ -1,7 +1,8 @@
 """End a worker: the reason to end, the orderly shutdown, and the quick end after a storage failure.
 
 The orderly shutdown performs the effects of `Drain`: refuse, cancel, wait, flush, last word, each stage with a
-deadline. It is the same after a `Shutdown` message, after SIGTERM, and when no supervisor was heard for too long.
+deadline. Runs that had not begun stay accepted on disk, unless the request cancels them too. It is the same after a
+`Shutdown` message, after SIGTERM, and when no supervisor was heard for too long.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from worker.permissions.broker import PermissionBroker
 from worker.processes.child import ChildProcesses
 from worker.runs.credentials import Credentials
 from worker.runs.dispatcher import Dispatcher
-from worker.runs.drain import AwaitRuns, CancelAll, Drain, Effect, Flush, Leave, Refuse
+from worker.runs.drain import AwaitRuns, CancelAll, CancelStarted, Drain, Effect, Flush, Leave, Refuse
 from worker.runs.live_models import LiveModels
 from worker.runs.turn_factory import TurnFactory
 from worker.store.database import Database
@@ -101,6 +102,7 @@ class WorkerShutdown:
         self._log = log
         self._cancelled = 0
         self._left: list[RunId] = []
+        self._held: list[RunId] = []
         self._is_flushed = False
 
     async def close(self, request: Shutdown) -> int:
@@ -108,7 +110,11 @@ class WorkerShutdown:
         parts = self._parts
         self._log.info("closing", extra=self._fields(reason=request.reason, open_runs=parts.dispatcher.open_runs))
         effects = parts.drain.shutdown(
-            request.reason, drain_s=request.drain_s, flush_s=request.flush_s, now=self._clock.now()
+            request.reason,
+            drain_s=request.drain_s,
+            flush_s=request.flush_s,
+            now=self._clock.now(),
+            cancel_queued=request.cancel_queued,
         )
         while effects:
             effect, *effects = effects
@@ -118,8 +124,9 @@ class WorkerShutdown:
             LastWord(
                 reason=request.reason,
                 last_number=parts.database.last_number,
-                cancelled_runs=self._cancelled - len(self._left),
+                cancelled_runs=max(0, self._cancelled - len(self._left) - len(self._held)),
                 left_runs=self._left,
+                held_runs=self._held,
                 flushed=self._is_flushed,
             )
         )
@@ -145,17 +152,21 @@ class WorkerShutdown:
                 link.closing("closing", dispatcher.open_runs)
                 await failpoint("close.a")
                 return []
-            case CancelAll():
+            case CancelAll() | CancelStarted():
                 self._cancelled = dispatcher.open_runs
-                dispatcher.cancel_all()
+                if isinstance(effect, CancelAll):
+                    dispatcher.cancel_all()
+                else:
+                    dispatcher.hold_all()
                 await failpoint("close.b")
                 return drain.cancelled(self._clock.now())
             case AwaitRuns(deadline):
                 link.closing("draining", dispatcher.open_runs)
                 await failpoint("close.c")
-                in_time = await self._finished(deadline, dispatcher.idle())
+                in_time = await self._finished(deadline, dispatcher.settled())
                 now = self._clock.now()
-                self._left = dispatcher.open_ids
+                self._held = dispatcher.held_ids
+                self._left = [run_id for run_id in dispatcher.open_ids if run_id not in self._held]
                 return drain.drained(now) if in_time else drain.overdue(now)
             case Flush(deadline):
                 link.closing("flushing", len(self._left))

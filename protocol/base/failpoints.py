@@ -77,7 +77,8 @@ def failpoint_blocking(name: str) -> None:
 
 def _report(name: str) -> bytes:
     assert name in POINTS, name
-    report = {"point": name, "pid": os.getpid(), "workspace": os.environ.get("BULKHEAD_WORKSPACE_ID", "")}
+    workspace = os.environ.get("BULKHEAD_WORKSPACE_ID", "").partition("@")[0]  # as protocol/worker_spec.py makes it
+    report = {"point": name, "pid": os.getpid(), "workspace": workspace}
     return json.dumps(report).encode() + b"\n"
 
 

@@ -1,8 +1,8 @@
 """Start a server in the background, for `bulkhead run` without a running server and for the demo.
 
 `start_server` uses the default address, so that other commands find the server, and lets it exit when it is idle. When
-several are started at once, the lock of the runtime directory lets one live; the others exit with code 3, which is not
-an error.
+several are started at once, the locks of the runtime and the state directory let one live; the others exit with code 3,
+which is not an error.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from protocol.address import Address
 from protocol.errors import Unavailable
 from supervisor.client.address import default_runtime_dir
 from supervisor.client.api import Api
+from supervisor.client.running_server import running_address
 
 IDLE_EXIT_S = 60
 START_S = 20.0
@@ -53,6 +54,8 @@ async def wait_healthy(api: Api, process: "subprocess.Popen[bytes]", log_path: P
     deadline = loop.time() + START_S
     while not await api.is_healthy():
         code = process.poll()
+        if code == EXIT_TAKEN and (other := running_address(os.environ)) not in (None, api.address):
+            raise Unavailable(f"the server did not start, because another one of this user runs: use --host {other}")
         if code is not None and code != EXIT_TAKEN:
             raise Unavailable(f"the server did not start (exit code {code}):\n{_tail(log_path)}")
         if loop.time() > deadline:

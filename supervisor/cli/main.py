@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restart": ("restart:restart", "Replace the worker of a workspace."),
     "adopt": ("adopt:adopt", "Make a directory the folder of an existing workspace."),
     "forget": ("forget:forget", "Remove a workspace from the server's list; its files stay."),
-    "stop": ("stop:stop", "Stop the server: cancel all runs and store their state."),
+    "stop": ("stop:stop", "Stop the server: cancel the runs that have begun, keep the prompts that wait."),
     "config": ("config:config", "Show a directory's configuration and the origin of each value."),
     "doctor": ("doctor:doctor", "Check whether this host has what Bulkhead needs."),
     "demo": ("demo:demo", "Show that one workspace survives the crash of another."),

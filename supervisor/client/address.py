@@ -7,6 +7,7 @@ from pathlib import Path
 from protocol import address
 from protocol.address import Address, TcpAddress, UnixAddress
 from protocol.errors import BadInput
+from supervisor.client.running_server import answers, running_address
 
 
 def parse_server_address(text: str) -> Address:
@@ -23,5 +24,9 @@ def default_runtime_dir(env: Mapping[str, str]) -> Path:
 
 
 def default_address(env: Mapping[str, str]) -> UnixAddress:
-    """Return where a server of this user listens unless it is configured otherwise."""
-    return address.default_address(default_runtime_dir(env), env)
+    """Return where this user's server listens: the default address if a server answers there, else that of the server
+    that owns the default state directory. Without any it is the default address."""
+    usual = address.default_address(default_runtime_dir(env), env)
+    if answers(usual):
+        return usual
+    return running_address(env) or usual

@@ -15,9 +15,7 @@ def default_runtime_dir(env: Mapping[str, str]) -> Path:
 
 def default_state_dir(env: Mapping[str, str]) -> Path:
     """Return where the list of workspaces is kept."""
-    if given := first_directory(env.get("STATE_DIRECTORY", "")):
-        return given
-    return Path(env.get("XDG_STATE_HOME") or _home(env) / ".local" / "state") / "bulkhead"
+    return address.default_state_dir(env, _home(env))
 
 
 def default_config_file(env: Mapping[str, str]) -> Path:

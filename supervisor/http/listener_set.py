@@ -1,6 +1,7 @@
 """Open and close all listeners of the server, and choose the access check of each."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from protocol.address import TcpAddress
+from protocol.base.atomic_file import replace_file
 from protocol.base.logs import Redactor, fields
 from protocol.base.tasks import TaskOwner
 from protocol.ids import RandomSource
@@ -50,6 +52,7 @@ class ListenerSet:
         self._servers: list[HttpListener] = []  # replaced ones are kept, because they still have connections
         self._is_closing = False
         self._problem = ""
+        self._token = ""  # of the TCP listeners
 
     @property
     def names(self) -> list[str]:
@@ -78,9 +81,12 @@ class ListenerSet:
             server.open()
 
     def restore(self) -> None:
-        """Listen again wherever the socket file was removed; existing connections are kept."""
+        """Listen again wherever the socket file was removed, and write a removed token file again."""
         if self._is_closing:
             return
+        if self._token and not self._token_file.exists():
+            with contextlib.suppress(OSError):  # tried again in the next round
+                replace_file(self._token_file, self._token.encode() + b"\n")
         for index, listener in enumerate(self._listeners):
             if not listener.is_unreachable:
                 continue
@@ -148,4 +154,5 @@ class ListenerSet:
             return TcpAccess(hosts, None)
         token = read_or_make_token(self._token_file, self._random)
         self._redactor.register(token)
+        self._token = token
         return TcpAccess(hosts, token)

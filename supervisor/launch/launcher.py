@@ -40,6 +40,7 @@ class Record:
     token: str
     started_wall: float
     path: str
+    endpoint: str = ""  # where the worker looks for its supervisor; "" for that of this runtime directory
 
 
 class Handle(Protocol):

@@ -16,7 +16,7 @@ from protocol.base.process_identity import ProcessHandle, boot_id, start_ticks
 from protocol.errors import Unavailable
 from protocol.ids import WorkspaceId
 from protocol.limits import Limits
-from protocol.worker_spec import MARKER, WorkerSpec, spec_to_bytes
+from protocol.worker_spec import MARKER, WorkerSpec, marker_value, spec_to_bytes
 from supervisor.launch import process_sweep
 from supervisor.launch.adoption import AdoptionDecision, decide_adoption
 from supervisor.launch.launcher import ExitReport, Handle, Record
@@ -41,8 +41,11 @@ class LocalLauncher:
         spawn_zygote: bool,
         zygote_socket: Path | None = None,
         zygote_process: "subprocess.Popen[bytes] | None" = None,
+        state_id: str = "",
     ) -> None:
-        """`zygote_process` is a zygote of this runtime directory that this process has started already."""
+        """`zygote_process` is a zygote of this runtime directory that this process has started already. `state_id` is
+        the identity of the server's state directory, part of the marker of its workers' processes."""
+        self._state_id = state_id
         self._limits = limits
         self._clock = clock
         self._log = log
@@ -94,9 +97,10 @@ class LocalLauncher:
         """Kill everything that carries the workspace's marker, except `keep_pid`, the zygote and this process."""
         keep = {keep_pid, os.getpid(), self._zygote.pid or 0}
         loop = asyncio.get_running_loop()
+        marker = marker_value(workspace_id, self._state_id)
 
         def work() -> int:
-            return process_sweep.sweep(workspace_id, keep=keep, timeout_s=self._limits.kill_deadline_s)
+            return process_sweep.sweep(marker, keep=keep, timeout_s=self._limits.kill_deadline_s)
 
         try:
             count = await loop.run_in_executor(self._threads, work)
@@ -134,7 +138,7 @@ class LocalLauncher:
 
     def _spawn(self, spec: WorkerSpec, descriptor: int) -> "subprocess.Popen[bytes]":
         environment = {key: value for key, value in spec.env.items() if not key.startswith("PYTHON")}
-        environment[MARKER] = spec.workspace_id
+        environment[MARKER] = spec.marker
         command = [sys.executable, "-P", "-m", "worker", "--spec-fd", str(descriptor)]
         try:
             log = os.open(spec.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -19,13 +19,13 @@ _EXEC_WAIT_S = 0.25
 """For processes in the middle of an exec. Long, because nothing looks for leftovers of this worker again."""
 
 
-def marked(workspace_id: str) -> list[int]:
-    """Return the living processes whose environment carries this workspace's marker."""
-    pids = find_marked(MARKER, workspace_id, pids=process_ids(), exec_wait_s=_EXEC_WAIT_S)
+def marked(marker: str) -> list[int]:
+    """Return the living processes whose environment carries this value of MARKER."""
+    pids = find_marked(MARKER, marker, pids=process_ids(), exec_wait_s=_EXEC_WAIT_S)
     return [pid for pid in pids if start_ticks(pid) is not None]
 
 
-def sweep(workspace_id: str, *, keep: Collection[int], timeout_s: float) -> int:
+def sweep(marker: str, *, keep: Collection[int], timeout_s: float) -> int:
     """SIGKILL every marked process except those in `keep` until none is left; return how many were found.
 
     A process that forks during a scan is found in the next round. Ends after `timeout_s` seconds at the latest.
@@ -33,7 +33,7 @@ def sweep(workspace_id: str, *, keep: Collection[int], timeout_s: float) -> int:
     deadline = time.monotonic() + timeout_s
     killed: set[int] = set()
     while True:
-        living = [pid for pid in marked(workspace_id) if pid not in keep]
+        living = [pid for pid in marked(marker) if pid not in keep]
         for pid in living:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

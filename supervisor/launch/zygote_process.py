@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from protocol.worker_spec import MARKER
+from protocol.worker_spec import MARKER, MARKER_ROOM
 
 SOCKET_NAME = "zygote.sock"
 LOG_NAME = "zygote.log"
 _TITLE_ROOM = "." * 160
-_PLACEHOLDER = "-" * 40
+_PLACEHOLDER = "-" * MARKER_ROOM
 """Space in the zygote's environment for the marker of a forked worker, as in worker/process_setup.py."""
 
 

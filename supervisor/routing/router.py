@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Router:
         self._cut: OrderedDict[bytes, None] = OrderedDict()
         self._tasks = TaskOwner("router", log)
         self._path = Path()
-        self._inode = (0, 0)
+        self._inodes: dict[Path, tuple[int, int]] = {}  # of each socket file that was bound
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
         self._pump: ZmqPump[_Received] = ZmqPump(receive=self._receive, handle=self._received)
@@ -93,8 +93,11 @@ class Router:
         """Return the address that workers connect to."""
         return f"ipc://{self._path}"
 
-    async def start(self, path: Path) -> None:
-        """Bind `path` and replace a stale socket, but no other kind of file. Raises OSError."""
+    async def start(self, path: Path, older: Sequence[Path] = ()) -> None:
+        """Bind `path` and replace a stale socket, but no other kind of file. Raises OSError.
+
+        Adopted workers may look for their supervisor at the `older` paths; one that cannot be bound is logged.
+        """
         _remove_stale_socket(path)
         self._path = path
         self._context = zmq.Context()
@@ -117,7 +120,10 @@ class Router:
             self._socket = None
             raise OSError(error.errno, f"cannot bind {path}: {error}") from error
         _restrict_to_owner(path)
-        self._inode = _inode(path)
+        self._inodes[path] = _inode(path)
+        for another in older:
+            self._inodes[another] = (0, 0)
+            self._bind_again(another)
         self._pump.start(int(socket.getsockopt(zmq.FD)))
         self._tasks.start(self._watch_socket_file(), "socket_file")
 
@@ -132,8 +138,9 @@ class Router:
         self._pump.stop()
         socket.close(linger=0)
         self._context.term()  # with LINGER 0 and no open socket this returns at once
-        if _inode(self._path) == self._inode:
-            self._path.unlink(missing_ok=True)
+        for path, inode in self._inodes.items():
+            if _inode(path) == inode:
+                path.unlink(missing_ok=True)
 
     def expect(self, worker: ExpectedWorker, listeners: LinkListeners) -> Link:
         """Accept the hello of this worker from now on. Replaces, and fails, an older link of its workspace."""
@@ -274,20 +281,29 @@ class Router:
         while True:
             await asyncio.sleep(_LOOK_S)
             self._pump.wake()  # were a signal ever lost, nothing would be read again; costs next to nothing
-            if _inode(self._path) == self._inode or self._socket is None:
-                continue
-            self._log.error("socket file vanished, binding again", extra=fields(path=self._path))
-            # No unbind: it would end the connections made through the old file. The old listener remains, without a
-            # name, until we close.
-            try:
-                self._socket.bind(self.endpoint)
-                _restrict_to_owner(self._path)
-            except (zmq.ZMQError, OSError) as error:
-                self._log.error("cannot bind", extra=fields(path=self._path, reason=error))
-                continue
-            self.counters.rebinds += 1
-            self._inode = _inode(self._path)
-            self._pump.wake()
+            for path, inode in self._inodes.items():
+                if _inode(path) == inode or self._socket is None:
+                    continue
+                self._log.error("socket file vanished, binding again", extra=fields(path=path))
+                if self._bind_again(path):
+                    self.counters.rebinds += 1
+                    self._pump.wake()
+
+    def _bind_again(self, path: Path) -> bool:
+        """Bind a path beside those that are bound; return whether that succeeded.
+
+        No unbind: it would end the connections made through the old file. The old listener remains, without a name,
+        until the socket is closed.
+        """
+        assert self._socket is not None
+        try:
+            self._socket.bind(f"ipc://{path}")
+            _restrict_to_owner(path)
+        except (zmq.ZMQError, OSError) as error:
+            self._log.error("cannot bind", extra=fields(path=path, reason=error))
+            return False
+        self._inodes[path] = _inode(path)
+        return True
 
 
 def _remove_stale_socket(path: Path) -> None:

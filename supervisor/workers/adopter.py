@@ -40,27 +40,31 @@ class Adopter:
         self._find_workspace = find_workspace
         self._log = log
 
-    async def adopt_all(self, records: Sequence[Record]) -> None:
-        """Take over every worker that still runs; sweep the processes of the others and remove their records."""
+    async def adopt_all(self, records: Sequence[Record]) -> list[Record]:
+        """Take over every worker that still runs, and return their records; sweep the processes of the others and
+        remove their records."""
         gate = asyncio.Semaphore(AT_ONCE_MAX)
 
-        async def adopt(record: Record) -> None:
+        async def adopt(record: Record) -> bool:
             async with gate:
-                await self._adopt(record)
+                return await self._adopt(record)
 
-        await asyncio.gather(*(adopt(record) for record in records))
+        results = await asyncio.gather(*(adopt(record) for record in records))
+        return [record for record, is_adopted in zip(records, results, strict=True) if is_adopted]
 
-    async def _adopt(self, record: Record) -> None:
+    async def _adopt(self, record: Record) -> bool:
         handle = await self._launcher.adopt(record)
         if handle is not None:
             try:
                 workspace = await self._find_workspace(record.workspace_id, record.path)
                 workspace.driver.adopt(handle, record)
+                self._records.adopted(record)
                 self._log.info("worker adopted", extra=fields(workspace=record.workspace_id, pid=handle.pid))
-                return
+                return True
             except BulkheadError as error:
                 self._log.error("worker not adopted", extra=fields(workspace=record.workspace_id, error=error))
                 handle.kill()
                 await handle.exited()
         await self._launcher.sweep(record.workspace_id, keep_pid=0)
         self._records.remove(record.workspace_id)
+        return False

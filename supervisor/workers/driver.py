@@ -112,7 +112,7 @@ class WorkerDriver:
         self._handle: Handle | None = None
         self._link: Link | None = None
         self._late_answers = 0  # of the links before this one
-        self._last_word: LastWord | None = None
+        self.last_word: LastWord | None = None  # of the newest worker, if it left in order
         self._last_beat: Heartbeat | None = None
         self._loop_lag_max_s = 0.0
         self._cannot_store = ""  # the reason, from the worker's last message
@@ -122,6 +122,7 @@ class WorkerDriver:
         self._watch_timer = Timer(clock, self._look_at_heartbeat)
         self._changed: asyncio.Event = asyncio.Event()
         self._published = ("", "")
+        self._cancels_queued = False  # of the shutdown that was requested last
         self._is_closed = False  # no other worker will be started
         self._is_stopped = False  # the supervisor exits: nothing is decided here
 
@@ -160,12 +161,14 @@ class WorkerDriver:
             message = f"cannot use this workspace yet: its worker is not ready after {timeout_s:g} s"
             raise Unavailable(message, code="worker_starting", retry_after_s=1.0) from error
 
-    async def close(self, reason: str, *, for_good: bool = False) -> LastWord | None:
+    async def close(self, reason: str, *, for_good: bool = False, cancel_queued: bool = False) -> LastWord | None:
         """End the worker by the shutdown protocol, and by force after its budgets; return its last word if it sent one.
 
+        Runs that have not begun are left for the next worker, with `cancel_queued` cancelled.
         With `for_good` no other worker is started: callers that wait for one, and later ones, get `server_exiting`.
         """
         self._is_closed = self._is_closed or for_good
+        self._cancels_queued = cancel_queued
         self._wake_waiters()
         self._perform(self._lifecycle.unwant(reason, self._clock.now()))
         limits = self._limits
@@ -174,7 +177,7 @@ class WorkerDriver:
             async with asyncio.timeout(budget_s):
                 while self._lifecycle.state not in _ENDED:
                     await self._change()
-        return self._last_word
+        return self.last_word
 
     async def restart(self, reason: str) -> None:
         """Replace the worker, also a `failed` one; return when the new one is ready. Raises as `ready` does."""
@@ -182,6 +185,7 @@ class WorkerDriver:
             raise self._exiting()
         self._log.info("restart asked for", extra=self._fields(reason=reason))
         generation = self._generation
+        self._cancels_queued = False
         self._perform(self._lifecycle.restart(self._clock.now()))
         limits = self._limits
         with contextlib.suppress(TimeoutError):
@@ -212,6 +216,14 @@ class WorkerDriver:
             self._handle.forget()
             self._handle = None
         self._drop_link()
+
+    @property
+    def may_owe(self) -> bool:
+        """Return whether the worker reported an open run last. Cheap: it is asked for every worker each second."""
+        beat, word = self._last_beat, self.last_word
+        return bool(beat is not None and beat.open_runs) or (
+            word is not None and bool(word.held_runs or word.left_runs)
+        )
 
     def status(self) -> DriverStatus:
         """Return the worker's status as clients see it."""
@@ -291,7 +303,7 @@ class WorkerDriver:
     async def _launch(self) -> Handle:
         """Start the process of the next generation. Raises BulkheadError, OSError."""
         self._generation = Generation(self._generation + 1)
-        self._last_word = None
+        self.last_word = None
         self._last_beat = None
         self._loop_lag_max_s = 0.0
         self._cannot_store = ""
@@ -319,6 +331,7 @@ class WorkerDriver:
                 token=spec.token,
                 started_wall=self._started_wall or 0.0,
                 path=spec.path,
+                endpoint=spec.endpoint,
             )
         )
 
@@ -340,7 +353,8 @@ class WorkerDriver:
         if self._link is not None:
             limits = self._limits
             epoch = self._router.epoch
-            self._link.send(Shutdown(epoch=epoch, reason=reason, drain_s=limits.drain_s, flush_s=limits.flush_s))
+            budgets = {"drain_s": limits.drain_s, "flush_s": limits.flush_s}
+            self._link.send(Shutdown(epoch=epoch, reason=reason, cancel_queued=self._cancels_queued, **budgets))
 
     def _kill(self, reason: str, dump: bool) -> None:
         self._log.warning("worker killed", extra=self._fields(reason=reason))
@@ -417,7 +431,7 @@ class WorkerDriver:
         if self._lifecycle.state in (WorkerState.CLOSING, WorkerState.KILLING) and not self._lifecycle.wanted:
             self._log.info("worker ended", extra=extra)
             return
-        if self._last_word is not None:
+        if self.last_word is not None:
             self._log.info("worker left", extra=extra)
             return
         self.crashes.add(
@@ -469,7 +483,7 @@ class WorkerDriver:
 
     def on_last_word(self, message: LastWord) -> None:
         """Take the worker's announcement that it exits by itself, in order."""
-        self._last_word = message
+        self.last_word = message
         self._perform(self._lifecycle.last_word())
 
     def _exiting(self) -> Unavailable:

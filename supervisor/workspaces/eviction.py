@@ -47,6 +47,10 @@ class Eviction:
         self._idle_since = None
         self._beat_needed = 1
 
+    def is_reported(self, facts: EvictionFacts) -> bool:
+        """Return whether the newest heartbeat was sent after the last call had ended."""
+        return not facts.calls and facts.beat is not None and facts.beat >= self._beat_needed
+
     def may_sleep(self, facts: EvictionFacts) -> bool:
         """Return whether nothing would be lost, and no client notice, if the worker went to sleep at this moment."""
         return not (facts.claims or facts.streams) and self._has_nothing_open(facts)
@@ -69,6 +73,6 @@ class Eviction:
         return now - self._idle_since >= idle_time_s
 
     def _has_nothing_open(self, facts: EvictionFacts) -> bool:
-        if facts.calls or facts.beat is None or facts.beat < self._beat_needed:
+        if not self.is_reported(facts):
             return False
         return not (facts.open_runs or facts.open_questions or facts.children)

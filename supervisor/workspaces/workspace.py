@@ -26,6 +26,8 @@ from supervisor.events.hub import Hub, Stream
 from supervisor.routing.link import Link
 from supervisor.workers.crash_history import Crash
 from supervisor.workers.driver import DriverStatus, WorkerDriver
+from supervisor.workspaces.debt_file import DebtFile
+from supervisor.workspaces.debts import DebtFacts
 from supervisor.workspaces.eviction import Eviction, EvictionFacts
 from supervisor.workspaces.leases import Arm, Effect, LastClaimEnded, Leases
 from supervisor.workspaces.worker_calls import SLEEPING, WorkerCaller
@@ -34,6 +36,8 @@ from supervisor.workspaces.workspace_table import Registration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ACCEPTING = frozenset({"prompt.submit", "agent.summarize"})
+"""Operations that accept a run."""
 _CRASH_LINES = 20
 """Lines of output shown with a crash."""
 
@@ -54,7 +58,10 @@ class ManagedWorkspace:
         clock: Clock,
         log: logging.Logger,
         cancel_on_last_detach: bool = False,
+        debts: DebtFile | None = None,
     ) -> None:
+        """`debts` stores whether the workspace owes a run."""
+        self._debts = debts
         self.registration = registration
         self.env: tuple[str, ...] | None = None  # of the first creator; None again after a restart of the supervisor
         self._limits = limits
@@ -85,8 +92,16 @@ class ManagedWorkspace:
     async def call(
         self, operation: str, *, args: dict[str, str] | None = None, body: bytes = b"", wakes: bool = True
     ) -> Answer:
-        """Let the worker do an operation; wake it first if it sleeps. Raises as `WorkerCaller.call` does."""
-        return await self._caller.call(operation, args=args, body=body, wakes=wakes)
+        """Let the worker do an operation; wake it first if it sleeps. Raises as `WorkerCaller.call` does.
+
+        An operation that accepts a run returns when it is also stored that the workspace owes one.
+        """
+        if operation not in _ACCEPTING or self._debts is None:
+            return await self._caller.call(operation, args=args, body=body, wakes=wakes)
+        self._debts.begin(self.registration.id)  # written while the worker stores the run
+        answer = await self._caller.call(operation, args=args, body=body, wakes=wakes)
+        await self._debts.accept(self.registration.id)
+        return answer
 
     async def describe(self) -> Description:
         """Return the worker's description of its workspace; wakes the worker."""
@@ -116,11 +131,14 @@ class ManagedWorkspace:
             )
         await self._sleep("evicted by hand")
 
-    async def close(self, reason: str) -> None:
-        """End the worker through the shutdown protocol, then every stream, cleanly. It is not started again."""
+    async def close(self, reason: str, *, cancel_queued: bool = False) -> None:
+        """End the worker through the shutdown protocol, then every stream, cleanly. It is not started again.
+
+        Runs that have not begun stay accepted on disk, unless they are cancelled with `cancel_queued`.
+        """
         self._caller.end()
         try:
-            await self.driver.close(reason, for_good=True)
+            await self.driver.close(reason, for_good=True, cancel_queued=cancel_queued)
         finally:
             await self._release_all()
 
@@ -264,8 +282,8 @@ class ManagedWorkspace:
         finally:
             self._evicting = False
 
-    async def _sleep(self, reason: str) -> None:
-        last_word = await self.driver.close(reason)
+    async def _sleep(self, reason: str, *, cancel_queued: bool = False) -> None:
+        last_word = await self.driver.close(reason, cancel_queued=cancel_queued)
         self._log.info("worker sleeps", extra=fields(workspace=self.registration.id, reason=reason, word=last_word))
 
     # --- status -----------------------------------------------------------------------------------------------------
@@ -283,7 +301,7 @@ class ManagedWorkspace:
             generation=status.generation,
             started_at=status.started_wall,
             restarts=status.restarts,
-            open_runs=beat.open_runs if beat else 0,
+            open_runs=beat.open_runs if beat else self._owed_runs,
             clients=self._leases.attached_clients,
             last_event_id=self.hub.last_event_id,
             loop_lag_s=beat.loop_lag_s if beat else 0.0,
@@ -303,6 +321,21 @@ class ManagedWorkspace:
             open_questions=beat.open_questions if beat else 0,
             children=beat.children if beat else 0,
             holds_choices=beat.holds_choices if beat else False,
+        )
+
+    @property
+    def _owed_runs(self) -> int:
+        return self._debts.book.open_runs(self.registration.id) if self._debts is not None else 0
+
+    def debt_facts(self) -> DebtFacts:
+        """Return what decides whether the workspace owes a run."""
+        facts, status, word = self._facts(), self.driver.status(), self.driver.last_word
+        is_known = status.answers and self._eviction.is_reported(facts)
+        return DebtFacts(
+            state=status.state,
+            open_runs=facts.open_runs if is_known else None,
+            calls=facts.calls,
+            left_open=len(word.held_runs) + len(word.left_runs) if word is not None and word.flushed else None,
         )
 
     def _call_ended(self) -> None:
@@ -330,7 +363,7 @@ class ManagedWorkspace:
         """Cancel the runs by ending the worker, if the server's setting says so. Without it runs continue."""
         self._log.debug("last client left", extra=fields(workspace=self.registration.id))
         if self._cancel_on_last_detach and self.driver.status().state != "asleep":
-            self._tasks.start(self._sleep("last client left"), "last_gone")
+            self._tasks.start(self._sleep("last client left", cancel_queued=True), "last_gone")
 
 
 def _to_shape(crash: Crash) -> WorkerCrash:

@@ -55,6 +55,7 @@ PURE = (
     "supervisor/workers/heartbeat.py",
     "supervisor/workers/lifecycle.py",
     "supervisor/workers/restart.py",
+    "supervisor/workspaces/debts.py",
     "supervisor/workspaces/eviction.py",
     "supervisor/workspaces/leases.py",
     "supervisor/workspaces/recognition.py",

@@ -223,7 +223,7 @@ async def test_X08_the_token_stays_in_its_file(house: ServerHarness) -> None:
     await workspace.works()
     writer.close()
     assert await SecretScan(house, token).places(own=workspace.id) == []
-    records = sorted((house.server.runtime_dir / "workers").glob("*.json"))
+    records = sorted((house.server.state_dir / "workers").glob("*.json"))
     tokens = {json.loads(path.read_text())["token"] for path in records}
     assert len(tokens) == len(records) == 2
     assert {stat.S_IMODE(path.stat().st_mode) for path in records} == {0o600}

@@ -206,7 +206,7 @@ async def test_S11_a_process_with_the_pid_of_a_recorded_worker_is_left_alone(hou
     workspace.watcher.resumes = True
     await house.server.kill9()
     await worker.kill()
-    record_path = house.server.runtime_dir / "workers" / f"{workspace.id}.json"
+    record_path = house.server.state_dir / "workers" / f"{workspace.id}.json"
     record = json.loads(record_path.read_text())
     assert record["pid"] == worker.pid
     with subprocess.Popen(["sleep", "1000"], env={}) as unrelated:

@@ -128,6 +128,27 @@ async def test_C09_an_invalid_prompt_is_refused_and_stores_nothing(tmp_path: Pat
         assert [event.kind for event in worker.listener.numbered] == ["session"]
 
 
+async def test_shutdown_holds_the_prompts_that_wait_and_the_next_worker_runs_them_in_order(tmp_path: Path) -> None:
+    async with open_one_worker(tmp_path) as stage:
+        async with stage.worker() as worker:
+            await ready(worker)
+            session_id = await worker.session()
+            active = await worker.submit(session_id, "/tokens 5000 50")
+            waiting = [await worker.submit(session_id, f"/say {name}", name) for name in ("b", "a", "c")]
+            await worker.until(lambda: len(worker.listener.snapshots) > 2)
+            last_word = await worker.shut_down()
+            assert (last_word.cancelled_runs, last_word.left_runs) == (1, [])
+            assert last_word.held_runs == waiting
+            assert await worker.exit_code() == EXIT_CLEAN
+            assert set(worker.listener.completes()) == {active}
+        async with stage.worker() as worker:
+            await ready(worker)
+            assert worker.listener.readies[0].requeued == waiting
+            await worker.until(lambda: len(worker.listener.completes()) == 3)
+            assert list(worker.listener.completes()) == waiting
+            assert [end["text"] for end in worker.listener.completes().values()] == ["b", "a", "c"]
+
+
 async def test_shutdown_while_streaming_keeps_the_text_as_cancelled(tmp_path: Path) -> None:
     async with open_one_worker(tmp_path) as stage:
         async with stage.worker() as worker:
@@ -136,9 +157,9 @@ async def test_shutdown_while_streaming_keeps_the_text_as_cancelled(tmp_path: Pa
             active = await worker.submit(session_id, "/tokens 5000 50")
             queued = await worker.submit(session_id, "later", "later")
             await worker.until(lambda: len(worker.listener.snapshots) > 2)
-            last_word = await worker.shut_down()
+            last_word = await worker.shut_down(cancel_queued=True)
             assert last_word.cancelled_runs == 2
-            assert last_word.left_runs == []
+            assert (last_word.left_runs, last_word.held_runs) == ([], [])
             assert await worker.exit_code() == EXIT_CLEAN
             assert worker.listener.completes()[active]["cancelled"] is True
             assert worker.listener.completes()[queued]["message_id"] == ""

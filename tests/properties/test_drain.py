@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.runs.drain import AwaitRuns, CancelAll, Drain, Effect, Flush, Leave, Phase, Refuse
+from worker.runs.drain import AwaitRuns, CancelAll, CancelStarted, Drain, Effect, Flush, Leave, Phase, Refuse
 
-ORDER = [Refuse, CancelAll, AwaitRuns, Flush, Leave]
+ORDER = [Refuse, CancelStarted, CancelAll, AwaitRuns, Flush, Leave]
 NEXT = {Phase.CLOSING: "cancelled", Phase.DRAINING: "drained", Phase.FLUSHING: "flushed"}
 
 
@@ -13,12 +13,16 @@ NEXT = {Phase.CLOSING: "cancelled", Phase.DRAINING: "drained", Phase.FLUSHING: "
     late=st.lists(st.booleans(), min_size=4, max_size=4),
     repeated=st.lists(st.booleans(), min_size=4, max_size=4),
     budgets=st.tuples(st.floats(0, 100), st.floats(0, 100)),
+    cancel_queued=st.booleans(),
 )
-def test_every_shutdown_ends_in_order(late: list[bool], repeated: list[bool], budgets: tuple[float, float]) -> None:
+def test_every_shutdown_ends_in_order(
+    late: list[bool], repeated: list[bool], budgets: tuple[float, float], cancel_queued: bool
+) -> None:
     drain = Drain()
     drain_s, flush_s = budgets
     now = 1000.0
-    effects: list[Effect] = drain.shutdown("x", drain_s=drain_s, flush_s=flush_s, now=now)
+    effects: list[Effect] = drain.shutdown("x", drain_s=drain_s, flush_s=flush_s, now=now, cancel_queued=cancel_queued)
+    assert (CancelAll() in effects) is cancel_queued
     for is_late, is_repeated in zip(late, repeated, strict=True):
         if is_repeated:
             assert drain.shutdown("y", drain_s=0, flush_s=0, now=now) == []

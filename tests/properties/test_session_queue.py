@@ -5,7 +5,7 @@ A cancellation covers only prompts that were accepted before it.
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from protocol.ids import RunId, SessionId
 from worker.runs.session_queue import CancelActive, CancelOnEntry, Drop, Effect, Merge, Reservation, SessionQueue, Start
@@ -28,12 +28,15 @@ class Queues(RuleBasedStateMachine):
         self.cancels: list[int] = []  # the last assigned sequence before each cancellation
         self.cancelled_by_id: set[str] = set()
         self.cleared: set[str] = set()
+        self.is_held = False
+        self.steps = 0
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Start(run_id):
                     assert self.active is None
+                    assert not self.is_held, "a held queue started a run"
                     self.active = run_id
                 case CancelOnEntry(run_id) | Drop(run_id):
                     self.end(run_id, "cancelled")
@@ -78,6 +81,16 @@ class Queues(RuleBasedStateMachine):
             assert effects == []
             assert self.queue.mark == 0
 
+    @precondition(lambda self: self.steps > 10)
+    @rule()
+    def hold(self) -> None:
+        waiting = self.queue.queued
+        effects = self.queue.hold()
+        assert all(isinstance(effect, CancelActive) for effect in effects)
+        self.perform(effects)
+        self.is_held = True
+        assert self.queue.queued == self.queue.held == waiting
+
     @rule(index=st.integers(min_value=0, max_value=30))
     def cancel_run(self, index: int) -> None:
         names = list(self.accepted)
@@ -111,6 +124,10 @@ class Queues(RuleBasedStateMachine):
         self.perform(effects)
 
     @invariant()
+    def count_step(self) -> None:
+        self.steps += 1
+
+    @invariant()
     def nothing_is_lost(self) -> None:
         present = [*self.queue.queued, *self.queue.merged, *([self.queue.active] if self.queue.active else [])]
         assert len(present) == len(set(present))
@@ -121,7 +138,7 @@ class Queues(RuleBasedStateMachine):
 
     @invariant()
     def an_idle_queue_has_no_runs_and_no_mark(self) -> None:
-        if self.queue.active is None:
+        if self.queue.active is None and not self.is_held:
             assert self.queue.queued == []
         if self.queue.is_empty:
             assert self.queue.mark == 0

@@ -144,7 +144,7 @@ def all_pids() -> list[int]:
 
 
 def marked(name: str, value: str) -> list[int]:
-    """Return the running processes whose environment contains `name=value`; zombies have no environment."""
+    """Return the running processes whose environment contains `name=value`, or `name=value@…`; zombies have none."""
     entry = f"{name}={value}".encode()
     pids = []
     for pid in all_pids():
@@ -152,7 +152,7 @@ def marked(name: str, value: str) -> list[int]:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             continue
-        if entry in environment.split(b"\0"):
+        if any(found == entry or found.startswith(entry + b"@") for found in environment.split(b"\0")):
             pids.append(pid)
     return pids
 

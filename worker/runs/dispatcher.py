@@ -84,6 +84,11 @@ class Dispatcher:
         return [RunId(run_id) for run_id in self._runs]
 
     @property
+    def held_ids(self) -> list[RunId]:
+        """The ids of the runs that stay accepted for the next worker, because this one closes."""
+        return [run_id for queue in self._queues.values() for run_id in queue.held]
+
+    @property
     def is_busy(self) -> bool:
         """Return whether any run is active."""
         return any(queue.is_busy for queue in self._queues.values())
@@ -256,7 +261,8 @@ class Dispatcher:
             await self._ended(run_id)
         except asyncio.CancelledError:
             current = self._queues.get(queue.session_id)  # a new queue when this run was the last of the old one
-            if current is not None:
+            is_held = current is not None and run_id in current.held and kind not in rows.DELEGATED
+            if current is not None and not is_held:  # what is held was accepted, and its caller leaves with the worker
                 self._perform(current, current.cancel_run(run_id))
             if kind in rows.DELEGATED:  # its caller is a run, which must not end before it
                 timeout_s = self._limits.drain_s
@@ -313,9 +319,14 @@ class Dispatcher:
         for queue in list(self._queues.values()):
             self._perform(queue, queue.cancel(), CLOSED)
 
-    async def idle(self) -> None:
-        """Return when no run is open. The caller gives the deadline."""
-        while self.open_runs:
+    def hold_all(self) -> None:
+        """Cancel the runs that have begun, because the workspace closes; the others stay accepted on disk."""
+        for queue in list(self._queues.values()):
+            self._perform(queue, queue.hold(), CLOSED)
+
+    async def settled(self) -> None:
+        """Return when no run is open except those that are held. The caller gives the deadline."""
+        while self.open_runs > len(self.held_ids):
             await self._next_change()
 
     async def session_idle(self, session_id: str) -> None:
@@ -351,7 +362,7 @@ class Dispatcher:
                     self._runners[run_id].cancel(outcome)
                 case CancelOnEntry(run_id):
                     run = self._runs[run_id]
-                    why = outcome if self._drain.is_open else CLOSED
+                    why = CLOSED if self._drain.cancels_queued else outcome
                     on_commit = partial(self._forget_run, run)
                     self._end(queue, run, self._finisher.closed(run, why, UnwrittenRows(), (), on_commit))
                 case Drop(run_id):

@@ -1,5 +1,8 @@
 """The state machine of a worker's shutdown: refuse, cancel, wait, flush, leave; each stage has a deadline (P9).
 
+Only runs that have begun are cancelled. What waits stays accepted for the next worker, unless the request says that it
+is cancelled too.
+
 `worker/shutdown.py` performs the effects and reports the facts, `overdue` when the deadline of the current stage has
 passed. The budgets travel in the `Shutdown` message, so the supervisor uses the same ones.
 """
@@ -31,8 +34,13 @@ class CancelAll:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelStarted:
+    """Cancel the runs that have begun, and start no other."""
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitRuns:
-    """Wait until every run has ended, at the latest until `deadline`."""
+    """Wait until every cancelled run has ended, at the latest until `deadline`."""
 
     deadline: float
 
@@ -51,7 +59,7 @@ class Leave:
     in_time: bool
 
 
-Effect = Refuse | CancelAll | AwaitRuns | Flush | Leave
+Effect = Refuse | CancelAll | CancelStarted | AwaitRuns | Flush | Leave
 
 
 class Drain(Machine[Phase]):
@@ -68,6 +76,7 @@ class Drain(Machine[Phase]):
     def __init__(self) -> None:
         super().__init__(Phase.OPEN)
         self.reason = ""
+        self.cancels_queued = False
         self._flush_s = 0.0
         self._deadline = 0.0
         self._in_time = True
@@ -77,20 +86,24 @@ class Drain(Machine[Phase]):
         """Whether prompts may be accepted."""
         return self.state is Phase.OPEN
 
-    def shutdown(self, reason: str, *, drain_s: float, flush_s: float, now: float) -> list[Effect]:
+    def shutdown(
+        self, reason: str, *, drain_s: float, flush_s: float, now: float, cancel_queued: bool = False
+    ) -> list[Effect]:
         """Begin the shutdown. Ignored when it has begun already."""
         if self.state is not Phase.OPEN:
             return []
         self.reason, self._flush_s = reason, flush_s
+        self.cancels_queued = cancel_queued
         self._deadline = now + drain_s
-        return self._move("shutdown", Phase.CLOSING, [Refuse(), CancelAll()])
+        effects: list[Effect] = [Refuse(), CancelAll() if cancel_queued else CancelStarted()]
+        return self._move("shutdown", Phase.CLOSING, effects)
 
     def cancelled(self, now: float) -> list[Effect]:
-        """Every run was cancelled, though it may not have ended."""
+        """The runs were cancelled, though they may not have ended."""
         return self._move("cancelled", Phase.DRAINING, [AwaitRuns(self._deadline)])
 
     def drained(self, now: float) -> list[Effect]:
-        """Every run has ended."""
+        """Every cancelled run has ended."""
         return self._move("drained", Phase.FLUSHING, [Flush(now + self._flush_s)])
 
     def flushed(self, now: float) -> list[Effect]:

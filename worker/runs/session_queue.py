@@ -7,6 +7,9 @@ sequence given out so far as a mark, and a reservation at or below the mark ends
 
 At the start of each model step, queued prompts that need no turn of their own are merged into the active run and share
 its end; the others wait for their turn. When the active run ends, in whatever way, the next one starts at once.
+
+A worker that closes holds its queues: the active run is cancelled, no other starts, and what waits or still enters
+stays accepted on disk, for the next worker.
 """
 
 from collections.abc import Sequence
@@ -23,6 +26,8 @@ class QueueState(Enum):
     IDLE = "idle"
     ACTIVE = "active"
     CANCELLING = "cancelling"
+    HOLDING = "holding"  # the active run unwinds, and no other starts
+    HELD = "held"
 
 
 @dataclass(slots=True)
@@ -118,9 +123,18 @@ class SessionQueue(Machine[QueueState]):
     """The prompts of one session. Every method decides at once and returns what has to be done as effects, in order."""
 
     table = {
-        QueueState.IDLE: {"started": (QueueState.ACTIVE,)},
-        QueueState.ACTIVE: {"cancelled": (QueueState.CANCELLING,), "finished": (QueueState.IDLE, QueueState.ACTIVE)},
-        QueueState.CANCELLING: {"finished": (QueueState.IDLE, QueueState.ACTIVE)},
+        QueueState.IDLE: {"started": (QueueState.ACTIVE,), "held": (QueueState.HELD,)},
+        QueueState.ACTIVE: {
+            "cancelled": (QueueState.CANCELLING,),
+            "finished": (QueueState.IDLE, QueueState.ACTIVE),
+            "held": (QueueState.HOLDING,),
+        },
+        QueueState.CANCELLING: {
+            "finished": (QueueState.IDLE, QueueState.ACTIVE),
+            "held": (QueueState.HOLDING,),
+        },
+        QueueState.HOLDING: {"finished": (QueueState.HELD,)},
+        QueueState.HELD: {},
     }
 
     def __init__(self, session_id: SessionId, counter: AcceptCounter | None = None) -> None:
@@ -167,6 +181,11 @@ class SessionQueue(Machine[QueueState]):
         return self._active is not None
 
     @property
+    def held(self) -> list[RunId]:
+        """The waiting runs that this worker will not start any more; empty while the queue is not held."""
+        return self.queued if self.state in (QueueState.HOLDING, QueueState.HELD) else []
+
+    @property
     def is_empty(self) -> bool:
         """Return whether nothing is active, queued or reserved, so that the queue may be forgotten."""
         return self._active is None and not self._queue and not self._reserved
@@ -194,7 +213,7 @@ class SessionQueue(Machine[QueueState]):
         self.release(reservation)
         if is_cancelled:  # before the question whether the session is busy: a covered run is never queued
             return [CancelOnEntry(reservation.run_id)]
-        if self._active is not None:
+        if self._active is not None or self.state is QueueState.HELD:
             self._queue.append(reservation)
             return []
         return self._start(reservation, "started")
@@ -204,6 +223,19 @@ class SessionQueue(Machine[QueueState]):
         if self._reserved:
             self._mark = max(self._mark, self._counter.last)
         return [*self._cancel_active(), *self.clear()]
+
+    def hold(self) -> list[Effect]:
+        """Cancel the active run, and start no other: what waits or enters later stays as it is. For ever."""
+        match self.state:
+            case QueueState.IDLE:
+                return self._move("held", QueueState.HELD)
+            case QueueState.ACTIVE:
+                assert self._active is not None
+                return self._move("held", QueueState.HOLDING, [CancelActive(self._active.run_id)])
+            case QueueState.CANCELLING:
+                return self._move("held", QueueState.HOLDING)
+            case QueueState.HOLDING | QueueState.HELD:
+                return []
 
     def cancel_run(self, run_id: RunId) -> list[Effect]:
         """Cancel this run only. A merged run is part of another turn and continues with it."""
@@ -225,7 +257,7 @@ class SessionQueue(Machine[QueueState]):
 
     def step(self) -> list[Effect]:
         """The active run begins a model step: merge the queued prompts that need no turn of their own."""
-        if self._active is None or self.state is QueueState.CANCELLING:
+        if self.state is not QueueState.ACTIVE:
             return []  # a prompt that was accepted after the cancel must not end with this turn
         parts = partition(self._queue, self._mark)
         self._queue = parts.kept
@@ -241,6 +273,8 @@ class SessionQueue(Machine[QueueState]):
         parts = partition(self._queue, self._mark)
         drops: list[Effect] = [Drop(reservation.run_id) for reservation in parts.dropped]
         self._queue = [reservation for reservation in self._queue if reservation not in parts.dropped]
+        if self.state is QueueState.HOLDING:
+            return self._move("finished", QueueState.HELD, drops)
         if not self._queue:
             return self._move("finished", QueueState.IDLE, drops)
         return drops + self._start(self._queue.pop(0), "finished")
@@ -250,6 +284,6 @@ class SessionQueue(Machine[QueueState]):
         return self._move(fact, QueueState.ACTIVE, [Start(reservation.run_id)])
 
     def _cancel_active(self) -> list[Effect]:
-        if self._active is None or self.state is QueueState.CANCELLING:
+        if self._active is None or self.state is not QueueState.ACTIVE:
             return []  # a second cancel adds nothing for the active run
         return self._move("cancelled", QueueState.CANCELLING, [CancelActive(self._active.run_id)])

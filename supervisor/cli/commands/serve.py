@@ -22,10 +22,11 @@ The same settings, and more, can be in the `server` section of bulkhead.json;
 docs/server-settings.md lists them all.
 \b
 Exit codes: 0 clean, 2 bad usage or configuration, 3 another supervisor owns the
-runtime directory, 4 no listener could be opened.
+runtime or the state directory, 4 no listener could be opened.
 \b
-SIGTERM and Ctrl-C cancel all runs and shut down; SIGHUP exits and leaves the workers
-running for the next server.
+SIGTERM and Ctrl-C cancel the runs that have begun and shut down; prompts that wait run
+at the next start. SIGUSR2 cancels them too. SIGHUP exits and leaves the workers running
+for the next server.
 """
 
 

@@ -28,8 +28,9 @@ WITHIN_S = 30.0
 
 @click.command(
     epilog="\b\nExamples:\n  bulkhead stop\n  bulkhead stop --runtime-dir /tmp/mine\n"
-    "\b\nOpen runs end as cancelled and keep the answer so far; runs that cannot end in time are recovered at the\n"
-    "next start. A server that systemd runs must be stopped with systemctl."
+    "\b\nRuns that have begun end as cancelled and keep the answer so far; those that cannot end in time are\n"
+    "recovered at the next start. Prompts that wait stay accepted, and run at the next start of the server, in order;\n"
+    "--cancel-queued cancels them too. A server that systemd runs must be stopped with systemctl."
 )
 @click.option("--runtime-dir", type=click.Path(path_type=Path), metavar="DIR", help="Runtime directory of the server.")
 @click.option("-H", "--host", metavar="URL", help="unix:///PATH of the server.")
@@ -41,8 +42,9 @@ WITHIN_S = 30.0
     show_default=True,
     help="How many seconds to wait for its end.",
 )
-def stop(runtime_dir: Path | None, host: str | None, timeout_s: float) -> None:
-    """Stop the server: cancel all runs and store their state.
+@click.option("--cancel-queued", is_flag=True, help="Cancel also the prompts that wait and have not begun.")
+def stop(runtime_dir: Path | None, host: str | None, timeout_s: float, cancel_queued: bool) -> None:
+    """Stop the server: cancel the runs that have begun, keep the prompts that wait.
 
     Stops this user's default server unless another one is named.
     """
@@ -52,7 +54,7 @@ def stop(runtime_dir: Path | None, host: str | None, timeout_s: float) -> None:
         if owner is None:
             note("nothing to stop: no server is running")
             return 0
-        return await _end(owner, timeout_s)
+        return await _end(owner, timeout_s, cancel_queued=cancel_queued)
 
     perform(work())
 
@@ -80,8 +82,8 @@ def _find(runtime_dir: Path | None, host: str | None) -> LockOwner | None:
     return LockOwner(pid, start_ticks(pid) or 0, (str(address),))
 
 
-async def _end(owner: LockOwner, timeout_s: float) -> int:
-    """Send SIGTERM and wait for the end; return the exit code. Raises Conflict, Unavailable."""
+async def _end(owner: LockOwner, timeout_s: float, *, cancel_queued: bool) -> int:
+    """Send the signal and wait for the end; return the exit code. Raises Conflict, Unavailable."""
     if (unit := unit_of(owner.pid)) is not None:
         manager = "systemctl --user" if unit[1] else "systemctl"
         raise Conflict(f"this server is run by systemd ({unit[0]}): use `{manager} stop bulkhead.target`")
@@ -94,12 +96,12 @@ async def _end(owner: LockOwner, timeout_s: float) -> int:
     with target:
         began = loop.time()
         try:
-            target.send(signal.SIGTERM)
+            target.send(signal.SIGUSR2 if cancel_queued else signal.SIGTERM)
         except PermissionError:
             raise Conflict(f"cannot stop the server with pid {owner.pid}: it belongs to another user") from None
         note(
             f"stopping the server with pid {owner.pid}"
-            + (f"; {open_runs} open runs are cancelled" if open_runs else "")
+            + (_fate(open_runs, cancel_queued=cancel_queued) if open_runs else "")
         )
         if not await target.ended_within(timeout_s):
             raise Unavailable(
@@ -110,8 +112,15 @@ async def _end(owner: LockOwner, timeout_s: float) -> int:
     return 0
 
 
+def _fate(open_runs: int, *, cancel_queued: bool) -> str:
+    """Return the words that say what happens to the open runs."""
+    if cancel_queued:
+        return f"; open runs: {open_runs}, all are cancelled"
+    return f"; open runs: {open_runs}; those that have begun are cancelled, the others run at the next start"
+
+
 async def _open_runs(owner: LockOwner) -> int:
-    """Return how many runs the stop will cancel; 0 when the server does not answer."""
+    """Return how many runs are open; 0 when the server does not answer."""
     for text in owner.listeners:
         try:
             address: Address = parse_server_address(text)

@@ -121,9 +121,10 @@ class WorkerProcess:
         await self.until(lambda: run_id in self.listener.completes())
         return self.listener.completes()[run_id]
 
-    async def shut_down(self, drain_s: float = 5.0, flush_s: float = 5.0) -> LastWord:
+    async def shut_down(self, drain_s: float = 5.0, flush_s: float = 5.0, *, cancel_queued: bool = False) -> LastWord:
         """Run the shutdown protocol; return the last message of the worker."""
-        self.link.send(Shutdown(epoch=Epoch(1), reason="test", drain_s=drain_s, flush_s=flush_s))
+        budgets = {"drain_s": drain_s, "flush_s": flush_s}
+        self.link.send(Shutdown(epoch=Epoch(1), reason="test", cancel_queued=cancel_queued, **budgets))
         await self.until(lambda: self.listener.last_words)
         return self.listener.last_words[0]
 

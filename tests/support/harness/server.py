@@ -26,7 +26,7 @@ STOP_S = 20.0
 WARM_S = 60.0
 
 
-ZYGOTE_ENV = {"BULKHEAD_WORKSPACE_ID": "-" * 40, "SPT_NOENV": "1"}
+ZYGOTE_ENV = {"BULKHEAD_WORKSPACE_ID": "-" * 64, "SPT_NOENV": "1"}
 """Environment for starting a zygote: it reserves space for the marker, which workers overwrite in place."""
 
 
@@ -108,6 +108,7 @@ class Server:
         self.name = root.name
         self.root = root
         self.runtime_dir = root / "r" / "bulkhead"
+        self.state_dir = root / "s" / "bulkhead"
         self.socket_path = root / "r" / "bulkhead.sock"
         self.process: Process | None = None
         self.exit_codes: list[int] = []
@@ -176,6 +177,10 @@ class Server:
             self._popen = self._xprocess.resources[-1].popen
             if self._popen is not None and self._popen.poll() is None:
                 self.process = Process(self._popen.pid)
+
+    def add_arguments(self, *arguments: str) -> None:
+        """Start the server with these further arguments from now on."""
+        self._arguments += arguments
 
     def command(self) -> list[str]:
         """Return the command line, with `python -P` so that no module in the working directory shadows the product."""

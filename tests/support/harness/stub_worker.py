@@ -60,7 +60,7 @@ class StubDriver:
             raise answer
         return answer
 
-    async def close(self, reason: str, *, for_good: bool = False) -> None:
+    async def close(self, reason: str, *, for_good: bool = False, cancel_queued: bool = False) -> None:
         self.closed.append(reason)
         self.state = "asleep"
 

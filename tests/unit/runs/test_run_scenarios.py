@@ -442,13 +442,48 @@ async def test_a_run_cancelled_by_a_shutdown_stores_its_prompt_and_its_answer(tm
         await house.session()
         submitting = asyncio.ensure_future(house.submit("hello", "a"))
         await until(lambda: house.dispatcher.open_runs > 0)
-        house.drain.shutdown("test", drain_s=1, flush_s=1, now=0)
+        house.drain.shutdown("test", drain_s=1, flush_s=1, now=0, cancel_queued=True)
         house.dispatcher.cancel_all()
         assert await submitting == "a"
-        await house.dispatcher.idle()
+        await house.dispatcher.settled()
         ended = await house.run("a")
         assert (ended.outcome, ended.cause) == ("cancelled", "closing")
         assert await house.outline() == prompt_and("assistant [canceled]")
+
+
+async def test_a_shutdown_holds_what_waits_and_what_is_being_accepted(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        active = await house.submit("active", "active")
+        await house.model.asked()
+        await house.submit("waits", "waits")
+        submitting = asyncio.ensure_future(house.submit("enters", "enters"))
+        await until(lambda: house.dispatcher.open_runs > 2)
+        house.drain.shutdown("test", drain_s=1, flush_s=1, now=0)
+        house.dispatcher.hold_all()
+        assert await submitting == "enters"
+        await house.dispatcher.settled()
+        assert house.dispatcher.held_ids == ["waits", "enters"]
+        ended = await house.run(active)
+        assert (ended.outcome, ended.cause) == ("cancelled", "closing")
+        for held in ("waits", "enters"):
+            assert (await house.run(held)).state == "accepted"
+        assert house.model.running_max == 1
+
+
+async def test_a_held_prompt_can_still_be_cancelled(tmp_path: Path) -> None:
+    async with open_worker_harness(tmp_path) as house:
+        await house.session()
+        await house.submit("active", "active")
+        await house.model.asked()
+        await house.submit("one", "one")
+        await house.submit("two", "two")
+        house.drain.shutdown("test", drain_s=1, flush_s=1, now=0)
+        house.dispatcher.hold_all()
+        await house.dispatcher.cancel_run("s1", "one")
+        await house.dispatcher.settled()
+        assert house.dispatcher.held_ids == ["two"]
+        assert ((await house.run("one")).outcome, (await house.run("one")).cause) == ("cancelled", "cancelled")
 
 
 async def test_the_dispatcher_is_not_idle_while_a_run_waits_for_its_model(tmp_path: Path) -> None:
@@ -456,7 +491,7 @@ async def test_the_dispatcher_is_not_idle_while_a_run_waits_for_its_model(tmp_pa
         await house.session()
         run_id = await house.submit("hello")
         await house.model.asked()
-        waiting = asyncio.ensure_future(house.dispatcher.idle())
+        waiting = asyncio.ensure_future(house.dispatcher.settled())
         await asyncio.wait({waiting}, timeout=0.02)
         assert not waiting.done()
         house.model.answer("hi")

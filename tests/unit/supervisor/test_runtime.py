@@ -123,6 +123,31 @@ def test_T07_a_directory_that_another_server_took_is_not_restored(tmp_path: Path
     first.unlock()
 
 
+def test_the_epoch_is_higher_than_that_of_the_state_directory(tmp_path: Path) -> None:
+    runtime = RuntimeDir(tmp_path)
+    runtime.prepare()
+    runtime.lock()
+    assert runtime.next_epoch(at_least=41) == 42
+    assert runtime.next_epoch(at_least=3) == 43
+    runtime.unlock()
+
+
+def test_S23_the_times_of_all_files_are_set_to_now(tmp_path: Path) -> None:
+    runtime = RuntimeDir(tmp_path / "run")
+    runtime.prepare()
+    runtime.lock()
+    (runtime.workers / "w1.log").touch()
+    (runtime.path / "gone.sock").symlink_to(tmp_path / "nowhere")
+    paths = [runtime.path, *runtime.path.rglob("*")]
+    for path in paths:
+        os.utime(path, (1, 1), follow_symlinks=False)
+    runtime.refresh()
+    assert [path for path in paths if path.lstat().st_mtime < 1000] == []
+    runtime.unlock()
+    shutil.rmtree(runtime.path)
+    runtime.refresh()
+
+
 def test_the_token_is_made_once(tmp_path: Path) -> None:
     path = tmp_path / "token"
     token = read_or_make_token(path, random.Random(1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from protocol.ids import WorkspaceId
-from protocol.worker_spec import MARKER
+from protocol.worker_spec import MARKER, marker_value
 from supervisor.launch import process_sweep
 from supervisor.launch.adoption import AdoptionDecision, decide_adoption
 from supervisor.launch.launcher import ExitReport, Record
@@ -62,6 +62,40 @@ def test_records_are_private_and_replaced_atomically(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_S23_records_that_were_removed_are_written_again(tmp_path: Path) -> None:
+    folder, spare = tmp_path / "state", tmp_path / "run"
+    folder.mkdir()
+    spare.mkdir()
+    store = RecordStore(folder, spare=spare)
+    store.write(record())
+    store.adopted(record(workspace_id="w2", generation=4))
+    assert store.restore() == 1, "the adopted one is only in memory"
+    assert store.restore() == 0
+    for path in folder.iterdir():
+        path.unlink()
+    assert store.restore() == 2
+    store.remove(WorkspaceId("w1"))
+    assert store.restore() == 0
+    assert RecordStore(folder, spare=spare).read_all() == [record(workspace_id="w2", generation=4)]
+
+
+def test_records_go_to_the_spare_folder_while_the_first_cannot_be_written(tmp_path: Path) -> None:
+    folder, spare = tmp_path / "state", tmp_path / "run"
+    spare.mkdir()
+    store = RecordStore(folder, spare=spare)
+    store.write(record())
+    assert [path.name for path in spare.iterdir()] == ["w1.json"]
+    folder.mkdir()
+    store.write(record(generation=9))
+    assert store.read_all() == [record(generation=9)], "the newest one counts"
+    store.remove(WorkspaceId("w1"))
+    assert [*folder.iterdir(), *spare.iterdir()] == []
+    spare.rmdir()
+    folder.rmdir()
+    with pytest.raises(OSError, match="No such file"):
+        store.write(record())
+
+
 @pytest.mark.parametrize(
     ("report", "cause"),
     [
@@ -89,6 +123,21 @@ def test_P08_a_sweep_ends_exactly_the_processes_with_the_marker() -> None:
         finally:
             kept.kill()
             neighbour.kill()
+
+
+def test_S22_a_sweep_leaves_the_processes_of_another_state_directory_alone() -> None:
+    workspace_id = f"owner{os.getpid()}"
+    own, other = marker_value(workspace_id, "aaaa0001"), marker_value(workspace_id, "bbbb0002")
+    with (
+        subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, env={MARKER: own}) as ours,
+        subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, env={MARKER: other}) as theirs,
+    ):
+        try:
+            assert process_sweep.sweep(own, keep=(), timeout_s=5.0) == 1
+            assert ours.wait() == -signal.SIGKILL
+            assert theirs.poll() is None
+        finally:
+            theirs.kill()
 
 
 def test_P08_a_process_during_an_exec_is_found_too() -> None:
