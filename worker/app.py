@@ -307,7 +307,15 @@ class Worker:
         handlers: dict[str, Handler] = {}
         for operations in (
             PromptOperations(dispatcher, database, live),
-            SessionOperations(dispatcher, database, services.jobs, limits=limits, clock=clock, random=random),
+            SessionOperations(
+                dispatcher,
+                database,
+                services.jobs,
+                limits=limits,
+                clock=clock,
+                random=random,
+                on_created=runs.turns.session_created,
+            ),
             WorkspaceOperations(database, live, services.skills, data_dir=spec.data_dir, limits=limits),
             AgentOperations(dispatcher, database, live=live, models=runs.models, turns=runs.turns, broker=broker),
             SummaryOperations(dispatcher, database, live),

@@ -93,7 +93,8 @@ async def test_a_relative_data_directory_is_in_the_workspace(house: ServerHarnes
     assert shown["data_dir"] == str(data_dir)
     assert shown["config"]["options"]["data_directory"] == str(data_dir)
     assert (data_dir / ".gitignore").read_text() == "*\n"
-    assert not (workspace.path / ".bulkhead").exists()
+    kept = [path.name for path in (workspace.path / ".bulkhead").iterdir()]
+    assert sorted(kept) == [".gitignore", "workspace-id"], "only the mark that identifies the folder"
     with sqlite3.connect(f"file:{data_dir}/workspace.db?mode=ro", uri=True) as database:
         assert database.execute("select count(*) from sessions").fetchone() == (1,)
     database.close()

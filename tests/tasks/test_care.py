@@ -166,6 +166,7 @@ async def test_a_file_is_downloaded_and_viewed(house: ServerHarness) -> None:
 async def test_the_rules_of_the_project_and_its_skills_reach_the_model(house: ServerHarness) -> None:
     workspace = await house.workspace(model="anthropic", yolo=True)
     make_repository(workspace.path)
+    workspace.session = await workspace.client.create_session(workspace.id)
     (workspace.path / "AGENTS.md").write_text("Amounts are in cents.\n")
     skill = workspace.path / ".agents" / "skills" / "release" / "SKILL.md"
     skill.parent.mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Read the state of the git worktree for the system prompt, once for each session.
 
 The text stays the same for the session: a system prompt that changed with every edit would make the provider's cache of
-the whole conversation useless, and the agent can run git itself. It can be begun early: three runs of git take longer
-than anything else before the first request to a model.
+the whole conversation useless, and the agent can run git itself. It is begun early, when the session is created: three
+runs of git take longer than anything else before the first request to a model.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.base.logs import fields
@@ -22,6 +23,8 @@ from worker.processes.environment import tool_environment
 STATUS_LINES = 20
 LINE_MAX = 200
 SESSIONS_KEPT = 256
+EARLY_S = 10.0
+"""How long a state that was read early, at the creation of a session, is good for its first turn."""
 _ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
@@ -48,6 +51,15 @@ FILTERS_MAX = 100
 OUTPUT_MAX_BYTES = 256 * 1024
 
 
+@dataclass(slots=True)
+class _Reading:
+    """The reading for one session. After the first turn has used it, it stays."""
+
+    task: asyncio.Task[str]
+    begun_at: float
+    is_used: bool = False
+
+
 class GitStatus:
     """Reads the state for each session once, and keeps it."""
 
@@ -56,7 +68,7 @@ class GitStatus:
         self._limits = limits
         self._log = log
         self._tasks = TaskOwner("git", log)
-        self._by_session: OrderedDict[str, asyncio.Task[str]] = OrderedDict()
+        self._by_session: OrderedDict[str, _Reading] = OrderedDict()
 
     def begin(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> None:
         """Begin to read the state for a session, unless it was read; does not wait."""
@@ -67,20 +79,28 @@ class GitStatus:
 
         A caller that is cancelled does not end the reading, which the next one needs as well.
         """
-        return await asyncio.shield(self._reading(session_id, workspace, env))
+        reading = self._reading(session_id, workspace, env)
+        reading.is_used = True
+        return await asyncio.shield(reading.task)
 
     async def close(self) -> None:
         """End what is still read."""
         await self._tasks.close()
 
-    def _reading(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> asyncio.Task[str]:
-        task = self._by_session.get(session_id)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+    def _reading(self, session_id: str, workspace: Path, env: Mapping[str, str]) -> _Reading:
+        reading, now = self._by_session.get(session_id), self._children.clock.now()
+        if reading is None or not self._is_good(reading, now):
             work = self._read(workspace, tool_environment(env) | _ENVIRONMENT)
-            task = self._by_session[session_id] = self._tasks.start(work, f"status-{session_id}")
+            reading = _Reading(self._tasks.start(work, f"status-{session_id}"), now)
+            self._by_session[session_id] = reading
             while len(self._by_session) > SESSIONS_KEPT:
                 self._by_session.popitem(last=False)
-        return task
+        return reading
+
+    def _is_good(self, reading: _Reading, now: float) -> bool:
+        if reading.task.done() and (reading.task.cancelled() or reading.task.exception() is not None):
+            return False
+        return reading.is_used or now - reading.begun_at <= EARLY_S
 
     async def _read(self, workspace: Path, env: Mapping[str, str]) -> str:
         try:

@@ -25,6 +25,10 @@ WRITE_S = 0.1
 """How long after a change an unreadable file is read once more."""
 
 
+class FilesChanged(Exception):
+    """The configuration has to be read again."""
+
+
 class InThread(Protocol):
     """Runs a job in a thread and returns its result. Raises what the job raises, and TimeoutError when it hangs."""
 
@@ -111,6 +115,16 @@ class LiveConfig:
         """Call `listener` with the current configuration, and again after each change."""
         self._listeners.append(listener)
         listener(self._current, self.env)
+
+    def check_files(self) -> None:
+        """Raise FilesChanged if a file was changed, made or removed since the configuration was read.
+
+        For any thread. Blocks for as long as some thirty calls of stat(2) take.
+        """
+        spec = self._spec
+        if files_state(Path(spec.path), Path(spec.data_dir), spec.env) != self._seen:
+            raise FilesChanged
+        self._compared_at = self._clock.now()
 
     async def refresh(self, max_age_s: float = 0.0) -> None:
         """Read the configuration again if a file was changed, made or removed since; `problem` has an error of it.

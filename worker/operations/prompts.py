@@ -1,12 +1,12 @@
 """Operations on prompts and runs: submit, cancel, clear, list the queue, look up a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from protocol.api.agent import Accepted, Prompt
 from protocol.errors import BadInput, Denied, NotFound
-from worker.config.live import LiveConfig
+from worker.config.live import FilesChanged, LiveConfig
 from worker.operations.decode import number, read
 from worker.operations.table import Handler, OperationRequest, OperationResponse
 from worker.runs.dispatcher import Dispatcher
@@ -39,16 +39,25 @@ class PromptOperations:
     async def submit(self, request: OperationRequest) -> OperationResponse:
         """Accept a prompt; 202 once it is on disk. Raises BadInput `agent_not_ready` while no turn could be built."""
         body = read(request.body, Prompt)
+        if self._live.problem is None and body.permission_policy != "allow":  # which the files may have come to allow
+            try:
+                # In the transaction of the acceptance: a thread of its own would take longer than the rest.
+                return await self._accept(body, check=self._live.check_files)
+            except FilesChanged:
+                pass
         await self._live.refresh()
         if self._live.problem is not None and not await self._was_accepted(body.run_id):
             raise BadInput(f"cannot accept a prompt: {self._live.problem.message}", code="agent_not_ready")
+        return await self._accept(body)
+
+    async def _accept(self, body: Prompt, check: Callable[[], None] = lambda: None) -> OperationResponse:
         if body.permission_policy == "allow" and not self._live.may_allow_runs:
             raise Denied(
                 "cannot accept the policy `allow`: permissions.allow_run_policy is false in the configuration of this "
                 "workspace; use another policy, or name tools in permissions.allowed_tools",
                 code="forbidden",
             )
-        run_id = await self._dispatcher.submit(body)
+        run_id = await self._dispatcher.submit(body, check=check)
         return OperationResponse(msgspec.json.encode(Accepted(run_id=run_id)), status=202)
 
     async def _was_accepted(self, run_id: str) -> bool:

@@ -1,7 +1,7 @@
 """Operations on sessions and their messages."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -36,13 +36,16 @@ class SessionOperations:
         limits: Limits,
         clock: Clock,
         random: RandomSource,
+        on_created: Callable[[str], None],
     ) -> None:
+        """`on_created` is called with the id of each new session."""
         self._jobs = jobs
         self._dispatcher = dispatcher
         self._database = database
         self._limits = limits
         self._clock = clock
         self._random = random
+        self._on_created = on_created
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
@@ -74,6 +77,7 @@ class SessionOperations:
             transaction.emit(session, "created", session_id=session.id)
 
         await self._database.write(job)
+        self._on_created(session.id)
         return OperationResponse(msgspec.json.encode(session))
 
     async def get(self, request: OperationRequest) -> OperationResponse:

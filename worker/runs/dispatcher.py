@@ -6,7 +6,7 @@ decides without an await; writes happen afterwards, in tasks of this dispatcher.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -112,8 +112,10 @@ class Dispatcher:
 
     # --- accepting --------------------------------------------------------------------------------------------------
 
-    async def submit(self, request: Prompt) -> RunId:
+    async def submit(self, request: Prompt, *, check: Callable[[], None] = lambda: None) -> RunId:
         """Accept a prompt and return its run id, once it is on disk. The same run id again gives the same answer.
+
+        `check` is called in the thread of the database before anything is written; what it raises is raised here.
 
         Raises BadInput (`session_missing`, `empty_prompt`, …), NotFound `session_unknown`, Conflict
         (`workspace_closing`, `run_id_reused`), LimitReached (`queue_full`, `storage_full`), Unavailable.
@@ -147,12 +149,14 @@ class Dispatcher:
             accepted_at_ms=int(self._clock.wall() * 1000),
         )
         # A caller that leaves must not leave a stored run outside its queue, so the acceptance continues without it.
-        work = self._accept(queue, reservation, run)
+        work = self._accept(queue, reservation, run, check)
         return await run_shielded(
             work, owner=self._owner, timeout_s=2 * self._limits.storage_job_s, name=f"accept-{run_id}"
         )
 
-    async def _accept(self, queue: SessionQueue, reservation: Reservation, run: StoredRun) -> RunId:
+    async def _accept(
+        self, queue: SessionQueue, reservation: Reservation, run: StoredRun, check: Callable[[], None]
+    ) -> RunId:
         task = asyncio.current_task()
         assert task is not None
         accepting = self._accepting.setdefault(queue.session_id, set())
@@ -160,7 +164,7 @@ class Dispatcher:
         is_new = False
         try:
             await failpoint("prompt.before_commit")
-            is_new = await self._database.write(lambda transaction: self._store(transaction, run))
+            is_new = await self._database.write(lambda transaction: self._store(transaction, run, check))
             if is_new:
                 self._runs[run.id] = run
                 await failpoint("prompt.after_commit")
@@ -178,8 +182,9 @@ class Dispatcher:
             self._notify_watchers()
         return RunId(run.id)
 
-    def _store(self, transaction: Transaction, run: StoredRun) -> bool:
+    def _store(self, transaction: Transaction, run: StoredRun, check: Callable[[], None]) -> bool:
         """Insert the run; return False when it exists already. Checked in the same transaction as the insert (W-02)."""
+        check()
         existing = runs.get(transaction.connection, run.id)
         if existing is not None:
             if (existing.session_id, existing.prompt, existing.attachments) != (
@@ -255,7 +260,7 @@ class Dispatcher:
             permission_wait_s=wait_s,
         )
         try:
-            work = self._accept(queue, reservation, run)
+            work = self._accept(queue, reservation, run, lambda: None)
             timeout_s = 2 * self._limits.storage_job_s
             await run_shielded(work, owner=self._owner, timeout_s=timeout_s, name=f"accept-{run_id}")
             await self._ended(run_id)

@@ -90,6 +90,12 @@ class TurnFactory:
         self.waits_for_extensions = True
         """Wait until all MCP servers are connected. False while a client watches, which prefers an early start."""
 
+    def session_created(self, session_id: str) -> None:
+        """Begin to read what the first turn of a new session needs; does not wait."""
+        config = self._live.current
+        if self._live.problem is None and not _is_local(config.models["large"].provider, config):
+            self._git.begin(session_id, self._workspace, self._live.env)
+
     async def close(self) -> None:
         """End what is still read for later turns."""
         await self._git.close()
@@ -111,7 +117,7 @@ class TurnFactory:
                 log=self._log,
             )
         model = setup.models.small() if run.kind == WEB else setup.models.large()
-        if run.kind not in DELEGATED and not _is_local(model, setup.config):
+        if run.kind not in DELEGATED and not _is_local(model.provider_id, setup.config):
             self._git.begin(run.session_id, self._workspace, setup.env)  # takes longer than all else here
         if self.waits_for_extensions:
             await self._extensions.settled()
@@ -132,7 +138,7 @@ class TurnFactory:
         )
 
     def _toolbox(self, run: StoredRun, setup: TurnSetup, model: ModelClient) -> Toolbox:
-        if _is_local(model, setup.config):
+        if _is_local(model.provider_id, setup.config):
             return Toolbox([])  # it calls no tools, and reads a long prompt slowly
         agent = _AGENTS.get(run.kind, "main")
         builtin = Toolbox(self._tools.for_turn(setup.config))
@@ -157,7 +163,7 @@ class TurnFactory:
             ),
             timeout_s=_PROJECT_CONTEXT_S,
         )
-        if _is_local(model, setup.config):
+        if _is_local(model.provider_id, setup.config):
             return TALK
         if run.kind in DELEGATED:
             return compose_task(context, is_web=run.kind == WEB)
@@ -211,5 +217,5 @@ class TurnFactory:
         )
 
 
-def _is_local(model: ModelClient, config: WorkspaceConfig) -> bool:
-    return model.provider_id == LOCAL_ID and config.providers[LOCAL_ID].type == LOCAL_ID
+def _is_local(provider_id: str, config: WorkspaceConfig) -> bool:
+    return provider_id == LOCAL_ID and config.providers[LOCAL_ID].type == LOCAL_ID

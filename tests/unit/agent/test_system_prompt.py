@@ -13,7 +13,7 @@ import pytest
 
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
-from worker.agent.git_status import GitStatus
+from worker.agent.git_status import EARLY_S, GitStatus
 from worker.agent.project_context import FILE_MAX_BYTES, read_project_context
 from worker.agent.system_prompt import ProjectContext, attribution_note, compose, compose_task
 from worker.processes.child import ChildProcesses
@@ -113,6 +113,27 @@ def test_the_attribution_of_commits_follows_the_configured_style(style: str, lin
     assert all(text in note for text in expected)
 
 
+class _LaterClock(SystemClock):
+    seconds = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.seconds
+
+
+async def test_a_git_status_that_was_read_long_before_the_first_turn_is_read_again(tmp_path: Path) -> None:
+    _git(tmp_path, "init", "-q", "-b", "main")
+    log, clock = logging.getLogger("bulkhead.test"), _LaterClock()
+    children = ChildProcesses(limits=Limits(), clock=clock, log=log, random=random.Random(1))
+    state = GitStatus(children, Limits(), log)
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    state.begin("s", tmp_path, env)
+    clock.seconds += EARLY_S + 1
+    (tmp_path / "new.txt").write_text("x")
+    assert "new.txt" in await state.of("s", tmp_path, env)
+    await state.close()
+    await children.close()
+
+
 def _git(workspace: Path, *args: str) -> None:
     names = {f"GIT_{role}_{field}": "t@t" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
     subprocess.run(
@@ -162,7 +183,8 @@ async def test_the_git_status_can_be_begun_early_and_survives_a_cancelled_caller
     program.chmod(0o755)
     env = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": "/"}
     log = logging.getLogger("bulkhead.test")
-    children = ChildProcesses(limits=Limits(), clock=SystemClock(), log=log, random=random.Random(1))
+    clock = _LaterClock()
+    children = ChildProcesses(limits=Limits(), clock=clock, log=log, random=random.Random(1))
     state = GitStatus(children, Limits(), log)
 
     state.begin("s", work, env)
@@ -175,6 +197,10 @@ async def test_the_git_status_can_be_begun_early_and_survives_a_cancelled_caller
     writer.close()
     assert "Branch: main" in await state.of("s", work, env)
     assert sorted(ran.read_text().split()) == ["config", "log", "status"]
+
+    clock.seconds += EARLY_S + 1
+    assert "Branch: main" in await state.of("s", work, env)
+    assert len(ran.read_text().split()) == 3, "what a turn has used stays"
 
     state.begin("ended", work, env)
     (await asyncio.to_thread(open, gate, "w")).close()
