@@ -6,6 +6,7 @@ are counted and reported when there is room again. A regular file blocks no long
 is written directly: a thread for each worker would cost more memory than it is worth.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -42,11 +43,8 @@ class DescriptorHandler(logging.Handler):
     def close(self) -> None:
         """Let the thread write what is queued, for at most `CLOSE_S`."""
         if self._thread is not None and self._lines is not None:
-            try:
-                self._lines.put_nowait(None)
-            except queue.Full:
-                pass
-            else:
+            with contextlib.suppress(queue.Full):
+                self._lines.put(None, timeout=CLOSE_S)
                 self._thread.join(CLOSE_S)
         super().close()
 
