@@ -1,13 +1,15 @@
 """Read the state of the git worktree for the system prompt, once for each session.
 
 The text stays the same for the session: a system prompt that changed with every edit would make the provider's cache of
-the whole conversation useless, and the agent can run git itself. It is begun early, when the session is created: three
+the whole conversation useless, and the agent can run git itself. It is begun early, when the session is created: the
 runs of git take longer than anything else before the first request to a model.
 """
 
 import asyncio
 import logging
+import os
 import re
+import stat
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ _ENVIRONMENT = {
     "GIT_PAGER": "cat",
     "LC_ALL": "C.UTF-8",
 }
+_OWN_VARIABLES = frozenset({"GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"})
+"""Variables of git that do not change which configuration it reads."""
 _SAFE_SETTINGS = {
     # A repository's configuration can name programs. No user asked for these commands, so they must neither run
     # programs of an untrusted repository nor use the network.
@@ -46,6 +50,9 @@ _SAFE_SETTINGS = {
     "color.diff": "never",
     "status.showStash": "false",
 }
+_MAY_FILTER = re.compile(rb"\[\s*(?:filter|include)", re.IGNORECASE)
+"""A section of a configuration file that defines a filter, or may read one from another file."""
+CONFIG_MAX_BYTES = 64 * 1024
 _FILTER = re.compile(r"filter\..*\.(?:clean|process|smudge)", re.DOTALL | re.IGNORECASE)
 FILTERS_MAX = 100
 OUTPUT_MAX_BYTES = 256 * 1024
@@ -104,16 +111,20 @@ class GitStatus:
 
     async def _read(self, workspace: Path, env: Mapping[str, str]) -> str:
         try:
-            if not await self._children.threads.run(lambda _stop: is_git(workspace), timeout_s=self._limits.git_s):
-                return ""
+            is_worktree, may_filter = await self._children.threads.run(
+                lambda _stop: (is_git(workspace), _may_filter(workspace, env)), timeout_s=self._limits.git_s
+            )
         except TimeoutError:
+            return ""
+        if not is_worktree:
             return ""
         env = {**env, **_as_variables(_SAFE_SETTINGS)}
         # Filters run when a file looks changed. Those of the user are intended, those of a repository are not trusted.
-        own = await self._git(workspace, env, "config", "--show-scope", "--name-only", "--list")
-        if own is None or (filters := _disable_filters(own)) is None:
-            return ""
-        env |= _as_variables({**_SAFE_SETTINGS, **filters})
+        if may_filter:
+            own = await self._git(workspace, env, "config", "--show-scope", "--name-only", "--list")
+            if own is None or (filters := _disable_filters(own)) is None:
+                return ""
+            env |= _as_variables({**_SAFE_SETTINGS, **filters})
         status, commits = await asyncio.gather(
             # Submodules have their own configuration.
             self._git(
@@ -150,6 +161,45 @@ class GitStatus:
         if code is None:
             self._log.info("git takes too long", extra=fields(command=" ".join(args[:1])))
         return child.stdout.text().rstrip() if code == 0 else None
+
+
+def _may_filter(workspace: Path, env: Mapping[str, str]) -> bool:
+    """Return whether the repository's own configuration may define filters. Blocks.
+
+    False only for the usual repository: `.git` is a directory, no variable points git elsewhere, and the two files that
+    are its own configuration have no section that could define one. git is asked about all others.
+    """
+    if any(name.startswith("GIT_") and name not in _ENVIRONMENT and name not in _OWN_VARIABLES for name in env):
+        return True
+    is_found = False
+    for directory in (workspace, *workspace.parents):  # all of them: git passes over a `.git` that is no repository
+        git = directory / ".git"
+        if not os.path.lexists(git):
+            continue
+        is_found = True
+        try:
+            if git.is_symlink() or not git.is_dir() or (git / "commondir").exists():
+                return True
+            if any(_MAY_FILTER.search(_text(git / name)) for name in ("config", "config.worktree")):
+                return True
+        except (OSError, ValueError):
+            return True
+    return not is_found
+
+
+def _text(path: Path) -> bytes:
+    """Return the content of a regular file, b"" for a missing one. Raises OSError, ValueError for any other."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        data = file.read(CONFIG_MAX_BYTES + 1)
+    if len(data) > CONFIG_MAX_BYTES:
+        raise ValueError(f"{path} is too long")
+    return data
 
 
 def _as_variables(values: Mapping[str, str]) -> dict[str, str]:

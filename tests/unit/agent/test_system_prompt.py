@@ -13,7 +13,7 @@ import pytest
 
 from protocol.base.clock import SystemClock
 from protocol.limits import Limits
-from worker.agent.git_status import EARLY_S, GitStatus
+from worker.agent.git_status import EARLY_S, GitStatus, _may_filter
 from worker.agent.project_context import FILE_MAX_BYTES, read_project_context
 from worker.agent.system_prompt import ProjectContext, attribution_note, compose, compose_task
 from worker.processes.child import ChildProcesses
@@ -206,6 +206,58 @@ async def test_the_git_status_can_be_begun_early_and_survives_a_cancelled_caller
     (await asyncio.to_thread(open, gate, "w")).close()
     await state.close()
     await children.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("[core]\n\tbare = false\n", False),
+        ('[filter "a"]\n\tclean = x\n', True),
+        ("[core]\n[FILTER.a]\nclean = x\n", True),
+        ("[include]\npath = x\n", True),
+        ('[ includeIf "gitdir:x"]\npath = x\n', True),
+        ("#" * 70_000, True),
+    ],
+)
+def test_git_is_asked_about_filters_unless_a_plain_repository_has_none(
+    tmp_path: Path, config: str, expected: bool
+) -> None:
+    work = tmp_path / "outer" / "work"
+    (work / ".git").mkdir(parents=True)
+    (work / ".git" / "config").write_text(config)
+    assert _may_filter(work, {"HOME": "/", "GIT_AUTHOR_NAME": "x"}) is expected
+    assert _may_filter(work / "below", {}) is expected
+
+
+@pytest.mark.parametrize("kind", ["none", "file", "link", "outer", "worktree", "common", "pipe", "linked", "variable"])
+def test_git_is_asked_about_filters_of_unusual_repositories(tmp_path: Path, kind: str) -> None:
+    work = tmp_path / "outer" / "work"
+    work.mkdir(parents=True)
+    env: dict[str, str] = {}
+    if kind not in ("none", "file", "link"):
+        (work / ".git").mkdir()
+        assert not _may_filter(work, {})
+    match kind:
+        case "file":
+            (work / ".git").write_text("gitdir: ../elsewhere\n")
+        case "link":
+            (tmp_path / "elsewhere").mkdir()
+            (work / ".git").symlink_to(tmp_path / "elsewhere")
+        case "outer":  # git passes over the inner one, which has no HEAD
+            (tmp_path / "outer" / ".git").mkdir()
+            (tmp_path / "outer" / ".git" / "config").write_text('[filter "a"]\nclean = x\n')
+        case "worktree":
+            (work / ".git" / "config.worktree").write_text('[filter "a"]\nclean = x\n')
+        case "common":
+            (work / ".git" / "commondir").write_text("../elsewhere\n")
+        case "pipe":
+            os.mkfifo(work / ".git" / "config")
+        case "linked":
+            (tmp_path / "config").write_text("")
+            (work / ".git" / "config").symlink_to(tmp_path / "config")
+        case "variable":
+            env["GIT_DIR"] = "elsewhere"
+    assert _may_filter(work, env)
 
 
 @pytest.mark.parametrize("kind", ["plain", "worktree", "submodule"])
