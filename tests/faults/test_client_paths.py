@@ -179,5 +179,5 @@ def files_below(root: Path) -> set[str]:
         os.path.join(directory, name)
         for directory, directories, names in os.walk(root)
         for name in (*directories, *names)
-        if not name.endswith(("-wal", "-shm", ".log")) and f"{root}/r" not in directory
+        if not name.endswith(("-wal", "-shm", ".log", "owing.json", "owing.json.new")) and f"{root}/r" not in directory
     }
