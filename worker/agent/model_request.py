@@ -33,7 +33,7 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
-from worker.models.failures import failure
+from worker.models.failures import cut_off
 from worker.models.retry import delay_before_retry
 
 _as_object = msgspec.json.Decoder(dict[str, object])
@@ -106,7 +106,7 @@ class StepRequest:
                 else:
                     self._transcript.grown(draft)
         if finished is None:
-            raise failure("stream_cut", "the model's answer ended before it was complete", in_stream=True)
+            raise cut_off()
         self._tokens = finished.tokens
         self._close_open_calls(draft)
         return finished.reason

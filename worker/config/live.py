@@ -16,7 +16,7 @@ from protocol.base.logs import set_level
 from protocol.errors import BadInput
 from protocol.worker_spec import WorkerSpec
 from worker.config.edit import edit_file, file_of
-from worker.config.files import Object, files_state
+from worker.config.files import FilesState, Object, files_state
 from worker.config.load import WorkspaceConfig, load_config
 from worker.config.schema import Options
 
@@ -72,9 +72,9 @@ class LiveConfig:
             self._error, config = config, empty_config(Path(spec.data_dir))
             log.error(self._error.message)
         self._current = config
+        self._compared_at = -1e9
         state = config.state
         # It was read a moment ago, hence the second.
-        self._compared_at = -1e9
         self._seen = state if state is not None and state.is_settled(clock.wall() - 1.0) else None
         self._apply(config)
 
@@ -121,8 +121,7 @@ class LiveConfig:
 
         For any thread. Blocks for as long as some thirty calls of stat(2) take.
         """
-        spec = self._spec
-        if files_state(Path(spec.path), Path(spec.data_dir), spec.env) != self._seen:
+        if self._files_state() != self._seen:
             raise FilesChanged
         self._compared_at = self._clock.now()
 
@@ -131,13 +130,12 @@ class LiveConfig:
 
         Does nothing when the files were compared within the last `max_age_s` seconds.
         """
-        spec = self._spec
         now_s = self._clock.wall()
         if self._clock.now() - self._compared_at < max_age_s:
             return
         self._compared_at = self._clock.now()
         try:
-            state = await self._in_thread(lambda: files_state(Path(spec.path), Path(spec.data_dir), spec.env))
+            state = await self._in_thread(self._files_state)
         except TimeoutError:
             self._log.warning("the configuration's files do not answer; it stays as it is")
             return
@@ -151,6 +149,9 @@ class LiveConfig:
             self._log.error(error.message)
         self._error = error
         self._seen = state if state.is_settled(now_s) else None
+
+    def _files_state(self) -> FilesState:
+        return files_state(Path(self._spec.path), Path(self._spec.data_dir), self._spec.env)
 
     async def _reloaded(self) -> BadInput | None:
         try:

@@ -79,6 +79,11 @@ def failure(
     )
 
 
+def cut_off() -> ModelFailure:
+    """Build the failure for a response that ended before its own last event (L04)."""
+    return failure("stream_cut", "the model's answer ended before it was complete", in_stream=True)
+
+
 def clean(text: str, secrets: tuple[str, ...]) -> str:
     """Remove the secrets from `text` and cut it to the maximum length of a message."""
     for secret in secrets:

@@ -20,7 +20,7 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
-from worker.models.failures import failure
+from worker.models.failures import cut_off
 from worker.models.wires.event_data import read_event
 from worker.models.wires.http_errors import in_stream_failure
 
@@ -146,12 +146,7 @@ class AnthropicDecoder:
     def end(self) -> list[ModelEvent]:
         """Return the rest of the events. Raises ModelFailure when the response was cut off."""
         if not (self._stop_reason or self.is_complete):
-            raise failure(
-                "stream_cut",
-                "the model's answer ended before it was complete",
-                in_stream=True,
-                secrets=self._secrets,
-            )
+            raise cut_off()
         events = self._end_thinking()
         events += [ToolCallEnd(call.id, "".join(call.parts) or call.whole) for call in self._calls]
         reason = _REASONS.get(self._stop_reason, "unknown")

@@ -22,7 +22,7 @@ from worker.models.client import (
     Tokens,
     ToolCallEnd,
 )
-from worker.models.failures import failure
+from worker.models.failures import cut_off, failure
 from worker.models.wires.chat_calls import ChatCalls
 from worker.models.wires.chat_messages import CALL_EXTRA, FIELDS, IN_TEXT
 from worker.models.wires.event_data import read_event
@@ -117,7 +117,7 @@ class ChatDecoder:
     def end(self) -> list[ModelEvent]:
         """Return the end of the response; see `StreamDecoder`."""
         if not self._reason and not self._is_refused:
-            raise failure("stream_cut", "the model's answer ended before it was complete", in_stream=True)
+            raise cut_off()
         if self._reason == _ERROR and not self._is_refused:
             raise failure("server", "the provider ended the answer with an error", in_stream=True)
         events: list[ModelEvent] = []

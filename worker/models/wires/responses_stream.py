@@ -22,7 +22,7 @@ from worker.models.client import (
     ToolCallEnd,
     ToolCallStart,
 )
-from worker.models.failures import failure
+from worker.models.failures import cut_off
 from worker.models.wires.event_data import read_event
 from worker.models.wires.http_errors import in_stream_failure
 from worker.models.wires.special_tokens import TokenJoiner, join_tokens_in_json
@@ -189,12 +189,7 @@ class ResponsesDecoder:
     def end(self) -> list[ModelEvent]:
         """Return the rest of the events. Raises ModelFailure when the response was cut off."""
         if not self.is_complete:
-            raise failure(
-                "stream_cut",
-                "the model's answer ended before it was complete",
-                in_stream=True,
-                secrets=self._secrets,
-            )
+            raise cut_off()
         events = [*self._end_text(), *self._end_thinking()]
         for call in self._calls:
             text = call.whole or "".join(call.parts)
