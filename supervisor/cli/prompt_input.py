@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from protocol.api.message import Attachment
+from protocol.base.regular_file import read_regular_file
 from protocol.limits import DEFAULT_LIMITS
 from supervisor.cli.terminal.formatting import note
 
@@ -89,11 +90,7 @@ def _read_input() -> str:
 
 def _content(path: Path) -> bytes:
     try:
-        # Without O_NONBLOCK the open of a named pipe waits for a writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise click.UsageError(f"cannot attach {path}: it is not a regular file")
-            data = file.read(INPUT_MAX_BYTES + 1)
+        data = read_regular_file(path, INPUT_MAX_BYTES)
     except OSError as error:
         raise click.UsageError(f"cannot attach {path}: {error.strerror}") from error
     if len(data) > INPUT_MAX_BYTES:

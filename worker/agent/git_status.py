@@ -9,13 +9,13 @@ import asyncio
 import logging
 import os
 import re
-import stat
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.base.logs import fields
+from protocol.base.regular_file import read_regular_file
 from protocol.base.tasks import TaskOwner
 from protocol.limits import Limits
 from worker.agent.project_context import is_git
@@ -188,15 +188,11 @@ def _may_filter(workspace: Path, env: Mapping[str, str]) -> bool:
 
 
 def _text(path: Path) -> bytes:
-    """Return the content of a regular file, b"" for a missing one. Raises OSError, ValueError for any other."""
+    """Return the content of a regular file, b"" for a missing one. Raises OSError, ValueError for a long one."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        data = read_regular_file(path, CONFIG_MAX_BYTES, follows_links=False)
     except FileNotFoundError:
         return b""
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path} is not a regular file")
-        data = file.read(CONFIG_MAX_BYTES + 1)
     if len(data) > CONFIG_MAX_BYTES:
         raise ValueError(f"{path} is too long")
     return data
